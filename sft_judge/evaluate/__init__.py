@@ -1,0 +1,1 @@
+"""What judges are worth on battles with known verdicts: figures, slices, pictures and one report."""

@@ -1,0 +1,116 @@
+"""
+Pictures of the report as inline SVG: transparent, mid-grey text, readable on light and dark.
+
+Drawn through figure objects, so no state of pyplot is touched and no display is needed.
+"""
+
+import io
+import re
+import warnings
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+GREY = "#808080"
+COLOURS = ("#4c8dd6", "#e08a3c", "#46a877", "#c9608f", "#9a7fd1", "#b59f3b", "#4fb0b8")
+STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a language called "$x$" is a name
+    "text.color": GREY,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": GREY,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "legend.frameon": False,
+    "font.size": 10,
+}
+
+
+def _svg(name: str, draw, height: float = 3.6) -> str:
+    """Let `draw(axes)` draw and return `<svg ...>`. `name` salts the ids, so that pictures on a page share none."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that our font lacks; the browser has its own
+        figure = Figure(figsize=(7.2, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
+
+
+def reliability(judges: dict) -> str:
+    """Accuracy over confidence in equal-mass bins, a line a judge; on the diagonal a judge knows what it knows."""
+
+    def draw(axes):
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        points = [point for figures in judges.values() for point in figures["reliability"]]
+        for (name, figures), colour in zip(judges.items(), _colours(judges), strict=True):
+            x, y, n = zip(*((p["confidence"], p["accuracy"], p["n"]) for p in figures["reliability"]), strict=True)
+            sizes = [8 + 60 * count / max(point["n"] for point in points) for count in n]
+            axes.plot(x, y, color=colour, linewidth=1)
+            axes.scatter(x, y, s=sizes, color=colour, label=name)
+        low = min(min(point["confidence"], point["accuracy"]) for point in points)
+        axes.set(xlim=(low - 0.03, 1.02), ylim=(low - 0.03, 1.02), ylabel="how often it is right")
+        axes.set_xlabel("probability of the chosen verdict")
+        axes.legend()
+
+    return _svg("reliability", draw, 4.2)
+
+
+def losses(logs: dict[str, list[dict]]) -> str:
+    """Training loss by step (lines) and held-out loss (points) of each run's log."""
+
+    def draw(axes):
+        for (name, log), colour in zip(logs.items(), _colours(logs), strict=True):
+            for key, style in (("loss", {"linewidth": 1}), ("eval_log_loss", {"marker": "o", "linestyle": ":"})):
+                points = [(row["step"], row[key]) for row in log if key in row and "step" in row]
+                if points:
+                    label = name if key == "loss" else f"{name}, held out"
+                    axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
+        axes.set(xlabel="step", ylabel="log loss")
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+    return _svg("loss by step", draw, max(3.6, 0.24 * len(logs)))
+
+
+def slice_losses(dimension: str, judges: dict) -> str:
+    """Log loss with its interval in each part of one dimension, a colour a judge."""
+    parts = list(next(iter(judges.values()))["slices"][dimension])
+
+    def draw(axes):
+        for index, ((name, figures), colour) in enumerate(zip(judges.items(), _colours(judges), strict=True)):
+            found = [figures["slices"][dimension][part]["log_loss"] for part in parts]
+            values = [figure["value"] for figure in found]
+            spread = [[f["value"] - f["low"] for f in found], [f["high"] - f["value"] for f in found]]
+            shift = 0.5 * (index - (len(judges) - 1) / 2) / len(judges)
+            places = [row + shift for row in range(len(parts))]
+            axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=colour, label=name)
+        axes.set_yticks(range(len(parts)), parts)
+        axes.invert_yaxis()
+        axes.set_xlabel("log loss")
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+    return _svg(f"log loss by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
+
+
+def lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
+    """How many battles have a prompt or a response of each length, in characters."""
+
+    def draw(axes):
+        middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
+        for (name, values), colour in zip(counts.items(), _colours(counts), strict=True):
+            axes.step(middles, values, where="mid", color=colour, label=name)
+        axes.set(xlabel="characters; the longest hundredth is in the last step", ylabel="battles")
+        axes.legend()
+
+    return _svg("lengths", draw, 3)
+
+
+def _colours(names) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(len(names))]

@@ -1,0 +1,153 @@
+"""
+Metrics with 95 % intervals, and a report: what judges are worth on battles with known verdicts.
+
+Takes one probs file or several of the same battles; several are compared pairwise on the same rows. Each file is read
+raw and calibrated by its judge's own judge.json. With the truth of planted battles, the expected log loss and the
+share of the gap between class frequencies and the best possible are measured too.
+"""
+
+from pathlib import Path
+
+from sft_judge.errors import InputError
+from sft_judge.files import InputPath, OutputPath
+from sft_judge.stages import add_limit
+
+EXAMPLE = (
+    "sft-judge evaluate --probs runs/demo/probs.parquet --battles runs/demo/test.parquet --output runs/demo "
+    "--truth runs/demo/truth.parquet"
+)
+
+
+def add_arguments(parser):
+    parser.add_argument("--probs", type=InputPath, nargs="+", required=True, help="one file a judge")
+    parser.add_argument("--battles", type=InputPath, required=True, help="the battles they were made of")
+    parser.add_argument("--output", type=OutputPath, required=True, help="folder for metrics.json and report.html")
+    parser.add_argument("--names", nargs="+", help="what to call the judges (default: from the files' names)")
+    parser.add_argument("--main", metavar="NAME", help="the judge whose figures lead metrics.json (default: the last)")
+    parser.add_argument("--truth", type=InputPath, help="true probabilities that `sft-judge plant` wrote")
+    parser.add_argument("--train", type=InputPath, help="battles whose verdicts give the class frequencies")
+    parser.add_argument("--fold", type=int, metavar="N", help="evaluate only this fold of the battles")
+    parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
+    parser.add_argument("--stages", type=Path, metavar="DIR", help="folder whose manifests and training logs to show")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    add_limit(parser)
+
+
+def outputs(args):
+    return [args.output / "metrics.json", args.output / "report.html"]
+
+
+def extra_inputs(args):
+    from sft_judge.calibration import judge_files
+
+    return [] if args.uncalibrated else judge_files(args.probs)
+
+
+def run(args) -> dict:
+    from sft_judge.battles.schema import read_battles
+    from sft_judge.evaluate.align import align
+    from sft_judge.evaluate.measure import measure
+    from sft_judge.evaluate.report import length_histograms, read_logs, render_report
+    from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
+    from sft_judge.files import whole_file, write_json
+    from sft_judge.manifest import manifest_path
+
+    if args.stages is not None and not args.stages.is_dir():
+        raise InputError(f"{args.stages}: no such folder; --stages takes the one that holds the run.")
+    files = judge_names(args.probs, args.names)
+    main = args.main or list(files)[-1]
+    if main not in files:
+        raise InputError(f"--main {main!r} is no judge here; they are {', '.join(files)}.")
+    battles = read_battles(args.battles)
+    aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
+    frequencies, worth_note = _frequencies(args, battles, aligned)
+    metrics = measure(aligned, frequencies, main, args.seed)
+    metrics["notes"] = aligned.notes
+    metrics["provenance"] = _provenance(args, files, aligned)
+    stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
+    metrics |= {"stages": stages} if stages else {}
+    logs = read_logs(args.stages) if args.stages else {}
+    page = render_report(metrics, length_histograms(aligned.battles), logs, worth_note)
+    write_json(args.output / "metrics.json", metrics)
+    with whole_file(args.output / "report.html") as aside:
+        aside.write_text(page, encoding="utf-8")
+    tables = [*([stages_table(stages)] if stages else []), worth_table(metrics, worth_note)]
+    for table in tables:
+        print_table(table)
+    print("\n".join([*aligned.notes, *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
+    return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}
+
+
+def judge_names(paths: list[Path], names: list[str] | None) -> dict[str, Path]:
+    """`{name: file}`. A file is called by its name, by its folder's where that is `probs`, by all of it in doubt."""
+    if names is None:
+        names = [path.parent.name if path.stem == "probs" and path.parent.name else path.stem for path in paths]
+        names = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(names) != len(paths):
+        raise InputError(f"{len(names)} names for {len(paths)} probs files; give one each, in their order.")
+    taken = [name for name in names if names.count(name) > 1 or name in ("class frequencies", "best possible")]
+    if taken:
+        raise InputError(f"The judge name {taken[0]!r} is taken already; give --names that differ.")
+    return dict(zip(names, paths, strict=True))
+
+
+def _kept(args, battles):
+    """Mask [rows] of the battles that --fold and --limit leave."""
+    import numpy as np
+
+    from sft_judge.evaluate.align import rows_of_fold
+
+    chosen = rows_of_fold(battles, args.fold, args.battles)["id"].to_pylist()[: args.limit]
+    return np.isin(battles["id"].to_numpy(zero_copy_only=False).astype(str), chosen)
+
+
+def _frequencies(args, battles, aligned):
+    """Class frequencies [K] and the sentence that says of what."""
+    import numpy as np
+
+    from sft_judge.battles.schema import read_battles
+    from sft_judge.evaluate.align import VERDICT_INDEX
+    from sft_judge.evaluate.measure import class_frequencies
+
+    num = aligned.num_verdicts
+    if args.train is None:
+        note = "class frequencies are those of the evaluated rows themselves; --train BATTLES takes them from training"
+        return class_frequencies(aligned.verdicts, num), note
+    train = read_battles(args.train)
+    # of a fold in the training file itself, nothing may be known beforehand
+    same = args.train.resolve() == args.battles.resolve()
+    held_out = set(aligned.battles["id"].to_pylist()) if same else set()
+    verdicts = zip(train["id"].to_pylist(), train["verdict"].to_pylist(), strict=True)
+    indices = np.array([VERDICT_INDEX.get(name, -1) for id_, name in verdicts if id_ not in held_out], dtype=int)
+    if not ((indices >= 0) & (indices < num)).any():
+        raise InputError(f"{args.train}: no verdicts outside the evaluated rows to take class frequencies from.")
+    return class_frequencies(indices, num), f"class frequencies are those of {args.train}"
+
+
+def _provenance(args, files: dict, aligned) -> dict:
+    """What was evaluated: hashes, versions, calibration; `caveat` where something about a file is not as it should."""
+    from sft_judge import __version__
+    from sft_judge.files import content_hash
+    from sft_judge.manifest import git_commit
+
+    battles_hash = content_hash(args.battles)
+    judges = {}
+    for name, path in files.items():
+        judge = aligned.judges[name]
+        metadata = judge.source.metadata
+        entry = {"probs": str(path), "sha256": content_hash(path), "calibration": judge.calibrated.reason}
+        entry |= {key: str(metadata[key]) for key in ("model", "engine", "versions", "folds") if metadata.get(key)}
+        if not metadata:
+            entry["caveat"] = "no metadata: what model made it, and of which battles, is not known"
+        elif metadata.get("battles_sha256") not in (None, battles_hash):
+            entry["caveat"] = "predicted from another file of battles with these ids"
+        judges[name] = entry
+    found = {"sft_judge": f"{__version__}, commit {git_commit() or 'unknown'}", "battles": str(args.battles)}
+    found |= {"battles sha256": battles_hash, "seed": args.seed}
+    found |= {"truth": f"{args.truth}, sha256 {content_hash(args.truth)}"} if args.truth else {}
+    return found | {"judges": judges}
+
+
+def _caveats(metrics: dict) -> list[str]:
+    judges = metrics["provenance"]["judges"]
+    return [f"caveat: {name}: {judge['caveat']}" for name, judge in judges.items() if "caveat" in judge]
