@@ -70,14 +70,20 @@ def stage_parser(stage: str) -> Parser:
     return parser
 
 
+def parse(stage: str, argv: list[str]) -> argparse.Namespace:
+    """The stage's arguments; a stage that takes open-ended settings has a `parse_args` of its own."""
+    module, parser = stage_module(stage), stage_parser(stage)
+    return module.parse_args(parser, argv) if "parse_args" in vars(module) else parser.parse_args(argv)
+
+
 def run_stage(stage: str, argv: list[str]) -> int:
     """Parse, run, write the manifest. Raises what the stage raises."""
     module = stage_module(stage)
-    args = stage_parser(stage).parse_args(argv)
+    args = parse(stage, argv)
     with Meter() as meter:
         facts = module.run(args)
     outputs = stage_outputs(module, args)
-    if outputs and facts is not None:
+    if outputs and facts is not None and os.environ.get("RANK", "0") == "0":
         write_manifest(outputs[0], stage, module.__name__, vars(args), stage_inputs(module, args), facts, meter)
     return 0
 

@@ -1,0 +1,92 @@
+"""
+What a recipe may say, read by TRL's parser. One field, one description; the only home of defaults.
+
+`JudgeConfig` is TRL's SFTConfig and the judge's own settings; `JudgeModelConfig` is TRL's ModelConfig with the LoRA
+settings of the WSDM Cup 3rd-place write-up as defaults.
+"""
+
+from dataclasses import dataclass, field, fields
+
+from trl import ModelConfig, SFTConfig
+
+from sft_judge.errors import InputError, nearest
+from sft_judge.spec import Budget
+
+SWAPS = ("both", "random", "none")
+
+
+def _help(text: str, default=None, **options):
+    return field(default=default, metadata={"help": text}, **options)
+
+
+@dataclass
+class JudgeModelConfig(ModelConfig):
+    """TRL's ModelConfig: r 64, alpha 32, dropout 0.05 on all linear layers but the head."""
+
+    lora_r: int = _help("rank of the adapters", 64)
+    lora_alpha: int = _help("adapters are scaled by alpha / r", 32)
+    lora_target_modules: list[str] | None = field(
+        default_factory=lambda: ["all-linear"],
+        metadata={"help": "modules with an adapter; all-linear spares the head"},
+    )
+    dtype: str | None = _help("float32, bfloat16, float16 or auto (the checkpoint's own)", "auto")
+
+
+@dataclass
+class JudgeConfig(SFTConfig):
+    """TRL's SFTConfig and what makes the trained model a judge."""
+
+    battles: str | None = _help("battles to train on (Parquet or JSONL)")
+    fold: int | None = _help("the fold left out of training and evaluated on")
+    holdout_fold: int | None = _help("a fold this run must not see at all, kept for calibration")
+    labels: str | None = _help("probs file of a teacher, out of fold: soft labels by (id, order)")
+    distill_weight: float = _help("weight of the distillation part; the rest is the hard loss", 0.9)
+    distill_temperature: float = _help("temperature that softens teacher and student alike", 5.0)
+    prompt_template: str = _help("a name in prompts/ or a template file", "pair")
+    num_verdicts: int | None = _help("2 or 3; by default 3 where the battles hold a tie")
+    verdict_words: list[str] | None = _help("the answer words, one token each; by default A, B and tie (or C)")
+    prompt_budget: int = _help("tokens allowed for the prompt", Budget.prompt)
+    response_budget: int = _help("tokens allowed for each response", Budget.response)
+    total_budget: int = _help("tokens allowed for the whole sequence with its verdict", Budget.total)
+    show_language: bool = _help("tell the judge the prompt's language", False)
+    swap: str = _help("orders a battle is trained in: both (in one step), random (one of them) or none", "both")
+    limit: int | None = _help("only the first N battles, for a quick try")
+    allow_in_sample: bool = _help("train on teacher labels that are not proven out of fold", False)
+
+    # SFTTrainer would drop the rows it cuts; prompts.py fits the budget before.
+    max_length: int | None = _help("must stay unset: the budget is fitted in prompts.py")
+    report_to: str | list[str] = _help("trackers, as TRL takes them", "none")
+
+    def __post_init__(self):
+        import torch
+
+        if self.bf16 is None and not self.fp16:  # TRL's default of bf16 wants a GPU
+            self.bf16 = torch.cuda.is_available()
+        if self.max_length is not None:
+            raise InputError(
+                f"max_length is {self.max_length}, but SFTTrainer drops the rows it cuts; set total_budget instead."
+            )
+        if self.swap not in SWAPS:
+            raise InputError(f"swap is {self.swap!r}, expected one of {', '.join(SWAPS)}.{nearest(self.swap, SWAPS)}")
+        if self.num_verdicts not in (None, 2, 3):
+            raise InputError(f"num_verdicts is {self.num_verdicts}, expected 2 or 3.")
+        if not 0 <= self.distill_weight <= 1:
+            raise InputError(f"distill_weight is {self.distill_weight}, expected 0 to 1.")
+        if self.distill_temperature <= 0:
+            raise InputError(f"distill_temperature is {self.distill_temperature}, expected more than 0.")
+        if self.packing:
+            raise InputError("packing is on, but a packed row has many answers and attention would cross them.")
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        super().__post_init__()
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.prompt_budget, self.response_budget, self.total_budget)
+
+
+def check_keys(keys) -> None:
+    """Raise `InputError` for a recipe or command-line key that is no field, naming the nearest one."""
+    known = {item.name for config in (JudgeConfig, JudgeModelConfig) for item in fields(config) if item.init}
+    for key in keys:
+        if key not in known:
+            raise InputError(f"Unknown key {key!r} in the recipe or on the command line.{nearest(key, known)}")

@@ -1,0 +1,18 @@
+"""
+Engines read the verdicts out: token ids in, log-probabilities over the verdicts out, the same on each.
+
+An engine is a context manager with `score(prompts) -> [N, K]`; vLLM is imported only by its own module.
+"""
+
+ENGINES = ("transformers", "vllm")
+
+
+def open_engine(name: str, model: str, spec, dtype: str = "auto"):
+    """The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`."""
+    if name == "vllm":
+        from sft_judge.engines.vllm_engine import VllmEngine
+
+        return VllmEngine(model, spec, dtype)
+    from sft_judge.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine(model, spec, dtype)

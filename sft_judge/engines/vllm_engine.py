@@ -1,0 +1,54 @@
+"""
+Verdict probabilities from vLLM.
+
+`logprob_token_ids` asks for exactly the verdicts' log-probabilities: they come raw, over the whole vocabulary, and are
+normalised over the verdicts here. `logprobs=K` would return the top K tokens, which need not hold all the verdicts.
+"""
+
+import os
+
+import numpy as np
+import torch
+
+from sft_judge.errors import InputError
+from sft_judge.models import check_model_folder, is_adapter
+from sft_judge.spec import JudgeSpec
+
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read on a CPU only
+
+
+class VllmEngine:
+    """One engine process; it takes tens of seconds to start, so score all files with one."""
+
+    def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto"):
+        check_model_folder(model)
+        if is_adapter(model):
+            raise InputError(f"{model} is an adapter; vLLM takes whole weights: sft-judge merge {model} --output DIR.")
+        try:
+            from vllm import LLM, SamplingParams
+        except ModuleNotFoundError as error:
+            raise InputError("vLLM is not installed; take the extra: pip install 'sft-judge[vllm]'.") from error
+        self._params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=spec.verdict_ids)
+        self._ids = spec.verdict_ids
+        self._llm = LLM(
+            model=model,
+            dtype=dtype,
+            max_model_len=spec.budget.total,
+            enforce_eager=not torch.cuda.is_available(),
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def score(self, prompts: list[list[int]]) -> np.ndarray:
+        """Log-probabilities [N, K] over the verdicts, in float64."""
+        outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], self._params, use_tqdm=False)
+        raw = np.array([[output.outputs[0].logprobs[0][token].logprob for token in self._ids] for output in outputs])
+        return raw - np.logaddexp.reduce(raw, axis=1, keepdims=True)

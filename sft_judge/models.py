@@ -1,0 +1,75 @@
+"""Load a judge or its base. Safetensors only, no remote code, and nothing asks the network where a path is local."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sft_judge.errors import InputError
+
+ADAPTER = "adapter_config.json"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def is_adapter(model: str) -> bool:
+    """Whether a folder holds a PEFT adapter rather than whole weights."""
+    return (Path(model) / ADAPTER).is_file()
+
+
+def base_of(model: str) -> str:
+    """The base an adapter stands on, or the model itself."""
+    if not is_adapter(model):
+        return str(model)
+    base = json.loads((Path(model) / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if (base.startswith((".", "/")) or base.count("/") > 1) and not Path(base).is_dir():
+        raise InputError(
+            f"{model}: its adapter stands on {base}, which is not here. Give the path it was trained from."
+        )
+    return base
+
+
+def load_tokenizer(model: str):
+    """The tokenizer beside the weights; a family without a pad token pads with its end token."""
+    check_model_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model}: no tokenizer could be loaded ({_first_line(error)}).") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: str, dtype: str | None = "auto", **options):
+    """A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES."""
+    check_model_folder(model)
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    kind = dtype if dtype in (None, "auto") else getattr(torch, dtype)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            base_of(model), dtype=kind, use_safetensors=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
+    if is_adapter(model):
+        loaded = PeftModel.from_pretrained(loaded, model, config=PeftConfig.from_pretrained(model))
+    return loaded.eval()
+
+
+def check_model_folder(model: str) -> None:
+    """Raise `InputError` where a local path is not a model folder: better than a hub's 404 on a misspelt path."""
+    path = Path(model)
+    local = path.exists() or str(model).startswith((".", "/")) or str(model).count("/") > 1
+    if not local:
+        return
+    if not path.is_dir():
+        raise InputError(f"{model}: no such model folder.")
+    if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
+        raise InputError(f"{model}: not a model folder, it has neither config.json nor {ADAPTER}.")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,232 @@
+"""
+Battles to verdict probabilities: who scores which row, in which orders, and how a killed run goes on.
+
+A judge is one folder, or a folder of `fold-*` judges. Out of fold, a row is scored by the one judge that did not see
+its fold; rows without a fold are scored by all, and averaged. Finished shards stand beside the output until all are.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sft_judge.battles.schema import read_battles
+from sft_judge.engines import open_engine
+from sft_judge.errors import GateError, InputError
+from sft_judge.files import content_hash, partial_path, whole_file
+from sft_judge.manifest import versions
+from sft_judge.models import load_tokenizer
+from sft_judge.parity import TOLERANCES, compare, hold
+from sft_judge.probs import Probs, write_probs
+from sft_judge.progress import Progress
+from sft_judge.prompts import JudgePrompt
+from sft_judge.spec import FILE, JudgeSpec, read_spec
+from sft_judge.verdicts import ORDERS, swap
+
+ROWS_A_SHARD = 1024
+
+
+@dataclass
+class Job:
+    """One battles file to be scored into one probs file."""
+
+    battles_path: Path
+    output: Path
+    battles: pa.Table
+
+
+def find_judges(model: str) -> dict[str, JudgeSpec]:
+    """The judge in a folder, or those in its `fold-*` folders, by path."""
+    if (Path(model) / FILE).is_file():
+        return {str(model): read_spec(model)}
+    folds = sorted(Path(model).glob("fold-*"))
+    if not folds:
+        read_spec(model)  # says what is missing
+    return {str(folder): read_spec(folder) for folder in folds}
+
+
+def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprint: str) -> dict:
+    """
+    Score every job with every judge it needs, each judge loaded once; returns facts for the manifest.
+
+    `settings`: `swap` (both | none | None for the judge's own), `out_of_fold`, `dtype`, `check` (rows to hold against
+    transformers, or None).
+    """
+    judges = find_judges(model)
+    works = [_open_work(partial_path(job.output), fingerprint) for job in jobs]
+    plans = [plan(judges, job.battles, settings["out_of_fold"]) for job in jobs]
+    facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": engine}
+    for number, (folder, spec) in enumerate(judges.items()):
+        orders = orders_of(settings["swap"] or spec.swap)
+        todo = [
+            (work / f"judge-{number}", job, wanted[folder])
+            for work, job, wanted in zip(works, jobs, plans, strict=True)
+        ]
+        todo = [item for item in todo if not _finished(*item)]
+        if todo:
+            facts |= _run_judge(folder, spec, engine, orders, todo, settings)
+    for work, job, wanted in zip(works, jobs, plans, strict=True):
+        write_probs(job.output, _gather(work, job, judges, wanted, model, engine, settings))
+        shutil.rmtree(work, ignore_errors=True)
+    return facts
+
+
+def plan(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool) -> dict[str, np.ndarray]:
+    """Which rows [indices] each judge scores. Raises `GateError` where a judge would label what it trained on."""
+    everything = np.arange(battles.num_rows)
+    if not out_of_fold:
+        return {folder: everything for folder in judges}
+    folds = battles["fold"].to_pylist() if "fold" in battles.column_names else [None] * battles.num_rows
+    by_name = {Path(folder).name: folder for folder in judges}
+    rows = {folder: [] for folder in judges}
+    for row, fold in enumerate(folds):
+        owner = None if fold is None else by_name.get(f"fold-{fold}")
+        if fold is not None and owner is None:
+            raise InputError(f"Row {row + 1} is in fold {fold}, but there is no judge fold-{fold} that left it out.")
+        for folder in judges if fold is None else [owner]:
+            rows[folder].append(row)
+    for fold in set(folds) - {None}:
+        owner = by_name[f"fold-{fold}"]
+        if fold in judges[owner].training.get("folds_seen", []):
+            raise GateError(f"{owner} trained on fold {fold}: its labels there would be in-sample.")
+    return {folder: np.array(indices, dtype=int) for folder, indices in rows.items()}
+
+
+def orders_of(policy: str) -> tuple[str, ...]:
+    """The orders to show: both, or the battle's own alone."""
+    return ORDERS if policy == "both" else ORDERS[:1]
+
+
+def score_battles(engine, prompt: JudgePrompt, rows: list[dict], orders: tuple[str, ...]) -> np.ndarray:
+    """Un-swapped log-probabilities [rows, orders, K]."""
+    prompts = [ids for shown in prompt.encode(rows, orders) for ids in shown]
+    logp = engine.score(prompts).reshape(len(rows), len(orders), -1)
+    return np.stack(
+        [logp[:, place] if order == "ab" else swap(logp[:, place]) for place, order in enumerate(orders)], 1
+    )
+
+
+def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: list, settings: dict) -> dict:
+    prompt = JudgePrompt.of(load_tokenizer(folder), spec)
+    if prompt.verdict_ids != spec.verdict_ids:
+        raise InputError(
+            f"{folder}: its tokenizer gives the verdicts ids {prompt.verdict_ids}, {FILE} {spec.verdict_ids}."
+        )
+    total = sum(len(indices) for _, _, indices in todo)
+    with open_engine(engine_name, folder, spec, settings["dtype"]) as engine:
+        with Progress(f"predict {folder}", total) as progress:
+            for shards, job, indices in todo:
+                shards.mkdir(parents=True, exist_ok=True)
+                for start in range(0, len(indices), ROWS_A_SHARD):
+                    wanted = indices[start : start + ROWS_A_SHARD]
+                    if not _shard(shards, start).is_file():
+                        logp = score_battles(engine, prompt, job.battles.take(wanted).to_pylist(), orders)
+                        with whole_file(_shard(shards, start)) as aside, open(aside, "wb") as file:
+                            np.save(file, logp)
+                    progress.add(len(wanted))
+        if settings["check"]:
+            return {"check": check_engine(engine, folder, spec, prompt, todo[0][1].battles, orders, settings)}
+    return {}
+
+
+def check_engine(engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Table, orders, settings: dict) -> dict:
+    """Hold an engine to transformers on the first `check` battles. Prints; raises `GateError` beyond the tolerance."""
+    rows = battles.slice(0, settings["check"]).to_pylist()
+    dtype = dtype_of(folder, settings["dtype"])
+    with open_engine("transformers", folder, spec, settings["dtype"]) as reference:
+        expected = score_battles(reference, prompt, rows, orders)
+    seen = score_battles(engine, prompt, rows, orders)
+    labels = [f"{row['id']} {order}" for row in rows for order in orders]
+    num = expected.shape[-1]
+    parity = compare(
+        f"{folder}, engine against transformers ({dtype})", seen.reshape(-1, num), expected.reshape(-1, num), labels
+    )
+    print(parity)
+    hold(parity, TOLERANCES["engines", dtype])
+    return {"max_difference": parity.max_difference, "rows": parity.rows, "dtype": dtype}
+
+
+def dtype_of(folder: str, dtype: str) -> str:
+    """The precision that a folder runs in: as asked, or what its config says."""
+    from transformers import AutoConfig
+
+    from sft_judge.models import base_of
+
+    if dtype == "auto":
+        dtype = str(AutoConfig.from_pretrained(base_of(folder)).dtype or "float32").removeprefix("torch.")
+    return "float32" if dtype == "float32" else "bfloat16"
+
+
+def _gather(work: Path, job: Job, judges: dict, wanted: dict, model: str, engine: str, settings: dict) -> Probs:
+    """Mean over the judges that scored a row, then one probs row for each battle and order."""
+    first = next(iter(judges.values()))
+    orders = orders_of(settings["swap"] or first.swap)
+    total = np.zeros((job.battles.num_rows, len(orders), first.num_verdicts))
+    count = np.zeros(job.battles.num_rows)
+    for number, folder in enumerate(judges):
+        indices = wanted[folder]
+        for start in range(0, len(indices), ROWS_A_SHARD):
+            rows = indices[start : start + ROWS_A_SHARD]
+            total[rows] += np.exp(np.load(_shard(work / f"judge-{number}", start)))
+            count[rows] += 1
+    with np.errstate(divide="ignore"):
+        logp = np.log(total / count[:, None, None])
+    logp = np.concatenate([logp, np.full((*logp.shape[:2], 3 - logp.shape[-1]), -np.inf)], axis=-1)
+    ids = np.repeat(np.array(job.battles["id"].to_pylist(), dtype=object), len(orders))
+    metadata = {
+        "model": str(model),
+        "calibration": first.calibration if len(judges) == 1 else None,
+        "battles_sha256": content_hash(job.battles_path),
+        "engine": engine,
+        "versions": versions(),
+        "rows": job.battles.num_rows,
+        "judges": {folder: content_hash(folder) for folder in judges},
+    }
+    if settings["out_of_fold"]:
+        metadata["folds"] = _fold_provenance(judges, job.battles)
+    return Probs(ids, np.tile(np.array(orders, dtype=object), job.battles.num_rows), logp.reshape(-1, 3), metadata)
+
+
+def _fold_provenance(judges: dict[str, JudgeSpec], battles: pa.Table) -> dict:
+    folds = pc.unique(battles["fold"]).to_pylist() if "fold" in battles.column_names else []
+    by_name = {Path(folder).name: (folder, spec) for folder, spec in judges.items()}
+    owners = {fold: by_name[f"fold-{fold}"] for fold in sorted(set(folds) - {None})}
+    return {
+        str(fold): {"model": folder, "folds_seen": spec.training.get("folds_seen", [])}
+        for fold, (folder, spec) in owners.items()
+    }
+
+
+def _open_work(work: Path, fingerprint: str) -> Path:
+    stamp = work / "fingerprint"
+    if not (stamp.is_file() and stamp.read_text() == fingerprint):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        stamp.write_text(fingerprint)
+    return work
+
+
+def _shard(folder: Path, start: int) -> Path:
+    return folder / f"{start:09d}.npy"
+
+
+def _finished(shards: Path, job: Job, indices: np.ndarray) -> bool:
+    return all(_shard(shards, start).is_file() for start in range(0, len(indices), ROWS_A_SHARD))
+
+
+def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:
+    """Pair battles files with outputs; `fold` keeps only that fold's rows, in files that carry folds."""
+    if len(battles) != len(outputs):
+        raise InputError(f"{len(battles)} battles files for {len(outputs)} outputs; give one --output for each.")
+    jobs = []
+    for path, output in zip(battles, outputs, strict=True):
+        table = read_battles(path)
+        if fold is not None and "fold" in table.column_names:
+            table = table.filter(pc.equal(table["fold"], fold))
+            if table.num_rows == 0:
+                raise InputError(f"{path}: no battle is in fold {fold}.")
+        jobs.append(Job(path, output, table.slice(0, limit)))
+    return jobs

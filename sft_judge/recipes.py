@@ -1,0 +1,57 @@
+"""A recipe and its overrides as plain values, without torch: what a run reads and writes is told before it starts."""
+
+from pathlib import Path
+
+import yaml
+
+from sft_judge.errors import InputError
+from sft_judge.files import InputPath, OutputPath
+from sft_judge.resources import find
+
+PATH_KEYS = ("model_name_or_path", "battles", "labels")
+
+
+def read_recipe(name: str) -> dict:
+    """The mapping in a recipe file. Raises `InputError` where it is not YAML or not a mapping."""
+    file = find("recipes", name)
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"{file}: expected `key: value` lines, found {type(recipe).__name__}.")
+    return recipe
+
+
+def read_overrides(words: list[str]) -> dict[str, str]:
+    """`--key value` and `--key=value` pairs."""
+    overrides, rest = {}, list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise InputError(f"{word!r} stands alone on the command line; settings are `--key value`.")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise InputError(f"--{key} has no value; settings are `--key value`.")
+            value = rest.pop(0)
+        overrides[key] = value
+    return overrides
+
+
+def resolved(name: str, words: list[str]) -> dict:
+    """The recipe with its overrides, the overrides parsed as YAML values ("4" is a number, "null" is none)."""
+    return read_recipe(name) | {key: yaml.safe_load(value) for key, value in read_overrides(words).items()}
+
+
+def input_paths(settings: dict) -> list[Path]:
+    """The local files and folders that training will read."""
+    named = [settings[key] for key in PATH_KEYS if settings.get(key)]
+    return [InputPath(value) for value in named if Path(value).exists() or str(value).count("/") > 1]
+
+
+def output_paths(settings: dict) -> list[Path]:
+    """The folder that training will make."""
+    if not settings.get("output_dir"):
+        raise InputError("The recipe has no 'output_dir', and none was given on the command line (--output_dir).")
+    return [OutputPath(settings["output_dir"])]

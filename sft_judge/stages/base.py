@@ -1,0 +1,47 @@
+"""
+Make a tiny random model of a real family, with a tokenizer trained on the battles' text.
+
+It stands in for pretrained weights in demos and tests; it knows nothing. With real weights, leave this stage out and
+name a model folder or hub id in the recipes.
+"""
+
+from sft_judge.files import InputPath, OutputPath
+from sft_judge.stages import add_limit, positive
+
+EXAMPLE = "sft-judge base --family gemma2 --battles battles.parquet --output runs/base"
+FAMILIES = ("qwen2", "gemma2")
+
+
+def add_arguments(parser):
+    parser.add_argument("--family", required=True, choices=FAMILIES)
+    parser.add_argument("--battles", required=True, nargs="+", type=InputPath, metavar="F", help="text to learn from")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
+    parser.add_argument("--prompt-template", default="pair", help="its frame is learnt too")
+    parser.add_argument("--hidden", type=positive, default=128, help="width, a multiple of 128 for W4A16")
+    parser.add_argument("--layers", type=positive, default=2)
+    parser.add_argument("--vocab", type=positive, default=2048, help="tokens to learn, control tokens included")
+    parser.add_argument("--positions", type=positive, default=1024, help="longest sequence")
+    parser.add_argument("--seed", type=int, default=0)
+    add_limit(parser)
+
+
+def run(args):
+    from sft_judge.battles.schema import FIELDS, read_battles
+    from sft_judge.files import whole_folder
+    from sft_judge.resources import find
+    from sft_judge.tiny import make_base
+
+    frame = find("prompts", args.prompt_template).read_text(encoding="utf-8")
+    rows = [row for path in args.battles for row in read_battles(path, args.limit).select(FIELDS).to_pylist()]
+    texts = [turn for row in rows for field in FIELDS for turn in row[field]]
+    with whole_folder(args.output) as folder:
+        parameters, vocabulary = make_base(
+            *(folder, args.family, [*texts, *[frame] * 100]),
+            hidden=args.hidden,
+            layers=args.layers,
+            vocab=args.vocab,
+            positions=args.positions,
+            seed=args.seed,
+        )
+    print(f"{args.family}: {parameters:,} parameters, {vocabulary:,} tokens, random weights -> {args.output}")
+    return {"parameters": parameters, "vocabulary": vocabulary}

@@ -1,0 +1,134 @@
+"""
+Tiny random models of real families, their tokenizers trained on the spot.
+
+They stand in for pretrained weights where none can be had: the architecture class, the kind of tokenizer and the chat
+template are the family's own, the sizes are not.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import trl
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+WORDS = ["A", "B", "C", "tie"]  # must be single tokens, whatever the text
+
+
+def qwen2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with ChatML's control tokens, as Qwen2.5 has it."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_pattern(), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=(TEMPLATES / "qwen2_5.jinja").read_text(encoding="utf-8"),
+    )
+
+
+def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """BPE over characters with byte fallback and "▁" for a space, as Gemma has it; no system role in its template."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split("▁", "merged_with_next")]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[*special, *fallback], limit_alphabet=2000, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=(TEMPLATES / "gemma.jinja").read_text(encoding="utf-8"),
+    )
+
+
+def qwen2_model(tokenizer, hidden: int, layers: int, positions: int) -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        **_sizes(tokenizer, hidden, layers, positions),
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def gemma2_model(tokenizer, hidden: int, layers: int, positions: int) -> Gemma2ForCausalLM:
+    """With both soft-caps and the alternating window, as Gemma-2 has them."""
+    config = Gemma2Config(
+        **_sizes(tokenizer, hidden, layers, positions),
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        query_pre_attn_scalar=hidden // 4,
+        sliding_window=positions // 2,
+        attn_implementation="eager",
+    )
+    return Gemma2ForCausalLM(config)
+
+
+FAMILIES = {"qwen2": (qwen2_tokenizer, qwen2_model), "gemma2": (gemma2_tokenizer, gemma2_model)}
+
+
+def make_base(folder: Path, family: str, texts: list[str], hidden=128, layers=2, vocab=2048, positions=1024, seed=0):
+    """Train the tokenizer on `texts`, draw the weights with `seed`, save both; returns (parameters, vocabulary)."""
+    make_tokenizer, make_model = FAMILIES[family]
+    # The answer words are written often, each alone on its line, so that byte-pair merging makes them tokens.
+    tokenizer = make_tokenizer([*texts, *("\n".join(WORDS) + "\n" for _ in range(max(100, len(texts) // 10)))], vocab)
+    set_seed(seed)
+    model = make_model(tokenizer, hidden, layers, positions)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model.num_parameters(), len(tokenizer)
+
+
+def _sizes(tokenizer, hidden: int, layers: int, positions: int) -> dict:
+    return {
+        "vocab_size": len(tokenizer) + -len(tokenizer) % 64,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "max_position_embeddings": positions,
+        "initializer_range": 0.02,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _pattern():
+    from tokenizers import Regex
+
+    # Qwen2's own split (its tokenizer.json): words with their leading space, single digits, marks, line breaks
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    return Regex(words + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")

@@ -1,0 +1,96 @@
+"""
+JudgeTrainer: TRL's SFTTrainer with the loss on the verdict alone.
+
+One forward of the trunk a step, K rows of the head at the answer position. A battle is one example and may hold both
+its orders, so the two always meet in one step. Soft labels are a column, not a second trainer.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutput
+from trl import SFTTrainer
+
+from sft_judge.losses import judge_loss
+from sft_judge.verdict_head import VerdictHead
+
+IGNORED = -100
+
+
+@dataclass
+class VerdictCollator:
+    """
+    Battles to one right-padded batch; the orders of a battle become rows of their own.
+
+    An example has `input_ids` [V][T] (prompt and verdict, V orders), `targets` [V][K] and perhaps `teacher` [V][K].
+
+    >>> collator = VerdictCollator(pad_token_id=0)
+    >>> collator([{"input_ids": [[5, 6, 1], [7, 2]], "targets": [[1.0, 0.0], [0.0, 1.0]]}])["labels"]
+    tensor([[-100, -100,    1],
+            [-100,    2, -100]])
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
+        rows = [ids for example in examples for ids in example["input_ids"]]
+        width = max(map(len, rows))
+        if self.pad_to_multiple_of:
+            width += -width % self.pad_to_multiple_of
+        lengths = torch.tensor([len(ids) for ids in rows])
+        input_ids = torch.full((len(rows), width), self.pad_token_id)
+        for row, ids in enumerate(rows):
+            input_ids[row, : len(ids)] = torch.as_tensor(ids)
+        place = torch.arange(width)
+        labels = torch.where(place == lengths[:, None] - 1, input_ids, IGNORED)
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": (place < lengths[:, None]).long(),
+            "labels": labels,
+            "targets": torch.tensor([target for example in examples for target in example["targets"]]),
+        }
+        if "teacher" in examples[0]:
+            batch["teacher"] = torch.tensor([probs for example in examples for probs in example["teacher"]])
+        return batch
+
+
+class JudgeTrainer(SFTTrainer):
+    """
+    SFTTrainer whose loss is the cross-entropy (and distillation) over the verdicts at the answer position.
+
+    Takes a dataset of token ids as `training_data.py` makes it; SFTTrainer's own preparation is skipped.
+    """
+
+    # The mean over rows is taken here, so Trainer must divide by the accumulation steps itself.
+    def __init__(self, *args, verdict_ids: list[int], processing_class, **kwargs):
+        kwargs.setdefault(
+            "data_collator", VerdictCollator(processing_class.pad_token_id, kwargs["args"].pad_to_multiple_of)
+        )
+        super().__init__(*args, processing_class=processing_class, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        self.verdict_head = VerdictHead(self.model, verdict_ids)
+
+    def _set_signature_columns_if_needed(self):
+        self._signature_columns = ["input_ids", "targets", "teacher", "length"]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # The label stands where the verdict is; the position before it is the one that predicts it.
+        positions = (inputs["labels"] != IGNORED).int().argmax(dim=1) - 1  # [B]
+        logits = self.verdict_head(model, inputs["input_ids"], inputs["attention_mask"], positions)  # [B, K]
+        loss = judge_loss(
+            logits,
+            inputs["targets"],
+            inputs.get("teacher"),
+            self.args.distill_weight,
+            self.args.distill_temperature,
+        )
+        return (loss, CausalLMOutput(loss=loss, logits=logits)) if return_outputs else loss
+
+    # One forward in evaluation too; `compute_metrics` sees verdict logits [N, K] and targets [N, K].
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return (loss, None, None) if prediction_loss_only else (loss, outputs.logits.float(), inputs["targets"])

@@ -1,0 +1,173 @@
+"""A recipe to a judge: rows, model, trainer, and a folder that appears when all is done."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from transformers.trainer_utils import get_last_checkpoint
+from trl import get_peft_config, get_quantization_config
+
+from sft_judge.battles.schema import read_battles
+from sft_judge.config import JudgeConfig, JudgeModelConfig
+from sft_judge.errors import InputError
+from sft_judge.files import content_hash, partial_path, replace_folder, write_json
+from sft_judge.models import is_adapter, load_model, load_tokenizer
+from sft_judge.prompts import JudgePrompt, default_words
+from sft_judge.resources import find
+from sft_judge.spec import JudgeSpec, write_spec
+from sft_judge.trainer import JudgeTrainer
+from sft_judge.training_data import read_teacher, split_folds, verdict_dataset
+
+logger = logging.getLogger(__name__)
+
+
+def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
+    """
+    Train a judge and put its folder at `config.output_dir`; returns facts for the manifest.
+
+    Work in progress stands beside it in `.NAME.partial`, with the fingerprint of the settings that it belongs to: the
+    same settings go on from the last checkpoint, others start afresh.
+    """
+    output = Path(config.output_dir)
+    model_name = _required(model_config.model_name_or_path, "model_name_or_path")
+    battles_file = Path(_required(config.battles, "battles"))
+    battles = read_battles(battles_file, config.limit)
+    tokenizer = load_tokenizer(model_name)
+    train_rows, eval_rows = split_folds(battles, config.fold, config.holdout_fold)
+    prompt = judge_prompt(config, tokenizer, train_rows)
+    teacher = None
+    if config.labels:
+        teacher = read_teacher(Path(config.labels), battles_file, len(prompt.words), config.allow_in_sample)
+    train_set, counts = verdict_dataset(train_rows, prompt, config.swap, config.seed, teacher)
+    eval_set = None if eval_rows is None else verdict_dataset(eval_rows, prompt, "both", config.seed)[0]
+
+    work = partial_path(output)
+    checkpoint = _open_work(work, fingerprint, config)
+    config.output_dir = str(work)
+    trainer = JudgeTrainer(
+        model=_base_model(model_name, model_config, prompt, config),
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        peft_config=get_peft_config(model_config),
+        compute_metrics=verdict_metrics,
+        verdict_ids=prompt.verdict_ids,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    facts = {
+        **counts,
+        "battles_sha256": content_hash(battles_file),
+        "folds_seen": _folds(train_rows),
+        "base": model_name,
+        "steps": trainer.state.global_step,
+        "eval": {key: value for key, value in _last(trainer.state.log_history, "eval_").items()},
+    }
+    _save(
+        trainer,
+        tokenizer,
+        JudgeSpec(prompt.words, prompt.verdict_ids, _template(config), config.budget),
+        facts,
+        output,
+    )
+    return facts
+
+
+def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:
+    """The prompt that a recipe asks for; K is taken from the battles where the recipe leaves it open."""
+    num_verdicts = config.num_verdicts or (3 if pc.any(pc.equal(battles["verdict"], "tie")).as_py() else 2)
+    template = _template(config)
+    words = config.verdict_words or default_words(tokenizer, template, num_verdicts)
+    if len(words) != num_verdicts:
+        raise InputError(f"{len(words)} verdict_words {words} for {num_verdicts} verdicts.")
+    return JudgePrompt(tokenizer, template, words, config.budget, config.show_language)
+
+
+def verdict_metrics(prediction) -> dict[str, float]:
+    """Log loss and accuracy over the rows shown (each order a row), from logits and targets [N, K]."""
+    from scipy.special import log_softmax
+
+    logits, targets = prediction.predictions, prediction.label_ids
+    return {
+        "log_loss": float(-(targets * log_softmax(logits, axis=-1)).sum(axis=-1).mean()),
+        "accuracy": float((logits.argmax(axis=-1) == targets.argmax(axis=-1)).mean()),
+    }
+
+
+def _base_model(name: str, model_config: JudgeModelConfig, prompt: JudgePrompt, config: JudgeConfig):
+    if is_adapter(name):
+        raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
+    options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}
+    quantization = get_quantization_config(model_config)
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    model = load_model(name, model_config.dtype, **options)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions and config.total_budget > positions:
+        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
+    return model.train()
+
+
+def _open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
+    """The checkpoint to go on from, or None for a fresh start; stale work is cleared away."""
+    stamp = work / "fingerprint"
+    if stamp.is_file() and stamp.read_text() == fingerprint:
+        checkpoint = get_last_checkpoint(str(work))
+        if checkpoint:
+            print(f"Going on from {checkpoint}.")
+        return checkpoint
+    if config.process_index == 0:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        stamp.write_text(fingerprint)
+    config.distributed_state.wait_for_everyone()
+    return None
+
+
+def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, facts: dict, output: Path) -> None:
+    config = trainer.args
+    work = Path(config.output_dir)
+    finished = work / "judge"
+    trainer.save_model(str(finished))
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(finished)
+        spec.language = config.show_language
+        spec.training = {**facts, "seed": config.seed, "recipe": _resolved(config)}
+        write_spec(finished, spec)
+        write_json(finished / "trainer_log.json", trainer.state.log_history)
+        for leftover in ("training_args.bin",):  # pickled, and judge.json holds the same as text
+            (finished / leftover).unlink(missing_ok=True)
+        replace_folder(finished, output)
+        shutil.rmtree(work, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _resolved(config: JudgeConfig) -> dict:
+    """The judge's own settings and those of the optimiser, as plain values."""
+    own = JudgeConfig.__annotations__
+    optimiser = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps")
+    batch = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim")
+    values = {name: getattr(config, name) for name in (*own, *optimiser, *batch)}
+    return json.loads(json.dumps(values, default=str))
+
+
+def _folds(rows: pa.Table) -> list[int]:
+    return sorted(set(pc.unique(rows["fold"]).to_pylist()) - {None}) if "fold" in rows.column_names else []
+
+
+def _last(history: list[dict], prefix: str) -> dict:
+    logged = [entry for entry in history if any(key.startswith(prefix) for key in entry)]
+    return {key: value for key, value in logged[-1].items() if key.startswith(prefix)} if logged else {}
+
+
+def _template(config: JudgeConfig) -> str:
+    return find("prompts", config.prompt_template).read_text(encoding="utf-8")
+
+
+def _required(value, key: str):
+    if value is None:
+        raise InputError(f"The recipe has no {key!r}, and none was given on the command line (--{key}).")
+    return value

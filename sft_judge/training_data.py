@@ -1,0 +1,145 @@
+"""Battles to the trainer's rows: which ones a run may see, their targets, a teacher's labels for the order shown."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from datasets.table import InMemoryTable
+
+from sft_judge.errors import GateError, InputError
+from sft_judge.files import content_hash
+from sft_judge.probs import Probs, read_probs
+from sft_judge.prompts import JudgePrompt
+from sft_judge.verdicts import ORDERS, VERDICTS, swap
+
+BATCH = 1000  # rows tokenised at a time
+
+
+def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -> tuple[pa.Table, pa.Table | None]:
+    """
+    The battles to train on and those to evaluate on.
+
+    Training leaves out both folds; evaluation is `fold` alone. Raises `InputError` for a fold the battles don't have.
+    """
+    if fold is None and holdout_fold is None:
+        return battles, None
+    if "fold" not in battles.column_names:
+        raise InputError("The battles have no folds; `sft-judge prepare` makes them.")
+    known = set(pc.unique(battles["fold"]).to_pylist()) - {None}
+    for wanted in {fold, holdout_fold} - {None}:
+        if wanted not in known:
+            raise InputError(f"No battle is in fold {wanted}; the folds are {sorted(known)}.")
+    left_out = pa.array([value for value in (fold, holdout_fold) if value is not None], pa.int64())
+    train = battles.filter(pc.invert(pc.is_in(battles["fold"], left_out)))
+    return train, None if fold is None else battles.filter(pc.equal(battles["fold"], fold))
+
+
+def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
+    """Probabilities [K] of a row's own label: one-hot, its soft labels, or None for an unlabelled row."""
+    if row.get("soft_a") is not None:
+        soft = [row["soft_a"], row["soft_b"], row["soft_tie"] or 0.0][:num_verdicts]
+        return [value / sum(soft) for value in soft]
+    if row["verdict"] is None:
+        return None
+    column = VERDICTS.index(row["verdict"])
+    if column >= num_verdicts:
+        raise InputError(
+            f"Battle {row['id']} is a tie, but the judge has two verdicts. "
+            "Drop or split the ties: `sft-judge prepare --ties drop` (or split)."
+        )
+    return [float(place == column) for place in range(num_verdicts)]
+
+
+def shown_orders(policy: str, ids: list[str], seed: int) -> list[tuple[str, ...]]:
+    """For each battle the orders it is trained in; `random` draws one a battle, fixed by the seed."""
+    if policy == "random":
+        draws = np.random.default_rng(seed).integers(0, 2, len(ids))
+        return [(ORDERS[draw],) for draw in draws]
+    return [ORDERS if policy == "both" else ORDERS[:1]] * len(ids)
+
+
+def verdict_dataset(
+    battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None = None
+) -> tuple[Dataset, dict[str, int]]:
+    """
+    The trainer's rows, and counts: `rows`, `unlabelled` (left out), `cut` (battles with a shortened field).
+
+    `teacher` maps (id, order) to probabilities [K] of the battle's own a and b; a row gets them in the order shown.
+    """
+    num_verdicts = len(prompt.words)
+    counts = {"rows": 0, "unlabelled": 0, "cut": 0}
+    chunks = []
+    for start in range(0, battles.num_rows, BATCH):
+        rows = battles.slice(start, BATCH).to_pylist()
+        orders = shown_orders(policy, [row["id"] for row in rows], seed + start)
+        for row, fields, shown in zip(rows, prompt.fit(rows), orders, strict=True):
+            hard = hard_targets(row, num_verdicts)
+            soft = None if teacher is None else [teacher_label(teacher, row["id"], order) for order in shown]
+            if hard is None and soft is None:
+                counts["unlabelled"] += 1
+                continue
+            counts["cut"] += any(fields.cut.values())
+            chunks.append(_example(prompt, fields, shown, hard, soft))
+    if not chunks:
+        raise InputError("No battle with a verdict is left to train on.")
+    counts["rows"] = len(chunks)
+    return Dataset(InMemoryTable(pa.Table.from_pylist(chunks, schema=_schema(teacher is not None)))), counts
+
+
+def _example(prompt: JudgePrompt, fields, shown: tuple[str, ...], hard, soft) -> dict:
+    example = {"input_ids": [], "targets": []}
+    for place, order in enumerate(shown):
+        own = soft[place] if hard is None else hard
+        target = list(swap(own)) if order == "ba" else list(own)
+        verdict = prompt.verdict_ids[int(np.argmax(target))]
+        example["input_ids"].append([*prompt.ids(fields, order), verdict])
+        example["targets"].append(target)
+    if soft is not None:
+        example["teacher"] = [
+            list(swap(label)) if order == "ba" else list(label) for label, order in zip(soft, shown, strict=True)
+        ]
+    return example | {"length": sum(map(len, example["input_ids"]))}
+
+
+def _schema(teacher: bool) -> pa.Schema:
+    probs = pa.list_(pa.list_(pa.float32()))
+    fields = [("input_ids", pa.list_(pa.list_(pa.int32()))), ("targets", probs), ("length", pa.int64())]
+    return pa.schema(fields + ([("teacher", probs)] if teacher else []))
+
+
+def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
+    """The teacher's probabilities for a battle in an order, or an `InputError` that names the battle."""
+    if (battle, order) not in teacher:
+        raise InputError(
+            f"The teacher's labels have no row for battle {battle} in order {order}. Predict both orders."
+        )
+    return teacher[battle, order]
+
+
+def read_teacher(path: Path, battles: Path, num_verdicts: int, allow_in_sample: bool) -> dict:
+    """
+    Teacher labels by (id, order): probabilities [K].
+
+    Raises `GateError` unless the file's metadata proves every label out of fold: for each fold, a model that did not
+    train on it, of these very battles.
+    """
+    probs = read_probs(path)
+    if not allow_in_sample:
+        _check_out_of_fold(path, probs, battles)
+    values = np.exp(probs.logp)[:, :num_verdicts]
+    values /= values.sum(axis=1, keepdims=True)
+    return dict(zip(zip(probs.ids, probs.orders, strict=True), values, strict=True))
+
+
+def _check_out_of_fold(path: Path, probs: Probs, battles: Path) -> None:
+    advice = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
+    folds = probs.metadata.get("folds")
+    if not folds:
+        raise GateError(f"{path}: nothing proves these labels out of fold. {advice}")
+    for fold, model in folds.items():
+        if int(fold) in model["folds_seen"]:
+            raise GateError(f"{path}: fold {fold} was labelled by {model['model']}, which trained on it. {advice}")
+    if probs.metadata.get("battles_sha256") != content_hash(battles):
+        raise GateError(f"{path}: labels of another battles file than {battles}. Predict them for this one.")
