@@ -34,7 +34,7 @@ class JudgeRows:
 
 @dataclass
 class Aligned:
-    """The battles [N] evaluated, in their file's order; `truth` [N, K] true probabilities, if known; `notes` to print."""
+    """The battles [N] evaluated, in their order; `truth` [N, K] true probabilities or None; `notes` for people."""
 
     battles: pa.Table
     verdicts: np.ndarray  # [N] index into VERDICTS

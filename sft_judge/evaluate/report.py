@@ -62,7 +62,8 @@ def _bins_table(name: str, judge: dict) -> Table:
     rows = [
         [str(point["n"]), f"{point['confidence']:.3f}", f"{point['accuracy']:.3f}"] for point in judge["reliability"]
     ]
-    return Table(f"Bins of {name}", ["rows", "mean probability of the chosen verdict", "how often right"], rows)
+    columns = ["rows", "mean probability of the chosen verdict", "how often right"]
+    return Table(f"Bins of {name}", columns, rows, folded=True)
 
 
 def length_histograms(battles: pa.Table, bins: int = 40) -> dict:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 @dataclass
 class Table:
-    """`rows` of as many strings as `columns`; `note` is a sentence below."""
+    """`rows` of as many strings as `columns`; `note` stands below; `folded`: opened by its title."""
 
     title: str
     columns: list[str]
     rows: list[list[str]]
     note: str = ""
+    folded: bool = False
 
 
 def number(figure: dict | None, digits: int = 4) -> str:
@@ -60,8 +61,8 @@ def figures_table(judges: dict) -> Table:
     rows = [
         [
             name,
-            *(number(figures[key]) for key in ("brier", "ece")),
-            *(percent(figures["tie_recall"]), number(figures["macro_f1"]), number(figures["kappa"])),
+            *(number(figures[key], 3) for key in ("brier", "ece")),
+            *(percent(figures["tie_recall"]), number(figures["macro_f1"], 3), number(figures["kappa"], 3)),
             str(figures["clipped"]),
         ]
         for name, figures in judges.items()

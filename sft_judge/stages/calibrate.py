@@ -59,7 +59,8 @@ def _rows(args, probs, spec) -> tuple[np.ndarray, np.ndarray, dict]:
     battles = rows_of_fold(read_battles(args.battles, args.limit), args.fold, args.battles)
     ids, averaged, _ = average_orders(probs)
     num, row_of = probs.num_verdicts, {id_: row for row, id_ in enumerate(ids)}
-    used, seen, counts = [], set(), {"without a verdict": 0, "without probabilities": 0, "ties a/b judge": 0}
+    used, seen = [], set()
+    counts = {"without a verdict": 0, "without probabilities": 0, "ties of an a/b judge": 0}
     for id_, verdict, fold in zip(*(column(battles, name) for name in ("id", "verdict", "fold")), strict=True):
         index = VERDICT_INDEX.get(verdict)
         if index is None:
@@ -67,20 +68,21 @@ def _rows(args, probs, spec) -> tuple[np.ndarray, np.ndarray, dict]:
         elif id_ not in row_of:
             counts["without probabilities"] += 1
         elif index >= num:
-            counts["ties a/b judge"] += 1
+            counts["ties of an a/b judge"] += 1
         else:
             used.append((row_of[id_], index))
             seen.add(fold)
     if not used:
         raise InputError(
-            f"{args.probs}: no row to fit on; of {battles.num_rows} battles in {args.battles}, {counts['without a verdict']} "
-            f"have no verdict and {counts['without probabilities']} no probabilities here. Predict these battles first."
+            f"{args.probs}: no row to fit on; of {battles.num_rows} battles in {args.battles} "
+            f"{counts['without a verdict']} have no verdict and {counts['without probabilities']} no probabilities "
+            "here. Predict labelled battles first."
         )
     in_sample = sorted(seen & set(spec.training.get("folds_seen") or []))
     if in_sample:
         raise GateError(
-            f"{args.model} was trained on fold {', '.join(map(str, in_sample))} of these rows, so a temperature fitted "
-            "on them is in-sample. Give --fold N for a fold that was kept from training."
+            f"{args.model} was trained on fold {', '.join(map(str, in_sample))} of these rows, so a temperature "
+            "fitted on them is in-sample. Give --fold N for a fold that was kept from training."
         )
     rows, verdicts = np.array(used).T
     return averaged[rows, :num], verdicts, counts
