@@ -1,0 +1,76 @@
+"""
+Add what training needs to a row: its fold, and what to do about ties.
+
+Folds are grouped by prompt (upper and lower case and white space aside), so that no judge is asked a question it was
+trained on, and stratified by verdict. They depend on the rows and the seed, not on the order of the rows. Rows
+without labels get a fold too.
+"""
+
+import argparse
+
+from sft_judge.files import InputPath, OutputPath
+from sft_judge.stages import add_limit
+
+EXAMPLE = "sft-judge prepare battles.parquet --output prepared.parquet --folds 5 --seed 0"
+
+
+def folds(text: str) -> int:
+    """argparse type: an integer of at least two."""
+    if int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text} folds; expected 2 or more")
+    return int(text)
+
+
+def add_arguments(parser):
+    parser.add_argument("battles", type=InputPath, nargs="+", metavar="BATTLES", help="one file or several, joined")
+    parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles, .parquet or .jsonl")
+    parser.add_argument("--folds", type=folds, default=5, metavar="N", help="number of folds (5)")
+    parser.add_argument("--seed", type=int, default=0, help="which way the folds are dealt (0)")
+    parser.add_argument(
+        "--ties",
+        choices=("keep", "drop", "split"),
+        default="keep",
+        help="split: soft labels of 0.5 for a and b (keep)",
+    )
+    add_limit(parser)
+
+
+def run(args) -> dict:
+    import numpy as np
+    import pyarrow as pa
+
+    from sft_judge.battles.folds import assign_folds, set_column, settle_ties
+    from sft_judge.battles.schema import write_battles
+
+    table = read_joined(args.battles, args.limit)
+    ties = table["verdict"].to_pylist().count("tie")
+    settled = settle_ties(table, args.ties)
+    assigned = assign_folds(settled, args.folds, args.seed)
+    write_battles(args.output, set_column(settled, "fold", pa.array(assigned, pa.int64())))
+    facts = {
+        "rows_in": table.num_rows,
+        "rows_out": settled.num_rows,
+        "rows_dropped": table.num_rows - settled.num_rows,
+        "ties": {args.ties: ties},
+        "rows_by_fold": np.bincount(assigned, minlength=args.folds).tolist(),
+    }
+    print(f"{facts['rows_in']} rows in = {facts['rows_out']} out + {facts['rows_dropped']} dropped (ties)")
+    print(f"{ties} ties: {args.ties}; rows by fold: {', '.join(map(str, facts['rows_by_fold']))}")
+    return facts
+
+
+def read_joined(paths: list, limit: int | None):
+    """The battles of all files as one table. Raises `InputError` where an id stands in two of them."""
+    import pyarrow as pa
+
+    from sft_judge.battles.schema import read_battles
+    from sft_judge.errors import InputError
+
+    tables, seen = [], {}
+    for path in paths:
+        tables.append(read_battles(path))
+        for name in tables[-1]["id"].to_pylist() if len(paths) > 1 else ():
+            if name in seen:
+                raise InputError(f"{path}: id {name!r} stands in {seen[name]} too; ids join the stages.")
+            seen[name] = path
+    return pa.concat_tables(tables, promote_options="default").slice(0, limit).combine_chunks()
