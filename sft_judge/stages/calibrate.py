@@ -56,7 +56,7 @@ def _rows(args, probs, spec) -> tuple[np.ndarray, np.ndarray, dict]:
     from sft_judge.evaluate.align import VERDICT_INDEX, column, rows_of_fold
     from sft_judge.probs import average_orders
 
-    battles = rows_of_fold(read_battles(args.battles, args.limit), args.fold, args.battles)
+    battles = rows_of_fold(read_battles(args.battles), args.fold, args.battles).slice(0, args.limit)
     ids, averaged, _ = average_orders(probs)
     num, row_of = probs.num_verdicts, {id_: row for row, id_ in enumerate(ids)}
     used, seen = [], set()

@@ -1,0 +1,235 @@
+"""metrics.json, the worth table and the report, from a small planted set."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sft_judge.battles.schema import battle_table, write_battles
+from sft_judge.cli import main
+from sft_judge.evaluate.slices import length_labels, slices
+from sft_judge.evaluate.tables import read_stages
+from sft_judge.probs import Probs, write_probs
+from sft_judge.verdicts import VERDICTS
+
+pytestmark = pytest.mark.unit
+ROWS = 300
+LANGUAGES = ("English", "日本語", "<script>alert(1)</script>", "$\\frac{x}$")
+FIGURES = ("log_loss accuracy brier ece swap_agreement first_position_rate tie_recall macro_f1 kappa").split()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """300 battles over 150 prompts, their truth, and what three judges of falling worth and an a/b one said."""
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    truth = rng.dirichlet([1, 1, 0.7], ROWS)
+    verdicts = np.array([rng.choice(3, p=row) for row in truth])
+    rows = [
+        {
+            "id": f"{i}",
+            "prompt": [f"prompt {i // 2}"] * (1 + i // 2 % 3),
+            "response_a": ["secret text " * rng.integers(1, 9)],
+            "response_b": ["secret text " * rng.integers(1, 9)],
+            "verdict": VERDICTS[verdicts[i]],
+            "language": LANGUAGES[i % 4],
+            "fold": i % 3,
+        }
+        for i in range(ROWS)
+    ]
+    write_battles(folder / "battles.parquet", battle_table(rows))
+    write_battles(folder / "unlabelled.parquet", battle_table([row | {"verdict": None} for row in rows]))
+    columns = dict(zip(("p_a", "p_b", "p_tie"), truth.T, strict=True))
+    named = {"id": [row["id"] for row in rows], **columns, "verdict": [row["verdict"] for row in rows]}
+    pq.write_table(pa.table(named), folder / "truth.parquet")
+    judges = {}
+    for name, noise, num in (("good", 0.3, 3), ("fair", 1.0, 3), ("poor", 2.0, 3), ("two", 0.5, 2)):
+        logits = np.log(truth) + rng.normal(0, noise, (2, ROWS, 3))
+        logits[..., num:] = -np.inf
+        logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        ids = np.array([row["id"] for row in rows] * 2, dtype=object)
+        orders = np.repeat(["ab", "ba"], ROWS)
+        write_probs(folder / f"{name}.parquet", Probs(ids, orders, logp.reshape(-1, 3), {"model": name}))
+        judges[name] = np.exp(logp).mean(axis=0)
+    return SimpleNamespace(folder=folder, truth=truth, verdicts=verdicts, judges=judges)
+
+
+def evaluate(world, output, judges, *more, battles="battles"):
+    files = [str(world.folder / f"{name}.parquet") for name in judges]
+    battles = str(world.folder / f"{battles}.parquet")
+    return main(["evaluate", "--probs", *files, "--battles", battles, "--output", str(output), *more])
+
+
+def metrics_of(output):
+    return json.loads((output / "metrics.json").read_text())
+
+
+def test_one_file_gives_every_figure_with_its_interval(world, tmp_path):
+    assert evaluate(world, tmp_path, ["good"]) == 0
+    metrics = metrics_of(tmp_path)
+    assert metrics["n"] == ROWS and metrics["num_prompts"] == ROWS // 2 and "judges" not in metrics
+    for name in FIGURES:
+        assert metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"]
+    assert set(metrics["slices"]) == {"language", "turns", "characters"}
+    assert all(sum(part["n"] for part in parts.values()) == ROWS for parts in metrics["slices"].values())
+    assert sum(point["n"] for point in metrics["reliability"]) == ROWS
+    assert [row["name"] for row in metrics["worth"]] == ["class frequencies", "good"]
+    assert "gap_share" not in metrics["worth"][0]
+    assert (tmp_path / "metrics.json.manifest.json").exists()
+
+
+def test_several_files_are_compared_on_the_same_rows_and_the_last_leads(world, tmp_path):
+    assert evaluate(world, tmp_path, ["poor", "fair", "good"]) == 0
+    metrics = metrics_of(tmp_path)
+    assert list(metrics["judges"]) == ["poor", "fair", "good"] and metrics["main"] == "good"
+    assert metrics["log_loss"] == metrics["judges"]["good"]["log_loss"]
+    assert [(pair["a"], pair["b"]) for pair in metrics["pairs"]] == [
+        ("poor", "fair"),
+        ("poor", "good"),
+        ("fair", "good"),
+    ]
+    pair = metrics["pairs"][1]
+    alone = [metrics["judges"][name]["log_loss"]["value"] for name in ("poor", "good")]
+    assert pair["delta_log_loss"]["value"] == pytest.approx(alone[0] - alone[1])
+    assert pair["delta_log_loss"]["low"] > 0 > pair["delta_accuracy"]["high"]
+
+
+def test_the_worth_table_equals_a_second_computation_from_the_truth(world, tmp_path, capsys):
+    more = ["--truth", str(world.folder / "truth.parquet"), "--train", str(world.folder / "battles.parquet")]
+    assert evaluate(world, tmp_path, ["fair", "good"], *more, battles="unlabelled") == 0
+    worth = {row["name"]: row for row in metrics_of(tmp_path)["worth"]}
+    counts = np.bincount(world.verdicts) + 1
+    everyone = {"class frequencies": np.tile(counts / counts.sum(), (ROWS, 1)), "best possible": world.truth}
+    everyone |= {name: world.judges[name] for name in ("fair", "good")}
+    expected = {name: -(world.truth * np.log(probs)).sum(axis=1).mean() for name, probs in everyone.items()}
+    gap = expected["class frequencies"] - expected["best possible"]
+    assert list(worth) == ["class frequencies", "fair", "good", "best possible"]
+    for name, row in worth.items():
+        drawn = -np.log(everyone[name][np.arange(ROWS), world.verdicts]).mean()
+        share = (expected["class frequencies"] - expected[name]) / gap
+        assert row["expected_log_loss"]["value"] == pytest.approx(expected[name])
+        assert row["gap_share"]["value"] == pytest.approx(share)
+        assert row["log_loss"]["value"] == pytest.approx(drawn)
+    printed = capsys.readouterr().out
+    assert "share of the gap" in printed and f"{worth['good']['log_loss']['value']:.4f}" in printed
+
+
+def test_the_report_asks_the_net_for_nothing_shows_no_battle_and_escapes_names(world, tmp_path):
+    evaluate(world, tmp_path, ["fair", "good"])
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"'](?!#)", page)
+    assert "url(http" not in page and "@import" not in page and "<link" not in page
+    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "secret text" not in page
+    for part in ("Reliability", "Lengths", "Position bias", "Slices: language", "Provenance", "日本語", "$\\frac{x}$"):
+        assert part in page
+
+
+def test_stages_and_training_logs_are_collected(world, tmp_path):
+    run = tmp_path / "run"
+    (run / "student").mkdir(parents=True)
+    (run / "student" / "trainer_log.json").write_text(
+        json.dumps([{"step": 1, "loss": 1.1}, {"step": 2, "loss": 0.9, "epoch": 1}, {"step": 2, "eval_log_loss": 1.0}])
+    )
+    (run / "student" / "manifest.json").write_text(
+        json.dumps({"stage": "train", "seconds": 12.5, "peak_memory_mb": 700})
+    )
+    (run / "other_manifest.json").write_text("[1]")
+    for _ in range(2):  # the second time, its own manifest of the first is there and is left out
+        assert evaluate(world, run, ["good"], "--stages", str(run)) == 0
+        stages = metrics_of(run)["stages"]
+        assert stages == [{"output": "student", "stage": "train", "seconds": 12.5, "peak_memory_mb": 700}]
+    page = (run / "report.html").read_text()
+    assert "Log loss by step" in page and "student, held out" in page and "12.5" in page
+    assert len(read_stages(run, run / "none")) == 2
+
+
+def test_an_a_b_judge_is_measured_without_ties_and_they_are_counted(world, tmp_path, capsys):
+    assert evaluate(world, tmp_path, ["two"]) == 0
+    ties = int((world.verdicts == 2).sum())
+    metrics = metrics_of(tmp_path)
+    assert metrics["n"] == ROWS - ties and metrics["tie_recall"]["value"] is None
+    assert f"skipped: {ties} of {ROWS} battles are ties" in capsys.readouterr().out
+    kept = world.verdicts < 2
+    losses = -np.log(world.judges["two"][kept, world.verdicts[kept]])
+    assert metrics["log_loss"]["value"] == pytest.approx(losses.mean())
+
+
+def test_an_a_b_judge_and_one_with_ties_meet_on_a_and_b(world, tmp_path):
+    assert evaluate(world, tmp_path, ["two", "good"], "--truth", str(world.folder / "truth.parquet")) == 0
+    kept = world.verdicts < 2
+    good = world.judges["good"][kept, :2] / world.judges["good"][kept, :2].sum(axis=1, keepdims=True)
+    assert metrics_of(tmp_path)["log_loss"]["value"] == pytest.approx(
+        -np.log(good[np.arange(kept.sum()), world.verdicts[kept]]).mean()
+    )
+
+
+def test_a_fold_and_a_limit_choose_rows(world, tmp_path):
+    battles = str(world.folder / "battles.parquet")
+    assert evaluate(world, tmp_path, ["good"], "--fold", "1", "--limit", "60", "--train", battles) == 0
+    metrics = metrics_of(tmp_path)
+    assert metrics["n"] == 60
+    held_out = np.isin(np.arange(ROWS), np.flatnonzero(np.arange(ROWS) % 3 == 1)[:60])
+    counts = np.bincount(world.verdicts[~held_out]) + 1
+    assert metrics["class_frequencies"] == pytest.approx(counts / counts.sum())
+
+
+def test_probs_without_metadata_are_a_caveat(world, tmp_path, capsys):
+    lines = [f"{i},ab,{np.log(0.5)},{np.log(0.3)},{np.log(0.2)}" for i in range(ROWS)]
+    file = tmp_path / "theirs.csv"
+    file.write_text("\n".join(["id,order,logp_a,logp_b,logp_tie", *lines]) + "\n")
+    battles = str(world.folder / "battles.parquet")
+    assert main(["evaluate", "--probs", str(file), "--battles", battles, "--output", str(tmp_path)]) == 0
+    assert "caveat: theirs: no metadata" in capsys.readouterr().out
+    assert metrics_of(tmp_path)["swap_agreement"]["value"] is None
+
+
+BAD = {
+    "no verdicts": (["good"], [], "unlabelled", "none of 300 battles has a verdict"),
+    "no such fold": (["good"], ["--fold", "9"], "battles", "its folds are 0, 1, 2"),
+    "missing probs": (["nothing"], [], "battles", "no such probs file"),
+    "missing battles": (["good"], [], "nothing", "no such battles file"),
+    "wrong truth": (["good"], ["--truth", "{world}/battles.parquet"], "battles", "no column 'p_a'"),
+    "too many names": (["good"], ["--names", "x", "y"], "battles", "2 names for 1"),
+    "a taken name": (["good"], ["--names", "best possible"], "battles", "taken"),
+    "an unknown main": (["good"], ["--main", "x"], "battles", "they are good"),
+    "no stages": (["good"], ["--stages", "{world}/nothing"], "battles", "no such folder"),
+    "probs for battles": (["good"], [], "good", "no column 'prompt'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_nothing_is_written(world, tmp_path, capsys, case):
+    judges, more, battles, said = BAD[case]
+    more = [word.format(world=world.folder) for word in more]
+    assert evaluate(world, tmp_path / "out", judges, *more, battles=battles) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_that_do_not_meet_are_counted_with_an_example(world, tmp_path, capsys):
+    battles = pq.read_table(world.folder / "battles.parquet")
+    write_battles(tmp_path / "fewer.parquet", battles.slice(1))
+    row = battles.slice(0, 1).set_column(0, "id", pa.array(["new"]))
+    write_battles(tmp_path / "more.parquet", pa.concat_tables([battles, row]))
+    for name, said in (("fewer", "1 ids are not in"), ("more", "no probabilities for 1 of 301 battles")):
+        files = ["--probs", str(world.folder / "good.parquet"), "--battles", str(tmp_path / f"{name}.parquet")]
+        assert main(["evaluate", *files, "--output", str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_small_slices_are_put_together_and_no_row_is_lost():
+    languages = ["English"] * 60 + ["French"] * 5 + ["Thai"] * 4
+    rows = [
+        {"id": str(i), "prompt": ["p"], "response_a": ["x" * i], "response_b": ["y"], "verdict": "a", "language": name}
+        for i, name in enumerate(languages)
+    ]
+    found = slices(battle_table(rows))
+    assert {name: int(mask.sum()) for name, mask in found["language"].items()} == {"English": 60, "other (2)": 9}
+    assert "turns" not in found  # all have one
+    assert length_labels(np.array([5, 5, 5])) == ["0 to 5"] * 3

@@ -1,0 +1,90 @@
+"""The probs file: what is written is read, bad rows are named, two orders become one."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sft_judge.errors import InputError
+from sft_judge.probs import Probs, average_orders, read_probs, write_probs
+from sft_judge.verdicts import swap
+
+pytestmark = pytest.mark.unit
+
+
+def both_orders(rows=5, num=3, seed=0):
+    rng = np.random.default_rng(seed)
+    logp = np.full((2 * rows, 3), -np.inf)
+    logp[:, :num] = np.log(rng.dirichlet(np.ones(num), 2 * rows))
+    ids = np.array([f"id-{row}" for row in range(rows)] * 2, dtype=object)
+    return Probs(ids, np.array(["ab"] * rows + ["ba"] * rows, dtype=object), logp, {"model": "m", "rows": 2 * rows})
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_what_is_written_is_read(tmp_path, num):
+    probs = both_orders(num=num)
+    write_probs(tmp_path / "p.parquet", probs)
+    again = read_probs(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(again.logp, probs.logp)
+    assert list(again.ids) == list(probs.ids) and list(again.orders) == list(probs.orders)
+    assert again.metadata == probs.metadata and again.num_verdicts == num
+
+
+def test_a_csv_of_somebody_else_is_read_without_metadata(tmp_path):
+    (tmp_path / "p.csv").write_text("id,order,logp_a,logp_b,logp_tie\n7,ab,-0.693147,-0.693147,-inf\n")
+    probs = read_probs(tmp_path / "p.csv")
+    assert list(probs.ids) == ["7"] and probs.num_verdicts == 2 and probs.metadata == {}
+
+
+def test_two_orders_become_their_arithmetic_mean_and_one_stays():
+    probs = both_orders()
+    ids, mean, counts = average_orders(probs)
+    assert list(ids) == [f"id-{row}" for row in range(5)] and (counts == 2).all()
+    np.testing.assert_allclose(mean, (np.exp(probs.logp[:5]) + np.exp(probs.logp[5:])) / 2)
+    single = average_orders(probs.select(np.arange(5, 10)[::-1]))
+    np.testing.assert_array_equal(single[1], np.exp(probs.logp[5:][::-1]))
+    assert single[0][0] == "id-4" and (single[2] == 1).all()
+
+
+def test_exchanging_the_responses_exchanges_the_mean_to_the_bit():
+    probs = both_orders(rows=200)
+    # the exchanged battle: what was shown as ab is now ba, and a is now b
+    exchanged = Probs(probs.ids, np.array([order[::-1] for order in probs.orders]), swap(probs.logp))
+    exchanged = exchanged.select(np.r_[200:400, 0:200])
+    np.testing.assert_array_equal(average_orders(exchanged)[1], swap(average_orders(probs)[1]))
+
+
+def table(**columns):
+    good = {"id": ["x"], "order": ["ab"], "logp_a": [np.log(0.5)], "logp_b": [np.log(0.3)], "logp_tie": [np.log(0.2)]}
+    return pa.table({**good, **columns})
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (table(order=["up"]), "order 'up'"),
+        (table(logp_a=[0.0]), "sum to 1.5"),
+        (table(logp_a=[np.nan]), "sum to nan"),
+        (table(logp_a=["much"]), "not a number"),
+        (table().drop_columns("logp_tie"), "no column 'logp_tie'"),
+        (table().slice(0, 0), "no rows"),
+        (pa.concat_tables([table(), table()]), "stands twice"),
+    ],
+)
+def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path, bad, said):
+    pq.write_table(bad, tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=said):
+        read_probs(tmp_path / "p.parquet")
+
+
+@pytest.mark.parametrize("name", ["p.parquet", "p.csv"])
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\x13 garbage"])
+def test_garbage_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError):
+        read_probs(tmp_path / name)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such probs file"):
+        read_probs(tmp_path / "p.parquet")

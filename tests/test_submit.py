@@ -1,0 +1,156 @@
+"""Submissions in the shapes of both competitions, checked as a stranger would."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from sft_judge.cli import main
+from sft_judge.probs import Probs, write_probs
+from sft_judge.spec import Budget, JudgeSpec, apply_temperature, write_spec
+from sft_judge.submission import LMSYS, WSDM, check_submission, ensemble, read_sample, write_submission
+from sft_judge.verdicts import swap
+
+pytestmark = pytest.mark.unit
+IDS = ["30", "10", "20", "0x1f"]
+
+
+def write_judge(path, seed=0, num=3, ids=IDS, metadata=None):
+    probs = np.zeros((len(ids), 3))
+    probs[:, :num] = np.random.default_rng(seed).dirichlet(np.ones(num), len(ids))
+    with np.errstate(divide="ignore"):
+        logp = np.log(probs)
+    write_probs(path, Probs(np.array(sorted(ids), dtype=object), np.full(len(ids), "ab"), logp, metadata or {}))
+    return dict(zip(sorted(ids), probs, strict=True))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "lmsys.csv").write_text(
+        "id,winner_model_a,winner_model_b,winner_tie\n" + "".join(f"{i},0.3,0.3,0.4\n" for i in IDS)
+    )
+    (tmp_path / "wsdm.csv").write_text("id,winner\n" + "".join(f"{i},model_a\n" for i in IDS))
+    return tmp_path
+
+
+def submit(folder, sample, judges=("one",), *more):
+    files = [str(folder / f"{name}.parquet") for name in judges]
+    sample, output = str(folder / f"{sample}.csv"), str(folder / "out.csv")
+    return main(["submit", "--probs", *files, "--sample", sample, "--output", output, *more])
+
+
+def rows_of(folder):
+    with open(folder / "out.csv", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_lmsys_rows_keep_order_and_sum_to_one(folder):
+    probs = write_judge(folder / "one.parquet")
+    assert submit(folder, "lmsys") == 0
+    rows = rows_of(folder)
+    assert [row["id"] for row in rows] == IDS and tuple(rows[0]) == LMSYS
+    values = np.array([[float(row[name]) for name in LMSYS[1:]] for row in rows])
+    np.testing.assert_allclose(values, [probs[id_] for id_ in IDS])
+    assert (np.abs(values.sum(axis=1) - 1) <= 1e-9).all()
+
+
+def test_columns_stand_in_the_order_of_the_sample(folder):
+    probs = write_judge(folder / "one.parquet")
+    (folder / "lmsys.csv").write_text("winner_tie,id,winner_model_b,winner_model_a\n0,20,0,1\n")
+    assert submit(folder, "lmsys") == 0
+    assert list(rows_of(folder)[0]) == ["winner_tie", "id", "winner_model_b", "winner_model_a"]
+    assert float(rows_of(folder)[0]["winner_tie"]) == pytest.approx(probs["20"][2])
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_wsdm_rows_name_the_likelier_response(folder, num):
+    probs = write_judge(folder / "one.parquet", num=num)
+    assert submit(folder, "wsdm") == 0
+    rows = rows_of(folder)
+    assert tuple(rows[0]) == WSDM
+    assert [row["winner"] for row in rows] == ["model_b" if probs[i][1] > probs[i][0] else "model_a" for i in IDS]
+
+
+def test_an_exact_tie_goes_to_model_a(folder):
+    logp = np.log([[0.4, 0.4, 0.2]] * 4)
+    write_probs(folder / "one.parquet", Probs(np.array(IDS, dtype=object), np.full(4, "ab"), logp))
+    assert submit(folder, "wsdm") == 0
+    assert {row["winner"] for row in rows_of(folder)} == {"model_a"}
+
+
+def test_the_ensemble_is_the_weighted_mean_of_calibrated_judges(folder):
+    (folder / "judge").mkdir()
+    spec = JudgeSpec(["A", "B", "tie"], [1, 2, 3], "t", Budget(), calibration={"temperature": 2.0})
+    write_spec(folder / "judge", spec)
+    one = write_judge(folder / "one.parquet", metadata={"model": str(folder / "judge")})
+    two = write_judge(folder / "two.parquet", seed=1)
+    for more, temperature in (([], 2.0), (["--uncalibrated"], 1.0)):
+        assert submit(folder, "lmsys", ["one", "two"], "--weights", "3", "1", *more) == 0
+        found = np.array([[float(row[name]) for name in LMSYS[1:]] for row in rows_of(folder)])
+        wanted = [0.75 * apply_temperature(one[i], temperature) + 0.25 * two[i] for i in IDS]
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+def test_exchange_of_responses_exchanges_the_ensemble_to_the_bit():
+    members = [np.random.default_rng(seed).dirichlet(np.ones(3), 500) for seed in range(3)]
+    mean = ensemble(members, [0.2, 0.3, 0.7], 3)
+    np.testing.assert_array_equal(ensemble([swap(probs) for probs in members], [0.2, 0.3, 0.7], 3), swap(mean))
+
+
+def test_ids_that_the_sample_does_not_have_are_a_warning(folder, capsys):
+    write_judge(folder / "one.parquet", ids=[*IDS, "more"])
+    assert submit(folder, "lmsys") == 0
+    assert "warning: 1 ids are not in the sample" in capsys.readouterr().out
+
+
+BAD = {
+    "missing ids": ("lmsys", {"ids": IDS[:2]}, [], "no probabilities for 2 of 4 ids"),
+    "a judge without ties": ("lmsys", {"num": 2}, [], "infinite log loss"),
+    "too many weights": ("lmsys", {}, ["--weights", "1", "1"], "2 weights for 1"),
+    "weights of nothing": ("lmsys", {}, ["--weights", "0"], "one above zero"),
+    "a negative weight": ("lmsys", {}, ["--weights", "-1"], "zero or more"),
+    "no sample": ("nothing", {}, [], "no such sample"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_the_old_submission_stays(folder, capsys, case):
+    sample, judge, more, said = BAD[case]
+    write_judge(folder / "one.parquet", **judge)
+    (folder / "out.csv").write_text("old")
+    assert submit(folder, sample, ["one"], *more) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert (folder / "out.csv").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "columns none"),
+        (b"id,score\n1,2\n", "(LMSYS) or"),
+        (b"id,winner\n", "a header and no rows"),
+        (b"id,winner\n1,model_a\n1,model_b\n", "stands twice"),
+        (b"id,winner\n1\n", "row 1: 1 values, expected 2"),
+        (b"\xff\xfe\x00garbage", "not a readable CSV"),
+    ],
+)
+def test_a_sample_of_unknown_shape_says_which_are_known(tmp_path, content, said):
+    from sft_judge.errors import InputError
+
+    (tmp_path / "sample.csv").write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_sample(tmp_path / "sample.csv")
+    assert said in str(error.value)
+
+
+def test_a_submission_with_a_hole_is_never_put_in_place(folder):
+    sample = read_sample(folder / "lmsys.csv")
+    probs = np.full((4, 3), 1 / 3)
+    probs[2, 1] = np.nan
+    with pytest.raises(RuntimeError):
+        write_submission(folder / "out.csv", sample, probs)
+    assert not (folder / "out.csv").exists()
+    (folder / "out.csv").write_text("id,winner_model_a,winner_model_b,winner_tie\n10,1,0,0\n")
+    with pytest.raises(RuntimeError, match="ids"):
+        check_submission(folder / "out.csv", sample)
