@@ -1,0 +1,138 @@
+"""Folds: a prompt stands in one of them, verdicts are spread, and the order of rows does not matter."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sft_judge.battles.audit import fold_leaks
+from sft_judge.battles.folds import assign_folds, set_column, settle_ties
+from sft_judge.battles.planted import planted_split
+from sft_judge.battles.planted_law import PlantedSettings
+from sft_judge.battles.readers import import_sources
+from sft_judge.battles.schema import battle_table, read_battles, write_battles
+from sft_judge.cli import main
+from sft_judge.verdicts import VERDICTS
+
+pytestmark = pytest.mark.unit
+verdicts_drawn = st.sampled_from([*VERDICTS, None])
+battles_drawn = st.lists(st.tuples(st.integers(0, 12), verdicts_drawn), min_size=30, max_size=120)
+
+
+def battles(pairs) -> pa.Table:
+    """One battle for each (prompt number, verdict)."""
+    fields = {"response_a": ["a"], "response_b": ["b"]}
+    return battle_table(
+        [{"id": str(row), "prompt": [f"prompt {p}"], "verdict": v, **fields} for row, (p, v) in enumerate(pairs)]
+    )
+
+
+def planted_table(rows: int, **knobs) -> pa.Table:
+    return battle_table(planted_split(PlantedSettings(rows=rows, **knobs), "train").rows)
+
+
+@settings(max_examples=50, deadline=None)
+@given(battles_drawn, st.integers(0, 5))
+def test_a_prompt_stands_in_one_fold_whatever_the_rows(pairs, seed):
+    table = battles([*pairs, (0, "a"), (1, "b"), (2, None)])
+    folds = assign_folds(table, 3, seed)
+    assert fold_leaks(set_column(table, "fold", pa.array(folds))) == 0
+    assert set(folds) == {0, 1, 2}
+
+
+@settings(max_examples=50, deadline=None)
+@given(battles_drawn, st.randoms(use_true_random=False))
+def test_folds_do_not_depend_on_the_order_of_rows(pairs, random):
+    table = battles([*pairs, (0, "a"), (1, "b"), (2, None)])
+    order = list(range(table.num_rows))
+    random.shuffle(order)
+    assert (assign_folds(table.take(order), 3, seed=1) == assign_folds(table, 3, seed=1)[order]).all()
+
+
+def test_the_same_prompt_in_other_case_and_space_is_the_same_group():
+    rows = [["Tell me  more"], ["tell ME more"], ["tell me\nmore "], ["tell", "me more"]]
+    fields = {"response_a": ["a"], "response_b": ["b"], "verdict": "a"}
+    table = battle_table([{"id": str(i), "prompt": prompt, **fields} for i, prompt in enumerate(rows)])
+    folds = assign_folds(table, 2, seed=0)
+    assert folds[0] == folds[1] == folds[2] != folds[3]
+
+
+def test_folds_and_verdicts_are_balanced():
+    table = planted_table(3000)
+    folds = assign_folds(table, 5, seed=0)
+    verdicts = np.array(table["verdict"].to_pylist())
+    assert np.ptp(np.bincount(folds)) <= 5
+    for verdict in VERDICTS:
+        assert np.ptp(np.bincount(folds[verdicts == verdict])) <= 5
+
+
+def test_the_seed_deals_other_folds_and_the_same_seed_the_same():
+    table = planted_table(500)
+    assert (assign_folds(table, 5, 0) == assign_folds(table, 5, 0)).all()
+    assert (assign_folds(table, 5, 0) != assign_folds(table, 5, 1)).mean() > 0.5
+
+
+def test_ties_are_kept_dropped_or_split():
+    table = battles([(0, "a"), (1, "tie"), (2, None)])
+    assert settle_ties(table, "keep") == table
+    assert settle_ties(table, "drop")["id"].to_pylist() == ["0", "2"]
+    split = settle_ties(table, "split").to_pylist()
+    assert [row["verdict"] for row in split] == ["a", None, None]
+    assert [row["soft_a"] for row in split] == [None, 0.5, None]
+    assert [row["soft_tie"] for row in split] == [None, 0.0, None]
+
+
+def test_prepare_counts_every_row_and_joins_files(tmp_path, capsys):
+    table = planted_table(200)
+    paths = [tmp_path / "one.parquet", tmp_path / "two.jsonl"]
+    for path, part in zip(paths, (table.slice(0, 120), table.slice(120)), strict=True):
+        write_battles(path, part)
+    output = tmp_path / "out.parquet"
+    assert main(["prepare", *map(str, paths), "--output", str(output), "--ties", "drop", "--folds", "4"]) == 0
+    kept = [row for row in table.to_pylist() if row["verdict"] != "tie"]
+    assert f"200 rows in = {len(kept)} out + {200 - len(kept)} dropped" in capsys.readouterr().out
+    read = read_battles(output)
+    assert read["id"].to_pylist() == [row["id"] for row in kept]
+    assert set(read["fold"].to_pylist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--folds", "1"], "expected 2 or more"),
+        (["--folds", "50"], "cannot make 50 folds"),
+        (["--ties", "halve"], "split"),
+        (["--limit", "0"], "0 is not a positive number"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(options, said, tmp_path, capsys):
+    write_battles(tmp_path / "b.parquet", planted_table(20))
+    assert main(["prepare", str(tmp_path / "b.parquet"), "--output", str(tmp_path / "o.parquet"), *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (tmp_path / "o.parquet").exists()
+
+
+def test_bad_battles_are_one_clear_line(tmp_path, capsys):
+    good = tmp_path / "b.parquet"
+    write_battles(good, planted_table(20))
+    (tmp_path / "twin.parquet").write_bytes(good.read_bytes())
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "garbage.parquet").write_bytes(bytes(range(256)))
+    for sources, said in (
+        (["none.parquet"], "no such battles file"),
+        (["empty.parquet"], "empty.parquet"),
+        (["garbage.parquet"], "garbage.parquet"),
+        (["b.parquet", "twin.parquet"], "stands in"),
+    ):
+        paths = [str(tmp_path / source) for source in sources]
+        assert main(["prepare", *paths, "--output", str(tmp_path / "o.parquet")]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1 and not (tmp_path / "o.parquet").exists()
+
+
+def test_real_votes_make_five_clean_folds(data_folder):
+    table = import_sources([data_folder / "lmsys/train.csv"]).table
+    folds = assign_folds(table, 5, seed=0)
+    assert fold_leaks(set_column(table, "fold", pa.array(folds))) == 0
+    assert np.bincount(folds).min() > 0.8 * table.num_rows / 5
