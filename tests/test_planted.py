@@ -135,10 +135,11 @@ def test_no_language_uses_a_word_twice():
 
 
 def test_prompts_repeat_within_a_split_and_never_across():
-    splits = [planted_split(PlantedSettings(rows=2000, shifted_rows=2000), split) for split in SPLITS]
+    settings = PlantedSettings(rows=4000, test_rows=4000, shifted_rows=4000, languages=("en",))
+    splits = [planted_split(settings, split) for split in SPLITS]
     prompts = [{normal_prompt(row["prompt"]) for row in split.rows} for split in splits]
     assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
-    assert 0.7 < len(prompts[0]) / 2000 < 0.82
+    assert 0.7 < len(prompts[0]) / 4000 < 0.82
 
 
 def test_full_has_hostile_rows_and_easy_has_none():
@@ -181,6 +182,10 @@ def test_files_have_the_competition_format_and_agree_with_the_truth(tmp_path):
             assert row["id"] == true["id"]
             winners = [row["winner_model_a"], row["winner_model_b"], row["winner_tie"]]
             assert VERDICTS[winners.index("1")] == true["verdict"] and winners.count("0") == 2
+        probs = np.array([[true["p_a"], true["p_b"], true["p_tie"]] for true in truth])
+        drawn = np.array([[true["verdict"] == verdict for verdict in VERDICTS] for true in truth])
+        spread = np.sqrt((probs * (1 - probs) * probs**2).sum())  # of the sum of p over drawn verdicts, entries apart
+        assert abs((probs * drawn).sum() - (probs**2).sum()) < 4 * spread
     sample = list(csv.DictReader(open(tmp_path / "p/sample_submission.csv")))
     assert [row["id"] for row in sample] == [row["id"] for row in read["test"]]
     summary = json.loads((tmp_path / "p/truth/summary.json").read_text())
