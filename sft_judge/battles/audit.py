@@ -97,7 +97,7 @@ def win_rate(wins: int, battles: int) -> dict | None:
 
 def fold_leaks(table: pa.Table) -> int | None:
     """
-    How many prompts stand in more than one fold, None where there are no folds.
+    How many first turns of prompts stand in more than one fold, None where there are no folds.
 
     Found by Arrow's own normalisation and group-by, not by the code that made the folds.
     """
@@ -105,7 +105,7 @@ def fold_leaks(table: pa.Table) -> int | None:
 
     if "fold" not in table.column_names:
         return None
-    text = pc.binary_join(table["prompt"].combine_chunks(), "\x1e")
+    text = pc.list_element(table["prompt"], 0)
     text = pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(text), r"\s+", " "))
     folds = pa.table({"text": text, "fold": table["fold"]}).group_by("text").aggregate([("fold", "count_distinct")])
     return int(pc.sum(pc.greater(folds["fold_count_distinct"], 1)).as_py())

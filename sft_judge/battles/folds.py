@@ -1,8 +1,9 @@
 """
 Folds for cross-validation: the same prompt never stands in two of them.
 
-Rows with the same prompt are one group, dealt as a whole; verdicts are spread evenly. A row's fold depends on the
-set of rows and the seed, not on the order of the rows.
+Rows whose first turn is the same are one group, dealt as a whole: a follow-up is asked of the same answers (MT-Bench
+has every question both with and without its second turn). Verdicts are spread evenly. A row's fold depends on the set
+of rows and the seed, not on the order of the rows.
 """
 
 import hashlib
@@ -22,12 +23,12 @@ def normal_prompt(turns: list[str]) -> str:
 
 
 def prompt_groups(table: pa.Table) -> tuple[list[str], np.ndarray]:
-    """The distinct normal prompts of battles [N], and each row's place among them [N]."""
+    """The distinct normal first turns of battles [N], and each row's place among them [N]."""
     places: dict[str, int] = {}
     groups = []
     for batch in table.select(["prompt"]).to_batches(BATCH):
         for turns in batch["prompt"].to_pylist():
-            groups.append(places.setdefault(normal_prompt(turns), len(places)))
+            groups.append(places.setdefault(normal_prompt(turns[:1]), len(places)))
     return list(places), np.array(groups, dtype=int)
 
 

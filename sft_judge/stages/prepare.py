@@ -1,7 +1,7 @@
 """
-Add what training needs to a row: its fold, and what to do about ties.
+Add what training needs to a row: its fold, its language, and what to do about ties.
 
-Folds are grouped by prompt (upper and lower case and white space aside), so that no judge is asked a question it was
+Folds are grouped by the prompt's first turn (case and white space aside), so that no judge is asked a question it was
 trained on, and stratified by verdict. They depend on the rows and the seed, not on the order of the rows. Rows
 without labels get a fold too.
 """
@@ -32,6 +32,7 @@ def add_arguments(parser):
         default="keep",
         help="split: soft labels of 0.5 for a and b (keep)",
     )
+    parser.add_argument("--language", action="store_true", help="detect the prompt's language where none is stated")
     add_limit(parser)
 
 
@@ -40,9 +41,12 @@ def run(args) -> dict:
     import pyarrow as pa
 
     from sft_judge.battles.folds import assign_folds, set_column, settle_ties
+    from sft_judge.battles.language import fill_languages
     from sft_judge.battles.schema import write_battles
 
-    table = read_joined(args.battles, args.limit)
+    table, detected = read_joined(args.battles, args.limit), 0
+    if args.language:
+        table, detected = fill_languages(table)
     ties = table["verdict"].to_pylist().count("tie")
     settled = settle_ties(table, args.ties)
     assigned = assign_folds(settled, args.folds, args.seed)
@@ -52,10 +56,13 @@ def run(args) -> dict:
         "rows_out": settled.num_rows,
         "rows_dropped": table.num_rows - settled.num_rows,
         "ties": {args.ties: ties},
+        "languages_detected": detected,
         "rows_by_fold": np.bincount(assigned, minlength=args.folds).tolist(),
     }
     print(f"{facts['rows_in']} rows in = {facts['rows_out']} out + {facts['rows_dropped']} dropped (ties)")
     print(f"{ties} ties: {args.ties}; rows by fold: {', '.join(map(str, facts['rows_by_fold']))}")
+    if args.language:
+        print(f"{detected} languages detected, {facts['rows_in'] - detected} stated")
     return facts
 
 
