@@ -55,7 +55,7 @@ class JudgeConfig(SFTConfig):
 
     # SFTTrainer would drop the rows it cuts; prompts.py fits the budget before.
     max_length: int | None = _help("must stay unset: the budget is fitted in prompts.py")
-    report_to: str | list[str] = _help("trackers, as TRL takes them", "none")
+    report_to: None | str | list[str] = _help("trackers, as TRL takes them", "none")
 
     def __post_init__(self):
         import torch

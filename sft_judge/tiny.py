@@ -5,6 +5,7 @@ They stand in for pretrained weights where none can be had: the architecture cla
 template are the family's own, the sizes are not.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,8 +64,11 @@ def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
         vocab_size=vocab_size, special_tokens=[*special, *fallback], limit_alphabet=2000, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # The trainer takes the bytes as special tokens so that they are in the vocabulary; in Gemma they are plain ones.
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<pad>",

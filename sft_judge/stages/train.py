@@ -17,13 +17,13 @@ EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_
 def add_arguments(parser):
     parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo/teacher")
     parser.add_argument("--limit", metavar="N", help="only the first N battles, for a quick try")
-    parser.add_argument("overrides", nargs="...", metavar="--key value", help="settings that win over the recipe's")
+    parser.usage = "sft-judge train --config RECIPE [--limit N] [--key value ...]"
 
 
 def parse_args(parser, argv):
     """Everything that is not ours goes to the recipe."""
     args, rest = parser.parse_known_args(argv)
-    args.overrides = [*args.overrides, *rest, *(["--limit", args.limit] if args.limit else [])]
+    args.overrides = [*rest, *(["--limit", args.limit] if args.limit else [])]
     return args
 
 

@@ -1,0 +1,91 @@
+"""A judge in Python: `Judge.load(folder).judge(prompt, response_a, response_b)`, one battle or lists of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sft_judge.engines import open_engine
+from sft_judge.errors import InputError
+from sft_judge.models import load_tokenizer
+from sft_judge.predict import orders_of, score_battles
+from sft_judge.prompts import JudgePrompt
+from sft_judge.spec import JudgeSpec, read_spec
+from sft_judge.verdicts import verdict_names
+
+Text = str | list[str]  # one turn, or the turns of a conversation
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Calibrated probabilities that sum to one; `tie` is 0 for a two-verdict judge."""
+
+    a: float
+    b: float
+    tie: float
+    verdict: str  # the most likely of "a", "b", "tie"
+    swap_agreement: bool | None  # whether both orders favour the same verdict; None with one order
+
+
+class Judge:
+    """A judge on an engine. Build with `load`; use as a context manager to free the engine early."""
+
+    def __init__(self, engine, prompt: JudgePrompt, spec: JudgeSpec):
+        self.engine, self.prompt, self.spec = engine, prompt, spec
+
+    @classmethod
+    def load(cls, folder: str, engine: str = "transformers", dtype: str = "auto") -> "Judge":
+        """Open the judge in a model folder. Raises `InputError` where there is none."""
+        spec = read_spec(folder)
+        return cls(
+            open_engine(engine, str(folder), spec, dtype), JudgePrompt.of(load_tokenizer(str(folder)), spec), spec
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.engine.__exit__(*error)
+
+    def judge(self, prompt, response_a, response_b, swap: str | None = None, language=None):
+        """
+        A `Judgement` for one battle, or a list of them for lists of battles.
+
+        One battle: each text a string. Many: three lists of equal length whose items are strings or lists of turns.
+        `swap` is "both" or "none"; by default the judge's own policy.
+        """
+        one = isinstance(prompt, str)
+        fields = [[value] if one else list(value) for value in (prompt, response_a, response_b)]
+        if len({len(field) for field in fields}) != 1:
+            raise InputError(
+                f"{len(fields[0])} prompts, {len(fields[1])} and {len(fields[2])} responses: not one battle each."
+            )
+        languages = [language] if one or language is None else language
+        names = ("prompt", "response_a", "response_b")
+        rows = [
+            {name: _turns(text) for name, text in zip(names, texts, strict=True)}
+            for texts in zip(*fields, strict=True)
+        ]
+        for row, spoken in zip(rows, languages * (len(rows) if len(languages) == 1 else 1), strict=True):
+            row["language"] = spoken
+        judgements = self._judge(rows, swap or self.spec.swap)
+        return judgements[0] if one else judgements
+
+    def _judge(self, rows: list[dict], swap: str) -> list[Judgement]:
+        if not rows:
+            return []
+        probs = np.exp(score_battles(self.engine, self.prompt, rows, orders_of(swap)))  # [N, orders, K]
+        agree = probs.argmax(axis=2)
+        averaged = self.spec.calibrate(probs.mean(axis=1))
+        names = verdict_names(self.spec.num_verdicts)
+        return [
+            Judgement(
+                *(float(value) for value in [*row, 0.0][:3]),
+                verdict=names[int(row.argmax())],
+                swap_agreement=bool(len(set(both)) == 1) if probs.shape[1] == 2 else None,
+            )
+            for row, both in zip(averaged, agree.tolist(), strict=True)
+        ]
+
+
+def _turns(text: Text) -> list[str]:
+    return [text] if isinstance(text, str) else list(text)

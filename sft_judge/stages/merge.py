@@ -1,0 +1,38 @@
+"""
+Merge adapters into their base, or average judges of one base (seeds, folds).
+
+One adapter is held to its merged form on --battles: the probabilities must be the same to 1e-4 in float32.
+"""
+
+from sft_judge.files import InputPath, OutputPath
+from sft_judge.stages import model_path, positive
+
+EXAMPLE = "sft-judge merge runs/student --output runs/judge --battles battles.parquet"
+
+
+def add_arguments(parser):
+    parser.add_argument("models", nargs="+", type=model_path, metavar="MODEL")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
+    parser.add_argument("--weights", metavar="W1,W2", help="shares of the models, normalised to sum to one")
+    parser.add_argument("--battles", type=InputPath, metavar="F", help="run the parity gate on these")
+    parser.add_argument("--limit", type=positive, metavar="N", default=64, help="battles for the gate (64)")
+
+
+def run(args):
+    from sft_judge.errors import InputError
+    from sft_judge.files import whole_folder
+    from sft_judge.merge import hold_merged, merge_judges
+
+    try:
+        weights = [float(weight) for weight in args.weights.split(",")] if args.weights else None
+    except ValueError as error:
+        raise InputError(
+            f"--weights {args.weights}: expected numbers with commas between, such as 0.6,0.4."
+        ) from error
+    models = [str(model) for model in args.models]
+    with whole_folder(args.output) as folder:
+        facts = merge_judges(models, weights, folder)
+        if args.battles and len(models) == 1:
+            facts["parity"] = hold_merged(models[0], folder, args.battles, args.limit)
+    print(f"{' + '.join(models)} -> {args.output}")
+    return facts

@@ -1,0 +1,46 @@
+"""
+The parity gate: engines and forms of one judge give the same numbers, or the worst battle is named (exit status 3).
+
+With one MODEL its engines are compared; with two, the second is held to the first by the paired rise of its log loss
+on labelled battles (and each on its engines, where two are named).
+"""
+
+from sft_judge.files import InputPath
+from sft_judge.stages import model_path, positive
+
+EXAMPLE = "sft-judge verify runs/judge runs/judge-w4a16 --battles battles.parquet --engines transformers,vllm"
+
+
+def add_arguments(parser):
+    parser.add_argument("model", type=model_path, metavar="MODEL")
+    parser.add_argument(
+        "model_b", nargs="?", type=model_path, metavar="MODEL_B", help="another form of the same judge"
+    )
+    parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
+    parser.add_argument("--engines", default="transformers,vllm", help="comma-separated; the first is the reference")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--limit", type=positive, metavar="N", default=200, help="battles to compare on (200)")
+
+
+def outputs(args):
+    """Nothing but the manifest, beside the model verified."""
+    from pathlib import Path
+
+    checked = args.model_b or args.model
+    return [Path(checked) / "verify"] if Path(checked).is_dir() else []
+
+
+def run(args):
+    from sft_judge.engines import ENGINES
+    from sft_judge.errors import InputError, nearest
+    from sft_judge.verify import verify_engines, verify_forms
+
+    engines = args.engines.split(",")
+    for name in engines:
+        if name not in ENGINES:
+            raise InputError(f"--engines names {name!r}; known are {', '.join(ENGINES)}.{nearest(name, ENGINES)}")
+    if args.model_b:
+        return verify_forms(str(args.model), str(args.model_b), args.battles, engines, args.dtype, args.limit)
+    if len(engines) < 2:
+        raise InputError("One model on one engine leaves nothing to compare; name two engines, or a second model.")
+    return verify_engines(str(args.model), args.battles, engines, args.dtype, args.limit)

@@ -1,0 +1,72 @@
+"""`sft-judge verify`: one judge on several engines, or two forms of a judge, on the same prompts."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sft_judge.battles.schema import read_battles
+from sft_judge.engines import open_engine
+from sft_judge.errors import InputError
+from sft_judge.models import load_tokenizer
+from sft_judge.parity import TOLERANCES, compare, hold, hold_log_loss, log_loss_rise
+from sft_judge.predict import dtype_of, orders_of, score_battles
+from sft_judge.prompts import JudgePrompt
+from sft_judge.spec import read_spec
+from sft_judge.verdicts import VERDICTS
+
+
+def verify_engines(model: str, battles: Path, engines: list[str], dtype: str, rows: int) -> dict:
+    """Hold engines to the first named one on the first `rows` battles. Prints; raises `GateError` beyond tolerance."""
+    scored, labels = _score(model, battles, engines, dtype, rows)
+    precision = dtype_of(model, dtype)
+    facts = {"dtype": precision}
+    for engine in engines[1:]:
+        parity = compare(
+            f"{model}, {engines[0]} against {engine} ({precision})", scored[engines[0]], scored[engine], labels
+        )
+        print(parity)
+        hold(parity, TOLERANCES["engines", precision])
+        facts[engine] = parity.max_difference
+    return facts
+
+
+def verify_forms(model: str, other: str, battles: Path, engines: list[str], dtype: str, rows: int) -> dict:
+    """
+    Hold a second form of a judge (quantised, say) to the first by its paired rise of the log loss on labelled battles.
+
+    On more than one engine, each form's engines are held to one another first. Prints; raises `GateError`.
+    """
+    table = read_battles(battles, rows)
+    verdicts = np.array([VERDICTS.index(v) if v else -1 for v in table["verdict"].to_pylist()])
+    if (verdicts < 0).any():
+        raise InputError(f"{battles}: {int((verdicts < 0).sum())} battles have no verdict; a log loss needs them all.")
+    scored = {}
+    for folder in (model, other):
+        by_engine, labels = _score(folder, battles, engines, dtype, rows)
+        for engine in engines[1:]:
+            parity = compare(
+                f"{folder}, {engines[0]} against {engine}", by_engine[engines[0]], by_engine[engine], labels
+            )
+            print(parity)
+            hold(parity, TOLERANCES["engines", dtype_of(folder, dtype)])
+        scored[folder] = by_engine[engines[-1]]
+    print(compare(f"{model} against {other}", scored[model], scored[other], labels))
+    orders = len(labels) // len(verdicts)
+    averaged = [np.log(np.exp(logp).reshape(len(verdicts), orders, -1).mean(axis=1)) for logp in scored.values()]
+    rise = log_loss_rise(*averaged, verdicts)
+    print(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(verdicts)} battles")
+    hold_log_loss(other, rise)
+    return {"log_loss_rise": rise, "rows": len(verdicts)}
+
+
+def _score(model: str, battles: Path, engines: list[str], dtype: str, rows: int) -> tuple[dict, list[str]]:
+    """Log-probabilities [rows * orders, K] by engine, and the label of each row."""
+    spec = read_spec(model)
+    prompt = JudgePrompt.of(load_tokenizer(model), spec)
+    table = read_battles(battles, rows).to_pylist()
+    orders = orders_of(spec.swap)
+    scored = {}
+    for name in engines:
+        with open_engine(name, model, spec, dtype) as engine:
+            scored[name] = score_battles(engine, prompt, table, orders).reshape(-1, spec.num_verdicts)
+    return scored, [f"{row['id']} {order}" for row in table for order in orders]
