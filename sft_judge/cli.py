@@ -84,7 +84,7 @@ def run_stage(stage: str, argv: list[str]) -> int:
         facts = module.run(args)
     outputs = stage_outputs(module, args)
     if outputs and facts is not None and os.environ.get("RANK", "0") == "0":
-        write_manifest(outputs[0], stage, module.__name__, vars(args), stage_inputs(module, args), facts, meter)
+        write_manifest(outputs, stage, module.__name__, vars(args), stage_inputs(module, args), facts, meter)
     return 0
 
 
@@ -105,8 +105,12 @@ def usage() -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status (0, 1, 2, 3, 130, 143: see the README)."""
+def main(argv: list[str] | None = None, nested: bool = False) -> int:
+    """
+    Run one command and return its exit status (0, 1, 2, 3, 130, 143: see the README).
+
+    `nested`: as a step of `run`, which says itself how to go on after an interruption.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
@@ -127,9 +131,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}. Nothing was written there.", 2)
     except KeyboardInterrupt:
-        return _fail(_go_on("Interrupted", argv), 130)
+        return 130 if nested else _fail(_go_on("Interrupted", argv), 130)
     except Terminated:
-        return _fail(_go_on("Terminated", argv), 143)
+        return 143 if nested else _fail(_go_on("Terminated", argv), 143)
 
 
 class Terminated(BaseException):

@@ -67,7 +67,7 @@ def _sources(module: str, seen: set[str] | None = None) -> set[Path]:
     if spec is None or spec.origin is None:
         return set()
     file = Path(spec.origin)
-    files = {file}
+    files = {file, *file.parent.glob("*.jinja")}  # a report's template is part of its source
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sft_judge"):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -121,16 +121,16 @@ class Meter:
 
 
 def write_manifest(
-    output: Path, stage: str, module: str, settings: dict, inputs: list[Path], facts: dict, meter: Meter
-):
+    outputs: list[Path], stage: str, module: str, settings: dict, inputs: list[Path], facts: dict, meter: Meter
+) -> None:
     """Write the manifest of one finished stage beside its first output."""
     write_json(
-        manifest_path(output),
+        manifest_path(outputs[0]),
         {
             "stage": stage,
             "fingerprint": fingerprint(module, settings, inputs),
             "inputs": {str(path): content_hash(path) for path in inputs if path.exists()},
-            "outputs": [str(path) for path in paths_in(settings, OutputPath)],
+            "outputs": {str(path): content_hash(path) for path in outputs if path.exists()},
             "settings": {key: _plain(value) for key, value in settings.items()},
             "seed": settings.get("seed"),
             **facts,

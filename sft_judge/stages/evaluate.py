@@ -30,6 +30,7 @@ def add_arguments(parser):
     parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
     parser.add_argument("--stages", type=Path, metavar="DIR", help="folder whose manifests and training logs to show")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--quiet", action="store_true", help="write the files, print no tables")
     add_limit(parser)
 
 
@@ -62,7 +63,7 @@ def run(args) -> dict:
     aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
     frequencies, worth_note = _frequencies(args, battles, aligned)
     metrics = measure(aligned, frequencies, main, args.seed)
-    metrics["notes"] = aligned.notes
+    metrics["notes"], metrics["worth_note"] = aligned.notes, worth_note
     metrics["provenance"] = _provenance(args, files, aligned)
     stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
     metrics |= {"stages": stages} if stages else {}
@@ -72,7 +73,7 @@ def run(args) -> dict:
     with whole_file(args.output / "report.html") as aside:
         aside.write_text(page, encoding="utf-8")
     tables = [*([stages_table(stages)] if stages else []), worth_table(metrics, worth_note)]
-    for table in tables:
+    for table in [] if args.quiet else tables:
         print_table(table)
     print("\n".join([*aligned.notes, *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
     return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}

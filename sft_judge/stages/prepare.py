@@ -15,16 +15,18 @@ EXAMPLE = "sft-judge prepare battles.parquet --output prepared.parquet --folds 5
 
 
 def folds(text: str) -> int:
-    """argparse type: an integer of at least two."""
-    if int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text} folds; expected 2 or more")
+    """argparse type: an integer of at least two, or 0 for no folds."""
+    if int(text) < 2 and int(text) != 0:
+        raise argparse.ArgumentTypeError(f"{text} folds; expected 2 or more, or 0 for none")
     return int(text)
 
 
 def add_arguments(parser):
     parser.add_argument("battles", type=InputPath, nargs="+", metavar="BATTLES", help="one file or several, joined")
     parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles, .parquet or .jsonl")
-    parser.add_argument("--folds", type=folds, default=5, metavar="N", help="number of folds (5)")
+    parser.add_argument(
+        "--folds", type=folds, default=5, metavar="N", help="number of folds (5); 0 for none, as test rows want"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which way the folds are dealt (0)")
     parser.add_argument(
         "--ties",
@@ -49,8 +51,9 @@ def run(args) -> dict:
         table, detected = fill_languages(table)
     ties = table["verdict"].to_pylist().count("tie")
     settled = settle_ties(table, args.ties)
-    assigned = assign_folds(settled, args.folds, args.seed)
-    write_battles(args.output, set_column(settled, "fold", pa.array(assigned, pa.int64())))
+    assigned = assign_folds(settled, args.folds, args.seed) if args.folds else np.array([], dtype=int)
+    folded = set_column(settled, "fold", pa.array(assigned, pa.int64())) if args.folds else settled
+    write_battles(args.output, folded)
     facts = {
         "rows_in": table.num_rows,
         "rows_out": settled.num_rows,

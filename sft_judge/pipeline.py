@@ -1,0 +1,163 @@
+"""
+A pipeline file to finished stages: what is up to date is skipped, what a kill interrupted goes on.
+
+A pipeline names variables and steps; a step is a `sft-judge` command with its arguments. Nothing is kept but the
+manifests beside the outputs: a step is up to date when its manifest holds the fingerprint of today's inputs, settings
+and stage source, and its outputs are still what the manifest says.
+"""
+
+import ctypes
+import fcntl
+import itertools
+import json
+import multiprocessing
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sft_judge import cli
+from sft_judge.errors import InputError, nearest
+from sft_judge.files import content_hash
+from sft_judge.manifest import fingerprint, manifest_path, stage_inputs, stage_outputs
+
+KEYS = ("vars", "steps", "extends", "drop")
+
+# Imported once and inherited by every step, as each would spend seconds on it.
+PRELOAD = ["sft_judge.training", "sft_judge.predict", "sft_judge.engines.transformers_engine", "sft_judge.tiny"]
+
+
+@dataclass
+class Step:
+    """One command of a pipeline; a step with `each` becomes several of the same name."""
+
+    name: str
+    stage: str
+    argv: list[str]
+
+
+def read_pipeline(file: Path) -> dict:
+    """The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed."""
+    try:
+        pipeline = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(pipeline, dict):
+        raise InputError(f"{file}: expected a mapping with {', '.join(KEYS)}.")
+    _known(file, "key", pipeline, KEYS)
+    if "extends" not in pipeline:
+        return pipeline
+    base = read_pipeline(Path(file).parent / pipeline["extends"])
+    steps = base["steps"]
+    _known(file, "step", [*pipeline.get("drop", []), *pipeline.get("steps", {})], steps)
+    for name, changes in pipeline.get("steps", {}).items():
+        steps[name] = {**steps[name], **changes}
+    kept = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
+    return {"vars": {**base.get("vars", {}), **pipeline.get("vars", {})}, "steps": kept}
+
+
+def override(pipeline: dict, assignments: list[str]) -> None:
+    """Apply `step.key=value` and `var=value`, the value read as YAML."""
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment}: expected step.key=value or var=value.")
+        step, dot, name = key.partition(".")
+        _known("--set", "step" if dot else "var", [step], pipeline["steps"] if dot else pipeline["vars"])
+        target = pipeline["steps"][step] if dot else pipeline["vars"]
+        target[name if dot else step] = yaml.safe_load(value)
+
+
+def steps_of(pipeline: dict, file: Path) -> list[Step]:
+    """The commands of a pipeline, filled in. Raises `InputError` for an unknown stage, variable or argument."""
+    variables = pipeline.get("vars", {})
+    for name, value in variables.items():
+        if value is None:
+            raise InputError(f"{file}: the variable {name!r} has no value; give it: --set {name}=...")
+    steps = []
+    for name, fields in pipeline["steps"].items():
+        fields = dict(fields)
+        stage, each = fields.pop("stage", name), fields.pop("each", {})
+        cli.stage_module(stage)
+        for values in itertools.product(*each.values()):
+            scope = {**variables, **dict(zip(each, values, strict=True))}
+            steps.append(Step(name, stage, [str(_fill(file, name, word, scope)) for word in _words(stage, fields)]))
+    for step in steps:
+        cli.parse(step.stage, step.argv)  # a wrong argument stops before anything runs
+    return steps
+
+
+def up_to_date(step: Step) -> bool:
+    """Whether the step's outputs are those of today's inputs, settings and source."""
+    module, args = cli.stage_module(step.stage), cli.parse(step.stage, step.argv)
+    outputs = stage_outputs(module, args)
+    manifest = manifest_path(outputs[0]) if outputs else None
+    if manifest is None or not manifest.is_file():
+        return False
+    made = json.loads(manifest.read_text(encoding="utf-8"))
+    unchanged = all(Path(path).exists() and content_hash(path) == known for path, known in made["outputs"].items())
+    return unchanged and made["fingerprint"] == fingerprint(module.__name__, vars(args), stage_inputs(module, args))
+
+
+def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:
+    """Run what is not up to date, each step in a process of its own; the exit status of the first that fails, or 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock.partial", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another `sft-judge run` is at work there. Wait for it, or end it.") from error
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        for number, step in enumerate(steps, 1):
+            if step.name not in forced and up_to_date(step):
+                print(f"[{number}/{len(steps)}] {step.name}: up to date", flush=True)
+                continue
+            print(f"[{number}/{len(steps)}] {step.name}: sft-judge {step.stage} {' '.join(step.argv)}", flush=True)
+            status = _run(context, step)
+            if status:
+                return status
+    return 0
+
+
+def _run(context, step: Step) -> int:
+    process = context.Process(target=_step_process, args=([step.stage, *step.argv],))
+    process.start()
+    try:
+        process.join()
+    except BaseException:  # whatever stops us stops the step, and goes on up
+        process.terminate()
+        process.join()
+        raise
+    return process.exitcode if process.exitcode >= 0 else 128 - process.exitcode
+
+
+def _step_process(argv: list[str]) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed run leaves no step behind
+    sys.exit(cli.main(argv, nested=True))
+
+
+def _words(stage: str, fields: dict) -> list:
+    """A step's mapping as command-line words. Training settings keep their underscores: they are field names."""
+    words = [str(word) for word in fields.get("args", [])]
+    for key, value in fields.items():
+        flag = f"--{key if stage == 'train' else key.replace('_', '-')}"
+        if key == "args" or value is None or value is False:
+            continue
+        words += [flag] if value is True else [flag, *(value if isinstance(value, list) else [value])]
+    return words
+
+
+def _fill(file, step: str, word, scope: dict):
+    try:
+        return word.format_map(scope) if isinstance(word, str) else word
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{file}: step {step!r} has {word!r}, known variables are {', '.join(scope)}.") from error
+
+
+def _known(where, what: str, names, known) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"{where}: unknown {what} {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")

@@ -1,0 +1,63 @@
+"""
+Run a pipeline: its stages in order, each a command that could be typed by hand.
+
+What is up to date (inputs' hashes, settings, the stage's own source) is skipped; what changed is done again, with all
+that depends on it; a run that was killed goes on where it stopped. Everything is in the manifests beside the outputs.
+"""
+
+EXAMPLE = "sft-judge run recipes/demo/pipeline.yaml --set plant.rows=2000 --until labels"
+
+
+def add_arguments(parser):
+    parser.add_argument("pipeline", metavar="PIPELINE.yaml", help="a file, or a name such as demo/pipeline")
+    parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="or var=value")
+    parser.add_argument("--until", metavar="STEP", help="stop after this step")
+    parser.add_argument("--force", action="append", default=[], metavar="STEP", help="do this step again")
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+
+
+def run(args):
+    from pathlib import Path
+
+    from sft_judge.errors import InputError, nearest
+    from sft_judge.pipeline import override, read_pipeline, run_steps, steps_of, up_to_date
+    from sft_judge.resources import find
+
+    file = find("recipes", args.pipeline)
+    pipeline = read_pipeline(file)
+    override(pipeline, args.set)
+    steps = steps_of(pipeline, file)
+    names = [step.name for step in steps]
+    for name in [*args.force, *([args.until] if args.until else [])]:
+        if name not in names:
+            raise InputError(
+                f"{file} has no step {name!r}.{nearest(name, names)} Known: {', '.join(dict.fromkeys(names))}."
+            )
+    if args.until:
+        steps = steps[: len(names) - names[::-1].index(args.until)]
+    if args.plan:
+        for step in steps:
+            state = "up to date" if step.name not in args.force and up_to_date(step) else "to do"
+            print(f"{state:<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
+        return None
+    folder = Path(pipeline["vars"]["run"])
+    status = run_steps(steps, set(args.force), folder)
+    if status:
+        raise SystemExit(status)
+    print_results(folder)
+
+
+def print_results(folder):
+    """The stages' cost and, where there is a metrics.json, what each judge is worth."""
+    import json
+
+    from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
+
+    stages = read_stages(folder, folder / "none")
+    if stages:
+        print_table(stages_table(stages))
+    if (folder / "metrics.json").is_file():
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if metrics.get("worth"):
+            print_table(worth_table(metrics, metrics["worth_note"]))
+    print(f"Everything is in {folder}.")
