@@ -1,0 +1,47 @@
+# `make` alone lists the targets. PYTHON is the system's Python that makes the environments.
+PYTHON ?= python3
+BIN := .venv/bin
+MINIMAL := .venv-minimal
+
+DATA ?=
+TEST ?=
+SAMPLE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-minimal demo test test-full check clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup:  ## .venv with the pins for this machine; skipped when nothing changed
+	@$(PYTHON) scripts/setup.py
+
+setup-minimal:
+	@$(PYTHON) scripts/setup.py --minimal --venv $(MINIMAL)
+
+ifeq ($(strip $(DATA)$(TEST)$(SAMPLE)),)
+demo: setup  ## the whole road on planted battles; with DATA=F TEST=F SAMPLE=F, on your own files
+	$(BIN)/sft-judge run recipes/demo/pipeline.yaml
+else
+demo: demo-files setup
+	$(BIN)/sft-judge run recipes/demo/files.yaml --set data='$(DATA)' --set test='$(TEST)' --set sample='$(SAMPLE)'
+endif
+
+.PHONY: demo-files
+demo-files:
+	@$(if $(and $(DATA),$(TEST),$(SAMPLE)),:,echo "make demo: DATA, TEST and SAMPLE go together; missing: $(if $(DATA),,DATA )$(if $(TEST),,TEST )$(if $(SAMPLE),,SAMPLE )- make demo DATA=train.csv TEST=test.csv SAMPLE=sample_submission.csv" >&2; exit 2)
+
+check: setup  ## ruff and the unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m unit
+
+test: setup setup-minimal  ## everything but the full matrix; what CI runs
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: setup setup-minimal  ## every test
+	$(BIN)/python -m pytest
+
+clean:  ## caches and builds; the environments and runs/ stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find sft_judge tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

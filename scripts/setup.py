@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""
+Set up the environment: `python3 scripts/setup.py`, or `--minimal --venv .venv-minimal` for the one of the import test.
+
+Makes a virtual environment, gets uv into it, installs the exact pins of requirements/ and then this project, editable.
+Takes the CUDA pins where `nvidia-smi` answers and the CPU pins elsewhere. Does nothing when nothing changed since.
+
+Needs Python alone, of the system: no package, and no syntax newer than what lets an old Python print the line below.
+
+What the pins have wheels for (`uv pip compile` for each, 2026-11): Linux x86-64 with glibc 2.31 or newer, and Python
+3.11, 3.12 and 3.13 alike, in all three sets. torch's CPU build must be had for that Python: PyTorch's index has it, a
+machine that keeps the one file for 3.11 sets up the CPU sets with 3.11 alone. DeepSpeed comes as source everywhere and
+installs without a compiler.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements"
+UV = "uv==0.13.8"
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+GLIBC = (2, 31)
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+KEPT_OUT = ("torchvision", "torchaudio", "torchcodec")
+
+
+class SetupError(Exception):
+    """One line for a person: what failed and what to try."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Set up the environment of this checkout.")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", metavar="DIR", help="default: .venv")
+    parser.add_argument("--force", action="store_true", help="install even when nothing changed")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--cpu", action="store_const", const="cpu", dest="pins", help="the CPU pins, whatever is found")
+    which.add_argument("--cuda", action="store_const", const="cuda", dest="pins", help="the CUDA pins")
+    which.add_argument("--minimal", action="store_const", const="minimal", dest="pins", help="the core alone, on CPU")
+    args = parser.parse_args()
+    try:
+        set_up(args.venv.absolute(), args.pins, args.force)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("setup: interrupted; the same command goes on, what was downloaded is kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def set_up(venv, pins, force):
+    """Bring `venv` up to date with the pins, which are chosen where None was asked for."""
+    start = time.monotonic()
+    check_platform()
+    pins = pins or ("cuda" if has_nvidia_gpu() else "cpu")
+    stamp, wanted = venv / "sft-judge-setup", f"{pins} {digest(pins)}"
+    before = stamp.read_text().strip() if stamp.is_file() else ""
+    if before == wanted and not force:
+        print(f"setup: {venv.name} is up to date ({pins} pins).")
+        return
+    print(f"setup: {venv} with Python {platform.python_version()}, {pins} pins", flush=True)
+    stamp.unlink() if stamp.is_file() else None
+    make_venv(venv, fresh=bool(before) and before.split()[0] != pins)
+    env = index_settings()
+    install_pins(venv, pins, env)
+    project = ["pip", "install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
+    status, said = uv(venv, env, project)
+    if status:
+        raise failure(said)
+    stamp.write_text(wanted + "\n")
+    print(f"setup: done in {time.monotonic() - start:.0f} s. Try: {venv.name}/bin/sft-judge doctor")
+
+
+def check_platform():
+    """Refuse, in one line, what the pins have no wheels for."""
+    libc, release = platform.libc_ver()
+    glibc = tuple(int(part) for part in release.split(".")[:2]) if libc == "glibc" else (0, 0)
+    here = "{} {}, {} {}".format(platform.system(), platform.machine(), libc or "no glibc", release).rstrip()
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64") or glibc < GLIBC:
+        wanted = "Linux x86-64 with glibc {}.{} or newer".format(*GLIBC)
+        raise SetupError(f"supported is {wanted}; this is {here}. Use such a machine or a container.")
+    if sys.version_info[:2] not in PYTHONS:
+        known = ", ".join("{}.{}".format(*version) for version in PYTHONS)
+        raise SetupError(
+            f"Python {platform.python_version()} is not among {known}. Name one that is: make setup PYTHON=python3.11"
+        )
+
+
+def has_nvidia_gpu():
+    """Whether nvidia-smi is there and answers."""
+    if not shutil.which("nvidia-smi"):
+        return False
+    return subprocess.call(["nvidia-smi"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+
+
+def digest(pins):
+    """One hash of all that decides what is installed."""
+    files = [*sorted(REQUIREMENTS.glob("*.txt")), ROOT / "pyproject.toml", Path(__file__)]
+    parts = [pins, platform.python_version(), str(ROOT), *(file.read_bytes() for file in files)]
+    return hashlib.sha256(b"\0".join(p if isinstance(p, bytes) else p.encode() for p in parts)).hexdigest()[:16]
+
+
+def make_venv(venv, fresh):
+    """A virtual environment of this Python with uv in it; a broken one, or one of another Python, is replaced."""
+    python = venv / "bin" / "python"
+    version = f"import sys; print(sys.version_info[:2] == {tuple(sys.version_info[:2])})"
+    works = python.exists() and not fresh and _output([str(python), "-c", version]).strip() == "True"
+    if not works:
+        clear = ["--clear"] if (venv / "pyvenv.cfg").is_file() else []
+        if subprocess.call([sys.executable, "-m", "venv", *clear, str(venv)]):
+            raise SetupError(f"venv: no virtual environment at {venv}. On Debian: apt install python3-venv")
+    if UV.replace("==", " ") not in _output([str(venv / "bin" / "uv"), "--version"]):
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV]
+        if subprocess.call(pip):
+            raise SetupError(f"{UV}: pip could not install it. Does `pip download {UV}` reach an index?")
+
+
+def _output(command):
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    except OSError:
+        return ""
+
+
+def index_settings():
+    """The environment for uv, which reads none of pip's settings: the same index, links and certificates as pip."""
+    lines = _output([sys.executable, "-m", "pip", "config", "list"]).splitlines()
+    pairs = [line.partition("=")[::2] for line in lines if "=" in line]
+    pip = {key: value.strip("'\"") for key, value in pairs}
+    env = dict(os.environ)
+    names = {"find-links": "UV_FIND_LINKS", "index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
+    for name, variable in names.items():
+        known = [pip[key + name] for key in (":env:.", "install.", "global.") if pip.get(key + name)]
+        if known:
+            env.setdefault(variable, ",".join(known[0].split()) if name == "find-links" else known[0])
+    return env
+
+
+def install_pins(venv, pins, env):
+    """The pinned set; torch's CPU build from where pip finds links if it is there, else from PyTorch's own index."""
+    uv(venv, env, ["pip", "uninstall", "--quiet", *KEPT_OUT])
+    overrides = ["--overrides", str(REQUIREMENTS / "overrides.txt")]
+    install = ["pip", "install", "-r", str(REQUIREMENTS / (pins + ".txt")), *overrides]
+    status, said = uv(venv, env, install)
+    if status and "+cpu" in said:
+        print(f"setup: torch's CPU build is not where pip looks; trying {TORCH_CPU_INDEX}", flush=True)
+        # unsafe-best-match: that index has old copies of other packages, which would hide those of the main one
+        extra = ["--extra-index-url", TORCH_CPU_INDEX, "--index-strategy", "unsafe-best-match"]
+        status, said = uv(venv, env, [*install, *extra])
+    if status:
+        raise failure(said)
+
+
+def uv(venv, env, arguments):
+    """Run uv in `venv`. Returns its exit status and what it said; its progress is shown, its errors are for `failure`."""
+    command = [str(venv / "bin" / "uv"), *arguments, "--python", str(venv / "bin" / "python")]
+    said = []
+    with subprocess.Popen(command, cwd=str(ROOT), env=env, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith(("Resolved", "Building", "Built", "Prepared", "Installed")):
+                print("  " + line.strip(), flush=True)
+    return process.returncode, "".join(said)
+
+
+PACKAGE_OF = (
+    r"[Ff]ailed to (?:build|download|fetch|install|unzip|extract)[^`]*`([^`]+)`",
+    r"no version of (\S+)",
+    r"(\S+==\S+) has no ",
+    r"package `?([\w.-]+)`? ",
+)
+
+
+def failure(said):
+    """The error for what uv said: the package, its last lines, what to try."""
+    found = [match.group(1) for match in (re.search(pattern, said) for pattern in PACKAGE_OF) if match]
+    if re.search(r"No space left", said):
+        hint = "The disk is full: the CPU set takes about 4 GB, the CUDA set about 12."
+    elif re.search(r"error sending request|dns error|connect|timed? ?out|certificate", said):
+        hint = "The index did not answer: check the network, or name a mirror in PIP_INDEX_URL; then run this again."
+    elif found and found[0].startswith("torch"):
+        hint = "Put its wheel for this Python into a folder and name that in PIP_FIND_LINKS, or take Python 3.11."
+    else:
+        hint = "Try again with Python 3.11 (make setup PYTHON=python3.11), or see requirements/ for the pins."
+    last = "\n".join("    " + line for line in said.strip().splitlines()[-8:])
+    return SetupError("{} could not be installed. {}\n{}".format(found[0] if found else "a package", hint, last))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
