@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft_judge.errors import InputError
 
 ADAPTER = "adapter_config.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -33,6 +35,9 @@ def base_of(model: str) -> str:
 def load_tokenizer(model: str):
     """The tokenizer beside the weights; a family without a pad token pads with its end token."""
     check_model_folder(model)
+    # transformers makes an empty tokenizer of the family where a folder has none
+    if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in TOKENIZERS):
+        raise InputError(f"{model}: no tokenizer in it; expected {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -52,10 +57,12 @@ def load_model(model: str, dtype: str | None = "auto", **options):
         loaded = AutoModelForCausalLM.from_pretrained(
             base_of(model), dtype=kind, use_safetensors=True, trust_remote_code=False, **options
         )
-    except (OSError, ValueError, KeyError) as error:
+        if is_adapter(model):
+            loaded = PeftModel.from_pretrained(loaded, model, config=PeftConfig.from_pretrained(model))
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
         raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
-    if is_adapter(model):
-        loaded = PeftModel.from_pretrained(loaded, model, config=PeftConfig.from_pretrained(model))
     return loaded.eval()
 
 

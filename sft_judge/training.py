@@ -44,11 +44,12 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     train_set, counts = verdict_dataset(train_rows, prompt, config.swap, config.seed, teacher)
     eval_set = None if eval_rows is None else verdict_dataset(eval_rows, prompt, "both", config.seed)[0]
 
+    model = _base_model(model_name, model_config, config)
     work = partial_path(output)
     checkpoint = _open_work(work, fingerprint, config)
     config.output_dir = str(work)
     trainer = JudgeTrainer(
-        model=_base_model(model_name, model_config, prompt, config),
+        model=model,
         args=config,
         processing_class=tokenizer,
         train_dataset=train_set,
@@ -97,7 +98,7 @@ def verdict_metrics(prediction) -> dict[str, float]:
     }
 
 
-def _base_model(name: str, model_config: JudgeModelConfig, prompt: JudgePrompt, config: JudgeConfig):
+def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     if is_adapter(name):
         raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}

@@ -13,3 +13,54 @@ def data_folder() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real data: SFT_JUDGE_DATA names no folder, e.g. SFT_JUDGE_DATA=../shared/data")
     return Path(folder)
+
+
+FAMILIES = ("qwen2", "gemma2")
+
+
+@pytest.fixture(scope="session")
+def planted_rows() -> list[dict]:
+    """Five dozen planted battles, hostile text among them, in folds 0 to 2."""
+    from sft_judge.battles.planted import planted_split
+    from sft_judge.battles.planted_law import preset_settings
+
+    rows = planted_split(preset_settings("easy", rows=60, test_rows=1, shifted_rows=1, hostile=0.1), "train").rows
+    return [{**row, "fold": place % 3} for place, row in enumerate(rows)]
+
+
+@pytest.fixture(scope="session")
+def planted_table(planted_rows):
+    """The same as a table of battles."""
+    from sft_judge.battles.schema import battle_table
+
+    return battle_table(planted_rows)
+
+
+@pytest.fixture(scope="session")
+def planted_file(planted_table, tmp_path_factory) -> Path:
+    """The same as a Parquet file."""
+    from sft_judge.battles.schema import write_battles
+
+    path = tmp_path_factory.mktemp("planted") / "battles.parquet"
+    write_battles(path, planted_table)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bases(planted_rows, tmp_path_factory) -> dict[str, Path]:
+    """A tiny random model folder for each family, its tokenizer trained on the planted battles."""
+    from sft_judge.resources import find
+    from sft_judge.tiny import make_base
+
+    frame = find("prompts", "pair").read_text(encoding="utf-8")
+    texts = [turn for row in planted_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
+    folder = tmp_path_factory.mktemp("bases")
+    for family in FAMILIES:
+        make_base(folder / family, family, [*texts, *[frame] * 100], hidden=64, vocab=1200, positions=512)
+    return {family: folder / family for family in FAMILIES}
+
+
+@pytest.fixture(params=FAMILIES)
+def base(request, bases) -> Path:
+    """One of the bases after the other."""
+    return bases[request.param]

@@ -43,16 +43,16 @@ def read_battles(path: Path, limit: int | None = None) -> pa.Table:
     """
     Read battles (Parquet, or JSONL with a `.jsonl` ending) and check them.
 
-    Raises `InputError` for a missing or unreadable file, a missing column, an unknown verdict, an id that stands
-    twice, or no rows at all. Competition files come in through `sft-judge import`, not here.
+    Raises `InputError`, with the row where there is one: a missing or unreadable file, a missing column, missing or
+    unequal turns, an unknown verdict, an id that stands twice, no rows at all. Competition files come in through
+    `sft-judge import`, not here.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such battles file. `sft-judge import` makes one from competition files.")
     try:
         if path.suffix == ".jsonl":
-            with open(path, encoding="utf-8") as lines:
-                table = battle_table([json.loads(line) for line in lines if line.strip()])
+            table = battle_table(_read_jsonl(path))
         else:
             table = pq.read_table(path)
     except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
@@ -76,17 +76,51 @@ def read_battles(path: Path, limit: int | None = None) -> pa.Table:
     return table.slice(0, limit)
 
 
+def _read_jsonl(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    for row, value in enumerate(rows):
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{path} row {row + 1}: {json.dumps(value)[:40]}, not an object with {', '.join(FIELDS)}."
+            )
+    return rows
+
+
 def _check(path: Path, table: pa.Table) -> None:
     if table.num_rows == 0:
         raise InputError(f"{path}: no battles in it.")
-    unknown = pc.filter(table["verdict"], pc.invert(pc.is_in(table["verdict"], pa.array([*VERDICTS, None]))))
-    if len(unknown):
-        raise InputError(f"{path}: verdict {unknown[0].as_py()!r}, expected {', '.join(VERDICTS)} or null.")
+    for name in ("id", *FIELDS):
+        _refuse(path, pc.is_null(table[name]), f"no {name}, which every battle has")
+    for name in FIELDS:
+        _refuse(path, pc.equal(pc.list_value_length(table[name]), 0), f"no turn in {name}, expected at least one")
+        _refuse_null_turns(path, table[name], name)
+    turns = [pc.list_value_length(table[name]) for name in FIELDS[1:]]
+    _refuse(path, pc.not_equal(*turns), "response_a and response_b have unequal numbers of turns")
+    unknown = pc.invert(pc.is_in(table["verdict"], pa.array([*VERDICTS, None])))
+    _refuse(path, unknown, f"verdict {{}}, expected {', '.join(VERDICTS)} or null", table["verdict"])
     counts = pc.value_counts(table["id"])
     twice = pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1))
-    if len(twice) or table["id"].null_count:
-        what = repr(twice[0].as_py()) if len(twice) else "null"
-        raise InputError(f"{path}: id {what} does not stand for one row; ids join the stages and must be unique.")
+    if len(twice):
+        raise InputError(f"{path}: id {twice[0].as_py()!r} stands in more than one row; ids join the stages.")
+
+
+def _refuse(path: Path, bad: pa.ChunkedArray, reason: str, values: pa.ChunkedArray | None = None) -> None:
+    """Raise `InputError` for the first row [N] that is bad; `{}` in the reason is its value."""
+    row = pc.index(bad, True).as_py()
+    if row >= 0:
+        reason = reason.format(repr(values[row].as_py())) if values is not None else reason
+        raise InputError(f"{path} row {row + 1}: {reason}. `sft-judge import` sorts out such rows.")
+
+
+def _refuse_null_turns(path: Path, column: pa.ChunkedArray, name: str) -> None:
+    start = 0
+    for chunk in column.chunks:
+        bad = pc.index(pc.is_null(chunk.flatten()), True).as_py()
+        if bad >= 0:
+            row = start + pc.list_parent_indices(chunk)[bad].as_py()
+            raise InputError(f"{path} row {row + 1}: a turn of {name} is null, expected text. Empty text is allowed.")
+        start += len(chunk)
 
 
 def write_battles(path: Path, table: pa.Table) -> None:

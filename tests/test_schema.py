@@ -1,0 +1,108 @@
+"""Battles files: what is read is whole, and what is wrong is one line with the row."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sft_judge.battles.schema import FIELDS, TURNS, battle_table, read_battles, write_battles
+from sft_judge.cli import main
+from sft_judge.errors import InputError
+
+pytestmark = pytest.mark.unit
+
+
+def battle(number: int, **changes) -> dict:
+    texts = {"prompt": ["p", "q"], "response_a": ["a", "aa"], "response_b": ["b", ""]}
+    return {"id": f"row-{number}", **texts, "verdict": "a", **changes}
+
+
+def write(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(battle_table(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_what_is_written_is_read_back(suffix, tmp_path):
+    table = battle_table([battle(0), battle(1, verdict=None, fold=3), battle(2, verdict="tie", language="日本語")])
+    write_battles(tmp_path / f"battles.{suffix}", table)
+    assert read_battles(tmp_path / f"battles.{suffix}").equals(table)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        *(({name: None}, f"no {name}") for name in ("id", *FIELDS)),
+        *(({name: []}, f"no turn in {name}") for name in FIELDS),
+        *(({name: ["x", None]}, f"a turn of {name} is null") for name in FIELDS),
+        ({"response_a": ["one"]}, "unequal numbers of turns"),
+        ({"verdict": "A"}, "verdict 'A'"),
+    ],
+)
+def test_a_bad_row_is_an_error_with_its_number(changes, reason, suffix, tmp_path):
+    file = write(tmp_path / f"battles.{suffix}", [battle(0), battle(1), battle(2, **changes), battle(3)])
+    with pytest.raises(InputError, match=f"row 3: .*{reason}"):
+        read_battles(file)
+
+
+def test_a_null_turn_is_found_in_a_later_row_group(tmp_path):
+    rows = [battle(number) for number in range(25)] + [battle(25, response_b=[None, "x"]), battle(26)]
+    table = battle_table(rows)
+    chunked = pa.concat_tables([table.slice(0, 10), table.slice(10, 10), table.slice(20)])
+    pq.write_table(chunked, tmp_path / "battles.parquet", row_group_size=7)
+    with pytest.raises(InputError, match="row 26: a turn of response_b is null"):
+        read_battles(tmp_path / "battles.parquet")
+
+
+def test_a_json_row_without_a_response_is_an_error_with_its_number(tmp_path):
+    row = battle(1)
+    del row["response_a"]
+    with pytest.raises(InputError, match="row 2: no response_a"):
+        read_battles(write(tmp_path / "battles.jsonl", [battle(0), row]))
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", "7", "null", '"text"'])
+def test_a_json_line_that_is_no_object_is_an_error_with_its_number(line, tmp_path):
+    file = write(tmp_path / "battles.jsonl", [battle(0)])
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(InputError, match="row 2: .*not an object"):
+        read_battles(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n\n", b'{"id": ', b"\xff\xfe\x00", b'{"id": "1", "prompt": "text, not a list"}', b'{"id": {"a": 1}}'],
+)
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_broken_file_is_one_line_and_status_2(content, suffix, tmp_path, capsys):
+    file = tmp_path / f"battles.{suffix}"
+    file.write_bytes(content)
+    assert main(["prepare", str(file), "--output", str(tmp_path / "out.parquet")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(file) in error and "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("column", ["prompt", "response_b", "verdict"])
+def test_a_missing_column_is_named(column, tmp_path):
+    pq.write_table(battle_table([battle(0)]).drop_columns([column]), tmp_path / "battles.parquet")
+    with pytest.raises(InputError, match=f"no column '{column}'"):
+        read_battles(tmp_path / "battles.parquet")
+
+
+def test_an_id_that_stands_twice_is_named(tmp_path):
+    with pytest.raises(InputError, match="'row-1'"):
+        read_battles(write(tmp_path / "battles.parquet", [battle(0), battle(1), battle(1)]))
+
+
+def test_turns_of_another_arrow_type_are_read_all_the_same(tmp_path):
+    table = battle_table([battle(0), battle(1)])
+    large = table.set_column(1, "prompt", table["prompt"].cast(pa.large_list(pa.large_string())))
+    pq.write_table(large, tmp_path / "battles.parquet")
+    read = read_battles(tmp_path / "battles.parquet")
+    assert read.schema.field("prompt").type == TURNS and read["prompt"].to_pylist() == table["prompt"].to_pylist()
