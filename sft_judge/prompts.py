@@ -23,7 +23,8 @@ from sft_judge.spec import Budget, JudgeSpec
 logger = logging.getLogger(__name__)
 
 CUT_MARKER = " [...] "  # stands where the middle of a field was left out
-PLAIN_CHAT = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}Answer: "
+# ends on a line break, as a space would merge with the verdict
+PLAIN_CHAT = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}Answer:\n"
 _SLOT = re.compile("\ue000(prompt|response_a|response_b|language)(\\d+)\ue001")
 _BLOCKS = ("system", "user")
 
@@ -133,7 +134,7 @@ class JudgePrompt:
         try:
             context = self._template.new_context(values)
             system, user = ("".join(self._template.blocks[name](context)).strip("\n") for name in _BLOCKS)
-        except TemplateError as error:
+        except (TemplateError, TypeError, ArithmeticError, LookupError) as error:
             raise InputError(f"The prompt template cannot be rendered: {error}.") from error
         return chat_text(self.tokenizer, system, user)
 
@@ -257,7 +258,7 @@ def chat_text(tokenizer, system: str, user: str) -> str:
     """The family's chat template around one user turn; a family without a system role gets it in the user turn."""
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     if tokenizer.chat_template is None:
-        logger.warning("%s has no chat template: a plain one that ends in 'Answer: ' is used.", tokenizer.name_or_path)
+        logger.warning("%s has no chat template: a plain one that ends in 'Answer:' is used.", tokenizer.name_or_path)
         options["chat_template"] = PLAIN_CHAT
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     try:

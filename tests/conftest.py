@@ -60,7 +60,7 @@ def bases(planted_rows, tmp_path_factory) -> dict[str, Path]:
     return {family: folder / family for family in FAMILIES}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(scope="session", params=FAMILIES)
 def base(request, bases) -> Path:
     """One of the bases after the other."""
     return bases[request.param]

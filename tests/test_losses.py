@@ -1,0 +1,108 @@
+"""The verdict loss against torch's own, and what distillation promises."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sft_judge.losses import distill_loss, judge_loss, verdict_loss
+
+pytestmark = pytest.mark.unit
+SIZES = st.tuples(st.integers(0, 10_000), st.integers(1, 7), st.sampled_from([2, 3]))
+
+
+def draw(seed: int, rows: int, num_verdicts: int):
+    """Logits and two rows of probabilities [B, K] in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    logits, *others = (torch.randn(rows, num_verdicts, generator=generator, dtype=torch.float64) * 3 for _ in range(3))
+    return logits, *(torch.softmax(other, dim=-1) for other in others)
+
+
+@given(SIZES)
+@settings(deadline=None, max_examples=50)
+def test_the_hard_loss_is_torchs_cross_entropy(sizes):
+    logits, soft, _ = draw(*sizes)
+    place = soft.argmax(dim=1)
+    one_hot = F.one_hot(place, sizes[2]).float()
+    logits, soft = logits.float(), soft.float()
+    torch.testing.assert_close(verdict_loss(logits, one_hot), F.cross_entropy(logits, place))
+    torch.testing.assert_close(verdict_loss(logits, soft), F.cross_entropy(logits, soft))
+
+
+@given(SIZES, st.sampled_from([0.5, 1.0, 2.0, 5.0]))
+@settings(deadline=None, max_examples=50)
+def test_the_distillation_loss_is_the_sum_of_p_log_p_over_q_with_both_softened(sizes, temperature):
+    logits, teacher, _ = draw(*sizes)
+    p = teacher ** (1 / temperature)
+    p = p / p.sum(dim=1, keepdim=True)
+    q = torch.softmax(logits / temperature, dim=1)
+    expected = temperature**2 * (p * (p / q).log()).sum(dim=1).mean()
+    seen = distill_loss(logits.float(), teacher.float(), temperature)
+    torch.testing.assert_close(seen, expected.float(), atol=1e-5, rtol=1e-4)
+
+
+@given(SIZES, st.sampled_from([1.0, 5.0]))
+@settings(deadline=None, max_examples=50)
+def test_a_student_equal_to_its_teacher_pays_nothing_and_is_not_moved(sizes, temperature):
+    logits, *_ = draw(*sizes)
+    logits = logits.float().requires_grad_()
+    loss = distill_loss(logits, torch.softmax(logits.detach(), dim=1), temperature)
+    loss.backward()
+    assert abs(loss.item()) < 1e-5 and logits.grad.abs().max() < 1e-5
+
+
+@given(SIZES)
+@settings(deadline=None, max_examples=50)
+def test_the_distillation_loss_is_never_below_zero(sizes):
+    logits, teacher, _ = draw(*sizes)
+    assert distill_loss(logits, teacher, 2.0) >= -1e-9
+
+
+@given(SIZES)
+@settings(deadline=None, max_examples=30)
+def test_at_a_high_temperature_distillation_is_the_squared_error_of_centred_logits(sizes):
+    """
+    softmax(z/T) is 1/K + (z - mean z)/(K T) + O(1/T^2), so T^2 KL(p || q) tends to sum (v - z)^2 / (2 K), v and z
+    centred (Hinton et al. 2015, section 2.1), and its gradient to (z - v) / K: it keeps its size as T grows.
+    """
+    logits, teacher, _ = draw(*sizes)
+    rows, num_verdicts = logits.shape
+    logits.requires_grad_()
+    loss = distill_loss(logits, teacher, 200.0)  # higher, and float32 rounding shows
+    loss.backward()
+    gap = logits.detach() - teacher.log()
+    gap = gap - gap.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(loss.detach(), (gap**2).sum() / (2 * num_verdicts * rows), rtol=5e-2, atol=1e-2)
+    torch.testing.assert_close(logits.grad, gap / (num_verdicts * rows), rtol=5e-2, atol=1e-2)
+
+
+def test_a_sure_teacher_gives_finite_loss_and_gradient():
+    logits = torch.tensor([[3.0, -80.0, 2.0]], requires_grad=True)
+    for temperature in (1.0, 5.0):
+        loss = distill_loss(logits, torch.tensor([[0.0, 1.0, 0.0]]), temperature)
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+
+
+@given(SIZES)
+@settings(deadline=None, max_examples=30)
+def test_weight_zero_is_the_hard_loss_to_the_bit(sizes):
+    logits, targets, teacher = (value.float() for value in draw(*sizes))
+    assert judge_loss(logits, targets, teacher, 0.0, 5.0).equal(verdict_loss(logits, targets))
+    assert judge_loss(logits, targets, None, 0.9, 5.0).equal(verdict_loss(logits, targets))
+
+
+@given(SIZES, st.floats(0, 1))
+@settings(deadline=None, max_examples=30)
+def test_the_weight_mixes_the_two_parts(sizes, weight):
+    logits, targets, teacher = (value.float() for value in draw(*sizes))
+    expected = (1 - weight) * F.cross_entropy(logits, targets) + weight * distill_loss(logits, teacher, 3.0)
+    torch.testing.assert_close(judge_loss(logits, targets, teacher, weight, 3.0), expected)
+
+
+def test_half_precision_logits_are_summed_in_single():
+    logits, targets, teacher = (value.float() for value in draw(1, 5, 3))
+    half = logits.bfloat16()
+    torch.testing.assert_close(verdict_loss(half, targets), F.cross_entropy(half.float(), targets))
+    assert distill_loss(half, teacher, 5.0).dtype == torch.float32
