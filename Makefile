@@ -1,7 +1,6 @@
 # `make` alone lists the targets. PYTHON is the system's Python that makes the environments.
 PYTHON ?= python3
 BIN := .venv/bin
-MINIMAL := .venv-minimal
 
 DATA ?=
 TEST ?=
@@ -17,7 +16,7 @@ setup:  ## .venv with the pins for this machine; skipped when nothing changed
 	@$(PYTHON) scripts/setup.py
 
 setup-minimal:
-	@$(PYTHON) scripts/setup.py --minimal --venv $(MINIMAL)
+	@$(PYTHON) scripts/setup.py --minimal
 
 ifeq ($(strip $(DATA)$(TEST)$(SAMPLE)),)
 demo: setup  ## the whole road on planted battles; with DATA=F TEST=F SAMPLE=F, on your own files

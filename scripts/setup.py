@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """
-Set up the environment: `python3 scripts/setup.py`, or `--minimal --venv .venv-minimal` for the one of the import test.
+Set up the environment: `python3 scripts/setup.py`; with `--minimal`, the second one, of the import test.
 
 Makes a virtual environment, gets uv into it, installs the exact pins of requirements/ and then this project, editable.
 Takes the CUDA pins where `nvidia-smi` answers and the CPU pins elsewhere. Does nothing when nothing changed since.
@@ -39,7 +39,7 @@ class SetupError(Exception):
 
 def main():
     parser = argparse.ArgumentParser(description="Set up the environment of this checkout.")
-    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", metavar="DIR", help="default: .venv")
+    parser.add_argument("--venv", type=Path, metavar="DIR", help="default: .venv, or .venv-minimal")
     parser.add_argument("--force", action="store_true", help="install even when nothing changed")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--cpu", action="store_const", const="cpu", dest="pins", help="the CPU pins, whatever is found")
@@ -47,7 +47,8 @@ def main():
     which.add_argument("--minimal", action="store_const", const="minimal", dest="pins", help="the core alone, on CPU")
     args = parser.parse_args()
     try:
-        set_up(args.venv.absolute(), args.pins, args.force)
+        venv = args.venv or ROOT / (".venv-minimal" if args.pins == "minimal" else ".venv")
+        set_up(venv.absolute(), args.pins, args.force)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 2
@@ -68,8 +69,8 @@ def set_up(venv, pins, force):
         print(f"setup: {venv.name} is up to date ({pins} pins).")
         return
     print(f"setup: {venv} with Python {platform.python_version()}, {pins} pins", flush=True)
-    stamp.unlink() if stamp.is_file() else None
     make_venv(venv, fresh=bool(before) and before.split()[0] != pins)
+    stamp.unlink(missing_ok=True)
     env = index_settings()
     install_pins(venv, pins, env)
     project = ["pip", "install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
@@ -119,7 +120,7 @@ def make_venv(venv, fresh):
         if subprocess.call([sys.executable, "-m", "venv", *clear, str(venv)]):
             raise SetupError(f"venv: no virtual environment at {venv}. On Debian: apt install python3-venv")
     if UV.replace("==", " ") not in _output([str(venv / "bin" / "uv"), "--version"]):
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV]
+        pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", UV]
         if subprocess.call(pip):
             raise SetupError(f"{UV}: pip could not install it. Does `pip download {UV}` reach an index?")
 
@@ -137,11 +138,17 @@ def index_settings():
     pairs = [line.partition("=")[::2] for line in lines if "=" in line]
     pip = {key: value.strip("'\"") for key, value in pairs}
     env = dict(os.environ)
-    names = {"find-links": "UV_FIND_LINKS", "index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
+    names = {
+        "index-url": "UV_DEFAULT_INDEX",
+        "extra-index-url": "UV_INDEX",
+        "find-links": "UV_FIND_LINKS",
+        "cert": "SSL_CERT_FILE",
+    }
     for name, variable in names.items():
         known = [pip[key + name] for key in (":env:.", "install.", "global.") if pip.get(key + name)]
         if known:
-            env.setdefault(variable, ",".join(known[0].split()) if name == "find-links" else known[0])
+            env.setdefault(variable, known[0].replace(" ", ",") if name == "find-links" else known[0])
+    env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # pip's own: the best version of all indexes
     return env
 
 
@@ -153,15 +160,16 @@ def install_pins(venv, pins, env):
     status, said = uv(venv, env, install)
     if status and "+cpu" in said:
         print(f"setup: torch's CPU build is not where pip looks; trying {TORCH_CPU_INDEX}", flush=True)
-        # unsafe-best-match: that index has old copies of other packages, which would hide those of the main one
+        # That index has old copies of other packages: with any other strategy they would hide those of the main one.
         extra = ["--extra-index-url", TORCH_CPU_INDEX, "--index-strategy", "unsafe-best-match"]
-        status, said = uv(venv, env, [*install, *extra])
+        status, again = uv(venv, env, [*install, *extra])
+        said += again
     if status:
         raise failure(said)
 
 
 def uv(venv, env, arguments):
-    """Run uv in `venv`. Returns its exit status and what it said; its progress is shown, its errors are for `failure`."""
+    """Run uv in `venv`. Returns its exit status and what it said; its progress is shown, errors are for `failure`."""
     command = [str(venv / "bin" / "uv"), *arguments, "--python", str(venv / "bin" / "python")]
     said = []
     with subprocess.Popen(command, cwd=str(ROOT), env=env, stderr=subprocess.PIPE, text=True) as process:
@@ -185,10 +193,13 @@ def failure(said):
     found = [match.group(1) for match in (re.search(pattern, said) for pattern in PACKAGE_OF) if match]
     if re.search(r"No space left", said):
         hint = "The disk is full: the CPU set takes about 4 GB, the CUDA set about 12."
+    elif found and found[0].startswith("torch"):
+        where = f"Neither the folders in PIP_FIND_LINKS nor {TORCH_CPU_INDEX} gave it"
+        hint = (
+            f"{where} for Python {platform.python_version()}: put its wheel into such a folder or check the network."
+        )
     elif re.search(r"error sending request|dns error|connect|timed? ?out|certificate", said):
         hint = "The index did not answer: check the network, or name a mirror in PIP_INDEX_URL; then run this again."
-    elif found and found[0].startswith("torch"):
-        hint = "Put its wheel for this Python into a folder and name that in PIP_FIND_LINKS, or take Python 3.11."
     else:
         hint = "Try again with Python 3.11 (make setup PYTHON=python3.11), or see requirements/ for the pins."
     last = "\n".join("    " + line for line in said.strip().splitlines()[-8:])
