@@ -5,8 +5,6 @@ The probs file is read raw; battles without a verdict are skipped and counted. R
 trained on are refused: a temperature fitted there makes the judge bolder than it deserves.
 """
 
-import numpy as np
-
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import InputPath, content_hash
 from sft_judge.stages import add_limit
@@ -50,8 +48,10 @@ def run(args) -> dict:
     return {"calibration": spec.calibration, "skipped": counts}
 
 
-def _rows(args, probs, spec) -> tuple[np.ndarray, np.ndarray, dict]:
+def _rows(args, probs, spec) -> tuple:
     """Raw averaged probabilities [N, K], verdicts [N] and what was skipped. Raises when a row was trained on."""
+    import numpy as np
+
     from sft_judge.battles.schema import read_battles
     from sft_judge.evaluate.align import VERDICT_INDEX, column, rows_of_fold
     from sft_judge.probs import average_orders

@@ -1,0 +1,137 @@
+"""The front door: help without torch, the nearest word for a misspelt one, exit statuses, one line for an error."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sft_judge import cli
+from sft_judge.cli import STAGES, main
+from sft_judge.errors import GateError, InputError
+
+pytestmark = pytest.mark.unit
+HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "pyarrow", "pandas", "scipy", "matplotlib", "vllm")
+
+
+def fails(capsys, *words) -> tuple[int, str]:
+    """The status of a command that must fail, and its only line on standard error."""
+    status = main([str(word) for word in words])
+    said = capsys.readouterr()
+    assert said.err.startswith("sft-judge: ") and said.err.count("\n") == 1, said.err
+    return status, said.err
+
+
+def test_no_help_imports_a_heavy_package():
+    code = f"""
+import contextlib, io, json, sys
+from sft_judge.cli import STAGES, main
+
+found = {{}}
+for words in [["--help"], ["--version"], *([stage, "--help"] for stage in STAGES)]:
+    out, status = io.StringIO(), None
+    with contextlib.redirect_stdout(out):
+        try:
+            status = main(words)
+        except SystemExit as leave:
+            status = leave.code
+    heavy = [name for name in {HEAVY!r} if name in sys.modules]
+    found[" ".join(words)] = [status or 0, out.getvalue(), heavy]
+print(json.dumps(found))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert len(found) == len(STAGES) + 2
+    for words, (status, text, heavy) in found.items():
+        assert status == 0, words
+        assert heavy == [], f"sft-judge {words} imports {heavy}"
+        assert "example:" in text or words == "--version", words
+
+
+def test_help_lists_every_stage(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for stage, (_, help_) in STAGES.items():
+        assert f"  {stage} " in text and help_ in text
+
+
+def test_no_word_at_all_prints_the_usage_and_fails(capsys):
+    assert main([]) == 2
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("word", "meant"), [("trian", "train"), ("quantise", "quantize"), ("evalaute", "evaluate")])
+def test_an_unknown_stage_names_the_nearest(capsys, word, meant):
+    status, line = fails(capsys, word)
+    assert status == 2
+    assert f"Unknown stage {word!r}. Did you mean {meant!r}?" in line
+
+
+def test_a_stage_like_none_lists_all(capsys):
+    status, line = fails(capsys, "zzzzzz")
+    assert status == 2 and "Did you mean" not in line
+    assert all(stage in line for stage in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["plant", "--output", "x", "--tie-rat", "1"], "--tie-rate"),
+        (["plant", "--output", "x", "--tie-rat=1"], "--tie-rate"),
+        (["base", "--family", "qwen2", "--battles", "b", "--output", "x", "--hiden", "128"], "--hidden"),
+        (["run", "p.yaml", "--untill", "labels"], "--until"),
+    ],
+)
+def test_a_misspelt_flag_names_the_nearest(capsys, tmp_path, monkeypatch, words, meant):
+    monkeypatch.chdir(tmp_path)
+    status, line = fails(capsys, *words)
+    assert status == 2
+    assert f"Did you mean {meant!r}?" in line and f"sft-judge {words[0]} --help" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_are_not_abbreviated(capsys):
+    status, _ = fails(capsys, "plant", "--outp", "x")
+    assert status == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InputError("a\n  b"), 2),
+        (GateError("a b"), 3),
+        (KeyboardInterrupt(), 130),
+        (cli.Terminated(), 143),
+        (FileNotFoundError(2, "No such file or directory", "x.csv"), 2),
+        (OSError(28, "No space left on device", "x.parquet"), 2),
+        (PermissionError(13, "Permission denied", "x"), 2),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_its_exit_status(capsys, monkeypatch, error, status):
+    def run_stage(stage, argv):
+        raise error
+
+    monkeypatch.setattr(cli, "run_stage", run_stage)
+    found, line = fails(capsys, "plant", "--output", "a folder")
+    assert found == status
+    if status in (130, 143):
+        assert line.strip().endswith("sft-judge plant --output 'a folder'"), "the command that goes on, ready to paste"
+    if isinstance(error, OSError):
+        assert error.filename in line and error.strerror in line
+    if status in (2, 3) and not isinstance(error, OSError):
+        assert "a b" in line
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def run_stage(stage, argv):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "run_stage", run_stage)
+    with pytest.raises(ZeroDivisionError):
+        main(["plant"])
+
+
+def test_the_command_and_the_module_are_one(tmp_path):
+    run = subprocess.run([sys.executable, "-m", "sft_judge", "nonsense"], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 2 and run.stdout == "" and run.stderr.count("\n") == 1
