@@ -23,25 +23,27 @@ def read_recipe(name: str) -> dict:
     return recipe
 
 
-def read_overrides(words: list[str]) -> dict[str, str]:
-    """`--key value` and `--key=value` pairs."""
+def read_overrides(words: list[str]) -> dict[str, list[str]]:
+    """`--key value`, `--key=value` and, for settings that are lists, `--key value value`."""
     overrides, rest = {}, list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
             raise InputError(f"{word!r} stands alone on the command line; settings are `--key value`.")
         key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise InputError(f"--{key} has no value; settings are `--key value`.")
-            value = rest.pop(0)
-        overrides[key] = value
+        values = [value] if equals else []
+        while not equals and rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if not values:
+            raise InputError(f"--{key} has no value; settings are `--key value`.")
+        overrides[key] = values
     return overrides
 
 
 def resolved(name: str, words: list[str]) -> dict:
     """The recipe with its overrides, the overrides parsed as YAML values ("4" is a number, "null" is none)."""
-    return read_recipe(name) | {key: yaml.safe_load(value) for key, value in read_overrides(words).items()}
+    given = {key: [yaml.safe_load(value) for value in values] for key, values in read_overrides(words).items()}
+    return read_recipe(name) | {key: values if len(values) > 1 else values[0] for key, values in given.items()}
 
 
 def input_paths(settings: dict) -> list[Path]:

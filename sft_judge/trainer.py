@@ -24,6 +24,7 @@ class VerdictCollator:
     Battles to one right-padded batch; the orders of a battle become rows of their own.
 
     An example has `input_ids` [V][T] (prompt and verdict, V orders), `targets` [V][K] and perhaps `teacher` [V][K].
+    The batch has token tensors [B*V, T]; `targets` and `teacher` are [B, V, K], as B is what accelerate counts.
 
     >>> collator = VerdictCollator(pad_token_id=0)
     >>> collator([{"input_ids": [[5, 6, 1], [7, 2]], "targets": [[1.0, 0.0], [0.0, 1.0]]}])["labels"]
@@ -49,10 +50,10 @@ class VerdictCollator:
             "input_ids": input_ids,
             "attention_mask": (place < lengths[:, None]).long(),
             "labels": labels,
-            "targets": torch.tensor([target for example in examples for target in example["targets"]]),
+            "targets": torch.tensor([example["targets"] for example in examples]),
         }
         if "teacher" in examples[0]:
-            batch["teacher"] = torch.tensor([probs for example in examples for probs in example["teacher"]])
+            batch["teacher"] = torch.tensor([example["teacher"] for example in examples])
         return batch
 
 
@@ -77,18 +78,20 @@ class JudgeTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # The label stands where the verdict is; the position before it is the one that predicts it.
-        positions = (inputs["labels"] != IGNORED).int().argmax(dim=1) - 1  # [B]
-        logits = self.verdict_head(model, inputs["input_ids"], inputs["attention_mask"], positions)  # [B, K]
+        positions = (inputs["labels"] != IGNORED).int().argmax(dim=1) - 1  # [B*V]
+        logits = self.verdict_head(model, inputs["input_ids"], inputs["attention_mask"], positions)  # [B*V, K]
+        logits = logits.view_as(inputs["targets"])  # [B, V, K]
         loss = judge_loss(
-            logits,
-            inputs["targets"],
-            inputs.get("teacher"),
+            logits.flatten(0, 1),
+            inputs["targets"].flatten(0, 1),
+            inputs["teacher"].flatten(0, 1) if "teacher" in inputs else None,
             self.args.distill_weight,
             self.args.distill_temperature,
         )
         return (loss, CausalLMOutput(loss=loss, logits=logits)) if return_outputs else loss
 
-    # One forward in evaluation too; `compute_metrics` sees verdict logits [N, K] and targets [N, K].
+    # One forward in evaluation too. `compute_metrics` sees verdict logits and targets [N, V, K], N battles: accelerate
+    # cuts the first axis of the last batch to the number of examples that are left.
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():

@@ -88,7 +88,7 @@ def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgeProm
 
 
 def verdict_metrics(prediction) -> dict[str, float]:
-    """Log loss and accuracy over the rows shown (each order a row), from logits and targets [N, K]."""
+    """Log loss and accuracy over the rows shown (each order a row), from logits and targets [N, V, K]."""
     from scipy.special import log_softmax
 
     logits, targets = prediction.predictions, prediction.label_ids

@@ -39,7 +39,9 @@ def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -
 def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
     """Probabilities [K] of a row's own label: one-hot, its soft labels, or None for an unlabelled row."""
     if row.get("soft_a") is not None:
-        soft = [row["soft_a"], row["soft_b"], row["soft_tie"] or 0.0][:num_verdicts]
+        soft = [row.get(f"soft_{name}") or 0.0 for name in VERDICTS[:num_verdicts]]
+        if not sum(soft) > 0 or min(soft) < 0:
+            raise InputError(f"Battle {row['id']} has soft labels {soft}, expected shares that add up to more than 0.")
         return [value / sum(soft) for value in soft]
     if row["verdict"] is None:
         return None

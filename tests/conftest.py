@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tiny matrices: threads would only wait for one another. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:

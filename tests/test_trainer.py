@@ -1,0 +1,437 @@
+"""The trainer: what a step adds up to, what a run sees and refuses, and how a killed one goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from sft_judge.battles.schema import battle_table, read_battles, write_battles
+from sft_judge.cli import main
+from sft_judge.errors import GateError
+from sft_judge.files import content_hash
+from sft_judge.models import load_model, load_tokenizer
+from sft_judge.probs import Probs, write_probs
+from sft_judge.prompts import JudgePrompt
+from sft_judge.spec import Budget, read_spec
+from sft_judge.trainer import VerdictCollator
+from sft_judge.training_data import read_teacher, shown_orders, split_folds, verdict_dataset
+
+RECIPE = """
+dtype: float32
+prompt_template: compact
+total_budget: 256
+swap: both
+learning_rate: 1.0e-3
+per_device_train_batch_size: 4
+max_steps: 6
+logging_steps: 1
+save_strategy: "no"
+disable_tqdm: true
+use_peft: true
+lora_r: 4
+"""
+unit, engine = pytest.mark.unit, pytest.mark.engine
+
+
+@pytest.fixture
+def command(bases, planted_file, tmp_path):
+    """A function that gives the words of a training command; a setting of None is left out."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def words(output: str = "judge", **changes) -> list[str]:
+        settings = {"model_name_or_path": bases["qwen2"], "battles": planted_file, "output_dir": tmp_path / output}
+        pairs = {**settings, **changes}.items()
+        lists = [(key, value if isinstance(value, list) else [value]) for key, value in pairs if value is not None]
+        given = [str(word) for key, values in lists for word in (f"--{key}", *values)]
+        return ["train", "--config", str(tmp_path / "recipe.yaml"), *given]
+
+    return words
+
+
+@pytest.fixture
+def train(command, tmp_path):
+    """A function that trains through the command line and gives the judge's folder."""
+
+    def run(output: str = "judge", **changes) -> Path:
+        assert main(command(output, **changes)) == 0
+        return tmp_path / output
+
+    return run
+
+
+def losses(folder: Path) -> list[float]:
+    log = json.loads((folder / "trainer_log.json").read_text())
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def weights(folder: Path) -> dict:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def soft_labels(path: Path, battles: Path, folds: dict | None, drop: int = 0) -> Path:
+    """A teacher's file: drawn probabilities for both orders, with the proof that `folds` gives."""
+    ids = read_battles(battles)["id"].to_pylist()[drop:]
+    probs = np.random.default_rng(3).dirichlet(np.ones(3), 2 * len(ids))
+    metadata = {} if folds is None else {"folds": folds, "battles_sha256": content_hash(battles)}
+    write_probs(path, Probs(np.repeat(ids, 2), np.tile(["ab", "ba"], len(ids)), np.log(probs), metadata))
+    return path
+
+
+def proof(seen: dict) -> dict:
+    return {str(fold): {"model": f"fold-{fold}", "folds_seen": folds} for fold, folds in seen.items()}
+
+
+CLEAN = proof({0: [1, 2], 1: [0, 2], 2: [0, 1]})
+
+
+# Batches
+
+
+@unit
+def test_a_batch_holds_each_order_of_each_battle_as_a_row():
+    examples = [
+        {"input_ids": [[5, 6, 1], [7, 2]], "targets": [[1.0, 0.0], [0.0, 1.0]]},
+        {"input_ids": [[8, 1], [9, 9, 9, 2]], "targets": [[0.5, 0.5], [0.25, 0.75]]},
+    ]
+    batch = VerdictCollator(pad_token_id=3, pad_to_multiple_of=8)(examples)
+    rows = [ids for example in examples for ids in example["input_ids"]]
+    assert batch["input_ids"].shape == (4, 8)
+    for row, ids in enumerate(rows):
+        assert batch["input_ids"][row].tolist() == ids + [3] * (8 - len(ids))
+        assert batch["attention_mask"][row].tolist() == [1] * len(ids) + [0] * (8 - len(ids))
+        assert batch["labels"][row].tolist() == [-100] * (len(ids) - 1) + ids[-1:] + [-100] * (8 - len(ids))
+    assert batch["targets"].tolist() == [example["targets"] for example in examples]
+
+
+@engine
+def test_any_split_of_a_batch_into_accumulated_steps_gives_one_curve(train):
+    curves = []
+    for place, (size, steps) in enumerate([(4, 1), (2, 2), (1, 4)]):
+        changes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "lora_dropout": 0.0}
+        curves.append(losses(train(f"judge-{place}", **changes)))
+    assert len(curves[0]) == 6 and len(set(curves[0])) == 6
+    np.testing.assert_allclose(curves[1], curves[0], atol=1e-5)
+    np.testing.assert_allclose(curves[2], curves[0], atol=1e-5)
+
+
+@engine
+def test_the_first_loss_is_the_mean_over_both_orders_of_the_first_battles(train, bases, planted_table):
+    """Both orders of a battle in one step; a fresh adapter adds nothing, so the base gives the loss."""
+    folder = train(limit=4, lora_dropout=0.0, max_steps=1)
+    seen, spec = losses(folder)[0], read_spec(folder)
+    tokenizer = load_tokenizer(str(bases["qwen2"]))
+    rows, model = planted_table.slice(0, 4).to_pylist(), load_model(str(bases["qwen2"]), "float32")
+    total = 0.0
+    for row, shown in zip(rows, JudgePrompt.of(tokenizer, spec).encode(rows, ("ab", "ba")), strict=True):
+        for ids, places in zip(shown, ({"a": 0, "b": 1, "tie": 2}, {"a": 1, "b": 0, "tie": 2}), strict=True):
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1, spec.verdict_ids]
+            total += F.cross_entropy(logits, torch.tensor(places[row["verdict"]])).item()
+    assert seen == pytest.approx(total / 8, abs=1e-4)
+
+
+@engine
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(train):
+    first, again, other = train("one", max_steps=3), train("two", max_steps=3), train("three", max_steps=3, seed=7)
+    assert losses(first) == losses(again) != losses(other)
+    for name, value in weights(first).items():
+        assert value.equal(weights(again)[name])
+
+
+@engine
+def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row(
+    train, bases, planted_table, monkeypatch
+):
+    """20 battles in batches of 8: the last batch is short, and none of its rows may be lost."""
+    from sft_judge import training
+    from sft_judge.verdict_head import VerdictHead
+
+    calls, forward = [], VerdictHead.__call__
+
+    def counted(self, model, *inputs):
+        calls.append((model.training, len(inputs[0])))
+        return forward(self, model, *inputs)
+
+    monkeypatch.setattr(VerdictHead, "__call__", counted)
+    metrics = []
+    monkeypatch.setattr(
+        training,
+        "verdict_metrics",
+        lambda prediction, whole=training.verdict_metrics: metrics.append(prediction) or whole(prediction),
+    )
+    folder = train(fold=1, eval_strategy="steps", eval_steps=6, per_device_eval_batch_size=8)
+    assert [rows for training_mode, rows in calls if not training_mode] == [16, 16, 8]
+    spec = read_spec(folder)
+    assert spec.training["folds_seen"] == [0, 2]
+
+    held = [row for row in planted_table.to_pylist() if row["fold"] == 1]
+    prompt, model = JudgePrompt.of(load_tokenizer(str(folder)), spec), load_model(str(folder), "float32")
+    log_losses, hits = [], []
+    for row, shown in zip(held, prompt.encode(held, ("ab", "ba")), strict=True):
+        for ids, places in zip(shown, ({"a": 0, "b": 1, "tie": 2}, {"a": 1, "b": 0, "tie": 2}), strict=True):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids])).logits[0, -1, spec.verdict_ids]
+            log_losses.append(F.cross_entropy(logits, torch.tensor(places[row["verdict"]])).item())
+            hits.append(int(logits.argmax()) == places[row["verdict"]])
+    logged = spec.training["eval"]
+    assert logged["eval_log_loss"] == pytest.approx(np.mean(log_losses), abs=1e-5)
+    assert logged["eval_loss"] == pytest.approx(np.mean(log_losses), abs=1e-5)
+    assert logged["eval_accuracy"] == pytest.approx(np.mean(hits))
+
+
+# Going on
+
+
+CRASH = """
+import os, signal, sys
+from transformers import TrainerCallback
+import sft_judge.training as training
+from sft_judge.cli import main
+
+class Crash(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+whole = training.JudgeTrainer
+training.JudgeTrainer = lambda **options: whole(**options, callbacks=[Crash()])
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@engine
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(train, command, tmp_path, capsys):
+    settings = {"save_strategy": "steps", "save_steps": 2}  # dropout on: the random state goes on as well
+    whole = train("whole", **settings)
+    words = command("killed", **settings)
+    run = subprocess.run([sys.executable, "-c", CRASH, "5", *words], capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr[-2000:]
+    assert not (tmp_path / "killed").exists() and (tmp_path / ".killed.partial" / "checkpoint-4").is_dir()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "Going on from" in capsys.readouterr().out
+    killed = tmp_path / "killed"
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(killed)[name], value, atol=1e-6, rtol=0)
+    assert losses(killed) == losses(whole)
+    assert not (tmp_path / ".killed.partial").exists()
+
+
+@engine
+def test_an_interrupted_run_with_other_settings_starts_afresh(train, command, tmp_path, monkeypatch, capsys):
+    from sft_judge.trainer import JudgeTrainer
+
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", interrupt_after(4, JudgeTrainer.compute_loss))
+    assert main(command("judge", save_strategy="steps", save_steps=2)) == 130
+    assert "this goes on" in capsys.readouterr().err and not (tmp_path / "judge").exists()
+    monkeypatch.undo()
+    fresh = train("judge", learning_rate=5e-4)
+    assert "Going on" not in capsys.readouterr().out and len(losses(fresh)) == 6
+
+
+def interrupt_after(count: int, compute_loss):
+    calls = []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return compute_loss(self, *args, **kwargs)
+
+    return interrupted
+
+
+# What a run sees
+
+
+@unit
+def test_training_leaves_out_both_folds_and_evaluates_on_one(planted_table):
+    train_rows, eval_rows = split_folds(planted_table, 0, 2)
+    assert set(train_rows["fold"].to_pylist()) == {1} and set(eval_rows["fold"].to_pylist()) == {0}
+    everything, none = split_folds(planted_table, None, None)
+    assert everything is planted_table and none is None
+    assert split_folds(planted_table, None, 1)[1] is None
+
+
+@unit
+def test_a_row_gets_the_teachers_label_of_the_order_it_is_shown_in(bases, planted_table):
+    prompt = make_prompt(bases)
+    rows = planted_table.slice(0, 8)
+    rng = np.random.default_rng(0)
+    teacher = {(name, order): rng.dirichlet(np.ones(3)) for name in rows["id"].to_pylist() for order in ("ab", "ba")}
+    for policy in ("both", "random", "none"):
+        examples = verdict_dataset(rows, prompt, policy, 5, teacher)[0]
+        shown = shown_orders(policy, rows["id"].to_pylist(), 5)
+        for row, example, orders in zip(rows.to_pylist(), examples, shown, strict=True):
+            for label, ids, order in zip(example["teacher"], example["input_ids"], orders, strict=True):
+                a, b, tie = teacher[row["id"], order]
+                np.testing.assert_allclose(label, (a, b, tie) if order == "ab" else (b, a, tie), rtol=1e-6)
+                assert ids[:-1] == prompt.encode([row], (order,))[0][0]
+    assert {orders for orders in shown_orders("random", ["x"] * 50, 1)} == {("ab",), ("ba",)}
+
+
+@unit
+def test_a_row_without_a_verdict_learns_from_the_teacher_alone_or_is_left_out(bases, planted_table):
+    rows = [{**row, "verdict": None} for row in planted_table.slice(0, 3).to_pylist()]
+    rows[0]["verdict"] = "a"
+    prompt = make_prompt(bases)
+    dataset, counts = verdict_dataset(battle_table(rows), prompt, "both", 0)
+    assert (len(dataset), counts["unlabelled"]) == (1, 2)
+    teacher = {(row["id"], order): np.array([0.2, 0.7, 0.1]) for row in rows for order in ("ab", "ba")}
+    dataset, counts = verdict_dataset(battle_table(rows), prompt, "both", 0, teacher)
+    assert (len(dataset), counts["unlabelled"]) == (3, 0)
+    np.testing.assert_allclose(dataset[1]["targets"], [[0.2, 0.7, 0.1], [0.7, 0.2, 0.1]], rtol=1e-6)
+    assert [ids[-1] for ids in dataset[1]["input_ids"]] == [prompt.verdict_ids[1], prompt.verdict_ids[0]]
+
+
+@unit
+@pytest.mark.parametrize("soft", [{"soft_a": 0.5, "soft_b": 0.5}, {"soft_a": 3.0, "soft_b": 1.0, "soft_tie": 4.0}])
+def test_soft_labels_are_normalised_over_the_judges_verdicts(soft, bases, planted_table):
+    rows = battle_table([{**planted_table.slice(0, 1).to_pylist()[0], "verdict": None, **soft}])
+    for words in (["A", "B"], ["A", "B", "tie"]):
+        prompt = make_prompt(bases, words)
+        values = np.array([soft["soft_a"], soft["soft_b"], soft.get("soft_tie", 0.0)])[: len(words)]
+        values /= values.sum()
+        np.testing.assert_allclose(verdict_dataset(rows, prompt, "none", 0)[0][0]["targets"], [values], rtol=1e-6)
+
+
+def make_prompt(bases, words=("A", "B", "tie")) -> JudgePrompt:
+    from sft_judge.resources import find
+
+    template = find("prompts", "compact").read_text()
+    return JudgePrompt(load_tokenizer(str(bases["qwen2"])), template, list(words), Budget(200, 200, 400))
+
+
+@unit
+def test_teacher_labels_are_taken_when_each_fold_was_labelled_by_a_model_that_did_not_see_it(planted_file, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
+    teacher = read_teacher(labels, planted_file, 3, False)
+    assert len(teacher) == 120 and all(probs.sum() == pytest.approx(1) for probs in teacher.values())
+    pairs = read_teacher(labels, planted_file, 2, False)
+    for key, probs in teacher.items():
+        np.testing.assert_allclose(pairs[key], probs[:2] / probs[:2].sum())
+
+
+@unit
+@pytest.mark.parametrize(
+    "folds, reason",
+    [
+        (None, "nothing proves"),
+        ({}, "nothing proves"),
+        (proof({0: [1, 2], 1: [0, 1], 2: [0, 1]}), "fold 1 was labelled by fold-1"),
+    ],
+)
+def test_labels_that_are_not_proven_out_of_fold_are_refused(folds, reason, planted_file, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, folds)
+    with pytest.raises(GateError, match=reason):
+        read_teacher(labels, planted_file, 3, False)
+    assert len(read_teacher(labels, planted_file, 3, True)) == 120
+
+
+@unit
+def test_labels_of_another_battles_file_are_refused(planted_file, planted_table, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
+    write_battles(tmp_path / "other.parquet", planted_table.slice(1))
+    with pytest.raises(GateError, match="another battles file"):
+        read_teacher(labels, tmp_path / "other.parquet", 3, False)
+
+
+# What a run refuses
+
+
+def refuses(words, status, reason, tmp_path, capsys):
+    before = {path.name for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert main(words) == status
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sft-judge:")]
+    assert len(lines) == 1 and reason in lines[0], lines
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@unit
+def test_in_sample_labels_are_refused_with_status_3_and_taken_when_allowed(command, planted_file, tmp_path, capsys):
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, proof({0: [0, 1], 1: [0, 2], 2: [0, 1]}))
+    refuses(command(labels=labels), 3, "fold 0 was labelled by fold-0, which trained on it", tmp_path, capsys)
+
+
+@unit
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"distil_weight": 0.5}, "Did you mean 'distill_weight'?"),
+        ({"learning_rte": 0.5}, "Did you mean 'learning_rate'?"),
+        ({"max_length": 512}, "set total_budget instead"),
+        ({"packing": "true"}, "packing is on"),
+        ({"swap": "bothe"}, "Did you mean 'both'?"),
+        ({"num_verdicts": 4}, "expected 2 or 3"),
+        ({"distill_weight": 1.5}, "expected 0 to 1"),
+        ({"distill_temperature": 0}, "more than 0"),
+        ({"learning_rate": "fast"}, "wrong type"),
+        ({"fold": 9}, "No battle is in fold 9; the folds are [0, 1, 2]"),
+        ({"holdout_fold": 9}, "No battle is in fold 9"),
+        ({"num_verdicts": 2}, "is a tie, but the judge has two verdicts"),
+        ({"verdict_words": ["A", "B"]}, "2 verdict_words ['A', 'B'] for 3 verdicts"),
+        ({"total_budget": 4096}, "has 512 positions"),
+        ({"total_budget": 20}, "Raise the total budget"),
+        ({"prompt_template": "pairs"}, "Did you mean 'pair'?"),
+        ({"dtype": "float8"}, "expected one of auto, float32"),
+        ({"battles": None}, "no 'battles'"),
+        ({"model_name_or_path": None}, "no 'model_name_or_path'"),
+        ({"output_dir": None}, "no 'output_dir'"),
+        ({"battles": "/no/such/file.parquet"}, "no such battles file"),
+        ({"labels": "/no/such/labels.parquet"}, "no such probs file"),
+    ],
+)
+def test_bad_settings_are_one_line_status_2_and_leave_nothing(changes, reason, command, tmp_path, capsys):
+    refuses(command(**changes), 2, reason, tmp_path, capsys)
+
+
+@unit
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("- a\n- b\n", "expected `key: value` lines"),
+        ("a: [1\n", "not valid YAML"),
+        ("", "expected `key: value` lines"),
+        ("distil_temperature: 2\n", "Did you mean 'distill_temperature'?"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_status_2_and_leaves_nothing(text, reason, command, tmp_path, capsys):
+    words = command()
+    (tmp_path / "recipe.yaml").write_text(text)
+    refuses(words, 2, reason, tmp_path, capsys)
+
+
+@unit
+def test_labels_that_miss_a_battle_name_it(command, planted_file, tmp_path, capsys):
+    first = read_battles(planted_file)["id"][0].as_py()
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN, drop=1)
+    refuses(command(labels=labels), 2, f"no row for battle {first}", tmp_path, capsys)
+
+
+@unit
+def test_an_adapter_is_no_base(command, bases, tmp_path, capsys):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(load_model(str(bases["qwen2"])), LoraConfig(r=2, target_modules="all-linear"))
+    model.save_pretrained(tmp_path / "adapter")
+    load_tokenizer(str(bases["qwen2"])).save_pretrained(tmp_path / "adapter")
+    refuses(command(model_name_or_path=tmp_path / "adapter"), 2, "sft-judge merge", tmp_path, capsys)
+
+
+@engine
+def test_what_is_saved_says_what_it_was_trained_on(train, planted_file):
+    folder = train(fold=0, holdout_fold=2)
+    spec = read_spec(folder)
+    assert spec.training["folds_seen"] == [1] and spec.training["rows"] == 20 and spec.num_verdicts == 3
+    assert spec.training["battles_sha256"] == content_hash(planted_file)
+    assert spec.training["recipe"]["learning_rate"] == 1e-3
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["rows"] == 20 and manifest["inputs"][str(planted_file)] == content_hash(planted_file)
+    assert not (folder / "training_args.bin").exists()
