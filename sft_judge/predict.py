@@ -27,6 +27,7 @@ from sft_judge.spec import FILE, JudgeSpec, read_spec
 from sft_judge.verdicts import ORDERS, swap
 
 ROWS_A_SHARD = 1024
+SWAPS = ("both", "none")
 
 
 @dataclass
@@ -56,21 +57,18 @@ def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprin
     transformers, or None).
     """
     judges = find_judges(model)
-    works = [_open_work(partial_path(job.output), fingerprint) for job in jobs]
     plans = [plan(judges, job.battles, settings["out_of_fold"]) for job in jobs]
+    works = [_Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
     facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": engine}
     for number, (folder, spec) in enumerate(judges.items()):
         orders = orders_of(settings["swap"] or spec.swap)
-        todo = [
-            (work / f"judge-{number}", job, wanted[folder])
-            for work, job, wanted in zip(works, jobs, plans, strict=True)
-        ]
-        todo = [item for item in todo if not _finished(*item)]
-        if todo:
+        todo = [(work, number, job, wanted[folder]) for work, job, wanted in zip(works, jobs, plans, strict=True)]
+        # a check that has refused once must not be passed by finished shards
+        if settings["check"] or not all(work.finished(number, indices) for work, _, _, indices in todo):
             facts |= _run_judge(folder, spec, engine, orders, todo, settings)
     for work, job, wanted in zip(works, jobs, plans, strict=True):
         write_probs(job.output, _gather(work, job, judges, wanted, model, engine, settings))
-        shutil.rmtree(work, ignore_errors=True)
+        work.clear()
     return facts
 
 
@@ -96,7 +94,9 @@ def plan(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool) -> 
 
 
 def orders_of(policy: str) -> tuple[str, ...]:
-    """The orders to show: both, or the battle's own alone."""
+    """The orders to show for a policy of SWAPS: both, or the battle's own alone."""
+    if policy not in SWAPS:
+        raise InputError(f"swap is {policy!r}, expected one of {', '.join(SWAPS)}.")
     return ORDERS if policy == "both" else ORDERS[:1]
 
 
@@ -115,20 +115,18 @@ def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: lis
         raise InputError(
             f"{folder}: its tokenizer gives the verdicts ids {prompt.verdict_ids}, {FILE} {spec.verdict_ids}."
         )
-    total = sum(len(indices) for _, _, indices in todo)
+    total = sum(len(indices) for *_, indices in todo)
     with open_engine(engine_name, folder, spec, settings["dtype"]) as engine:
         with Progress(f"predict {folder}", total) as progress:
-            for shards, job, indices in todo:
-                shards.mkdir(parents=True, exist_ok=True)
+            for work, number, job, indices in todo:
                 for start in range(0, len(indices), ROWS_A_SHARD):
                     wanted = indices[start : start + ROWS_A_SHARD]
-                    if not _shard(shards, start).is_file():
-                        logp = score_battles(engine, prompt, job.battles.take(wanted).to_pylist(), orders)
-                        with whole_file(_shard(shards, start)) as aside, open(aside, "wb") as file:
-                            np.save(file, logp)
+                    if not work.shard(number, start).is_file():
+                        rows = job.battles.take(wanted).to_pylist()
+                        work.save(number, start, score_battles(engine, prompt, rows, orders))
                     progress.add(len(wanted))
         if settings["check"]:
-            return {"check": check_engine(engine, folder, spec, prompt, todo[0][1].battles, orders, settings)}
+            return {"check": check_engine(engine, folder, spec, prompt, todo[0][2].battles, orders, settings)}
     return {}
 
 
@@ -160,7 +158,7 @@ def dtype_of(folder: str, dtype: str) -> str:
     return "float32" if dtype == "float32" else "bfloat16"
 
 
-def _gather(work: Path, job: Job, judges: dict, wanted: dict, model: str, engine: str, settings: dict) -> Probs:
+def _gather(work: "_Work", job: Job, judges: dict, wanted: dict, model: str, engine: str, settings: dict) -> Probs:
     """Mean over the judges that scored a row, then one probs row for each battle and order."""
     first = next(iter(judges.values()))
     orders = orders_of(settings["swap"] or first.swap)
@@ -170,7 +168,7 @@ def _gather(work: Path, job: Job, judges: dict, wanted: dict, model: str, engine
         indices = wanted[folder]
         for start in range(0, len(indices), ROWS_A_SHARD):
             rows = indices[start : start + ROWS_A_SHARD]
-            total[rows] += np.exp(np.load(_shard(work / f"judge-{number}", start)))
+            total[rows] += np.exp(np.load(work.shard(number, start)))
             count[rows] += 1
     with np.errstate(divide="ignore"):
         logp = np.log(total / count[:, None, None])
@@ -200,21 +198,29 @@ def _fold_provenance(judges: dict[str, JudgeSpec], battles: pa.Table) -> dict:
     }
 
 
-def _open_work(work: Path, fingerprint: str) -> Path:
-    stamp = work / "fingerprint"
-    if not (stamp.is_file() and stamp.read_text() == fingerprint):
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        stamp.write_text(fingerprint)
-    return work
+class _Work:
+    """Finished shards of one job, with the fingerprint they belong to; on disk from the first shard on."""
 
+    def __init__(self, folder: Path, fingerprint: str):
+        self.folder, self.fingerprint = folder, fingerprint
+        stamp = folder / "fingerprint"
+        if not (stamp.is_file() and stamp.read_text() == fingerprint):
+            self.clear()
 
-def _shard(folder: Path, start: int) -> Path:
-    return folder / f"{start:09d}.npy"
+    def shard(self, judge: int, start: int) -> Path:
+        return self.folder / f"judge-{judge}" / f"{start:09d}.npy"
 
+    def finished(self, judge: int, indices: np.ndarray) -> bool:
+        return all(self.shard(judge, start).is_file() for start in range(0, len(indices), ROWS_A_SHARD))
 
-def _finished(shards: Path, job: Job, indices: np.ndarray) -> bool:
-    return all(_shard(shards, start).is_file() for start in range(0, len(indices), ROWS_A_SHARD))
+    def save(self, judge: int, start: int, logp: np.ndarray) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "fingerprint").write_text(self.fingerprint)
+        with whole_file(self.shard(judge, start)) as aside, open(aside, "wb") as file:
+            np.save(file, logp)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:
