@@ -91,7 +91,7 @@ def gpus() -> list[str]:
         return []
     if answer.returncode:
         return []
-    rows = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
+    rows = [[part.strip() for part in line.rsplit(",", 2)] for line in answer.stdout.splitlines() if line.strip()]
     return [f"{name}, {memory}, driver {driver}" for name, memory, driver in rows]
 
 
