@@ -76,7 +76,16 @@ def test_a_json_line_that_is_no_object_is_an_error_with_its_number(line, tmp_pat
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n\n", b'{"id": ', b"\xff\xfe\x00", b'{"id": "1", "prompt": "text, not a list"}', b'{"id": {"a": 1}}'],
+    [
+        b"",
+        b"\n\n",
+        b'{"id": ',
+        b"\xff\xfe\x00",
+        b'{"id": "1", "prompt": "no list"}',
+        b'{"id": {"a": 1}}',
+        b'{"id": "\\ud83d"}',
+        b"[" * 100_000,
+    ],
 )
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_a_broken_file_is_one_line_and_status_2(content, suffix, tmp_path, capsys):

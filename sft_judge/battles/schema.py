@@ -55,7 +55,7 @@ def read_battles(path: Path, limit: int | None = None) -> pa.Table:
             table = battle_table(_read_jsonl(path))
         else:
             table = pq.read_table(path)
-    except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, json.JSONDecodeError, UnicodeError, RecursionError, OverflowError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{path}: not a readable battles file ({reason}). Expected Parquet or JSONL as `sft-judge import` writes."
