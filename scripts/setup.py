@@ -7,10 +7,11 @@ Takes the CUDA pins where `nvidia-smi` answers and the CPU pins elsewhere. Does 
 
 Needs Python alone, of the system: no package, and no syntax newer than what lets an old Python print the line below.
 
-What the pins have wheels for (`uv pip compile` for each, 2026-11): Linux x86-64 with glibc 2.31 or newer, and Python
-3.11, 3.12 and 3.13 alike, in all three sets. torch's CPU build must be had for that Python: PyTorch's index has it, a
-machine that keeps the one file for 3.11 sets up the CPU sets with 3.11 alone. DeepSpeed comes as source everywhere and
-installs without a compiler.
+What the pins resolve for (`uv pip compile` with wheels alone, 2026-11-21): Linux x86-64 with glibc 2.31 or newer
+(2.30 fails), and Python 3.11, 3.12 and 3.13, in all three sets. torch's CPU build was at hand for 3.11 alone, so
+3.12 and 3.13 were resolved with the plain torch in its place. Installed and run were the CPU and the minimal set,
+on 3.11, with torch found by PIP_FIND_LINKS; the CUDA set and the way through PyTorch's index were not. DeepSpeed is
+left out of those resolutions, as it comes as source; it builds without a compiler.
 """
 
 import argparse
@@ -192,7 +193,7 @@ def failure(said):
     """The error for what uv said: the package, its last lines, what to try."""
     found = [match.group(1) for match in (re.search(pattern, said) for pattern in PACKAGE_OF) if match]
     if re.search(r"No space left", said):
-        hint = "The disk is full: the CPU set takes about 4 GB, the CUDA set about 12."
+        hint = "The disk is full: the CPU set takes about 4 GB, the CUDA set several more."
     elif found and found[0].startswith("torch"):
         where = f"Neither the folders in PIP_FIND_LINKS nor {TORCH_CPU_INDEX} gave it"
         hint = (
