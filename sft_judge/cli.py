@@ -8,10 +8,13 @@ line and an exit status, the manifest beside the output, what to say when a pers
 
 import argparse
 import importlib
+import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
+import warnings
 
 from sft_judge.errors import GateError, InputError, nearest
 from sft_judge.manifest import Meter, stage_inputs, stage_outputs, write_manifest
@@ -154,8 +157,21 @@ def _fail(message: str, status: int) -> int:
 
 
 def quiet_libraries() -> None:
-    """Tokenizer threads are ours to place, and the libraries' own banners are not for our users."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    """The libraries' banners are not for our users, and none of them is to report home. What is set already stays."""
+    quiet = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "AR_LOG_LEVEL": "ERROR",
+        "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning,ignore::DeprecationWarning",  # engine processes
+    }
+    if shutil.which("nvidia-smi") is None:
+        quiet["DS_ACCELERATOR"] = "cpu"  # DeepSpeed says at every import that it had to guess
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    for category in (FutureWarning, UserWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

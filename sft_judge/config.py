@@ -5,6 +5,7 @@ What a recipe may say, read by TRL's parser. One field, one description; the onl
 settings of the WSDM Cup 3rd-place write-up as defaults.
 """
 
+import sys
 from dataclasses import dataclass, field, fields
 
 from trl import ModelConfig, SFTConfig
@@ -62,6 +63,9 @@ class JudgeConfig(SFTConfig):
 
         if self.bf16 is None and not self.fp16:  # TRL's default of bf16 wants a GPU
             self.bf16 = torch.cuda.is_available()
+        if self.disable_tqdm is None:  # a bar on a terminal, plain lines on a pipe
+            self.disable_tqdm = not sys.stderr.isatty()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         if self.max_length is not None:
             raise InputError(
                 f"max_length is {self.max_length}, but SFTTrainer drops the rows it cuts; set total_budget instead."

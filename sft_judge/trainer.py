@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback
 from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTTrainer
 
@@ -57,6 +58,16 @@ class VerdictCollator:
         return batch
 
 
+class PlainLines(TrainerCallback):
+    """On a pipe, a line for each logged step instead of Trainer's raw dictionaries."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_local_process_zero or not {"loss", "eval_loss"} & logs.keys():
+            return
+        shown = [f"{key} {float(logs[key]):.4g}" for key in ("loss", "learning_rate", "eval_log_loss") if key in logs]
+        print(f"step {state.global_step}/{state.max_steps}  {'  '.join(shown)}", flush=True)
+
+
 class JudgeTrainer(SFTTrainer):
     """
     SFTTrainer whose loss is the cross-entropy (and distillation) over the verdicts at the answer position.
@@ -72,6 +83,9 @@ class JudgeTrainer(SFTTrainer):
         super().__init__(*args, processing_class=processing_class, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.verdict_head = VerdictHead(self.model, verdict_ids)
+        if self.args.disable_tqdm:
+            self.remove_callback(PrinterCallback)
+            self.add_callback(PlainLines())
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = ["input_ids", "targets", "teacher", "length"]

@@ -14,8 +14,6 @@ from sft_judge.errors import InputError
 from sft_judge.models import check_model_folder, is_adapter
 from sft_judge.spec import JudgeSpec
 
-os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read on a CPU only
 
 
@@ -39,6 +37,7 @@ class VllmEngine:
             enforce_eager=not torch.cuda.is_available(),
             enable_prefix_caching=True,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
         )
 
     def __enter__(self):
