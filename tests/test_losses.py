@@ -89,7 +89,8 @@ def test_a_sure_teacher_gives_finite_loss_and_gradient():
 @settings(deadline=None, max_examples=30)
 def test_weight_zero_is_the_hard_loss_to_the_bit(sizes):
     logits, targets, teacher = (value.float() for value in draw(*sizes))
-    assert judge_loss(logits, targets, teacher, 0.0, 5.0).equal(verdict_loss(logits, targets))
+    for labels in (teacher, teacher * float("nan")):  # not even looked at
+        assert judge_loss(logits, targets, labels, 0.0, 5.0).equal(verdict_loss(logits, targets))
     assert judge_loss(logits, targets, None, 0.9, 5.0).equal(verdict_loss(logits, targets))
 
 

@@ -20,7 +20,7 @@ from sft_judge.models import load_model, load_tokenizer
 from sft_judge.probs import Probs, write_probs
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import Budget, read_spec
-from sft_judge.trainer import VerdictCollator
+from sft_judge.trainer import JudgeTrainer, VerdictCollator
 from sft_judge.training_data import read_teacher, shown_orders, split_folds, verdict_dataset
 
 RECIPE = """
@@ -206,7 +206,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @engine
-def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(train, command, tmp_path, capsys):
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(train, command, tmp_path, capsys, monkeypatch):
     settings = {"save_strategy": "steps", "save_steps": 2}  # dropout on: the random state goes on as well
     whole = train("whole", **settings)
     words = command("killed", **settings)
@@ -214,8 +214,10 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(train, command, tmp
     assert run.returncode == -signal.SIGKILL, run.stderr[-2000:]
     assert not (tmp_path / "killed").exists() and (tmp_path / ".killed.partial" / "checkpoint-4").is_dir()
     capsys.readouterr()
+    steps, compute_loss = [], JudgeTrainer.compute_loss
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", lambda *args, **kw: steps.append(1) or compute_loss(*args, **kw))
     assert main(words) == 0
-    assert "Going on from" in capsys.readouterr().out
+    assert "Going on from" in capsys.readouterr().out and len(steps) == 2
     killed = tmp_path / "killed"
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(killed)[name], value, atol=1e-6, rtol=0)
@@ -225,8 +227,6 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(train, command, tmp
 
 @engine
 def test_an_interrupted_run_with_other_settings_starts_afresh(train, command, tmp_path, monkeypatch, capsys):
-    from sft_judge.trainer import JudgeTrainer
-
     monkeypatch.setattr(JudgeTrainer, "compute_loss", interrupt_after(4, JudgeTrainer.compute_loss))
     assert main(command("judge", save_strategy="steps", save_steps=2)) == 130
     assert "this goes on" in capsys.readouterr().err and not (tmp_path / "judge").exists()
