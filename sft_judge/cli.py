@@ -129,6 +129,9 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
         return run_stage(argv[0], argv[1:])
     except (InputError, GateError) as error:
         return _fail(str(error), error.exit_status)
+    except BrokenPipeError:  # the reader has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

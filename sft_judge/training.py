@@ -14,10 +14,10 @@ from sft_judge.battles.schema import read_battles
 from sft_judge.config import JudgeConfig, JudgeModelConfig
 from sft_judge.errors import InputError
 from sft_judge.files import content_hash, partial_path, replace_folder, write_json
-from sft_judge.models import is_adapter, load_model, load_tokenizer
+from sft_judge.models import ADAPTER, is_adapter, load_model, load_tokenizer
 from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.resources import find
-from sft_judge.spec import JudgeSpec, write_spec
+from sft_judge.spec import FILE, JudgeSpec, read_spec, write_spec
 from sft_judge.trainer import JudgeTrainer
 from sft_judge.training_data import read_teacher, split_folds, verdict_dataset
 
@@ -62,7 +62,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     facts = {
         **counts,
         "battles_sha256": content_hash(battles_file),
-        "folds_seen": _folds(train_rows),
+        "folds_seen": sorted({*_folds(train_rows), *_folds_of_base(model_name, battles_file)}),
         "base": model_name,
         "steps": trainer.state.global_step,
         "eval": {key: value for key, value in _last(trainer.state.log_history, "eval_").items()},
@@ -138,12 +138,28 @@ def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, facts: dict, output
         spec.language = config.show_language
         spec.training = {**facts, "seed": config.seed, "recipe": _resolved(config)}
         write_spec(finished, spec)
-        write_json(finished / "trainer_log.json", trainer.state.log_history)
-        for leftover in ("training_args.bin",):  # pickled, and judge.json holds the same as text
-            (finished / leftover).unlink(missing_ok=True)
+        write_json(finished / "trainer_log.json", _timeless(trainer.state.log_history))
+        _sort_target_modules(finished / ADAPTER)
+        (finished / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
         replace_folder(finished, output)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def _timeless(history: list[dict]) -> list[dict]:
+    """The log without times and rates: the same training makes the same folder. The manifest has the seconds."""
+    return [
+        {key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))}
+        for entry in history
+    ]
+
+
+def _sort_target_modules(file: Path) -> None:
+    """PEFT writes a set, in another order each time."""
+    if file.is_file():
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(fields.get("target_modules"), list):
+            write_json(file, {**fields, "target_modules": sorted(fields["target_modules"])})
 
 
 def _resolved(config: JudgeConfig) -> dict:
@@ -157,6 +173,14 @@ def _resolved(config: JudgeConfig) -> dict:
 
 def _folds(rows: pa.Table) -> list[int]:
     return sorted(set(pc.unique(rows["fold"]).to_pylist()) - {None}) if "fold" in rows.column_names else []
+
+
+def _folds_of_base(model: str, battles: Path) -> list[int]:
+    """Folds that the base has already learnt from, where it was trained on these very battles."""
+    if not (Path(model) / FILE).is_file():
+        return []
+    seen = read_spec(model).training
+    return seen.get("folds_seen", []) if seen.get("battles_sha256") == content_hash(battles) else []
 
 
 def _last(history: list[dict], prefix: str) -> dict:
