@@ -49,7 +49,8 @@ class Parser(argparse.ArgumentParser):
         if message.startswith(prefix):
             flag = message.removeprefix(prefix).split()[0]
             message = f"unknown argument {flag!r}." + nearest(flag.split("=")[0], self._option_string_actions)
-        raise InputError(f"{self.prog}: {message.rstrip('.')}. `{self.prog} --help` lists what it takes.")
+        stop = "" if message.endswith("?") else "."
+        raise InputError(f"{self.prog}: {message.rstrip('.')}{stop} `{self.prog} --help` lists what it takes.")
 
 
 def stage_module(stage: str):

@@ -5,6 +5,7 @@ What a recipe may say, read by TRL's parser. One field, one description; the onl
 settings of the WSDM Cup 3rd-place write-up as defaults.
 """
 
+import os
 import sys
 from dataclasses import dataclass, field, fields
 
@@ -65,6 +66,8 @@ class JudgeConfig(SFTConfig):
             self.bf16 = torch.cuda.is_available()
         if self.disable_tqdm is None:  # a bar on a terminal, plain lines on a pipe
             self.disable_tqdm = not sys.stderr.isatty()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
+            self.ddp_backend = self.ddp_backend or "gloo"
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         if self.max_length is not None:
             raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sft_judge.errors import InputError
 
@@ -54,8 +54,10 @@ def load_model(model: str, dtype: str | None = "auto", **options):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     kind = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     try:
+        base = base_of(model)
+        options["attn_implementation"] = _attention(base, options.get("attn_implementation"))
         loaded = AutoModelForCausalLM.from_pretrained(
-            base_of(model), dtype=kind, use_safetensors=True, trust_remote_code=False, **options
+            base, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
         )
         if is_adapter(model):
             loaded = PeftModel.from_pretrained(loaded, model, config=PeftConfig.from_pretrained(model))
@@ -64,6 +66,14 @@ def load_model(model: str, dtype: str | None = "auto", **options):
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
         raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
     return loaded.eval()
+
+
+def _attention(base: str, wanted: str | None) -> str | None:
+    """The attention to load with: transformers' own choice, sdpa, leaves out the soft-cap of Gemma-2 in silence."""
+    capped = getattr(AutoConfig.from_pretrained(base).get_text_config(), "attn_logit_softcapping", None)
+    if capped and wanted == "sdpa":
+        raise InputError(f"{base} soft-caps its attention, which sdpa leaves out; take eager or flash_attention_2.")
+    return wanted or ("eager" if capped else None)
 
 
 def check_model_folder(model: str) -> None:

@@ -54,6 +54,11 @@ def input_paths(settings: dict) -> list[Path]:
 
 def output_paths(settings: dict) -> list[Path]:
     """The folder that training will make."""
-    if not settings.get("output_dir"):
-        raise InputError("The recipe has no 'output_dir', and none was given on the command line (--output_dir).")
-    return [OutputPath(settings["output_dir"])]
+    return [OutputPath(required(settings, "output_dir"))]
+
+
+def required(settings: dict, key: str):
+    """The value of a key that training cannot do without, or an `InputError`."""
+    if settings.get(key) is None:
+        raise InputError(f"The recipe has no {key!r}, and none was given on the command line (--{key}).")
+    return settings[key]

@@ -32,8 +32,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     same settings go on from the last checkpoint, others start afresh.
     """
     output = Path(config.output_dir)
-    model_name = _required(model_config.model_name_or_path, "model_name_or_path")
-    battles_file = Path(_required(config.battles, "battles"))
+    model_name = model_config.model_name_or_path
+    battles_file = Path(config.battles)
     battles = read_battles(battles_file, config.limit)
     tokenizer = load_tokenizer(model_name)
     train_rows, eval_rows = split_folds(battles, config.fold, config.holdout_fold)
@@ -190,9 +190,3 @@ def _last(history: list[dict], prefix: str) -> dict:
 
 def _template(config: JudgeConfig) -> str:
     return find("prompts", config.prompt_template).read_text(encoding="utf-8")
-
-
-def _required(value, key: str):
-    if value is None:
-        raise InputError(f"The recipe has no {key!r}, and none was given on the command line (--{key}).")
-    return value

@@ -14,7 +14,10 @@ from sft_judge.errors import InputError
 from sft_judge.models import check_model_folder, is_adapter
 from sft_judge.spec import JudgeSpec
 
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read on a CPU only
+# Read on a CPU only. The cache is in GiB; W4A8 would round the activations of a W4A16 judge to 8 bits, where the CPU
+# has AMX, and the same judge would answer differently on another machine.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
 
 
 class VllmEngine:

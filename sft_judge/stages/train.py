@@ -8,7 +8,7 @@ given on the command line as --key value, which wins. A run that was killed goes
 On several processes: accelerate launch --config_file recipes/accelerate/X.yaml scripts/train.py --config RECIPE
 """
 
-from sft_judge.recipes import input_paths, output_paths, resolved
+from sft_judge.recipes import input_paths, output_paths, required, resolved
 from sft_judge.resources import find
 
 EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_dir runs/teacher/fold-0"
@@ -39,7 +39,8 @@ def outputs(args):
 
 def run(args):
     settings = resolved(args.config, args.overrides)
-    output_paths(settings)
+    for key in ("model_name_or_path", "battles", "output_dir"):
+        required(settings, key)
 
     from trl import TrlParser
 
