@@ -17,9 +17,11 @@ from sft_judge.verdicts import VERDICTS
 
 def verify_engines(model: str, battles: Path, engines: list[str], dtype: str, rows: int) -> dict:
     """Hold engines to the first named one on the first `rows` battles. Prints; raises `GateError` beyond tolerance."""
-    scored, labels = _score(model, battles, engines, dtype, rows)
     precision = dtype_of(model, dtype)
     facts = {"dtype": precision}
+    if len(engines) == 1:
+        return facts
+    scored, labels = _score(model, battles, engines, dtype, rows)
     for engine in engines[1:]:
         parity = compare(
             f"{model}, {engines[0]} against {engine} ({precision})", scored[engines[0]], scored[engine], labels
@@ -34,29 +36,23 @@ def verify_forms(model: str, other: str, battles: Path, engines: list[str], dtyp
     """
     Hold a second form of a judge (quantised, say) to the first by its paired rise of the log loss on labelled battles.
 
-    On more than one engine, each form's engines are held to one another first. Prints; raises `GateError`.
+    Both are compared on the first engine named; the second form is held to itself on the others. Prints; raises
+    `GateError`.
     """
-    table = read_battles(battles, rows)
-    verdicts = np.array([VERDICTS.index(v) if v else -1 for v in table["verdict"].to_pylist()])
-    if (verdicts < 0).any():
-        raise InputError(f"{battles}: {int((verdicts < 0).sum())} battles have no verdict; a log loss needs them all.")
-    scored = {}
-    for folder in (model, other):
-        by_engine, labels = _score(folder, battles, engines, dtype, rows)
-        for engine in engines[1:]:
-            parity = compare(
-                f"{folder}, {engines[0]} against {engine}", by_engine[engines[0]], by_engine[engine], labels
-            )
-            print(parity)
-            hold(parity, TOLERANCES["engines", dtype_of(folder, dtype)])
-        scored[folder] = by_engine[engines[-1]]
-    print(compare(f"{model} against {other}", scored[model], scored[other], labels))
+    verdicts = [VERDICTS.index(v) if v else -1 for v in read_battles(battles, rows)["verdict"].to_pylist()]
+    if -1 in verdicts:
+        raise InputError(f"{battles}: {verdicts.count(-1)} battles have no verdict; a log loss needs them all.")
+    facts = verify_engines(other, battles, engines, dtype, rows)
+    first, labels = _score(model, battles, engines[:1], dtype, rows)
+    second, _ = _score(other, battles, engines[:1], dtype, rows)
+    scored = [first[engines[0]], second[engines[0]]]
+    print(compare(f"{model} against {other}", *scored, labels))
     orders = len(labels) // len(verdicts)
-    averaged = [np.log(np.exp(logp).reshape(len(verdicts), orders, -1).mean(axis=1)) for logp in scored.values()]
-    rise = log_loss_rise(*averaged, verdicts)
+    averaged = [np.log(np.exp(logp).reshape(len(verdicts), orders, -1).mean(axis=1)) for logp in scored]
+    rise = log_loss_rise(*averaged, np.array(verdicts))
     print(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(verdicts)} battles")
     hold_log_loss(other, rise)
-    return {"log_loss_rise": rise, "rows": len(verdicts)}
+    return {**facts, "log_loss_rise": rise, "rows": len(verdicts)}
 
 
 def _score(model: str, battles: Path, engines: list[str], dtype: str, rows: int) -> tuple[dict, list[str]]:
