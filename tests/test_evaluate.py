@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -233,3 +235,25 @@ def test_small_slices_are_put_together_and_no_row_is_lost():
     assert {name: int(mask.sum()) for name, mask in found["language"].items()} == {"English": 60, "other (2)": 9}
     assert "turns" not in found  # all have one
     assert length_labels(np.array([5, 5, 5])) == ["0 to 5"] * 3
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    return found
+
+
+def test_a_browser_opens_the_report_without_a_console_error_or_a_script_run(world, tmp_path, browser):
+    assert evaluate(world, tmp_path, ["good", "fair"]) == 0
+    quiet = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync".split()
+    )
+    page = (tmp_path / "report.html").as_uri()
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [browser, *quiet, profile, "--enable-logging=stderr", "--v=0", "--dump-dom", page]
+    opened = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in opened.stderr
+    assert opened.stdout.count("<svg") >= 3  # pictures are there
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in opened.stdout  # a language's name stayed text
