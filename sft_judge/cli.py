@@ -8,13 +8,10 @@ line and an exit status, the manifest beside the output, what to say when a pers
 
 import argparse
 import importlib
-import logging
 import os
 import shlex
-import shutil
 import signal
 import sys
-import warnings
 
 from sft_judge.errors import GateError, InputError, nearest
 from sft_judge.manifest import Meter, stage_inputs, stage_outputs, write_manifest
@@ -124,7 +121,7 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
 
         print(f"sft-judge {__version__}")
         return 0
-    quiet_libraries()
+    importlib.import_module("sft_judge.quiet")
     signal.signal(signal.SIGTERM, _terminated)
     try:
         return run_stage(argv[0], argv[1:])
@@ -158,24 +155,3 @@ def _go_on(what: str, argv: list[str]) -> str:
 def _fail(message: str, status: int) -> int:
     print("sft-judge: " + " ".join(message.split()), file=sys.stderr)
     return status
-
-
-def quiet_libraries() -> None:
-    """The libraries' banners are not for our users, and none of them is to report home. What is set already stays."""
-    quiet = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "AR_LOG_LEVEL": "ERROR",
-        "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning,ignore::DeprecationWarning",  # engine processes
-    }
-    if shutil.which("nvidia-smi") is None:
-        quiet["DS_ACCELERATOR"] = "cpu"  # DeepSpeed says at every import that it had to guess
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    for category in (FutureWarning, UserWarning, DeprecationWarning):
-        warnings.filterwarnings("ignore", category=category)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -26,7 +26,10 @@ from sft_judge.manifest import fingerprint, manifest_path, stage_inputs, stage_o
 KEYS = ("vars", "steps", "extends", "drop")
 
 # Imported once and inherited by every step, as each would spend seconds on it.
-PRELOAD = ["sft_judge.training", "sft_judge.predict", "sft_judge.engines.transformers_engine", "sft_judge.tiny"]
+PRELOAD = [
+    "sft_judge.quiet",
+    *("sft_judge.training", "sft_judge.predict", "sft_judge.engines.transformers_engine", "sft_judge.tiny"),
+]
 
 
 @dataclass

@@ -115,17 +115,17 @@ def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
 def _open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
     """The checkpoint to go on from, or None for a fresh start; stale work is cleared away."""
     stamp = work / "fingerprint"
-    if stamp.is_file() and stamp.read_text() == fingerprint:
-        checkpoint = get_last_checkpoint(str(work))
-        if checkpoint:
-            print(f"Going on from {checkpoint}.")
-        return checkpoint
-    if config.process_index == 0:
+    known = stamp.is_file() and stamp.read_text() == fingerprint
+    config.distributed_state.wait_for_everyone()  # every process has looked before one clears and writes
+    if not known and config.process_index == 0:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         stamp.write_text(fingerprint)
     config.distributed_state.wait_for_everyone()
-    return None
+    checkpoint = get_last_checkpoint(str(work)) if known else None
+    if checkpoint and config.process_index == 0:
+        print(f"Going on from {checkpoint}.")
+    return checkpoint
 
 
 def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, facts: dict, output: Path) -> None:
