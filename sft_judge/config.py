@@ -68,6 +68,8 @@ class JudgeConfig(SFTConfig):
             self.disable_tqdm = not sys.stderr.isatty()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
             self.ddp_backend = self.ddp_backend or "gloo"
+            # Else accelerate takes each process for the only one, and gradients stay apart; DeepSpeed refuses it.
+            self.use_cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         if self.max_length is not None:
             raise InputError(

@@ -1,0 +1,94 @@
+"""Recipes, found on disk: every key is known, every launch line names what exists, every prompt renders."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sft_judge.config import JudgeConfig, JudgeModelConfig, check_keys
+from sft_judge.models import load_tokenizer
+from sft_judge.pipeline import override, read_pipeline, steps_of
+from sft_judge.prompts import JudgePrompt, default_words
+from sft_judge.recipes import read_recipe
+from sft_judge.spec import Budget
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+PROMPTS = sorted((ROOT / "prompts").glob("*.jinja"))
+
+
+def kind(recipe: Path) -> str:
+    keys = yaml.safe_load(recipe.read_text()).keys()
+    return "pipeline" if {"steps", "extends"} & keys else "launch" if "distributed_type" in keys else "training"
+
+
+def of_kind(wanted: str):
+    found = [recipe for recipe in RECIPES if kind(recipe) == wanted]
+    return pytest.mark.parametrize("recipe", found, ids=lambda path: path.relative_to(ROOT / "recipes").as_posix())
+
+
+def launch_lines(recipe: Path) -> list[list[str]]:
+    """The commands in a recipe's header, as words."""
+    header = recipe.read_text().split("\n\n")[0] + "\n"
+    comment = "".join(re.findall(r"^#(.*\n)", header, re.M)).replace("\\\n", " ")
+    lines = [line.strip() for line in comment.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith(("sft-judge ", "accelerate launch "))]
+
+
+def test_there_are_recipes_of_each_kind_and_prompts():
+    assert {kind(recipe) for recipe in RECIPES} == {"pipeline", "launch", "training"} and len(PROMPTS) >= 2
+
+
+@of_kind("training")
+def test_a_training_recipe_is_read_by_the_parser_it_is_for(recipe, tmp_path):
+    from trl import TrlParser
+
+    check_keys(read_recipe(str(recipe)))
+    words = ["--config", str(recipe), "--output_dir", str(tmp_path)]
+    config, model_config = TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config(words)
+    for key, value in read_recipe(str(recipe)).items():
+        holder = config if key in JudgeConfig.__dataclass_fields__ else model_config
+        assert getattr(holder, key) == value
+
+
+@of_kind("pipeline")
+def test_a_pipeline_holds_commands_that_parse(recipe):
+    pipeline = read_pipeline(recipe)
+    unset = [name for name, value in pipeline["vars"].items() if value is None]
+    override(pipeline, [f"{name}=file.csv" for name in unset])
+    assert steps_of(pipeline, recipe)
+
+
+@of_kind("launch")
+def test_a_launch_config_is_one_of_accelerates(recipe):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(recipe))
+    assert config.num_machines == 1 and config.mixed_precision == "no"
+    stage = {"zero2": 2, "zero3": 3}.get(recipe.stem)
+    assert config.deepspeed_config.get("zero_stage") == stage
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.relative_to(ROOT / "recipes").as_posix())
+def test_the_header_launches_this_very_file(recipe):
+    lines = launch_lines(recipe)
+    assert lines
+    own = recipe.relative_to(ROOT).as_posix()
+    for words in lines:
+        assert own in words
+        named = [word for word in words if word.startswith(("recipes/", "scripts/", "prompts/"))]
+        assert all((ROOT / word).is_file() for word in named)
+
+
+@pytest.mark.parametrize("template", PROMPTS, ids=lambda path: path.stem)
+def test_a_prompt_renders_and_ends_where_the_verdict_stands(template, base, planted_rows):
+    tokenizer, text = load_tokenizer(str(base)), template.read_text(encoding="utf-8")
+    prompt = JudgePrompt(tokenizer, text, default_words(tokenizer, text, 3), Budget())
+    assert len(set(prompt.verdict_ids)) == 3
+    for row, (ids,) in zip(planted_rows[:6], prompt.encode(planted_rows[:6], ("ab",)), strict=True):
+        shown = tokenizer.decode(ids)
+        for name in ("prompt", "response_a", "response_b"):
+            assert all(turn.strip() in shown for turn in row[name] if turn.isascii())
