@@ -4,6 +4,7 @@ Files that appear whole or not at all, and the hashes that say whether one chang
 Everything is written aside, beside its destination, and renamed: a kill leaves the old or the new, never half.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -42,10 +43,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def check_folder(path: Path) -> None:
+    """Raise `OSError` where a file stands in the place of a folder to be made: before the work, not after it."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """The same for a folder. One that exists is replaced at the very end."""
     path = Path(path)
+    check_folder(path)
     aside = partial_path(path)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

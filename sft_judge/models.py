@@ -47,6 +47,15 @@ def load_tokenizer(model: str):
     return tokenizer
 
 
+def load_config(model: str):
+    """The configuration of a model, or of the base that an adapter stands on."""
+    check_model_folder(model)
+    try:
+        return AutoConfig.from_pretrained(base_of(model), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model}: its config.json cannot be read ({_first_line(error)}).") from error
+
+
 def load_model(model: str, dtype: str | None = "auto", **options):
     """A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES."""
     check_model_folder(model)
@@ -70,7 +79,7 @@ def load_model(model: str, dtype: str | None = "auto", **options):
 
 def _attention(base: str, wanted: str | None) -> str | None:
     """The attention to load with: transformers' own choice, sdpa, leaves out the soft-cap of Gemma-2 in silence."""
-    capped = getattr(AutoConfig.from_pretrained(base).get_text_config(), "attn_logit_softcapping", None)
+    capped = getattr(load_config(base).get_text_config(), "attn_logit_softcapping", None)
     if capped and wanted == "sdpa":
         raise InputError(f"{base} soft-caps its attention, which sdpa leaves out; take eager or flash_attention_2.")
     return wanted or ("eager" if capped else None)

@@ -18,7 +18,7 @@ from sft_judge.engines import open_engine
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash, partial_path, whole_file
 from sft_judge.manifest import versions
-from sft_judge.models import load_tokenizer
+from sft_judge.models import load_config, load_tokenizer
 from sft_judge.parity import TOLERANCES, compare, hold
 from sft_judge.probs import Probs, write_probs
 from sft_judge.progress import Progress
@@ -111,10 +111,6 @@ def score_battles(engine, prompt: JudgePrompt, rows: list[dict], orders: tuple[s
 
 def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: list, settings: dict) -> dict:
     prompt = JudgePrompt.of(load_tokenizer(folder), spec)
-    if prompt.verdict_ids != spec.verdict_ids:
-        raise InputError(
-            f"{folder}: its tokenizer gives the verdicts ids {prompt.verdict_ids}, {FILE} {spec.verdict_ids}."
-        )
     total = sum(len(indices) for *_, indices in todo)
     with open_engine(engine_name, folder, spec, settings["dtype"]) as engine:
         with Progress(f"predict {folder}", total) as progress:
@@ -149,12 +145,8 @@ def check_engine(engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Tab
 
 def dtype_of(folder: str, dtype: str) -> str:
     """The precision that a folder runs in: as asked, or what its config says."""
-    from transformers import AutoConfig
-
-    from sft_judge.models import base_of
-
     if dtype == "auto":
-        dtype = str(AutoConfig.from_pretrained(base_of(folder)).dtype or "float32").removeprefix("torch.")
+        dtype = str(load_config(folder).dtype or "float32").removeprefix("torch.")
     return "float32" if dtype == "float32" else "bfloat16"
 
 

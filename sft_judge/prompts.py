@@ -70,8 +70,14 @@ class JudgePrompt:
 
     @classmethod
     def of(cls, tokenizer, spec: JudgeSpec) -> "JudgePrompt":
-        """The prompt that judge.json describes."""
-        return cls(tokenizer, spec.template, spec.verdict_words, spec.budget, spec.language)
+        """The prompt that judge.json describes. Raises `InputError` where the tokenizer beside it is another."""
+        prompt = cls(tokenizer, spec.template, spec.verdict_words, spec.budget, spec.language)
+        if prompt.verdict_ids != spec.verdict_ids:
+            where = tokenizer.name_or_path
+            raise InputError(
+                f"{where}: the tokenizer gives verdict ids {prompt.verdict_ids}, judge.json {spec.verdict_ids}."
+            )
+        return prompt
 
     @cached_property
     def verdict_ids(self) -> list[int]:

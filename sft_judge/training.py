@@ -13,7 +13,7 @@ from trl import get_peft_config, get_quantization_config
 from sft_judge.battles.schema import read_battles
 from sft_judge.config import JudgeConfig, JudgeModelConfig
 from sft_judge.errors import InputError
-from sft_judge.files import content_hash, partial_path, replace_folder, write_json
+from sft_judge.files import check_folder, content_hash, partial_path, replace_folder, write_json
 from sft_judge.models import ADAPTER, is_adapter, load_model, load_tokenizer
 from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.resources import find
@@ -32,6 +32,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     same settings go on from the last checkpoint, others start afresh.
     """
     output = Path(config.output_dir)
+    check_folder(output)
     model_name = model_config.model_name_or_path
     battles_file = Path(config.battles)
     battles = read_battles(battles_file, config.limit)
