@@ -13,9 +13,9 @@ import torch
 from sft_judge.battles.schema import read_battles
 from sft_judge.engines.transformers_engine import TransformersEngine
 from sft_judge.errors import InputError
-from sft_judge.models import is_adapter, load_model, load_tokenizer
+from sft_judge.models import dtype_of, is_adapter, load_model, load_tokenizer
 from sft_judge.parity import TOLERANCES, compare, hold
-from sft_judge.predict import dtype_of, orders_of, score_battles
+from sft_judge.predict import orders_of, score_battles
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import JudgeSpec, read_spec, write_spec
 

@@ -56,6 +56,13 @@ def load_config(model: str):
         raise InputError(f"{model}: its config.json cannot be read ({_first_line(error)}).") from error
 
 
+def dtype_of(model: str, dtype: str = "auto") -> str:
+    """The precision that a model runs in: as asked, or its own. auto-round's layers run in half precision alone."""
+    config = load_config(model)
+    wanted = str(config.dtype or "float32").removeprefix("torch.") if dtype == "auto" else dtype
+    return "bfloat16" if wanted == "float32" and getattr(config, "quantization_config", None) else wanted
+
+
 def load_model(model: str, dtype: str | None = "auto", **options):
     """A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES."""
     check_model_folder(model)

@@ -13,8 +13,10 @@ from sft_judge.errors import GateError
 TOLERANCES = {
     ("engines", "float32"): 2e-3,
     ("engines", "bfloat16"): 2e-2,
+    ("engines", "float16"): 2e-2,
     ("merged", "float32"): 1e-4,
     ("merged", "bfloat16"): 2e-2,
+    ("merged", "float16"): 2e-2,
 }
 MAX_LOG_LOSS_RISE = 0.02  # nats: a quantised form may cost this much, beyond what its paired interval leaves open
 

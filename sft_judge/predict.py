@@ -18,7 +18,7 @@ from sft_judge.engines import open_engine
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash, partial_path, whole_file
 from sft_judge.manifest import versions
-from sft_judge.models import load_config, load_tokenizer
+from sft_judge.models import dtype_of, load_tokenizer
 from sft_judge.parity import TOLERANCES, compare, hold
 from sft_judge.probs import Probs, write_probs
 from sft_judge.progress import Progress
@@ -141,13 +141,6 @@ def check_engine(engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Tab
     print(parity)
     hold(parity, TOLERANCES["engines", dtype])
     return {"max_difference": parity.max_difference, "rows": parity.rows, "dtype": dtype}
-
-
-def dtype_of(folder: str, dtype: str) -> str:
-    """The precision that a folder runs in: as asked, or what its config says."""
-    if dtype == "auto":
-        dtype = str(load_config(folder).dtype or "float32").removeprefix("torch.")
-    return "float32" if dtype == "float32" else "bfloat16"
 
 
 def _gather(work: "_Work", job: Job, judges: dict, wanted: dict, model: str, engine: str, settings: dict) -> Probs:

@@ -7,9 +7,9 @@ import numpy as np
 from sft_judge.battles.schema import read_battles
 from sft_judge.engines import open_engine
 from sft_judge.errors import InputError
-from sft_judge.models import load_tokenizer
+from sft_judge.models import dtype_of, load_tokenizer
 from sft_judge.parity import TOLERANCES, compare, hold, hold_log_loss, log_loss_rise
-from sft_judge.predict import dtype_of, orders_of, score_battles
+from sft_judge.predict import orders_of, score_battles
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import read_spec
 from sft_judge.verdicts import VERDICTS

@@ -134,3 +134,17 @@ def test_an_adapter_whose_base_is_gone_says_which(bases, tmp_path):
     shutil.rmtree(moved)
     with pytest.raises(InputError, match=str(moved)):
         load_model(str(tmp_path / "adapter"))
+
+
+def test_gemma2_soft_caps_its_attention(bases, tmp_path):
+    folder = shutil.copytree(bases["gemma2"], tmp_path / "gemma2")
+    ids = torch.arange(10, 60)[None]
+    logits = {}
+    for cap in (1e-3, 50.0):
+        config = json.loads((folder / "config.json").read_text()) | {"attn_logit_softcapping": cap}
+        (folder / "config.json").write_text(json.dumps(config))
+        with torch.no_grad():
+            logits[cap] = load_model(str(folder), "float32")(input_ids=ids).logits
+    assert (logits[1e-3] - logits[50.0]).abs().max() > 0
+    with pytest.raises(InputError, match="sdpa leaves out"):
+        load_model(str(folder), attn_implementation="sdpa")

@@ -8,7 +8,14 @@ ENGINES = ("transformers", "vllm")
 
 
 def open_engine(name: str, model: str, spec, dtype: str = "auto"):
-    """The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`."""
+    """
+    The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`.
+
+    `auto` is settled here: vLLM would run a float32 judge in bfloat16, transformers a quantised one in float16.
+    """
+    from sft_judge.models import dtype_of
+
+    dtype = dtype_of(model, dtype)
     if name == "vllm":
         from sft_judge.engines.vllm_engine import VllmEngine
 
