@@ -17,6 +17,7 @@ EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_
 def add_arguments(parser):
     parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo/teacher")
     parser.add_argument("--limit", metavar="N", help="only the first N battles, for a quick try")
+    parser.add_argument("--allow-in-sample", action="store_true", help="train on labels not proven out of fold")
     parser.usage = "sft-judge train --config RECIPE [--limit N] [--key value ...]"
 
 
@@ -24,6 +25,7 @@ def parse_args(parser, argv):
     """Everything that is not ours goes to the recipe."""
     args, rest = parser.parse_known_args(argv)
     args.overrides = [*rest, *(["--limit", args.limit] if args.limit else [])]
+    args.overrides += ["--allow_in_sample", "true"] if args.allow_in_sample else []
     return args
 
 
