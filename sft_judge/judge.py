@@ -1,9 +1,11 @@
 """A judge in Python: `Judge.load(folder).judge(prompt, response_a, response_b)`, one battle or lists of them."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
+from sft_judge.battles.formats import clean_text
 from sft_judge.engines import open_engine
 from sft_judge.errors import InputError
 from sft_judge.models import load_tokenizer
@@ -88,4 +90,4 @@ class Judge:
 
 
 def _turns(text: Text) -> list[str]:
-    return [text] if isinstance(text, str) else list(text)
+    return [clean_text(turn, Counter()) for turn in ([text] if isinstance(text, str) else text)]

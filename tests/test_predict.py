@@ -285,6 +285,7 @@ def test_unequal_lists_are_an_error_and_no_battles_no_judgements(judge):
     with pytest.raises(InputError, match="2 prompts, 1 and 2 responses"):
         api.judge(["p", "q"], ["a"], ["b", "c"])
     assert api.judge([], [], []) == []
+    assert api.judge("half a \ud83d", "b", "c") == api.judge("half a \ufffd", "b", "c")  # as import has it
     with pytest.raises(InputError, match="expected one of both, none"):
         api.judge("p", "a", "b", swap="boht")
 
