@@ -38,8 +38,8 @@ check: setup  ## ruff and the unit tests
 test: setup setup-minimal  ## everything but the full matrix; what CI runs
 	$(BIN)/python -m pytest -m "not full"
 
-test-full: setup setup-minimal  ## every test
-	$(BIN)/python -m pytest
+test-full: setup setup-minimal  ## every test; again after a stop, those that have not passed at this commit
+	$(BIN)/python -m pytest --resume
 
 clean:  ## caches and builds; the environments and runs/ stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -5,8 +5,41 @@ from pathlib import Path
 
 import pytest
 
+from sft_judge.manifest import git_commit
+
 # Tiny matrices: threads would only wait for one another. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--resume", action="store_true", help="leave out what has passed at this commit, and note what does"
+    )
+
+
+def pytest_configure(config):
+    config.passed_file = None
+    if config.getoption("--resume"):
+        commit = git_commit()
+        if commit is None or commit.endswith("+"):
+            raise pytest.UsageError("--resume goes by the commit, and files here differ from it: commit them first")
+        config.passed_file = config.rootpath / ".pytest_cache" / f"passed-{commit}"
+        config.passed_file.parent.mkdir(exist_ok=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.passed_file is not None and config.passed_file.is_file():
+        passed = set(config.passed_file.read_text().splitlines())
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+        items[:] = [item for item in items if item.nodeid not in passed]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if item.config.passed_file is not None and report.when == "call" and report.passed:
+        with open(item.config.passed_file, "a") as file:
+            file.write(item.nodeid + "\n")
 
 
 @pytest.fixture(scope="session")
