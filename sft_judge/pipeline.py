@@ -92,6 +92,12 @@ def steps_of(pipeline: dict, file: Path) -> list[Step]:
     return steps
 
 
+def first_output(step: Step) -> Path | None:
+    """What a step's manifest stands beside."""
+    outputs = stage_outputs(cli.stage_module(step.stage), cli.parse(step.stage, step.argv))
+    return Path(outputs[0]) if outputs else None
+
+
 def up_to_date(step: Step) -> bool:
     """Whether the step's outputs are those of today's inputs, settings and source."""
     module, args = cli.stage_module(step.stage), cli.parse(step.stage, step.argv)

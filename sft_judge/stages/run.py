@@ -44,16 +44,18 @@ def run(args):
     status = run_steps(steps, set(args.force), folder)
     if status:
         raise SystemExit(status)
-    print_results(folder)
+    print_results(folder, steps)
 
 
-def print_results(folder):
+def print_results(folder, steps):
     """The stages' cost and, where there is a metrics.json, what each judge is worth."""
     import json
 
     from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
+    from sft_judge.pipeline import first_output
 
-    stages = read_stages(folder, folder / "none")
+    made = {first_output(step) for step in steps}  # the folder may hold another pipeline's outputs too
+    stages = [row for row in read_stages(folder, folder / "none") if folder / row["output"] in made]
     if stages:
         print_table(stages_table(stages))
     if (folder / "metrics.json").is_file():
