@@ -14,7 +14,7 @@ import signal
 import sys
 
 from sft_judge.errors import GateError, InputError, nearest
-from sft_judge.manifest import Meter, stage_inputs, stage_outputs, write_manifest
+from sft_judge.manifest import Meter, provenance, stage_outputs, write_manifest
 
 # stage: (module under sft_judge.stages, what it does)
 STAGES = {
@@ -81,11 +81,12 @@ def run_stage(stage: str, argv: list[str]) -> int:
     """Parse, run, write the manifest. Raises what the stage raises."""
     module = stage_module(stage)
     args = parse(stage, argv)
+    known = provenance(module, args)  # before the stage runs: an input that changes meanwhile is not what was read
     with Meter() as meter:
         facts = module.run(args)
     outputs = stage_outputs(module, args)
     if outputs and facts is not None and os.environ.get("RANK", "0") == "0":
-        write_manifest(outputs, stage, module.__name__, vars(args), stage_inputs(module, args), facts, meter)
+        write_manifest(outputs, stage, known, facts, meter)
     return 0
 
 

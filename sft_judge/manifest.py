@@ -14,7 +14,6 @@ import subprocess
 import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 from sft_judge.files import InputPath, OutputPath, content_hash, write_json
@@ -37,12 +36,17 @@ def paths_in(settings: dict, kind: type) -> list[Path]:
     return [value for value in values if isinstance(value, kind)]
 
 
-def fingerprint(stage_module: str, settings: dict, inputs: list[Path]) -> str:
-    """One hash of what an output depends on. A missing input is its own name: it will not match a real one."""
-    plain = {key: _plain(value) for key, value in settings.items()}
-    hashes = [content_hash(path) if path.exists() else f"missing {path}" for path in inputs]
-    parts = [stage_module, source_hash(stage_module), plain, hashes]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def provenance(module, args) -> dict:
+    """
+    What a stage's output depends on: `inputs` by hash, `settings`, and one `fingerprint` of both and of the source.
+
+    A missing input stands with its name alone, which will not match a real one.
+    """
+    inputs = {str(path): content_hash(path) if path.exists() else "missing" for path in stage_inputs(module, args)}
+    settings = {key: _plain(value) for key, value in vars(args).items()}
+    parts = [module.__name__, source_hash(module.__name__), settings, inputs]
+    stamp = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return {"fingerprint": stamp, "inputs": inputs, "settings": settings, "seed": settings.get("seed")}
 
 
 def _plain(value):
@@ -62,26 +66,22 @@ def source_hash(module: str) -> str:
 
 def _sources(module: str, seen: set[str] | None = None) -> set[Path]:
     seen = set() if seen is None else seen
-    spec = None if module in seen else find_spec(module)
+    file = None if module in seen else _module_file(module)
     seen.add(module)
-    if spec is None or spec.origin is None:
+    if file is None:
         return set()
-    file = Path(spec.origin)
     files = {file, *file.parent.glob("*.jinja")}  # a report's template is part of its source
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sft_judge"):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                if name == node.module or _is_module(name):
-                    files |= _sources(name, seen)
+            for name in [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]:
+                files |= _sources(name, seen)
     return files
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # `from sft_judge.x import function`: x is no package
-        return False
+def _module_file(module: str) -> Path | None:
+    """Where a module of ours stands, found without importing it; None where the name is a function's, say."""
+    place = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 class Meter:
@@ -120,19 +120,14 @@ class Meter:
         self.seconds = time.monotonic() - self._start
 
 
-def write_manifest(
-    outputs: list[Path], stage: str, module: str, settings: dict, inputs: list[Path], facts: dict, meter: Meter
-) -> None:
-    """Write the manifest of one finished stage beside its first output."""
+def write_manifest(outputs: list[Path], stage: str, known: dict, facts: dict, meter: Meter) -> None:
+    """Write the manifest of one finished stage beside its first output; `known` is its `provenance`."""
     write_json(
         manifest_path(outputs[0]),
         {
             "stage": stage,
-            "fingerprint": fingerprint(module, settings, inputs),
-            "inputs": {str(path): content_hash(path) for path in inputs if path.exists()},
+            **known,
             "outputs": {str(path): content_hash(path) for path in outputs if path.exists()},
-            "settings": {key: _plain(value) for key, value in settings.items()},
-            "seed": settings.get("seed"),
             **facts,
             "commit": git_commit(),
             "versions": versions(),

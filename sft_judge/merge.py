@@ -1,8 +1,4 @@
-"""
-Adapters into their base, and judges of one base averaged, with the parity gate behind it.
-
-A single adapter must give the same probabilities before and after; that is checked on real prompts in transformers.
-"""
+"""Adapters into their base, and judges of one base averaged."""
 
 import json
 from pathlib import Path
@@ -10,13 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sft_judge.battles.schema import read_battles
-from sft_judge.engines.transformers_engine import TransformersEngine
 from sft_judge.errors import InputError
-from sft_judge.models import dtype_of, is_adapter, load_model, load_tokenizer
-from sft_judge.parity import TOLERANCES, compare, hold
-from sft_judge.predict import orders_of, score_battles
-from sft_judge.prompts import JudgePrompt
+from sft_judge.models import is_adapter, load_model, load_tokenizer
 from sft_judge.spec import JudgeSpec, read_spec, write_spec
 
 
@@ -58,23 +49,6 @@ def whole_model(model: str) -> torch.nn.Module:
     """The model with its adapter merged in."""
     loaded = load_model(model)
     return loaded.merge_and_unload() if is_adapter(model) else loaded
-
-
-def hold_merged(model: str, merged: Path, battles: Path, rows: int) -> dict:
-    """Hold an adapter to its merged form on the first `rows` battles. Prints; raises `GateError` beyond tolerance."""
-    spec = read_spec(merged)
-    prompt = JudgePrompt.of(load_tokenizer(str(merged)), spec)
-    table = read_battles(battles, rows).to_pylist()
-    orders = orders_of(spec.swap)
-    scored = []
-    for folder in (model, str(merged)):
-        with TransformersEngine(folder, spec) as engine:
-            scored.append(score_battles(engine, prompt, table, orders).reshape(-1, spec.num_verdicts))
-    labels = [f"{row['id']} {order}" for row in table for order in orders]
-    parity = compare("adapter against merged", *scored, labels)
-    print(parity)
-    hold(parity, TOLERANCES["merged", dtype_of(str(merged), "auto")])
-    return {"max_difference": parity.max_difference, "rows": parity.rows}
 
 
 def _agree(first: str, one: JudgeSpec, second: str, other: JudgeSpec) -> None:

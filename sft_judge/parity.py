@@ -53,6 +53,14 @@ def hold(parity: Parity, tolerance: float) -> None:
         raise GateError(f"Parity gate: {parity}; allowed is {tolerance:g}.")
 
 
+def check(kind: str, name: str, precision: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
+    """Compare, print, and hold to the promise of this kind and precision."""
+    parity = compare(f"{name} ({precision})", logp, other, labels)
+    print(parity)
+    hold(parity, TOLERANCES[kind, precision])
+    return parity
+
+
 def log_loss_rise(logp: np.ndarray, other: np.ndarray, verdicts: np.ndarray) -> tuple[float, float, float]:
     """Mean rise of the log loss from `logp` to `other` [N, K] on verdicts [N], with its paired 95 % interval."""
     rows = np.arange(len(verdicts))

@@ -21,7 +21,7 @@ import yaml
 from sft_judge import cli
 from sft_judge.errors import InputError, nearest
 from sft_judge.files import content_hash
-from sft_judge.manifest import fingerprint, manifest_path, stage_inputs, stage_outputs
+from sft_judge.manifest import manifest_path, provenance, stage_outputs
 
 KEYS = ("vars", "steps", "extends", "drop")
 
@@ -107,7 +107,7 @@ def up_to_date(step: Step) -> bool:
         return False
     made = json.loads(manifest.read_text(encoding="utf-8"))
     unchanged = all(Path(path).exists() and content_hash(path) == known for path, known in made["outputs"].items())
-    return unchanged and made["fingerprint"] == fingerprint(module.__name__, vars(args), stage_inputs(module, args))
+    return unchanged and made["fingerprint"] == provenance(module, args)["fingerprint"]
 
 
 def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sft_judge.battles.schema import read_battles
+from sft_judge.battles.schema import read_battles, rows_of_fold
 from sft_judge.engines import open_engine
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash, partial_path, whole_file
 from sft_judge.manifest import versions
 from sft_judge.models import dtype_of, load_tokenizer
-from sft_judge.parity import TOLERANCES, compare, hold
+from sft_judge.parity import check
 from sft_judge.probs import Probs, write_probs
 from sft_judge.progress import Progress
 from sft_judge.prompts import JudgePrompt
@@ -78,19 +78,24 @@ def plan(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool) -> 
     if not out_of_fold:
         return {folder: everything for folder in judges}
     folds = battles["fold"].to_pylist() if "fold" in battles.column_names else [None] * battles.num_rows
-    by_name = {Path(folder).name: folder for folder in judges}
+    owners = fold_owners(judges, set(folds) - {None})
     rows = {folder: [] for folder in judges}
     for row, fold in enumerate(folds):
-        owner = None if fold is None else by_name.get(f"fold-{fold}")
-        if fold is not None and owner is None:
-            raise InputError(f"Row {row + 1} is in fold {fold}, but there is no judge fold-{fold} that left it out.")
-        for folder in judges if fold is None else [owner]:
+        for folder in judges if fold is None else [owners[fold]]:
             rows[folder].append(row)
-    for fold in set(folds) - {None}:
-        owner = by_name[f"fold-{fold}"]
+    return {folder: np.array(indices, dtype=int) for folder, indices in rows.items()}
+
+
+def fold_owners(judges: dict[str, JudgeSpec], folds: set[int]) -> dict[int, str]:
+    """For each fold the judge that left it out, `fold-N` by name. Raises `GateError` where that one trained on it."""
+    by_name = {Path(folder).name: folder for folder in judges}
+    for fold in folds:
+        owner = by_name.get(f"fold-{fold}")
+        if owner is None:
+            raise InputError(f"Battles are in fold {fold}, but there is no judge fold-{fold} that left it out.")
         if fold in judges[owner].training.get("folds_seen", []):
             raise GateError(f"{owner} trained on fold {fold}: its labels there would be in-sample.")
-    return {folder: np.array(indices, dtype=int) for folder, indices in rows.items()}
+    return {fold: by_name[f"fold-{fold}"] for fold in sorted(folds)}
 
 
 def orders_of(policy: str) -> tuple[str, ...]:
@@ -107,6 +112,12 @@ def score_battles(engine, prompt: JudgePrompt, rows: list[dict], orders: tuple[s
     return np.stack(
         [logp[:, place] if order == "ab" else swap(logp[:, place]) for place, order in enumerate(orders)], 1
     )
+
+
+def labelled_scores(engine, prompt: JudgePrompt, rows: list[dict], orders) -> tuple[np.ndarray, list[str]]:
+    """The same as [rows * orders, K], and "id order" for each: what two engines or forms are compared by."""
+    logp = score_battles(engine, prompt, rows, orders)
+    return logp.reshape(-1, logp.shape[-1]), [f"{row['id']} {order}" for row in rows for order in orders]
 
 
 def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: list, settings: dict) -> dict:
@@ -129,17 +140,11 @@ def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: lis
 def check_engine(engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Table, orders, settings: dict) -> dict:
     """Hold an engine to transformers on the first `check` battles. Prints; raises `GateError` beyond the tolerance."""
     rows = battles.slice(0, settings["check"]).to_pylist()
-    dtype = dtype_of(folder, settings["dtype"])
     with open_engine("transformers", folder, spec, settings["dtype"]) as reference:
-        expected = score_battles(reference, prompt, rows, orders)
-    seen = score_battles(engine, prompt, rows, orders)
-    labels = [f"{row['id']} {order}" for row in rows for order in orders]
-    num = expected.shape[-1]
-    parity = compare(
-        f"{folder}, engine against transformers ({dtype})", seen.reshape(-1, num), expected.reshape(-1, num), labels
-    )
-    print(parity)
-    hold(parity, TOLERANCES["engines", dtype])
+        expected, labels = labelled_scores(reference, prompt, rows, orders)
+    seen, _ = labelled_scores(engine, prompt, rows, orders)
+    dtype = dtype_of(folder, settings["dtype"])
+    parity = check("engines", f"{folder}, engine against transformers", dtype, seen, expected, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows, "dtype": dtype}
 
 
@@ -169,18 +174,12 @@ def _gather(work: "_Work", job: Job, judges: dict, wanted: dict, model: str, eng
         "judges": {folder: content_hash(folder) for folder in judges},
     }
     if settings["out_of_fold"]:
-        metadata["folds"] = _fold_provenance(judges, job.battles)
+        folds = pc.unique(job.battles["fold"]).to_pylist() if "fold" in job.battles.column_names else []
+        metadata["folds"] = {
+            str(fold): {"model": folder, "folds_seen": judges[folder].training.get("folds_seen", [])}
+            for fold, folder in fold_owners(judges, set(folds) - {None}).items()
+        }
     return Probs(ids, np.tile(np.array(orders, dtype=object), job.battles.num_rows), logp.reshape(-1, 3), metadata)
-
-
-def _fold_provenance(judges: dict[str, JudgeSpec], battles: pa.Table) -> dict:
-    folds = pc.unique(battles["fold"]).to_pylist() if "fold" in battles.column_names else []
-    by_name = {Path(folder).name: (folder, spec) for folder, spec in judges.items()}
-    owners = {fold: by_name[f"fold-{fold}"] for fold in sorted(set(folds) - {None})}
-    return {
-        str(fold): {"model": folder, "folds_seen": spec.training.get("folds_seen", [])}
-        for fold, (folder, spec) in owners.items()
-    }
 
 
 class _Work:
@@ -215,9 +214,7 @@ def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit:
     jobs = []
     for path, output in zip(battles, outputs, strict=True):
         table = read_battles(path)
-        if fold is not None and "fold" in table.column_names:
-            table = table.filter(pc.equal(table["fold"], fold))
-            if table.num_rows == 0:
-                raise InputError(f"{path}: no battle is in fold {fold}.")
+        if "fold" in table.column_names:
+            table = rows_of_fold(table, fold, path)
         jobs.append(Job(path, output, table.slice(0, limit)))
     return jobs

@@ -16,6 +16,7 @@ from sft_judge.engines.transformers_engine import TransformersEngine
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash
 from sft_judge.models import load_model, load_tokenizer
+from sft_judge.parity import TOLERANCES
 from sft_judge.probs import average_orders, read_probs
 from sft_judge.prompts import JudgePrompt
 from sft_judge.resources import find
@@ -139,7 +140,7 @@ def test_the_engine_check_passes_against_itself(judge, planted_file, tmp_path, c
 
 
 def test_a_refused_check_writes_nothing_and_is_not_passed_by_running_again(judge, planted_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "TOLERANCES", dict.fromkeys(prediction.TOLERANCES, -1.0))
+    monkeypatch.setattr("sft_judge.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
     for _ in range(2):
         assert predict(judge, planted_file, tmp_path / "probs.parquet", "--check", "5") == 3
         assert not (tmp_path / "probs.parquet").exists()
@@ -246,7 +247,7 @@ def test_a_folder_that_is_no_judge_is_one_line_and_status_2(damage, reason, judg
 
 def test_a_file_too_many_or_an_empty_fold_is_an_error(judge, planted_file, tmp_path, capsys):
     assert predict(judge, planted_file, tmp_path / "a.parquet", "--fold", "8") == 2
-    assert "no battle is in fold 8" in capsys.readouterr().err
+    assert "no battle in fold 8" in capsys.readouterr().err
     with pytest.raises(InputError, match="1 battles files for 2 outputs"):
         prediction.open_jobs([planted_file], [tmp_path / "a", tmp_path / "b"], None, None)
 

@@ -123,6 +123,19 @@ def _refuse_null_turns(path: Path, column: pa.ChunkedArray, name: str) -> None:
         start += len(chunk)
 
 
+def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
+    """The battles of one fold, all of them for None. Raises `InputError` where there are no such rows."""
+    if fold is None:
+        return battles
+    if "fold" not in battles.column_names:
+        raise InputError(f"{path}: no fold column, so --fold {fold} means nothing. `sft-judge prepare` makes folds.")
+    kept = battles.filter(pc.equal(battles["fold"], fold))
+    if kept.num_rows == 0:
+        known = ", ".join(str(value) for value in sorted(pc.unique(battles["fold"].drop_null()).to_pylist()))
+        raise InputError(f"{path}: no battle in fold {fold}; its folds are {known}.")
+    return kept
+
+
 def write_battles(path: Path, table: pa.Table) -> None:
     """Write Parquet, or JSONL where the name ends so, whole or not at all."""
     with whole_file(path) as aside:

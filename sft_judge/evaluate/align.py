@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sft_judge.calibration import Calibrated, calibrated
@@ -52,19 +51,6 @@ class Aligned:
 def column(battles: pa.Table, name: str) -> list:
     """A column's values, or as many None where these battles do not have it."""
     return battles[name].to_pylist() if name in battles.column_names else [None] * battles.num_rows
-
-
-def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
-    """The battles of one fold, all of them for None. Raises `InputError` where there are no such rows."""
-    if fold is None:
-        return battles
-    if "fold" not in battles.column_names:
-        raise InputError(f"{path}: no fold column, so --fold {fold} means nothing. `sft-judge prepare` makes folds.")
-    kept = battles.filter(pc.equal(battles["fold"], fold))
-    if kept.num_rows == 0:
-        known = ", ".join(str(value) for value in sorted(pc.unique(battles["fold"].drop_null()).to_pylist()))
-        raise InputError(f"{path}: no battle in fold {fold}; its folds are {known}.")
-    return kept
 
 
 def align(

@@ -52,8 +52,8 @@ def _rows(args, probs, spec) -> tuple:
     """Raw averaged probabilities [N, K], verdicts [N] and what was skipped. Raises when a row was trained on."""
     import numpy as np
 
-    from sft_judge.battles.schema import read_battles
-    from sft_judge.evaluate.align import VERDICT_INDEX, column, rows_of_fold
+    from sft_judge.battles.schema import read_battles, rows_of_fold
+    from sft_judge.evaluate.align import VERDICT_INDEX, column
     from sft_judge.probs import average_orders
 
     battles = rows_of_fold(read_battles(args.battles), args.fold, args.battles).slice(0, args.limit)

@@ -96,7 +96,7 @@ def _kept(args, battles):
     """Mask [rows] of the battles that --fold and --limit leave."""
     import numpy as np
 
-    from sft_judge.evaluate.align import rows_of_fold
+    from sft_judge.battles.schema import rows_of_fold
 
     chosen = rows_of_fold(battles, args.fold, args.battles)["id"].to_pylist()[: args.limit]
     return np.isin(battles["id"].to_numpy(zero_copy_only=False).astype(str), chosen)

@@ -21,7 +21,8 @@ def add_arguments(parser):
 def run(args):
     from sft_judge.errors import InputError
     from sft_judge.files import whole_folder
-    from sft_judge.merge import hold_merged, merge_judges
+    from sft_judge.merge import merge_judges
+    from sft_judge.verify import verify_merged
 
     try:
         weights = [float(weight) for weight in args.weights.split(",")] if args.weights else None
@@ -33,6 +34,6 @@ def run(args):
     with whole_folder(args.output) as folder:
         facts = merge_judges(models, weights, folder)
         if args.battles and len(models) == 1:
-            facts["parity"] = hold_merged(models[0], folder, args.battles, args.limit)
+            facts["parity"] = verify_merged(models[0], folder, args.battles, args.limit)
     print(f"{' + '.join(models)} -> {args.output}")
     return facts

@@ -32,12 +32,12 @@ def add_arguments(parser):
 
 
 def run(args):
-    from sft_judge.manifest import fingerprint, stage_inputs
+    from sft_judge.manifest import provenance
     from sft_judge.predict import open_jobs, predict
 
     jobs = open_jobs(args.battles, args.output, args.fold, args.limit)
     settings = {"swap": args.swap, "out_of_fold": args.out_of_fold, "dtype": args.dtype, "check": args.check}
-    stamp = fingerprint(__name__, vars(args), stage_inputs(sys.modules[__name__], args))
+    stamp = provenance(sys.modules[__name__], args)["fingerprint"]
     facts = predict(str(args.model), jobs, args.engine, settings, stamp)
     for job in jobs:
         print(f"{job.battles.num_rows} battles -> {job.output}")

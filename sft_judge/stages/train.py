@@ -8,6 +8,8 @@ given on the command line as --key value, which wins. A run that was killed goes
 On several processes: accelerate launch --config_file recipes/accelerate/X.yaml scripts/train.py --config RECIPE
 """
 
+import sys
+
 from sft_judge.recipes import input_paths, output_paths, required, resolved
 from sft_judge.resources import find
 
@@ -48,7 +50,7 @@ def run(args):
 
     from sft_judge.config import JudgeConfig, JudgeModelConfig, check_keys
     from sft_judge.errors import InputError
-    from sft_judge.manifest import fingerprint
+    from sft_judge.manifest import provenance
     from sft_judge.training import train_judge
 
     check_keys(settings)
@@ -57,4 +59,4 @@ def run(args):
         config, model_config = TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config(words)
     except SystemExit as error:  # argparse: a value of the wrong type
         raise InputError(f"{args.config}: a setting has a value of the wrong type; see the line above.") from error
-    return train_judge(config, model_config, fingerprint(__name__, vars(args), extra_inputs(args)))
+    return train_judge(config, model_config, provenance(sys.modules[__name__], args)["fingerprint"])

@@ -31,6 +31,7 @@ def outputs(args):
 
 
 def run(args):
+    from sft_judge.battles.schema import read_battles
     from sft_judge.engines import ENGINES
     from sft_judge.errors import InputError, nearest
     from sft_judge.verify import verify_engines, verify_forms
@@ -39,8 +40,9 @@ def run(args):
     for name in engines:
         if name not in ENGINES:
             raise InputError(f"--engines names {name!r}; known are {', '.join(ENGINES)}.{nearest(name, ENGINES)}")
+    rows = read_battles(args.battles, args.limit).to_pylist()
     if args.model_b:
-        return verify_forms(str(args.model), str(args.model_b), args.battles, engines, args.dtype, args.limit)
+        return verify_forms(str(args.model), str(args.model_b), rows, engines, args.dtype)
     if len(engines) < 2:
         raise InputError("One model on one engine leaves nothing to compare; name two engines, or a second model.")
-    return verify_engines(str(args.model), args.battles, engines, args.dtype, args.limit)
+    return verify_engines(str(args.model), rows, engines, args.dtype)[1]

@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sft_judge.quiet  # noqa: F401
-from sft_judge import predict as prediction
 from sft_judge import training
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
@@ -146,7 +145,7 @@ def test_predicts_check_passes_and_is_refused_beyond_its_tolerance(vllm, rows, m
     settings = {"check": 6, "dtype": "float32"}
     facts = check_engine(engine, folder, spec, prompt, battle_table(rows), ORDERS, settings)
     assert facts["rows"] == 12 and "max |Δp|" in capsys.readouterr().out
-    monkeypatch.setattr(prediction, "TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
+    monkeypatch.setattr("sft_judge.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
     with pytest.raises(GateError, match="Parity gate"):
         check_engine(engine, folder, spec, prompt, battle_table(rows), ORDERS, settings)
 
