@@ -6,6 +6,9 @@ Arrow table so that a million of them fit; a stage that needs Python rows takes 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,7 +32,10 @@ OPTIONAL = {
     "soft_b": pa.float64(),
     "soft_tie": pa.float64(),
 }
+COLUMNS = {**REQUIRED, **OPTIONAL}
 FIELDS = ("prompt", "response_a", "response_b")
+BATCH = 5_000  # battles in memory at a time, about 15 MB of text
+ROW_GROUP = 20_000
 
 
 def battle_table(rows: list[dict]) -> pa.Table:
@@ -39,41 +45,111 @@ def battle_table(rows: list[dict]) -> pa.Table:
     return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in columns.items()})
 
 
-def read_battles(path: Path, limit: int | None = None) -> pa.Table:
+@dataclass
+class BattleFile:
     """
-    Read battles (Parquet, or JSONL with a `.jsonl` ending) and check them.
+    A battles file, read and checked in batches so that it need not fit into memory.
 
-    Raises `InputError`, with the row where there is one: a missing or unreadable file, a missing column, missing or
-    unequal turns, an unknown verdict, an id that stands twice, no rows at all. Competition files come in through
-    `sft-judge import`, not here.
+    JSONL, the form for exchange by hand, is held whole; Parquet is streamed. `columns` are those that battles have and
+    in which at least one row says something, in the order of REQUIRED and OPTIONAL.
+    """
+
+    path: Path
+    columns: list[str]
+    num_rows: int
+    _table: pa.Table | None = None
+
+    def batches(self, columns: list[str] | None = None, size: int = BATCH) -> Iterator[pa.Table]:
+        """
+        Tables of at most `size` battles in the file's order, each checked. `columns`: only these, of those there are.
+
+        Raises `InputError`, with the row where there is one: missing or unequal turns, an unknown verdict, an id that
+        stands twice.
+        """
+        wanted = [name for name in self.columns if columns is None or name in columns]
+        start, seen = 0, set()
+        for table in self._raw_batches(wanted, size):
+            try:
+                table = table.cast(pa.schema([(name, COLUMNS[name]) for name in wanted]))
+            except pa.ArrowException as error:
+                raise InputError(f"{self.path}: a column has another type than battles have ({error}).") from error
+            _check(self.path, table, start, seen)
+            start += table.num_rows
+            yield table
+
+    def _raw_batches(self, columns: list[str], size: int) -> Iterator[pa.Table]:
+        if self._table is not None:
+            yield from (pa.table(batch) for batch in self._table.select(columns).to_batches(size))
+            return
+        left = self.num_rows
+        try:
+            for batch in pq.ParquetFile(self.path).iter_batches(size, columns=columns, use_threads=False):
+                yield pa.table(batch.slice(0, left))
+                left -= batch.num_rows
+                if left <= 0:
+                    return
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            raise _unreadable(self.path, error) from error
+
+    def read(self) -> pa.Table:
+        """All battles as one table."""
+        return pa.concat_tables(self.batches()).combine_chunks()
+
+
+def open_battles(path: Path, limit: int | None = None) -> BattleFile:
+    """
+    Open battles (Parquet, or JSONL with a `.jsonl` ending); `limit` keeps the first rows.
+
+    Raises `InputError` for a missing or unreadable file, a missing column, no rows at all. Competition files come in
+    through `sft-judge import`, not here.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such battles file. `sft-judge import` makes one from competition files.")
+    table = None
     try:
         if path.suffix == ".jsonl":
-            table = battle_table(_read_jsonl(path))
+            table = battle_table(_read_jsonl(path)).slice(0, limit)
+            names, num_rows = table.column_names, table.num_rows
         else:
-            table = pq.read_table(path)
+            names, num_rows = _parquet_columns(pq.ParquetFile(path).metadata, limit)
     except (pa.ArrowException, json.JSONDecodeError, UnicodeError, RecursionError, OverflowError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: not a readable battles file ({reason}). Expected Parquet or JSONL as `sft-judge import` writes."
-        ) from error
-    missing = [name for name in REQUIRED if name not in table.column_names]
+        raise _unreadable(path, error) from error
+    missing = [name for name in REQUIRED if name not in names]
     if missing:
         raise InputError(
             f"{path}: no column {missing[0]!r}; battles have {', '.join(REQUIRED)}. "
             "Competition files are made into battles by `sft-judge import`."
         )
-    known = {**REQUIRED, **OPTIONAL}
-    names = [name for name in table.column_names if name in known]
-    try:
-        table = table.select(names).cast(pa.schema([(name, known[name]) for name in names]))
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: a column has another type than battles have ({error}).") from error
-    _check(path, table)
-    return table.slice(0, limit)
+    if num_rows == 0:
+        raise InputError(f"{path}: no battles in it.")
+    return BattleFile(path, [name for name in COLUMNS if name in names], num_rows, table)
+
+
+def read_battles(path: Path, limit: int | None = None) -> pa.Table:
+    """All battles of a file as one table, checked. Raises `InputError` as `open_battles` and its `batches` do."""
+    return open_battles(path, limit).read()
+
+
+def _parquet_columns(metadata: pq.FileMetaData, limit: int | None) -> tuple[list[str], int]:
+    """The columns of a Parquet file but the optional ones that are null throughout, and how many rows to read."""
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    said = set()
+    for group in groups:
+        for place in range(group.num_columns):
+            column = group.column(place)
+            known = column.is_stats_set and column.statistics.has_null_count
+            if not known or column.statistics.null_count < column.num_values:
+                said.add(column.path_in_schema.split(".")[0])
+    names = [name for name in metadata.schema.to_arrow_schema().names if name in said or name in REQUIRED]
+    return names, min(metadata.num_rows, metadata.num_rows if limit is None else limit)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"{path}: not a readable battles file ({reason}). Expected Parquet or JSONL as `sft-judge import` writes."
+    )
 
 
 def _read_jsonl(path: Path) -> list[dict]:
@@ -87,40 +163,40 @@ def _read_jsonl(path: Path) -> list[dict]:
     return rows
 
 
-def _check(path: Path, table: pa.Table) -> None:
-    if table.num_rows == 0:
-        raise InputError(f"{path}: no battles in it.")
+def _check(path: Path, table: pa.Table, start: int, seen: set[int]) -> None:
+    """Check a batch whose first row is row `start` of the file; `seen` holds the hashes of the ids so far."""
+
+    def refuse(bad: pa.ChunkedArray, reason: str, values: pa.ChunkedArray | None = None) -> None:
+        row = pc.index(bad, True).as_py()
+        if row >= 0:
+            said = reason.format(repr(values[row].as_py())) if values is not None else reason
+            raise InputError(f"{path} row {start + row + 1}: {said}. `sft-judge import` sorts out such rows.")
+
+    there = table.column_names
     for name in ("id", *FIELDS):
-        _refuse(path, pc.is_null(table[name]), f"no {name}, which every battle has")
+        if name in there:
+            refuse(pc.is_null(table[name]), f"no {name}, which every battle has")
     for name in FIELDS:
-        _refuse(path, pc.equal(pc.list_value_length(table[name]), 0), f"no turn in {name}, expected at least one")
-        _refuse_null_turns(path, table[name], name)
-    turns = [pc.list_value_length(table[name]) for name in FIELDS[1:]]
-    _refuse(path, pc.not_equal(*turns), "response_a and response_b have unequal numbers of turns")
-    unknown = pc.invert(pc.is_in(table["verdict"], pa.array([*VERDICTS, None])))
-    _refuse(path, unknown, f"verdict {{}}, expected {', '.join(VERDICTS)} or null", table["verdict"])
-    counts = pc.value_counts(table["id"])
-    twice = pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        raise InputError(f"{path}: id {twice[0].as_py()!r} stands in more than one row; ids join the stages.")
+        if name in there:
+            refuse(pc.equal(pc.list_value_length(table[name]), 0), f"no turn in {name}, expected at least one")
+            refuse(_null_turns(table[name]), f"a turn of {name} is null, expected text. Empty text is allowed")
+    if {"response_a", "response_b"} <= set(there):
+        turns = [pc.list_value_length(table[name]) for name in FIELDS[1:]]
+        refuse(pc.not_equal(*turns), "response_a and response_b have unequal numbers of turns")
+    if "verdict" in there:
+        unknown = pc.invert(pc.is_in(table["verdict"], pa.array([*VERDICTS, None])))
+        refuse(unknown, f"verdict {{}}, expected {', '.join(VERDICTS)} or null", table["verdict"])
+    for name in table["id"].to_pylist() if "id" in there else ():
+        if hash(name) in seen:
+            raise InputError(f"{path}: id {name!r} stands in more than one row; ids join the stages.")
+        seen.add(hash(name))
 
 
-def _refuse(path: Path, bad: pa.ChunkedArray, reason: str, values: pa.ChunkedArray | None = None) -> None:
-    """Raise `InputError` for the first row [N] that is bad; `{}` in the reason is its value."""
-    row = pc.index(bad, True).as_py()
-    if row >= 0:
-        reason = reason.format(repr(values[row].as_py())) if values is not None else reason
-        raise InputError(f"{path} row {row + 1}: {reason}. `sft-judge import` sorts out such rows.")
-
-
-def _refuse_null_turns(path: Path, column: pa.ChunkedArray, name: str) -> None:
-    start = 0
-    for chunk in column.chunks:
-        bad = pc.index(pc.is_null(chunk.flatten()), True).as_py()
-        if bad >= 0:
-            row = start + pc.list_parent_indices(chunk)[bad].as_py()
-            raise InputError(f"{path} row {row + 1}: a turn of {name} is null, expected text. Empty text is allowed.")
-        start += len(chunk)
+def _null_turns(column: pa.ChunkedArray) -> pa.Array:
+    """Which rows [N] have a turn that is null."""
+    rows = column.combine_chunks()
+    bad = pc.list_parent_indices(rows).filter(pc.is_null(pc.list_flatten(rows)))
+    return pc.is_in(pa.array(range(len(rows)), bad.type), bad)
 
 
 def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
@@ -136,12 +212,44 @@ def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
     return kept
 
 
-def write_battles(path: Path, table: pa.Table) -> None:
-    """Write Parquet, or JSONL where the name ends so, whole or not at all."""
-    with whole_file(path) as aside:
-        if Path(path).suffix == ".jsonl":
-            with open(aside, "w", encoding="utf-8") as lines:
-                for row in table.to_pylist():
-                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+class BattleWriter:
+    """
+    Battles to a file, batch by batch: Parquet, or JSONL where the name ends so; whole or not at all.
+
+    A context manager. Parquet gets every column that battles can have, null where nothing is known, as the first
+    batch cannot tell what a later one holds; `open_battles` leaves such columns out.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.num_rows = Path(path), 0
+
+    def __enter__(self):
+        self._files = ExitStack()
+        aside = self._files.enter_context(whole_file(self.path))
+        if self.path.suffix == ".jsonl":
+            self._lines = self._files.enter_context(open(aside, "w", encoding="utf-8"))
+            self._parquet = None
         else:
-            pq.write_table(table, aside)
+            self._parquet = self._files.enter_context(pq.ParquetWriter(aside, pa.schema(COLUMNS), compression="zstd"))
+        return self
+
+    def __exit__(self, *exception):
+        return self._files.__exit__(*exception)
+
+    def write(self, table: pa.Table) -> None:
+        """Append battles; columns that battles don't have are left out."""
+        self.num_rows += table.num_rows
+        if self._parquet is None:
+            for row in table.to_pylist():
+                known = {name: row[name] for name in row if name in REQUIRED or row[name] is not None}
+                self._lines.write(json.dumps(known, ensure_ascii=False) + "\n")
+            return
+        missing = {name: pa.nulls(table.num_rows, kind) for name, kind in COLUMNS.items()}
+        columns = {name: table[name] if name in table.column_names else missing[name] for name in COLUMNS}
+        self._parquet.write_table(pa.table(columns).cast(pa.schema(COLUMNS)), ROW_GROUP)
+
+
+def write_battles(path: Path, table: pa.Table) -> None:
+    """Write a table of battles: Parquet, or JSONL where the name ends so, whole or not at all."""
+    with BattleWriter(path) as writer:
+        writer.write(table)
