@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sft_judge.battles.formats import clean_text
+from sft_judge.battles.turns import clean_text
 from sft_judge.engines import open_engine
 from sft_judge.errors import InputError
 from sft_judge.models import load_tokenizer

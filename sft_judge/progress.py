@@ -8,9 +8,9 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """`with Progress("label", total) as progress: progress.add(n)`. Writes to standard error."""
+    """`with Progress("label", total) as progress: progress.add(n)`, total None where nobody knows. To standard error."""
 
-    def __init__(self, label: str, total: int, unit: str = "rows"):
+    def __init__(self, label: str, total: int | None = None, unit: str = "rows"):
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
         self._bar = None
@@ -31,10 +31,9 @@ class Progress:
         elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             rate = self.done / (self._last - self._start)
-            left = (self.total - self.done) / rate
-            print(
-                f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.0f}/s, {left:.0f} s left", file=sys.stderr
-            )
+            left = f", {(self.total - self.done) / rate:.0f} s left" if self.total else ""
+            of = f"/{self.total}" if self.total else ""
+            print(f"{self.label}: {self.done}{of} {self.unit}, {rate:.0f}/s{left}", file=sys.stderr)
 
     def __exit__(self, *error):
         if self._bar is not None:

@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sft_judge.battles.audit import fold_leaks
-from sft_judge.battles.folds import assign_folds, set_column, settle_ties
+from sft_judge.battles.folds import assign_folds, settle_ties
 from sft_judge.battles.language import detect_languages
 from sft_judge.battles.planted import planted_split
 from sft_judge.battles.planted_law import PlantedSettings
 from sft_judge.battles.planted_words import LANGUAGES
-from sft_judge.battles.readers import import_sources
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
+from sft_judge.battles.schema import battle_table, read_battles, set_column, write_battles
 from sft_judge.cli import main
 from sft_judge.verdicts import VERDICTS
 
@@ -160,8 +159,10 @@ def test_bad_battles_are_one_clear_line(tmp_path, capsys):
         assert said in error and error.count("\n") == 1 and not (tmp_path / "o.parquet").exists()
 
 
-def test_real_votes_make_five_clean_folds(data_folder):
-    table = import_sources([data_folder / "lmsys/train.csv"]).table
+def test_real_votes_make_five_clean_folds(data_folder, tmp_path):
+    source, imported = data_folder / "lmsys/train.csv", tmp_path / "battles.parquet"
+    assert main(["import", str(source), "--output", str(imported)]) == 0
+    table = read_battles(imported)
     folds = assign_folds(table, 5, seed=0)
     assert fold_leaks(set_column(table, "fold", pa.array(folds))) == 0
     assert np.bincount(folds).min() > 0.8 * table.num_rows / 5

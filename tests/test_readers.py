@@ -2,12 +2,16 @@
 
 import csv
 import json
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sft_judge.battles.readers import import_sources
+from sft_judge.battles.importing import Imported, import_sources
+from sft_judge.battles.schema import read_battles
+from sft_judge.battles.source_verdicts import Reading, Sides
 from sft_judge.cli import main
 
 pytestmark = pytest.mark.unit
@@ -25,8 +29,18 @@ def write_csv(path, rows, header=LMSYS, lineterminator="\n", encoding="utf-8"):
     return path
 
 
+def imported(*paths, votes=None, **options) -> tuple[pa.Table, list[dict], Imported]:
+    """The battles, the rejects and the counts of some sources."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, rejects = Path(folder, "battles.parquet"), Path(folder, "rejects.jsonl")
+        reading = Reading(Sides(options.pop("seed", 0)), options.pop("tie_margin", 0.0))
+        result = import_sources(list(paths), output, rejects, reading, **options)
+        lines = rejects.read_text().splitlines() if rejects.exists() else []
+        return read_battles(output), [json.loads(line) for line in lines], result
+
+
 def read_one(path, **options) -> dict:
-    table = import_sources([path], **options).table
+    table, _, _ = imported(path, **options)
     assert table.num_rows == 1
     return table.to_pylist()[0]
 
@@ -89,8 +103,8 @@ def test_jsonl_with_a_winner_and_meta_is_read(tmp_path):
 
 
 def test_a_null_turn_is_kept_as_an_empty_one_and_counted(tmp_path):
-    result = import_sources([write_csv(tmp_path / "v.csv", [lmsys_row(response_a='[null, "a2"]')])])
-    assert result.table["response_a"].to_pylist() == [["", "a2"]]
+    table, _, result = imported(write_csv(tmp_path / "v.csv", [lmsys_row(response_a='[null, "a2"]')]))
+    assert table["response_a"].to_pylist() == [["", "a2"]]
     assert result.mended["null turns kept as empty"] == 1
 
 
@@ -118,8 +132,8 @@ def test_odd_text_is_kept(cell, text, form, tmp_path):
 @pytest.mark.parametrize("encoding, end", [("utf-8", "\r\n"), ("utf-8-sig", "\n"), ("utf-8-sig", "\r\n")])
 def test_bom_and_crlf_change_nothing(encoding, end, tmp_path):
     rows = [lmsys_row(prompt='["привет\r\n", "x"]'), lmsys_row(id="8")]
-    plain = import_sources([write_csv(tmp_path / "v.csv", rows)]).table
-    other = import_sources([write_csv(tmp_path / "v.csv", rows, LMSYS, end, encoding)]).table
+    plain = imported(write_csv(tmp_path / "v.csv", rows))[0]
+    other = imported(write_csv(tmp_path / "v.csv", rows, LMSYS, end, encoding))[0]
     assert plain == other
 
 
@@ -167,17 +181,17 @@ def test_strict_makes_a_bad_row_an_error(row, field, reason, tmp_path, capsys):
 def test_bytes_that_are_not_utf8_reject_their_row_only(tmp_path):
     text = write_csv(tmp_path / "v.csv", [lmsys_row(), lmsys_row(id="8", model_a="caf\u00e9")]).read_bytes()
     (tmp_path / "v.csv").write_bytes(text.replace("\u00e9".encode(), b"\xe9"))
-    result = import_sources([tmp_path / "v.csv"])
-    assert result.table.num_rows == 1 and result.rejects[0]["reason"] == "bytes that are not UTF-8"
+    table, rejects, _ = imported(tmp_path / "v.csv")
+    assert table.num_rows == 1 and rejects[0]["reason"] == "bytes that are not UTF-8"
 
 
 def test_broken_jsonl_lines_are_rejected(tmp_path):
     good = {"id": "1", "prompt": ["p"], "response_a": ["a"], "response_b": ["b"], "verdict": "a"}
     lines = [json.dumps(good), '{"id": "2", "prom', "[1]", json.dumps({**good, "id": "3", "verdict": "A"})]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
-    result = import_sources([tmp_path / "x.jsonl"])
-    assert result.table.num_rows == 1
-    assert [(reject["row"], reject["field"]) for reject in result.rejects] == [
+    table, rejects, _ = imported(tmp_path / "x.jsonl")
+    assert table.num_rows == 1
+    assert [(reject["row"], reject["field"]) for reject in rejects] == [
         (2, "line"),
         (3, "line"),
         (4, "verdict"),
@@ -196,7 +210,7 @@ def test_a_clean_import_removes_a_stale_rejects_file(tmp_path):
 def test_limit_takes_the_first_rows_of_each_source(tmp_path):
     one = write_csv(tmp_path / "v.csv", [lmsys_row(), lmsys_row(id="8")])
     two = write_csv(tmp_path / "w.csv", [lmsys_row(id="9"), lmsys_row(id="10")])
-    assert import_sources([one, two], limit=1).table["id"].to_pylist() == ["7", "9"]
+    assert imported(one, two, limit=1)[0]["id"].to_pylist() == ["7", "9"]
 
 
 # Bad files
@@ -209,7 +223,7 @@ def check_refused(tmp_path, capsys, sources, *said, options=()):
     assert status == 2 and error.count("\n") == 1
     for words in said:
         assert words in error
-    assert not output.parent.exists()
+    assert not list(output.parent.glob("*"))
 
 
 def test_an_id_that_stands_twice_is_an_error_naming_both_rows(tmp_path, capsys):
@@ -241,13 +255,16 @@ BAD_FILES = {
     "blank": (b"\n\n", "is empty"),
     "header": (",".join(LMSYS).encode() + b"\n", "a header alone"),
     "garbage": (bytes(range(256)) * 50, "not UTF-8 text"),
-    "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "not UTF-8 text"),
+    "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "a gzip archive, which is not unpacked"),
     "utf-16": ((",".join(LMSYS) + "\n").encode("utf-16"), "not UTF-8 text"),
     "cut Parquet": (b"PAR1" + bytes(100), "broken Parquet"),
     "prose": (b"once upon a time\nthere was a judge\n", "no column 'id'"),
     "column twice": (b"id,prompt,prompt,response_a,response_b\n1,2,3,4,5\n", "stands twice"),
     "open quote": (",".join(LMSYS).encode() + b'\n1,m,n,"[""p""]', "never closes"),
-    "JSON array": (b'[{"id": 1}]\n', "header alone"),
+    "JSON array": (b'[{"id": 1}]\n', "no column 'prompt'"),
+    "empty JSON array": (b"[]\n", "no rows"),
+    "zip": (b"PK\x03\x04" + bytes(100), "a zip archive, which is not unpacked"),
+    "JSON array, cut": (b'[{"id": 1}', "broken JSON"),
     "broken JSONL": (b"{not json\n", "broken JSON"),
 }
 
@@ -260,7 +277,8 @@ def test_a_bad_file_is_one_clear_line(content, said, tmp_path, capsys):
 
 def test_missing_file_folder_and_unknown_format_are_one_clear_line(tmp_path, capsys):
     check_refused(tmp_path, capsys, [tmp_path / "none.csv"], "no such file")
-    check_refused(tmp_path, capsys, [tmp_path], "a folder")
+    (tmp_path / "empty").mkdir()
+    check_refused(tmp_path, capsys, [tmp_path / "empty"], "no .parquet, .jsonl, .csv, .json in this folder")
     source = write_csv(tmp_path / "v.csv", [lmsys_row()])
     check_refused(tmp_path, capsys, [source], "'lmsis'", "lmsys", options=["--format", "lmsis"])
 
@@ -284,13 +302,13 @@ def test_missing_file_folder_and_unknown_format_are_one_clear_line(tmp_path, cap
     ],
 )
 def test_real_files_lose_no_row(name, rows, labelled, data_folder):
-    result = import_sources([data_folder / name])
-    assert result.table.num_rows == rows == result.rows_in and not result.rejects
-    assert result.table.num_rows - result.table["verdict"].null_count == labelled
+    table, rejects, result = imported(data_folder / name)
+    assert table.num_rows == rows == result.rows_in and not rejects
+    assert table.num_rows - table["verdict"].null_count == labelled
 
 
 def test_real_text_is_what_the_csv_module_and_json_read(data_folder):
-    table = import_sources([data_folder / "lmsys/train.csv"]).table
+    table = imported(data_folder / "lmsys/train.csv")[0]
     with open(data_folder / "lmsys/train.csv", encoding="utf-8", newline="") as file:
         for battle, row in zip(table.to_pylist(), csv.DictReader(file), strict=True):
             assert battle["id"] == row["id"]

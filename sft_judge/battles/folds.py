@@ -11,6 +11,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
+from sft_judge.battles.schema import set_column
 from sft_judge.errors import InputError
 from sft_judge.verdicts import VERDICTS
 
@@ -84,10 +85,3 @@ def settle_ties(table: pa.Table, ties: str) -> pa.Table:
             values = [value if tie else o for tie, o in zip(is_tie, old, strict=True)]
             table = set_column(table, name, pa.array(values, pa.float64()))
     return table
-
-
-def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    """`table` with a column added, or replaced in its place."""
-    if name in table.column_names:
-        return table.set_column(table.column_names.index(name), name, values)
-    return table.append_column(name, values)

@@ -1,33 +1,31 @@
 """
 From one row of a source format to one battle.
 
-Three formats are known, told apart by their columns: `lmsys` (JSON lists of turns, one-hot winners), `wsdm` (plain
-strings, a winner's name) and `battles` (our own, and the JSONL it is exchanged in). A row that cannot be a battle
-raises `RowError`; what is only odd is mended as each function says, and counted.
+The formats are told apart by their columns (`detect_format`). A row that cannot be a battle raises `RowError`; what is
+only odd is mended as each function says, and counted.
 """
 
 import json
-import re
 from collections import Counter
 
 import pyarrow as pa
 
+from sft_judge.battles import turns
+from sft_judge.battles.preference import preference_battle
 from sft_judge.battles.schema import FIELDS, OPTIONAL
+from sft_judge.battles.source_verdicts import (
+    LMSYS_WINNERS,
+    SCORES,
+    Reading,
+    named_verdict,
+    one_hot_verdict,
+    row_scores,
+    scored_verdict,
+)
+from sft_judge.battles.turns import SURROGATE, RowError, clean_text
 from sft_judge.errors import InputError, nearest
-from sft_judge.verdicts import VERDICTS
 
-LMSYS_WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")  # in the order of VERDICTS
-WINNER_NAMES = {"model_a": "a", "model_b": "b", "a": "a", "b": "b", "tie": "tie"}
 NEEDED = ("id", *FIELDS)
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class RowError(ValueError):
-    """One row that cannot be a battle: the field at fault and why."""
-
-    def __init__(self, field: str, reason: str):
-        super().__init__(reason)
-        self.field, self.reason = field, reason
 
 
 def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
@@ -36,11 +34,17 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
 
     Raises `InputError` for a column that every format needs and that is missing, naming the nearest there is.
     """
+    if {"conversation_a", "conversation_b"} <= set(columns):
+        return "arena"
+    if {"chosen", "rejected"} <= set(columns):
+        return "rewardbench" if {"prompt", "subset"} <= set(columns) else "preference"
+    if {*FIELDS} <= set(columns) and any(set(pair) <= set(columns) for pair in SCORES):
+        return "rated"
     for name in NEEDED:
         if name not in columns:
             raise InputError(
                 f"{path}: no column {name!r}.{nearest(name, columns)} There are {', '.join(map(str, columns))[:200]}; "
-                f"every format needs {', '.join(NEEDED)}."
+                f"expected {', '.join(NEEDED)}, or chosen and rejected, or conversation_a and conversation_b."
             )
     if any(str(name).startswith("winner_") for name in columns):
         missing = [name for name in LMSYS_WINNERS if name not in columns]
@@ -69,92 +73,71 @@ def _is_json_list(value) -> bool:
         return False
 
 
-def clean_text(text: str, mended: Counter) -> str:
-    """Text as it can be stored: unpaired surrogates, which UTF-8 cannot hold, become U+FFFD. NUL and all else stay."""
-    if not text.isascii() and _SURROGATE.search(text):
-        text, count = _SURROGATE.subn("\ufffd", text)
-        mended["unpaired surrogates replaced by U+FFFD"] += count
-    return text
+def _own_turns(row: dict, read, reading: Reading) -> dict:
+    return {name: read(row.get(name), name, reading.mended) for name in FIELDS}
 
 
-def json_turns(value, field: str, mended: Counter) -> list[str]:
-    """
-    The turns of a JSON cell: a list, or a plain JSON string or number, which is one turn.
-
-    Numbers keep the text they were read from, and control characters stay where strict JSON would refuse them.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value, strict=False, parse_float=str, parse_int=str, parse_constant=str)
-        except (ValueError, RecursionError) as error:
-            raise RowError(field, f"broken JSON ({error}), expected a list of turns") from error
-    return listed_turns(value, field, mended)
+def lmsys_battle(row: dict, reading: Reading) -> dict:
+    """LMSYS CSV: JSON lists of turns, one-hot winners; without winners an unlabelled row."""
+    verdict = one_hot_verdict(row) if LMSYS_WINNERS[0] in row else named_verdict(row, reading.mended)
+    return {**_own_turns(row, turns.json_turns, reading), "verdict": verdict}
 
 
-def listed_turns(value, field: str, mended: Counter) -> list[str]:
-    """The turns of a list, or of plain text, which is one turn. A `null` turn (no answer came) becomes ""."""
-    if value is None:
-        raise RowError(field, "missing or null, expected turns")
-    turns = value if isinstance(value, list) else [value]
-    for turn in turns:
-        if isinstance(turn, dict | list | bool):
-            raise RowError(field, f"a turn is a {type(turn).__name__}, expected a string")
-    mended["null turns kept as empty"] += sum(turn is None for turn in turns)
-    return [clean_text("" if turn is None else str(turn), mended) for turn in turns]
+def wsdm_battle(row: dict, reading: Reading) -> dict:
+    """WSDM Cup: plain strings, the winner by name."""
+    return {**_own_turns(row, turns.plain_turn, reading), "verdict": named_verdict(row, reading.mended)}
 
 
-def plain_turn(value, field: str, mended: Counter) -> list[str]:
-    """One turn from a plain cell, whatever is in it; an empty one is kept. Raises `RowError` where it is missing."""
-    if isinstance(value, list):
-        raise RowError(field, "a list, expected text")
-    return listed_turns(value, field, mended)
+def own_battle(row: dict, reading: Reading) -> dict:
+    """Our own columns, and the JSONL that is exchanged (`winner`, `meta`)."""
+    return {**_own_turns(row, turns.listed_turns, reading), "verdict": named_verdict(row, reading.mended)}
 
 
-TURNS_OF = {"lmsys": json_turns, "wsdm": plain_turn, "battles": listed_turns}
+def rated_battle(row: dict, reading: Reading) -> dict:
+    """Two responses with a score each."""
+    verdict = scored_verdict(row_scores(row, SCORES), reading.tie_margin)
+    return {**_own_turns(row, turns.listed_turns, reading), "verdict": verdict}
 
 
-def one_hot_verdict(row: dict) -> str:
-    """The verdict of LMSYS's three columns, of which exactly one must be 1."""
-    flags = []
-    for name in LMSYS_WINNERS:
-        try:
-            flags.append(float(row[name]))
-        except (KeyError, TypeError, ValueError):
-            raise RowError(name, f"{row.get(name)!r}, expected 0 or 1") from None
-        if flags[-1] not in (0, 1):
-            raise RowError(name, f"{row.get(name)!r}, expected 0 or 1")
-    if sum(flags) != 1:
-        raise RowError("winner", f"{int(sum(flags))} winners, expected exactly one")
-    return VERDICTS[flags.index(1)]
+def arena_battle(row: dict, reading: Reading) -> dict:
+    """Two chats with the same prompts, `conversation_a` and `conversation_b`, and the winner by name."""
+    chats = []
+    for name in ("conversation_a", "conversation_b"):
+        messages = turns.read_messages(row.get(name), name, reading.mended)
+        if messages is None:
+            raise RowError(name, "no messages, expected a list of them")
+        chats.append(turns.rounds(messages, name, reading.mended))
+    (prompts, response_a), (others, response_b) = chats
+    if prompts != others:
+        raise RowError("conversation_b", "its prompts are not those of conversation_a")
+    verdict = named_verdict(row, reading.mended)
+    return {"prompt": prompts, "response_a": response_a, "response_b": response_b, "verdict": verdict}
 
 
-def named_verdict(row: dict) -> str | None:
-    """The verdict of a `verdict` or `winner` column; a row of ours with a null verdict is unlabelled."""
-    if "verdict" in row or "winner" not in row:
-        verdict = row.get("verdict")
-        if verdict not in (*VERDICTS, None):
-            raise RowError("verdict", f"{verdict!r}, expected {', '.join(VERDICTS)} or null")
-        return verdict
-    name = row["winner"]
-    if not isinstance(name, str) or name.strip() not in WINNER_NAMES:
-        raise RowError("winner", f"{name!r}, expected one of {', '.join(WINNER_NAMES)}")
-    return WINNER_NAMES[name.strip()]
+FORMATS = {
+    "lmsys": lmsys_battle,
+    "wsdm": wsdm_battle,
+    "battles": own_battle,
+    "preference": preference_battle,
+    "rewardbench": preference_battle,
+    "rated": rated_battle,
+    "arena": arena_battle,
+}
 
 
-def to_battle(row: dict, format_name: str, source: str, mended: Counter) -> dict:
-    """One battle from one row. Raises `RowError`; `mended` counts what was repaired on the way."""
-    battle = {"id": row_id(row)}
-    if battle["id"] is None:
-        raise RowError("id", "missing, expected a string or a number")
-    for name in FIELDS:
-        battle[name] = TURNS_OF[format_name](row.get(name), name, mended)
+def to_battle(row: dict, format_name: str, source: str, number: int, reading: Reading) -> dict:
+    """One battle from row `number` of a source. Raises `RowError`; `reading` counts what was repaired on the way."""
+    battle = {"id": row_id(row, format_name) or _made_id(row, format_name, source, number)}
+    battle |= FORMATS[format_name](row, reading)
     lengths = [len(battle[name]) for name in FIELDS]
     if lengths[0] == 0:
         raise RowError("prompt", "an empty list, expected at least one turn")
     if len(set(lengths)) > 1:
         raise RowError("response_a" if lengths[0] != lengths[1] else "response_b", f"unequal turns {lengths}")
-    battle["verdict"] = one_hot_verdict(row) if LMSYS_WINNERS[0] in row else named_verdict(row)
-    return {**battle, **_optional_fields(row, mended), "source": str(row.get("source") or source)}
+    named = row.get("source") or (row.get("subset") if format_name == "rewardbench" else None) or source
+    models = {name: battle[name] for name in ("model_a", "model_b") if battle.get(name)}
+    known = _optional_fields({**row, **models}, reading.mended)
+    return {**battle, **known, "source": clean_text(str(named), reading.mended)}
 
 
 def _optional_fields(row: dict, mended: Counter) -> dict:
@@ -173,10 +156,17 @@ def _optional_fields(row: dict, mended: Counter) -> dict:
     return found
 
 
-def row_id(row: dict) -> str | None:
-    """The id of a row as text, None where it has none."""
-    value = row.get("id")
+def row_id(row: dict, format_name: str) -> str | None:
+    """The id of a row as text, None where it has none; an Arena's battle is named by its question."""
+    value = row.get("id", row.get("question_id") if format_name == "arena" else None)
     if value is None or isinstance(value, dict | list | bool) or not str(value).strip():
         return None
     text = str(value).strip()
-    return None if _SURROGATE.search(text) else text
+    return None if SURROGATE.search(text) else text
+
+
+def _made_id(row: dict, format_name: str, source: str, number: int) -> str:
+    """Preference sets have no ids of their own: file and row make one. Competition rows must bring theirs."""
+    if "id" in row or format_name in ("lmsys", "wsdm", "battles"):
+        raise RowError("id", "missing, expected a string or a number")
+    return f"{source}-{number}"

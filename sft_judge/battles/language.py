@@ -34,7 +34,7 @@ def _detect(detector, text: str) -> str:
 
 def fill_languages(table: pa.Table) -> tuple[pa.Table, int]:
     """`table` with a language for every row, and how many were detected; what a row already states is kept."""
-    from sft_judge.battles.folds import set_column
+    from sft_judge.battles.schema import set_column
 
     num_rows = table.num_rows
     stated = table["language"].to_pylist() if "language" in table.column_names else [None] * num_rows

@@ -1,127 +1,32 @@
 """
-Source files to battles: CSV, JSONL and Parquet, row by row, so that no row is lost without its reason.
+One source file to rows, whatever is in it: CSV, JSONL, a JSON list or Parquet.
 
-What cannot be read at all is an `InputError`; a row that cannot be a battle is a reject with its field and reason.
-The contents decide what a file is, not its name.
+The contents decide what a file is, not its name. What cannot be read at all is an `InputError`; a row that cannot be
+read is given with its problem. Nothing is unpacked: an archive of a few kilobytes can hold more than the disk.
 """
 
 import codecs
 import csv
-import itertools
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sft_judge.battles.formats import RowError, detect_format, row_id, to_battle
-from sft_judge.battles.schema import OPTIONAL, REQUIRED
+from sft_judge.battles.turns import RowError
 from sft_judge.errors import InputError
 
-FORMATS = ("lmsys", "wsdm", "battles")
-EXPECTED = "Expected CSV, JSONL or Parquet in the LMSYS, WSDM or our own format"
-BATCH = 2_000  # rows turned into Arrow at a time
+EXPECTED = "Expected CSV, JSONL, a JSON list or Parquet"
+BATCH = 2_000  # rows of Parquet in memory at a time
+LONGEST_ROW = 64 << 20  # bytes of one line of JSONL, or of one cell of CSV
+LARGEST_GROUP = 4 << 30  # bytes of one row group of Parquet once it is unpacked
+LARGEST_LIST = 1 << 30  # bytes of a file that is one JSON list, which is read whole
+ARCHIVES = {b"PK\x03\x04": "a zip", b"\x1f\x8b": "a gzip", b"7z\xbc\xaf": "a 7z", b"\x28\xb5\x2f\xfd": "a zstd"}
+ARCHIVES |= {b"BZh": "a bzip2", b"\xfd7zXZ": "an xz", b"Rar!": "a rar"}
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
-PEEK = 50  # rows looked at to tell the formats apart
-
-
-@dataclass
-class Imported:
-    """Battles of all sources, and what did not become one. `rows_in` = `table.num_rows` + len(`rejects`)."""
-
-    table: pa.Table
-    rows_in: int
-    rejects: list[dict] = field(default_factory=list)
-    mended: Counter = field(default_factory=Counter)
-    formats: dict[str, str] = field(default_factory=dict)
-
-
-def import_sources(
-    paths: list[Path], format_name: str | None = None, strict: bool = False, limit: int | None = None
-) -> Imported:
-    """
-    Read all sources. `format_name` is one of FORMATS, None to tell by the columns; `limit` counts rows of each file.
-
-    Raises `InputError` for a file that cannot be read, in which no row is good, or an id that stands twice; with
-    `strict` for the first bad row.
-    """
-    result = Imported(table=pa.table({}), rows_in=0)
-    seen: dict[str, tuple[Path, int]] = {}
-    batches = []
-    for path in paths:
-        rejected_before, good = len(result.rejects), 0
-        for batch in _batched(_import_one(Path(path), format_name, strict, limit, seen, result), BATCH):
-            good += len(batch)
-            batches.append(_to_arrow(batch))
-        if not good:
-            rejects = result.rejects[rejected_before:]
-            first = rejects[0]
-            raise InputError(
-                f"{path}: none of {len(rejects)} rows is a battle; row {first['row']}, {first['field']}: "
-                f"{first['reason']}. Read as {result.formats[str(path)]!r}; --format names another."
-            )
-    table = pa.concat_tables(batches)
-    empty = [name for name in OPTIONAL if table[name].null_count == table.num_rows]
-    result.table = table.drop_columns(empty)
-    assert result.rows_in == result.table.num_rows + len(result.rejects)
-    return result
-
-
-def _import_one(path, format_name, strict, limit, seen, result: Imported) -> Iterator[dict]:
-    """Yield the battles of one file; rejects and counts go to `result`, ids to `seen`."""
-    rows = itertools.islice(read_rows(path), limit)
-    head = list(itertools.islice(rows, PEEK))
-    if not head:
-        raise InputError(f"{path}: a header alone, no rows. {EXPECTED}.")
-    peeked = [row for _, row, problem in head if problem is None]
-    columns = list(dict.fromkeys(name for row in peeked for name in row))
-    if not peeked:
-        raise InputError(f"{path} row {head[0][0]}: {head[0][2].reason}. {EXPECTED}.")
-    detected = detect_format(path, columns, peeked)
-    result.formats[str(path)] = format_name = format_name or detected
-    for number, row, problem in itertools.chain(head, rows):
-        result.rows_in += 1
-        identity = row_id(row) if problem is None else None
-        _check_id(identity, path, number, seen)
-        try:
-            if problem is not None:
-                raise problem
-            yield to_battle(row, format_name, path.stem, result.mended)
-        except RowError as error:
-            if strict:
-                raise InputError(f"{path} row {number}, {error.field}: {error.reason} (--strict).") from error
-            result.rejects.append(
-                {
-                    **{"source": str(path), "row": number, "id": identity},
-                    **{"field": error.field, "reason": error.reason, "data": row},
-                }
-            )
-
-
-def _check_id(identity: str | None, path: Path, number: int, seen: dict) -> None:
-    if identity is None:
-        return
-    if identity in seen:
-        other, row = seen[identity]
-        where = f"rows {row} and {number}" if other == path else f"row {number}, and in {other} row {row}"
-        raise InputError(f"{path}: id {identity!r} stands in {where}; ids join the stages and must be unique.")
-    seen[identity] = (path, number)
-
-
-def _batched(items: Iterator, size: int) -> Iterator[list]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
-
-
-def _to_arrow(rows: list[dict]) -> pa.Table:
-    """Every column, null where no row has it, so that batches can be joined."""
-    kinds = {**REQUIRED, **OPTIONAL}
-    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in kinds.items()})
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
@@ -138,11 +43,16 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
         head = file.read(1 << 16)
     if not head.strip():
         raise InputError(f"{path}: the file is empty. {EXPECTED}.")
+    archive = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
+    if archive:
+        raise InputError(f"{path}: {archive} archive, which is not unpacked here. Unpack it and name the file inside.")
     if head.startswith(b"PAR1"):
         return _parquet_rows(path)
     first_line = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
     if b"\0" in first_line or not _is_utf8(first_line):
         raise InputError(f"{path}: not UTF-8 text and not Parquet (it begins {head[:12]!r}). {EXPECTED}.")
+    if first_line.startswith(b"["):
+        return _list_rows(path)
     return _jsonl_rows(path) if first_line.startswith(b"{") else _csv_rows(path)
 
 
@@ -163,8 +73,14 @@ def _undecodable(text: str, where: str) -> RowError | None:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
     try:
-        number = 0
-        for batch in pq.ParquetFile(path).iter_batches(BATCH):
+        number, file = 0, pq.ParquetFile(path)
+        groups = [file.metadata.row_group(place).total_byte_size for place in range(file.metadata.num_row_groups)]
+        if max(groups, default=0) > LARGEST_GROUP:
+            raise InputError(
+                f"{path}: a row group of {max(groups) / 2**30:.0f} GiB unpacked; at most {LARGEST_GROUP >> 30} are "
+                "read. Write the file again with smaller row groups."
+            )
+        for batch in file.iter_batches(BATCH, use_threads=False):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row, None
@@ -174,9 +90,12 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
-        for number, line in enumerate((line for line in lines if line.strip()), start=1):
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        for number, line in enumerate((line for line in _lines(file) if line.strip()), start=1):
             problem = _undecodable(line, "line")
+            if len(line) > LONGEST_ROW:
+                yield number, {"line": line[:200]}, RowError("line", f"longer than {LONGEST_ROW:,} characters")
+                continue
             try:
                 row = json.loads(line)
                 problem = problem or (None if isinstance(row, dict) else RowError("line", "not a JSON object"))
@@ -185,8 +104,36 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
             yield number, row if problem is None else {"line": line.rstrip("\r\n")}, problem
 
 
+def _lines(file) -> Iterator[str]:
+    """The lines of a text file; of one that is too long only so much that it is seen to be."""
+    while line := file.readline(LONGEST_ROW + 1):
+        rest = line
+        while len(rest) > LONGEST_ROW and not rest.endswith("\n"):
+            rest = file.readline(LONGEST_ROW + 1)
+        yield line
+
+
+def _list_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
+    if path.stat().st_size > LARGEST_LIST:
+        raise InputError(
+            f"{path}: one JSON list of {path.stat().st_size / 2**30:.1f} GiB, which would be held whole. "
+            "Write it as JSONL, one object a line."
+        )
+    try:
+        items = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: broken JSON ({error}). {EXPECTED}.") from error
+    if not isinstance(items, list):
+        raise InputError(f"{path}: a JSON {type(items).__name__}, expected a list of objects. {EXPECTED}.")
+    for number, item in enumerate(items, start=1):
+        if isinstance(item, dict):
+            yield number, item, None
+        else:
+            yield number, {"item": item}, RowError("line", "not a JSON object")
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LONGEST_ROW)
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)  # strict: else a quote that never closes swallows rows in silence
         header = _csv_header(path, reader)

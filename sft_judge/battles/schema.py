@@ -212,6 +212,13 @@ def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
     return kept
 
 
+def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """`table` with a column added, or replaced in its place."""
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, values)
+    return table.append_column(name, values)
+
+
 class BattleWriter:
     """
     Battles to a file, batch by batch: Parquet, or JSONL where the name ends so; whole or not at all.
@@ -222,24 +229,28 @@ class BattleWriter:
 
     def __init__(self, path: Path):
         self.path, self.num_rows = Path(path), 0
+        self._files, self._lines, self._parquet = ExitStack(), None, None
 
     def __enter__(self):
-        self._files = ExitStack()
-        aside = self._files.enter_context(whole_file(self.path))
-        if self.path.suffix == ".jsonl":
-            self._lines = self._files.enter_context(open(aside, "w", encoding="utf-8"))
-            self._parquet = None
-        else:
-            self._parquet = self._files.enter_context(pq.ParquetWriter(aside, pa.schema(COLUMNS), compression="zstd"))
         return self
 
     def __exit__(self, *exception):
         return self._files.__exit__(*exception)
 
+    def _open(self) -> None:
+        """At the first battle: input that turns out to be bad before has made no folder."""
+        aside = self._files.enter_context(whole_file(self.path))
+        if self.path.suffix == ".jsonl":
+            self._lines = self._files.enter_context(open(aside, "w", encoding="utf-8"))
+        else:
+            self._parquet = self._files.enter_context(pq.ParquetWriter(aside, pa.schema(COLUMNS), compression="zstd"))
+
     def write(self, table: pa.Table) -> None:
         """Append battles; columns that battles don't have are left out."""
+        if not self.num_rows:
+            self._open()
         self.num_rows += table.num_rows
-        if self._parquet is None:
+        if self._lines:
             for row in table.to_pylist():
                 known = {name: row[name] for name in row if name in REQUIRED or row[name] is not None}
                 self._lines.write(json.dumps(known, ensure_ascii=False) + "\n")

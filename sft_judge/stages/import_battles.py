@@ -1,27 +1,60 @@
 """
-Make battles from competition files and preference sets.
+Make battles from competition files, preference sets and votes.
 
-Reads LMSYS CSV (JSON turn lists, one-hot winners), WSDM Parquet or CSV (plain strings, winner model_a or model_b) and
-our own Parquet or JSONL; which one is told from the columns. Rows without labels get a null verdict. A row that
-cannot be a battle goes to the rejects file with its reason; rows in = rows out + rejected. A null turn is kept as
-an empty string, an unpaired surrogate as U+FFFD; both are counted.
+A SOURCE is a file, a folder, a quoted pattern or the id of a hub data set. Formats are told from the columns:
+  lmsys        JSON lists of turns, one-hot winners        wsdm      plain strings, winner model_a or model_b
+  preference   prompt, chosen, rejected, as TRL has them   rated     two responses, score_a and score_b
+  rewardbench  the same with a subset                      arena     conversation_a, conversation_b, winner
+  battles      our own Parquet or JSONL, with verdict or winner
+Rows without labels get a null verdict. A chosen response lands on side a or b by the seed, as often on each. A row
+that cannot be a battle goes to the rejects file with its reason: rows in = out + rejected + merged. A null turn is
+kept as an empty string, an unpaired surrogate as U+FFFD; both are counted.
 """
 
-import json
+import argparse
+from collections import Counter
 
-from sft_judge.files import InputPath, OutputPath, whole_file
+from sft_judge.files import OutputPath
 from sft_judge.stages import positive
 
 EXAMPLE = "sft-judge import train.csv --output battles.parquet"
+FORMATS = ("lmsys", "wsdm", "battles", "preference", "rewardbench", "rated", "arena")
+
+
+def not_negative(text: str) -> float:
+    """argparse type: a number of zero or more."""
+    if not float(text) >= 0:
+        raise argparse.ArgumentTypeError(f"{text}, expected 0 or more")
+    return float(text)
 
 
 def add_arguments(parser):
-    parser.add_argument("sources", type=InputPath, nargs="+", metavar="SOURCE", help="files to read")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, pattern or hub id")
     parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles, .parquet or .jsonl")
-    parser.add_argument("--format", choices=("lmsys", "wsdm", "battles"), help="where the columns do not tell")
+    parser.add_argument("--format", choices=FORMATS, help="where the columns do not tell")
+    parser.add_argument(
+        "--votes",
+        choices=("rows", "soft"),
+        default="rows",
+        help="votes that repeat a pair: a row each, or one row with their shares as soft labels (rows)",
+    )
+    parser.add_argument(
+        "--tie-margin", type=not_negative, default=0.0, metavar="X", help="scores no further apart are a tie (0)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which side a chosen response lands on (0)")
+    parser.add_argument("--split", default="train", help="of a hub data set (train)")
     parser.add_argument("--rejects", type=OutputPath, metavar="F", help="rejected rows (OUTPUT's stem.rejects.jsonl)")
     parser.add_argument("--strict", action="store_true", help="the first bad row is an error")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each source")
+
+
+def parse_args(parser, argv):
+    """Patterns become the files they match, so that the manifest knows these."""
+    from sft_judge.battles.sources import named_sources
+
+    args = parser.parse_args(argv)
+    args.sources = named_sources(args.sources)
+    return args
 
 
 def outputs(args) -> list:
@@ -30,34 +63,54 @@ def outputs(args) -> list:
 
 
 def run(args) -> dict:
-    from sft_judge.battles.readers import import_sources
-    from sft_judge.battles.schema import write_battles
+    from sft_judge.battles.importing import import_sources
+    from sft_judge.battles.source_verdicts import Reading, Sides
+    from sft_judge.progress import Progress
 
-    result = import_sources(args.sources, args.format, args.strict, args.limit)
-    rejects_path = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
-    write_battles(args.output, result.table)
-    write_rejects(rejects_path, result.rejects)
+    rejects = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
+    reading = Reading(Sides(args.seed), args.tie_margin)
+    options = {"format_name": args.format, "split": args.split, "strict": args.strict, "limit": args.limit}
+    # votes are merged from a file of their own, as a pair's votes may stand anywhere
+    first = (
+        args.output if args.votes == "rows" else args.output.with_name(f".{args.output.stem}.votes.partial.parquet")
+    )
+    try:
+        with Progress("import") as progress:
+            result = import_sources(args.sources, first, rejects, reading, progress=progress.add, **options)
+        rows_out = result.rows_out if first == args.output else merge(first, args.output)
+    finally:
+        if first != args.output:
+            first.unlink(missing_ok=True)
     facts = {
         "rows_in": result.rows_in,
-        "rows_out": result.table.num_rows,
-        "rows_rejected": len(result.rejects),
-        "mended": {what: count for what, count in result.mended.items() if count},
+        "rows_out": rows_out,
+        "rows_rejected": result.rejected,
+        "rows_merged": result.rows_out - rows_out,
+        "rejected_by": dict(result.reasons.most_common()),
+        "mended": {what: count for what, count in Counter(result.mended).items() if count},
         "formats": result.formats,
     }
-    print(f"{facts['rows_in']} rows in = {facts['rows_out']} out + {facts['rows_rejected']} rejected")
-    for what, count in facts["mended"].items():
-        print(f"  {count} {what}")
-    if result.rejects:
-        first = result.rejects[0]
-        print(f"  rejected rows: {rejects_path}; the first is row {first['row']}, {first['field']}: {first['reason']}")
+    print_facts(facts, result.first_reject, rejects)
     return facts
 
 
-def write_rejects(path, rejects: list[dict]) -> None:
-    """One JSON object a row, escaped to ASCII so that whatever was read can be written; a stale file is removed."""
-    if not rejects:
-        path.unlink(missing_ok=True)
-        return
-    with whole_file(path) as aside, open(aside, "w", encoding="ascii") as file:
-        for reject in rejects:
-            file.write(json.dumps(reject, default=str) + "\n")
+def merge(votes, output) -> int:
+    """Merge a file of votes into one of pairs; how many there are."""
+    from sft_judge.battles.schema import BattleWriter, open_battles
+    from sft_judge.battles.votes import merge_votes
+
+    with BattleWriter(output) as writer:
+        merge_votes(open_battles(votes), writer.write)
+    return writer.num_rows
+
+
+def print_facts(facts: dict, first: dict | None, rejects) -> None:
+    """What became of the rows; of rejects the reasons and where they are, of files the format they were read as."""
+    print("{rows_in} rows in = {rows_out} out + {rows_rejected} rejected + {rows_merged} merged".format(**facts))
+    print("  read as " + ", ".join(f"{name} ({count})" for name, count in Counter(facts["formats"].values()).items()))
+    for what, count in facts["mended"].items():
+        print(f"  {count} {what}")
+    if first:
+        for reason, count in list(facts["rejected_by"].items())[:8]:
+            print(f"  {count} rejected, {reason}")
+        print(f"  rejected rows: {rejects}; the first is row {first['row']}, {first['field']}: {first['reason']}")

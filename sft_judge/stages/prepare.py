@@ -42,9 +42,9 @@ def run(args) -> dict:
     import numpy as np
     import pyarrow as pa
 
-    from sft_judge.battles.folds import assign_folds, set_column, settle_ties
+    from sft_judge.battles.folds import assign_folds, settle_ties
     from sft_judge.battles.language import fill_languages
-    from sft_judge.battles.schema import write_battles
+    from sft_judge.battles.schema import set_column, write_battles
 
     table, detected = read_joined(args.battles, args.limit), 0
     if args.language:

@@ -1,0 +1,159 @@
+"""
+Cells of source files to the turns of a battle: plain text, JSON lists, chats of messages.
+
+Text is kept as it is; what cannot be kept (an unpaired surrogate, a null turn) is mended as each function says, and
+counted.
+"""
+
+import json
+import re
+from collections import Counter
+
+ROLES = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
+    "system": "system",
+}
+LONGEST = 10_000_000  # characters of one cell
+SURROGATE = re.compile("[\ud800-\udfff]")
+_DIALOGUE = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+
+
+class RowError(ValueError):
+    """One row that cannot be a battle: the field at fault and why."""
+
+    def __init__(self, field: str, reason: str):
+        super().__init__(reason)
+        self.field, self.reason = field, reason
+
+
+def clean_text(text: str, mended: Counter) -> str:
+    """Text as it can be stored: unpaired surrogates, which UTF-8 cannot hold, become U+FFFD. NUL and all else stay."""
+    if not text.isascii() and SURROGATE.search(text):
+        text, count = SURROGATE.subn("\ufffd", text)
+        mended["unpaired surrogates replaced by U+FFFD"] += count
+    return text
+
+
+def json_turns(value, field: str, mended: Counter) -> list[str]:
+    """
+    The turns of a JSON cell: a list, or a plain JSON string or number, which is one turn.
+
+    Numbers keep the text they were read from, and control characters stay where strict JSON would refuse them.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, strict=False, parse_float=str, parse_int=str, parse_constant=str)
+        except (ValueError, RecursionError) as error:
+            raise RowError(field, f"broken JSON ({error}), expected a list of turns") from error
+    return listed_turns(value, field, mended)
+
+
+def listed_turns(value, field: str, mended: Counter) -> list[str]:
+    """The turns of a list, or of plain text, which is one turn. A `null` turn (no answer came) becomes ""."""
+    if value is None:
+        raise RowError(field, "missing or null, expected turns")
+    turns = value if isinstance(value, list) else [value]
+    for turn in turns:
+        if isinstance(turn, dict | list | bool):
+            raise RowError(field, f"a turn is a {type(turn).__name__}, expected a string")
+    mended["null turns kept as empty"] += sum(turn is None for turn in turns)
+    return [_text("" if turn is None else str(turn), field, mended) for turn in turns]
+
+
+def plain_turn(value, field: str, mended: Counter) -> list[str]:
+    """One turn from a plain cell, whatever is in it; an empty one is kept. Raises `RowError` where it is missing."""
+    if isinstance(value, list):
+        raise RowError(field, "a list, expected text")
+    return listed_turns(value, field, mended)
+
+
+def _text(text: str, field: str, mended: Counter) -> str:
+    if len(text) > LONGEST:
+        raise RowError(field, f"{len(text):,} characters in one turn; at most {LONGEST:,} are taken")
+    return clean_text(text, mended)
+
+
+def read_messages(value, field: str, mended: Counter) -> list[tuple[str, str]] | None:
+    """
+    A cell as (role, text) messages, or None where it is plain text.
+
+    Taken are lists of `{"role", "content"}` or `{"from", "value"}`, one such message alone, and either as JSON text.
+    """
+    if isinstance(value, str):
+        value = _parsed_messages(value)
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        return None
+    if not value:
+        raise RowError(field, "no messages, expected at least one")
+    return [_message(item, field, mended) for item in value]
+
+
+def _parsed_messages(text: str) -> list | None:
+    """The messages that a text is JSON of; None of any other text, JSON of other things included."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        value = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+    items = value if isinstance(value, list) else [value]
+    is_chat = items and all(isinstance(item, dict) and {"role", "from"} & set(item) for item in items)
+    return items if is_chat else None
+
+
+def _message(item, field: str, mended: Counter) -> tuple[str, str]:
+    if not isinstance(item, dict):
+        raise RowError(field, f"a message is a {type(item).__name__}, expected an object with role and content")
+    role = ROLES.get(str(item.get("role", item.get("from"))).lower())
+    if role is None:
+        named = item.get("role", item.get("from"))
+        raise RowError(field, f"a message's role is {named!r}, expected one of {', '.join(ROLES)}")
+    content = item.get("content", item.get("value"))
+    if isinstance(content, list):  # parts, as multimodal chats have them
+        kinds = {part.get("type") for part in content if isinstance(part, dict) and part.get("type") != "text"}
+        if kinds or not all(isinstance(part, dict) for part in content):
+            raise RowError(
+                field, f"a message holds {', '.join(map(str, kinds)) or 'no text'}; battles hold text alone"
+            )
+        content = "\n\n".join(part.get("text") or "" for part in content)
+    (text,) = plain_turn("" if content is None else content, field, mended)
+    return role, text
+
+
+def dialogue_messages(text: str) -> list[tuple[str, str]] | None:
+    """The messages of a text that begins `Human: ` and goes on in turns (HH-RLHF's form); None of any other text."""
+    pieces = _DIALOGUE.split(text.lstrip("\n"))
+    if len(pieces) < 3 or pieces[0] or pieces[1] != "Human":
+        return None
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [(roles[role], turn) for role, turn in zip(pieces[1::2], pieces[2::2], strict=True)]
+
+
+def rounds(messages: list[tuple[str, str]], field: str, mended: Counter) -> tuple[list[str], list[str]]:
+    """
+    A chat as (prompts, responses), paired turn by turn.
+
+    Messages of one role in a row are joined by an empty line, and system text stands before the first prompt. Raises
+    `RowError` where the chat does not end with the assistant.
+    """
+    system = [text for role, text in messages if role == "system" and text]
+    joined: list[tuple[str, str]] = []
+    for role, text in messages:
+        if joined and joined[-1][0] == role:
+            joined[-1] = (role, f"{joined[-1][1]}\n\n{text}")
+            mended["messages of one role in a row, joined"] += role != "system"
+        elif role != "system":
+            joined.append((role, text))
+    if not joined or joined[-1][0] != "assistant":
+        raise RowError(field, "the chat does not end with the assistant")
+    if joined[0][0] == "assistant":
+        joined.insert(0, ("user", ""))
+        mended["chats that begin with the assistant, their first prompt empty"] += 1
+    prompts, responses = ([text for _, text in joined[start::2]] for start in (0, 1))
+    if system:
+        prompts[0] = "\n\n".join([*system, prompts[0]])
+        mended["system texts put before the first prompt"] += 1
+    return prompts, responses
