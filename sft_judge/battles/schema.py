@@ -25,6 +25,7 @@ OPTIONAL = {
     "model_a": pa.string(),
     "model_b": pa.string(),
     "language": pa.string(),
+    "language_score": pa.float64(),
     "fold": pa.int64(),
     "source": pa.string(),
     "weight": pa.float64(),
@@ -123,7 +124,10 @@ def open_battles(path: Path, limit: int | None = None) -> BattleFile:
         )
     if num_rows == 0:
         raise InputError(f"{path}: no battles in it.")
-    return BattleFile(path, [name for name in COLUMNS if name in names], num_rows, table)
+    file = BattleFile(path, [name for name in COLUMNS if name in names], num_rows, table)
+    if table is not None:
+        file.read()  # it is held anyway: what is wrong with it is told at once, whichever columns are asked for
+    return file
 
 
 def read_battles(path: Path, limit: int | None = None) -> pa.Table:
@@ -219,6 +223,13 @@ def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return table.append_column(name, values)
 
 
+def whole_columns(table: pa.Table) -> pa.Table:
+    """Battles with every column that battles can have, null where nothing is known, in the order of COLUMNS."""
+    there = {name: table[name] for name in table.column_names}
+    columns = {name: there.get(name, pa.nulls(table.num_rows, kind)) for name, kind in COLUMNS.items()}
+    return pa.table(columns).cast(pa.schema(COLUMNS))
+
+
 class BattleWriter:
     """
     Battles to a file, batch by batch: Parquet, or JSONL where the name ends so; whole or not at all.
@@ -255,9 +266,7 @@ class BattleWriter:
                 known = {name: row[name] for name in row if name in REQUIRED or row[name] is not None}
                 self._lines.write(json.dumps(known, ensure_ascii=False) + "\n")
             return
-        missing = {name: pa.nulls(table.num_rows, kind) for name, kind in COLUMNS.items()}
-        columns = {name: table[name] if name in table.column_names else missing[name] for name in COLUMNS}
-        self._parquet.write_table(pa.table(columns).cast(pa.schema(COLUMNS)), ROW_GROUP)
+        self._parquet.write_table(whole_columns(table), ROW_GROUP)
 
 
 def write_battles(path: Path, table: pa.Table) -> None:

@@ -1,0 +1,57 @@
+"""
+An order for training in which every stretch has the verdicts and sources in the proportions of the whole (LMSYS Arena
+write-up), so that no part of a run leans to one of them.
+"""
+
+import numpy as np
+
+
+def fair_schedule(counts: list[int]) -> np.ndarray:
+    """
+    A sequence [sum(counts)] in which class c stands counts[c] times and every prefix of length m has less than one
+    more or fewer of it than m * counts[c] / sum(counts).
+
+    Tijdeman, The chairman assignment problem (Discrete Mathematics 32, 1980): of the classes that may have their turn,
+    the one whose deadline comes first.
+    """
+    total, num = sum(counts), sum(count > 0 for count in counts)
+    if num < 2:
+        return np.repeat(np.arange(len(counts)), counts)
+    shares = [(place, count / total) for place, count in enumerate(counts) if count]
+    slack = 1 / (2 * num - 2)
+    done = [0] * len(counts)
+    sequence = np.empty(total, dtype=np.int64)
+    for length in range(1, total + 1):
+        owed = [(place, share, share * length - done[place]) for place, share in shares]
+        due = [((1 - slack - debt) / share, place) for place, share, debt in owed if debt >= slack - 1e-9]
+        place = min(due)[1] if due else max(owed, key=lambda item: item[2])[0]
+        sequence[length - 1] = place
+        done[place] += 1
+    return sequence
+
+
+def balanced_order(verdicts: np.ndarray, sources: np.ndarray, seed: int) -> np.ndarray:
+    """
+    A permutation [N] of rows with these verdicts and sources (any codes [N]), fixed by the seed.
+
+    In every prefix each verdict is less than one row from its share, and so is each source among the rows of one
+    verdict. Within verdict and source the rows are shuffled.
+    """
+    draw = np.random.default_rng(seed)
+    names, codes = np.unique(verdicts, return_inverse=True)
+    queues = [_interleave(np.flatnonzero(codes == code), sources, draw) for code in range(len(names))]
+    schedule = fair_schedule([len(queue) for queue in queues])
+    order = np.empty(len(schedule), dtype=np.int64)
+    for code, queue in enumerate(queues):
+        order[schedule == code] = queue
+    return order
+
+
+def _interleave(rows: np.ndarray, sources: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Rows [n], each source's shuffled, the sources in fair turns."""
+    names, codes = np.unique(sources[rows], return_inverse=True)
+    schedule = fair_schedule(np.bincount(codes, minlength=len(names)).tolist())
+    order = np.empty(len(rows), dtype=np.int64)
+    for code in range(len(names)):
+        order[schedule == code] = draw.permutation(rows[codes == code])
+    return order

@@ -1,0 +1,33 @@
+"""Rows into another order without holding them all: first into files by where they go, then file by file."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BUCKET = 50_000  # rows sorted in memory at a time
+
+
+def in_order(tables: Iterable[pa.Table], places: np.ndarray, folder: Path) -> Iterator[pa.Table]:
+    """The rows of `tables`, which have one schema, sorted by `places` [N], a permutation. `folder` takes the files."""
+    with tempfile.TemporaryDirectory(prefix=".order.partial", dir=folder) as aside:
+        writers: dict[int, pq.ParquetWriter] = {}
+        start = 0
+        try:
+            for table in tables:
+                goes = places[start : start + table.num_rows]
+                start += table.num_rows
+                table = table.append_column("place", pa.array(goes))
+                for bucket in np.unique(goes // BUCKET).tolist():
+                    if bucket not in writers:
+                        writers[bucket] = pq.ParquetWriter(Path(aside, f"{bucket}"), table.schema, compression="lz4")
+                    writers[bucket].write_table(table.filter(pa.array(goes // BUCKET == bucket)))
+        finally:
+            for writer in writers.values():
+                writer.close()
+        for bucket in sorted(writers):
+            table = pq.read_table(Path(aside, f"{bucket}"))
+            yield table.take(pa.array(np.argsort(table["place"].to_numpy()))).drop_columns("place")
