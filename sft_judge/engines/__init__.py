@@ -7,6 +7,21 @@ An engine is a context manager with `score(prompts) -> [N, K]`; vLLM is imported
 ENGINES = ("transformers", "vllm")
 
 
+def usable_engines(model: str) -> list[str]:
+    """
+    The engines that can run a model on this machine, transformers first: what `auto` chooses from.
+
+    Says in a line why vLLM is left out where it is.
+    """
+    from sft_judge.engines.vllm_engine import why_not
+
+    reason = why_not(model)
+    if reason is None:
+        return list(ENGINES)
+    print(f"{reason}: transformers reads {model} instead.")
+    return ["transformers"]
+
+
 def open_engine(name: str, model: str, spec, dtype: str = "auto"):
     """
     The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`.

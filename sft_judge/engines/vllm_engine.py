@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sft_judge.errors import InputError
-from sft_judge.models import check_model_folder, is_adapter
+from sft_judge.models import check_model_folder, is_adapter, load_config
 from sft_judge.spec import JudgeSpec
 
 # In our own process: a SIGKILL leaves no engine behind (one of its own outlived us), and it starts in half the time.
@@ -22,6 +22,21 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
 
 
+def why_not(model: str) -> str | None:
+    """Why vLLM cannot run a model on this machine; None where nothing is known against it."""
+    try:
+        from vllm.platforms import current_platform
+    except ModuleNotFoundError:
+        return "vLLM is not installed (the extra: pip install 'sft-judge[vllm]')"
+    if is_adapter(model):
+        return "vLLM takes whole weights (`sft-judge merge` makes them of an adapter)"
+    if getattr(load_config(model), "quantization_config", None) and current_platform.is_cpu():
+        current_platform.import_kernels()
+        if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
+            return "vLLM's 4-bit kernel for CPUs needs AVX-512, which this one has not"
+    return None
+
+
 class VllmEngine:
     """It takes tens of seconds to start, so score all files with one."""
 
@@ -29,10 +44,11 @@ class VllmEngine:
         check_model_folder(model)
         if is_adapter(model):
             raise InputError(f"{model} is an adapter; vLLM takes whole weights: sft-judge merge {model} --output DIR.")
-        try:
-            from vllm import LLM, SamplingParams
-        except ModuleNotFoundError as error:
-            raise InputError("vLLM is not installed; take the extra: pip install 'sft-judge[vllm]'.") from error
+        reason = why_not(model)
+        if reason is not None:
+            raise InputError(f"{model}: {reason}. Use --engine transformers.")
+        from vllm import LLM, SamplingParams
+
         self._params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=spec.verdict_ids)
         self._ids = spec.verdict_ids
         self._llm = LLM(

@@ -22,7 +22,12 @@ def add_arguments(parser):
     parser.add_argument(
         "--output", required=True, nargs="+", type=OutputPath, metavar="F", help="one for each battles"
     )
-    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm", "auto"),
+        default="transformers",
+        help="auto: vLLM where it can run this judge here (transformers)",
+    )
     parser.add_argument("--swap", choices=("both", "none"), help="orders to show; by default the judge's own policy")
     parser.add_argument("--out-of-fold", action="store_true", help="score each row by the judge that did not see it")
     parser.add_argument("--fold", type=int, metavar="N", help="only rows of this fold, in files that carry folds")
@@ -32,13 +37,17 @@ def add_arguments(parser):
 
 
 def run(args):
+    from sft_judge.engines import usable_engines
     from sft_judge.manifest import provenance
-    from sft_judge.predict import open_jobs, predict
+    from sft_judge.predict import find_judges, open_jobs, predict
 
     jobs = open_jobs(args.battles, args.output, args.fold, args.limit)
     settings = {"swap": args.swap, "out_of_fold": args.out_of_fold, "dtype": args.dtype, "check": args.check}
     stamp = provenance(sys.modules[__name__], args)["fingerprint"]
-    facts = predict(str(args.model), jobs, args.engine, settings, stamp)
+    engine = args.engine
+    if engine == "auto":
+        engine = usable_engines(next(iter(find_judges(str(args.model)))))[-1]
+    facts = predict(str(args.model), jobs, engine, settings, stamp)
     for job in jobs:
         print(f"{job.battles.num_rows} battles -> {job.output}")
     return facts

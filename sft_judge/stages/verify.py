@@ -17,7 +17,11 @@ def add_arguments(parser):
         "model_b", nargs="?", type=model_path, metavar="MODEL_B", help="another form of the same judge"
     )
     parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
-    parser.add_argument("--engines", default="transformers,vllm", help="comma-separated; the first is the reference")
+    parser.add_argument(
+        "--engines",
+        default="transformers,vllm",
+        help="comma-separated, the first is the reference; auto: those that can run MODEL_B here",
+    )
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--limit", type=positive, metavar="N", default=200, help="battles to compare on (200)")
 
@@ -32,11 +36,12 @@ def outputs(args):
 
 def run(args):
     from sft_judge.battles.schema import read_battles
-    from sft_judge.engines import ENGINES
+    from sft_judge.engines import ENGINES, usable_engines
     from sft_judge.errors import InputError, nearest
     from sft_judge.verify import verify_engines, verify_forms
 
-    engines = args.engines.split(",")
+    checked = str(args.model_b or args.model)
+    engines = usable_engines(checked) if args.engines == "auto" else args.engines.split(",")
     for name in engines:
         if name not in ENGINES:
             raise InputError(f"--engines names {name!r}; known are {', '.join(ENGINES)}.{nearest(name, ENGINES)}")

@@ -22,6 +22,7 @@ from sft_judge import training
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
 from sft_judge.engines import open_engine
+from sft_judge.engines.vllm_engine import why_not
 from sft_judge.errors import GateError
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.parity import TOLERANCES, compare
@@ -182,11 +183,28 @@ def test_the_quantised_copy_is_four_bits_wide_and_carries_no_calibration(quantiz
 
 
 def test_transformers_and_vllm_agree_on_the_quantised_copy(quantized, planted_file, capsys):
+    if reason := why_not(str(quantized)):
+        pytest.skip(reason)
     words = ["--battles", str(planted_file), "--engines", "transformers,vllm", "--limit", "20"]
     assert main(["verify", str(quantized), *words]) == 0
     said = capsys.readouterr().out
     print(said)
     assert "(bfloat16): max |Δp|" in said
+
+
+def test_where_vllm_cannot_run_a_quantised_copy_auto_says_so_and_takes_transformers(
+    quantized, judges, planted_file, tmp_path, capsys, monkeypatch
+):
+    reason = "vLLM's 4-bit kernel for CPUs needs AVX-512, which this one has not"
+    monkeypatch.setattr("sft_judge.engines.vllm_engine.why_not", lambda model: reason)
+    words = ["--battles", str(planted_file), "--limit", "10"]
+    output = ["--model", str(quantized), "--output", str(tmp_path / "probs.parquet")]
+    assert main(["predict", *output, *words, "--engine", "auto"]) == 0
+    assert f"{reason}: transformers reads" in capsys.readouterr().out
+    assert read_probs(tmp_path / "probs.parquet").metadata["engine"] == "transformers"
+    assert main(["verify", str(judges["qwen2"]), str(quantized), *words, "--engines", "auto"]) == 0
+    assert main(["predict", *output, *words, "--engine", "vllm"]) == 2
+    assert f"{reason}. Use --engine transformers" in capsys.readouterr().err
 
 
 def test_a_quantised_copy_with_wrong_scales_is_refused_with_status_3(quantized, judges, rows, tmp_path, capsys):
