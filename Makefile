@@ -36,10 +36,10 @@ check: setup  ## ruff and the unit tests
 	$(BIN)/python -m pytest -m unit
 
 test: setup setup-minimal  ## everything but the full matrix; what CI runs
-	$(BIN)/python -m pytest -m "not full"
+	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(BIN)/python -m pytest -m "not full"
 
 test-full: setup setup-minimal  ## every test; again after a stop, those that have not passed at this commit
-	$(BIN)/python -m pytest --resume
+	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(BIN)/python -m pytest --resume
 
 clean:  ## caches and builds; the environments and runs/ stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

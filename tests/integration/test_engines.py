@@ -8,11 +8,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -149,6 +152,28 @@ def test_predicts_check_passes_and_is_refused_beyond_its_tolerance(vllm, rows, m
     monkeypatch.setattr("sft_judge.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
     with pytest.raises(GateError, match="Parity gate"):
         check_engine(engine, folder, spec, prompt, battle_table(rows), ORDERS, settings)
+
+
+def test_a_killed_vllm_prediction_goes_on_and_gives_the_probabilities_of_transformers(judges, planted_file, tmp_path):
+    model, battles, output = str(judges["qwen2"]), str(planted_file), tmp_path / "probs.parquet"
+    words = ["predict", "--model", model, "--battles", battles, "--dtype", "float32", "--limit", "60"]
+    small_shards = "from sft_judge import cli, predict; predict.ROWS_A_SHARD = 8; raise SystemExit(cli.main({}))"
+    code = small_shards.format([*words, "--engine", "vllm", "--output", str(output)])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.rglob("*.npy")):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not output.exists()
+    done = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    kept = {file: file.stat().st_mtime_ns for file in done}
+    assert process.wait() == 0 and kept == done  # what was finished was not done again
+    assert main([*words, "--output", str(tmp_path / "other.parquet")]) == 0
+    ours, theirs = read_probs(output), read_probs(tmp_path / "other.parquet")
+    assert len(ours.ids) == 120 and list(ours.ids) == list(theirs.ids) and list(ours.orders) == list(theirs.orders)
+    assert np.abs(np.exp(ours.logp) - np.exp(theirs.logp)).max() <= TOLERANCES["engines", "float32"]
+    assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
 
 
 # auto-round

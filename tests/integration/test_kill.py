@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from sft_judge.probs import read_probs
@@ -34,7 +35,16 @@ def run(folder: Path, seconds: float | None = None) -> int | None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
+            wait_until_none_is_left(folder)
             return None
+
+
+def wait_until_none_is_left(folder: Path, seconds: float = 30) -> None:
+    """A step whose pipeline is gone must not write on, beside the one that is started next."""
+    until = time.monotonic() + seconds
+    while left := [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]:
+        assert time.monotonic() < until, f"still running: {[process.cmdline() for process in left]}"
+        time.sleep(0.1)
 
 
 def manifests(folder: Path) -> dict:
