@@ -1,23 +1,15 @@
-"""
-report.html: one file that a person opens anywhere, offline, and that holds no text of any battle.
-
-Names (judges, languages, sources) come from people's files and are escaped; the page's policy forbids scripts and
-requests besides.
-"""
+"""report.html: what the judges are worth, in pictures and tables. It holds no text of any battle."""
 
 import json
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pyarrow as pa
-from markupsafe import Markup
 
 from sft_judge.evaluate import plots
 from sft_judge.evaluate.slices import text_lengths
 from sft_judge.evaluate.tables import (
-    Table,
     bias_table,
     figures_table,
     pairs_table,
@@ -25,6 +17,7 @@ from sft_judge.evaluate.tables import (
     stages_table,
     worth_table,
 )
+from sft_judge.page import Section, Table, render_page
 
 
 def render_report(metrics: dict, lengths: dict, logs: dict[str, list[dict]], worth_note: str) -> str:
@@ -32,30 +25,33 @@ def render_report(metrics: dict, lengths: dict, logs: dict[str, list[dict]], wor
     judges = metrics.get("judges") or {metrics["main"]: metrics}
     main = judges[metrics["main"]]
     sections = [
-        _section("Reliability", [plots.reliability(judges)], [_bins_table(metrics["main"], main)]),
-        _section("Log loss by step", [plots.losses(logs)] if logs else [], []),
-        _section("Lengths", [plots.lengths(**lengths)], []),
-        _section("Position bias", [], [bias_table(judges)]),
+        Section("", tables=[replace(worth_table(metrics, worth_note), main=metrics["main"])]),
+        Section("Reliability", [plots.reliability(judges)], [_bins_table(metrics["main"], main)]),
+        Section("Log loss by step", [plots.losses(logs)] if logs else []),
+        Section("Lengths", [plots.lengths(**lengths)]),
+        Section("Position bias", tables=[bias_table(judges)]),
         *(
-            _section(f"Slices: {dimension}", [plots.slice_losses(dimension, judges)], [table])
+            Section(f"Slices: {dimension}", [plots.slice_losses(dimension, judges)], [table])
             for dimension, table in zip(main["slices"], slice_tables(main["slices"]), strict=True)
         ),
-        _section("Pairs", [], [pairs_table(metrics["pairs"])] if "pairs" in metrics else []),
-        _section("All figures", [], [figures_table(judges)]),
-        _section("Stages", [], [stages_table(metrics["stages"])] if metrics.get("stages") else []),
+        Section("Pairs", tables=[pairs_table(metrics["pairs"])] if "pairs" in metrics else []),
+        Section("All figures", tables=[figures_table(judges)]),
+        Section("Stages", tables=[stages_table(metrics["stages"])] if metrics.get("stages") else []),
+        Section("Provenance", tables=[_provenance_table(metrics["provenance"])]),
     ]
-    template = files("sft_judge.evaluate").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        metrics=metrics,
-        worth=worth_table(metrics, worth_note),
-        sections=[section for section in sections if section["pictures"] or section["tables"]],
-        provenance=metrics["provenance"],
-    )
+    notes = [
+        f"{metrics['n']} battles over {metrics['num_prompts']} prompts. In brackets: 95 % intervals, prompts "
+        "resampled. Log loss in nats, lower is better.",
+        *metrics["notes"],
+    ]
+    return render_page(f"sft_judge: {metrics['main']}", "What the judges are worth", notes, sections)
 
 
-def _section(title: str, pictures: list[str], tables: list[Table]) -> dict:
-    return {"title": title, "pictures": [Markup(picture) for picture in pictures], "tables": tables}
+def _provenance_table(provenance: dict) -> Table:
+    rows = [[key, str(value), ""] for key, value in provenance.items() if key != "judges"]
+    for name, judge in provenance["judges"].items():
+        rows += [[name if place == 0 else "", key, str(judge[key])] for place, key in enumerate(judge)]
+    return Table("Provenance", [], rows, prose=True)
 
 
 def _bins_table(name: str, judge: dict) -> Table:

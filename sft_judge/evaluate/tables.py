@@ -1,24 +1,14 @@
 """
-Tables that stand both on the terminal and in the report: a title, column names, rows of text.
+The tables of figures, which stand both on the terminal and in the report.
 
 What a number looks like is decided here: four places for log loss, one for percent, the interval in brackets.
 """
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass
-class Table:
-    """`rows` of as many strings as `columns`; `note` stands below; `folded`: opened by its title."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    note: str = ""
-    folded: bool = False
+from sft_judge.page import Table
 
 
 def number(figure: dict | None, digits: int = 4) -> str:
