@@ -54,19 +54,29 @@ class LeakSearch:
         self._sizes.append(sizes)
         self._sides.append(np.asarray(sides, dtype=np.int64))
         self._first_turns.append(_hashes(_arrow_normal(pc.list_element(prompts, 0))))
-        self._ids += battles["id"].chunks
+        self._ids.append(pa.array(battles["id"].to_pylist(), pa.string()))  # a copy: a slice would keep its batch
 
     def find(self) -> Leaks:
         """What stands on two sides of all that was added. To be asked once."""
         sizes, sides = np.concatenate(self._sizes), np.concatenate(self._sides)
         with self._file:
             self._file.flush()
-            join = SetJoin(np.memmap(self._file, np.uint64, "r"), sizes, sides)
-        leaking = join.find()
+            join = SetJoin(_OnDisk(self._file), sizes, sides)
+            leaking = join.find()
         first_turns = _on_two_sides(np.concatenate(self._first_turns)[sides >= 0], sides[sides >= 0])
         ids = pa.chunked_array(self._ids)
         named = [(ids[left].as_py(), ids[right].as_py()) for left, right in join.witnesses[:EXAMPLES]]
         return Leaks(leaking, join.num_sets, join.compared, first_turns, named)
+
+
+class _OnDisk:
+    """The numbers in a file, read by index; mapped for each reading, so that none of it stays in memory."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def __getitem__(self, index) -> np.ndarray:
+        return np.array(np.memmap(self._file, np.uint64, "r")[index])
 
 
 def triple_sets(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

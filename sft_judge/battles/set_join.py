@@ -69,7 +69,7 @@ class SetJoin:
         sizes = self.size[nodes]
         owner = np.repeat(np.arange(len(nodes)), sizes)
         place = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return np.asarray(self.elements[self.start[nodes][owner] + place]), owner, place
+        return self.elements[self.start[nodes][owner] + place], owner, place
 
     def _prefixes(self) -> np.ndarray:
         """
