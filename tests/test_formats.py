@@ -3,14 +3,20 @@
 import csv
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sft_judge.battles.formats import FORMATS
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
+from sft_judge.battles import schema
+from sft_judge.battles.formats import FORMATS, to_battle
+from sft_judge.battles.schema import FIELDS, battle_table, read_battles, write_battles
+from sft_judge.battles.source_verdicts import Reading, Sides
+from sft_judge.battles.turns import ROLES, RowError
 from sft_judge.cli import main
 from sft_judge.stages import import_battles
 from sft_judge.verdicts import VERDICTS
@@ -222,6 +228,48 @@ def test_a_bad_row_is_rejected_with_its_reason(row, changes, field, reason, tmp_
     assert len(battles) == 1
     assert [reject["field"] for reject in rejects] == [field] and reason in rejects[0]["reason"]
     assert "2 rows in = 1 out + 1 rejected + 0 merged" in capsys.readouterr().out
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["a", "tie", "[{", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "type", "text"]), inner, max_size=3)
+        | st.builds(lambda role, text: {"role": role, "content": text}, st.sampled_from([*ROLES, "tool"]), inner)
+    ),
+    max_leaves=8,
+)
+COLUMNS = [*FIELDS, "id", "verdict", "winner", "winner_model_a", "winner_model_b", "winner_tie", "chosen", "rejected"]
+COLUMNS += ["score_a", "score_b", "score_chosen", "score_rejected", "conversation_a", "conversation_b", "question_id"]
+COLUMNS += ["conversations", "meta", "source", "subset", "weight", "soft_a", "fold", "model_a", "language"]
+
+
+OWN = {"id": "1", "prompt": "p", "response_a": "a", "response_b": "b"}
+GOOD_ROWS = {
+    "lmsys": {name: json.dumps([text]) for name, text in OWN.items() if name != "id"} | {"id": "1"},
+    **dict.fromkeys(("wsdm", "battles", "rated"), OWN),
+    **dict.fromkeys(("preference", "rewardbench"), PREFERENCE),
+    "arena": ARENA,
+}
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.sampled_from(list(FORMATS)), st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=4))
+def test_whatever_a_row_holds_it_is_a_battle_or_a_reject(format_name, changes):
+    reading = Reading(Sides(0))
+    try:
+        found = to_battle(GOOD_ROWS[format_name] | changes, format_name, "source", 1, reading)
+    except RowError as error:
+        assert error.field and error.reason
+        return
+    table = pa.table({name: pa.array([found.get(name)], kind) for name, kind in schema.COLUMNS.items()})
+    schema._check(Path("x"), table, 0, set())  # what is taken is a battle, and Arrow can hold it
+    assert found["verdict"] in (*VERDICTS, None)
 
 
 # Votes

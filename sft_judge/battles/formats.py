@@ -6,6 +6,7 @@ only odd is mended as each function says, and counted.
 """
 
 import json
+import math
 from collections import Counter
 
 import pyarrow as pa
@@ -149,11 +150,22 @@ def _optional_fields(row: dict, mended: Counter) -> dict:
         value = stated.get(name)
         if value is None or value == "" or value != value:  # NaN is how pandas says null
             continue
+        expected = "text" if kind == pa.string() else "a number"
+        if isinstance(value, dict | list | bool):
+            raise RowError(name, f"a {type(value).__name__}, expected {expected}")
         try:
-            found[name] = clean_text(str(value), mended) if kind == pa.string() else kind.to_pandas_dtype()(value)
-        except (TypeError, ValueError):
-            raise RowError(name, f"{value!r}, expected a number") from None
+            found[name] = clean_text(str(value), mended) if kind == pa.string() else _number(value, kind)
+        except (TypeError, ValueError, OverflowError):
+            raise RowError(name, f"{value!r}, expected {expected}") from None
     return found
+
+
+def _number(value, kind: pa.DataType) -> int | float:
+    """A number that its column can hold; a fold may be written 3.0. Raises `ValueError` of any other."""
+    number = float(value)
+    if not math.isfinite(number) or (kind == pa.int64() and (number != int(number) or abs(number) >= 2**53)):
+        raise ValueError
+    return int(number) if kind == pa.int64() else number
 
 
 def row_id(row: dict, format_name: str) -> str | None:

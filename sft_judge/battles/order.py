@@ -5,6 +5,8 @@ write-up), so that no part of a run leans to one of them.
 
 import numpy as np
 
+from sft_judge.errors import InputError
+
 
 def fair_schedule(counts: list[int]) -> np.ndarray:
     """
@@ -28,6 +30,28 @@ def fair_schedule(counts: list[int]) -> np.ndarray:
         sequence[length - 1] = place
         done[place] += 1
     return sequence
+
+
+def mixed_rows(sources: list[str], rates: dict[str, float], seed: int) -> np.ndarray:
+    """
+    Rows [M] of these sources [N], each source as often as its rate says: 0.25 keeps a quarter, 2 shows each row twice.
+
+    Which rows a fraction keeps is drawn by the seed; the order stays. Raises `InputError` unless the rates name
+    exactly the sources there are: none is left out in silence (0 leaves one out).
+    """
+    there, codes = np.unique(np.array([str(source) for source in sources]), return_inverse=True)
+    for name in {*there.tolist(), *rates}:
+        if name not in rates or name not in there:
+            known = ", ".join(there.tolist())
+            raise InputError(f"mix names {', '.join(rates) or 'nothing'}, but the battles' sources are {known}.")
+    draw = np.random.default_rng(seed)
+    times = np.zeros(len(codes), dtype=np.int64)
+    for code, name in enumerate(there.tolist()):
+        rows = np.flatnonzero(codes == code)
+        whole, part = divmod(float(rates[name]), 1)
+        times[rows] = int(whole)
+        times[draw.permutation(rows)[: round(part * len(rows))]] += 1
+    return np.repeat(np.arange(len(codes)), times)
 
 
 def balanced_order(verdicts: np.ndarray, sources: np.ndarray, seed: int) -> np.ndarray:

@@ -24,7 +24,7 @@ class RowError(ValueError):
 
     def __init__(self, field: str, reason: str):
         super().__init__(reason)
-        self.field, self.reason = field, reason
+        self.field, self.reason = field, reason if len(reason) <= 300 else f"{reason[:300]}…"
 
 
 def clean_text(text: str, mended: Counter) -> str:
