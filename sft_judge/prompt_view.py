@@ -1,25 +1,52 @@
-"""What `sft-judge prompt` prints: the text a model sees, marked, and checks of a prompt in words."""
+"""
+What `sft-judge prompt show` prints: the very text a judge reads, marked, and the tokens of each field.
+
+On a terminal the marks are colours; on a pipe they are brackets that the legend explains. Characters that would act on
+a terminal or turn the text around are shown by their code.
+"""
+
+import re
 
 from rich.console import Console
 from rich.text import Text
 
+from sft_judge.battles.schema import FIELDS
 from sft_judge.errors import InputError
 from sft_judge.models import load_tokenizer
-from sft_judge.prompts import JudgePrompt, default_words
-from sft_judge.resources import find
+from sft_judge.prompts import CUT_MARKER, Fields, JudgePrompt, default_words
 from sft_judge.spec import Budget, read_spec
+from sft_judge.templates import read_template
 from sft_judge.verdicts import VERDICTS
 
-COLOURS = {"prompt": "cyan", "response_a": "green", "response_b": "magenta", "language": "yellow"}
+# kind of text: style on a terminal, what stands before and after it on a pipe
+MARKS = {
+    "frame": ("dim", "", ""),
+    "control": ("reverse", "⟪", "⟫"),
+    "cut": ("bold red", "✂", "✂"),
+    "prompt": ("cyan", "⟦", "⟧"),
+    "response_a": ("green", "⟦", "⟧"),
+    "response_b": ("magenta", "⟦", "⟧"),
+    "language": ("yellow", "⟦", "⟧"),
+}
+LEGEND = "⟦text of the battle⟧ ⟪control token⟫ ✂what the budget left out✂"
+_ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
-def open_prompt(model: str, template: str | None) -> JudgePrompt:
-    """The prompt of a judge, or of a plain model with a template by name."""
+def open_prompt(model: str, template: str | None, budget: tuple[int, int, int] | None = None, check=True):
+    """
+    The prompt of a judge, or of a plain model with a template by name; `budget` in the place of its own.
+
+    `check`: a tokenizer that does not fit judge.json is an `InputError`.
+    """
     tokenizer = load_tokenizer(model)
     if template is None:
-        return JudgePrompt.of(tokenizer, read_spec(model))
-    text = find("prompts", template).read_text(encoding="utf-8")
-    return JudgePrompt(tokenizer, text, default_words(tokenizer, text, 3), Budget())
+        spec = read_spec(model)
+        prompt = JudgePrompt.of(tokenizer, spec, check)
+    else:
+        text = read_template(template)
+        prompt = JudgePrompt(tokenizer, text, default_words(tokenizer, text, 3), Budget())
+    prompt.budget = Budget(*budget) if budget else prompt.budget
+    return prompt
 
 
 def made_up_battle() -> dict:
@@ -29,57 +56,76 @@ def made_up_battle() -> dict:
 
 
 def show_battle(prompt: JudgePrompt, rows: list[dict], wanted: str | None, order: str) -> None:
-    """Print one battle: frame plain, fields coloured, control tokens reversed, then the answer slot."""
+    """Print one battle: the text with its marks, the answer slot with the verdicts' ids, tokens before and after."""
     row = next((row for row in rows if wanted is None or row["id"] == wanted), None)
     if row is None:
         raise InputError(f"No battle has id {wanted!r}; the first is {rows[0]['id']!r}.")
     fields = prompt.fit([row])[0]
-    ids = prompt.ids(fields, order)
     verdicts = zip(VERDICTS, prompt.words, prompt.verdict_ids, strict=False)
     console = Console(soft_wrap=True)
-    console.print(_marked(prompt, fields, order))
-    console.print(Text("▲ the answer: " + ", ".join(f"{name} = {word!r} ({token})" for name, word, token in verdicts)))
-    cut = ", ".join(f"{name} {count}" for name, count in fields.cut.items() if count) or "nothing"
-    console.print(Text(f"{len(ids)} tokens of {prompt.budget.total}; cut: {cut}"))
-
-
-def check_battles(prompt: JudgePrompt, rows: list[dict]) -> None:
-    """Print whether verdict words are single tokens here, and how many battles are cut or tokenise otherwise whole."""
-    words = ", ".join(f"{word!r} = {token}" for word, token in zip(prompt.words, prompt.verdict_ids, strict=True))
-    print(f"verdict words, one token each where the answer stands: {words}")
-    cut = dict.fromkeys(("prompt", "response_a", "response_b"), 0)
-    merged, longest = 0, 0
-    for fields in prompt.fit(rows):
-        for name, count in fields.cut.items():
-            cut[name] += count > 0
-        ids = prompt.ids(fields)
-        longest = max(longest, len(ids))
-        merged += prompt.tokenizer(prompt.tokenizer.decode(ids), add_special_tokens=False)["input_ids"] != ids
-    print(f"{len(rows)} battles, longest {longest} tokens of {prompt.budget.total}")
-    print("cut by the budget: " + ", ".join(f"{name} {count}" for name, count in cut.items()))
-    print(f"{merged} would differ if the whole text were tokenised at once (fields are tokenised alone, everywhere)")
-
-
-def _marked(prompt: JudgePrompt, fields, order: str) -> Text:
-    first, second = (fields.response_a, fields.response_b)[:: 1 if order == "ab" else -1]
-    shown = {"prompt": fields.prompt, "response_a": first, "response_b": second, "language": [fields.language]}
-    frame = prompt.frame(len(fields.prompt), len(first), len(second), fields.language is not None)
     text = Text()
-    _append(text, prompt, frame.pieces[0], None)
-    for (name, turn), piece in zip(frame.slots, frame.pieces[1:], strict=True):
-        _append(text, prompt, shown[name][turn], COLOURS[name])
-        _append(text, prompt, piece, None)
-    return text
+    for kind, part in segments(prompt, row, fields, order):
+        style, before, after = MARKS[kind]
+        text.append(part, style) if console.is_terminal else text.append(f"{before}{part}{after}")
+    console.print(text)
+    console.print(Text("▲ the answer: " + ", ".join(f"{name} = {word!r} ({token})" for name, word, token in verdicts)))
+    for line in _token_lines(prompt, row, fields):
+        console.print(Text(line))
+    console.print(
+        Text(f"{len(prompt.ids(fields, order)) + 1} tokens of {prompt.budget.total}, the verdict's included")
+    )
+    if not console.is_terminal:
+        console.print(Text(LEGEND))
 
 
-def _append(text: Text, prompt: JudgePrompt, ids: list[int], colour: str | None) -> None:
-    special = set(prompt.tokenizer.all_special_ids)
-    run: list[int] = []
-    for token in [*ids, None]:
-        if token is not None and token not in special:
-            run.append(token)
-            continue
-        text.append(prompt.tokenizer.decode(run), style=colour or "dim")
-        run = []
-        if token is not None:
-            text.append(prompt.tokenizer.decode([token]), style="reverse")
+def segments(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> list[tuple[str, str]]:
+    """The whole prompt as (kind, text) in its order, kinds of MARKS, acting characters shown by their code."""
+    frame, placed = prompt.placed(fields, order)
+    shown = prompt.shown(row)
+    exchanged = {"response_a": "response_b", "response_b": "response_a"} if order == "ba" else {}
+    found = _frame_parts(prompt, frame.texts[0])
+    for (slot, turn), text in zip(frame.slots, frame.texts[1:], strict=True):
+        name = exchanged.get(slot, slot)
+        for part in _cut_parts(prompt, shown[name][turn], placed[slot][turn]):
+            found.append(("cut", CUT_MARKER) if part is None else (name, part))
+        found += _frame_parts(prompt, text)
+    return [(kind, _ACTING.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)) for kind, text in found if text]
+
+
+def _frame_parts(prompt: JudgePrompt, text: str) -> list[tuple[str, str]]:
+    """A piece of frame split at its control tokens, the longest first as in the tokenizer."""
+    control = sorted((token.content for token in prompt.tokenizer.added_tokens_decoder.values()), key=len)[::-1]
+    parts = re.split("(" + "|".join(map(re.escape, control)) + ")", text) if control else [text]
+    return [("control" if place % 2 else "frame", part) for place, part in enumerate(parts)]
+
+
+def _cut_parts(prompt: JudgePrompt, text: str, ids: list[int]) -> list[str | None]:
+    """The text of a turn that the budget left: whole, or its head, None where it was cut, its tail."""
+    encoding = prompt.plain.encode(text, add_special_tokens=False)
+    if len(encoding.ids) == len(ids):
+        return [text]
+    marker, size = prompt.marker, len(ids) - len(prompt.marker)
+    for head in range(size + 1):
+        if ids[head : head + len(marker)] == marker:
+            tail = len(encoding.ids) - (size - head)
+            if ids == encoding.ids[:head] + marker + encoding.ids[tail:]:
+                return [text[: _end(encoding, head)], None, text[_start(encoding, tail) :]]
+    return [text[: _end(encoding, len(ids))], None]
+
+
+def _end(encoding, count: int) -> int:
+    return encoding.offsets[count - 1][1] if count else 0
+
+
+def _start(encoding, place: int) -> int:
+    return encoding.offsets[place][0] if place < len(encoding.ids) else None
+
+
+def _token_lines(prompt: JudgePrompt, row: dict, fields: Fields):
+    """For each field its tokens after and before the budget, turn by turn where it has several."""
+    shown = prompt.shown(row)
+    for name in FIELDS:
+        kept = [len(turn) for turn in getattr(fields, name)]
+        whole = [len(prompt.plain.encode(text, add_special_tokens=False).ids) for text in shown[name]]
+        turns = ", ".join(f"{after} of {before}" for after, before in zip(kept, whole, strict=True))
+        yield f"{name}: {sum(kept)} of {sum(whole)} tokens" + (f" (turns: {turns})" if len(kept) > 1 else "")

@@ -16,8 +16,8 @@ from sft_judge.errors import InputError
 from sft_judge.files import check_folder, content_hash, partial_path, replace_folder, write_json
 from sft_judge.models import ADAPTER, is_adapter, load_model, load_tokenizer
 from sft_judge.prompts import JudgePrompt, default_words
-from sft_judge.resources import find
 from sft_judge.spec import FILE, JudgeSpec, read_spec, write_spec
+from sft_judge.templates import read_template
 from sft_judge.trainer import JudgeTrainer
 from sft_judge.training_data import read_teacher, split_folds, verdict_dataset
 
@@ -71,7 +71,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     _save(
         trainer,
         tokenizer,
-        JudgeSpec(prompt.words, prompt.verdict_ids, _template(config), config.budget),
+        JudgeSpec(prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget),
         facts,
         output,
     )
@@ -81,7 +81,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
 def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:
     """The prompt that a recipe asks for; K is taken from the battles where the recipe leaves it open."""
     num_verdicts = config.num_verdicts or (3 if pc.any(pc.equal(battles["verdict"], "tie")).as_py() else 2)
-    template = _template(config)
+    template = read_template(config.prompt_template)
     words = config.verdict_words or default_words(tokenizer, template, num_verdicts)
     if len(words) != num_verdicts:
         raise InputError(f"{len(words)} verdict_words {words} for {num_verdicts} verdicts.")
@@ -187,7 +187,3 @@ def _folds_of_base(model: str, battles: Path) -> list[int]:
 def _last(history: list[dict], prefix: str) -> dict:
     logged = [entry for entry in history if any(key.startswith(prefix) for key in entry)]
     return {key: value for key, value in logged[-1].items() if key.startswith(prefix)} if logged else {}
-
-
-def _template(config: JudgeConfig) -> str:
-    return find("prompts", config.prompt_template).read_text(encoding="utf-8")

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import math
+import re
 import unicodedata
 from types import SimpleNamespace
 
@@ -13,9 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sft_judge.battles.schema import battle_table
+from sft_judge.budget import cut_middle, share_turns, water_fill
 from sft_judge.errors import InputError
 from sft_judge.models import load_tokenizer
-from sft_judge.prompts import JudgePrompt, default_words, water_fill
+from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.resources import find
 from sft_judge.spec import Budget
 from sft_judge.tiny import qwen2_tokenizer
@@ -87,10 +90,16 @@ def frame_of(prompt, row):
     return prompt.frame(*(len(row[name]) for name in ("prompt", "response_a", "response_b")), bool(row["language"]))
 
 
+def escaped(text: str) -> str:
+    """A field as the default template shows it: tags of the frame get a backslash."""
+    return re.sub(r"<(?=\s*/?\s*(request|language|response_[ab]|turn_\d+)\s*>)", r"<\\", text, flags=re.IGNORECASE)
+
+
 def rendered(tokenizer, row: dict, words: list[str]) -> str:
     """The whole text by plain Jinja and the family's chat template, as one would write it in a notebook."""
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(PAIR)
-    values = {name: row[name] for name in ("prompt", "response_a", "response_b", "language")} | {"words": words}
+    values = {name: [escaped(turn) for turn in row[name]] for name in ("prompt", "response_a", "response_b")}
+    values |= {"language": row["language"] and escaped(row["language"]), "words": words}
     context = template.new_context(values)
     system, user = ("".join(template.blocks[name](context)).strip("\n") for name in ("system", "user"))
     options = {"tokenize": False, "add_generation_prompt": True}
@@ -132,7 +141,7 @@ def test_ids_are_the_frames_and_the_fields_each_encoded_alone(row, wide):
     while places := [(rest.index(mark), mark) for mark in fields if mark and mark in rest]:
         place, mark = min(places)
         pieces += tokenizer(rest[:place], add_special_tokens=False)["input_ids"]
-        pieces += tokenizer(fields[mark], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        pieces += tokenizer(escaped(fields[mark]), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         rest = rest[place + len(mark) :]
     pieces += tokenizer(rest, add_special_tokens=False)["input_ids"]
     assert wide.ids(wide.fit([row])[0]) == pieces
@@ -184,7 +193,7 @@ def test_hostile_text_is_what_the_model_reads(text, wide):
     """The field's ids spell the field. Qwen2 composes characters (NFC); Gemma writes a space as "▁"."""
     fields = wide.fit([{**ROW, "response_a": [text, "x"]}])[0]
     is_gemma = "start_of_turn" in wide.tokenizer.chat_template
-    expected = text.replace("▁", " ") if is_gemma else unicodedata.normalize("NFC", text)
+    expected = escaped(text).replace("▁", " ") if is_gemma else unicodedata.normalize("NFC", escaped(text))
     assert wide.tokenizer.decode(fields.response_a[0]) == expected
 
 
@@ -263,6 +272,23 @@ def test_water_fill_shares_fairly(lengths, total):
     assert water_fill(lengths[::-1], total) == shares[::-1]
 
 
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=6), st.integers(0, 2000))
+def test_a_turn_has_half_of_what_the_later_ones_left_and_all_that_earlier_ones_do_not_need(lengths, allowance):
+    shares = share_turns(lengths, allowance)
+    assert sum(shares) == min(sum(lengths), allowance)
+    for place, (share, length) in enumerate(zip(shares, lengths, strict=True)):
+        left = allowance - sum(shares[place + 1 :])
+        may_have = max(math.ceil(left / 2), left - sum(lengths[:place]))
+        assert share == min(length, may_have)
+
+
+def test_the_last_turn_keeps_more_than_the_first(tokenizer):
+    row = {"prompt": ["p"] * 3, "response_a": ["long text " * 200] * 3, "response_b": ["b"] * 3}
+    sizes = list(map(len, JudgePrompt(tokenizer, PAIR, WORDS, Budget(100, 64, 1000)).fit([row])[0].response_a))
+    assert sizes == sorted(sizes) and sizes[-1] == 32 and sizes[-2] == 16 and sizes[0] == 16
+
+
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(row=battles(), budget=st.builds(Budget, st.integers(1, 80), st.integers(1, 80), st.integers(150, 500)))
 def test_no_sequence_is_longer_than_the_budget(row, budget, tokenizer):
@@ -320,6 +346,19 @@ def test_the_middle_is_cut_and_marked_head_and_tail_stay(tokenizer):
     assert seen.startswith("begin") and seen.endswith("finish") and " [...] " in seen
 
 
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 8))
+def test_head_and_tail_of_a_cut_never_meet_without_the_marker(size, room, marker):
+    """Together they could spell a tag that neither holds."""
+    ids, marks = list(range(size)), [-1] * marker
+    cut = cut_middle(ids, room, marks, frozenset())
+    assert len(cut) <= max(room, 0) and (cut == ids) == (size <= room)
+    kept = [token for token in cut if token >= 0]
+    assert kept == sorted(set(kept)) and (cut == kept or not marker or len(cut) == len(kept) + marker)
+    if size > room and cut == kept and marker:
+        assert kept == ids[:room]
+
+
 @pytest.mark.parametrize("total", [1, 10, 60])
 def test_a_budget_smaller_than_the_frame_is_an_error_with_advice(total, tokenizer):
     prompt = JudgePrompt(tokenizer, PAIR, WORDS, Budget(50, 50, total))
@@ -330,6 +369,9 @@ def test_a_budget_smaller_than_the_frame_is_an_error_with_advice(total, tokenize
 
 
 # Templates and tokenizers
+
+
+LOOP = "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}"
 
 
 @pytest.mark.parametrize(
@@ -345,6 +387,13 @@ def test_a_budget_smaller_than_the_frame_is_an_error_with_advice(total, tokenize
         (lambda text: text.replace("block system", "block sys"), "no block 'system'"),
         (lambda text: text.replace("{% endfor %}", "", 1), "not valid Jinja"),
         (lambda text: "", "no block 'system'"),
+        (lambda text: text.replace("</Request>", "{% for x in range(10**9) %}{% endfor %}"), "product"),
+        (lambda text: text.replace("</Request>", "{% for x in range(1000000000) %}{% endfor %}"), "Range too big"),
+        (lambda text: text.replace("</Request>", LOOP), "more than 1,000,000 steps"),
+        (lambda text: text.replace("</Request>", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), "rendered"),
+        (lambda text: text.replace("</Request>", "{{ 'x' * 9999999999 }}"), "products of numbers"),
+        (lambda text: text.replace("</Request>", "{% include 'secret' %}"), "cannot be rendered"),
+        (lambda text: text.replace("</Request>", "{{ range(1, 2, 0) }}"), "cannot be rendered"),
     ],
 )
 def test_a_bad_template_is_an_error_that_says_what_is_wrong(change, reason, tokenizer):
@@ -399,9 +448,24 @@ def test_a_slow_tokenizer_is_refused():
         JudgePrompt(SimpleNamespace(is_fast=False, name_or_path="old"), PAIR, WORDS, WIDE)
 
 
-def test_a_vocabulary_whose_plain_text_makes_a_control_token_is_refused(bases):
-    """A special token that merges lead to, or a single character: text could become it, so no judge is built."""
+def test_a_control_token_that_merges_lead_to_is_spelled_out_in_a_field(bases):
     tokenizer = copy.deepcopy(load_tokenizer(str(bases["qwen2"])))
     tokenizer.add_special_tokens({"additional_special_tokens": ["tie"]})
-    with pytest.raises(InputError, match="control token 'tie'"):
+    prompt = JudgePrompt(tokenizer, PAIR, ["A", "B"], WIDE)
+    ids = prompt.fit([{**ROW, "response_a": ["tie", "a tie"]}])[0].response_a
+    assert tokenizer.convert_tokens_to_ids("tie") not in ids[0] + ids[1]
+    assert [tokenizer.decode(turn) for turn in ids] == ["tie", "a tie"]
+
+
+def test_a_vocabulary_in_which_one_character_is_a_control_token_is_refused(bases):
+    """It could only be left out of a text, or become the control token."""
+    tokenizer = copy.deepcopy(load_tokenizer(str(bases["qwen2"])))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["#"]})
+    with pytest.raises(InputError, match="control token '#'"):
         JudgePrompt(tokenizer, PAIR, ["A", "B"], WIDE)
+
+
+def test_a_vocabulary_that_would_lose_characters_is_refused():
+    letters = Tokenizer(models.BPE({"A": 0, "B": 1, "?": 2}, [], unk_token="?"))
+    with pytest.raises(InputError, match="no bytes"):
+        JudgePrompt(PreTrainedTokenizerFast(tokenizer_object=letters), PAIR, WORDS, WIDE)
