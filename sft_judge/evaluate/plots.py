@@ -11,6 +11,7 @@ import warnings
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 GREY = "#808080"
 COLOURS = ("#4c8dd6", "#e08a3c", "#46a877", "#c9608f", "#9a7fd1", "#b59f3b", "#4fb0b8")
@@ -110,6 +111,59 @@ def lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
         axes.legend()
 
     return _svg("lengths", draw, 3)
+
+
+def length_steps(histogram: dict, names: dict[str, str]) -> str:
+    """How many battles have a text of each length, on a logarithmic scale; `names` of the fields for people."""
+
+    def draw(axes):
+        for (field, counts), colour in zip(histogram["counts"].items(), _colours(names), strict=True):
+            axes.stairs(counts, histogram["edges"], color=colour, linewidth=1.2, label=names[field])
+        _logarithmic(axes)
+        axes.set(xlabel="characters", ylabel="battles")
+        axes.legend()
+
+    return _svg("lengths in characters", draw, 3)
+
+
+def longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
+    """The share of battles with more than so many tokens, a line a judge; `budgets` as dotted lines."""
+
+    def draw(axes):
+        for (name, curve), colour in zip(curves.items(), _colours(curves), strict=True):
+            axes.plot(curve["tokens"], [100 * share for share in curve["share"]], color=colour, label=name)
+        for budget in budgets:
+            axes.axvline(budget, color=GREY, linewidth=0.6, linestyle=":")
+        _logarithmic(axes)
+        axes.set(xlabel="tokens of the whole prompt", ylabel="% of battles that are longer")
+        axes.legend(fontsize=8)
+
+    return _svg("lengths in tokens", draw, 3)
+
+
+def win_rates(models: list[dict]) -> str:
+    """The share of decided battles that each model won, with its interval; those with most battles first."""
+
+    def draw(axes):
+        rates = [model["win_rate"] for model in models]
+        values = [rate["value"] for rate in rates]
+        spread = [[rate["value"] - rate["low"] for rate in rates], [rate["high"] - rate["value"] for rate in rates]]
+        places = range(len(models))
+        axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=COLOURS[0])
+        axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_yticks(places, [model["model"] for model in models])
+        axes.invert_yaxis()
+        axes.set_xlabel("share of the decided battles won")
+
+    return _svg("win rates", draw, 1 + 0.26 * len(models))
+
+
+def _logarithmic(axes) -> None:
+    """A logarithmic x axis whose numbers are written out, at 1 and 3 of each power of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _colours(names) -> list[str]:

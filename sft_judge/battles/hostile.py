@@ -1,0 +1,87 @@
+"""
+Text in battles that could be taken for more than text, counted by kind. Nothing is changed or thrown out here.
+
+A judge is safe from control tokens and tags by how its prompt is built; whoever trains on such rows should know of
+them all the same. The kinds and their patterns are written once, here.
+"""
+
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# what each family's chat template is made of
+CONTROL_TOKENS = {
+    "ChatML, Qwen, LFM": (
+        *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
+        *("<|video_pad|>", "<|startoftext|>", "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>"),
+        *("<|tool_call_end|>", "<|tool_response_start|>", "<|tool_response_end|>"),
+    ),
+    "Llama 3": (
+        *("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        *("<|eom_id|>", "<|python_tag|>", "<|eot|>", "<|eom|>", "<|header_start|>", "<|header_end|>"),
+    ),
+    "Llama 2, Mistral": (
+        *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<unk>", "[AVAILABLE_TOOLS]", "[TOOL_CALLS]"),
+        *("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_RESULTS]"),
+    ),
+    "Gemma": (
+        *("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>", "<start_of_image>", "<end_of_image>"),
+        *("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>"),
+        *("<|tool_response>", "<tool_response|>", '<|"|>'),
+    ),
+    "Phi, GLM": (
+        *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|observation|>", "[gMASK]", "<sop>"),
+        *("<|begin_of_image|>", "<|end_of_image|>"),
+    ),
+    "GPT-OSS": ("<|start|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>", "<|final|>", "<|constrain|>"),
+    "Cohere": (
+        *("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|SYSTEM_TOKEN|>"),
+        *("<|CHATBOT_TOKEN|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<BOS_TOKEN>", "<EOS_TOKEN>"),
+    ),
+    "DeepSeek": (
+        *("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
+        *("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"),
+    ),
+    "thinking and tools": (
+        *("<think>", "</think>", "<|think|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
+        "<end_of_utterance>",
+    ),
+}
+OTHERS = "control tokens: others of this form"
+_ANSWER = r"(?:response|answer|assistant|option)s?"
+# kind: RE2 pattern, without regard to case. Characters that cannot be seen are written as escapes of Python.
+PATTERNS = {
+    **{f"control tokens: {family}": "|".join(map(re.escape, tokens)) for family, tokens in CONTROL_TOKENS.items()},
+    OTHERS: r"<\|[^|<>\s]{1,40}\|>|<\|[a-z_]{1,40}>|<[a-z_]{1,40}\|>|<｜[^｜\s]{1,40}｜>",
+    # those of one letter, as in `compact`, are HTML's too
+    "tags of our prompt templates": r"</?(?:request|language|(?:response|round|turn)_[^<>\s]{1,12})>",
+    "bidirectional overrides": "[\u202a-\u202e\u2066-\u2069]",
+    "zero-width joiners": "[\u200c\u200d]",  # emoji and several scripts need them
+    "other zero-width characters": "[\u200b\u2060-\u2064\ufeff\u180e]",
+    "invisible tag characters": "[\U000e0000-\U000e007f]",
+    "orders to forget instructions": (
+        r"\b(?:ignore|disregard|forget|override)\s+(?:all\s+|any\s+|the\s+|your\s+|my\s+|these\s+|of\s+)*"
+        r"(?:previous|prior|above|earlier|preceding|foregoing|system)\b[^.\n]{0,40}?\b(?:instruction|prompt|rule|direction)"
+    ),
+    "verdicts in the text": (
+        r"\[\[(?:[abc]|tie)\]\]|\b(?:final\s+)?(?:verdict|judge?ment)\s*(?::|is)\s*[\"'*(]{0,3}(?:[ab]\b|tie\b|response|assistant)"
+        rf"|\b(?:choose|pick|select|prefer|vote\s+for)\s+{_ANSWER}\s+[ab]\b"
+        rf"|\b{_ANSWER}\s+[ab]\s+(?:is|was)\s+(?:clearly\s+|much\s+|far\s+)?(?:better|best|superior|preferred|the\s+winner)\b"
+    ),
+}
+_ANY = "|".join(f"(?:{pattern})" for pattern in PATTERNS.values())
+_KNOWN = "(?i)" + "|".join(re.escape(token) for tokens in CONTROL_TOKENS.values() for token in tokens)
+
+
+def hostile_turns(turns: pa.Array) -> dict[str, pa.Array]:
+    """For each kind that is found, the places among the turns [T] of those that hold it."""
+    suspects = pc.indices_nonzero(pc.match_substring_regex(turns, _ANY, ignore_case=True))
+    texts = turns.take(suspects)
+    found = {}
+    for kind, pattern in PATTERNS.items():
+        searched = pc.replace_substring_regex(texts, _KNOWN, "") if kind == OTHERS else texts
+        places = suspects.filter(pc.match_substring_regex(searched, pattern, ignore_case=True))
+        if len(places):
+            found[kind] = places
+    return found
