@@ -7,7 +7,7 @@ data, so the place of the answer is the length of the prompt, never something se
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 
 from tokenizers import Tokenizer
@@ -103,6 +103,18 @@ class JudgePrompt:
     def tail(self) -> str:
         """The text that the verdict follows."""
         return self.frame(1, 1, 1, False).texts[-1]
+
+    def settings(self) -> dict:
+        """Everything that the ids depend on, as plain values."""
+        return {
+            "tokenizer": tokenizer_state(self.tokenizer),
+            "chat_template": self.tokenizer.chat_template,
+            "special_tokens": {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()},
+            "template": self.template,
+            "words": self.words,
+            "budget": asdict(self.budget),
+            "language": self.language,
+        }
 
     def fit(self, rows: list[dict]) -> list[Fields]:
         """Tokenise the fields of battles and cut them to the budget. Exchanging the responses exchanges the cuts."""

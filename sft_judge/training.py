@@ -42,8 +42,12 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     teacher = None
     if config.labels:
         teacher = read_teacher(Path(config.labels), battles_file, len(prompt.words), config.allow_in_sample)
-    train_set, counts = verdict_dataset(train_rows, prompt, config.swap, config.seed, teacher)
-    eval_set = None if eval_rows is None else verdict_dataset(eval_rows, prompt, "both", config.seed)[0]
+    train_set, counts = verdict_dataset(train_rows, prompt, config.swap, config.seed, teacher, cached=True)
+    if config.process_index == 0:
+        print(counts_line(counts, config.total_budget), flush=True)
+    eval_set = None
+    if eval_rows is not None:
+        eval_set, _ = verdict_dataset(eval_rows, prompt, "both", config.seed, cached=True)
 
     model = _base_model(model_name, model_config, config)
     work = partial_path(output)
@@ -86,6 +90,12 @@ def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgeProm
     if len(words) != num_verdicts:
         raise InputError(f"{len(words)} verdict_words {words} for {num_verdicts} verdicts.")
     return JudgePrompt(tokenizer, template, words, config.budget, config.show_language)
+
+
+def counts_line(counts: dict, total: int) -> str:
+    """What training sees of the battles, in a line."""
+    cut = ", ".join(f"{name} {of['battles']} ({of['tokens']} tokens)" for name, of in counts["cut"].items())
+    return f"{counts['rows']} battles, {counts['unlabelled']} unlabelled left out; cut to {total} tokens: {cut}"
 
 
 def verdict_metrics(prediction) -> dict[str, float]:

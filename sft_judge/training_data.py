@@ -1,20 +1,35 @@
 """Battles to the trainer's rows: which ones a run may see, their targets, a teacher's labels for the order shown."""
 
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, Features
 from datasets.table import InMemoryTable
 
+from sft_judge import budget, plain_text, prompts, templates
+from sft_judge.battles.schema import FIELDS
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash
 from sft_judge.probs import Probs, read_probs
+from sft_judge.progress import Progress
 from sft_judge.prompts import JudgePrompt
+from sft_judge.row_cache import cached_rows, fingerprint
 from sft_judge.verdicts import ORDERS, VERDICTS, swap
 
 BATCH = 1000  # rows tokenised at a time
+SEEN = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie")  # the columns that rows are made of
+MODULES = (
+    prompts,
+    plain_text,
+    templates,
+    budget,
+)  # the code that they are made by: when it changes, no old row counts
 
 
 def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -> tuple[pa.Table, pa.Table | None]:
@@ -63,31 +78,57 @@ def shown_orders(policy: str, ids: list[str], seed: int) -> list[tuple[str, ...]
 
 
 def verdict_dataset(
-    battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None = None
-) -> tuple[Dataset, dict[str, int]]:
+    battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None = None, cached: bool = False
+) -> tuple[Dataset, dict]:
     """
-    The trainer's rows, and counts: `rows`, `unlabelled` (left out), `cut` (battles with a shortened field).
+    The trainer's rows in the order of the battles, and counts.
 
     `teacher` maps (id, order) to probabilities [K] of the battle's own a and b; a row gets them in the order shown.
+    `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out) and `cut`:
+    for each field the battles in which it was cut, and the tokens that went.
     """
-    num_verdicts = len(prompt.words)
-    counts = {"rows": 0, "unlabelled": 0, "cut": 0}
-    chunks = []
-    for start in range(0, battles.num_rows, BATCH):
-        rows = battles.slice(start, BATCH).to_pylist()
-        orders = shown_orders(policy, [row["id"] for row in rows], seed + start)
-        for row, fields, shown in zip(rows, prompt.fit(rows), orders, strict=True):
-            hard = hard_targets(row, num_verdicts)
-            soft = None if teacher is None else [teacher_label(teacher, row["id"], order) for order in shown]
-            if hard is None and soft is None:
-                counts["unlabelled"] += 1
-                continue
-            counts["cut"] += any(fields.cut.values())
-            chunks.append(_example(prompt, fields, shown, hard, soft))
-    if not chunks:
+    columns = [name for name in SEEN if name in battles.column_names and (name != "language" or prompt.language)]
+    battles = battles.select(columns)
+    rows = partial(verdict_rows, battles, prompt, policy, seed, teacher)
+    schema = _schema(teacher is not None)
+    if cached:
+        settings = {**prompt.settings(), "policy": policy, "seed": seed}
+        name = fingerprint([sys.modules[__name__], *MODULES], settings, battles, teacher)
+        dataset = cached_rows(rows, Features.from_arrow_schema(schema), name)
+    else:
+        batches = [pa.RecordBatch.from_pylist(list(part), schema=schema) for part in _parts(rows())]
+        dataset = Dataset(InMemoryTable(pa.Table.from_batches(batches, schema)))
+    if not len(dataset):
         raise InputError("No battle with a verdict is left to train on.")
-    counts["rows"] = len(chunks)
-    return Dataset(InMemoryTable(pa.Table.from_pylist(chunks, schema=_schema(teacher is not None)))), counts
+    cut = np.array(pc.list_flatten(dataset.data["cut"])).reshape(-1, len(FIELDS))
+    counts = {"rows": len(dataset), "unlabelled": battles.num_rows - len(dataset)}
+    counts["cut"] = {
+        name: {"battles": int((tokens > 0).sum()), "tokens": int(tokens.sum())}
+        for name, tokens in zip(FIELDS, cut.T, strict=True)
+    }
+    return dataset.remove_columns("cut"), counts
+
+
+def verdict_rows(
+    battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None
+) -> Iterator[dict]:
+    """One row a labelled battle: `input_ids` [V][T], `targets` [V][K], `teacher` [V][K], `length`, `cut` [fields]."""
+    num_verdicts = len(prompt.words)
+    with Progress("tokenise", battles.num_rows) as progress:
+        for start in range(0, battles.num_rows, BATCH):
+            rows = battles.slice(start, BATCH).to_pylist()
+            orders = shown_orders(policy, [row["id"] for row in rows], seed + start)
+            for row, fields, shown in zip(rows, prompt.fit(rows), orders, strict=True):
+                hard = hard_targets(row, num_verdicts)
+                soft = None if teacher is None else [teacher_label(teacher, row["id"], order) for order in shown]
+                if hard is not None or soft is not None:
+                    yield _example(prompt, fields, shown, hard, soft)
+            progress.add(len(rows))
+
+
+def _parts(rows: Iterator[dict]) -> Iterator[Iterator[dict]]:
+    for first in rows:
+        yield chain([first], islice(rows, BATCH - 1))
 
 
 def _example(prompt: JudgePrompt, fields, shown: tuple[str, ...], hard, soft) -> dict:
@@ -102,12 +143,14 @@ def _example(prompt: JudgePrompt, fields, shown: tuple[str, ...], hard, soft) ->
         example["teacher"] = [
             list(swap(label)) if order == "ba" else list(label) for label, order in zip(soft, shown, strict=True)
         ]
-    return example | {"length": sum(map(len, example["input_ids"]))}
+    cut = [fields.cut[name] for name in FIELDS]
+    return example | {"length": sum(map(len, example["input_ids"])), "cut": cut}
 
 
 def _schema(teacher: bool) -> pa.Schema:
     probs = pa.list_(pa.list_(pa.float32()))
-    fields = [("input_ids", pa.list_(pa.list_(pa.int32()))), ("targets", probs), ("length", pa.int64())]
+    ids, cut = pa.list_(pa.list_(pa.int32())), pa.list_(pa.int32())
+    fields = [("input_ids", ids), ("targets", probs), ("length", pa.int64()), ("cut", cut)]
     return pa.schema(fields + ([("teacher", probs)] if teacher else []))
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,15 @@ from safetensors.torch import load_file
 
 from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.errors import GateError
+from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.probs import Probs, write_probs
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import Budget, read_spec
+from sft_judge.templates import read_template
 from sft_judge.trainer import JudgeTrainer, VerdictCollator
+from sft_judge.training import counts_line
 from sft_judge.training_data import read_teacher, shown_orders, split_folds, verdict_dataset
 
 RECIPE = """
@@ -301,11 +304,111 @@ def test_soft_labels_are_normalised_over_the_judges_verdicts(soft, bases, plante
         np.testing.assert_allclose(verdict_dataset(rows, prompt, "none", 0)[0][0]["targets"], [values], rtol=1e-6)
 
 
-def make_prompt(bases, words=("A", "B", "tie")) -> JudgePrompt:
-    from sft_judge.resources import find
+def make_prompt(bases, words=("A", "B", "tie"), template="compact", budget=(200, 200, 400), family="qwen2", **options):
+    tokenizer = load_tokenizer(str(bases[family]))
+    return JudgePrompt(tokenizer, read_template(template), list(words), Budget(*budget), **options)
 
-    template = find("prompts", "compact").read_text()
-    return JudgePrompt(load_tokenizer(str(bases["qwen2"])), template, list(words), Budget(200, 200, 400))
+
+# Rows on disk
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of rows, and a list that grows whenever battles are tokenised."""
+    tokenised, fit = [], JudgePrompt.fit
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "rows")
+    monkeypatch.setattr(JudgePrompt, "fit", lambda self, rows: tokenised.append(len(rows)) or fit(self, rows))
+    return tokenised
+
+
+def drawn_teacher(table, seed=0) -> dict:
+    rng = np.random.default_rng(seed)
+    return {(name, order): rng.dirichlet(np.ones(3)) for name in table["id"].to_pylist() for order in ("ab", "ba")}
+
+
+@unit
+@pytest.mark.parametrize("policy", ["both", "random", "none"])
+@pytest.mark.parametrize("taught", [False, True])
+def test_cached_rows_are_the_uncached_ones_and_are_made_once(policy, taught, cache, bases, planted_table):
+    teacher = drawn_teacher(planted_table) if taught else None
+    plain = verdict_dataset(planted_table, make_prompt(bases), policy, 5, teacher)
+    first = verdict_dataset(planted_table, make_prompt(bases), policy, 5, teacher, cached=True)
+    made = len(cache)
+    again = verdict_dataset(planted_table, make_prompt(bases), policy, 5, teacher, cached=True)
+    assert len(cache) == made == 2
+    for dataset, counts in (first, again):
+        assert counts == plain[1] and dataset.to_list() == plain[0].to_list()
+        assert dataset.features.arrow_schema.equals(plain[0].features.arrow_schema)
+
+
+@unit
+def test_other_content_does_not_hit_the_cache(cache, bases, planted_table, monkeypatch):
+    teacher = drawn_teacher(planted_table)
+    rows = planted_table.to_pylist()
+    for field in ("prompt", "response_b"):
+        rows[7] = {**rows[7], field: [*rows[7][field][:-1], rows[7][field][-1] + "!"]}
+    other = [{**rows[0], "verdict": "a" if rows[0]["verdict"] != "a" else "b"}, *planted_table.to_pylist()[1:]]
+    closed = make_prompt(bases)
+    closed.tokenizer.chat_template = closed.tokenizer.chat_template.replace("assistant\\n", "assistant\\n\\n")
+    variants = [
+        (planted_table, make_prompt(bases), "both", 0, None),
+        (planted_table, make_prompt(bases), "random", 0, None),
+        (planted_table, make_prompt(bases), "random", 1, None),
+        (planted_table, make_prompt(bases), "both", 0, teacher),
+        (planted_table, make_prompt(bases), "both", 0, drawn_teacher(planted_table, 1)),
+        (planted_table, make_prompt(bases, template="rounds"), "both", 0, None),
+        (planted_table, make_prompt(bases, budget=(200, 200, 399)), "both", 0, None),
+        (planted_table, make_prompt(bases, words=("B", "A", "tie")), "both", 0, None),
+        (planted_table, make_prompt(bases, language=True), "both", 0, None),
+        (planted_table, make_prompt(bases, family="gemma2"), "both", 0, None),
+        (planted_table, closed, "both", 0, None),
+        (planted_table.slice(0, 59), make_prompt(bases), "both", 0, None),
+        (planted_table.take(list(range(59, -1, -1))), make_prompt(bases), "both", 0, None),
+        (battle_table(rows), make_prompt(bases), "both", 0, None),
+        (battle_table(other), make_prompt(bases), "both", 0, None),
+    ]
+    for place, variant in enumerate(variants):
+        verdict_dataset(*variant, cached=True)
+        assert len(cache) == place + 1, f"variant {place} hit the rows of another"
+    for variant in variants:
+        verdict_dataset(*variant, cached=True)
+    assert len(cache) == len(variants)
+    monkeypatch.setattr("sft_judge.row_cache.inspect.getsource", lambda module: "changed code")
+    verdict_dataset(*variants[0], cached=True)
+    assert len(cache) == len(variants) + 1
+
+
+@unit
+def test_columns_that_rows_are_not_made_of_do_not_matter_to_the_cache(cache, bases, planted_table):
+    from sft_judge.battles.schema import set_column
+
+    verdict_dataset(planted_table, make_prompt(bases), "both", 0, cached=True)
+    sources = pa.array([f"source {place}" for place in range(60)])
+    verdict_dataset(set_column(planted_table, "source", sources), make_prompt(bases), "both", 0, cached=True)
+    assert len(cache) == 1
+
+
+@unit
+def test_bad_input_comes_through_the_cache_as_it_is_and_leaves_nothing_there(cache, bases, planted_table, tmp_path):
+    with pytest.raises(InputError, match="Raise the total budget"):
+        verdict_dataset(planted_table, make_prompt(bases, budget=(20, 20, 20)), "both", 0, cached=True)
+    assert not list((tmp_path / "rows").rglob("*.arrow"))
+
+
+@unit
+def test_what_the_budget_cut_is_counted_by_field(bases, planted_table):
+    prompt = make_prompt(bases, budget=(8, 12, 200))
+    counts = verdict_dataset(planted_table, prompt, "both", 0)[1]
+    whole = make_prompt(bases, budget=(9999, 9999, 30_000)).fit(planted_table.to_pylist())
+    cut = prompt.fit(planted_table.to_pylist())
+    for name in ("prompt", "response_a", "response_b"):
+        lost = [
+            sum(map(len, getattr(before, name))) - sum(map(len, getattr(after, name)))
+            for before, after in zip(whole, cut, strict=True)
+        ]
+        assert counts["cut"][name] == {"battles": sum(tokens > 0 for tokens in lost), "tokens": sum(lost)}
+    assert counts["cut"]["response_a"]["battles"] > 0
+    assert f"response_a {counts['cut']['response_a']['battles']} (" in counts_line(counts, 200)
 
 
 @unit
