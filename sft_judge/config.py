@@ -15,6 +15,7 @@ from sft_judge.errors import InputError, nearest
 from sft_judge.spec import Budget
 
 SWAPS = ("both", "random", "none")
+ORDERINGS = ("balanced", "random")
 
 
 def _help(text: str, default=None, **options):
@@ -38,6 +39,8 @@ class JudgeModelConfig(ModelConfig):
 class JudgeConfig(SFTConfig):
     """TRL's SFTConfig and what makes the trained model a judge."""
 
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "mix"]  # JSON on the command line
+
     battles: str | None = _help("battles to train on (Parquet or JSONL)")
     fold: int | None = _help("the fold left out of training and evaluated on")
     holdout_fold: int | None = _help("a fold this run must not see at all, kept for calibration")
@@ -52,6 +55,10 @@ class JudgeConfig(SFTConfig):
     total_budget: int = _help("tokens allowed for the whole sequence with its verdict", Budget.total)
     show_language: bool = _help("tell the judge the prompt's language", False)
     swap: str = _help("orders a battle is trained in: both (in one step), random (one of them) or none", "both")
+    mix: dict | str | None = _help(
+        "how often each source is shown, e.g. {arena: 1, synthetic: 0.25}; by default all once"
+    )
+    battle_order: str = _help("balanced (verdicts and sources alike in every stretch) or random", "balanced")
     limit: int | None = _help("only the first N battles, for a quick try")
     allow_in_sample: bool = _help("train on teacher labels that are not proven out of fold", False)
 
@@ -77,6 +84,11 @@ class JudgeConfig(SFTConfig):
             )
         if self.swap not in SWAPS:
             raise InputError(f"swap is {self.swap!r}, expected one of {', '.join(SWAPS)}.{nearest(self.swap, SWAPS)}")
+        if self.battle_order not in ORDERINGS:
+            raise InputError(
+                f"battle_order is {self.battle_order!r}, expected one of {', '.join(ORDERINGS)}."
+                f"{nearest(self.battle_order, ORDERINGS)}"
+            )
         if self.num_verdicts not in (None, 2, 3):
             raise InputError(f"num_verdicts is {self.num_verdicts}, expected 2 or 3.")
         if not 0 <= self.distill_weight <= 1:
@@ -87,6 +99,9 @@ class JudgeConfig(SFTConfig):
             raise InputError("packing is on, but a packed row has many answers and attention would cross them.")
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__post_init__()
+        wrong = [name for name, rate in (self.mix or {}).items() if not isinstance(rate, int | float) or not rate >= 0]
+        if wrong:
+            raise InputError(f"mix gives {wrong[0]} the rate {self.mix[wrong[0]]!r}, expected a number of 0 or more.")
 
     @property
     def budget(self) -> Budget:

@@ -7,12 +7,16 @@ its orders, so the two always meet in one step. Soft labels are a column, not a 
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
 from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTTrainer
 
+from sft_judge.battles.order import balanced_order
 from sft_judge.losses import judge_loss
 from sft_judge.verdict_head import VerdictHead
 
@@ -68,6 +72,28 @@ class PlainLines(TrainerCallback):
         print(f"step {state.global_step}/{state.max_steps}  {'  '.join(shown)}", flush=True)
 
 
+class BalancedSampler(Sampler):
+    """Rows in an order of which every stretch has the verdicts and sources of the whole; another one each epoch."""
+
+    def __init__(self, verdicts: np.ndarray, sources: np.ndarray, seed: int):
+        self.verdicts, self.sources, self.seed, self.epoch = verdicts, sources, seed, 0
+
+    @classmethod
+    def of(cls, dataset: Dataset, seed: int) -> "BalancedSampler":
+        """By the verdict that a row's first view shows, and its `source`."""
+        targets = np.array([views[0] for views in dataset["targets"]])
+        return cls(targets.argmax(axis=1), np.unique(dataset["source"], return_inverse=True)[1], seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.verdicts)
+
+    def __iter__(self):
+        return iter(balanced_order(self.verdicts, self.sources, self.seed + self.epoch).tolist())
+
+
 class JudgeTrainer(SFTTrainer):
     """
     SFTTrainer whose loss is the cross-entropy (and distillation) over the verdicts at the answer position.
@@ -89,6 +115,11 @@ class JudgeTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = ["input_ids", "targets", "teacher", "length"]
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.battle_order == "balanced" and self.args.train_sampling_strategy == "random":
+            return BalancedSampler.of(self.train_dataset, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # The label stands where the verdict is; the position before it is the one that predicts it.

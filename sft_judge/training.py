@@ -19,7 +19,7 @@ from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.spec import FILE, JudgeSpec, read_spec, write_spec
 from sft_judge.templates import read_template
 from sft_judge.trainer import JudgeTrainer
-from sft_judge.training_data import read_teacher, split_folds, verdict_dataset
+from sft_judge.training_data import mixed, read_teacher, split_folds, verdict_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     battles = read_battles(battles_file, config.limit)
     tokenizer = load_tokenizer(model_name)
     train_rows, eval_rows = split_folds(battles, config.fold, config.holdout_fold)
+    train_rows = mixed(train_rows, config.mix, config.seed)
     prompt = judge_prompt(config, tokenizer, train_rows)
     teacher = None
     if config.labels:

@@ -13,6 +13,7 @@ from datasets import Dataset, Features
 from datasets.table import InMemoryTable
 
 from sft_judge import budget, plain_text, prompts, templates
+from sft_judge.battles.order import mixed_rows
 from sft_judge.battles.schema import FIELDS
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash
@@ -23,7 +24,8 @@ from sft_judge.row_cache import cached_rows, fingerprint
 from sft_judge.verdicts import ORDERS, VERDICTS, swap
 
 BATCH = 1000  # rows tokenised at a time
-SEEN = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie")  # the columns that rows are made of
+# the columns that rows are made of
+SEEN = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source")
 MODULES = (
     prompts,
     plain_text,
@@ -49,6 +51,15 @@ def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -
     left_out = pa.array([value for value in (fold, holdout_fold) if value is not None], pa.int64())
     train = battles.filter(pc.invert(pc.is_in(battles["fold"], left_out)))
     return train, None if fold is None else battles.filter(pc.equal(battles["fold"], fold))
+
+
+def mixed(battles: pa.Table, mix: dict[str, float] | None, seed: int) -> pa.Table:
+    """The battles with each source as often as `mix` says; all of them, once, where it says nothing."""
+    if mix is None:
+        return battles
+    num_rows = battles.num_rows
+    sources = battles["source"].to_pylist() if "source" in battles.column_names else [None] * num_rows
+    return battles.take(pa.array(mixed_rows(sources, mix, seed)))
 
 
 def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
@@ -112,7 +123,7 @@ def verdict_dataset(
 def verdict_rows(
     battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None
 ) -> Iterator[dict]:
-    """One row a labelled battle: `input_ids` [V][T], `targets` [V][K], `teacher` [V][K], `length`, `cut` [fields]."""
+    """A row for each labelled battle: `input_ids` [V][T], `targets`, `teacher` [V][K], `length`, `source`, `cut`."""
     num_verdicts = len(prompt.words)
     with Progress("tokenise", battles.num_rows) as progress:
         for start in range(0, battles.num_rows, BATCH):
@@ -122,7 +133,7 @@ def verdict_rows(
                 hard = hard_targets(row, num_verdicts)
                 soft = None if teacher is None else [teacher_label(teacher, row["id"], order) for order in shown]
                 if hard is not None or soft is not None:
-                    yield _example(prompt, fields, shown, hard, soft)
+                    yield _example(prompt, fields, shown, hard, soft) | {"source": str(row.get("source"))}
             progress.add(len(rows))
 
 
@@ -150,7 +161,7 @@ def _example(prompt: JudgePrompt, fields, shown: tuple[str, ...], hard, soft) ->
 def _schema(teacher: bool) -> pa.Schema:
     probs = pa.list_(pa.list_(pa.float32()))
     ids, cut = pa.list_(pa.list_(pa.int32())), pa.list_(pa.int32())
-    fields = [("input_ids", ids), ("targets", probs), ("length", pa.int64()), ("cut", cut)]
+    fields = [("input_ids", ids), ("targets", probs), ("length", pa.int64()), ("cut", cut), ("source", pa.string())]
     return pa.schema(fields + ([("teacher", probs)] if teacher else []))
 
 

@@ -24,7 +24,7 @@ from sft_judge.spec import Budget, read_spec
 from sft_judge.templates import read_template
 from sft_judge.trainer import JudgeTrainer, VerdictCollator
 from sft_judge.training import counts_line
-from sft_judge.training_data import read_teacher, shown_orders, split_folds, verdict_dataset
+from sft_judge.training_data import mixed, read_teacher, shown_orders, split_folds, verdict_dataset
 
 RECIPE = """
 dtype: float32
@@ -383,8 +383,8 @@ def test_columns_that_rows_are_not_made_of_do_not_matter_to_the_cache(cache, bas
     from sft_judge.battles.schema import set_column
 
     verdict_dataset(planted_table, make_prompt(bases), "both", 0, cached=True)
-    sources = pa.array([f"source {place}" for place in range(60)])
-    verdict_dataset(set_column(planted_table, "source", sources), make_prompt(bases), "both", 0, cached=True)
+    models = pa.array([f"model {place}" for place in range(60)])
+    verdict_dataset(set_column(planted_table, "model_a", models), make_prompt(bases), "both", 0, cached=True)
     assert len(cache) == 1
 
 
@@ -538,3 +538,71 @@ def test_what_is_saved_says_what_it_was_trained_on(train, planted_file):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["rows"] == 20 and manifest["inputs"][str(planted_file)] == content_hash(planted_file)
     assert not (folder / "training_args.bin").exists()
+
+
+# Order and mix
+
+
+@unit
+def test_a_run_sees_every_battle_once_an_epoch_and_verdicts_and_sources_evenly(
+    train, planted_file, monkeypatch, tmp_path
+):
+    from sft_judge.battles.schema import set_column
+
+    table = read_battles(planted_file)
+    sources = ["many" if row % 3 else "few" for row in range(table.num_rows)]
+    write_battles(tmp_path / "b.parquet", set_column(table, "source", pa.array(sources)))
+    seen, rows = [], []
+    plain = JudgeTrainer.compute_loss
+
+    def watched(self, model, inputs, *args, **kwargs):
+        seen.extend(inputs["targets"][:, 0].argmax(dim=1).tolist())
+        rows.extend(tuple(ids[ids > 0].tolist()) for ids in inputs["input_ids"])
+        return plain(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", watched)
+    settings = {"battles": tmp_path / "b.parquet", "max_steps": -1, "num_train_epochs": 2, "swap": "none"}
+    train(**settings)
+    epochs = np.array(seen).reshape(2, -1)
+    one, two = rows[: table.num_rows], rows[table.num_rows :]
+    assert sorted(one) == sorted(two) and one != two and len(one) == table.num_rows
+    lengths = np.arange(1, table.num_rows + 1)
+    for verdict in range(3):
+        share = (epochs[0] == verdict).mean()
+        drift = np.cumsum(epochs == verdict, axis=1) - lengths * share
+        assert np.abs(drift).max() < 1
+    seen.clear()
+    train("other", **settings, battle_order="random")
+    drift = np.cumsum(np.array(seen)[: table.num_rows] == 0) - lengths * (epochs[0] == 0).mean()
+    assert np.abs(drift).max() > 1  # so the property above is the sampler's
+
+
+@unit
+def test_a_mix_shows_each_source_as_often_as_it_says(planted_table):
+    from sft_judge.battles.schema import set_column
+
+    sources = np.array(["x"] * 20 + ["y"] * 30 + ["z"] * 10)
+    table = set_column(planted_table, "source", pa.array(sources))
+    ids = np.array(mixed(table, {"x": 2.5, "y": 0.1, "z": 0}, seed=0)["id"].to_pylist())
+    own = np.array(table["id"].to_pylist())
+    times = np.array([(ids == name).sum() for name in own])
+    assert times[:20].sum() == 50 and set(times[:20]) == {2, 3}
+    assert times[20:50].sum() == 3 and times[20:50].max() == 1 and times[50:].sum() == 0
+    assert (np.diff([list(own).index(name) for name in ids]) >= 0).all()  # the order stays
+    assert mixed(table, None, 0) is table
+
+
+@unit
+@pytest.mark.parametrize(
+    "mix, said",
+    [
+        ('{"planted": 1, "other": 1}', "sources are"),
+        ("{}", "sources are"),
+        ('{"planted": -1}', "expected a number"),
+        ('{"planted": "all"}', "expected a number"),
+    ],
+)
+def test_a_mix_that_names_other_sources_or_rates_is_one_clear_line(mix, said, command, capsys):
+    assert main(command(mix=mix)) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error

@@ -6,6 +6,7 @@ Of each hash the low 16 bits are kept (b-bit minwise hashing, Li and König 2010
 million texts take 256 MB.
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -26,12 +27,15 @@ def word_triples(text: str) -> list[str]:
     return [" ".join(triple) for triple in zip(words, words[1:], words[2:], strict=False)]
 
 
-def signatures(texts: Iterable[str]) -> np.ndarray:
-    """MinHash signatures [N, PERMUTATIONS] of texts, 16 bits each, by rensa."""
+def signatures(texts: Iterable[str], chunk: int = 500) -> np.ndarray:
+    """MinHash signatures [N, PERMUTATIONS] of texts, 16 bits each, by rensa; a chunk's triples at a time in memory."""
     from rensa import RMinHash
 
-    rows = RMinHash.digest_matrix_from_token_sets([word_triples(text) for text in texts], PERMUTATIONS, 1).to_rows()
-    return np.array(rows, dtype=np.uint32).astype(np.uint16).reshape(-1, PERMUTATIONS)
+    signed, texts = [np.empty((0, PERMUTATIONS), dtype=np.uint16)], iter(texts)
+    while part := [word_triples(text) for text in itertools.islice(texts, chunk)]:
+        rows = RMinHash.digest_matrix_from_token_sets(part, PERMUTATIONS, 1).to_rows()
+        signed.append(np.array(rows, dtype=np.uint32).astype(np.uint16))
+    return np.concatenate(signed)
 
 
 def near_pairs(signed: np.ndarray, rank: np.ndarray, least: float = NEAR) -> np.ndarray:
