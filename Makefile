@@ -7,7 +7,7 @@ TEST ?=
 SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-minimal demo test test-full check clean
+.PHONY: help setup setup-minimal demo test test-full check bench clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -40,6 +40,9 @@ test: setup setup-minimal  ## everything but the full matrix; what CI runs
 
 test-full: setup setup-minimal  ## every test; again after a stop, those that have not passed at this commit
 	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(BIN)/python -m pytest --resume
+
+bench: setup  ## ratios against what they are held to; also written to runs/bench.json
+	$(BIN)/python scripts/bench.py
 
 clean:  ## caches and builds; the environments and runs/ stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

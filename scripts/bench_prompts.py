@@ -1,0 +1,125 @@
+"""
+Battles to token ids against the bare `tokenizers` library: rows a second of `JudgePrompt.encode` (escaping, budget and
+frame included) over those of `Tokenizer.encode_batch` on the very texts that come out, in the same process.
+
+MT-Bench votes (`lmsys/train.csv` in SFT_JUDGE_DATA; planted battles without it) repeated to 20,000 rows, on one core
+and on two. Repeated texts are tokenised once by us, so the figure is the one with every text made distinct; the
+repeated rows are shown beside it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+ROWS, A_ROUND, VOCABULARY = 20_000, 1000, 16_000
+GOAL = ">= 0.8"
+
+
+def main() -> None:
+    """Measure in a process of its own for each number of cores, as the library settles its threads once."""
+    cores = sorted(os.sched_getaffinity(0))
+    results = []
+    for count in (1, 2)[: len(cores)]:
+        environment = {"TOKENIZERS_PARALLELISM": "true" if count > 1 else "false", "RAYON_NUM_THREADS": str(count)}
+        words = [sys.executable, __file__, ",".join(map(str, cores[:count]))]
+        run = subprocess.run(words, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True)
+        results += json.loads(run.stdout)
+    print(json.dumps(results))
+
+
+def measure(cores: list[int]) -> list[dict]:
+    """The ratios on these cores."""
+    os.sched_setaffinity(0, cores)
+    from sft_judge.prompts import JudgePrompt
+    from sft_judge.spec import Budget
+    from sft_judge.templates import read_template
+    from sft_judge.tiny import qwen2_tokenizer
+
+    rows = battles()
+    texts = [turn for row in rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
+    tokenizer = qwen2_tokenizer([*texts, *["\nA\nB\ntie\n"] * 1000], VOCABULARY)
+    make = partial(JudgePrompt, tokenizer, read_template("pair"), ["A", "B", "tie"], Budget(2048, 2048, 3072))
+    where = f"{len(cores)} core" + ("s" if len(cores) > 1 else "")
+    results = []
+    for kind, distinct in (("distinct rows", True), ("repeated rows", False)):
+        seconds = rounds(make, repeated(rows, distinct))
+        bare, ours = ROWS / seconds.sum(axis=0)
+        print(f"  {where}, {kind}: {ours:.0f} rows/s, encode_batch {bare:.0f}", file=sys.stderr, flush=True)
+        results.append({"name": f"prompts against encode_batch, {where}, {kind}", **ratio(seconds)})
+    return results
+
+
+def rounds(make, rows: list[dict]):
+    """Seconds [rounds, 2] of the bare library and of ours, who comes first in turns, both with empty word caches."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    other, prompt, seconds = make(), make(), []
+    bare = Tokenizer.from_str(prompt.tokenizer.backend_tokenizer.to_str())
+    for number, start in enumerate(range(0, len(rows), A_ROUND)):
+        part = rows[start : start + A_ROUND]
+        texts = [prompt.tokenizer.decode(ids) for (ids,) in other.encode(part, ("ab",))]
+        calls = [partial(bare.encode_batch, texts, add_special_tokens=False), partial(prompt.encode, part, ("ab",))]
+        turn = 1 if number % 2 else -1
+        seconds.append([timed(call) for call in calls[::turn]][::turn])
+    return np.array(seconds)
+
+
+def ratio(seconds) -> dict:
+    """Our rate over the library's, and its interval by bootstrap over the rounds."""
+    import numpy as np
+
+    draws = np.random.default_rng(0).integers(0, len(seconds), (2000, len(seconds)))
+    sums = seconds[draws].sum(axis=1)
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
+    value = seconds[:, 0].sum() / seconds[:, 1].sum()
+    return {"ratio": float(value), "low": float(low), "high": float(high), "goal": GOAL, "rounds": len(seconds)}
+
+
+def timed(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def battles() -> list[dict]:
+    """MT-Bench votes, or planted battles where there is no data."""
+    from sft_judge.battles.schema import read_battles
+    from sft_judge.cli import run_stage
+
+    source = Path(os.environ.get("SFT_JUDGE_DATA", "")) / "lmsys" / "train.csv"
+    out, sys.stdout = sys.stdout, sys.stderr  # only the result goes to standard output
+    with tempfile.TemporaryDirectory() as folder:
+        if not source.is_file():
+            print("  no SFT_JUDGE_DATA: planted battles", file=sys.stderr)
+            run_stage("plant", ["--output", folder, "--rows", "2000", "--test-rows", "1", "--shifted-rows", "1"])
+            source = Path(folder) / "train.csv"
+        run_stage("import", [str(source), "--output", f"{folder}/battles.parquet"])
+        sys.stdout = out
+        return read_battles(Path(folder) / "battles.parquet").to_pylist()
+
+
+def repeated(rows: list[dict], distinct: bool) -> list[dict]:
+    """The rows again and again; `distinct` puts a number into each turn, so that no text comes twice."""
+    chosen = ((number, rows[number % len(rows)]) for number in range(ROWS))
+    if not distinct:
+        return [row for _, row in chosen]
+    return [
+        {
+            **row,
+            **{name: [f"{number}: {turn}" for turn in row[name]] for name in ("prompt", "response_a", "response_b")},
+        }
+        for number, row in chosen
+    ]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure([int(core) for core in sys.argv[1].split(",")])))
+    else:
+        main()
