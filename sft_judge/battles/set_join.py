@@ -12,6 +12,7 @@ import numpy as np
 ABOVE, BELOW = 4, 5  # Jaccard similarity from ABOVE / BELOW on counts as nearly equal
 CLASSES = 2**24  # elements are counted in so many classes, by hash, to find the rare ones
 AT_ONCE = 2_000_000  # elements or pairs in memory
+SLICES = 16  # of the elements, to be sorted one at a time
 MIXER = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's
 ENTRY = np.dtype([("element", np.uint64), ("node", np.int32), ("place", np.int32)])
 
@@ -82,7 +83,7 @@ class SetJoin:
         for nodes in _parts(everything, self.size):
             found, times = np.unique(_classes(self._sets(nodes)[0]), return_counts=True)
             counts[found] += times.astype(np.uint32)
-        kept = [np.zeros(0, ENTRY)]
+        kept = []
         for nodes in _parts(everything, self.size):
             elements, owner, place = self._sets(nodes)
             often = counts[_classes(elements)]
@@ -93,7 +94,7 @@ class SetJoin:
             for name, values in (("element", elements[order]), ("node", nodes[owner]), ("place", place)):
                 entries[name] = values[wanted]
             kept.append(entries)
-        return _shared(np.concatenate(kept))
+        return _shared(kept)
 
     def _neighbours(self, entries: np.ndarray, step: int) -> np.ndarray:
         """Pairs of nodes that stand `step` places apart among those with a common element, sorted by size."""
@@ -179,12 +180,16 @@ def _set_hashes(elements: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> 
     return hashes
 
 
-def _shared(entries: np.ndarray) -> np.ndarray:
-    """The entries sorted by element, but for elements that stand in one alone."""
-    order = np.argsort(entries["element"])
-    elements = entries["element"][order]
-    same = elements[1:] == elements[:-1]
-    return entries[order[(np.r_[False, same] | np.r_[same, False])[: len(order)]]]
+def _shared(parts: list[np.ndarray]) -> np.ndarray:
+    """The entries of all parts, but for elements that stand in one alone."""
+    found = [np.zeros(0, ENTRY)]
+    for bits in range(SLICES):  # one after the other, as few elements are shared
+        entries = np.concatenate([found[0], *(part[part["element"] % np.uint64(SLICES) == bits] for part in parts)])
+        order = np.argsort(entries["element"])
+        elements = entries["element"][order]
+        same = elements[1:] == elements[:-1]
+        found.append(entries[order[(np.r_[False, same] | np.r_[same, False])[: len(order)]]])
+    return np.concatenate(found)
 
 
 def _parts(items: np.ndarray, weights: np.ndarray, together: np.ndarray | None = None):
