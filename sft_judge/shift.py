@@ -204,4 +204,4 @@ def render_shift(result: dict) -> str:
     ]
     heading = " and ".join(result["sets"])
     notes = [verdict_line(result), f"Recipe: {result['recipe']}."]
-    return render_page(f"Shift: {heading}", f"Shift between {heading}", notes, sections)
+    return render_page(f"Shift: {heading}", f"{heading}: {result['verdict']}", notes, sections)
