@@ -73,7 +73,7 @@ def _undecodable(text: str, where: str) -> RowError | None:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
     try:
-        number, file = 0, pq.ParquetFile(path)
+        number, file = 0, pq.ParquetFile(path, pre_buffer=False)  # a buffer would keep all of it
         groups = [file.metadata.row_group(place).total_byte_size for place in range(file.metadata.num_row_groups)]
         if max(groups, default=0) > LARGEST_GROUP:
             raise InputError(

@@ -84,7 +84,8 @@ class BattleFile:
             return
         left = self.num_rows
         try:
-            for batch in pq.ParquetFile(self.path).iter_batches(size, columns=columns, use_threads=False):
+            file = pq.ParquetFile(self.path, pre_buffer=False)  # a buffer would keep all that was read
+            for batch in file.iter_batches(size, columns=columns, use_threads=False):
                 yield pa.table(batch.slice(0, left))
                 left -= batch.num_rows
                 if left <= 0:
