@@ -50,7 +50,7 @@ class LeakSearch:
         """`id` and `prompt` of N battles, and their sides [N], integers from 0; those below 0 are on no side."""
         prompts = battles["prompt"].combine_chunks()
         triples, sizes = triple_sets(pc.binary_join(prompts, "\n").to_pylist())
-        triples.tofile(self._file)
+        self._file.write(triples.data)
         self._sizes.append(sizes)
         self._sides.append(np.asarray(sides, dtype=np.int64))
         self._first_turns.append(_hashes(_arrow_normal(pc.list_element(prompts, 0))))
