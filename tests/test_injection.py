@@ -182,6 +182,15 @@ def test_a_hundred_thousand_repeats_are_data(family, text):
     assert total["rows out"] == 1 and not any(total[name] for name in HELD)
 
 
+@unit
+@pytest.mark.parametrize("filling", [" ", "\\", "\u200b", "/", "\\ "])
+def test_escaping_looks_at_a_long_text_once(filling):
+    """A pattern that goes back and forth in it would not end here."""
+    guard = TagGuard(["Request"])
+    text = "<" + filling * 300_000
+    assert guard.escape(text + "<") == text + "<" and guard.unescape(text) == text
+
+
 NAMES = ("Request", "Response_A", "Turn_0", "two words", "a.b")
 PIECES = st.sampled_from(
     [

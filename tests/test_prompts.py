@@ -337,6 +337,15 @@ def test_a_cut_never_falls_inside_a_character(text, room, tokenizer):
     )
 
 
+def test_swap_exchanges_cuts_where_a_template_has_more_frame_for_the_first_response(tokenizer):
+    wordy = PAIR.replace("in response_a %}", "in response_a %}\nThis is a turn of the first response:", 1)
+    prompt = JudgePrompt(tokenizer, wordy, WORDS, Budget(100, 100, 330))
+    row = {"prompt": ["p " * 90], "response_a": ["a " * 90] * 3, "response_b": ["b " * 90], "language": None}
+    assert prompt.encode([row], ("ab", "ba"))[0] == prompt.encode([swapped(row)], ("ba", "ab"))[0]
+    assert prompt.frame(1, 3, 1, False).length != prompt.frame(1, 1, 3, False).length
+    assert max(map(len, prompt.encode([row], ("ab", "ba"))[0])) < 330
+
+
 def test_the_middle_is_cut_and_marked_head_and_tail_stay(tokenizer):
     text = "begin " + "middle " * 300 + " finish"
     prompt = JudgePrompt(tokenizer, PAIR, WORDS, Budget(60, 60, 500))
@@ -448,8 +457,10 @@ def test_a_slow_tokenizer_is_refused():
         JudgePrompt(SimpleNamespace(is_fast=False, name_or_path="old"), PAIR, WORDS, WIDE)
 
 
-def test_a_control_token_that_merges_lead_to_is_spelled_out_in_a_field(bases):
+@pytest.mark.parametrize("ignore_merges", [False, True])  # True as in Llama 3: whole words are looked up first
+def test_a_control_token_that_text_could_spell_is_spelled_out_in_a_field(ignore_merges, bases):
     tokenizer = copy.deepcopy(load_tokenizer(str(bases["qwen2"])))
+    tokenizer.backend_tokenizer.model.ignore_merges = ignore_merges
     tokenizer.add_special_tokens({"additional_special_tokens": ["tie"]})
     prompt = JudgePrompt(tokenizer, PAIR, ["A", "B"], WIDE)
     ids = prompt.fit([{**ROW, "response_a": ["tie", "a tie"]}])[0].response_a
