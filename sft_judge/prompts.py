@@ -120,7 +120,8 @@ class JudgePrompt:
         """Tokenise the fields of battles and cut them to the budget. Exchanging the responses exchanges the cuts."""
         shown = [self.shown(row) for row in rows]
         texts = list({turn: None for fields in shown for turns in fields.values() for turn in turns})
-        encoded = self.plain.encode_batch_fast(texts, add_special_tokens=False)
+        # not encode_batch_fast, which leaves out the offsets and was a fifth slower (tokenizers 0.23)
+        encoded = self.plain.encode_batch(texts, add_special_tokens=False)
         ids = {text: encoding.ids for text, encoding in zip(texts, encoded, strict=True)}
         return [self._fit_row({name: [ids[turn] for turn in row[name]] for name in row}) for row in shown]
 

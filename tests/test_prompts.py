@@ -337,8 +337,9 @@ def test_a_cut_never_falls_inside_a_character(text, room, tokenizer):
     )
 
 
-def test_swap_exchanges_cuts_where_a_template_has_more_frame_for_the_first_response(tokenizer):
-    wordy = PAIR.replace("in response_a %}", "in response_a %}\nThis is a turn of the first response:", 1)
+@pytest.mark.parametrize("place", ["response_a", "response_b"])
+def test_swap_exchanges_cuts_where_a_template_has_more_frame_for_one_response(place, tokenizer):
+    wordy = PAIR.replace(f"in {place} %}}", f"in {place} %}}\nThis is a turn of one response:", 1)
     prompt = JudgePrompt(tokenizer, wordy, WORDS, Budget(100, 100, 330))
     row = {"prompt": ["p " * 90], "response_a": ["a " * 90] * 3, "response_b": ["b " * 90], "language": None}
     assert prompt.encode([row], ("ab", "ba"))[0] == prompt.encode([swapped(row)], ("ba", "ab"))[0]
