@@ -39,8 +39,8 @@ def run(folder: Path, seconds: float | None = None) -> int | None:
             return None
 
 
-def wait_until_none_is_left(folder: Path, seconds: float = 30) -> None:
-    """A step whose pipeline is gone must not write on, beside the one that is started next."""
+def wait_until_none_is_left(folder: Path, seconds: float = 120) -> None:
+    """A step whose pipeline is gone must not write on. A fork server notices once its imports are done."""
     until = time.monotonic() + seconds
     while left := [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]:
         assert time.monotonic() < until, f"still running: {[process.cmdline() for process in left]}"
