@@ -157,7 +157,8 @@ def install_pins(venv, pins, env):
     """The pinned set; torch's CPU build from where pip finds links if it is there, else from PyTorch's own index."""
     uv(venv, env, ["pip", "uninstall", "--quiet", *KEPT_OUT])
     overrides = ["--overrides", str(REQUIREMENTS / "overrides.txt")]
-    install = ["pip", "install", "-r", str(REQUIREMENTS / (pins + ".txt")), *overrides]
+    # Where Python may not write its bytecode (as in many a container), each command would compile torch anew: 20 s.
+    install = ["pip", "install", "--compile-bytecode", "-r", str(REQUIREMENTS / (pins + ".txt")), *overrides]
     status, said = uv(venv, env, install)
     if status and "+cpu" in said:
         print(f"setup: torch's CPU build is not where pip looks; trying {TORCH_CPU_INDEX}", flush=True)
@@ -176,7 +177,7 @@ def uv(venv, env, arguments):
     with subprocess.Popen(command, cwd=str(ROOT), env=env, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             said.append(line)
-            if line.startswith(("Resolved", "Building", "Built", "Prepared", "Installed")):
+            if line.startswith(("Resolved", "Building", "Built", "Prepared", "Installed", "Bytecode compiled")):
                 print("  " + line.strip(), flush=True)
     return process.returncode, "".join(said)
 

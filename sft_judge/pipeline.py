@@ -6,13 +6,14 @@ manifests beside the outputs: a step is up to date when its manifest holds the f
 and stage source, and its outputs are still what the manifest says.
 """
 
-import ctypes
 import fcntl
 import itertools
 import json
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,8 +145,14 @@ def _run(context, step: Step) -> int:
 
 
 def _step_process(argv: list[str]) -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed run leaves no step behind
+    threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     sys.exit(cli.main(argv, nested=True))
+
+
+def _die_with(parent) -> None:
+    """A killed run leaves no step behind, one that the fork server only began after the kill included."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _words(stage: str, fields: dict) -> list:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sft_judge.battles import schema
@@ -258,8 +258,16 @@ GOOD_ROWS = {
 }
 
 
+def parts(*parts) -> dict:
+    """A conversation whose message has parts, as multimodal chats have them."""
+    return {"conversation_a": [{"role": "user", "content": "p"}, {"role": "assistant", "content": list(parts)}]}
+
+
 @settings(max_examples=2000, deadline=None)
 @given(st.sampled_from(list(FORMATS)), st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=4))
+@example("arena", parts({"type": [], "text": "a"}))
+@example("arena", parts({"type": "text", "text": 5}, {"type": "text", "text": ["a"]}))
+@example("arena", parts({"type": "text", "text": None}, {"type": "text"}))
 def test_whatever_a_row_holds_it_is_a_battle_or_a_reject(format_name, changes):
     reading = Reading(Sides(0))
     try:

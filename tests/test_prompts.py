@@ -291,8 +291,9 @@ def test_the_last_turn_keeps_more_than_the_first(tokenizer):
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(row=battles(), budget=st.builds(Budget, st.integers(1, 80), st.integers(1, 80), st.integers(150, 500)))
-def test_no_sequence_is_longer_than_the_budget(row, budget, tokenizer):
-    prompt = JudgePrompt(tokenizer, PAIR, WORDS, budget, language=True)
+def test_no_sequence_is_longer_than_the_budget(row, budget, wide):
+    prompt = copy.copy(wide)
+    prompt.budget = budget
     try:
         fields = prompt.fit([row])[0]
     except InputError:
@@ -323,9 +324,9 @@ def test_what_fits_is_not_cut_and_what_is_cut_is_counted(row, narrow, wide):
 
 @pytest.mark.parametrize("text", ["漢字かな交じり文です", "👩‍👩‍👧‍👦🏳️‍🌈", "नमस्ते दुनिया", "aé漢👍b", "𝕳𝖊𝖑"])
 @pytest.mark.parametrize("room", range(1, 48, 3))
-def test_a_cut_never_falls_inside_a_character(text, room, tokenizer):
-    text = text * 20
-    prompt = JudgePrompt(tokenizer, PAIR, WORDS, Budget(room, room, 600))
+def test_a_cut_never_falls_inside_a_character(text, room, wide, tokenizer):
+    text, prompt = text * 20, copy.copy(wide)
+    prompt.budget = Budget(room, room, 600)
     fields = prompt.fit([{"prompt": [text], "response_a": [text], "response_b": ["short"], "language": None}])[0]
     seen = tokenizer.decode(fields.response_a[0])
     assert "\ufffd" not in seen and len(fields.response_a[0]) <= room

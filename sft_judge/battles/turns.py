@@ -113,14 +113,11 @@ def _message(item, field: str, mended: Counter) -> tuple[str, str]:
         raise RowError(field, f"a message's role is {named!r}, expected one of {', '.join(ROLES)}")
     content = item.get("content", item.get("value"))
     if isinstance(content, list):  # parts, as multimodal chats have them
-        kinds = {part.get("type") for part in content if isinstance(part, dict) and part.get("type") != "text"}
-        if kinds or not all(isinstance(part, dict) for part in content):
-            raise RowError(
-                field, f"a message holds {', '.join(map(str, kinds)) or 'no text'}; battles hold text alone"
-            )
-        content = "\n\n".join(part.get("text") or "" for part in content)
-    (text,) = plain_turn("" if content is None else content, field, mended)
-    return role, text
+        others = [part for part in content if not (isinstance(part, dict) and part.get("type") == "text")]
+        if others:
+            raise RowError(field, f"a message holds {repr(others[0])[:60]}; battles hold parts of type text alone")
+        content = "\n\n".join(plain_turn(part.get("text", ""), field, mended)[0] for part in content)
+    return role, plain_turn("" if content is None else content, field, mended)[0]
 
 
 def dialogue_messages(text: str) -> list[tuple[str, str]] | None:
