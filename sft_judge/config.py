@@ -14,8 +14,22 @@ from trl import ModelConfig, SFTConfig
 from sft_judge.errors import InputError, nearest
 from sft_judge.spec import Budget
 
-SWAPS = ("both", "random", "none")
-ORDERINGS = ("balanced", "random")
+CHOICES = {
+    "swap": ("both", "random", "none"),
+    "battle_order": ("balanced", "by_length", "random"),
+    "on_collapse": ("stop", "warn"),
+    "on_spike": ("none", "skip", "stop"),
+}
+MANY = 10**9
+RANGES = {
+    "distill_weight": (0, 1),
+    "distill_temperature": (0.01, 1000),
+    "label_smoothing_factor": (0, 1),
+    "ema_decay": (0, 0.99999),
+    **dict.fromkeys(("margin_scale", "agreement_weight", "full_vocab_weight"), (0, 1000)),
+    "collapse_after": (1, MANY),
+    "spike_factor": (1, MANY),
+}
 
 
 def _help(text: str, default=None, **options):
@@ -29,8 +43,11 @@ class JudgeModelConfig(ModelConfig):
     lora_r: int = _help("rank of the adapters", 64)
     lora_alpha: int = _help("adapters are scaled by alpha / r", 32)
     lora_target_modules: list[str] | None = field(
-        default_factory=lambda: ["all-linear"],
-        metadata={"help": "modules with an adapter; all-linear spares the head"},
+        default_factory=lambda: ["all_linear"],
+        metadata={"help": "modules with an adapter, by name, or all_linear (which spares the head) or qkv"},
+    )
+    lora_init: str = _help(
+        "default, pissa, pissa_niter_16, olora, gaussian, orthogonal or loftq, as PEFT has them", "default"
     )
     dtype: str | None = _help("float32, bfloat16, float16 or auto (the checkpoint's own)", "auto")
 
@@ -54,11 +71,22 @@ class JudgeConfig(SFTConfig):
     response_budget: int = _help("tokens allowed for each response", Budget.response)
     total_budget: int = _help("tokens allowed for the whole sequence with its verdict", Budget.total)
     show_language: bool = _help("tell the judge the prompt's language", False)
+    margin_scale: float = _help("times a battle's `margin`, taken from the preferred verdict's logit", 0.0)
+    agreement_weight: float = _help("weight of the symmetric KL between a battle's two orders", 0.0)
+    full_vocab_weight: float = _help("weight of -log of the probability left to the verdicts", 0.0)
+    on_collapse: str = _help("stop or warn, when the judge is no better than the class frequencies", "stop")
+    collapse_after: int = _help("steps before that is looked at", 300)
+    on_spike: str = _help("none, skip or stop, when a micro-batch's loss is far above the others'", "none")
+    spike_factor: float = _help("a spike is this many times the running mean", 4.0)
     swap: str = _help("orders a battle is trained in: both (in one step), random (one of them) or none", "both")
     mix: dict | str | None = _help(
         "how often each source is shown, e.g. {arena: 1, synthetic: 0.25}; by default all once"
     )
-    battle_order: str = _help("balanced (verdicts and sources alike in every stretch) or random", "balanced")
+    battle_order: str = _help(
+        "balanced (verdicts and sources alike in every stretch), by_length (so in every 200 batches) or random",
+        "balanced",
+    )
+    ema_decay: float = _help("keep a moving average of the trained weights, such as 0.99; 0 is none", 0.0)
     limit: int | None = _help("only the first N battles, for a quick try")
     allow_in_sample: bool = _help("train on teacher labels that are not proven out of fold", False)
 
@@ -82,19 +110,18 @@ class JudgeConfig(SFTConfig):
             raise InputError(
                 f"max_length is {self.max_length}, but SFTTrainer drops the rows it cuts; set total_budget instead."
             )
-        if self.swap not in SWAPS:
-            raise InputError(f"swap is {self.swap!r}, expected one of {', '.join(SWAPS)}.{nearest(self.swap, SWAPS)}")
-        if self.battle_order not in ORDERINGS:
-            raise InputError(
-                f"battle_order is {self.battle_order!r}, expected one of {', '.join(ORDERINGS)}."
-                f"{nearest(self.battle_order, ORDERINGS)}"
-            )
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}.{nearest(value, known)}")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"{name} is {value}, expected {low} to {high}.")
         if self.num_verdicts not in (None, 2, 3):
             raise InputError(f"num_verdicts is {self.num_verdicts}, expected 2 or 3.")
-        if not 0 <= self.distill_weight <= 1:
-            raise InputError(f"distill_weight is {self.distill_weight}, expected 0 to 1.")
-        if self.distill_temperature <= 0:
-            raise InputError(f"distill_temperature is {self.distill_temperature}, expected more than 0.")
+        if self.ema_decay and self.load_best_model_at_end:
+            raise InputError("ema_decay and load_best_model_at_end each choose the final weights; take one.")
         if self.packing:
             raise InputError("packing is on, but a packed row has many answers and attention would cross them.")
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}

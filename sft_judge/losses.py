@@ -1,8 +1,8 @@
 """
-The verdict loss: cross-entropy and distillation over K logits a row, K = 2 or 3.
+What a row costs: cross-entropy over K verdict logits, distillation, and two terms that are off by default.
 
-Shapes: B rows, K verdicts in the order of VERDICTS. Plain means over rows: with one answer token a battle, the mean
-is right under gradient accumulation and on any number of processes.
+Shapes: R rows (a battle in one order each), K verdicts in the order of VERDICTS, K = 2 or 3. Every function gives the
+rows' losses [R], in nats. The trainer sums them over a step: it alone knows how many rows all its batches hold.
 """
 
 import torch
@@ -11,24 +11,65 @@ from torch import Tensor
 
 
 def verdict_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits [B, K] against probabilities [B, K], averaged over B. Hard labels are one-hot."""
-    return -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1).mean()
+    """Cross-entropy [R] of logits [R, K] against probabilities [R, K]. Hard labels are one-hot."""
+    return -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1)
 
 
 def distill_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """
-    KL(teacher || student) over verdicts, both softened: logits [B, K] against probabilities [B, K], mean over B.
+    KL(teacher || student) [R] over verdicts, both softened: logits [R, K] against probabilities [R, K].
 
     Zero where the student equals the teacher. Scaled by temperature**2 so that the gradient keeps its size as the
     temperature changes (Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531).
     """
     softened = torch.softmax(teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log() / temperature, dim=-1)
     student = F.log_softmax(logits.float() / temperature, dim=-1)
-    return F.kl_div(student, softened, reduction="batchmean") * temperature**2
+    return F.kl_div(student, softened, reduction="none").sum(dim=-1) * temperature**2
 
 
 def judge_loss(logits: Tensor, targets: Tensor, teacher: Tensor | None, weight: float, temperature: float) -> Tensor:
-    """(1 - weight) * hard + weight * distillation; without teacher probabilities, the hard part alone."""
+    """(1 - weight) * hard + weight * distillation [R]; without teacher probabilities, the hard part alone."""
     if teacher is None or weight == 0:
         return verdict_loss(logits, targets)
     return (1 - weight) * verdict_loss(logits, targets) + weight * distill_loss(logits, teacher, temperature)
+
+
+def smoothed(targets: Tensor, amount: float) -> Tensor:
+    """
+    Probabilities [R, K] with `amount` of their mass spread evenly over the verdicts (label smoothing).
+
+    Off by default: the LMSYS Arena write-up found it to help below 1B parameters alone.
+    """
+    return targets * (1 - amount) + amount / targets.shape[-1]
+
+
+def with_margin(logits: Tensor, targets: Tensor, margin: Tensor) -> Tensor:
+    """
+    Logits [R, K] with the preferred verdict's lowered by `margin` [R], so that a clear preference must show clearly.
+
+    For K = 2 the cross-entropy of them is -log sigmoid(r_chosen - r_rejected - margin) (Touvron et al. 2023, Llama 2,
+    section 3.2.2, https://arxiv.org/abs/2307.09288).
+    """
+    return logits - margin[:, None] * targets
+
+
+def agreement_loss(logits: Tensor) -> Tensor:
+    """
+    How far the two orders of a battle are apart: symmetric KL [B] of logits [B, 2, K], orders ab and ba.
+
+    The second order's verdicts a and b stand for the other response, so its columns are exchanged first.
+    """
+    shown = F.log_softmax(logits[:, 0].float(), dim=-1)
+    exchanged = F.log_softmax(logits[:, 1].float()[:, [1, 0, 2][: logits.shape[-1]]], dim=-1)
+    return ((shown.exp() - exchanged.exp()) * (shown - exchanged)).sum(dim=-1) / 2
+
+
+def log_choice_mass(whole: Tensor, verdict_ids: list[int]) -> Tensor:
+    """
+    Log [R] of the probability that the whole vocabulary's softmax [R, V] leaves to the verdict tokens.
+
+    Cross-entropy over the vocabulary is cross-entropy over the verdicts minus this, so its negative is the term that
+    keeps the model on the verdicts; nothing that is read depends on it.
+    """
+    whole = whole.float()
+    return whole[:, verdict_ids].logsumexp(dim=-1) - whole.logsumexp(dim=-1)

@@ -5,61 +5,23 @@ One forward of the trunk a step, K rows of the head at the answer position. A ba
 its orders, so the two always meet in one step. Soft labels are a column, not a second trainer.
 """
 
-from dataclasses import dataclass
+import sys
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
 from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTTrainer
 
-from sft_judge.battles.order import balanced_order
-from sft_judge.losses import judge_loss
+from sft_judge.collator import VerdictCollator
+from sft_judge.errors import GateError
+from sft_judge.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
+from sft_judge.losses import agreement_loss, judge_loss, log_choice_mass, smoothed, with_margin
+from sft_judge.samplers import BalancedSampler
 from sft_judge.verdict_head import VerdictHead
 
-IGNORED = -100
-
-
-@dataclass
-class VerdictCollator:
-    """
-    Battles to one right-padded batch; the orders of a battle become rows of their own.
-
-    An example has `input_ids` [V][T] (prompt and verdict, V orders), `targets` [V][K] and perhaps `teacher` [V][K].
-    The batch has token tensors [B*V, T]; `targets` and `teacher` are [B, V, K], as B is what accelerate counts.
-
-    >>> collator = VerdictCollator(pad_token_id=0)
-    >>> collator([{"input_ids": [[5, 6, 1], [7, 2]], "targets": [[1.0, 0.0], [0.0, 1.0]]}])["labels"]
-    tensor([[-100, -100,    1],
-            [-100,    2, -100]])
-    """
-
-    pad_token_id: int
-    pad_to_multiple_of: int | None = None
-
-    def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
-        rows = [ids for example in examples for ids in example["input_ids"]]
-        width = max(map(len, rows))
-        if self.pad_to_multiple_of:
-            width += -width % self.pad_to_multiple_of
-        lengths = torch.tensor([len(ids) for ids in rows])
-        input_ids = torch.full((len(rows), width), self.pad_token_id)
-        for row, ids in enumerate(rows):
-            input_ids[row, : len(ids)] = torch.as_tensor(ids)
-        place = torch.arange(width)
-        labels = torch.where(place == lengths[:, None] - 1, input_ids, IGNORED)
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": (place < lengths[:, None]).long(),
-            "labels": labels,
-            "targets": torch.tensor([example["targets"] for example in examples]),
-        }
-        if "teacher" in examples[0]:
-            batch["teacher"] = torch.tensor([example["teacher"] for example in examples])
-        return batch
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 class PlainLines(TrainerCallback):
@@ -72,73 +34,137 @@ class PlainLines(TrainerCallback):
         print(f"step {state.global_step}/{state.max_steps}  {'  '.join(shown)}", flush=True)
 
 
-class BalancedSampler(Sampler):
-    """Rows in an order of which every stretch has the verdicts and sources of the whole; another one each epoch."""
-
-    def __init__(self, verdicts: np.ndarray, sources: np.ndarray, seed: int):
-        self.verdicts, self.sources, self.seed, self.epoch = verdicts, sources, seed, 0
-
-    @classmethod
-    def of(cls, dataset: Dataset, seed: int) -> "BalancedSampler":
-        """By the verdict that a row's first view shows, and its `source`."""
-        targets = np.array([views[0] for views in dataset["targets"]])
-        return cls(targets.argmax(axis=1), np.unique(dataset["source"], return_inverse=True)[1], seed)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.verdicts)
-
-    def __iter__(self):
-        return iter(balanced_order(self.verdicts, self.sources, self.seed + self.epoch).tolist())
-
-
 class JudgeTrainer(SFTTrainer):
     """
     SFTTrainer whose loss is the cross-entropy (and distillation) over the verdicts at the answer position.
 
+    A step's loss is the mean over all its rows: however they are dealt to processes and accumulated batches, the sum
+    of the rows' losses is divided by their number in the whole step, which Trainer counts from the labels, one a row.
+
     Takes a dataset of token ids as `training_data.py` makes it; SFTTrainer's own preparation is skipped.
     """
 
-    # The mean over rows is taken here, so Trainer must divide by the accumulation steps itself.
     def __init__(self, *args, verdict_ids: list[int], processing_class, **kwargs):
-        kwargs.setdefault(
-            "data_collator", VerdictCollator(processing_class.pad_token_id, kwargs["args"].pad_to_multiple_of)
-        )
+        config = kwargs["args"]
+        padding_free, config.padding_free = config.padding_free, False  # SFTTrainer's would want its own collator
+        collator = VerdictCollator(processing_class.pad_token_id, config.pad_to_multiple_of, padding_free)
+        kwargs.setdefault("data_collator", collator)
         super().__init__(*args, processing_class=processing_class, **kwargs)
-        self.model_accepts_loss_kwargs = False
+        config.padding_free = padding_free
+        self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
         self.verdict_head = VerdictHead(self.model, verdict_ids)
+        self.collapse_guard = CollapseGuard(_frequencies(self.train_dataset))
+        self.spike_guard, self.skipped = SpikeGuard(config.spike_factor), 0
+        self.status = FINISHED
         if self.args.disable_tqdm:
             self.remove_callback(PrinterCallback)
             self.add_callback(PlainLines())
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = ["input_ids", "targets", "teacher", "length"]
+        self._signature_columns = ["input_ids", "targets", "teacher", "weight", "margin", "row", "length"]
 
     def _get_train_sampler(self, train_dataset=None):
-        if self.args.battle_order == "balanced" and self.args.train_sampling_strategy == "random":
-            return BalancedSampler.of(self.train_dataset, self.args.seed)
+        if self.args.battle_order != "random" and self.args.train_sampling_strategy == "random":
+            size = self.args.train_batch_size if self.args.battle_order == "by_length" else None
+            return BalancedSampler.of(self.train_dataset, self.args.seed, size)
         return super()._get_train_sampler(train_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # The label stands where the verdict is; the position before it is the one that predicts it.
-        positions = (inputs["labels"] != IGNORED).int().argmax(dim=1) - 1  # [B*V]
-        logits = self.verdict_head(model, inputs["input_ids"], inputs["attention_mask"], positions)  # [B*V, K]
-        logits = logits.view_as(inputs["targets"])  # [B, V, K]
-        loss = judge_loss(
-            logits.flatten(0, 1),
-            inputs["targets"].flatten(0, 1),
-            inputs["teacher"].flatten(0, 1) if "teacher" in inputs else None,
-            self.args.distill_weight,
-            self.args.distill_temperature,
-        )
-        return (loss, CausalLMOutput(loss=loss, logits=logits)) if return_outputs else loss
+        config, targets = self.args, inputs["targets"]  # [B, V, K]
+        whole = config.full_vocab_weight > 0 or not model.training
+        tokens = {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
+        output = self.verdict_head(model, tokens, inputs["positions"], whole)
+        logits, log_mass = output.logits, None
+        if whole:
+            log_mass = log_choice_mass(logits, self.verdict_head.verdict_ids).view(targets.shape[:2])  # [B, V]
+            logits = logits[:, self.verdict_head.verdict_ids]
+        logits = logits.view_as(targets)
+        losses = self._row_losses(logits, inputs)  # [B, V]
+        if config.full_vocab_weight > 0:
+            losses = losses - config.full_vocab_weight * log_mass
+        if config.agreement_weight > 0 and targets.shape[1] == 2:
+            losses = losses + config.agreement_weight * agreement_loss(logits)[:, None]
+        losses = losses * inputs["weight"][:, None]
+        if model.training:
+            self._watch(logits, inputs, losses)
+            if self._is_skipped(losses.detach(), inputs):
+                losses = losses * 0.0
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:
+            loss = losses.sum() / num_items_in_batch
+            if config.average_tokens_across_devices:  # the rows of all processes are counted, and DDP takes a mean
+                loss = loss * self.accelerator.num_processes
+        if self.aux_loss_enabled:  # of a mixture of experts: a mean over the micro-batch, as in SFTTrainer
+            steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * output.aux_loss / steps
+        return (loss, CausalLMOutput(loss=loss, logits=(logits, log_mass))) if return_outputs else loss
 
-    # One forward in evaluation too. `compute_metrics` sees verdict logits and targets [N, V, K], N battles: accelerate
-    # cuts the first axis of the last batch to the number of examples that are left.
+    def _row_losses(self, logits, inputs) -> Tensor:
+        """[B, V] of verdict logits [B, V, K]."""
+        config, shape = self.args, logits.shape[:2]
+        logits, targets = logits.flatten(0, 1), inputs["targets"].flatten(0, 1)
+        if config.label_smoothing_factor > 0:
+            targets = smoothed(targets, config.label_smoothing_factor)
+        if config.margin_scale > 0:
+            logits = with_margin(logits, targets, config.margin_scale * inputs["margin"].repeat_interleave(shape[1]))
+        teacher = inputs["teacher"].flatten(0, 1) if "teacher" in inputs else None
+        return judge_loss(logits, targets, teacher, config.distill_weight, config.distill_temperature).view(shape)
+
+    def _watch(self, logits, inputs, losses) -> None:
+        """Stop before a step that would spoil the weights; count what the collapse guard looks at."""
+        wrong = ~torch.isfinite(losses).all(dim=1)
+        if wrong.any():
+            raise self._stopped(NOT_FINITE, f"the loss of battles {self._names(inputs['row'][wrong])} is not finite")
+        if self.state.global_step + 1 >= self.args.collapse_after:
+            self.collapse_guard.add(logits.detach().float(), inputs["targets"])
+
+    def _is_skipped(self, losses, inputs) -> bool:
+        """Whether this micro-batch is a spike that is left out; raises where a spike is to stop the run."""
+        if self.args.on_spike == "none" or not self.spike_guard.is_spike(losses.mean().item()):
+            return False
+        seen = f"a loss of {losses.mean():.3g} against {self.spike_guard.mean:.3g} on average"
+        if self.args.on_spike == "stop":
+            raise self._stopped(SPIKE, f"{seen}, in battles {self._names(inputs['row'])}")
+        self.skipped += 1
+        print(f"step {self.state.global_step + 1}: left out a batch with {seen}", file=sys.stderr, flush=True)
+        return True
+
+    def _names(self, rows: Tensor, most: int = 8) -> str:
+        names = [str(self.train_dataset[row]["id"]) for row in rows.tolist()[:most]]
+        return ", ".join(names) + (" and more" if len(rows) > most else "")
+
+    def _stopped(self, status: str, what: str) -> GateError:
+        self.status = status
+        rate = self._get_learning_rate()
+        return GateError(
+            f"Stopped at step {self.state.global_step + 1}: {what}. The learning rate is {rate:.3g}: try a lower one."
+        )
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        step = self.state.global_step + 1
+        if self.accelerator.sync_gradients and step % max(1, self.state.logging_steps) == 0:
+            moments = self.collapse_guard.moments.to(self.accelerator.device)
+            wrong = self.collapse_guard.look(self.accelerator.reduce(moments, "sum"))
+            if wrong and self.args.on_collapse == "stop":
+                raise self._stopped(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
+            if wrong:
+                self.status = COLLAPSED
+                print(f"step {step}: {wrong}", file=sys.stderr, flush=True)
+        return loss
+
+    # One forward in evaluation too. `compute_metrics` sees verdict logits [N, V, K], the log of the mass on the
+    # verdicts [N, V], and targets, N battles: accelerate cuts the first axis of the last batch to what is left.
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        return (loss, None, None) if prediction_loss_only else (loss, outputs.logits.float(), inputs["targets"])
+        logits, log_mass = outputs.logits
+        return (loss, None, None) if prediction_loss_only else (loss, (logits.float(), log_mass), inputs["targets"])
+
+
+def _frequencies(dataset: Dataset) -> Tensor:
+    """How often the rows show each verdict [K], none of them never."""
+    targets = torch.tensor([target for views in dataset["targets"] for target in views])
+    return (targets.sum(dim=0) + 1) / (len(targets) + targets.shape[1])

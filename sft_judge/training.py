@@ -1,27 +1,29 @@
 """A recipe to a judge: rows, model, trainer, and a folder that appears when all is done."""
 
 import json
-import logging
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from transformers.trainer_utils import get_last_checkpoint
-from trl import get_peft_config, get_quantization_config
+from trl import get_quantization_config
 
+from sft_judge.adapters import adapter_config, keep_start, mutates_base, save_on_base, scale_line
 from sft_judge.battles.schema import read_battles
 from sft_judge.config import JudgeConfig, JudgeModelConfig
+from sft_judge.ema import EmaCallback
 from sft_judge.errors import InputError
+from sft_judge.eval_metrics import eval_metrics
 from sft_judge.files import check_folder, content_hash, partial_path, replace_folder, write_json
+from sft_judge.learning_rates import question
 from sft_judge.models import ADAPTER, is_adapter, load_model, load_tokenizer
 from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.spec import FILE, JudgeSpec, read_spec, write_spec
 from sft_judge.templates import read_template
 from sft_judge.trainer import JudgeTrainer
 from sft_judge.training_data import mixed, read_teacher, split_folds, verdict_dataset
-
-logger = logging.getLogger(__name__)
 
 
 def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
@@ -46,11 +48,13 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     train_set, counts = verdict_dataset(train_rows, prompt, config.swap, config.seed, teacher, cached=True)
     if config.process_index == 0:
         print(counts_line(counts, config.total_budget), flush=True)
-    eval_set = None
+    eval_set = metrics = None
     if eval_rows is not None:
         eval_set, _ = verdict_dataset(eval_rows, prompt, "both", config.seed, cached=True)
+        metrics = eval_metrics(eval_rows.filter(pc.is_in(eval_rows["id"], pa.array(eval_set["id"]))))
 
     model = _base_model(model_name, model_config, config)
+    lora = adapter_config(model_config, model)
     work = partial_path(output)
     checkpoint = _open_work(work, fingerprint, config)
     config.output_dir = str(work)
@@ -60,10 +64,17 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         processing_class=tokenizer,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        peft_config=get_peft_config(model_config),
-        compute_metrics=verdict_metrics,
+        peft_config=lora,
+        compute_metrics=metrics,
         verdict_ids=prompt.verdict_ids,
     )
+    if config.process_index == 0:
+        _say_what_is_trained(trainer, lora)
+    if config.ema_decay:
+        trainer.add_callback(_ema(config))
+    start = work / "start" if mutates_base(model_config) else None
+    if start and config.process_index == 0:
+        keep_start(trainer.model, start)
     trainer.train(resume_from_checkpoint=checkpoint)
     facts = {
         **counts,
@@ -71,6 +82,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         "folds_seen": sorted({*_folds(train_rows), *_folds_of_base(model_name, battles_file)}),
         "base": model_name,
         "steps": trainer.state.global_step,
+        "status": trainer.status,
+        **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
         "eval": {key: value for key, value in _last(trainer.state.log_history, "eval_").items()},
     }
     _save(
@@ -79,8 +92,24 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         JudgeSpec(prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget),
         facts,
         output,
+        start,
     )
     return facts
+
+
+def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
+    if lora:
+        print(scale_line(lora, trainer.model), flush=True)
+    doubt = question(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)
+    if doubt:
+        print(f"sft-judge: {doubt}", file=sys.stderr, flush=True)
+
+
+def _ema(config: JudgeConfig) -> EmaCallback:
+    stage = config.deepspeed_plugin.zero_stage if config.deepspeed_plugin else 0
+    if stage == 3 or config.fsdp_plugin_args:
+        raise InputError("ema_decay needs whole weights on each process; take ZeRO-2, ZeRO-1 or DDP, or leave it out.")
+    return EmaCallback(config.ema_decay)
 
 
 def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:
@@ -97,17 +126,6 @@ def counts_line(counts: dict, total: int) -> str:
     """What training sees of the battles, in a line."""
     cut = ", ".join(f"{name} {of['battles']} ({of['tokens']} tokens)" for name, of in counts["cut"].items())
     return f"{counts['rows']} battles, {counts['unlabelled']} unlabelled left out; cut to {total} tokens: {cut}"
-
-
-def verdict_metrics(prediction) -> dict[str, float]:
-    """Log loss and accuracy over the rows shown (each order a row), from logits and targets [N, V, K]."""
-    from scipy.special import log_softmax
-
-    logits, targets = prediction.predictions, prediction.label_ids
-    return {
-        "log_loss": float(-(targets * log_softmax(logits, axis=-1)).sum(axis=-1).mean()),
-        "accuracy": float((logits.argmax(axis=-1) == targets.argmax(axis=-1)).mean()),
-    }
 
 
 def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
@@ -140,12 +158,14 @@ def _open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
     return checkpoint
 
 
-def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, facts: dict, output: Path) -> None:
+def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, facts: dict, output: Path, start: Path | None) -> None:
     config = trainer.args
     work = Path(config.output_dir)
     finished = work / "judge"
     trainer.save_model(str(finished))
     if trainer.is_world_process_zero():
+        if start:
+            save_on_base(trainer.model, start, finished)
         tokenizer.save_pretrained(finished)
         spec.language = config.show_language
         spec.training = {**facts, "seed": config.seed, "recipe": _resolved(config)}

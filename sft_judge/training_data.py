@@ -25,13 +25,9 @@ from sft_judge.verdicts import ORDERS, VERDICTS, swap
 
 BATCH = 1000  # rows tokenised at a time
 # the columns that rows are made of
-SEEN = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source")
-MODULES = (
-    prompts,
-    plain_text,
-    templates,
-    budget,
-)  # the code that they are made by: when it changes, no old row counts
+SEEN = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
+# the code that they are made by: when it changes, no old row counts
+MODULES = (prompts, plain_text, templates, budget)
 
 
 def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -> tuple[pa.Table, pa.Table | None]:
@@ -123,8 +119,14 @@ def verdict_dataset(
 def verdict_rows(
     battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None
 ) -> Iterator[dict]:
-    """A row for each labelled battle: `input_ids` [V][T], `targets`, `teacher` [V][K], `length`, `source`, `cut`."""
-    num_verdicts = len(prompt.words)
+    """
+    A row for each labelled battle.
+
+    `input_ids` [V][T], `targets` and perhaps `teacher` [V][K], `weight` with a mean of 1 over the rows, so that
+    weights leave the learning rate alone, `margin`, `length` in tokens, `id`, `row` its number, `source`, `cut`.
+    """
+    num_verdicts, number = len(prompt.words), 0
+    mean_weight = _mean_weight(battles, teacher)
     with Progress("tokenise", battles.num_rows) as progress:
         for start in range(0, battles.num_rows, BATCH):
             rows = battles.slice(start, BATCH).to_pylist()
@@ -133,8 +135,31 @@ def verdict_rows(
                 hard = hard_targets(row, num_verdicts)
                 soft = None if teacher is None else [teacher_label(teacher, row["id"], order) for order in shown]
                 if hard is not None or soft is not None:
-                    yield _example(prompt, fields, shown, hard, soft) | {"source": str(row.get("source"))}
+                    known = {"id": row["id"], "row": number, "source": str(row.get("source"))}
+                    known |= {"weight": _weight(row) / mean_weight, "margin": row.get("margin") or 0.0}
+                    yield _example(prompt, fields, shown, hard, soft) | known
+                    number += 1
             progress.add(len(rows))
+
+
+def _weight(row: dict) -> float:
+    return 1.0 if row.get("weight") is None else row["weight"]
+
+
+def _mean_weight(battles: pa.Table, teacher: dict | None) -> float:
+    """Over the rows that are trained on. Raises `InputError` for a negative weight, or where all are 0."""
+    if "weight" not in battles.column_names:
+        return 1.0
+    labels = [name for name in ("verdict", "soft_a") if name in battles.column_names]
+    rows = battles.select(["id", "weight", *labels]).to_pylist()
+    kept = [row for row in rows if teacher is not None or any(row[name] is not None for name in labels)]
+    for row in kept:
+        if _weight(row) < 0:
+            raise InputError(f"Battle {row['id']} has the weight {row['weight']}, expected 0 or more.")
+    total = sum(map(_weight, kept))
+    if kept and total == 0:
+        raise InputError("Every battle's weight is 0: nothing would be trained on.")
+    return total / max(len(kept), 1)
 
 
 def _parts(rows: Iterator[dict]) -> Iterator[Iterator[dict]]:
@@ -162,6 +187,7 @@ def _schema(teacher: bool) -> pa.Schema:
     probs = pa.list_(pa.list_(pa.float32()))
     ids, cut = pa.list_(pa.list_(pa.int32())), pa.list_(pa.int32())
     fields = [("input_ids", ids), ("targets", probs), ("length", pa.int64()), ("cut", cut), ("source", pa.string())]
+    fields += [("id", pa.string()), ("row", pa.int64()), ("weight", pa.float32()), ("margin", pa.float32())]
     return pa.schema(fields + ([("teacher", probs)] if teacher else []))
 
 

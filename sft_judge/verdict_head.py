@@ -11,35 +11,50 @@ from types import MethodType
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
 
 
 class VerdictHead:
-    """Calling it runs a (wrapped) model once and returns verdict logits [B, K]; no [B, T, V] is ever built."""
+    """Calling it runs a (wrapped) model once, its head at one position a row; no [R, T, V] is ever built."""
 
     def __init__(self, model, verdict_ids: list[int]):
         """Attach to `model`'s output embeddings. `model` may be a PEFT model; wrap it for training afterwards."""
         self.verdict_ids = list(verdict_ids)
         self._positions: Tensor | None = None
+        self._whole = False
         head = model.get_output_embeddings()
         full_forward = head.forward
+        plain = type(head) is torch.nn.Linear  # an adapter on the head, or a quantised one, has rows of its own making
         verdict_head = self
 
-        def forward(self, hidden: Tensor) -> Tensor:  # [B, T, D] -> [B, 1, K]
+        def forward(self, hidden: Tensor) -> Tensor:  # [B, T, D] -> [R, 1, K], or [R, 1, V]
             positions = verdict_head._positions
             if positions is None:
                 return full_forward(hidden)
-            answer = hidden[torch.arange(len(positions), device=hidden.device), positions]  # [B, D]
-            rows = torch.tensor(verdict_head.verdict_ids, device=hidden.device)
-            bias = None if self.bias is None else self.bias[rows]
-            return F.linear(answer, self.weight[rows], bias)[:, None]
+            rows, place = positions
+            answer = hidden[rows, place][:, None]  # [R, 1, D]
+            if verdict_head._whole:
+                return full_forward(answer)
+            verdicts = torch.tensor(verdict_head.verdict_ids, device=hidden.device)
+            if not plain:
+                return full_forward(answer)[..., verdicts]
+            return F.linear(answer, self.weight[verdicts], None if self.bias is None else self.bias[verdicts])
 
         head.forward = MethodType(forward, head)
 
-    def __call__(self, model, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
-        """Verdict logits [B, K] for right-padded ids [B, T]; `positions` [B] is the last token of each prompt."""
-        self._positions = positions
+    def __call__(self, model, inputs: dict[str, Tensor], positions: Tensor, whole: bool = False) -> ModelOutput:
+        """
+        The model's output for `inputs` (`input_ids` [B, T] and what goes with them), its `logits` [R, K].
+
+        `positions` [R] is the last prompt token of each row; rows of one sequence (padding-free, B = 1) are told apart
+        by it alone. `whole` gives logits [R, V] over the vocabulary.
+        """
+        first = torch.arange(len(positions), device=positions.device)
+        self._positions = (first if len(inputs["input_ids"]) == len(positions) else 0, positions)
+        self._whole = whole
         try:
-            output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            output = model(**inputs, use_cache=False)
         finally:
-            self._positions = None
-        return output.logits[:, 0]
+            self._positions, self._whole = None, False
+        output.logits = output.logits[:, 0]
+        return output

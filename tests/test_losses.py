@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft_judge.losses import distill_loss, judge_loss, verdict_loss
+from sft_judge.losses import (
+    agreement_loss,
+    distill_loss,
+    judge_loss,
+    log_choice_mass,
+    smoothed,
+    verdict_loss,
+    with_margin,
+)
 
 pytestmark = pytest.mark.unit
 SIZES = st.tuples(st.integers(0, 10_000), st.integers(1, 7), st.sampled_from([2, 3]))
@@ -26,8 +34,8 @@ def test_the_hard_loss_is_torchs_cross_entropy(sizes):
     place = soft.argmax(dim=1)
     one_hot = F.one_hot(place, sizes[2]).float()
     logits, soft = logits.float(), soft.float()
-    torch.testing.assert_close(verdict_loss(logits, one_hot), F.cross_entropy(logits, place))
-    torch.testing.assert_close(verdict_loss(logits, soft), F.cross_entropy(logits, soft))
+    torch.testing.assert_close(verdict_loss(logits, one_hot), F.cross_entropy(logits, place, reduction="none"))
+    torch.testing.assert_close(verdict_loss(logits, soft), F.cross_entropy(logits, soft, reduction="none"))
 
 
 @given(SIZES, st.sampled_from([0.5, 1.0, 2.0, 5.0]))
@@ -37,7 +45,7 @@ def test_the_distillation_loss_is_the_sum_of_p_log_p_over_q_with_both_softened(s
     p = teacher ** (1 / temperature)
     p = p / p.sum(dim=1, keepdim=True)
     q = torch.softmax(logits / temperature, dim=1)
-    expected = temperature**2 * (p * (p / q).log()).sum(dim=1).mean()
+    expected = temperature**2 * (p * (p / q).log()).sum(dim=1)
     seen = distill_loss(logits.float(), teacher.float(), temperature)
     torch.testing.assert_close(seen, expected.float(), atol=1e-5, rtol=1e-4)
 
@@ -48,15 +56,15 @@ def test_a_student_equal_to_its_teacher_pays_nothing_and_is_not_moved(sizes, tem
     logits, *_ = draw(*sizes)
     logits = logits.float().requires_grad_()
     loss = distill_loss(logits, torch.softmax(logits.detach(), dim=1), temperature)
-    loss.backward()
-    assert abs(loss.item()) < 1e-5 and logits.grad.abs().max() < 1e-5
+    loss.sum().backward()
+    assert loss.abs().max() < 1e-5 and logits.grad.abs().max() < 1e-5
 
 
 @given(SIZES)
 @settings(deadline=None, max_examples=50)
 def test_the_distillation_loss_is_never_below_zero(sizes):
     logits, teacher, _ = draw(*sizes)
-    assert distill_loss(logits, teacher, 2.0) >= -1e-9
+    assert (distill_loss(logits, teacher, 2.0) >= -1e-9).all()
 
 
 @given(SIZES)
@@ -70,7 +78,7 @@ def test_at_a_high_temperature_distillation_is_the_squared_error_of_centred_logi
     rows, num_verdicts = logits.shape
     high = 200.0  # higher, and float32 rounding shows
     logits.requires_grad_()
-    loss = distill_loss(logits, teacher, high)
+    loss = distill_loss(logits, teacher, high).mean()
     loss.backward()
     gap = logits.detach() - teacher.log()
     gap = gap - gap.mean(dim=1, keepdim=True)
@@ -86,8 +94,8 @@ def test_a_sure_teacher_gives_finite_loss_and_gradient():
     logits = torch.tensor([[3.0, -80.0, 2.0]], requires_grad=True)
     for temperature in (1.0, 5.0):
         loss = distill_loss(logits, torch.tensor([[0.0, 1.0, 0.0]]), temperature)
-        loss.backward()
-        assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+        loss.sum().backward()
+        assert torch.isfinite(loss).all() and torch.isfinite(logits.grad).all()
 
 
 @given(SIZES)
@@ -103,12 +111,58 @@ def test_weight_zero_is_the_hard_loss_to_the_bit(sizes):
 @settings(deadline=None, max_examples=30)
 def test_the_weight_mixes_the_two_parts(sizes, weight):
     logits, targets, teacher = (value.float() for value in draw(*sizes))
-    expected = (1 - weight) * F.cross_entropy(logits, targets) + weight * distill_loss(logits, teacher, 3.0)
+    hard = F.cross_entropy(logits, targets, reduction="none")
+    expected = (1 - weight) * hard + weight * distill_loss(logits, teacher, 3.0)
     torch.testing.assert_close(judge_loss(logits, targets, teacher, weight, 3.0), expected)
 
 
 def test_half_precision_logits_are_summed_in_single():
     logits, targets, teacher = (value.float() for value in draw(1, 5, 3))
     half = logits.bfloat16()
-    torch.testing.assert_close(verdict_loss(half, targets), F.cross_entropy(half.float(), targets))
+    torch.testing.assert_close(verdict_loss(half, targets), F.cross_entropy(half.float(), targets, reduction="none"))
     assert distill_loss(half, teacher, 5.0).dtype == torch.float32
+
+
+@given(SIZES, st.sampled_from([0.0, 0.1, 1.0]))
+@settings(deadline=None, max_examples=30)
+def test_smoothing_is_torchs(sizes, amount):
+    logits, soft, _ = (value.float() for value in draw(*sizes))
+    place = soft.argmax(dim=1)
+    seen = verdict_loss(logits, smoothed(F.one_hot(place, sizes[2]).float(), amount))
+    torch.testing.assert_close(seen, F.cross_entropy(logits, place, label_smoothing=amount, reduction="none"))
+
+
+@given(SIZES)
+@settings(deadline=None, max_examples=30)
+def test_of_two_verdicts_the_margin_loss_is_that_of_llama_2(sizes):
+    logits, soft, other = (value.float() for value in draw(sizes[0], sizes[1], 2))
+    place, margin = soft.argmax(dim=1, keepdim=True), other[:, 0] * 3
+    gap = logits.gather(1, place) - logits.gather(1, 1 - place)
+    targets = F.one_hot(place[:, 0], 2).float()
+    seen = verdict_loss(with_margin(logits, targets, margin), targets)
+    torch.testing.assert_close(seen, -F.logsigmoid(gap[:, 0] - margin), atol=1e-5, rtol=1e-4)
+    assert with_margin(logits, targets, margin * 0).equal(logits)
+
+
+@given(SIZES)
+@settings(deadline=None, max_examples=30)
+def test_two_orders_that_agree_pay_nothing_and_others_both_divergences(sizes):
+    _, p, q = draw(*sizes)
+    exchanged = p[:, [1, 0, 2][: sizes[2]]]
+    agreed = agreement_loss(torch.stack([p.log(), exchanged.log() + 7], dim=1))
+    assert agreed.abs().max() < 1e-5
+    seen = agreement_loss(torch.stack([p.log(), q.log()], dim=1))
+    q = q[:, [1, 0, 2][: sizes[2]]]
+    expected = ((p * (p / q).log()).sum(dim=1) + (q * (q / p).log()).sum(dim=1)) / 2
+    torch.testing.assert_close(seen, expected.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_cross_entropy_over_the_vocabulary_is_that_over_the_verdicts_less_the_log_of_their_mass():
+    generator = torch.Generator().manual_seed(0)
+    whole, ids = torch.randn(6, 50, generator=generator) * 3, [7, 3, 31]
+    place = torch.tensor([0, 1, 2, 0, 1, 2])
+    expected = F.cross_entropy(whole, torch.tensor(ids)[place], reduction="none")
+    parts = F.cross_entropy(whole[:, ids], place, reduction="none") - log_choice_mass(whole, ids)
+    torch.testing.assert_close(parts, expected)
+    mass = torch.softmax(whole, dim=1)[:, ids].sum(dim=1)
+    torch.testing.assert_close(log_choice_mass(whole, ids).exp(), mass)

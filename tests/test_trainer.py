@@ -11,18 +11,25 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, log_loss
 
 from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
+from sft_judge.collator import VerdictCollator
+from sft_judge.engines.transformers_engine import TransformersEngine
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash
+from sft_judge.guards import CollapseGuard, SpikeGuard
+from sft_judge.learning_rates import question
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.probs import Probs, write_probs
 from sft_judge.prompts import JudgePrompt
+from sft_judge.samplers import BalancedSampler
 from sft_judge.spec import Budget, read_spec
 from sft_judge.templates import read_template
-from sft_judge.trainer import JudgeTrainer, VerdictCollator
+from sft_judge.trainer import JudgeTrainer
 from sft_judge.training import counts_line
 from sft_judge.training_data import mixed, read_teacher, shown_orders, split_folds, verdict_dataset
 
@@ -40,6 +47,7 @@ disable_tqdm: true
 use_peft: true
 lora_r: 4
 """
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
 
@@ -75,7 +83,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def weights(folder: Path) -> dict:
-    return load_file(folder / "adapter_model.safetensors")
+    return load_file(folder / ADAPTER_WEIGHTS)
 
 
 def soft_labels(path: Path, battles: Path, folds: dict | None, drop: int = 0) -> Path:
@@ -125,6 +133,59 @@ def test_any_split_of_a_batch_into_accumulated_steps_gives_one_curve(train):
 
 
 @engine
+@pytest.mark.parametrize("changes", [{}, {"padding_free": "true"}, {"pad_to_multiple_of": 64}])
+def test_steps_of_any_shape_give_one_curve(changes, train):
+    """14 battles in steps of 4: the last step of an epoch is short, and is a mean over what it has."""
+    settings = {"limit": 14, "lora_dropout": 0.0, "max_steps": 8, "logging_steps": 1}
+    plain = losses(train("plain", **settings))
+    shape = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    other = losses(train("other", **settings, **shape, **changes))
+    assert len(plain) == 8 and np.ptp(plain) > 0.01
+    np.testing.assert_allclose(other, plain, atol=2e-5)
+    assert abs(np.mean(other) - np.mean(plain)) < 5e-6
+
+
+@engine
+def test_a_battle_of_weight_two_counts_as_one_that_stands_there_twice(train, planted_table, tmp_path):
+    rows = planted_table.slice(0, 3).to_pylist()
+    files = {
+        "weighted": [{**row, "weight": weight} for row, weight in zip(rows, (2.0, 1.0, 0.0), strict=True)],
+        "repeated": [rows[0], {**rows[0], "id": "again"}, rows[1]],
+    }
+    seen = {}
+    for name, table in files.items():
+        write_battles(tmp_path / f"{name}.parquet", battle_table(table))
+        settings = {"lora_dropout": 0.0, "max_steps": 2, "num_verdicts": 3}
+        seen[name] = losses(train(name, battles=tmp_path / f"{name}.parquet", **settings))
+    np.testing.assert_allclose(seen["weighted"], seen["repeated"], atol=1e-5)
+
+
+@engine
+@pytest.mark.parametrize(
+    "changes", [{"full_vocab_weight": 1.0}, {"agreement_weight": 1.0}, {"label_smoothing_factor": 0.2}]
+)
+def test_every_term_of_the_loss_is_the_naive_one(changes, train, bases, planted_table):
+    """The first step's loss, before anything moved, against whole logits and torch's own losses."""
+    folder = train(limit=4, lora_dropout=0.0, max_steps=1, **changes)
+    spec, tokenizer = read_spec(folder), load_tokenizer(str(bases["qwen2"]))
+    rows, model = planted_table.slice(0, 4).to_pylist(), load_model(str(bases["qwen2"]), "float32")
+    total = 0.0
+    for row, shown in zip(rows, JudgePrompt.of(tokenizer, spec).encode(rows, ("ab", "ba")), strict=True):
+        with torch.no_grad():
+            whole = torch.stack([model(input_ids=torch.tensor([ids])).logits[0, -1] for ids in shown])
+        places = torch.tensor([{"a": 0, "b": 1, "tie": 2}[row["verdict"]], {"a": 1, "b": 0, "tie": 2}[row["verdict"]]])
+        logits, smoothing = whole[:, spec.verdict_ids], changes.get("label_smoothing_factor", 0.0)
+        if "full_vocab_weight" in changes:  # the plain loss of a language model on the verdict's token
+            total += F.cross_entropy(whole, torch.tensor(spec.verdict_ids)[places]).item()
+        else:
+            total += F.cross_entropy(logits, places, label_smoothing=smoothing).item()
+        if "agreement_weight" in changes:
+            p, q = torch.softmax(logits[0], 0), torch.softmax(logits[1], 0)[[1, 0, 2]]
+            total += ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()).item() / 2
+    assert losses(folder)[0] == pytest.approx(total / 4, abs=1e-4)
+
+
+@engine
 def test_the_first_loss_is_the_mean_over_both_orders_of_the_first_battles(train, bases, planted_table):
     """Both orders of a battle in one step; a fresh adapter adds nothing, so the base gives the loss."""
     folder = train(limit=4, lora_dropout=0.0, max_steps=1)
@@ -152,22 +213,15 @@ def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row
     train, bases, planted_table, monkeypatch
 ):
     """20 battles in batches of 8: the last batch is short, and none of its rows may be lost."""
-    from sft_judge import training
     from sft_judge.verdict_head import VerdictHead
 
     calls, forward = [], VerdictHead.__call__
 
-    def counted(self, model, *inputs):
-        calls.append((model.training, len(inputs[0])))
-        return forward(self, model, *inputs)
+    def counted(self, model, inputs, *more):
+        calls.append((model.training, len(inputs["input_ids"])))
+        return forward(self, model, inputs, *more)
 
     monkeypatch.setattr(VerdictHead, "__call__", counted)
-    metrics = []
-    monkeypatch.setattr(
-        training,
-        "verdict_metrics",
-        lambda prediction, whole=training.verdict_metrics: metrics.append(prediction) or whole(prediction),
-    )
     folder = train(fold=1, eval_strategy="steps", eval_steps=6, per_device_eval_batch_size=8)
     assert [rows for training_mode, rows in calls if not training_mode] == [16, 16, 8]
     spec = read_spec(folder)
@@ -175,17 +229,27 @@ def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row
 
     held = [row for row in planted_table.to_pylist() if row["fold"] == 1]
     prompt, model = JudgePrompt.of(load_tokenizer(str(folder)), spec), load_model(str(folder), "float32")
-    log_losses, hits = [], []
-    for row, shown in zip(held, prompt.encode(held, ("ab", "ba")), strict=True):
-        for ids, places in zip(shown, ({"a": 0, "b": 1, "tie": 2}, {"a": 1, "b": 0, "tie": 2}), strict=True):
+    losses_of_rows, chosen, probs, masses = [], [], [], []
+    truth = ["a b tie".split().index(row["verdict"]) for row in held]
+    for place, shown in zip(truth, prompt.encode(held, ("ab", "ba")), strict=True):
+        orders = []
+        for ids, columns in zip(shown, ([0, 1, 2], [1, 0, 2]), strict=True):
             with torch.no_grad():
-                logits = model(input_ids=torch.tensor([ids])).logits[0, -1, spec.verdict_ids]
-            log_losses.append(F.cross_entropy(logits, torch.tensor(places[row["verdict"]])).item())
-            hits.append(int(logits.argmax()) == places[row["verdict"]])
-    logged = spec.training["eval"]
-    assert logged["eval_log_loss"] == pytest.approx(np.mean(log_losses), abs=1e-5)
-    assert logged["eval_loss"] == pytest.approx(np.mean(log_losses), abs=1e-5)
-    assert logged["eval_accuracy"] == pytest.approx(np.mean(hits))
+                whole = model(input_ids=torch.tensor([ids])).logits[0, -1]
+            logits = whole[spec.verdict_ids][columns]
+            losses_of_rows.append(F.cross_entropy(logits, torch.tensor(place)).item())
+            masses.append(torch.softmax(whole, dim=0)[spec.verdict_ids].sum().item())
+            orders.append(torch.softmax(logits.double(), dim=0).numpy())
+        probs.append(np.mean(orders, axis=0))
+        chosen.append([order.argmax() for order in orders])
+    logged = {key.removeprefix("eval_"): value for key, value in spec.training["eval"].items()}
+    assert logged["loss"] == pytest.approx(np.mean(losses_of_rows), abs=1e-5)
+    assert logged["log_loss"] == pytest.approx(log_loss(truth, probs, labels=[0, 1, 2]), abs=1e-5)
+    assert logged["accuracy"] == pytest.approx(accuracy_score(truth, np.argmax(probs, axis=1)))
+    assert logged["swap_agreement"] == pytest.approx(np.mean([first == second for first, second in chosen]))
+    assert logged["choice_mass"] == pytest.approx(np.mean(masses), rel=1e-4)
+    for name in ("log_loss", "accuracy"):
+        assert logged[f"{name}_low"] < logged[name] < logged[f"{name}_high"]
 
 
 # Going on
@@ -248,6 +312,213 @@ def interrupt_after(count: int, compute_loss):
         return compute_loss(self, *args, **kwargs)
 
     return interrupted
+
+
+# A moving average, and the order
+
+
+@engine
+def test_the_judge_is_the_average_of_the_weights_after_each_step(train, command, tmp_path):
+    """Against the checkpoints of a run without: the same steps, averaged by hand with the decay's warm-up."""
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    kept = []
+    save = JudgeTrainer._save_checkpoint
+
+    def keep(self, model, trial):
+        save(self, model, trial)
+        kept.append(load_file(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / ADAPTER_WEIGHTS))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JudgeTrainer, "_save_checkpoint", keep)
+        last = weights(train("plain", **settings))
+    start = {name: torch.zeros_like(value) for name, value in last.items()}
+    average = weights(train("start", **settings, ema_decay=0.99999, learning_rate=1e-30)) | start
+    average = {name: value for name, value in average.items() if "lora_B" in name}  # A starts at random, B at zero
+    for step, after in enumerate(kept, 1):
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = {name: decay * value + (1 - decay) * after[name] for name, value in average.items()}
+    seen = weights(train("averaged", **settings, ema_decay=0.9))
+    assert len(kept) == 4
+    for name, value in average.items():
+        torch.testing.assert_close(seen[name], value, atol=1e-7, rtol=1e-4)
+        assert not torch.allclose(seen[name], last[name], atol=1e-6)
+
+
+@engine
+def test_a_killed_run_goes_on_with_its_average(train, command, tmp_path, capsys):
+    settings = {"save_strategy": "steps", "save_steps": 2, "ema_decay": 0.9}
+    whole = weights(train("whole", **settings))
+    run = subprocess.run([sys.executable, "-c", CRASH, "5", *command("killed", **settings)], capture_output=True)
+    assert run.returncode == -signal.SIGKILL
+    killed = weights(train("killed", **settings))
+    assert "Going on from" in capsys.readouterr().out
+    for name, value in whole.items():
+        torch.testing.assert_close(killed[name], value, atol=1e-6, rtol=0)
+
+
+@unit
+def test_batches_of_like_lengths_keep_the_verdicts_in_proportion_over_windows():
+    rng = np.random.default_rng(0)
+    verdicts, lengths = rng.choice(3, 5000, p=[0.4, 0.4, 0.2]), rng.lognormal(6, 0.8, 5000).astype(int)
+    plain = BalancedSampler(verdicts, np.zeros(5000, int), lengths, 0, None)
+    grouped = BalancedSampler(verdicts, np.zeros(5000, int), lengths, 0, 8)
+    order = np.array(list(grouped))
+    assert sorted(order) == list(range(5000)) and list(order) != list(plain)
+    shares = np.bincount(verdicts) / 5000
+    for end in range(1600, 5001, 1600):
+        assert np.abs(np.bincount(verdicts[order[:end]], minlength=3) - shares * end).max() <= 1
+    padded = {name: padding(lengths[list(sampler)]) for name, sampler in (("plain", plain), ("grouped", grouped))}
+    assert padded["grouped"] < 0.05 < padded["plain"]
+    grouped.set_epoch(1)
+    assert list(grouped) != order.tolist()
+
+
+def padding(lengths: np.ndarray, size: int = 8) -> float:
+    """The share of a batch's tokens that are padding."""
+    batches = lengths.reshape(-1, size)
+    return 1 - batches.sum() / (batches.max(axis=1) * size).sum()
+
+
+@unit
+def test_learning_rates_far_from_the_known_ones_are_questioned():
+    qwen = 14_000_000_000
+    assert question(1e-4, qwen, True) is None and question(1e-5, qwen, False) is None
+    assert "3e-05 to 0.00014" in question(1e-2, qwen, True) and "all parameters" in question(1e-4, qwen, False)
+    assert question(1e-6, qwen, True) and "70B" in question(1e-2, 72_000_000_000, True)
+    assert question(1e-1, 1_000_000, True) is None  # tiny ones are tried in seconds
+
+
+# Adapters
+
+
+@engine
+@pytest.mark.parametrize(
+    "changes",
+    [{"use_dora": "true"}, {"use_rslora": "true"}, {"lora_init": "pissa"}, {"lora_target_modules": "qkv"}],
+    ids=lambda changes: next(iter(changes.values())) + next(iter(changes)),
+)
+def test_adapters_of_every_kind_open_in_plain_peft_and_merge_to_the_same(changes, train, bases, planted_table, capsys):
+    folder = train(max_steps=4, learning_rate=5e-3, lora_dropout=0.0, **changes)
+    assert "LoRA r 4, alpha 32" in (said := capsys.readouterr().out) or "DoRA r 4, alpha 32" in said
+    spec, base = read_spec(folder), load_model(str(bases["qwen2"]), "float32")
+    rows = planted_table.slice(0, 6).to_pylist()
+    prompt = JudgePrompt.of(load_tokenizer(str(folder)), spec)
+    ids = torch.tensor([shown[0][:60] for shown in prompt.encode(rows, ("ab",))])
+    with torch.no_grad():
+        untrained = base(input_ids=ids).logits
+        adapted = PeftModel.from_pretrained(base, folder)
+        seen = adapted(input_ids=ids).logits
+        merged = adapted.merge_and_unload()(input_ids=ids).logits
+    torch.testing.assert_close(merged, seen, atol=1e-4, rtol=1e-4)
+    assert (seen - untrained).abs().max() > 1e-3
+    names = {name.split(".")[-3] for name in weights(folder) if "lora_A" in name}
+    others = set() if "lora_target_modules" in changes else {"o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert names == {"q_proj", "k_proj", "v_proj"} | others
+
+
+@engine
+def test_pissa_starts_as_the_base_and_is_saved_as_what_it_learnt(train, bases, planted_file):
+    """W = residual + BA at the start, so the first loss is LoRA's, whose start adds nothing; later ones differ."""
+    settings = {"lora_dropout": 0.0, "max_steps": 4, "learning_rate": 5e-3, "fold": 1, "eval_strategy": "steps"}
+    plain = train("plain", **settings, eval_steps=4)
+    pissa = train("pissa", **settings, eval_steps=4, lora_init="pissa")
+    assert losses(pissa)[0] == pytest.approx(losses(plain)[0], abs=1e-5)
+    assert abs(losses(pissa)[3] - losses(plain)[3]) > 1e-4
+    seen, told = log_loss_of(pissa, planted_file), read_spec(pissa).training["eval"]["eval_log_loss"]
+    assert seen == pytest.approx(told, abs=1e-4)
+
+
+def log_loss_of(folder: Path, battles: Path) -> float:
+    """The log loss of a saved judge on fold 1, both orders averaged, by the reference engine."""
+    spec = read_spec(folder)
+    held = [row for row in read_battles(battles).to_pylist() if row["fold"] == 1]
+    with TransformersEngine(str(folder), spec, "float32") as engine:
+        both = JudgePrompt.of(engine.tokenizer, spec).encode(held, ("ab", "ba"))
+        probs = np.exp(engine.score([ids for shown in both for ids in shown])).reshape(-1, 2, 3)
+    probs = (probs[:, 0] + probs[:, 1][:, [1, 0, 2]]) / 2
+    return log_loss(["a b tie".split().index(row["verdict"]) for row in held], probs, labels=[0, 1, 2])
+
+
+# When it goes wrong
+
+
+@engine
+@pytest.mark.parametrize("on_collapse", ["stop", "warn"])
+def test_a_collapse_is_told_with_its_figures(on_collapse, command, tmp_path, capsys):
+    changes = {"learning_rate": 1.0, "lora_dropout": 0.0, "per_device_train_batch_size": 20}
+    words = command(**changes, max_steps=60, collapse_after=10, on_collapse=on_collapse)
+    stop = on_collapse == "stop"
+    assert main(words) == (3 if stop else 0)
+    said = capsys.readouterr().err
+    assert "the loss stands above that of the class frequencies" in said or "nothing has been learnt" in said
+    assert "over the last 1000 battles" in said and (tmp_path / "judge").exists() != stop
+    if stop:
+        assert "Stopped at step 59" in said and "The learning rate is 0.0" in said and "--on_collapse warn" in said
+    else:
+        assert read_spec(tmp_path / "judge").training["status"] == "collapsed"
+
+
+@engine
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step_and_names_the_battles(command, planted_table, capsys):
+    assert main(command(swap="none", learning_rate=1e30)) == 3
+    said = capsys.readouterr().err
+    names = said.split("Stopped at step 2: the loss of battles ")[1].split(" is not finite")[0].split(", ")
+    assert len(names) == 4 and set(names) <= set(planted_table["id"].to_pylist())
+
+
+def guard_after(gain: float, hits: float, rows: int = 2000, seed: int = 0) -> str | None:
+    """What the guard says of a judge of two verdicts that gains this much loss and accuracy over the frequencies."""
+    rng = np.random.default_rng(seed)
+    guard = CollapseGuard(torch.tensor([0.5, 0.5]))
+    right, place = rng.random(rows) < 0.5 + hits, rng.integers(0, 2, rows)
+    sure = np.linspace(0.5001, 0.9999, 4000)
+    gains = np.log(2) + (0.5 + hits) * np.log(sure) + (0.5 - hits) * np.log(1 - sure)
+    probs = sure[np.abs(gains - gain).argmin()]
+    chosen = np.eye(2)[np.where(right, place, 1 - place)]
+    logits = torch.tensor(np.log(np.where(chosen > 0, probs, 1 - probs)))[:, None].float()
+    targets = F.one_hot(torch.tensor(place), 2).float()[:, None]
+    for part in range(0, rows, 100):
+        guard.add(logits[part : part + 100], targets[part : part + 100])
+    return guard.look(guard.moments)
+
+
+@unit
+def test_the_collapse_guard_tells_chance_from_skill():
+    assert guard_after(0.08, 0.2) is None
+    assert "loss stands above" in guard_after(-0.3, 0.0)
+    assert "nothing has been learnt" in guard_after(0.0, 0.0)
+    assert guard_after(-0.3, 0.0, rows=500) is None  # too few to tell
+    false_alarms = sum(guard_after(0.02, 0.1, seed=seed) is not None for seed in range(200))
+    missed = sum(guard_after(0.0, 0.0, seed=seed) is None for seed in range(200))
+    assert false_alarms == 0 and missed <= 20  # two standard errors: 2.3 % of chance passes for skill
+
+
+@unit
+def test_a_spike_is_a_loss_far_above_those_before_and_leaves_their_mean_alone():
+    guard = SpikeGuard(4.0)
+    rng = np.random.default_rng(0)
+    assert not any(guard.is_spike(loss) for loss in rng.uniform(0.2, 1.8, 300))
+    mean = guard.mean
+    assert guard.is_spike(9.0) and guard.mean == mean and mean == pytest.approx(1, abs=0.2)
+    assert not guard.is_spike(1.5)
+
+
+@engine
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_a_spike_is_skipped_or_stops_the_run(policy, command, planted_file, tmp_path, capsys, monkeypatch):
+    """One battle of weight 1,000 among 60: its micro-batch is the spike."""
+    monkeypatch.setattr(SpikeGuard, "WARM_UP", 5)
+    rows = [{**row, "weight": 1.0} for row in read_battles(planted_file).to_pylist()]
+    rows[40]["weight"] = 1000.0
+    write_battles(tmp_path / "heavy.parquet", battle_table(rows))
+    words = command(battles=tmp_path / "heavy.parquet", on_spike=policy, per_device_train_batch_size=1, max_steps=60)
+    assert main(words) == (3 if policy == "stop" else 0)
+    said = capsys.readouterr().err
+    if policy == "stop":
+        assert f"in battles {rows[40]['id']}." in said and not (tmp_path / "judge").exists()
+    else:
+        assert said.count("left out a batch") == 1
+        assert read_spec(tmp_path / "judge").training["batches_left_out"] == 1
 
 
 # What a run sees
@@ -474,7 +745,9 @@ def test_in_sample_labels_are_refused_with_status_3_and_taken_when_allowed(comma
         ({"swap": "bothe"}, "Did you mean 'both'?"),
         ({"num_verdicts": 4}, "expected 2 or 3"),
         ({"distill_weight": 1.5}, "expected 0 to 1"),
-        ({"distill_temperature": 0}, "more than 0"),
+        ({"distill_temperature": 0}, "expected 0.01 to 1000"),
+        ({"on_spike": "skipp"}, "Did you mean 'skip'?"),
+        ({"agreement_weight": -1}, "expected 0 to 1000"),
         ({"learning_rate": "fast"}, "wrong type"),
         ({"fold": 9}, "No battle is in fold 9; the folds are [0, 1, 2]"),
         ({"holdout_fold": 9}, "No battle is in fold 9"),

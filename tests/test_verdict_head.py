@@ -40,6 +40,10 @@ def batch(model, num_verdicts: int):
     return ids, mask, lengths - 1, targets, [700, 33, 421][:num_verdicts]
 
 
+def logits_of(head, model, ids, mask, positions, **more):
+    return head(model, {"input_ids": ids, "attention_mask": mask}, positions, **more).logits
+
+
 def gradients(model) -> dict:
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
@@ -53,7 +57,7 @@ def test_logits_and_gradients_are_those_of_the_whole_head(num_verdicts, make_mod
     F.cross_entropy(expected, targets).backward()
 
     model = make_model()
-    seen = VerdictHead(model, verdicts)(model, ids, mask, positions)
+    seen = logits_of(VerdictHead(model, verdicts), model, ids, mask, positions)
     F.cross_entropy(seen, targets).backward()
     torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
     wanted, got = gradients(naive), gradients(model)
@@ -69,7 +73,7 @@ def test_gemmas_final_soft_cap_is_applied(bases):
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(3000.0)
         ids, mask, positions, _, verdicts = batch(model, 3)
-        logits = VerdictHead(model, verdicts)(model, ids, mask, positions)
+        logits = logits_of(VerdictHead(model, verdicts), model, ids, mask, positions)
     assert logits.abs().max() <= cap and logits.abs().max() > cap / 2
 
 
@@ -77,7 +81,7 @@ def test_only_the_verdicts_rows_of_an_untied_head_are_moved(bases):
     model = load_model(str(bases["qwen2"]), "float32", tie_word_embeddings=False)
     assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
     ids, mask, positions, targets, verdicts = batch(model, 3)
-    F.cross_entropy(VerdictHead(model, verdicts)(model, ids, mask, positions), targets).backward()
+    F.cross_entropy(logits_of(VerdictHead(model, verdicts), model, ids, mask, positions), targets).backward()
     gradient = model.get_output_embeddings().weight.grad
     moved = gradient.abs().sum(dim=1).nonzero().flatten().tolist()
     assert moved == sorted(verdicts)
@@ -93,7 +97,7 @@ def test_a_heads_bias_is_added(bases):
     ids, mask, positions, _, verdicts = batch(model, 3)
     with torch.no_grad():
         expected = model(input_ids=ids, attention_mask=mask).logits[torch.arange(len(ids)), positions][:, verdicts]
-        torch.testing.assert_close(VerdictHead(model, verdicts)(model, ids, mask, positions), expected)
+        torch.testing.assert_close(logits_of(VerdictHead(model, verdicts), model, ids, mask, positions), expected)
 
 
 def test_no_logits_over_the_vocabulary_are_built(make_model):
@@ -104,7 +108,7 @@ def test_no_logits_over_the_vocabulary_are_built(make_model):
     head, shapes, kept = VerdictHead(model, verdicts), [], []
     model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda t: t):
-        F.cross_entropy(head(model, ids, mask, positions), targets).backward()
+        F.cross_entropy(logits_of(head, model, ids, mask, positions), targets).backward()
     assert shapes == [(len(ids), 1, 3)]
     assert kept and not [shape for shape in kept if shape[-1:] == (vocabulary,)]
 
@@ -114,12 +118,25 @@ def test_a_row_does_not_depend_on_the_padding_or_on_the_other_rows(make_model):
     ids, mask, positions, _, verdicts = batch(model, 3)
     head = VerdictHead(model, verdicts)
     with torch.no_grad():
-        together = head(model, ids, mask, positions)
-        wider = head(model, F.pad(ids, (0, 7)), F.pad(mask, (0, 7)), positions)
+        together = logits_of(head, model, ids, mask, positions)
+        wider = logits_of(head, model, F.pad(ids, (0, 7)), F.pad(mask, (0, 7)), positions)
         alone = [
-            head(model, ids[row : row + 1, :n], mask[row : row + 1, :n], positions[row : row + 1])
+            logits_of(head, model, ids[row : row + 1, :n], mask[row : row + 1, :n], positions[row : row + 1])
             for row, n in enumerate(LENGTHS)
         ]
+        left = [torch.arange(ids.shape[1]) - (ids.shape[1] - n) for n in LENGTHS]  # the same rows, padded on the left
+        place = torch.stack(left).clamp(min=0)
+        moved = {"input_ids": ids.gather(1, place), "attention_mask": (torch.stack(left) >= 0).long()}
+        last = torch.full((len(ids),), ids.shape[1] - 1)
+        padded_left = head(model, {**moved, "position_ids": place}, last).logits
+        rows = [ids[row, :n] for row, n in enumerate(LENGTHS)]
+        flat = {
+            "input_ids": torch.cat(rows)[None],
+            "position_ids": torch.cat([torch.arange(n) for n in LENGTHS])[None],
+        }
+        padding_free = head(model, flat, torch.tensor(LENGTHS).cumsum(0) - 1).logits
+    torch.testing.assert_close(together, padded_left, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together, padding_free, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(together, wider, atol=1e-5, rtol=1e-5)
 
@@ -128,7 +145,7 @@ def test_the_model_still_generates_and_gives_whole_logits_afterwards(make_model)
     ids, mask, positions, _, verdicts = batch(None, 3)
     untouched, model = make_model().eval(), make_model().eval()
     with torch.no_grad():
-        VerdictHead(model, verdicts)(model, ids, mask, positions)
+        logits_of(VerdictHead(model, verdicts), model, ids, mask, positions)
         expected = untouched(input_ids=ids, attention_mask=mask).logits
         assert expected.shape[-1] > 1000
         torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, expected)
@@ -136,10 +153,41 @@ def test_the_model_still_generates_and_gives_whole_logits_afterwards(make_model)
         assert model.generate(**words).equal(untouched.generate(**words))
 
 
+def test_the_whole_head_at_the_answer_is_the_whole_heads_row(make_model):
+    model = make_model().eval()
+    ids, mask, positions, _, verdicts = batch(model, 3)
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).logits[torch.arange(len(ids)), positions]
+        head = VerdictHead(model, verdicts)
+        whole = logits_of(head, model, ids, mask, positions, whole=True)
+        torch.testing.assert_close(whole, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits_of(head, model, ids, mask, positions), whole[:, verdicts], atol=1e-5, rtol=0)
+
+
+def test_an_adapter_on_the_head_is_read_and_trained(bases):
+    def make():
+        torch.manual_seed(5)
+        base = load_model(str(bases["qwen2"]), "float32", tie_word_embeddings=False)
+        config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False)
+        return get_peft_model(base, config)
+
+    naive, model = make(), make()
+    ids, mask, positions, targets, verdicts = batch(naive, 3)
+    expected = naive(input_ids=ids, attention_mask=mask).logits[torch.arange(len(ids)), positions][:, verdicts]
+    seen = logits_of(VerdictHead(model, verdicts), model, ids, mask, positions)
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
+    for logits in (seen, expected):
+        F.cross_entropy(logits, targets).backward()
+    wanted, got = gradients(naive), gradients(model)
+    assert wanted.keys() == got.keys() and any("lm_head" in name for name in got)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(got[name], gradient, atol=1e-5, rtol=1e-4)
+
+
 def test_an_error_in_the_forward_leaves_the_model_whole(bases):
     model = load_model(str(bases["qwen2"]), "float32")
     ids, mask, positions, _, verdicts = batch(model, 3)
     head = VerdictHead(model, verdicts)
     with pytest.raises(IndexError):
-        head(model, ids, mask, positions + 1000)
+        logits_of(head, model, ids, mask, positions + 1000)
     assert model(input_ids=ids, attention_mask=mask).logits.shape[-1] == model.config.vocab_size

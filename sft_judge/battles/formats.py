@@ -96,8 +96,9 @@ def own_battle(row: dict, reading: Reading) -> dict:
 
 def rated_battle(row: dict, reading: Reading) -> dict:
     """Two responses with a score each."""
-    verdict = scored_verdict(row_scores(row, SCORES), reading.tie_margin)
-    return {**_own_turns(row, turns.listed_turns, reading), "verdict": verdict}
+    scores = row_scores(row, SCORES)
+    verdict, margin = scored_verdict(scores, reading.tie_margin), scores and abs(scores[0] - scores[1])
+    return {**_own_turns(row, turns.listed_turns, reading), "verdict": verdict, "margin": margin}
 
 
 def arena_battle(row: dict, reading: Reading) -> dict:

@@ -7,6 +7,8 @@ import numpy as np
 
 from sft_judge.errors import InputError
 
+LENGTH_WINDOW = 200  # batches: 1,600 battles at 8 a batch
+
 
 def fair_schedule(counts: list[int]) -> np.ndarray:
     """
@@ -69,6 +71,25 @@ def balanced_order(verdicts: np.ndarray, sources: np.ndarray, seed: int) -> np.n
     for code, queue in enumerate(queues):
         order[schedule == code] = queue
     return order
+
+
+def length_grouped(
+    order: np.ndarray, lengths: np.ndarray, size: int, seed: int, batches: int = LENGTH_WINDOW
+) -> np.ndarray:
+    """
+    An order [N] rearranged within windows of `batches` batches of `size` rows, so that a batch's lengths are alike.
+
+    Windows stay where they are, so what was balanced over any stretch stays so over windows; batches are shuffled
+    within theirs, as a model should not see all short rows first.
+    """
+    draw = np.random.default_rng(seed)
+    parts = []
+    for start in range(0, len(order), size * batches):
+        window = order[start : start + size * batches]
+        window = window[np.argsort(-lengths[window], kind="stable")]
+        whole = len(window) // size * size  # a short last batch must stay last
+        parts += list(draw.permutation(window[:whole].reshape(-1, size))) + [window[whole:]]
+    return np.concatenate(parts) if parts else order
 
 
 def _interleave(rows: np.ndarray, sources: np.ndarray, draw: np.random.Generator) -> np.ndarray:

@@ -29,6 +29,7 @@ OPTIONAL = {
     "fold": pa.int64(),
     "source": pa.string(),
     "weight": pa.float64(),
+    "margin": pa.float64(),  # how clear the preference is, such as the difference of two scores
     "soft_a": pa.float64(),
     "soft_b": pa.float64(),
     "soft_tie": pa.float64(),

@@ -35,8 +35,8 @@ class TransformersEngine:
             for place, row in enumerate(batch):
                 ids[place, : lengths[place]] = torch.tensor(prompts[row])
             mask = torch.arange(ids.shape[1]) < lengths[:, None]
-            inputs = (ids, mask.long(), lengths - 1)
-            logits = self.head(self.model, *(value.to(device) for value in inputs))
+            inputs = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
+            logits = self.head(self.model, inputs, (lengths - 1).to(device)).logits
             for row, logp in zip(batch, torch.log_softmax(logits.double(), dim=-1).cpu().numpy(), strict=True):
                 scored[row] = logp
         return np.stack(scored)

@@ -1,0 +1,65 @@
+"""Battles to one batch of token tensors; the orders of a battle become rows of their own."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+@dataclass
+class VerdictCollator:
+    """
+    Examples to one batch of R = B * V rows: `input_ids` [V][T] (prompt and verdict, V orders) and `targets` [V][K].
+
+    They may also have `teacher` [V][K], `weight`, `margin` and `row`, the number that names them in an error.
+
+    Padded on the right to [R, T] or, padding-free, one after the other as [1, sum of T], told apart by `position_ids`.
+    `positions` [R] is each row's last prompt token, which predicts the verdict: the one position where `labels` come
+    next. `targets` and `teacher` are [B, V, K] and the others [B], as B is what accelerate counts.
+
+    >>> collator = VerdictCollator(pad_token_id=0)
+    >>> examples = [{"input_ids": [[5, 6, 1], [7, 2]], "targets": [[1.0, 0.0], [0.0, 1.0]]}]
+    >>> collator(examples)["labels"]
+    tensor([[-100, -100,    1],
+            [-100,    2, -100]])
+    >>> VerdictCollator(0, padding_free=True)(examples)["position_ids"]
+    tensor([[0, 1, 2, 0, 1]])
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+    padding_free: bool = False
+
+    def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
+        rows = [torch.as_tensor(ids) for example in examples for ids in example["input_ids"]]
+        lengths = torch.tensor([len(ids) for ids in rows])
+        batch = self._flat(rows, lengths) if self.padding_free else self._padded(rows, lengths)
+        for name in ("targets", "teacher", "margin"):
+            if name in examples[0]:
+                batch[name] = torch.tensor([example[name] for example in examples])
+        batch["weight"] = torch.tensor([example.get("weight", 1.0) for example in examples])
+        return batch | {"row": torch.tensor([example.get("row", -1) for example in examples])}
+
+    def _padded(self, rows: list[Tensor], lengths: Tensor) -> dict[str, Tensor]:
+        width = int(lengths.max())
+        if self.pad_to_multiple_of:
+            width += -width % self.pad_to_multiple_of
+        input_ids = torch.full((len(rows), width), self.pad_token_id)
+        for row, ids in enumerate(rows):
+            input_ids[row, : len(ids)] = ids
+        place = torch.arange(width)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (place < lengths[:, None]).long(),
+            "labels": torch.where(place == lengths[:, None] - 1, input_ids, IGNORED),
+            "positions": lengths - 2,
+        }
+
+    def _flat(self, rows: list[Tensor], lengths: Tensor) -> dict[str, Tensor]:
+        input_ids, ends = torch.cat(rows)[None].long(), lengths.cumsum(0)
+        labels = torch.full_like(input_ids, IGNORED)
+        labels[0, ends - 1] = input_ids[0, ends - 1]
+        position_ids = torch.cat([torch.arange(length) for length in lengths.tolist()])[None]
+        return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels, "positions": ends - 2}

@@ -1,0 +1,41 @@
+"""
+Learning rates that are known to work, so that one far from them is questioned before it costs hours.
+
+From the winners' write-ups and configurations: WSDM Cup 3rd place (Qwen2.5-14B 7e-5 to 12e-5, collapsed at 14e-5;
+Phi-4 up to 14e-5; 72B teachers 5e-5; a 3B student 9e-5, all LoRA), LMSYS 1st (Gemma-2-9B, LoRA 5e-5) and 2nd place
+(all parameters, 2.5e-6).
+"""
+
+from dataclasses import dataclass
+
+FAR = 3.0  # outside the known range by this factor
+SMALL = 2e8  # models below this many parameters take other rates, and cost little to try
+
+
+@dataclass(frozen=True)
+class Range:
+    """Rates that are known to work for a kind of training, from models of at least `least` parameters on."""
+
+    least: float
+    low: float
+    high: float
+    source: str
+
+
+LORA = (
+    Range(3e10, 2e-5, 2e-4, "70B-class teachers of the WSDM Cup 3rd place"),
+    Range(SMALL, 3e-5, 1.4e-4, "Qwen2.5-3B and 14B, Phi-4 and Gemma-2-9B of the WSDM Cup and LMSYS winners"),
+)
+FULL = (Range(SMALL, 1e-6, 2e-5, "Gemma-2-9B and 27B of the LMSYS 2nd place"),)
+
+
+def question(rate: float, parameters: int, adapter: bool) -> str | None:
+    """What to say of a peak learning rate for a model of so many parameters; None where there is nothing to say."""
+    known = next((known for known in (LORA if adapter else FULL) if parameters >= known.least), None)
+    if known is None or known.low / FAR <= rate <= known.high * FAR:
+        return None
+    kind = "adapters" if adapter else "all parameters"
+    return (
+        f"learning_rate {rate:g} is far from what is known for {kind} of such a model: "
+        f"{known.low:g} to {known.high:g} ({known.source}). Too high a rate collapses hours in."
+    )

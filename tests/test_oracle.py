@@ -1,0 +1,147 @@
+"""
+The trainer's loss and gradients against a naive computation over full logits, family by family.
+
+Naive: each row alone, without padding, through the model as it comes from transformers; the whole vocabulary's logits
+at the last position of the prompt; torch's cross-entropy over the verdicts' columns.
+"""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from families import tokenizer_of
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sft_judge.config import JudgeConfig
+from sft_judge.trainer import JudgeTrainer
+
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GEMMA = {"query_pre_attn_scalar": 16, "sliding_window": 16, "attn_implementation": "eager"}
+FAMILIES = {
+    "qwen2": {"tie_word_embeddings": True},
+    "gemma2": {**GEMMA, "final_logit_softcapping": 5.0, "attn_logit_softcapping": 3.0},
+    "qwen3_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "router_aux_loss_coef": 0.1,
+    },
+    "qwen3": {},
+    "gemma3_text": GEMMA,
+    "llama": {},
+    "phi3": {},
+    "mistral": {"sliding_window": 16},
+    "granite": {"logits_scaling": 4.0},  # for its logit scale
+}
+VERDICTS = [300, 17, 401]
+pytestmark = pytest.mark.unit
+
+
+def make_model(family: str, tied: bool, lora: bool):
+    kind = FAMILIES[family]
+    options = {key: value for key, value in kind.items() if key == "attn_implementation"}
+    sizes = {key: value for key, value in {**SIZES, **kind}.items() if key not in options}
+    config = AutoConfig.for_model(family, **{**sizes, "tie_word_embeddings": tied})
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    return model.train()
+
+
+def examples(num_verdicts: int) -> list[dict]:
+    """Three battles in both orders; targets soft and hard, a teacher, weights."""
+    draw = torch.Generator().manual_seed(2)
+    made = []
+    for row in range(3):
+        lengths = torch.randint(5, 40, (2,), generator=draw).tolist()
+        ids = [torch.randint(3, 512, (length,), generator=draw).tolist() + [VERDICTS[0]] for length in lengths]
+        soft = torch.softmax(torch.randn(2, 2, num_verdicts, generator=draw), dim=-1).tolist()
+        made.append({"input_ids": ids, "targets": soft[0], "teacher": soft[1], "weight": 0.5 + row, "row": row})
+    return made
+
+
+def naive_loss(model, rows: list[dict], num_verdicts: int) -> torch.Tensor:
+    """0.3 of cross-entropy, 0.7 of distillation at temperature 2; the mean over rows, weighted."""
+    total = 0.0
+    for row in rows:
+        for ids, target, teacher in zip(row["input_ids"], row["targets"], row["teacher"], strict=True):
+            whole = model(input_ids=torch.tensor([ids[:-1]])).logits[0, -1]
+            logits = whole[VERDICTS[:num_verdicts]]
+            hard = F.cross_entropy(logits, torch.tensor(target))
+            softened = torch.softmax(torch.tensor(teacher).log() / 2, dim=0)
+            kl = F.kl_div(torch.log_softmax(logits / 2, dim=0), softened, reduction="sum") * 4
+            total = total + row["weight"] * (0.3 * hard + 0.7 * kl)
+    return total / (2 * len(rows))
+
+
+def gradients(model) -> dict:
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("num_verdicts, tied, lora", [(3, True, False), (2, False, False), (3, False, True)])
+def test_loss_and_gradients_are_those_of_full_logits(family, num_verdicts, tied, lora, tmp_path):
+    naive = make_model(family, tied, lora)
+    model, rows = copy.deepcopy(naive), examples(num_verdicts)
+    config = JudgeConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        distill_weight=0.7,
+        distill_temperature=2.0,
+        router_aux_loss_coef=0.0 if "moe" in family else None,
+    )
+    trainer = JudgeTrainer(
+        model=model,
+        args=config,
+        processing_class=tokenizer_of("qwen2.5"),
+        train_dataset=Dataset.from_list(rows),
+        verdict_ids=VERDICTS[:num_verdicts],
+    )
+    seen = trainer.compute_loss(model, trainer.data_collator(rows), num_items_in_batch=torch.tensor(6))
+    expected = naive_loss(naive, rows, num_verdicts)
+    seen.backward()
+    expected.backward()
+    wanted, got = gradients(naive), gradients(model)
+    error = max((got[name] - gradient).abs().max().item() for name, gradient in wanted.items())
+    print(f"{family} K={num_verdicts} tied={tied} lora={lora}: {abs(seen - expected).item():.1e} {error:.1e}")
+    assert wanted.keys() == got.keys() and max(gradient.abs().max() for gradient in wanted.values()) > 1e-3
+    assert abs(seen - expected).item() < 1e-5 and error < 1e-5
+
+
+def test_a_mixture_of_experts_pays_for_balance_as_in_sfttrainer(tmp_path):
+    model, rows = make_model("qwen3_moe", False, False), examples(3)
+    losses = {}
+    for coefficient in (0.0, 0.1):
+        config = JudgeConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, router_aux_loss_coef=coefficient)
+        trainer = JudgeTrainer(
+            model=copy.deepcopy(model),
+            args=config,
+            processing_class=tokenizer_of("qwen2.5"),
+            train_dataset=Dataset.from_list(rows),
+            verdict_ids=VERDICTS,
+        )
+        batch = trainer.data_collator(rows)
+        losses[coefficient] = trainer.compute_loss(trainer.model, batch).item()
+    with torch.no_grad():
+        tokens = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        balance = model(**tokens, output_router_logits=True).aux_loss.item()
+    assert losses[0.1] - losses[0.0] == pytest.approx(0.1 * balance, abs=1e-5)
