@@ -68,7 +68,7 @@ def test_a_launch_config_is_one_of_accelerates(recipe):
 
     config = load_config_from_file(str(recipe))
     assert config.num_machines == 1 and config.mixed_precision == "no"
-    stage = {"zero2": 2, "zero3": 3}.get(recipe.stem)
+    stage = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3}.get(recipe.stem)
     assert config.deepspeed_config.get("zero_stage") == stage
 
 

@@ -285,7 +285,11 @@ def test_lora_on_a_four_bit_base_learns_and_predicts(judges, planted_file, tmp_p
 
 
 @pytest.mark.parametrize(
-    "config", ["zero3", pytest.param("zero2", marks=pytest.mark.full), pytest.param("ddp", marks=pytest.mark.full)]
+    "config",
+    [
+        "zero3",
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("zero1", "zero2", "zero3_offload", "ddp", "fsdp")),
+    ],
 )
 def test_two_processes_train_as_one_with_the_same_global_batch(config, judges, planted_file, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
