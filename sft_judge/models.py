@@ -1,12 +1,14 @@
 """Load a judge or its base. Safetensors only, no remote code, and nothing asks the network where a path is local."""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import is_flash_attn_2_available
 
 from sft_judge.errors import InputError
 
@@ -85,7 +87,14 @@ def load_model(model: str, dtype: str | None = "auto", **options):
 
 
 def _attention(base: str, wanted: str | None) -> str | None:
-    """The attention to load with: transformers' own choice, sdpa, leaves out the soft-cap of Gemma-2 in silence."""
+    """
+    The attention to load with: transformers' own choice, sdpa, leaves out the soft-cap of Gemma-2 in silence.
+
+    Flash attention gives way, saying so, where it is not installed or there is no GPU for it.
+    """
+    if wanted == "flash_attention_2" and not is_flash_attn_2_available():
+        print(f"flash_attention_2 is not to be had here: {base} takes the next best.", file=sys.stderr, flush=True)
+        wanted = None
     capped = getattr(load_config(base).get_text_config(), "attn_logit_softcapping", None)
     if capped and wanted == "sdpa":
         raise InputError(f"{base} soft-caps its attention, which sdpa leaves out; take eager or flash_attention_2.")

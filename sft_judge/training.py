@@ -132,6 +132,12 @@ def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     if is_adapter(name):
         raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}
+    stage = config.deepspeed_plugin.zero_stage if config.deepspeed_plugin else 0
+    if stage == 3 and (model_config.load_in_8bit or model_config.load_in_4bit):
+        raise InputError(
+            "ZeRO-3 divides weights, which quantised ones do not bear: with 8 bits the loss is ten times too high "
+            "(bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or leave out load_in_8bit and load_in_4bit."
+        )
     quantization = get_quantization_config(model_config)
     if quantization is not None:
         options["quantization_config"] = quantization

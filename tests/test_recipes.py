@@ -92,3 +92,26 @@ def test_a_prompt_renders_and_ends_where_the_verdict_stands(template, base, plan
         shown = tokenizer.decode(ids)
         for name in ("prompt", "response_a", "response_b"):
             assert all(turn.strip() in shown for turn in row[name] if turn.isascii())
+
+
+@of_kind("training")
+def test_a_training_recipes_learning_rate_is_one_that_is_known_to_work(recipe):
+    """Those of real models; the demo's tiny ones take others."""
+    from sft_judge.learning_rates import question
+
+    settings = read_recipe(str(recipe))
+    if "model_name_or_path" in settings:
+        for parameters in (5e8, 1.4e10, 7.2e10):
+            assert question(settings["learning_rate"], int(parameters), settings["use_peft"]) is None
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_quantised_weights_are_refused_under_zero_3(bits):
+    from types import SimpleNamespace
+
+    from sft_judge.errors import InputError
+    from sft_judge.training import _base_model
+
+    config = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
+    with pytest.raises(InputError, match="Take recipes/accelerate/zero2.yaml"):
+        _base_model("none", JudgeModelConfig(**{bits: True}), config)
