@@ -14,7 +14,7 @@ from sft_judge.adapters import adapter_config, keep_start, mutates_base, save_on
 from sft_judge.battles.schema import read_battles
 from sft_judge.config import JudgeConfig, JudgeModelConfig
 from sft_judge.ema import EmaCallback
-from sft_judge.errors import InputError
+from sft_judge.errors import GateError, InputError
 from sft_judge.eval_metrics import eval_metrics
 from sft_judge.files import check_folder, content_hash, partial_path, replace_folder, write_json
 from sft_judge.learning_rates import question
@@ -75,7 +75,13 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     start = work / "start" if mutates_base(model_config) else None
     if start and config.process_index == 0:
         keep_start(trainer.model, start)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except GateError as error:
+        if config.process_index == 0:
+            log = _timeless(trainer.state.log_history)
+            write_json(work / "stopped.json", {"status": trainer.status, "why": str(error), "log": log})
+        raise
     facts = {
         **counts,
         "battles_sha256": content_hash(battles_file),
@@ -84,7 +90,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         "steps": trainer.state.global_step,
         "status": trainer.status,
         **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
-        "eval": {key: value for key, value in _last(trainer.state.log_history, "eval_").items()},
+        "eval": _final_evaluation(trainer),
     }
     _save(
         trainer,
@@ -221,6 +227,9 @@ def _folds_of_base(model: str, battles: Path) -> list[int]:
     return seen.get("folds_seen", []) if seen.get("battles_sha256") == content_hash(battles) else []
 
 
-def _last(history: list[dict], prefix: str) -> dict:
-    logged = [entry for entry in history if any(key.startswith(prefix) for key in entry)]
-    return {key: value for key, value in logged[-1].items() if key.startswith(prefix)} if logged else {}
+def _final_evaluation(trainer: JudgeTrainer) -> dict:
+    """The evaluation of the weights that are kept: the best one's where that was asked for, else the last."""
+    logged = [entry for entry in trainer.state.log_history if any(key.startswith("eval_") for key in entry)]
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    kept = [entry for entry in logged if best in (None, entry["step"])]
+    return {key: value for key, value in kept[-1].items() if key.startswith("eval_")} if kept else {}

@@ -252,6 +252,19 @@ def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row
         assert logged[f"{name}_low"] < logged[name] < logged[f"{name}_high"]
 
 
+@engine
+def test_the_best_evaluation_chooses_the_judge(train, planted_file):
+    """Asked for the greatest log loss, which is an early one: those weights are kept, and theirs is what is told."""
+    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    chosen = {"load_best_model_at_end": "true", "metric_for_best_model": "log_loss", "greater_is_better": "true"}
+    folder = train(fold=1, learning_rate=0.05, lora_dropout=0.0, **often, **chosen)
+    log = json.loads((folder / "trainer_log.json").read_text())
+    seen = [entry["eval_log_loss"] for entry in log if "eval_log_loss" in entry]
+    told = read_spec(folder).training["eval"]["eval_log_loss"]
+    assert told == max(seen) > seen[-1]
+    assert log_loss_of(folder, planted_file) == pytest.approx(told, abs=1e-4)
+
+
 # Going on
 
 
@@ -453,6 +466,8 @@ def test_a_collapse_is_told_with_its_figures(on_collapse, command, tmp_path, cap
     assert "the loss stands above that of the class frequencies" in said or "nothing has been learnt" in said
     assert "over the last 1000 battles" in said and (tmp_path / "judge").exists() != stop
     if stop:
+        stopped = json.loads((tmp_path / ".judge.partial" / "stopped.json").read_text())
+        assert stopped["status"] == "collapsed" and stopped["why"] in said and len(stopped["log"]) > 40
         assert "Stopped at step 59" in said and "The learning rate is 0.0" in said and "--on_collapse warn" in said
     else:
         assert read_spec(tmp_path / "judge").training["status"] == "collapsed"
