@@ -8,6 +8,7 @@ its orders, so the two always meet in one step. Soft labels are a column, not a 
 import sys
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
@@ -19,7 +20,7 @@ from sft_judge.errors import GateError
 from sft_judge.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
 from sft_judge.losses import agreement_loss, judge_loss, log_choice_mass, smoothed, with_margin
 from sft_judge.samplers import BalancedSampler
-from sft_judge.verdict_head import VerdictHead
+from sft_judge.verdict_head import VerdictHead, dense_gradients
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -52,7 +53,8 @@ class JudgeTrainer(SFTTrainer):
         super().__init__(*args, processing_class=processing_class, **kwargs)
         config.padding_free = padding_free
         self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
-        self.verdict_head = VerdictHead(self.model, verdict_ids)
+        alone = self.accelerator.distributed_type == DistributedType.NO
+        self.verdict_head = VerdictHead(self.model, verdict_ids, scatter=alone)
         self.collapse_guard = CollapseGuard(_frequencies(self.train_dataset))
         self.spike_guard, self.skipped = SpikeGuard(config.spike_factor), 0
         self.status = FINISHED
@@ -143,6 +145,8 @@ class JudgeTrainer(SFTTrainer):
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
+        if self.verdict_head.scatter:
+            dense_gradients(self.model)
         step = self.state.global_step + 1
         if self.accelerator.sync_gradients and step % max(1, self.state.logging_steps) == 0:
             moments = self.collapse_guard.moments.to(self.accelerator.device)

@@ -17,8 +17,14 @@ from transformers.modeling_outputs import ModelOutput
 class VerdictHead:
     """Calling it runs a (wrapped) model once, its head at one position a row; no [R, T, V] is ever built."""
 
-    def __init__(self, model, verdict_ids: list[int]):
-        """Attach to `model`'s output embeddings. `model` may be a PEFT model; wrap it for training afterwards."""
+    def __init__(self, model, verdict_ids: list[int], scatter: bool = False):
+        """
+        Attach to `model`'s output embeddings. `model` may be a PEFT model; wrap it for training afterwards.
+
+        `scatter` gives the head's weight a sparse gradient of K rows: see `dense_gradients`. Not for launchers whose
+        hooks expect dense ones (DDP, DeepSpeed, FSDP).
+        """
+        self.scatter = scatter
         self.verdict_ids = list(verdict_ids)
         self._positions: Tensor | None = None
         self._whole = False
@@ -38,7 +44,8 @@ class VerdictHead:
             verdicts = torch.tensor(verdict_head.verdict_ids, device=hidden.device)
             if not plain:
                 return full_forward(answer)[..., verdicts]
-            return F.linear(answer, self.weight[verdicts], None if self.bias is None else self.bias[verdicts])
+            weight = _Rows.apply(self.weight, verdicts) if verdict_head.scatter else self.weight[verdicts]
+            return F.linear(answer, weight, None if self.bias is None else self.bias[verdicts])
 
         head.forward = MethodType(forward, head)
 
@@ -58,3 +65,30 @@ class VerdictHead:
             self._positions, self._whole = None, False
         output.logits = output.logits[:, 0]
         return output
+
+
+class _Rows(torch.autograd.Function):
+    """
+    `weight[rows]` whose gradient is sparse.
+
+    Indexing makes a dense one, as large as the head, while all activations are still held. Where the head is tied,
+    torch adds the sparse one to the embedding's own.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = weight.shape
+        return weight[rows]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (rows,) = ctx.saved_tensors
+        return torch.sparse_coo_tensor(rows[None], gradient, ctx.shape, check_invariants=False), None
+
+
+def dense_gradients(model) -> None:
+    """Make sparse gradients dense, for the optimiser; to be called after a backward pass, when its memory is free."""
+    for weight in model.parameters():
+        if weight.grad is not None and weight.grad.is_sparse:
+            weight.grad = weight.grad.to_dense()

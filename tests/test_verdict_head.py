@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
 from sft_judge.models import load_model
-from sft_judge.verdict_head import VerdictHead
+from sft_judge.verdict_head import VerdictHead, dense_gradients
 
 pytestmark = pytest.mark.unit
 LENGTHS = [9, 14, 5, 12]
@@ -151,6 +151,26 @@ def test_the_model_still_generates_and_gives_whole_logits_afterwards(make_model)
         torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, expected)
         words = {"input_ids": ids[1:2], "attention_mask": mask[1:2], "max_new_tokens": 4, "do_sample": False}
         assert model.generate(**words).equal(untouched.generate(**words))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_scattered_gradient_is_the_indexed_one_over_accumulated_batches(tied, bases):
+    found = []
+    for scatter in (False, True):
+        torch.manual_seed(5)  # an untied head is drawn
+        model = load_model(str(bases["qwen2"]), "float32", tie_word_embeddings=tied)
+        ids, mask, positions, targets, verdicts = batch(model, 3)
+        head = VerdictHead(model, verdicts, scatter=scatter)
+        for part in (slice(0, 2), slice(2, 4)):
+            logits = logits_of(head, model, ids[part], mask[part], positions[part])
+            F.cross_entropy(logits, targets[part]).backward()
+            assert model.get_output_embeddings().weight.grad.is_sparse == (scatter and not tied)
+        dense_gradients(model)
+        found.append(gradients(model))
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert not found[1][name].is_sparse
+        torch.testing.assert_close(found[1][name], gradient)
 
 
 def test_the_whole_head_at_the_answer_is_the_whole_heads_row(make_model):
