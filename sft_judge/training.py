@@ -76,7 +76,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     if start and config.process_index == 0:
         keep_start(trainer.model, start)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trained = trainer.train(resume_from_checkpoint=checkpoint)
     except GateError as error:
         if config.process_index == 0:
             log = _timeless(trainer.state.log_history)
@@ -100,6 +100,9 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         output,
         start,
     )
+    if checkpoint is None:  # of the whole run, not of what was left of it
+        tokens = sum(train_set["length"]) * trainer.state.epoch
+        facts["tokens_per_second"] = round(tokens / trained.metrics["train_runtime"])
     return facts
 
 

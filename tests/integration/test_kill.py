@@ -22,6 +22,7 @@ from sft_judge.probs import read_probs
 pytestmark = pytest.mark.engine
 COMMAND = [sys.executable, "-m", "sft_judge", "run", "tiny/pipeline"]
 KILLS = 4
+OF_A_RUN = ("seconds", "peak_memory_mb", "tokens_per_second")
 
 
 def run(folder: Path, seconds: float | None = None) -> int | None:
@@ -53,7 +54,7 @@ def manifests(folder: Path) -> dict:
     for file in sorted(folder.rglob("*manifest.json")):
         manifest = json.loads(file.read_text())
         found[file.relative_to(folder).as_posix()] = {
-            key: value for key, value in manifest.items() if key not in ("seconds", "peak_memory_mb")
+            key: value for key, value in manifest.items() if key not in OF_A_RUN
         }
     return found
 
