@@ -100,11 +100,13 @@ class Bench:
         self.model.train()
 
     def evaluate_trl(self):
+        import torch
         from trl import SFTTrainer
 
         self.model.eval()
         inputs = {**self.tokens, "labels": self.batch["labels"]}
-        SFTTrainer.prediction_step(self.trainer, self.model, inputs, False)
+        with torch.no_grad():  # as SFTTrainer's prediction_step does where metrics are computed
+            SFTTrainer.compute_loss(self.trainer, self.model, inputs, return_outputs=True)
         self.model.train()
 
 
