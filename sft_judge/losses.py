@@ -27,30 +27,27 @@ def distill_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> T
     return F.kl_div(student, softened, reduction="none").sum(dim=-1) * temperature**2
 
 
-def judge_loss(logits: Tensor, targets: Tensor, teacher: Tensor | None, weight: float, temperature: float) -> Tensor:
-    """(1 - weight) * hard + weight * distillation [R]; without teacher probabilities, the hard part alone."""
+def hard_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0, margin: Tensor | None = None) -> Tensor:
+    """
+    Cross-entropy [R] of logits [R, K] with the battles' own labels [R, K].
+
+    `smoothing` of their mass is spread evenly over the verdicts (off by default: the LMSYS Arena write-up found it to
+    help below 1B parameters alone). `margin` [R] is taken from the preferred verdict's logit, so that a clear
+    preference must show clearly: for K = 2 that is -log sigmoid(r_chosen - r_rejected - margin) (Touvron et al. 2023,
+    Llama 2, section 3.2.2, https://arxiv.org/abs/2307.09288).
+    """
+    if margin is not None:
+        logits = logits - margin[:, None] * targets
+    if smoothing > 0:
+        targets = targets * (1 - smoothing) + smoothing / targets.shape[-1]
+    return verdict_loss(logits, targets)
+
+
+def judge_loss(hard: Tensor, logits: Tensor, teacher: Tensor | None, weight: float, temperature: float) -> Tensor:
+    """(1 - weight) * hard [R] + weight * distillation; without teacher probabilities [R, K], the hard part alone."""
     if teacher is None or weight == 0:
-        return verdict_loss(logits, targets)
-    return (1 - weight) * verdict_loss(logits, targets) + weight * distill_loss(logits, teacher, temperature)
-
-
-def smoothed(targets: Tensor, amount: float) -> Tensor:
-    """
-    Probabilities [R, K] with `amount` of their mass spread evenly over the verdicts (label smoothing).
-
-    Off by default: the LMSYS Arena write-up found it to help below 1B parameters alone.
-    """
-    return targets * (1 - amount) + amount / targets.shape[-1]
-
-
-def with_margin(logits: Tensor, targets: Tensor, margin: Tensor) -> Tensor:
-    """
-    Logits [R, K] with the preferred verdict's lowered by `margin` [R], so that a clear preference must show clearly.
-
-    For K = 2 the cross-entropy of them is -log sigmoid(r_chosen - r_rejected - margin) (Touvron et al. 2023, Llama 2,
-    section 3.2.2, https://arxiv.org/abs/2307.09288).
-    """
-    return logits - margin[:, None] * targets
+        return hard
+    return (1 - weight) * hard + weight * distill_loss(logits, teacher, temperature)
 
 
 def agreement_loss(logits: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from sft_judge.collator import VerdictCollator
 from sft_judge.errors import GateError
 from sft_judge.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
-from sft_judge.losses import agreement_loss, judge_loss, log_choice_mass, smoothed, with_margin
+from sft_judge.losses import agreement_loss, hard_loss, judge_loss, log_choice_mass
 from sft_judge.samplers import BalancedSampler
 from sft_judge.verdict_head import VerdictHead, dense_gradients
 
@@ -106,12 +106,12 @@ class JudgeTrainer(SFTTrainer):
         """[B, V] of verdict logits [B, V, K]."""
         config, shape = self.args, logits.shape[:2]
         logits, targets = logits.flatten(0, 1), inputs["targets"].flatten(0, 1)
-        if config.label_smoothing_factor > 0:
-            targets = smoothed(targets, config.label_smoothing_factor)
+        margin = None
         if config.margin_scale > 0:
-            logits = with_margin(logits, targets, config.margin_scale * inputs["margin"].repeat_interleave(shape[1]))
+            margin = config.margin_scale * inputs["margin"].repeat_interleave(shape[1])
+        hard = hard_loss(logits, targets, config.label_smoothing_factor, margin)
         teacher = inputs["teacher"].flatten(0, 1) if "teacher" in inputs else None
-        return judge_loss(logits, targets, teacher, config.distill_weight, config.distill_temperature).view(shape)
+        return judge_loss(hard, logits, teacher, config.distill_weight, config.distill_temperature).view(shape)
 
     def _watch(self, logits, inputs, losses) -> None:
         """Stop before a step that would spoil the weights; count what the collapse guard looks at."""

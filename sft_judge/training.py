@@ -72,7 +72,10 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         _say_what_is_trained(trainer, lora)
     if config.ema_decay:
         trainer.add_callback(_ema(config))
-    start = work / "start" if mutates_base(model_config) else None
+    start = None
+    if mutates_base(model_config):
+        _needs_whole_weights(f"lora_init {model_config.lora_init}", config)
+        start = work / "start"
     if start and config.process_index == 0:
         keep_start(trainer.model, start)
     try:
@@ -115,10 +118,18 @@ def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
 
 
 def _ema(config: JudgeConfig) -> EmaCallback:
-    stage = config.deepspeed_plugin.zero_stage if config.deepspeed_plugin else 0
-    if stage == 3 or config.fsdp_plugin_args:
-        raise InputError("ema_decay needs whole weights on each process; take ZeRO-2, ZeRO-1 or DDP, or leave it out.")
+    _needs_whole_weights("ema_decay", config)
     return EmaCallback(config.ema_decay)
+
+
+def _needs_whole_weights(what: str, config: JudgeConfig) -> None:
+    """Raise `InputError` where a launcher divides the weights among the processes."""
+    if _zero_stage(config) == 3 or config.fsdp_plugin_args:
+        raise InputError(f"{what} needs whole weights on each process; take ZeRO-2, ZeRO-1 or DDP, or leave it out.")
+
+
+def _zero_stage(config: JudgeConfig) -> int:
+    return config.deepspeed_plugin.zero_stage if config.deepspeed_plugin else 0
 
 
 def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:
@@ -141,8 +152,7 @@ def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     if is_adapter(name):
         raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}
-    stage = config.deepspeed_plugin.zero_stage if config.deepspeed_plugin else 0
-    if stage == 3 and (model_config.load_in_8bit or model_config.load_in_4bit):
+    if _zero_stage(config) == 3 and (model_config.load_in_8bit or model_config.load_in_4bit):
         raise InputError(
             "ZeRO-3 divides weights, which quantised ones do not bear: with 8 bits the loss is ten times too high "
             "(bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or leave out load_in_8bit and load_in_4bit."

@@ -150,16 +150,15 @@ def _mean_weight(battles: pa.Table, teacher: dict | None) -> float:
     """Over the rows that are trained on. Raises `InputError` for a negative weight, or where all are 0."""
     if "weight" not in battles.column_names:
         return 1.0
-    labels = [name for name in ("verdict", "soft_a") if name in battles.column_names]
-    rows = battles.select(["id", "weight", *labels]).to_pylist()
-    kept = [row for row in rows if teacher is not None or any(row[name] is not None for name in labels)]
-    for row in kept:
-        if _weight(row) < 0:
-            raise InputError(f"Battle {row['id']} has the weight {row['weight']}, expected 0 or more.")
-    total = sum(map(_weight, kept))
-    if kept and total == 0:
+    weights = np.array(pc.fill_null(battles["weight"], 1.0))
+    if (weights < 0).any():
+        row = int(weights.argmin())
+        raise InputError(f"Battle {battles['id'][row]} has the weight {weights[row]:g}, expected 0 or more.")
+    labels = [np.array(pc.is_valid(battles[name])) for name in ("verdict", "soft_a") if name in battles.column_names]
+    mean = weights[np.any(labels, axis=0) | (teacher is not None)].mean() if len(weights) else 1.0
+    if mean == 0:
         raise InputError("Every battle's weight is 0: nothing would be trained on.")
-    return total / max(len(kept), 1)
+    return float(mean)
 
 
 def _parts(rows: Iterator[dict]) -> Iterator[Iterator[dict]]:

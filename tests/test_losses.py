@@ -6,15 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft_judge.losses import (
-    agreement_loss,
-    distill_loss,
-    judge_loss,
-    log_choice_mass,
-    smoothed,
-    verdict_loss,
-    with_margin,
-)
+from sft_judge.losses import agreement_loss, distill_loss, hard_loss, judge_loss, log_choice_mass, verdict_loss
 
 pytestmark = pytest.mark.unit
 SIZES = st.tuples(st.integers(0, 10_000), st.integers(1, 7), st.sampled_from([2, 3]))
@@ -103,8 +95,8 @@ def test_a_sure_teacher_gives_finite_loss_and_gradient():
 def test_weight_zero_is_the_hard_loss_to_the_bit(sizes):
     logits, targets, teacher = (value.float() for value in draw(*sizes))
     for labels in (teacher, teacher * float("nan")):  # not even looked at
-        assert judge_loss(logits, targets, labels, 0.0, 5.0).equal(verdict_loss(logits, targets))
-    assert judge_loss(logits, targets, None, 0.9, 5.0).equal(verdict_loss(logits, targets))
+        assert judge_loss(hard_loss(logits, targets), logits, labels, 0.0, 5.0).equal(verdict_loss(logits, targets))
+    assert judge_loss(hard_loss(logits, targets), logits, None, 0.9, 5.0).equal(verdict_loss(logits, targets))
 
 
 @given(SIZES, st.floats(0, 1))
@@ -113,7 +105,7 @@ def test_the_weight_mixes_the_two_parts(sizes, weight):
     logits, targets, teacher = (value.float() for value in draw(*sizes))
     hard = F.cross_entropy(logits, targets, reduction="none")
     expected = (1 - weight) * hard + weight * distill_loss(logits, teacher, 3.0)
-    torch.testing.assert_close(judge_loss(logits, targets, teacher, weight, 3.0), expected)
+    torch.testing.assert_close(judge_loss(hard, logits, teacher, weight, 3.0), expected)
 
 
 def test_half_precision_logits_are_summed_in_single():
@@ -128,7 +120,7 @@ def test_half_precision_logits_are_summed_in_single():
 def test_smoothing_is_torchs(sizes, amount):
     logits, soft, _ = (value.float() for value in draw(*sizes))
     place = soft.argmax(dim=1)
-    seen = verdict_loss(logits, smoothed(F.one_hot(place, sizes[2]).float(), amount))
+    seen = hard_loss(logits, F.one_hot(place, sizes[2]).float(), amount)
     torch.testing.assert_close(seen, F.cross_entropy(logits, place, label_smoothing=amount, reduction="none"))
 
 
@@ -139,9 +131,13 @@ def test_of_two_verdicts_the_margin_loss_is_that_of_llama_2(sizes):
     place, margin = soft.argmax(dim=1, keepdim=True), other[:, 0] * 3
     gap = logits.gather(1, place) - logits.gather(1, 1 - place)
     targets = F.one_hot(place[:, 0], 2).float()
-    seen = verdict_loss(with_margin(logits, targets, margin), targets)
+    seen = hard_loss(logits, targets, margin=margin)
     torch.testing.assert_close(seen, -F.logsigmoid(gap[:, 0] - margin), atol=1e-5, rtol=1e-4)
-    assert with_margin(logits, targets, margin * 0).equal(logits)
+    assert hard_loss(logits, targets, margin=margin * 0).equal(verdict_loss(logits, targets))
+    both = hard_loss(logits, targets, 0.2, margin)  # smoothing does not smooth the margin
+    lowered = logits - margin[:, None] * targets
+    expected = F.cross_entropy(lowered, place[:, 0], label_smoothing=0.2, reduction="none")
+    torch.testing.assert_close(both, expected)
 
 
 @given(SIZES)

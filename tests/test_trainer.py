@@ -135,10 +135,10 @@ def test_any_split_of_a_batch_into_accumulated_steps_gives_one_curve(train):
 @engine
 @pytest.mark.parametrize("changes", [{}, {"padding_free": "true"}, {"pad_to_multiple_of": 64}])
 def test_steps_of_any_shape_give_one_curve(changes, train):
-    """14 battles in steps of 4: the last step of an epoch is short, and is a mean over what it has."""
+    """14 battles in steps of 8: the second step of an epoch has 6, as 4 and 2, and is a mean over the 6."""
     settings = {"limit": 14, "lora_dropout": 0.0, "max_steps": 8, "logging_steps": 1}
-    plain = losses(train("plain", **settings))
-    shape = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    plain = losses(train("plain", **settings, per_device_train_batch_size=8))
+    shape = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     other = losses(train("other", **settings, **shape, **changes))
     assert len(plain) == 8 and np.ptp(plain) > 0.01
     np.testing.assert_allclose(other, plain, atol=2e-5)
