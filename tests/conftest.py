@@ -105,3 +105,32 @@ def bases(planted_rows, tmp_path_factory) -> dict[str, Path]:
 def base(request, bases) -> Path:
     """One of the bases after the other."""
     return bases[request.param]
+
+
+@pytest.fixture
+def command(bases, planted_file, tmp_path):
+    """A function that gives the words of a training command; a setting of None is left out."""
+    from training_runs import RECIPE
+
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def words(output: str = "judge", **changes) -> list[str]:
+        settings = {"model_name_or_path": bases["qwen2"], "battles": planted_file, "output_dir": tmp_path / output}
+        pairs = {**settings, **changes}.items()
+        lists = [(key, value if isinstance(value, list) else [value]) for key, value in pairs if value is not None]
+        given = [str(word) for key, values in lists for word in (f"--{key}", *values)]
+        return ["train", "--config", str(tmp_path / "recipe.yaml"), *given]
+
+    return words
+
+
+@pytest.fixture
+def train(command, tmp_path):
+    """A function that trains through the command line and gives the judge's folder."""
+    from sft_judge.cli import main
+
+    def run(output: str = "judge", **changes) -> Path:
+        assert main(command(output, **changes)) == 0
+        return tmp_path / output
+
+    return run

@@ -1,0 +1,106 @@
+"""What stops a run, and what is only questioned."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sft_judge.battles.schema import battle_table, read_battles, write_battles
+from sft_judge.cli import main
+from sft_judge.guards import CollapseGuard, SpikeGuard
+from sft_judge.learning_rates import question
+from sft_judge.spec import read_spec
+
+unit, engine = pytest.mark.unit, pytest.mark.engine
+
+
+@engine
+@pytest.mark.parametrize("on_collapse", ["stop", "warn"])
+def test_a_collapse_is_told_with_its_figures(on_collapse, command, tmp_path, capsys):
+    changes = {"learning_rate": 1.0, "lora_dropout": 0.0, "per_device_train_batch_size": 20}
+    words = command(**changes, max_steps=60, collapse_after=10, on_collapse=on_collapse)
+    stop = on_collapse == "stop"
+    assert main(words) == (3 if stop else 0)
+    said = capsys.readouterr().err
+    assert "the loss stands above that of the class frequencies" in said or "nothing has been learnt" in said
+    assert "over the last 1000 battles" in said and (tmp_path / "judge").exists() != stop
+    if stop:
+        stopped = json.loads((tmp_path / ".judge.partial" / "stopped.json").read_text())
+        assert stopped["status"] == "collapsed" and stopped["why"] in said and len(stopped["log"]) > 40
+        assert "Stopped at step 59" in said and "The learning rate is 0.0" in said and "--on_collapse warn" in said
+    else:
+        assert read_spec(tmp_path / "judge").training["status"] == "collapsed"
+
+
+@engine
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step_and_names_the_battles(command, planted_table, capsys):
+    assert main(command(swap="none", learning_rate=1e30)) == 3
+    said = capsys.readouterr().err
+    names = said.split("Stopped at step 2: the loss of battles ")[1].split(" is not finite")[0].split(", ")
+    assert len(names) == 4 and set(names) <= set(planted_table["id"].to_pylist())
+
+
+def guard_after(gain: float, hits: float, rows: int = 2000, seed: int = 0) -> str | None:
+    """What the guard says of a judge of two verdicts that gains this much loss and accuracy over the frequencies."""
+    rng = np.random.default_rng(seed)
+    guard = CollapseGuard(torch.tensor([0.5, 0.5]))
+    right, place = rng.random(rows) < 0.5 + hits, rng.integers(0, 2, rows)
+    sure = np.linspace(0.5001, 0.9999, 4000)
+    gains = np.log(2) + (0.5 + hits) * np.log(sure) + (0.5 - hits) * np.log(1 - sure)
+    probs = sure[np.abs(gains - gain).argmin()]
+    chosen = np.eye(2)[np.where(right, place, 1 - place)]
+    logits = torch.tensor(np.log(np.where(chosen > 0, probs, 1 - probs)))[:, None].float()
+    targets = F.one_hot(torch.tensor(place), 2).float()[:, None]
+    for part in range(0, rows, 100):
+        guard.add(logits[part : part + 100], targets[part : part + 100])
+    return guard.look(guard.moments)
+
+
+@unit
+def test_the_collapse_guard_tells_chance_from_skill():
+    assert guard_after(0.08, 0.2) is None
+    assert "loss stands above" in guard_after(-0.3, 0.0)
+    assert "nothing has been learnt" in guard_after(0.0, 0.0)
+    assert guard_after(-0.3, 0.0, rows=500) is None  # too few to tell
+    false_alarms = sum(guard_after(0.02, 0.1, seed=seed) is not None for seed in range(200))
+    missed = sum(guard_after(0.0, 0.0, seed=seed) is None for seed in range(200))
+    assert false_alarms == 0 and missed <= 20  # two standard errors: 2.3 % of chance passes for skill
+
+
+@unit
+def test_a_spike_is_a_loss_far_above_those_before_and_leaves_their_mean_alone():
+    guard = SpikeGuard(4.0)
+    rng = np.random.default_rng(0)
+    assert not any(guard.is_spike(loss) for loss in rng.uniform(0.2, 1.8, 300))
+    mean = guard.mean
+    assert guard.is_spike(9.0) and guard.mean == mean and mean == pytest.approx(1, abs=0.2)
+    assert not guard.is_spike(1.5)
+
+
+@engine
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_a_spike_is_skipped_or_stops_the_run(policy, command, planted_file, tmp_path, capsys, monkeypatch):
+    """One battle of weight 1,000 among 60: its micro-batch is the spike."""
+    monkeypatch.setattr(SpikeGuard, "WARM_UP", 5)
+    rows = [{**row, "weight": 1.0} for row in read_battles(planted_file).to_pylist()]
+    rows[40]["weight"] = 1000.0
+    write_battles(tmp_path / "heavy.parquet", battle_table(rows))
+    words = command(battles=tmp_path / "heavy.parquet", on_spike=policy, per_device_train_batch_size=1, max_steps=60)
+    assert main(words) == (3 if policy == "stop" else 0)
+    said = capsys.readouterr().err
+    if policy == "stop":
+        assert f"in battles {rows[40]['id']}." in said and not (tmp_path / "judge").exists()
+    else:
+        assert said.count("left out a batch") == 1
+        assert read_spec(tmp_path / "judge").training["batches_left_out"] == 1
+
+
+@unit
+def test_learning_rates_far_from_the_known_ones_are_questioned():
+    qwen = 14_000_000_000
+    assert question(1e-4, qwen, True) is None and question(1e-5, qwen, False) is None
+    assert "3e-05 to 0.00014" in question(1e-2, qwen, True) and "all parameters" in question(1e-4, qwen, False)
+    assert question(1e-6, qwen, True) and "70B" in question(1e-2, 72_000_000_000, True)
+    assert question(1e-1, 1_000_000, True) is None  # tiny ones are tried in seconds
