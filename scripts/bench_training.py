@@ -7,8 +7,8 @@ vector times the hidden state at the answer. Legs take turns within a round, who
 hits all of them; a ratio is the median over rounds with a bootstrap interval. `trunk again` is the machine's noise.
 Memory is the peak of resident memory in two steps of one leg in a process of its own, less what the libraries hold.
 
-bfloat16 is left out on a CPU that has no instructions for it, where a matrix product takes 80 times as long; full logits
-are then measured for 32k alone, as those of 152k in float32 take more than ten minutes.
+bfloat16 is left out on a CPU that has no instructions for it, where a matrix product takes 80 times as long; full
+logits are then measured for 32k alone, as those of 152k in float32 take more than ten minutes.
 """
 
 import json
