@@ -134,3 +134,36 @@ def train(command, tmp_path):
         return tmp_path / output
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    """The tokenizer of each base."""
+    from sft_judge.models import load_tokenizer
+
+    return load_tokenizer(str(base))
+
+
+def prompt_with(tokenizer, budget):
+    """The default template's prompt, language shown."""
+    from prompt_cases import PAIR, WORDS
+
+    from sft_judge.prompts import JudgePrompt
+
+    return JudgePrompt(tokenizer, PAIR, WORDS, budget, language=True)
+
+
+@pytest.fixture(scope="session")
+def wide(tokenizer):
+    """A prompt that cuts nothing."""
+    from prompt_cases import WIDE
+
+    return prompt_with(tokenizer, WIDE)
+
+
+@pytest.fixture(scope="session")
+def narrow(tokenizer):
+    """A prompt that cuts whatever is long."""
+    from prompt_cases import NARROW
+
+    return prompt_with(tokenizer, NARROW)

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from families import FAMILIES, Spelling, control_ids, text_of, tokenizer_of
 from hypothesis import HealthCheck, given, settings
-from test_prompts import LONG, TURN, battles, swapped
+from prompt_cases import LONG, TURN, battles, swapped
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
