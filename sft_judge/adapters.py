@@ -7,6 +7,7 @@ from trl import get_peft_config
 
 from sft_judge.config import JudgeModelConfig
 from sft_judge.errors import InputError
+from sft_judge.models import beside_text
 
 # Presets of lora_target_modules: the fused projections are Phi-3's.
 PRESETS = {"all_linear": "all-linear", "qkv": ("q_proj", "k_proj", "v_proj", "qkv_proj")}
@@ -23,6 +24,7 @@ def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
     if preset:
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
         lora.target_modules = preset if isinstance(preset, str) else {name for name in preset if name in names}
+    lora.exclude_modules = list(beside_text(model)) or None
     if mutates_base(config) and (config.load_in_4bit or config.load_in_8bit):
         raise InputError(
             f"lora_init is {config.lora_init!r}, which changes the base's weights, but they are quantised. "

@@ -86,6 +86,18 @@ def load_model(model: str, dtype: str | None = "auto", **options):
     return loaded.eval()
 
 
+def beside_text(model) -> dict[str, torch.nn.Module]:
+    """The modules, by name, that text does not pass: those of an image tower, in families that have one."""
+    text = (model.get_decoder(), model.get_output_embeddings())
+    reached = {id(module) for part in text for module in part.modules()}
+    above = {name for name, module in model.named_modules() if id(module) in reached}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name not in above and not any(inner.startswith(f"{name}." if name else "") for inner in above)
+    }
+
+
 def _attention(base: str, wanted: str | None) -> str | None:
     """
     The attention to load with: transformers' own choice, sdpa, leaves out the soft-cap of Gemma-2 in silence.

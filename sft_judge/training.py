@@ -18,7 +18,7 @@ from sft_judge.errors import GateError, InputError
 from sft_judge.eval_metrics import eval_metrics
 from sft_judge.files import check_folder, content_hash, partial_path, replace_folder, write_json
 from sft_judge.learning_rates import question
-from sft_judge.models import ADAPTER, is_adapter, load_model, load_tokenizer
+from sft_judge.models import ADAPTER, beside_text, is_adapter, load_model, load_tokenizer
 from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.spec import FILE, JudgeSpec, read_spec, write_spec
 from sft_judge.templates import read_template
@@ -164,6 +164,8 @@ def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions and config.total_budget > positions:
         raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
+    for module in beside_text(model).values():  # it would get no gradient, which DDP waits for
+        module.requires_grad_(False)
     return model.train()
 
 

@@ -6,14 +6,15 @@ from copy import deepcopy
 from functools import cache
 
 import pytest
-from families import FAMILIES, Spelling, control_ids, text_of, tokenizer_of
 from hypothesis import HealthCheck, given, settings
 from prompt_cases import LONG, TURN, battles, swapped
+from spelling import Spelling, control_ids, text_of
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from sft_judge.battles.schema import FIELDS, battle_table
 from sft_judge.errors import InputError
+from sft_judge.families import FAMILIES, tokenizer_of
 from sft_judge.prompts import JudgePrompt
 from sft_judge.resources import find
 from sft_judge.spec import Budget

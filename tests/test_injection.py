@@ -11,12 +11,13 @@ import re
 from collections import Counter
 
 import pytest
-from families import FAMILIES, control_ids, text_of, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spelling import control_ids, text_of
 from test_families import EVERY, prompt_of
 
 from sft_judge.battles.schema import FIELDS
+from sft_judge.families import FAMILIES, tokenizer_of
 from sft_judge.plain_text import TagGuard
 from sft_judge.prompts import JudgePrompt
 from sft_judge.resources import find

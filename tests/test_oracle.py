@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from families import tokenizer_of
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sft_judge.config import JudgeConfig
+from sft_judge.families import tokenizer_of
 from sft_judge.trainer import JudgeTrainer
 from sft_judge.verdict_head import dense_gradients
 

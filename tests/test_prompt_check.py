@@ -7,11 +7,11 @@ import re
 import shutil
 
 import pytest
-from families import tokenizer_of
 from rich.console import Console
 
 from sft_judge import prompt_view
 from sft_judge.cli import main
+from sft_judge.families import tokenizer_of
 from sft_judge.models import load_tokenizer
 from sft_judge.prompt_check import check_battles, check_budget, check_tokenizer, check_verdicts, control_tokens
 from sft_judge.prompt_view import segments, show_battle

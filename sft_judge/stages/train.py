@@ -9,8 +9,9 @@ On several processes: accelerate launch --config_file recipes/accelerate/X.yaml 
 """
 
 import sys
+from pathlib import Path
 
-from sft_judge.recipes import input_paths, output_paths, required, resolved
+from sft_judge.recipes import input_paths, output_paths, read_overrides, required, resolved
 from sft_judge.resources import find
 
 EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_dir runs/teacher/fold-0"
@@ -20,7 +21,12 @@ def add_arguments(parser):
     parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo/teacher")
     parser.add_argument("--limit", metavar="N", help="only the first N battles, for a quick try")
     parser.add_argument("--allow-in-sample", action="store_true", help="train on labels not proven out of fold")
-    parser.usage = "sft-judge train --config RECIPE [--limit N] [--key value ...]"
+    parser.add_argument(
+        "--shrink",
+        action="store_true",
+        help="a dry run: the same architecture and features, tiny, random weights, a few steps on planted battles",
+    )
+    parser.usage = "sft-judge train --config RECIPE [--limit N] [--shrink] [--key value ...]"
 
 
 def parse_args(parser, argv):
@@ -28,6 +34,9 @@ def parse_args(parser, argv):
     args, rest = parser.parse_known_args(argv)
     args.overrides = [*rest, *(["--limit", args.limit] if args.limit else [])]
     args.overrides += ["--allow_in_sample", "true"] if args.allow_in_sample else []
+    if args.shrink and not resolved(args.config, args.overrides).get("output_dir"):
+        recipe = find("recipes", args.config)
+        args.overrides += ["--output_dir", f"runs/shrunk/{recipe.parent.name}-{recipe.stem}"]
     return args
 
 
@@ -43,20 +52,53 @@ def outputs(args):
 
 def run(args):
     settings = resolved(args.config, args.overrides)
-    for key in ("model_name_or_path", "battles", "output_dir"):
+    for key in ("model_name_or_path", "output_dir", *(() if args.shrink else ("battles",))):
         required(settings, key)
 
+    from sft_judge.manifest import provenance
+    from sft_judge.training import train_judge
+
+    small = _shrunk(settings, read_overrides(args.overrides)) if args.shrink else {}
+    config, model_config = _parsed(args, settings, small)
+    if args.shrink:
+        _make_small_inputs(config, settings, small)
+    return train_judge(config, model_config, provenance(sys.modules[__name__], args)["fingerprint"])
+
+
+def _parsed(args, settings: dict, small: dict):
+    """The recipe's two configurations; what `small` replaces gives way to the command line alone."""
     from trl import TrlParser
 
     from sft_judge.config import JudgeConfig, JudgeModelConfig, check_keys
     from sft_judge.errors import InputError
-    from sft_judge.manifest import provenance
-    from sft_judge.training import train_judge
 
     check_keys(settings)
-    words = ["--config", str(find("recipes", args.config)), *args.overrides]
+    words = ["--config", str(find("recipes", args.config))]
+    words += [str(word) for key, value in small.items() for word in (f"--{key}", value)]
     try:
-        config, model_config = TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config(words)
+        return TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config([*words, *args.overrides])
     except SystemExit as error:  # argparse: a value of the wrong type
         raise InputError(f"{args.config}: a setting has a value of the wrong type; see the line above.") from error
-    return train_judge(config, model_config, provenance(sys.modules[__name__], args)["fingerprint"])
+
+
+def _small_folder(settings: dict) -> Path:
+    return Path(f"{settings['output_dir']}-small")
+
+
+def _shrunk(settings: dict, given: dict) -> dict:
+    import torch
+
+    from sft_judge.shrink import shrunk_settings
+
+    small = shrunk_settings(settings, _small_folder(settings), torch.cuda.is_available())
+    return {key: value for key, value in small.items() if key not in given or key == "model_name_or_path"}
+
+
+def _make_small_inputs(config, settings: dict, small: dict) -> None:
+    from sft_judge.shrink import make_small_inputs
+
+    with config.main_process_first(desc="small inputs"):
+        if config.process_index == 0:
+            lines = make_small_inputs(settings["model_name_or_path"], _small_folder(settings))
+            lines += [f"{key}: {value} for {settings.get(key)}" for key, value in small.items()]
+            print("--shrink replaces", *lines, sep="\n  ", flush=True)

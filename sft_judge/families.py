@@ -7,8 +7,6 @@ differ: control tokens, other added tokens, normalizer, prefix space, post-proce
 """
 
 import json
-import re
-import unicodedata
 from dataclasses import dataclass
 from functools import cache
 
@@ -39,17 +37,6 @@ class Family:
     prefix: str | None = None  # "normalizer" or "metaspace": how a space comes before a text
     rstrip: bool = False  # control tokens take the spaces after them along
     ignore_merges: bool = False
-
-    def spelled(self, text: str) -> list[str]:
-        """The pre-tokens of a field, by hand."""
-        text = unicodedata.normalize("NFC", text) if self.nfc else text
-        if self.byte_level:
-            return [word for word, _ in tokenizer_of("qwen2.5").backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)]
-        text = text.replace(" ", "▁")
-        if self.prefix == "normalizer":
-            return [text]
-        pattern = r"\n|▁?[^\n▁]+|▁" if self.prefix is None else r"▁?[^▁]+|▁"
-        return re.findall(pattern, text)
 
 
 QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -146,67 +133,3 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
         chat_template=chat.read_text(encoding="utf-8") if "{" not in family.chat else family.chat,
         name_or_path=name,
     )
-
-
-def control_ids(tokenizer) -> set[int]:
-    """All added tokens but spaces and line breaks."""
-    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.content.strip("▁ \n")}
-
-
-def text_of(tokenizer, ids: list[int]) -> str:
-    """What token ids spell, by hand: bytes for byte-level, "▁" and <0x..> for the others."""
-    symbols, control = tokenizer.convert_ids_to_tokens(ids), tokenizer.added_tokens_decoder
-    if tokenizer.backend_tokenizer.to_str().find('"byte_fallback":true') < 0:
-        return "".join(
-            symbol if token in control else tokenizer.backend_tokenizer.decoder.decode([symbol])
-            for token, symbol in _joined(ids, symbols, control)
-        )
-    spelled = b"".join(
-        bytes([int(symbol[3:5], 16)]) if re.fullmatch(r"<0x[0-9A-F]{2}>", symbol) else symbol.encode()
-        for symbol in symbols
-    )
-    return spelled.decode().replace("▁", " ")
-
-
-def _joined(ids, symbols, control):
-    """Runs of plain tokens as one, since a character may stand across several."""
-    run = ""
-    for token, symbol in zip([*ids, -1], [*symbols, ""], strict=True):
-        if token in control or token == -1:
-            yield None, run
-            run = ""
-            if token != -1:
-                yield token, symbol
-        else:
-            run += symbol
-
-
-class Spelling:
-    """A second way to a field's ids: byte-pair merging in twenty lines, control tokens out of reach."""
-
-    def __init__(self, name: str):
-        self.family, state = FAMILIES[name], json.loads(tokenizer_of(name).backend_tokenizer.to_str())
-        control = {token["content"] for token in state["added_tokens"] if token["content"].strip("▁ \n")}
-        self.vocabulary = {key: value for key, value in state["model"]["vocab"].items() if key not in control}
-        merges = [pair for pair in map(tuple, state["model"]["merges"]) if "".join(pair) not in control]
-        self.ranks = {pair: rank for rank, pair in reversed(list(enumerate(merges)))}
-
-    def ids(self, text: str) -> list[int]:
-        return [token for word in self.family.spelled(text) for token in self._word(word)]
-
-    def _word(self, word: str) -> list[int]:
-        if self.family.ignore_merges and word in self.vocabulary:
-            return [self.vocabulary[word]]
-        symbols = [
-            part
-            for letter in word
-            for part in ([letter] if letter in self.vocabulary else [f"<0x{byte:02X}>" for byte in letter.encode()])
-        ]
-        while len(symbols) > 1:
-            rank, place = min(
-                (self.ranks.get(pair, 1e9), at) for at, pair in enumerate(zip(symbols, symbols[1:], strict=False))
-            )
-            if rank == 1e9:
-                break
-            symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
-        return [self.vocabulary[symbol] for symbol in symbols]

@@ -1,0 +1,113 @@
+"""
+A recipe run small: the model's own architecture class, chat template and features, at sizes that a laptop trains.
+
+`--shrink` replaces what stands in the way of a dry run and says what: sizes and weights, a tokenizer that is not at
+hand, and on a machine without a GPU the attention kernel, the paged optimizer and half precision.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, set_seed
+
+from sft_judge.architectures import KNOWN, model_config_of
+from sft_judge.battles.planted import planted_split
+from sft_judge.battles.planted_law import preset_settings
+from sft_judge.battles.schema import battle_table, write_battles
+from sft_judge.families import tokenizer_of
+from sft_judge.files import content_hash, whole_folder
+from sft_judge.models import load_tokenizer
+from sft_judge.probs import Probs, write_probs
+
+ROWS, STEPS = 64, 4
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 64,
+    "moe_intermediate_size": 32,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "image_size": 28,
+    "patch_size": 14,
+    "mm_tokens_per_image": 4,
+}
+DERIVED = ("layer_types", "max_window_layers", "architectures", "_name_or_path", "transformers_version")
+
+
+def shrink_config(config: PretrainedConfig, tokenizer) -> PretrainedConfig:
+    """The same class and features, tiny, for a tokenizer; as many queries a key head where that can be."""
+    own = {key: value for key, value in config.to_dict().items() if key not in DERIVED}
+    small = {key: value for key, value in SMALL.items() if own.get(key) is not None}
+    if own.get("num_key_value_heads"):
+        small["num_key_value_heads"] = max(1, 4 * own["num_key_value_heads"] // own["num_attention_heads"])
+    if "vocab_size" in own:
+        small["vocab_size"] = -(-len(tokenizer) // 64) * 64
+        small |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    for name in own:
+        if isinstance(getattr(config, name, None), PretrainedConfig):
+            small[name] = shrink_config(getattr(config, name), tokenizer)
+    return type(config)(**{**own, **small})
+
+
+def shrunk_settings(settings: dict, folder: Path, gpu: bool) -> dict:
+    """What a dry run sets otherwise than the recipe; its small inputs stand in `folder`. `gpu`: there is one."""
+    new = {"model_name_or_path": str(folder / "model"), "max_steps": STEPS, "warmup_steps": 1}
+    new |= {"logging_steps": 1, "save_steps": STEPS // 2}
+    if not settings.get("battles"):
+        new["battles"] = str(folder / "battles.parquet")
+        if "distill_weight" in settings:
+            new["labels"] = str(folder / "labels.parquet")
+    if not gpu:
+        new["dtype"] = "float32"
+        if str(settings.get("optim")).startswith("paged"):
+            new["optim"] = "adamw_torch"
+    return {key: value for key, value in new.items() if settings.get(key) != value}
+
+
+def make_small_inputs(model: str, folder: Path) -> list[str]:
+    """
+    Put a tiny random `model` and its tokenizer, planted battles and labels into `folder`.
+
+    Returns lines that say what stands for what.
+    """
+    tokenizer, kept = _tokenizer(model)
+    config = model_config_of(model)
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(config).num_parameters()
+    set_seed(0)
+    small = AutoModelForCausalLM.from_config(shrink_config(config, tokenizer), dtype=torch.float32)
+    with whole_folder(folder) as work:
+        small.save_pretrained(work / "model")
+        tokenizer.save_pretrained(work / "model")
+        _write_battles(work / "battles.parquet", work / "labels.parquet")
+    return [
+        f"weights: {small.num_parameters():,} random ones for {whole:,} ({type(small).__name__})",
+        f"tokenizer: {'its own' if kept else 'made on the spot'}, {len(tokenizer):,} tokens; chat template kept",
+    ]
+
+
+def _tokenizer(model: str):
+    """The model's own tokenizer where it is at hand, or one of its family made on the spot."""
+    if model not in KNOWN:
+        return load_tokenizer(model), True
+    try:
+        return AutoTokenizer.from_pretrained(model, local_files_only=True), True
+    except (OSError, ValueError):
+        return tokenizer_of(KNOWN[model].tokenizer), False
+
+
+def _write_battles(file: Path, labels: Path) -> None:
+    """Planted battles in two folds, and their true probabilities as a teacher's labels out of fold."""
+    planted = planted_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1), "train")
+    rows = [{**row, "fold": place % 2} for place, row in enumerate(planted.rows)]
+    write_battles(file, battle_table(rows))
+    ids = [row["id"] for row in rows]
+    proof = {str(fold): {"model": "the truth", "folds_seen": []} for fold in (0, 1)}
+    metadata = {"folds": proof, "battles_sha256": content_hash(file)}
+    orders = np.tile(["ab", "ba"], ROWS)
+    write_probs(labels, Probs(np.repeat(ids, 2), orders, np.log(np.repeat(planted.probs, 2, axis=0)), metadata))

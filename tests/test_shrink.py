@@ -1,0 +1,132 @@
+"""Dry runs: published sizes are right, a shrunk model keeps its class and features, every recipe runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
+
+from sft_judge.architectures import KNOWN, model_config_of
+from sft_judge.cli import main
+from sft_judge.families import tokenizer_of
+from sft_judge.models import beside_text, load_model, load_tokenizer
+from sft_judge.recipes import read_recipe
+from sft_judge.shrink import shrink_config, shrunk_settings
+from sft_judge.spec import read_spec
+
+unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
+ROOT = Path(__file__).parents[1]
+RECIPES = [path for path in sorted((ROOT / "recipes").glob("*/*.yaml")) if read_recipe(str(path)).get("use_peft")]
+RECIPES = [path for path in RECIPES if "model_name_or_path" in read_recipe(str(path))]
+# one a family; each kind of recipe among them
+ONE_A_FAMILY = [
+    "qwen2.5-0.5b/student",
+    "qwen3-8b/teacher",
+    "gemma-2-9b/student",
+    "gemma-3-12b/postpretrain",
+    "llama-3.3-70b/teacher",
+    "phi-4/student",
+    "mistral-small/postpretrain",
+]
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "head_dim")
+KEPT = ("attn_logit_softcapping", "final_logit_softcapping", "hidden_act", "hidden_activation", "rms_norm_eps")
+
+
+@unit
+@pytest.mark.parametrize("model", KNOWN)
+def test_published_sizes_add_up_to_the_model_cards_parameters(model):
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(model_config_of(model)).num_parameters()
+    assert parameters / 1e9 == pytest.approx(KNOWN[model].billions, abs=1e-3)
+
+
+@unit
+@pytest.mark.parametrize("model", KNOWN)
+def test_a_shrunk_model_is_of_the_same_class_with_the_same_features(model):
+    config = model_config_of(model)
+    small = shrink_config(config, tokenizer_of(KNOWN[model].tokenizer))
+    text, small_text = config.get_text_config(), small.get_text_config()
+    assert type(small) is type(config) and type(small_text) is type(text)
+    for name in (*KEPT, "tie_word_embeddings"):
+        assert getattr(small_text, name, None) == getattr(text, name, None)
+    assert all(getattr(small_text, name) < getattr(text, name) for name in SIZES if getattr(text, name, None))
+    kinds = getattr(text, "layer_types", None) or []
+    assert len(getattr(small_text, "layer_types", None) or []) == (2 if kinds else 0)
+    with torch.device("meta"):
+        model, whole = (AutoModelForCausalLM.from_config(each) for each in (small, config))
+    assert type(model) is type(whole) and model.num_parameters() < 5e6
+
+
+@unit
+@pytest.mark.parametrize(
+    "config",
+    [Qwen3MoeConfig(num_experts=128), GraniteConfig(logits_scaling=8.0)],
+    ids=lambda config: config.model_type,
+)
+def test_experts_and_a_logit_scale_are_kept(config):
+    small = shrink_config(config, tokenizer_of("qwen3"))
+    assert getattr(small, "logits_scaling", None) == getattr(config, "logits_scaling", None)
+    assert getattr(small, "num_experts_per_tok", None) == getattr(config, "num_experts_per_tok", None)
+    assert AutoModelForCausalLM.from_config(small).num_parameters() < 5e6
+
+
+@unit
+def test_what_a_gpu_can_do_is_replaced_only_without_one():
+    recipe = {"dtype": "bfloat16", "optim": "paged_adamw_8bit", "distill_weight": 0.9}
+    folder = Path("small")
+    on_gpu, on_cpu = shrunk_settings(recipe, folder, True), shrunk_settings(recipe, folder, False)
+    assert on_cpu.items() - on_gpu.items() == {("dtype", "float32"), ("optim", "adamw_torch")}
+    assert on_gpu["labels"] == "small/labels.parquet"
+    given = {**recipe, "battles": "own.parquet"}
+    assert not {"battles", "labels"} & shrunk_settings(given, folder, True).keys()
+
+
+def check_shrunk(folder: Path, recipe: Path) -> None:
+    """A judge stands there, trained with the recipe's own settings but those that were named as replaced."""
+    spec, settings = read_spec(folder), read_recipe(str(recipe))
+    assert spec.training["steps"] == 4 and spec.training["status"] == "finished"
+    assert spec.training["recipe"]["per_device_train_batch_size"] == settings["per_device_train_batch_size"]
+    assert spec.training["recipe"]["gradient_accumulation_steps"] == settings["gradient_accumulation_steps"]
+    assert bool(spec.training["recipe"]["labels"]) == ("distill_weight" in settings)
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == settings["lora_r"]
+    log = json.loads((folder / "trainer_log.json").read_text())
+    assert [entry["step"] for entry in log if "loss" in entry] == [1, 2, 3, 4]
+
+
+@engine
+@pytest.mark.parametrize("name", ONE_A_FAMILY)
+def test_a_recipe_runs_shrunk(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recipe = ROOT / "recipes" / f"{name}.yaml"
+    assert main(["train", "--config", str(recipe), "--shrink"]) == 0
+    folder = tmp_path / "runs" / "shrunk" / name.replace("/", "-")
+    check_shrunk(folder, recipe)
+    known = KNOWN[read_recipe(str(recipe))["model_name_or_path"]]
+    base = load_model(str(folder.with_name(folder.name + "-small") / "model"))
+    assert base.config.model_type == known.model_type
+    said = capsys.readouterr().out
+    assert f"{base.num_parameters():,} random ones for" in said and f"({type(base).__name__})" in said
+    assert load_tokenizer(str(folder)).chat_template == tokenizer_of(known.tokenizer).chat_template
+    if beside_text(base):  # the image tower has no adapter
+        weights = (folder / "adapter_model.safetensors").read_bytes()
+        assert b"language_model" in weights and b"vision_tower" not in weights
+
+
+@full
+@engine
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_runs_shrunk_under_the_launcher_that_it_names(recipe, tmp_path):
+    lines = [line for line in recipe.read_text().splitlines() if line.startswith("#   accelerate launch")]
+    config = ROOT / lines[0].split("--config_file ")[1].split()[0]
+    assert yaml.safe_load(config.read_text())["num_processes"] == 2
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    command += ["--config_file", str(config), str(ROOT / "scripts/train.py"), "--config", str(recipe), "--shrink"]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_shrunk(tmp_path / "runs" / "shrunk" / f"{recipe.parent.name}-{recipe.stem}", recipe)
