@@ -7,9 +7,9 @@ parameters are those of the model cards: a test counts them on these sizes.
 
 from dataclasses import dataclass
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from sft_judge.models import load_config
+from sft_judge.models import load_config, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,13 @@ def model_config_of(model: str) -> PretrainedConfig:
     if known is None:
         return load_config(model)
     return AutoConfig.for_model(known.model_type, **known.sizes, dtype="bfloat16")
+
+
+def tokenizer_at_hand(model: str):
+    """The model's own tokenizer; None for a model in KNOWN whose tokenizer is not on this machine."""
+    if model not in KNOWN:
+        return load_tokenizer(model)
+    try:
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError):
+        return None

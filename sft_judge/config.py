@@ -86,6 +86,9 @@ class JudgeConfig(SFTConfig):
         "balanced (verdicts and sources alike in every stretch), by_length (so in every 200 batches) or random",
         "balanced",
     )
+    token_budget: int | None = _help(
+        "most tokens in a padding_free micro-batch, whose number of battles then varies; for flash attention"
+    )
     ema_decay: float = _help("keep a moving average of the trained weights, such as 0.99; 0 is none", 0.0)
     limit: int | None = _help("only the first N battles, for a quick try")
     allow_in_sample: bool = _help("train on teacher labels that are not proven out of fold", False)
@@ -122,6 +125,8 @@ class JudgeConfig(SFTConfig):
             raise InputError(f"num_verdicts is {self.num_verdicts}, expected 2 or 3.")
         if self.ema_decay and self.load_best_model_at_end:
             raise InputError("ema_decay and load_best_model_at_end each choose the final weights; take one.")
+        if self.token_budget is not None and not self.padding_free:
+            raise InputError("token_budget is for padding_free batches: set that too, or per_device_train_batch_size.")
         if self.packing:
             raise InputError("packing is on, but a packed row has many answers and attention would cross them.")
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}

@@ -99,17 +99,18 @@ def beside_text(model) -> dict[str, torch.nn.Module]:
 
 
 def _attention(base: str, wanted: str | None) -> str | None:
-    """
-    The attention to load with: transformers' own choice, sdpa, leaves out the soft-cap of Gemma-2 in silence.
-
-    Flash attention gives way, saying so, where it is not installed or there is no GPU for it.
-    """
+    """The attention to load with. Flash attention gives way, saying so, where it is not installed or has no GPU."""
     if wanted == "flash_attention_2" and not is_flash_attn_2_available():
         print(f"flash_attention_2 is not to be had here: {base} takes the next best.", file=sys.stderr, flush=True)
         wanted = None
-    capped = getattr(load_config(base).get_text_config(), "attn_logit_softcapping", None)
+    return attention_for(base, load_config(base), wanted)
+
+
+def attention_for(name: str, config, wanted: str | None) -> str | None:
+    """As wanted, or eager for Gemma-2: transformers' own choice, sdpa, leaves out its soft-cap in silence."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     if capped and wanted == "sdpa":
-        raise InputError(f"{base} soft-caps its attention, which sdpa leaves out; take eager or flash_attention_2.")
+        raise InputError(f"{name} soft-caps its attention, which sdpa leaves out; take eager or flash_attention_2.")
     return wanted or ("eager" if capped else None)
 
 

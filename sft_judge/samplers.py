@@ -1,10 +1,14 @@
-"""In which order battles are trained on."""
+"""In which order battles are trained on, and how many at a time."""
+
+import math
 
 import numpy as np
 from datasets import Dataset
 from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from sft_judge.battles.order import balanced_order, length_grouped
+from sft_judge.errors import InputError
 
 
 class BalancedSampler(Sampler):
@@ -37,3 +41,46 @@ class BalancedSampler(Sampler):
         if self.size:
             order = length_grouped(order, self.lengths, self.size, seed)
         return iter(order.tolist())
+
+
+class TokenBatches(BatchRebalanceSampler):
+    """
+    An order cut into micro-batches of at most `budget` tokens.
+
+    Trainer takes a BatchRebalanceSampler for one that gives each process its own batches. Their number is the same in
+    every epoch, and a multiple of `processes * accumulated`, so that each step has as many on every process.
+    """
+
+    def __init__(self, order: Sampler, lengths: np.ndarray, budget: int, processes: int, rank: int, accumulated: int):
+        self.order, self.lengths, self.budget = order, lengths, budget
+        self.processes, self.rank, self.step = processes, rank, processes * accumulated
+        longest = int(lengths.max())
+        if longest > budget / 2:
+            raise InputError(
+                f"token_budget is {budget}, but a battle has up to {longest} tokens in its orders; at least twice as "
+                "many must go into a micro-batch. Raise it, or lower total_budget."
+            )
+        # greedy batches hold more than budget - longest tokens each, but for the last
+        self.count = math.ceil((int(lengths.sum()) / (budget - longest) + 1) / self.step) * self.step
+        if self.count > len(lengths):
+            raise InputError(f"{len(lengths)} battles are too few for {self.count} micro-batches; raise token_budget.")
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.count // self.processes
+
+    def __iter__(self):
+        batches, tokens = [[]], 0
+        for row in self.order:
+            tokens += self.lengths[row]
+            if tokens > self.budget:
+                batches.append([])
+                tokens = self.lengths[row]
+            batches[-1].append(row)
+        while len(batches) < self.count:  # the fullest ones in two
+            place = max(range(len(batches)), key=lambda at: len(batches[at]))
+            middle = len(batches[place]) // 2
+            batches[place : place + 1] = [batches[place][:middle], batches[place][middle:]]
+        return iter(batches[self.rank :: self.processes])

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, set_seed
+from transformers import AutoModelForCausalLM, PretrainedConfig, set_seed
 
-from sft_judge.architectures import KNOWN, model_config_of
+from sft_judge.architectures import KNOWN, model_config_of, tokenizer_at_hand
 from sft_judge.battles.planted import planted_split
 from sft_judge.battles.planted_law import preset_settings
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.families import tokenizer_of
 from sft_judge.files import content_hash, whole_folder
-from sft_judge.models import load_tokenizer
 from sft_judge.probs import Probs, write_probs
 
 ROWS, STEPS = 64, 4
@@ -75,7 +74,8 @@ def make_small_inputs(model: str, folder: Path) -> list[str]:
 
     Returns lines that say what stands for what.
     """
-    tokenizer, kept = _tokenizer(model)
+    own = tokenizer_at_hand(model)
+    tokenizer = own or tokenizer_of(KNOWN[model].tokenizer)
     config = model_config_of(model)
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(config).num_parameters()
@@ -87,18 +87,8 @@ def make_small_inputs(model: str, folder: Path) -> list[str]:
         _write_battles(work / "battles.parquet", work / "labels.parquet")
     return [
         f"weights: {small.num_parameters():,} random ones for {whole:,} ({type(small).__name__})",
-        f"tokenizer: {'its own' if kept else 'made on the spot'}, {len(tokenizer):,} tokens; chat template kept",
+        f"tokenizer: {'its own' if own else 'made on the spot'}, {len(tokenizer):,} tokens; chat template kept",
     ]
-
-
-def _tokenizer(model: str):
-    """The model's own tokenizer where it is at hand, or one of its family made on the spot."""
-    if model not in KNOWN:
-        return load_tokenizer(model), True
-    try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True), True
-    except (OSError, ValueError):
-        return tokenizer_of(KNOWN[model].tokenizer), False
 
 
 def _write_battles(file: Path, labels: Path) -> None:

@@ -19,7 +19,7 @@ from sft_judge.collator import VerdictCollator
 from sft_judge.errors import GateError
 from sft_judge.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
 from sft_judge.losses import agreement_loss, hard_loss, judge_loss, log_choice_mass
-from sft_judge.samplers import BalancedSampler
+from sft_judge.samplers import BalancedSampler, TokenBatches
 from sft_judge.verdict_head import VerdictHead, dense_gradients
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -66,10 +66,15 @@ class JudgeTrainer(SFTTrainer):
         self._signature_columns = ["input_ids", "targets", "teacher", "weight", "margin", "row", "length"]
 
     def _get_train_sampler(self, train_dataset=None):
-        if self.args.battle_order != "random" and self.args.train_sampling_strategy == "random":
-            size = self.args.train_batch_size if self.args.battle_order == "by_length" else None
-            return BalancedSampler.of(self.train_dataset, self.args.seed, size)
-        return super()._get_train_sampler(train_dataset)
+        args = self.args
+        if args.battle_order == "random" or args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        size = args.train_batch_size if args.battle_order == "by_length" else None
+        order = BalancedSampler.of(self.train_dataset, args.seed, size)
+        if args.token_budget is None:
+            return order
+        places = (args.world_size, args.process_index, args.gradient_accumulation_steps)
+        return TokenBatches(order, order.lengths, args.token_budget, *places)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         config, targets = self.args, inputs["targets"]  # [B, V, K]

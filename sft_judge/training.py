@@ -11,6 +11,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import get_quantization_config
 
 from sft_judge.adapters import adapter_config, keep_start, mutates_base, save_on_base, scale_line
+from sft_judge.architectures import tokenizer_at_hand
 from sft_judge.battles.schema import read_battles
 from sft_judge.config import JudgeConfig, JudgeModelConfig
 from sft_judge.ema import EmaCallback
@@ -19,6 +20,7 @@ from sft_judge.eval_metrics import eval_metrics
 from sft_judge.files import check_folder, content_hash, partial_path, replace_folder, write_json
 from sft_judge.learning_rates import question
 from sft_judge.models import ADAPTER, beside_text, is_adapter, load_model, load_tokenizer
+from sft_judge.plan import load_of, plan
 from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.spec import FILE, JudgeSpec, read_spec, write_spec
 from sft_judge.templates import read_template
@@ -37,10 +39,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     check_folder(output)
     model_name = model_config.model_name_or_path
     battles_file = Path(config.battles)
-    battles = read_battles(battles_file, config.limit)
     tokenizer = load_tokenizer(model_name)
-    train_rows, eval_rows = split_folds(battles, config.fold, config.holdout_fold)
-    train_rows = mixed(train_rows, config.mix, config.seed)
+    train_rows, eval_rows = read_rows(config)
     prompt = judge_prompt(config, tokenizer, train_rows)
     teacher = None
     if config.labels:
@@ -130,6 +130,22 @@ def _needs_whole_weights(what: str, config: JudgeConfig) -> None:
 
 def _zero_stage(config: JudgeConfig) -> int:
     return config.deepspeed_plugin.zero_stage if config.deepspeed_plugin else 0
+
+
+def read_rows(config: JudgeConfig) -> tuple[pa.Table, pa.Table | None]:
+    """The battles that a recipe trains on, mixed as it says, and those it evaluates on."""
+    train, held = split_folds(read_battles(Path(config.battles), config.limit), config.fold, config.holdout_fold)
+    return mixed(train, config.mix, config.seed), held
+
+
+def plan_training(config: JudgeConfig, model_config: JudgeModelConfig, gpus: int) -> str:
+    """What the run would take, in words; nothing is loaded but the battles and the tokenizer."""
+    load = None
+    if config.battles:
+        battles, _ = read_rows(config)
+        tokenizer = tokenizer_at_hand(model_config.model_name_or_path)
+        load = load_of(battles, config, tokenizer and judge_prompt(config, tokenizer, battles))
+    return plan(config, model_config, load, gpus)
 
 
 def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:

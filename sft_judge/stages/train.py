@@ -26,7 +26,9 @@ def add_arguments(parser):
         action="store_true",
         help="a dry run: the same architecture and features, tiny, random weights, a few steps on planted battles",
     )
-    parser.usage = "sft-judge train --config RECIPE [--limit N] [--shrink] [--key value ...]"
+    parser.add_argument("--plan", action="store_true", help="only say what it would take: tokens, memory, GPUs, hours")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs to plan for (1)")
+    parser.usage = "sft-judge train --config RECIPE [--plan [--gpus N]] [--shrink] [--limit N] [--key value ...]"
 
 
 def parse_args(parser, argv):
@@ -46,17 +48,22 @@ def extra_inputs(args):
 
 
 def outputs(args):
-    """The judge's folder."""
-    return output_paths(resolved(args.config, args.overrides))
+    """The judge's folder; nothing is made by a plan."""
+    return [] if args.plan else output_paths(resolved(args.config, args.overrides))
 
 
 def run(args):
     settings = resolved(args.config, args.overrides)
-    for key in ("model_name_or_path", "output_dir", *(() if args.shrink else ("battles",))):
+    alone = args.plan or args.shrink  # from battles of their own
+    for key in ("model_name_or_path", *([] if args.plan else ["output_dir"]), *([] if alone else ["battles"])):
         required(settings, key)
 
     from sft_judge.manifest import provenance
-    from sft_judge.training import train_judge
+    from sft_judge.training import plan_training, train_judge
+
+    if args.plan:
+        print(plan_training(*_parsed(args, settings, {}), args.gpus))
+        return None
 
     small = _shrunk(settings, read_overrides(args.overrides)) if args.shrink else {}
     config, model_config = _parsed(args, settings, small)

@@ -1,0 +1,166 @@
+"""
+`train --plan` against what training takes: predicted peak memory over measured, the larger over the smaller.
+
+Each configuration is a random model of a real family whose peak exceeds 2 GB, trained for a few steps through the
+command line in a process of its own. What is measured is the peak of resident memory above what the libraries hold.
+Two things are set so that resident is what was asked for: malloc hands freed memory back at once
+(MALLOC_MMAP_THRESHOLD_; as it comes, glibc keeps up to as much again), and the weights, which are mapped from their
+file, are read once before the first step.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+STEPS, BATTLES = 3, 16
+TIED, HEADS = {"tie_word_embeddings": True}, {"num_attention_heads": 8, "num_key_value_heads": 2}
+# family, sizes, tokens a row, settings of the recipe
+CONFIGURATIONS = {
+    "all parameters": (
+        "qwen2",
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 2816,
+            "num_hidden_layers": 12,
+            "tie_word_embeddings": True,
+            **HEADS,
+        },
+        256,
+        {"use_peft": False, "per_device_train_batch_size": 1},
+    ),
+    "LoRA": (
+        "qwen2",
+        {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, **HEADS},
+        1024,
+        {"per_device_train_batch_size": 2},
+    ),
+    "LoRA, checkpointed": (
+        "llama",
+        {"hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 12, **HEADS},
+        768,
+        {"per_device_train_batch_size": 2, "gradient_checkpointing": True},
+    ),
+    "DoRA, eager attention, accumulated": (
+        "gemma2",
+        {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 5, "head_dim": 64, **HEADS},
+        1024,
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "use_dora": True},
+    ),
+    "QLoRA": (
+        "qwen3",
+        {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8, "head_dim": 128, **HEADS},
+        768,
+        {"per_device_train_batch_size": 1, "load_in_4bit": True, "use_bnb_nested_quant": True},
+    ),
+}
+TOKENIZERS = {"qwen2": "qwen2.5", "llama": "llama3", "gemma2": "gemma", "qwen3": "qwen3"}
+
+
+def make(name: str, folder: Path) -> None:
+    """The model, and battles so long that every row is cut to the budget."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+    from sft_judge.battles.schema import battle_table, write_battles
+    from sft_judge.families import tokenizer_of
+
+    family, sizes, _, _ = CONFIGURATIONS[name]
+    tokenizer = tokenizer_of(TOKENIZERS[family])
+    set_seed(0)
+    special = {key: getattr(tokenizer, key) for key in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = AutoConfig.for_model(family, vocab_size=32_000, max_position_embeddings=4096, **sizes, **special)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    text = "people prefer the answer " * 3000
+    rows = [
+        {"id": str(row), "prompt": ["which?"], "response_a": [text], "response_b": [text], "verdict": "a"}
+        for row in range(BATTLES)
+    ]
+    write_battles(folder / "battles.parquet", battle_table(rows))
+
+
+def words(name: str, folder: Path) -> list[str]:
+    """The training command's settings."""
+    _, _, tokens, changes = CONFIGURATIONS[name]
+    budget = dict.fromkeys(("prompt_budget", "response_budget", "total_budget"), tokens)
+    settings = {
+        **{"model_name_or_path": folder / "model", "battles": folder / "battles.parquet"},
+        **{"output_dir": folder / "judge", "max_steps": STEPS, "save_strategy": "no", "lora_r": 64, **budget},
+    }
+    given = {**settings, **changes}.items()
+    return ["--config", "tiny/train", *(str(word) for key, value in given for word in (f"--{key}", value))]
+
+
+def predicted(name: str, folder: Path) -> float:
+    """Bytes by the plan."""
+    from trl import TrlParser
+
+    from sft_judge.architectures import model_config_of
+    from sft_judge.config import JudgeConfig, JudgeModelConfig
+    from sft_judge.resources import find
+    from sft_judge.step_cost import step_cost
+
+    given = ["--config", str(find("recipes", "tiny/train")), *words(name, folder)[2:]]
+    config, adapters = TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config(given)
+    model_config = model_config_of(adapters.model_name_or_path)
+    return step_cost(model_config, config, adapters, 2 * config.per_device_train_batch_size, config.total_budget).peak
+
+
+def measured(name: str, folder: Path) -> float:
+    """Bytes of resident memory at the peak of training, above what the libraries hold."""
+    from transformers import TrainerCallback
+
+    import sft_judge.training as training
+    from sft_judge.cli import main
+
+    class ReadWeights(TrainerCallback):
+        def on_train_begin(self, args, state, control, model, **kwargs):
+            for weight in model.parameters():
+                weight.detach().view(-1)[:: 1024 // weight.element_size()].sum()
+
+    whole = training.JudgeTrainer
+    training.JudgeTrainer = lambda **options: whole(**options, callbacks=[ReadWeights()])
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    sys.stdout = sys.stderr
+    assert main(["train", *words(name, folder)]) == 0
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    return 1024 * float(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def apart(function, *arguments):
+    """Call in a process of its own, forked where nothing but the libraries is loaded."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def compare(name: str) -> dict:
+    """One configuration's result for `bench.py`."""
+    with tempfile.TemporaryDirectory() as folder:
+        apart(make, name, Path(folder))
+        plan, seen = apart(predicted, name, Path(folder)), apart(measured, name, Path(folder))
+    print(f"  {name}: predicted {plan / 2**20:,.0f} MB, measured {seen / 2**20:,.0f} MB", file=sys.stderr, flush=True)
+    off = max(plan / seen, seen / plan)
+    what = f"peak memory by --plan against measured ({seen / 1e9:.1f} GB), {name}"
+    return {"name": what, "ratio": off, "low": off, "high": off, "goal": "<= 1.15", "rounds": 1}
+
+
+def main() -> None:
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
+    if os.environ.get("SFT_JUDGE_BENCH") != "child":  # malloc reads its settings at the start of a process
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "SFT_JUDGE_BENCH": "child"})
+    import sft_judge.quiet  # noqa: F401
+    import sft_judge.training  # noqa: F401
+
+    print(json.dumps([compare(name) for name in sys.argv[1:] or CONFIGURATIONS]))
+
+
+if __name__ == "__main__":
+    main()

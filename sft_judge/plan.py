@@ -1,0 +1,145 @@
+"""
+What a run will take, before a weight is loaded: tokens, steps, memory by part, GPUs that it fits, hours.
+
+The step's cost is that of step_cost.py at the longest micro-batch. How it is divided among N processes follows the
+launchers: ZeRO-1 divides the optimizer's state, ZeRO-2 the gradients too, ZeRO-3 and FSDP the weights too (Rajbhandari
+et al. 2020, figure 1, https://arxiv.org/abs/1910.02054).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sft_judge.architectures import model_config_of
+from sft_judge.battles.schema import FIELDS
+from sft_judge.config import JudgeConfig, JudgeModelConfig
+from sft_judge.prompts import JudgePrompt
+from sft_judge.step_cost import StepCost, step_cost
+from sft_judge.training_data import verdict_dataset
+
+# name: memory in GB as published, bfloat16 TFLOP/s without sparsity (float16 for the T4, which has no bfloat16)
+GPUS = {
+    "T4": (16, 65),
+    "L4": (24, 121),
+    "RTX 4090": (24, 165),
+    "A100 40 GB": (40, 312),
+    "L40S": (48, 362),
+    "A100 80 GB": (80, 312),
+    "H100": (80, 989),
+    "H200": (141, 989),
+}
+RESERVE, SLACK = 1.0, 1.05  # GB of the CUDA context; what the allocator cannot use
+UTILISATION = 0.4  # of the peak rate: the stated assumption behind the hours
+LAUNCHERS = ("ddp", "zero1", "zero2", "zero3")
+PARTS = ("weights", "head", "gradients", "optimizer", "activations")
+CHARACTERS_A_TOKEN, FRAME = 3.5, 120  # of a row, where no tokenizer can count
+
+
+@dataclass(frozen=True)
+class Load:
+    """An epoch: battles, and the tokens [rows] of their rows; `counted` by the tokenizer, or estimated."""
+
+    battles: int
+    lengths: np.ndarray
+    counted: bool = True
+
+
+def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None, teacher: dict | None = None) -> Load:
+    """What a run would train on; without a tokenizer (`prompt`), tokens are estimated from characters."""
+    if prompt is not None:
+        dataset, _ = verdict_dataset(battles, prompt, config.swap, config.seed, teacher, cached=True)
+        rows = pc.list_flatten(dataset.data["input_ids"])
+        return Load(len(dataset), np.array(pc.list_value_length(rows)))
+    kept = battles.filter(pc.is_valid(battles["verdict"])).select(list(FIELDS)).to_pylist()
+    characters = np.array([sum(len(turn) for name in FIELDS for turn in row[name]) for row in kept])
+    lengths = np.minimum(characters / CHARACTERS_A_TOKEN + FRAME, config.total_budget).astype(int)
+    return Load(len(kept), np.repeat(lengths, views_of(config)), counted=False)
+
+
+def views_of(config: JudgeConfig) -> int:
+    """Rows a battle."""
+    return 2 if config.swap == "both" else 1
+
+
+def steps_of(battles: int, config: JudgeConfig, gpus: int) -> int:
+    """Optimizer steps of the run, as Trainer counts them."""
+    if config.max_steps > 0:
+        return config.max_steps
+    batches = math.ceil(battles / (config.per_device_train_batch_size * gpus))
+    return math.ceil(math.ceil(batches / config.gradient_accumulation_steps) * config.num_train_epochs)
+
+
+def divided(cost: StepCost, launcher: str, gpus: int) -> StepCost:
+    """The cost on each of so many GPUs."""
+    if gpus == 1:
+        return cost
+    if launcher == "ddp":
+        return replace(cost, gradients=2 * cost.gradients)  # once more in the buckets that are exchanged
+    shares = {"optimizer": cost.optimizer // gpus}
+    if launcher in ("zero2", "zero3"):
+        shares["gradients"] = cost.gradients // gpus
+    if launcher == "zero3":
+        shares |= {"weights": cost.weights // gpus, "head": cost.head // gpus}
+        shares["activations"] = cost.activations + 2 * cost.largest_layer  # gathered: one in use, one on its way
+    return replace(cost, **shares)
+
+
+def fits(peak: int) -> list[str]:
+    """The GPUs that hold so many bytes, smallest first."""
+    return [name for name, (size, _) in GPUS.items() if peak / 1e9 * SLACK + RESERVE <= size]
+
+
+def total_flops(cost: StepCost, load: Load, config: JudgeConfig, rows: int, gpus: int) -> float:
+    """Of the whole run, from the cost of a micro-batch of `rows` rows as long as the longest."""
+    longest = load.lengths.max()
+    linear = cost.linear_flops / (rows * longest) * load.lengths.sum()
+    attention = cost.attention_flops / (rows * longest**2) * (load.lengths.astype(float) ** 2).sum()
+    seen = steps_of(load.battles, config, gpus) * config.gradient_accumulation_steps
+    epochs = seen * config.per_device_train_batch_size * gpus / load.battles
+    return (linear + attention) * (epochs if config.max_steps > 0 else config.num_train_epochs)
+
+
+def plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> str:
+    """The plan in words, for the terminal. Without battles (`load`) rows are as long as the budget allows."""
+    rows = views_of(config) * config.per_device_train_batch_size
+    longest = config.total_budget if load is None else int(load.lengths.max())
+    cost = step_cost(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
+    lines = [f"{adapters.model_name_or_path}: {cost.parameters:,} parameters, {cost.trained:,} trained"]
+    if load is not None:
+        how = "" if load.counted else " (by characters: the tokenizer is not here)"
+        batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * gpus
+        lines += [
+            f"{load.battles:,} battles, {load.lengths.sum():,} tokens an epoch{how}; "
+            f"{steps_of(load.battles, config, gpus):,} steps of {batch} battles"
+        ]
+    flops = (cost.linear_flops + cost.attention_flops) / 1e12
+    lines += [
+        f"a micro-batch: {rows} rows of up to {longest:,} tokens, {flops:,.1f} TFLOP",
+        "",
+    ]
+    packed = adapters.load_in_4bit or adapters.load_in_8bit  # which ZeRO-3 does not bear
+    parts = {name: divided(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
+    lines += _table(parts, gpus)
+    if load is not None:
+        flops, least = total_flops(cost, load, config, rows, gpus), min(part.peak for part in parts.values())
+        lines += ["", _times(flops / gpus, fits(least))]
+    return "\n".join(lines)
+
+
+def _table(parts: dict[str, StepCost], gpus: int) -> list[str]:
+    """A line for each launcher: GB on each GPU."""
+    lines = [f"GB on each GPU  {''.join(f'{name:>12}' for name in PARTS)}{'peak':>12}  fits"]
+    for launcher, part in parts.items():
+        sizes = "".join(f"{getattr(part, name) / 1e9:>12.2f}" for name in (*PARTS, "peak"))
+        label = "one GPU" if gpus == 1 else f"{launcher}, {gpus} GPUs"
+        lines.append(f"{label:<16}{sizes}  {', '.join(fits(part.peak)) or 'none of these'}")
+    return lines
+
+
+def _times(flops: float, gpus: list[str]) -> str:
+    hours = [f"{name} {flops / (GPUS[name][1] * 1e12 * UTILISATION) / 3600:.1f} h" for name in gpus]
+    shown = ", ".join(hours) or "no GPU holds it"
+    return f"time, an estimate: {flops:.2e} FLOP a GPU at {UTILISATION:.0%} of its published rate: {shown}"
