@@ -50,14 +50,8 @@ CONFIGURATIONS = {
         1024,
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "use_dora": True},
     ),
-    "QLoRA": (
-        "qwen3",
-        {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8, "head_dim": 128, **HEADS},
-        768,
-        {"per_device_train_batch_size": 1, "load_in_4bit": True, "use_bnb_nested_quant": True},
-    ),
 }
-TOKENIZERS = {"qwen2": "qwen2.5", "llama": "llama3", "gemma2": "gemma", "qwen3": "qwen3"}
+TOKENIZERS = {"qwen2": "qwen2.5", "llama": "llama3", "gemma2": "gemma"}
 
 
 def make(name: str, folder: Path) -> None:

@@ -91,6 +91,7 @@ class JudgeConfig(SFTConfig):
     )
     ema_decay: float = _help("keep a moving average of the trained weights, such as 0.99; 0 is none", 0.0)
     limit: int | None = _help("only the first N battles, for a quick try")
+    data_license: str | None = _help("licence of the battles, for the model card, as the hub spells it: cc-by-4.0")
     allow_in_sample: bool = _help("train on teacher labels that are not proven out of fold", False)
 
     # SFTTrainer would drop the rows it cuts; prompts.py fits the budget before.
@@ -129,11 +130,26 @@ class JudgeConfig(SFTConfig):
             raise InputError("token_budget is for padding_free batches: set that too, or per_device_train_batch_size.")
         if self.packing:
             raise InputError("packing is on, but a packed row has many answers and attention would cross them.")
+        if self.use_liger_kernel:
+            self._fit_liger()
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__post_init__()
         wrong = [name for name, rate in (self.mix or {}).items() if not isinstance(rate, int | float) or not rate >= 0]
         if wrong:
             raise InputError(f"mix gives {wrong[0]} the rate {self.mix[wrong[0]]!r}, expected a number of 0 or more.")
+
+    def _fit_liger(self) -> None:
+        """Liger's kernels where they are to be had; its fused loss is over the vocabulary, which ours never builds."""
+        import torch
+        from transformers.utils import is_liger_kernel_available
+
+        if not (is_liger_kernel_available() and torch.cuda.is_available()):
+            print(
+                "use_liger_kernel: it is not installed or has no GPU; going on without.", file=sys.stderr, flush=True
+            )
+            self.use_liger_kernel = False
+        off = {"fused_linear_cross_entropy": False, "cross_entropy": False}
+        self.liger_kernel_config = {**(self.liger_kernel_config or {}), **off}
 
     @property
     def budget(self) -> Budget:

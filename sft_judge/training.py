@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+from huggingface_hub import HfApi
 from transformers.trainer_utils import get_last_checkpoint
 from trl import get_quantization_config
 
@@ -19,6 +21,7 @@ from sft_judge.errors import GateError, InputError
 from sft_judge.eval_metrics import eval_metrics
 from sft_judge.files import check_folder, content_hash, partial_path, replace_folder, write_json
 from sft_judge.learning_rates import question
+from sft_judge.model_card import write_card
 from sft_judge.models import ADAPTER, beside_text, is_adapter, load_model, load_tokenizer
 from sft_judge.plan import load_of, plan
 from sft_judge.prompts import JudgePrompt, default_words
@@ -58,6 +61,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     work = partial_path(output)
     checkpoint = _open_work(work, fingerprint, config)
     config.output_dir = str(work)
+    push, config.push_to_hub = config.push_to_hub, False  # Trainer would push the work in progress
     trainer = JudgeTrainer(
         model=model,
         args=config,
@@ -95,18 +99,19 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
         "eval": _final_evaluation(trainer),
     }
-    _save(
-        trainer,
-        tokenizer,
-        JudgeSpec(prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget),
-        facts,
-        output,
-        start,
-    )
+    template = read_template(config.prompt_template)
+    spec = JudgeSpec(prompt.words, prompt.verdict_ids, template, config.budget, config.show_language)
+    spec.training = {**facts, "seed": config.seed, "recipe": _resolved(config)}
+    sources = train_rows["source"].to_pylist() if "source" in train_rows.column_names else []
+    _save(trainer, tokenizer, spec, output, start, sources)
+    if push and trainer.is_world_process_zero():
+        _push(output, config)
     if checkpoint is None:  # of the whole run, not of what was left of it
         tokens = sum(train_set["length"]) * trainer.state.epoch
         facts["tokens_per_second"] = round(tokens / trained.metrics["train_runtime"])
-    return facts
+    if torch.cuda.is_available():
+        facts["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return facts | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
 
 
 def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
@@ -201,7 +206,7 @@ def _open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
     return checkpoint
 
 
-def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, facts: dict, output: Path, start: Path | None) -> None:
+def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, output: Path, start: Path | None, sources: list) -> None:
     config = trainer.args
     work = Path(config.output_dir)
     finished = work / "judge"
@@ -210,15 +215,22 @@ def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, facts: dict, output
         if start:
             save_on_base(trainer.model, start, finished)
         tokenizer.save_pretrained(finished)
-        spec.language = config.show_language
-        spec.training = {**facts, "seed": config.seed, "recipe": _resolved(config)}
         write_spec(finished, spec)
+        write_card(finished, output.name, spec, config, sources)
         write_json(finished / "trainer_log.json", _timeless(trainer.state.log_history))
         _sort_target_modules(finished / ADAPTER)
         (finished / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
         replace_folder(finished, output)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def _push(folder: Path, config: JudgeConfig) -> None:
+    """Upload the finished judge to `hub_model_id`, by default its folder's name in the user's own space."""
+    hub = HfApi(token=config.hub_token)
+    repo = hub.create_repo(config.hub_model_id or folder.name, private=config.hub_private_repo, exist_ok=True)
+    hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message="A judge trained by sft_judge")
+    print(f"pushed to {repo}", flush=True)
 
 
 def _timeless(history: list[dict]) -> list[dict]:
@@ -242,7 +254,10 @@ def _resolved(config: JudgeConfig) -> dict:
     own = JudgeConfig.__annotations__
     optimiser = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps")
     batch = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim")
-    values = {name: getattr(config, name) for name in (*own, *optimiser, *batch)}
+    return _plain({name: getattr(config, name) for name in (*own, *optimiser, *batch)})
+
+
+def _plain(values: dict) -> dict:
     return json.loads(json.dumps(values, default=str))
 
 
