@@ -109,10 +109,10 @@ def step_cost(
         model = _on_fake_memory(meta, config, adapters)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer, states = _optimizer(trained, config)
-        if config.gradient_accumulation_steps == 1:
+        kept = [weight.grad for weight in trained] if config.gradient_accumulation_steps > 1 else []
+        if not kept:
             for weight in trained:
                 weight.grad = None
-        kept = [weight.grad for weight in trained if weight.grad is not None]
         ledger = Ledger([*model.parameters(), *model.buffers(), *states, *kept])
         try:
             _run_step(model, trained, optimizer, ledger, config, rows, tokens)
@@ -164,19 +164,19 @@ def _on_fake_memory(model, config: JudgeConfig, adapters: JudgeModelConfig):
 
 def _optimizer(trained: list, config: JudgeConfig):
     """The optimizer after a first step, so that its state is there, and its state; None for one of 8 bits."""
+    for weight in trained:
+        weight.grad = torch.empty_like(weight)
     if "8bit" in config.optim:
         return None, []
     kind, options = Trainer.get_optimizer_cls_and_kwargs(config)
     optimizer = kind(trained, **options)
-    for weight in trained:
-        weight.grad = torch.empty_like(weight)
     optimizer.step()
     return optimizer, [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, torch.Tensor)]
 
 
 def _run_step(model, trained: list, optimizer, ledger: Ledger, config: JudgeConfig, rows: int, tokens: int) -> None:
     head = VerdictHead(model, [0, 1], scatter=config.world_size == 1)
-    half = config.bf16 or any(weight.dtype is torch.bfloat16 for weight in model.parameters())
+    half = config.bf16 or model.get_input_embeddings().weight.dtype is torch.bfloat16  # a GPU's default
     # On fake tensors transformers cannot look whether rows are padded, and makes the mask of padded ones.
     inputs = {"input_ids": torch.zeros(rows, tokens, dtype=torch.long), "attention_mask": None}
     with ledger:
