@@ -45,6 +45,12 @@ FAMILIES = {
     },
     "qwen3": {},
     "gemma3_text": GEMMA,
+    "gemma3": {  # with the image tower, as AutoModelForCausalLM loads it
+        "text_config": {**SIZES, **GEMMA},
+        "vision_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28},
+        "mm_tokens_per_image": 4,
+        "attn_implementation": "eager",
+    },
     "llama": {},
     "phi3": {},
     "mistral": {"sliding_window": 16},
@@ -57,7 +63,10 @@ pytestmark = pytest.mark.unit
 def make_model(family: str, tied: bool, lora: bool):
     kind = FAMILIES[family]
     options = {key: value for key, value in kind.items() if key == "attn_implementation"}
-    sizes = {key: value for key, value in {**SIZES, **kind}.items() if key not in options}
+    sizes = {**SIZES, **kind}
+    if "text_config" in kind:
+        sizes = {**kind, "text_config": {**kind["text_config"], "tie_word_embeddings": tied}}
+    sizes = {key: value for key, value in sizes.items() if key not in options}
     config = AutoConfig.for_model(family, **{**sizes, "tie_word_embeddings": tied})
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)

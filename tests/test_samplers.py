@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sft_judge.errors import InputError
 from sft_judge.samplers import BalancedSampler, TokenBatches
+from sft_judge.trainer import JudgeTrainer
 
 unit = pytest.mark.unit
 
@@ -51,3 +52,19 @@ def test_the_order_is_another_one_each_epoch_and_the_number_of_batches_is_not():
 def test_a_budget_that_cannot_be_kept_is_refused(rows, budget, reason):
     with pytest.raises(InputError, match=reason):
         batches_of(np.full(rows, 400), budget, 1, 16)
+
+
+@pytest.mark.engine
+def test_a_run_by_tokens_sees_every_battle_once_within_the_budget(train, planted_table, monkeypatch):
+    seen, tokens = [], []
+    plain = JudgeTrainer.compute_loss
+
+    def watched(self, model, inputs, *args, **kwargs):
+        seen.append(inputs["row"].tolist())
+        tokens.append(inputs["input_ids"].numel())
+        return plain(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", watched)
+    train(padding_free="true", token_budget=1500, max_steps=-1, num_train_epochs=1, gradient_accumulation_steps=2)
+    assert sorted(row for batch in seen for row in batch) == list(range(planted_table.num_rows))
+    assert max(tokens) <= 1500 and len({len(batch) for batch in seen}) > 1

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
 
 from sft_judge.architectures import KNOWN, model_config_of
 from sft_judge.cli import main
+from sft_judge.config import JudgeConfig, check_keys
 from sft_judge.families import tokenizer_of
 from sft_judge.models import beside_text, load_model, load_tokenizer
 from sft_judge.recipes import read_recipe
@@ -84,6 +85,20 @@ def test_what_a_gpu_can_do_is_replaced_only_without_one():
     assert on_gpu["labels"] == "small/labels.parquet"
     given = {**recipe, "battles": "own.parquet"}
     assert not {"battles", "labels"} & shrunk_settings(given, folder, True).keys()
+
+
+@unit
+def test_the_readmes_recipe_for_a_new_model_is_one():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    check_keys(settings)
+    assert settings["model_name_or_path"] == "org/my-model-instruct"
+
+
+@unit
+def test_liger_gives_way_where_it_cannot_run(tmp_path, capsys):
+    config = JudgeConfig(output_dir=str(tmp_path), use_liger_kernel=True)
+    assert not config.use_liger_kernel and "going on without" in capsys.readouterr().err
 
 
 def check_shrunk(folder: Path, recipe: Path) -> None:

@@ -49,7 +49,13 @@ def test_a_batch_holds_each_order_of_each_battle_as_a_row():
 
 
 @engine
-@pytest.mark.parametrize("changes", [{}, ONE_BY_ONE, {"padding_free": "true"}, {"pad_to_multiple_of": 64}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({}, ONE_BY_ONE, {"padding_free": "true"}, {"pad_to_multiple_of": 64}),
+        pytest.param({"torch_compile": "true"}, marks=pytest.mark.full),
+    ],
+)
 def test_steps_of_any_shape_give_one_curve(changes, train):
     """14 battles in steps of 8: the second step of an epoch has 6, as 4 and 2, and is a mean over the 6."""
     settings = {"limit": 14, "lora_dropout": 0.0, "max_steps": 8, "logging_steps": 1}
