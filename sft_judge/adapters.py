@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel
 from trl import get_peft_config
 
 from sft_judge.config import JudgeModelConfig
-from sft_judge.errors import InputError
+from sft_judge.errors import InputError, nearest
 from sft_judge.models import beside_text
 
 # Presets of lora_target_modules: the fused projections are Phi-3's.
@@ -24,6 +25,8 @@ def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
     if preset:
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
         lora.target_modules = preset if isinstance(preset, str) else {name for name in preset if name in names}
+    else:
+        _check_targets(lora.target_modules, model)
     lora.exclude_modules = list(beside_text(model)) or None
     if mutates_base(config) and (config.load_in_4bit or config.load_in_8bit):
         raise InputError(
@@ -32,6 +35,20 @@ def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
         )
     lora.init_lora_weights = {"default": True}.get(config.lora_init, config.lora_init)
     return lora
+
+
+def _check_targets(targets, model) -> None:
+    """Raise `InputError` for a target by which no module goes, with the names there are; patterns are left to PEFT."""
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    short = sorted({name.rsplit(".", 1)[-1] for name in names})
+    if isinstance(targets, str):  # TRL makes a list of one a string, which PEFT takes for a pattern
+        targets = [targets] if targets.isidentifier() else []
+    for target in targets or []:
+        if not any(f".{name}".endswith(f".{target}") for name, _ in model.named_modules()):
+            raise InputError(
+                f"lora_target_modules names {target!r}, but the model has {', '.join(short)}; or all_linear, or qkv."
+                f"{nearest(target, short)}"
+            )
 
 
 def mutates_base(config: JudgeModelConfig) -> bool:

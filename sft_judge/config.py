@@ -9,6 +9,7 @@ import os
 import sys
 from dataclasses import dataclass, field, fields
 
+from transformers import SchedulerType
 from trl import ModelConfig, SFTConfig
 
 from sft_judge.errors import InputError, nearest
@@ -19,9 +20,22 @@ CHOICES = {
     "battle_order": ("balanced", "by_length", "random"),
     "on_collapse": ("stop", "warn"),
     "on_spike": ("none", "skip", "stop"),
+    "lr_scheduler_type": tuple(kind.value for kind in SchedulerType),
 }
+LORA_INITS = ("default", "pissa", "olora", "gaussian", "orthogonal", "loftq")
 MANY = 10**9
-RANGES = {
+RANGES = {  # TRL's settings among them: what it takes without a word fails in a traceback, or trains nothing
+    "learning_rate": (0, 1),
+    "warmup_steps": (0, MANY),
+    "seed": (0, 2**32 - 1),
+    "num_train_epochs": (1e-6, MANY),
+    "adam_beta1": (0, 0.99999),
+    "adam_beta2": (0, 0.99999),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "dataloader_num_workers"), (0, MANY)),
+    **dict.fromkeys(("prompt_budget", "response_budget", "total_budget"), (1, MANY)),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, MANY)),
+    "gradient_accumulation_steps": (1, MANY),
+    "logging_steps": (1e-6, MANY),
     "distill_weight": (0, 1),
     "distill_temperature": (0.01, 1000),
     "label_smoothing_factor": (0, 1),
@@ -30,6 +44,14 @@ RANGES = {
     "collapse_after": (1, MANY),
     "spike_factor": (1, MANY),
 }
+ADAPTER_RANGES = {"lora_r": (1, 2**16), "lora_alpha": (1, 2**16), "lora_dropout": (0, 0.999)}
+
+
+def _check_ranges(config, ranges: dict) -> None:
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise InputError(f"{name} is {value}, expected {low:g} to {high:g}.")
 
 
 def _help(text: str, default=None, **options):
@@ -50,6 +72,15 @@ class JudgeModelConfig(ModelConfig):
         "default, pissa, pissa_niter_16, olora, gaussian, orthogonal or loftq, as PEFT has them", "default"
     )
     dtype: str | None = _help("float32, bfloat16, float16 or auto (the checkpoint's own)", "auto")
+
+    def __post_init__(self):
+        _check_ranges(self, ADAPTER_RANGES)
+        if self.lora_init not in LORA_INITS and not self.lora_init.startswith("pissa_niter_"):
+            known = ", ".join(LORA_INITS)
+            raise InputError(
+                f"lora_init is {self.lora_init!r}, expected {known}.{nearest(self.lora_init, LORA_INITS)}"
+            )
+        super().__post_init__()
 
 
 @dataclass
@@ -118,10 +149,15 @@ class JudgeConfig(SFTConfig):
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}.{nearest(value, known)}")
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"{name} is {value}, expected {low} to {high}.")
+        _check_ranges(self, RANGES)
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise InputError(f"max_steps is {self.max_steps}, expected 1 or more, or -1 to go by num_train_epochs.")
+        if self.eval_strategy != "no" and self.fold is None:
+            raise InputError(
+                f"eval_strategy is {self.eval_strategy}, but no fold is left out to evaluate on; set fold."
+            )
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}, expected 1 or more.")
         if self.num_verdicts not in (None, 2, 3):
             raise InputError(f"num_verdicts is {self.num_verdicts}, expected 2 or 3.")
         if self.ema_decay and self.load_best_model_at_end:
@@ -134,6 +170,10 @@ class JudgeConfig(SFTConfig):
             self._fit_liger()
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__post_init__()
+        if not isinstance(self.mix, dict | None):
+            raise InputError(
+                f"mix is {self.mix!r}, expected a rate for each source, such as {{arena: 1, synthetic: 0.25}}."
+            )
         wrong = [name for name, rate in (self.mix or {}).items() if not isinstance(rate, int | float) or not rate >= 0]
         if wrong:
             raise InputError(f"mix gives {wrong[0]} the rate {self.mix[wrong[0]]!r}, expected a number of 0 or more.")

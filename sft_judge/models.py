@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
 from sft_judge.errors import InputError
 
-ADAPTER = "adapter_config.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -73,17 +73,35 @@ def load_model(model: str, dtype: str | None = "auto", **options):
     kind = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     try:
         base = base_of(model)
+        check_model_folder(base)
         options["attn_implementation"] = _attention(base, options.get("attn_implementation"))
         loaded = AutoModelForCausalLM.from_pretrained(
             base, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
         )
         if is_adapter(model):
-            loaded = PeftModel.from_pretrained(loaded, model, config=PeftConfig.from_pretrained(model))
+            loaded = _with_adapter(loaded, base, model)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
         raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
     return loaded.eval()
+
+
+def _with_adapter(model, base: str, adapter: str) -> PeftModel:
+    """The base with its adapter. peft only warns of layers that one of the two has not, and leaves those unchanged."""
+    not_its_own = f"{adapter}: its adapter was not made for {base}"
+    config = PeftConfig.from_pretrained(adapter)
+    try:
+        loaded = PeftModel.from_pretrained(model, adapter, config=config)
+    except RuntimeError as error:  # torch: a list of size mismatches below a line that says nothing
+        raise InputError(f"{not_its_own} ({str(error).splitlines()[-1].strip()}).") from error
+    with safe_open(Path(adapter) / ADAPTER_WEIGHTS, "pt") as file:
+        saved = {name for name in file.keys() if "lora_" in name}
+    wanted = {name for name in get_peft_model_state_dict(loaded, save_embedding_layers=False) if "lora_" in name}
+    if saved != wanted:
+        name = min(saved ^ wanted)
+        raise InputError(f"{not_its_own}: {name} is in {'the adapter' if name in saved else 'the base'} alone.")
+    return loaded
 
 
 def beside_text(model) -> dict[str, torch.nn.Module]:
@@ -115,7 +133,11 @@ def attention_for(name: str, config, wanted: str | None) -> str | None:
 
 
 def check_model_folder(model: str) -> None:
-    """Raise `InputError` where a local path is not a model folder: better than a hub's 404 on a misspelt path."""
+    """
+    Raise `InputError` where a local path is not a model folder: better than a hub's 404 on a misspelt path.
+
+    Also where a file of weights is cut short, which its header tells: each engine would say so in its own way.
+    """
     path = Path(model)
     local = path.exists() or str(model).startswith((".", "/")) or str(model).count("/") > 1
     if not local:
@@ -124,6 +146,12 @@ def check_model_folder(model: str) -> None:
         raise InputError(f"{model}: no such model folder.")
     if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
         raise InputError(f"{model}: not a model folder, it has neither config.json nor {ADAPTER}.")
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise InputError(f"{file}: damaged or cut short ({_first_line(error)}). Copy or make it again.") from error
 
 
 def _first_line(error: Exception) -> str:

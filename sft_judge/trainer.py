@@ -29,7 +29,7 @@ class PlainLines(TrainerCallback):
     """On a pipe, a line for each logged step instead of Trainer's raw dictionaries."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_local_process_zero or not {"loss", "eval_loss"} & logs.keys():
+        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
         shown = [f"{key} {float(logs[key]):.4g}" for key in ("loss", "learning_rate", "eval_log_loss") if key in logs]
         print(f"step {state.global_step}/{state.max_steps}  {'  '.join(shown)}", flush=True)

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from huggingface_hub import HfApi
-from transformers.trainer_utils import get_last_checkpoint
 from trl import get_quantization_config
 
 from sft_judge.adapters import adapter_config, keep_start, mutates_base, save_on_base, scale_line
 from sft_judge.architectures import tokenizer_at_hand
 from sft_judge.battles.schema import read_battles
+from sft_judge.checkpoints import open_work
 from sft_judge.config import JudgeConfig, JudgeModelConfig
 from sft_judge.ema import EmaCallback
 from sft_judge.errors import GateError, InputError
@@ -59,7 +59,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     model = _base_model(model_name, model_config, config)
     lora = adapter_config(model_config, model)
     work = partial_path(output)
-    checkpoint = _open_work(work, fingerprint, config)
+    checkpoint = open_work(work, fingerprint, config)
     config.output_dir = str(work)
     push, config.push_to_hub = config.push_to_hub, False  # Trainer would push the work in progress
     trainer = JudgeTrainer(
@@ -188,22 +188,6 @@ def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     for module in beside_text(model).values():  # it would get no gradient, which DDP waits for
         module.requires_grad_(False)
     return model.train()
-
-
-def _open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
-    """The checkpoint to go on from, or None for a fresh start; stale work is cleared away."""
-    stamp = work / "fingerprint"
-    known = stamp.is_file() and stamp.read_text() == fingerprint
-    config.distributed_state.wait_for_everyone()  # every process has looked before one clears and writes
-    if not known and config.process_index == 0:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        stamp.write_text(fingerprint)
-    config.distributed_state.wait_for_everyone()
-    checkpoint = get_last_checkpoint(str(work)) if known else None
-    if checkpoint and config.process_index == 0:
-        print(f"Going on from {checkpoint}.")
-    return checkpoint
 
 
 def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, output: Path, start: Path | None, sources: list) -> None:

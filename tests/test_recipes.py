@@ -67,8 +67,8 @@ def test_a_launch_config_is_one_of_accelerates(recipe):
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(recipe))
-    assert config.num_machines == 1 and config.mixed_precision == "no"
-    stage = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3}.get(recipe.stem)
+    assert config.num_machines == (2 if recipe.stem == "multinode" else 1) and config.mixed_precision == "no"
+    stage = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3, "multinode": 2}.get(recipe.stem)
     assert config.deepspeed_config.get("zero_stage") == stage
 
 

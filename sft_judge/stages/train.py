@@ -8,6 +8,8 @@ given on the command line as --key value, which wins. A run that was killed goes
 On several processes: accelerate launch --config_file recipes/accelerate/X.yaml scripts/train.py --config RECIPE
 """
 
+import contextlib
+import io
 import sys
 from pathlib import Path
 
@@ -82,10 +84,15 @@ def _parsed(args, settings: dict, small: dict):
     check_keys(settings)
     words = ["--config", str(find("recipes", args.config))]
     words += [str(word) for key, value in small.items() for word in (f"--{key}", value)]
+    usage = io.StringIO()
     try:
-        return TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config([*words, *args.overrides])
-    except SystemExit as error:  # argparse: a value of the wrong type
-        raise InputError(f"{args.config}: a setting has a value of the wrong type; see the line above.") from error
+        with contextlib.redirect_stderr(usage):
+            return TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config([*words, *args.overrides])
+    except SystemExit as error:  # argparse: a value of the wrong type, after a page of usage
+        said = usage.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
+        raise InputError(f"{args.config}: a setting has a value of the wrong type: {said}") from error
+    except ValueError as error:  # of transformers' and TRL's own checks
+        raise error if isinstance(error, InputError) else InputError(f"{args.config}: {error}") from error
 
 
 def _small_folder(settings: dict) -> Path:
