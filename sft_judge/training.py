@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from trl import get_quantization_config
 
 from sft_judge.adapters import adapter_config, keep_start, mutates_base, save_on_base, scale_line
@@ -210,11 +211,20 @@ def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, output: Path, start
 
 
 def _push(folder: Path, config: JudgeConfig) -> None:
-    """Upload the finished judge to `hub_model_id`, by default its folder's name in the user's own space."""
-    hub = HfApi(token=config.hub_token)
-    repo = hub.create_repo(config.hub_model_id or folder.name, private=config.hub_private_repo, exist_ok=True)
-    hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message="A judge trained by sft_judge")
-    print(f"pushed to {repo}", flush=True)
+    """
+    Upload the finished judge to `hub_model_id`, by default its folder's name in the user's own space.
+
+    A hub that cannot be reached, or refuses, costs no training: it is said, with the command that tries again.
+    """
+    name, hub = config.hub_model_id or folder.name, HfApi(token=config.hub_token)
+    try:
+        repo = hub.create_repo(name, private=config.hub_private_repo, exist_ok=True)
+        hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message="A judge trained by sft_judge")
+    except (OSError, HTTPError) as error:
+        why = " ".join(str(error).split())
+        print(f"sft-judge: not pushed ({why}). Again: hf upload {name} {folder}", file=sys.stderr, flush=True)
+    else:
+        print(f"pushed to {repo}", flush=True)
 
 
 def _timeless(history: list[dict]) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -95,6 +96,17 @@ def test_what_is_pushed_is_the_finished_judge_and_nothing_else(train, hub, tmp_p
     pushed = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
     assert hub.files == pushed
     assert {"README.md", "judge.json", "adapter_model.safetensors"} <= pushed.keys()
+
+
+@engine
+def test_a_hub_out_of_reach_costs_no_training(train, monkeypatch, capsys):
+    with socket.socket() as closed:  # bound, but nobody listens
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setattr("sft_judge.training.HfApi", lambda token: HfApi(endpoint=endpoint, token="hf_none"))
+        folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine")
+    assert (folder / "manifest.json").is_file()
+    assert f"Again: hf upload me/mine {folder}" in capsys.readouterr().err
 
 
 @engine
