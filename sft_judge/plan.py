@@ -17,6 +17,7 @@ from sft_judge.architectures import model_config_of
 from sft_judge.battles.schema import FIELDS
 from sft_judge.config import JudgeConfig, JudgeModelConfig
 from sft_judge.prompts import JudgePrompt
+from sft_judge.samplers import num_micro_batches
 from sft_judge.step_cost import StepCost, step_cost
 from sft_judge.training_data import verdict_dataset
 
@@ -64,12 +65,20 @@ def views_of(config: JudgeConfig) -> int:
     return 2 if config.swap == "both" else 1
 
 
-def steps_of(battles: int, config: JudgeConfig, gpus: int) -> int:
+def steps_of(load: Load, config: JudgeConfig, gpus: int) -> int:
     """Optimizer steps of the run, as Trainer counts them."""
     if config.max_steps > 0:
         return config.max_steps
-    batches = math.ceil(battles / (config.per_device_train_batch_size * gpus))
-    return math.ceil(math.ceil(batches / config.gradient_accumulation_steps) * config.num_train_epochs)
+    return math.ceil(_steps_an_epoch(load, config, gpus) * config.num_train_epochs)
+
+
+def _steps_an_epoch(load: Load, config: JudgeConfig, gpus: int) -> int:
+    accumulated = config.gradient_accumulation_steps
+    if config.token_budget:
+        of_battles = load.lengths.reshape(load.battles, -1).sum(axis=1)
+        return num_micro_batches(of_battles, config.token_budget, gpus * accumulated) // (gpus * accumulated)
+    batches = math.ceil(load.battles / (config.per_device_train_batch_size * gpus))
+    return math.ceil(batches / accumulated)
 
 
 def divided(cost: StepCost, launcher: str, gpus: int) -> StepCost:
@@ -97,23 +106,23 @@ def total_flops(cost: StepCost, load: Load, config: JudgeConfig, rows: int, gpus
     longest = load.lengths.max()
     linear = cost.linear_flops / (rows * longest) * load.lengths.sum()
     attention = cost.attention_flops / (rows * longest**2) * (load.lengths.astype(float) ** 2).sum()
-    seen = steps_of(load.battles, config, gpus) * config.gradient_accumulation_steps
-    epochs = seen * config.per_device_train_batch_size * gpus / load.battles
-    return (linear + attention) * (epochs if config.max_steps > 0 else config.num_train_epochs)
+    share = config.max_steps / _steps_an_epoch(load, config, gpus) if config.max_steps > 0 else config.num_train_epochs
+    return (linear + attention) * share
 
 
 def plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> str:
     """The plan in words, for the terminal. Without battles (`load`) rows are as long as the budget allows."""
-    rows = views_of(config) * config.per_device_train_batch_size
     longest = config.total_budget if load is None else int(load.lengths.max())
+    rows = views_of(config) * config.per_device_train_batch_size
+    if config.token_budget:
+        rows = max(1, config.token_budget // longest)
     cost = step_cost(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
     lines = [f"{adapters.model_name_or_path}: {cost.parameters:,} parameters, {cost.trained:,} trained"]
     if load is not None:
         how = "" if load.counted else " (by characters: the tokenizer is not here)"
-        batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * gpus
         lines += [
             f"{load.battles:,} battles, {load.lengths.sum():,} tokens an epoch{how}; "
-            f"{steps_of(load.battles, config, gpus):,} steps of {batch} battles"
+            f"{steps_of(load, config, gpus):,} steps, {_steps_an_epoch(load, config, gpus):,} an epoch"
         ]
     flops = (cost.linear_flops + cost.attention_flops) / 1e12
     lines += [

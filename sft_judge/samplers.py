@@ -43,6 +43,25 @@ class BalancedSampler(Sampler):
         return iter(order.tolist())
 
 
+def num_micro_batches(lengths: np.ndarray, budget: int, step: int) -> int:
+    """
+    Micro-batches of at most `budget` tokens that battles of these lengths [N] take in any order, a multiple of `step`.
+
+    Raises `InputError` for a budget that cannot be kept.
+    """
+    longest = int(lengths.max())
+    if longest > budget / 2:
+        raise InputError(
+            f"token_budget is {budget}, but a battle has up to {longest} tokens in its orders; at least twice as many "
+            "must go into a micro-batch. Raise it, or lower total_budget."
+        )
+    # filled one after the other, they hold more than budget - longest tokens each, but for the last
+    count = math.ceil((int(lengths.sum()) / (budget - longest) + 1) / step) * step
+    if count > len(lengths):
+        raise InputError(f"{len(lengths)} battles are too few for {count} micro-batches; raise token_budget.")
+    return count
+
+
 class TokenBatches(BatchRebalanceSampler):
     """
     An order cut into micro-batches of at most `budget` tokens.
@@ -53,17 +72,8 @@ class TokenBatches(BatchRebalanceSampler):
 
     def __init__(self, order: Sampler, lengths: np.ndarray, budget: int, processes: int, rank: int, accumulated: int):
         self.order, self.lengths, self.budget = order, lengths, budget
-        self.processes, self.rank, self.step = processes, rank, processes * accumulated
-        longest = int(lengths.max())
-        if longest > budget / 2:
-            raise InputError(
-                f"token_budget is {budget}, but a battle has up to {longest} tokens in its orders; at least twice as "
-                "many must go into a micro-batch. Raise it, or lower total_budget."
-            )
-        # greedy batches hold more than budget - longest tokens each, but for the last
-        self.count = math.ceil((int(lengths.sum()) / (budget - longest) + 1) / self.step) * self.step
-        if self.count > len(lengths):
-            raise InputError(f"{len(lengths)} battles are too few for {self.count} micro-batches; raise token_budget.")
+        self.processes, self.rank = processes, rank
+        self.count = num_micro_batches(lengths, budget, processes * accumulated)
 
     def set_epoch(self, epoch: int) -> None:
         self.order.set_epoch(epoch)

@@ -1,6 +1,7 @@
 """What `--plan` says: against real tensors, closed forms and Trainer's own count."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sft_judge.config import JudgeConfig, JudgeModelConfig
 from sft_judge.families import tokenizer_of
 from sft_judge.losses import verdict_loss
 from sft_judge.models import load_model
-from sft_judge.plan import Load, divided, fits, steps_of, total_flops
+from sft_judge.plan import Load, divided, fits, total_flops
 from sft_judge.shrink import shrink_config
 from sft_judge.step_cost import Ledger, StepCost, step_cost
 from sft_judge.verdict_head import VerdictHead
@@ -127,11 +128,14 @@ def test_a_runs_flops_are_those_of_its_rows(changes, tmp_path):
 
 
 @engine
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 3}])
-def test_steps_are_as_many_as_trainer_makes(changes, train, planted_table, tmp_path):
+@pytest.mark.parametrize(
+    "changes", [{}, {"gradient_accumulation_steps": 3}, {"padding_free": "true", "token_budget": 1500}]
+)
+def test_steps_are_as_many_as_trainer_makes(changes, train, command, capsys):
     folder = train(max_steps=-1, num_train_epochs=1, **changes)
-    config = recipe(tmp_path, per_device_train_batch_size=4, num_train_epochs=1, **changes)
-    assert steps_of(planted_table.num_rows, config, 1) == len(losses(folder)) > 3
+    assert main([*command(max_steps=-1, num_train_epochs=1, **changes), "--plan"]) == 0
+    said = re.search(r"(\d+) steps, \1 an epoch", capsys.readouterr().out)
+    assert int(said[1]) == len(losses(folder)) > 3
 
 
 @engine
@@ -143,7 +147,7 @@ def test_a_plan_says_what_fits_reads_no_weights_and_writes_nothing(command, base
     assert main([*command(model_name_or_path=bare, output_dir=None), "--plan", "--gpus", "2"]) == 0
     said = capsys.readouterr().out
     parameters = json.loads((tmp_path / "bare" / "config.json").read_text())
-    assert parameters["model_type"] == "qwen2" and "parameters, " in said and "6 steps of 8 battles" in said
+    assert parameters["model_type"] == "qwen2" and "parameters, " in said and "6 steps, 8 an epoch" in said
     for word in ("zero3, 2 GPUs", "activations", "T4", "an estimate"):
         assert word in said
     assert sorted(tmp_path.rglob("*")) == before
