@@ -88,6 +88,19 @@ def trained(byte_level: bool) -> dict:
 def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a family, with its chat template."""
     family = FAMILIES[name]
+    chat = TEMPLATES / f"{family.chat}.jinja"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_shaped(Tokenizer.from_str(json.dumps(_state(family))), family),
+        bos_token=family.bos,
+        eos_token=family.control[0],
+        pad_token=family.control[0],
+        chat_template=chat.read_text(encoding="utf-8") if "{" not in family.chat else family.chat,
+        name_or_path=name,
+    )
+
+
+def _state(family: Family) -> dict:
+    """tokenizer.json: the trained vocabulary with the family's added tokens in place of those it was trained with."""
     state = json.loads(json.dumps(trained(family.byte_level)))
     old = {token["content"] for token in state["added_tokens"]}
     kept = [symbol for symbol in sorted(state["model"]["vocab"], key=state["model"]["vocab"].get) if symbol not in old]
@@ -111,7 +124,11 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
         )
     state["model"] |= {"vocab": vocabulary, "ignore_merges": family.ignore_merges}
     state["model"]["unk_token"] = "<unk>" if "<unk>" in vocabulary else None
-    tokenizer = Tokenizer.from_str(json.dumps(state))
+    return state
+
+
+def _shaped(tokenizer: Tokenizer, family: Family) -> Tokenizer:
+    """With the family's normalizer, and the way it puts a space before a text."""
     if family.nfc:
         tokenizer.normalizer = normalizers.NFC()
     if family.prefix:
@@ -124,12 +141,4 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     if family.prefix == "metaspace":
         tokenizer.normalizer = None
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=True)
-    chat = TEMPLATES / f"{family.chat}.jinja"
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=family.bos,
-        eos_token=family.control[0],
-        pad_token=family.control[0],
-        chat_template=chat.read_text(encoding="utf-8") if "{" not in family.chat else family.chat,
-        name_or_path=name,
-    )
+    return tokenizer
