@@ -86,6 +86,11 @@ def test_a_value_that_no_training_can_have_is_one_line(changes, command, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
+@unit
+def test_a_plan_for_no_gpu_is_refused(command, tmp_path, capsys):
+    refuses([*command(), "--plan", "--gpus", "0"], 2, "--gpus is 0, expected 1 or more", tmp_path, capsys)
+
+
 # weights
 
 

@@ -13,6 +13,7 @@ import io
 import sys
 from pathlib import Path
 
+from sft_judge.errors import InputError
 from sft_judge.recipes import input_paths, output_paths, read_overrides, required, resolved
 from sft_judge.resources import find
 
@@ -64,6 +65,8 @@ def run(args):
     from sft_judge.training import plan_training, train_judge
 
     if args.plan:
+        if args.gpus < 1:
+            raise InputError(f"--gpus is {args.gpus}, expected 1 or more.")
         print(plan_training(*_parsed(args, settings, {}), args.gpus))
         return None
 
@@ -79,7 +82,6 @@ def _parsed(args, settings: dict, small: dict):
     from trl import TrlParser
 
     from sft_judge.config import JudgeConfig, JudgeModelConfig, check_keys
-    from sft_judge.errors import InputError
 
     check_keys(settings)
     words = ["--config", str(find("recipes", args.config))]
