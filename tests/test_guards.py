@@ -35,11 +35,15 @@ def test_a_collapse_is_told_with_its_figures(on_collapse, command, tmp_path, cap
 
 
 @engine
-def test_a_loss_that_is_no_number_stops_the_run_before_the_step_and_names_the_battles(command, planted_table, capsys):
-    assert main(command(swap="none", learning_rate=1e30)) == 3
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step_and_names_the_battle(
+    command, planted_table, tmp_path, capsys
+):
+    rows = planted_table.slice(0, 20).to_pylist()
+    rows[7]["margin"] = 3e38  # times margin_scale it is infinite
+    write_battles(tmp_path / "margins.parquet", battle_table(rows))
+    assert main(command(battles=tmp_path / "margins.parquet", margin_scale=1000, max_steps=9, num_verdicts=3)) == 3
     said = capsys.readouterr().err
-    names = said.split("Stopped at step 2: the loss of battles ")[1].split(" is not finite")[0].split(", ")
-    assert len(names) == 4 and set(names) <= set(planted_table["id"].to_pylist())
+    assert f"the loss of battles {rows[7]['id']} is not finite" in said and not (tmp_path / "judge").exists()
 
 
 def guard_after(gain: float, hits: float, rows: int = 2000, seed: int = 0) -> str | None:
