@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from measuring import over_rounds
+
 SIZE, LONGEST, ROUNDS, VERDICTS = 4, 3072, 8, [17, 33, 421]
 VOTES = "mtbench_votes_q1to7.jsonl"
 
@@ -103,16 +105,6 @@ def steps(both: dict) -> dict[str, list]:
     return taken
 
 
-def result(label: str, figure, goal: str, rounds: int) -> dict:
-    """A figure of the rounds (a function of their indices) and its interval, by bootstrap over rounds."""
-    import numpy as np
-
-    draws = np.random.default_rng(0).integers(0, rounds, (2000, rounds))
-    low, high = np.quantile([figure(draw) for draw in draws], (0.025, 0.975))
-    known = {"ratio": float(figure(np.arange(rounds))), "low": float(low), "high": float(high)}
-    return {"name": label, **known, "goal": goal, "rounds": rounds}
-
-
 def main() -> None:
     import numpy as np
 
@@ -137,9 +129,9 @@ def main() -> None:
         return waited / seconds
 
     results = [
-        result(f"share of padding by length, {what}", lambda _: padded["by_length"], "<= 0.03", 1),
-        result(f"tokens a second by length against plain, {what}", gain, ">= 1.0", ROUNDS),
-        result("share of a step spent waiting for its batch", wait, "<= 0.02", ROUNDS),
+        over_rounds(f"share of padding by length, {what}", lambda _: padded["by_length"], 1, "<= 0.03"),
+        over_rounds(f"tokens a second by length against plain, {what}", gain, ROUNDS, ">= 1.0"),
+        over_rounds("share of a step spent waiting for its batch", wait, ROUNDS, "<= 0.02"),
     ]
     print(json.dumps(results), file=printed)
 

@@ -9,12 +9,11 @@ file, are read once before the first step.
 """
 
 import json
-import multiprocessing
-import os
-import re
 import sys
 import tempfile
 from pathlib import Path
+
+from measuring import apart, new_peak, over_rounds, peak, resident, return_freed_memory
 
 STEPS, BATTLES = 3, 16
 TIED, HEADS = {"tie_word_embeddings": True}, {"num_attention_heads": 8, "num_key_value_heads": 2}
@@ -118,21 +117,11 @@ def measured(name: str, folder: Path) -> float:
 
     whole = training.JudgeTrainer
     training.JudgeTrainer = lambda **options: whole(**options, callbacks=[ReadWeights()])
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident()
+    new_peak()
     sys.stdout = sys.stderr
     assert main(["train", *words(name, folder)]) == 0
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> float:
-    return 1024 * float(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-
-
-def apart(function, *arguments):
-    """Call in a process of its own, forked where nothing but the libraries is loaded."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    return peak() - before
 
 
 def compare(name: str) -> dict:
@@ -143,13 +132,11 @@ def compare(name: str) -> dict:
     print(f"  {name}: predicted {plan / 2**20:,.0f} MB, measured {seen / 2**20:,.0f} MB", file=sys.stderr, flush=True)
     off = max(plan / seen, seen / plan)
     what = f"peak memory by --plan against measured ({seen / 1e9:.1f} GB), {name}"
-    return {"name": what, "ratio": off, "low": off, "high": off, "goal": "<= 1.15", "rounds": 1}
+    return over_rounds(what, lambda _: off, 1, "<= 1.15")
 
 
 def main() -> None:
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
-    if os.environ.get("SFT_JUDGE_BENCH") != "child":  # malloc reads its settings at the start of a process
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "SFT_JUDGE_BENCH": "child"})
+    return_freed_memory()
     import sft_judge.quiet  # noqa: F401
     import sft_judge.training  # noqa: F401
 

@@ -16,6 +16,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from measuring import over_rounds
+
 ROWS, A_ROUND, VOCABULARY = 20_000, 1000, 16_000
 GOAL = ">= 0.8"
 
@@ -50,7 +52,8 @@ def measure(cores: list[int]) -> list[dict]:
         seconds = rounds(make, repeated(rows, distinct))
         bare, ours = ROWS / seconds.sum(axis=0)
         print(f"  {where}, {kind}: {ours:.0f} rows/s, encode_batch {bare:.0f}", file=sys.stderr, flush=True)
-        results.append({"name": f"prompts against encode_batch, {where}, {kind}", **ratio(seconds)})
+        name = f"prompts against encode_batch, {where}, {kind}"
+        results.append(over_rounds(name, partial(rates, seconds), len(seconds), GOAL))
     return results
 
 
@@ -70,15 +73,10 @@ def rounds(make, rows: list[dict]):
     return np.array(seconds)
 
 
-def ratio(seconds) -> dict:
-    """Our rate over the library's, and its interval by bootstrap over the rounds."""
-    import numpy as np
-
-    draws = np.random.default_rng(0).integers(0, len(seconds), (2000, len(seconds)))
-    sums = seconds[draws].sum(axis=1)
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
-    value = seconds[:, 0].sum() / seconds[:, 1].sum()
-    return {"ratio": float(value), "low": float(low), "high": float(high), "goal": GOAL, "rounds": len(seconds)}
+def rates(seconds, chosen) -> float:
+    """Our rate over the library's in the chosen rounds: `seconds` are [rounds, 2], the library's first."""
+    library, ours = seconds[chosen].sum(axis=0)
+    return library / ours
 
 
 def timed(call) -> float:

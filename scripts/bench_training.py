@@ -12,12 +12,10 @@ logits are then measured for 32k alone, as those of 152k in float32 take more th
 """
 
 import json
-import multiprocessing
-import os
-import re
 import sys
 import time
-from pathlib import Path
+
+from measuring import apart, new_peak, over_rounds, peak, resident, return_freed_memory
 
 ROWS, TOKENS, WIDTH, LAYERS = 4, 1024, 256, 4
 VOCABULARIES = {"32k": 32_000, "152k": 152_064, "256k": 256_000}
@@ -122,36 +120,23 @@ def seconds(name: str, dtype: str, adapter: bool, legs: list[str], rounds: int) 
     return taken
 
 
-def peak(name: str, dtype: str, adapter: bool, leg: str) -> float:
+def peak_of(name: str, dtype: str, adapter: bool, leg: str) -> float:
     """Bytes at the peak of two steps above what the libraries hold."""
-    before = _resident("VmRSS")
+    before = resident()
     bench = Bench(VOCABULARIES[name], dtype, adapter)
     bench.step(leg)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    new_peak()
     bench.step(leg)
     bench.step(leg)
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> float:
-    return 1024 * float(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-
-
-def apart(function, *arguments):
-    """Call in a process of its own, forked where nothing but the libraries is loaded."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    return peak() - before
 
 
 def ratio(label: str, ours: list[float], other: list[float], goal: str) -> dict:
-    """The median of the rounds' ratios and its interval, by bootstrap over rounds."""
+    """The median of the rounds' ratios and its interval."""
     import numpy as np
 
     values = np.array(ours) / np.array(other)
-    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
-    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
-    known = {"ratio": float(np.median(values)), "low": float(low), "high": float(high)}
-    return {"name": label, **known, "goal": goal, "rounds": len(values)}
+    return over_rounds(label, lambda rounds: np.median(values[rounds]), len(values), goal)
 
 
 def measure(name: str, dtype: str, adapter: bool) -> list[dict]:
@@ -159,7 +144,7 @@ def measure(name: str, dtype: str, adapter: bool) -> list[dict]:
     what = f"{name} {dtype}, " + ("LoRA" if adapter else "all parameters")
     time_goal, memory_goal = ("<= 1.03", "<= 1.02") if adapter else ("<= 1.10", "<= 1.10")
     taken = apart(seconds, name, dtype, adapter, ["trunk", "ours", "trunk again"], ROUNDS)
-    peaks = {leg: apart(peak, name, dtype, adapter, leg) for leg in ("trunk", "ours")}
+    peaks = {leg: apart(peak_of, name, dtype, adapter, leg) for leg in ("trunk", "ours")}
     middle = {leg: sorted(values)[len(values) // 2] for leg, values in taken.items()}
     shown = ", ".join(f"{leg} {value:.3f} s" for leg, value in middle.items())
     noise = ratio("", taken["trunk again"], taken["trunk"], "")
@@ -180,7 +165,7 @@ def measure_others(name: str, dtype: str) -> list[dict]:
     what, results = f"{name} {dtype}", []
     taken = apart(seconds, name, dtype, True, ["ours", "trl", "full"], SLOW_ROUNDS)
     held = apart(seconds, name, dtype, True, ["evaluate", "evaluate_trl"], SLOW_ROUNDS)
-    peaks = {leg: apart(peak, name, dtype, True, leg) for leg in ("ours", "trl", "full")}
+    peaks = {leg: apart(peak_of, name, dtype, True, leg) for leg in ("ours", "trl", "full")}
     for leg, label in (("trl", "TRL's loss"), ("full", "full logits")):
         results.append(ratio(f"step against {label}, {what}", taken["ours"], taken[leg], "<= 1.0"))
         results.append(ratio(f"peak memory against {label}, {what}", [peaks["ours"]], [peaks[leg]], "<= 1.0"))
@@ -189,9 +174,7 @@ def measure_others(name: str, dtype: str) -> list[dict]:
 
 
 def main() -> None:
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"  # freed memory goes back at once, so that a peak is a peak
-    if os.environ.get("SFT_JUDGE_BENCH") != "child":  # malloc reads its settings at the start of a process
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "SFT_JUDGE_BENCH": "child"})
+    return_freed_memory()
     import torch
 
     import sft_judge.quiet  # noqa: F401

@@ -5,9 +5,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from sft_judge.config import JudgeConfig
+from sft_judge.models import check_weights
 
 
 def open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
@@ -38,10 +37,8 @@ def _damage(checkpoint: Path) -> str | None:
     """What a kill or a full disk has left undone in a checkpoint; None where it can be gone on from."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # Trainer writes it last
-        for file in checkpoint.rglob("*.safetensors"):
-            with safe_open(file, "pt"):
-                pass
-    except (OSError, ValueError, SafetensorError) as error:
+        check_weights(checkpoint.rglob("*.safetensors"))
+    except (OSError, ValueError) as error:  # an InputError is a ValueError
         return " ".join(str(error).split())
     # torch's files are zip archives, whose directory stands at the end
     cut = [file.name for file in checkpoint.rglob("*.pt*") if not zipfile.is_zipfile(file)]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -146,7 +147,12 @@ def check_model_folder(model: str) -> None:
         raise InputError(f"{model}: no such model folder.")
     if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
         raise InputError(f"{model}: not a model folder, it has neither config.json nor {ADAPTER}.")
-    for file in sorted(path.glob("*.safetensors")):
+    check_weights(path.glob("*.safetensors"))
+
+
+def check_weights(files: Iterable[Path]) -> None:
+    """Raise `InputError` for a safetensors file that is cut short: its header tells."""
+    for file in sorted(files):
         try:
             with safe_open(file, "pt"):
                 pass

@@ -48,10 +48,10 @@ class Load:
     counted: bool = True
 
 
-def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None, teacher: dict | None = None) -> Load:
+def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None) -> Load:
     """What a run would train on; without a tokenizer (`prompt`), tokens are estimated from characters."""
     if prompt is not None:
-        dataset, _ = verdict_dataset(battles, prompt, config.swap, config.seed, teacher, cached=True)
+        dataset, _ = verdict_dataset(battles, prompt, config.swap, config.seed, cached=True)
         rows = pc.list_flatten(dataset.data["input_ids"])
         return Load(len(dataset), np.array(pc.list_value_length(rows)))
     kept = battles.filter(pc.is_valid(battles["verdict"])).select(list(FIELDS)).to_pylist()

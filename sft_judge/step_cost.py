@@ -10,7 +10,7 @@ import weakref
 from dataclasses import dataclass
 
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -150,7 +150,7 @@ def _meta_model(model_config: PretrainedConfig, adapters: JudgeModelConfig):
 
 def _on_fake_memory(model, config: JudgeConfig, adapters: JudgeModelConfig):
     model = model.to_empty(device="cpu").train()
-    getattr(model, "get_base_model", lambda: model)().tie_weights()
+    _base(model).tie_weights()
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if adapters.use_peft:
@@ -160,6 +160,11 @@ def _on_fake_memory(model, config: JudgeConfig, adapters: JudgeModelConfig):
             if weight.requires_grad:
                 weight.data = weight.data.to(torch.bfloat16)
     return model
+
+
+def _base(model):
+    """Without its adapter."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _optimizer(trained: list, config: JudgeConfig):
@@ -191,7 +196,7 @@ def _run_step(model, trained: list, optimizer, ledger: Ledger, config: JudgeConf
 
 def _weights(model, adapters: JudgeModelConfig) -> dict[str, int]:
     """Bytes of the weights, the head's apart, and of the largest layer, which ZeRO-3 gathers whole."""
-    base = getattr(model, "get_base_model", lambda: model)()
+    base = _base(model)
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     own_head = head.weight is not embedding.weight
     packed = {id(module.weight): _packed(adapters) for module in _quantised(model, head, adapters)}
@@ -220,8 +225,7 @@ def _packed(adapters: JudgeModelConfig) -> float:
 
 def _opened(model, adapters: JudgeModelConfig) -> int:
     """A weight of 4 bits is opened where it is multiplied: the largest of them."""
-    base = getattr(model, "get_base_model", lambda: model)()
-    opened = _quantised(model, base.get_output_embeddings(), adapters) if adapters.load_in_4bit else []
+    opened = _quantised(model, model.get_output_embeddings(), adapters) if adapters.load_in_4bit else []
     return max((_bytes(module.weight) for module in opened), default=0)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.unit
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path.append(str(SCRIPTS))  # as `python scripts/bench.py` has it
 RESULT = {"name": "x", "ratio": 0.9, "low": 0.85, "high": 1.0, "goal": ">= 0.8", "rounds": 3}
 
 

@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
 
 from sft_judge.architectures import KNOWN, model_config_of
 from sft_judge.cli import main
-from sft_judge.config import JudgeConfig, check_keys
+from sft_judge.config import JudgeConfig, JudgeModelConfig, check_keys
 from sft_judge.families import tokenizer_of
 from sft_judge.models import beside_text, load_model, load_tokenizer
 from sft_judge.recipes import read_recipe
-from sft_judge.shrink import shrink_config, shrunk_settings
+from sft_judge.shrink import make_small_inputs, shrink_config, shrunk_settings
 from sft_judge.spec import read_spec
+from sft_judge.training import _base_model
 
 unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
 ROOT = Path(__file__).parents[1]
@@ -99,6 +100,18 @@ def test_the_readmes_recipe_for_a_new_model_is_one():
 def test_liger_gives_way_where_it_cannot_run(tmp_path, capsys):
     config = JudgeConfig(output_dir=str(tmp_path), use_liger_kernel=True)
     assert not config.use_liger_kernel and "going on without" in capsys.readouterr().err
+
+
+@unit
+def test_weights_that_text_does_not_reach_are_not_trained(tmp_path):
+    """They get no gradient, and DDP would wait for it; all parameters of the rest are trained."""
+    folder = tmp_path / "small"
+    make_small_inputs("google/gemma-3-12b-it", folder)
+    config = JudgeConfig(output_dir=str(tmp_path))
+    model = _base_model(str(folder / "model"), JudgeModelConfig(attn_implementation="eager"), config)
+    trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    assert all(grad == ("vision_tower" not in name and "projector" not in name) for name, grad in trained.items())
+    assert {True, False} == set(trained.values())
 
 
 def check_shrunk(folder: Path, recipe: Path) -> None:
