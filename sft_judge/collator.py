@@ -13,11 +13,11 @@ class VerdictCollator:
     """
     Examples to one batch of R = B * V rows: `input_ids` [V][T] (prompt and verdict, V orders) and `targets` [V][K].
 
-    They may also have `teacher` [V][K], `weight`, `margin` and `row`, the number that names them in an error.
+    They may also have `teacher` [V][N][K], `weight`, `margin` and `row`, the number that names them in an error.
 
     Padded on the right to [R, T] or, padding-free, one after the other as [1, sum of T], told apart by `position_ids`.
     `positions` [R] is each row's last prompt token, which predicts the verdict: the one position where `labels` come
-    next. `targets` and `teacher` are [B, V, K] and the others [B], as B is what accelerate counts.
+    next. `targets` are [B, V, K], `teacher` [B, V, N, K] and the others [B], as B is what accelerate counts.
 
     >>> collator = VerdictCollator(pad_token_id=0)
     >>> examples = [{"input_ids": [[5, 6, 1], [7, 2]], "targets": [[1.0, 0.0], [0.0, 1.0]]}]

@@ -19,6 +19,7 @@ CHOICES = {
     "swap": ("both", "random", "none"),
     "battle_order": ("balanced", "by_length", "random"),
     "on_collapse": ("stop", "warn"),
+    "distill_kind": ("kl", "cosine", "both"),
     "on_spike": ("none", "skip", "stop"),
     "lr_scheduler_type": tuple(kind.value for kind in SchedulerType),
 }
@@ -36,8 +37,6 @@ RANGES = {  # TRL's settings among them: what it takes without a word fails in a
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, MANY)),
     "gradient_accumulation_steps": (1, MANY),
     "logging_steps": (1e-6, MANY),
-    "distill_weight": (0, 1),
-    "distill_temperature": (0.01, 1000),
     "label_smoothing_factor": (0, 1),
     "ema_decay": (0, 0.99999),
     **dict.fromkeys(("margin_scale", "agreement_weight", "full_vocab_weight"), (0, 1000)),
@@ -55,7 +54,7 @@ def _check_ranges(config, ranges: dict) -> None:
 
 
 def _help(text: str, default=None, **options):
-    return field(default=default, metadata={"help": text}, **options)
+    return field(**(options or {"default": default}), metadata={"help": text})
 
 
 @dataclass
@@ -92,9 +91,16 @@ class JudgeConfig(SFTConfig):
     battles: str | None = _help("battles to train on (Parquet or JSONL)")
     fold: int | None = _help("the fold left out of training and evaluated on")
     holdout_fold: int | None = _help("a fold this run must not see at all, kept for calibration")
-    labels: str | None = _help("probs file of a teacher, out of fold: soft labels by (id, order)")
-    distill_weight: float = _help("weight of the distillation part; the rest is the hard loss", 0.9)
-    distill_temperature: float = _help("temperature that softens teacher and student alike", 5.0)
+    labels: list[str] | None = _help("probs files of the teachers, out of fold: soft labels by (id, order)")
+    distill_weight: list[float] = _help(
+        "the teachers' share of the loss, dealt out evenly, or each one's; the rest is the hard loss",
+        default_factory=lambda: [0.9],
+    )
+    distill_temperature: list[float] = _help(
+        "temperature that softens teacher and student alike, of all teachers or of each", default_factory=lambda: [5.0]
+    )
+    distill_kind: str = _help("kl, cosine (one less the cosine of the distributions) or both, their mean", "kl")
+    distill_confidence: bool = _help("weigh a teacher's label by how sure it is", False)
     prompt_template: str = _help("a name in prompts/ or a template file", "pair")
     num_verdicts: int | None = _help("2 or 3; by default 3 where the battles hold a tie")
     verdict_words: list[str] | None = _help("the answer words, one token each; by default A, B and tie (or C)")
@@ -156,6 +162,7 @@ class JudgeConfig(SFTConfig):
             raise InputError(
                 f"eval_strategy is {self.eval_strategy}, but no fold is left out to evaluate on; set fold."
             )
+        self._fit_teachers()
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit is {self.limit}, expected 1 or more.")
         if self.num_verdicts not in (None, 2, 3):
@@ -177,6 +184,27 @@ class JudgeConfig(SFTConfig):
         wrong = [name for name, rate in (self.mix or {}).items() if not isinstance(rate, int | float) or not rate >= 0]
         if wrong:
             raise InputError(f"mix gives {wrong[0]} the rate {self.mix[wrong[0]]!r}, expected a number of 0 or more.")
+
+    def _fit_teachers(self) -> None:
+        """One weight and one temperature for each file of labels; a single value in YAML is a list of one."""
+        for name in ("labels", "distill_weight", "distill_temperature"):
+            value = getattr(self, name)
+            setattr(self, name, value if isinstance(value, list | None) else [value])
+        count = len(self.labels or [None])
+        for name, low, high in (("distill_weight", 0, 1), ("distill_temperature", 0.01, 1000)):
+            values = getattr(self, name)
+            if len(values) not in (1, count):
+                raise InputError(
+                    f"{name} has {len(values)} values for {count} files of labels; give one, or one each."
+                )
+            for value in values:
+                if not low <= value <= high:
+                    raise InputError(f"{name} is {value}, expected {low} to {high}.")
+        one = len(self.distill_weight) == 1
+        self.teacher_weights = [self.distill_weight[0] / count] * count if one else self.distill_weight
+        self.teacher_temperatures = self.distill_temperature * (count if len(self.distill_temperature) == 1 else 1)
+        if sum(self.teacher_weights) > 1 + 1e-9:
+            raise InputError(f"distill_weight adds up to {sum(self.teacher_weights):g}, expected at most 1.")
 
     def _fit_liger(self) -> None:
         """Liger's kernels where they are to be had; its fused loss is over the vocabulary, which ours never builds."""

@@ -5,6 +5,8 @@ Shapes: R rows (a battle in one order each), K verdicts in the order of VERDICTS
 rows' losses [R], in nats. The trainer sums them over a step: it alone knows how many rows all its batches hold.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,16 +17,21 @@ def verdict_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1)
 
 
-def distill_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def distill_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0, kind: str = "kl") -> Tensor:
     """
-    KL(teacher || student) [R] over verdicts, both softened: logits [R, K] against probabilities [R, K].
+    How far a student is from a teacher over verdicts [R], both softened: logits [R, K] against probabilities [R, K].
 
-    Zero where the student equals the teacher. Scaled by temperature**2 so that the gradient keeps its size as the
+    `kl` is KL(teacher || student), `cosine` one less the cosine of the two distributions, `both` their mean. Zero
+    where the student equals the teacher. Scaled by temperature**2 so that the gradient keeps its size as the
     temperature changes (Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531).
     """
     softened = torch.softmax(teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log() / temperature, dim=-1)
     student = F.log_softmax(logits.float() / temperature, dim=-1)
-    return F.kl_div(student, softened, reduction="none").sum(dim=-1) * temperature**2
+    kl = F.kl_div(student, softened, reduction="none").sum(dim=-1)
+    if kind == "kl":
+        return kl * temperature**2
+    cosine = 1 - F.cosine_similarity(student.exp(), softened, dim=-1)
+    return (cosine if kind == "cosine" else (kl + cosine) / 2) * temperature**2
 
 
 def hard_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0, margin: Tensor | None = None) -> Tensor:
@@ -43,11 +50,32 @@ def hard_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0, margin: T
     return verdict_loss(logits, targets)
 
 
-def judge_loss(hard: Tensor, logits: Tensor, teacher: Tensor | None, weight: float, temperature: float) -> Tensor:
-    """(1 - weight) * hard [R] + weight * distillation; without teacher probabilities [R, K], the hard part alone."""
-    if teacher is None or weight == 0:
+def judge_loss(
+    hard: Tensor,
+    logits: Tensor,
+    teachers: Tensor | None,
+    weights: list[float],
+    temperatures: list[float],
+    kind: str = "kl",
+    confidence: bool = False,
+) -> Tensor:
+    """
+    Sum of weight_t * distillation from teacher t at its temperature, and what is left of 1 times the hard part [R].
+
+    `teachers` [R, N, K] are probabilities, or None: then the hard part alone. With `confidence`, a teacher's weight in
+    a row is multiplied by one less its entropy over that of no opinion: rows of which it knows nothing are left to
+    their own verdict.
+    """
+    if teachers is None or not any(weights):
         return hard
-    return (1 - weight) * hard + weight * distill_loss(logits, teacher, temperature)
+    shares = torch.tensor(weights, device=hard.device).expand(teachers.shape[:2])  # [R, N]
+    if confidence:
+        entropy = torch.special.entr(teachers.float()).sum(dim=-1)
+        shares = shares * (1 - entropy / math.log(teachers.shape[-1])).clamp(0, 1)
+    soft = [
+        distill_loss(logits, teachers[:, place], temperature, kind) for place, temperature in enumerate(temperatures)
+    ]
+    return (1 - shares.sum(dim=1)) * hard + (shares * torch.stack(soft, dim=1)).sum(dim=1)
 
 
 def agreement_loss(logits: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def resolved(name: str, words: list[str]) -> dict:
 
 def input_paths(settings: dict) -> list[Path]:
     """The local files and folders that training will read."""
-    named = [settings[key] for key in PATH_KEYS if settings.get(key)]
+    values = [settings[key] for key in PATH_KEYS if settings.get(key)]
+    named = [name for value in values for name in (value if isinstance(value, list) else [value])]
     return [InputPath(value) for value in named if Path(value).exists() or str(value).count("/") > 1]
 
 

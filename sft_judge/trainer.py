@@ -115,8 +115,10 @@ class JudgeTrainer(SFTTrainer):
         if config.margin_scale > 0:
             margin = config.margin_scale * inputs["margin"].repeat_interleave(shape[1])
         hard = hard_loss(logits, targets, config.label_smoothing_factor, margin)
-        teacher = inputs["teacher"].flatten(0, 1) if "teacher" in inputs else None
-        return judge_loss(hard, logits, teacher, config.distill_weight, config.distill_temperature).view(shape)
+        teachers = inputs["teacher"].flatten(0, 1) if "teacher" in inputs else None  # [R, N, K]
+        weights, temperatures = config.teacher_weights, config.teacher_temperatures
+        kind, confidence = config.distill_kind, config.distill_confidence
+        return judge_loss(hard, logits, teachers, weights, temperatures, kind, confidence).view(shape)
 
     def _watch(self, logits, inputs, losses) -> None:
         """Stop before a step that would spoil the weights; count what the collapse guard looks at."""

@@ -29,7 +29,7 @@ from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.spec import FILE, JudgeSpec, read_spec, write_spec
 from sft_judge.templates import read_template
 from sft_judge.trainer import JudgeTrainer
-from sft_judge.training_data import mixed, read_teacher, split_folds, verdict_dataset
+from sft_judge.training_data import mixed, read_teachers, split_folds, verdict_dataset
 
 
 def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
@@ -48,7 +48,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     prompt = judge_prompt(config, tokenizer, train_rows)
     teacher = None
     if config.labels:
-        teacher = read_teacher(Path(config.labels), battles_file, len(prompt.words), config.allow_in_sample)
+        files = [Path(file) for file in config.labels]
+        teacher = read_teachers(files, battles_file, len(prompt.words), config.allow_in_sample)
     train_set, counts = verdict_dataset(train_rows, prompt, config.swap, config.seed, teacher, cached=True)
     if config.process_index == 0:
         print(counts_line(counts, config.total_budget), flush=True)

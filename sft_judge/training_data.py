@@ -90,7 +90,8 @@ def verdict_dataset(
     """
     The trainer's rows in the order of the battles, and counts.
 
-    `teacher` maps (id, order) to probabilities [K] of the battle's own a and b; a row gets them in the order shown.
+    `teacher` maps (id, order) to N teachers' probabilities [N, K] of the battle's own a and b; a row gets them in the
+    order shown.
     `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out) and `cut`:
     for each field the battles in which it was cut, and the tokens that went.
     """
@@ -122,8 +123,8 @@ def verdict_rows(
     """
     A row for each labelled battle.
 
-    `input_ids` [V][T], `targets` and perhaps `teacher` [V][K], `weight` with a mean of 1 over the rows, so that
-    weights leave the learning rate alone, `margin`, `length` in tokens, `id`, `row` its number, `source`, `cut`.
+    `input_ids` [V][T], `targets` [V][K] and perhaps `teacher` [V][N][K], `weight` with a mean of 1 over the rows, so
+    that weights leave the learning rate alone, `margin`, `length` in tokens, `id`, `row` its number, `source`, `cut`.
     """
     num_verdicts, number = len(prompt.words), 0
     mean_weight = _mean_weight(battles, teacher)
@@ -169,14 +170,14 @@ def _parts(rows: Iterator[dict]) -> Iterator[Iterator[dict]]:
 def _example(prompt: JudgePrompt, fields, shown: tuple[str, ...], hard, soft) -> dict:
     example = {"input_ids": [], "targets": []}
     for place, order in enumerate(shown):
-        own = soft[place] if hard is None else hard
+        own = soft[place].mean(axis=0) if hard is None else hard
         target = list(swap(own)) if order == "ba" else list(own)
         verdict = prompt.verdict_ids[int(np.argmax(target))]
         example["input_ids"].append([*prompt.ids(fields, order), verdict])
         example["targets"].append(target)
     if soft is not None:
         example["teacher"] = [
-            list(swap(label)) if order == "ba" else list(label) for label, order in zip(soft, shown, strict=True)
+            (swap(labels) if order == "ba" else labels).tolist() for labels, order in zip(soft, shown, strict=True)
         ]
     cut = [fields.cut[name] for name in FIELDS]
     return example | {"length": sum(map(len, example["input_ids"])), "cut": cut}
@@ -187,16 +188,24 @@ def _schema(teacher: bool) -> pa.Schema:
     ids, cut = pa.list_(pa.list_(pa.int32())), pa.list_(pa.int32())
     fields = [("input_ids", ids), ("targets", probs), ("length", pa.int64()), ("cut", cut), ("source", pa.string())]
     fields += [("id", pa.string()), ("row", pa.int64()), ("weight", pa.float32()), ("margin", pa.float32())]
-    return pa.schema(fields + ([("teacher", probs)] if teacher else []))
+    return pa.schema(fields + ([("teacher", pa.list_(probs))] if teacher else []))
 
 
 def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
-    """The teacher's probabilities for a battle in an order, or an `InputError` that names the battle."""
+    """The teachers' probabilities [N, K] for a battle in an order, or an `InputError` that names the battle."""
     if (battle, order) not in teacher:
         raise InputError(
             f"The teacher's labels have no row for battle {battle} in order {order}. Predict both orders."
         )
     return teacher[battle, order]
+
+
+def read_teachers(paths: list[Path], battles: Path, num_verdicts: int, allow_in_sample: bool) -> dict:
+    """N teachers' labels by (id, order): probabilities [N, K] of the rows that all of them have."""
+    each = [read_teacher(path, battles, num_verdicts, allow_in_sample) for path in paths]
+    return {
+        key: np.stack([labels[key] for labels in each]) for key in each[0] if all(key in labels for labels in each)
+    }
 
 
 def read_teacher(path: Path, battles: Path, num_verdicts: int, allow_in_sample: bool) -> dict:

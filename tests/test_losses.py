@@ -95,8 +95,9 @@ def test_a_sure_teacher_gives_finite_loss_and_gradient():
 def test_weight_zero_is_the_hard_loss_to_the_bit(sizes):
     logits, targets, teacher = (value.float() for value in draw(*sizes))
     for labels in (teacher, teacher * float("nan")):  # not even looked at
-        assert judge_loss(hard_loss(logits, targets), logits, labels, 0.0, 5.0).equal(verdict_loss(logits, targets))
-    assert judge_loss(hard_loss(logits, targets), logits, None, 0.9, 5.0).equal(verdict_loss(logits, targets))
+        seen = judge_loss(hard_loss(logits, targets), logits, labels[:, None], [0.0], [5.0])
+        assert seen.equal(verdict_loss(logits, targets))
+    assert judge_loss(hard_loss(logits, targets), logits, None, [0.9], [5.0]).equal(verdict_loss(logits, targets))
 
 
 @given(SIZES, st.floats(0, 1))
@@ -105,7 +106,36 @@ def test_the_weight_mixes_the_two_parts(sizes, weight):
     logits, targets, teacher = (value.float() for value in draw(*sizes))
     hard = F.cross_entropy(logits, targets, reduction="none")
     expected = (1 - weight) * hard + weight * distill_loss(logits, teacher, 3.0)
-    torch.testing.assert_close(judge_loss(hard, logits, teacher, weight, 3.0), expected)
+    torch.testing.assert_close(judge_loss(hard, logits, teacher[:, None], [weight], [3.0]), expected)
+
+
+@given(SIZES, st.sampled_from(["kl", "cosine", "both"]))
+@settings(deadline=None, max_examples=30)
+def test_several_teachers_add_up_each_at_its_own_weight_and_temperature(sizes, kind):
+    logits, targets, one = (value.float() for value in draw(*sizes))
+    *_, other = (value.float() for value in draw(sizes[0] + 1, *sizes[1:]))
+    hard = verdict_loss(logits, targets)
+    parts = distill_loss(logits, one, 1.0, kind), distill_loss(logits, other, 5.0, kind)
+    seen = judge_loss(hard, logits, torch.stack([one, other], dim=1), [0.45, 0.35], [1.0, 5.0], kind)
+    torch.testing.assert_close(seen, 0.2 * hard + 0.45 * parts[0] + 0.35 * parts[1])
+
+
+def test_cosine_is_one_less_the_cosine_and_zero_for_an_equal_student():
+    logits, teacher, _ = (value.float() for value in draw(3, 6, 3))
+    student = torch.softmax(logits / 2, dim=1)
+    softened = teacher.sqrt() / teacher.sqrt().sum(dim=1, keepdim=True)
+    cosine = (student * softened).sum(dim=1) / (student.norm(dim=1) * softened.norm(dim=1))
+    torch.testing.assert_close(distill_loss(logits, teacher, 2.0, "cosine"), 4 * (1 - cosine))
+    assert distill_loss(logits, torch.softmax(logits, dim=1), 5.0, "both").abs().max() < 1e-5
+
+
+def test_a_teacher_that_knows_nothing_leaves_a_row_to_its_verdict_and_a_sure_one_does_not():
+    logits, targets, _ = (value.float() for value in draw(4, 2, 3))
+    hard = verdict_loss(logits, targets)
+    teacher = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0]])
+    seen = judge_loss(hard, logits, teacher[:, None], [0.9], [2.0], confidence=True)
+    full = judge_loss(hard, logits, teacher[:, None], [0.9], [2.0])
+    torch.testing.assert_close(seen, torch.stack([hard[0], full[1]]))
 
 
 def test_half_precision_logits_are_summed_in_single():

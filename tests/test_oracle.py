@@ -83,7 +83,15 @@ def examples(num_verdicts: int) -> list[dict]:
         lengths = torch.randint(5, 40, (2,), generator=draw).tolist()
         ids = [torch.randint(3, 512, (length,), generator=draw).tolist() + [VERDICTS[0]] for length in lengths]
         soft = torch.softmax(torch.randn(2, 2, num_verdicts, generator=draw), dim=-1).tolist()
-        made.append({"input_ids": ids, "targets": soft[0], "teacher": soft[1], "weight": 0.5 + row, "row": row})
+        made.append(
+            {
+                "input_ids": ids,
+                "targets": soft[0],
+                "teacher": [[each] for each in soft[1]],
+                "weight": 0.5 + row,
+                "row": row,
+            }
+        )
     return made
 
 
@@ -95,7 +103,7 @@ def naive_loss(model, rows: list[dict], num_verdicts: int) -> torch.Tensor:
             whole = model(input_ids=torch.tensor([ids[:-1]])).logits[0, -1]
             logits = whole[VERDICTS[:num_verdicts]]
             hard = F.cross_entropy(logits, torch.tensor(target))
-            softened = torch.softmax(torch.tensor(teacher).log() / 2, dim=0)
+            softened = torch.softmax(torch.tensor(teacher[0]).log() / 2, dim=0)
             kl = F.kl_div(torch.log_softmax(logits / 2, dim=0), softened, reduction="sum") * 4
             total = total + row["weight"] * (0.3 * hard + 0.7 * kl)
     return total / (2 * len(rows))

@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 
 def drawn_teacher(table, seed=0) -> dict:
     rng = np.random.default_rng(seed)
-    return {(name, order): rng.dirichlet(np.ones(3)) for name in table["id"].to_pylist() for order in ("ab", "ba")}
+    return {(name, order): rng.dirichlet(np.ones(3), 2) for name in table["id"].to_pylist() for order in ("ab", "ba")}
 
 
 @unit

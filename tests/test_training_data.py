@@ -30,14 +30,15 @@ def test_a_row_gets_the_teachers_label_of_the_order_it_is_shown_in(bases, plante
     prompt = make_prompt(bases)
     rows = planted_table.slice(0, 8)
     rng = np.random.default_rng(0)
-    teacher = {(name, order): rng.dirichlet(np.ones(3)) for name in rows["id"].to_pylist() for order in ("ab", "ba")}
+    keys = [(name, order) for name in rows["id"].to_pylist() for order in ("ab", "ba")]
+    teacher = {key: rng.dirichlet(np.ones(3), 2) for key in keys}  # of two teachers
     for policy in ("both", "random", "none"):
         examples = verdict_dataset(rows, prompt, policy, 5, teacher)[0]
         shown = shown_orders(policy, rows["id"].to_pylist(), 5)
         for row, example, orders in zip(rows.to_pylist(), examples, shown, strict=True):
-            for label, ids, order in zip(example["teacher"], example["input_ids"], orders, strict=True):
-                a, b, tie = teacher[row["id"], order]
-                np.testing.assert_allclose(label, (a, b, tie) if order == "ab" else (b, a, tie), rtol=1e-6)
+            for labels, ids, order in zip(example["teacher"], example["input_ids"], orders, strict=True):
+                for label, (a, b, tie) in zip(labels, teacher[row["id"], order], strict=True):
+                    np.testing.assert_allclose(label, (a, b, tie) if order == "ab" else (b, a, tie), rtol=1e-6)
                 assert ids[:-1] == prompt.encode([row], (order,))[0][0]
     assert {orders for orders in shown_orders("random", ["x"] * 50, 1)} == {("ab",), ("ba",)}
 
@@ -49,7 +50,9 @@ def test_a_row_without_a_verdict_learns_from_the_teacher_alone_or_is_left_out(ba
     prompt = make_prompt(bases)
     dataset, counts = verdict_dataset(battle_table(rows), prompt, "both", 0)
     assert (len(dataset), counts["unlabelled"]) == (1, 2)
-    teacher = {(row["id"], order): np.array([0.2, 0.7, 0.1]) for row in rows for order in ("ab", "ba")}
+    teacher = {
+        (row["id"], order): np.array([[0.1, 0.8, 0.1], [0.3, 0.6, 0.1]]) for row in rows for order in ("ab", "ba")
+    }
     dataset, counts = verdict_dataset(battle_table(rows), prompt, "both", 0, teacher)
     assert (len(dataset), counts["unlabelled"]) == (3, 0)
     np.testing.assert_allclose(dataset[1]["targets"], [[0.2, 0.7, 0.1], [0.7, 0.2, 0.1]], rtol=1e-6)
