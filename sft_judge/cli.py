@@ -30,6 +30,7 @@ STAGES = {
     "quantize": ("quantize", "auto-round on the judge's own prompts"),
     "verify": ("verify", "the parity gate: engines and forms of one judge give the same numbers"),
     "calibrate": ("calibrate", "fit the temperature on rows the judge did not see"),
+    "sweep": ("sweep", "a grid over recipes: seeds, intervals, paired tests; resumable"),
     "shift": ("shift", "whether to mix in a second source: trained on each, scored on both"),
     "evaluate": ("evaluate", "metrics with intervals, and a report"),
     "submit": ("submit", "a submission in the sample's format"),

@@ -42,24 +42,30 @@ class Step:
     argv: list[str]
 
 
-def read_pipeline(file: Path) -> dict:
-    """The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed."""
+def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
+    """
+    The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed.
+
+    `also` are the keys of a file that is more than a pipeline, as a sweep is; they are inherited too.
+    """
     try:
         pipeline = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
+    keys = (*KEYS, *also)
     if not isinstance(pipeline, dict):
-        raise InputError(f"{file}: expected a mapping with {', '.join(KEYS)}.")
-    _known(file, "key", pipeline, KEYS)
+        raise InputError(f"{file}: expected a mapping with {', '.join(keys)}.")
+    _known(file, "key", pipeline, keys)
     if "extends" not in pipeline:
         return pipeline
-    base = read_pipeline(Path(file).parent / pipeline["extends"])
+    base = read_pipeline(Path(file).parent / pipeline["extends"], also)
     steps = base["steps"]
     _known(file, "step", [*pipeline.get("drop", []), *pipeline.get("steps", {})], steps)
     for name, changes in pipeline.get("steps", {}).items():
         steps[name] = {**steps[name], **changes}
     kept = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
-    return {"vars": {**base.get("vars", {}), **pipeline.get("vars", {})}, "steps": kept}
+    more = {name: value for name, value in {**base, **pipeline}.items() if name in also}
+    return {"vars": {**base.get("vars", {}), **pipeline.get("vars", {})}, "steps": kept, **more}
 
 
 def override(pipeline: dict, assignments: list[str]) -> None:
@@ -68,10 +74,15 @@ def override(pipeline: dict, assignments: list[str]) -> None:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise InputError(f"--set {assignment}: expected step.key=value or var=value.")
-        step, dot, name = key.partition(".")
-        _known("--set", "step" if dot else "var", [step], pipeline["steps"] if dot else pipeline["vars"])
-        target = pipeline["steps"][step] if dot else pipeline["vars"]
-        target[name if dot else step] = yaml.safe_load(value)
+        assign(pipeline, "--set", key, yaml.safe_load(value))
+
+
+def assign(pipeline: dict, where: str, key: str, value) -> None:
+    """Give `step.key` or `var` a value. Raises `InputError` for one that the pipeline does not have."""
+    step, dot, name = key.partition(".")
+    _known(where, "step" if dot else "var", [step], pipeline["steps"] if dot else pipeline["vars"])
+    target = pipeline["steps"][step] if dot else pipeline["vars"]
+    target[name if dot else step] = value
 
 
 def steps_of(pipeline: dict, file: Path) -> list[Step]:
@@ -119,32 +130,58 @@ def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{folder}: another `sft-judge run` is at work there. Wait for it, or end it.") from error
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
         for number, step in enumerate(steps, 1):
             if step.name not in forced and up_to_date(step):
                 print(f"[{number}/{len(steps)}] {step.name}: up to date", flush=True)
                 continue
             print(f"[{number}/{len(steps)}] {step.name}: sft-judge {step.stage} {' '.join(step.argv)}", flush=True)
-            status = _run(context, step)
+            status = _run(step)
             if status:
                 return status
     return 0
 
 
-def _run(context, step: Step) -> int:
-    process = context.Process(target=_step_process, args=([step.stage, *step.argv],))
+def start_step(step: Step, log: Path | None = None, threads: int | None = None, gpu: str | None = None):
+    """
+    Start a step in a process of its own, which ends when this one does.
+
+    What it prints goes to the file `log` where one is named; `threads` of torch and the one `gpu` it may use, else
+    all there are.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_step_process, args=([step.stage, *step.argv], log, threads, gpu))
     process.start()
+    return process
+
+
+def exit_status(process) -> int:
+    """The status of a finished process, as a shell gives it."""
+    return process.exitcode if process.exitcode >= 0 else 128 - process.exitcode
+
+
+def _run(step: Step) -> int:
+    process = start_step(step)
     try:
         process.join()
     except BaseException:  # whatever stops us stops the step, and goes on up
         process.terminate()
         process.join()
         raise
-    return process.exitcode if process.exitcode >= 0 else 128 - process.exitcode
+    return exit_status(process)
 
 
-def _step_process(argv: list[str]) -> None:
+def _step_process(argv: list[str], log: Path | None, threads: int | None, gpu: str | None) -> None:
+    if log is not None:
+        with open(log, "w") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     sys.exit(cli.main(argv, nested=True))
 

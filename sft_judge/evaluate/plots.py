@@ -158,6 +158,24 @@ def win_rates(models: list[dict]) -> str:
     return _svg("win rates", draw, 1 + 0.26 * len(models))
 
 
+def differences(result: dict) -> str:
+    """Each cell of a sweep less the reference, with its interval; of a cell that crosses the line nothing is known."""
+    cells = [(name, cell["difference"]) for name, cell in result["cells"].items() if cell["difference"]]
+
+    def draw(axes):
+        found = [mean for _, mean in cells]
+        values = [mean["value"] for mean in found]
+        spread = [[mean["value"] - mean["low"] for mean in found], [mean["high"] - mean["value"] for mean in found]]
+        places = range(len(cells))
+        axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=COLOURS[0])
+        axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_yticks(places, [name for name, _ in cells])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{result['measure'].replace('_', ' ')}, minus that of {result['reference']}")
+
+    return _svg("differences from the reference", draw, 1.2 + 0.3 * len(cells))
+
+
 def _logarithmic(axes) -> None:
     """A logarithmic x axis whose numbers are written out, at 1 and 3 of each power of ten."""
     axes.set_xscale("log")
