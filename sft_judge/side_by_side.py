@@ -31,7 +31,7 @@ def run_side_by_side(steps: list[Step], before: list[set[int]], jobs: int, logs:
     """
     Run what is not up to date, `jobs` at once, each after those `before` it; returns statuses by place, 0 is done.
 
-    What depends on a failed step is left out and has none; all else is done. What a step prints is in a file of `logs`.
+    What depends on a failed step is left out and has none; all else is done. A step prints into a file of `logs`.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting, statuses = dict.fromkeys(range(len(steps))), {}

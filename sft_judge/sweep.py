@@ -68,7 +68,7 @@ def read_sweep(file: Path, assignments: list[str] = ()) -> Sweep:
     for key in ("seeds", "score", "reference"):
         if not given[key]:
             raise InputError(f"{file}: a sweep needs {key!r}; `sft-judge sweep --help` shows one.")
-    cells = {**(given["cells"] or {}), **_grid(given["grid"] or {})}
+    cells = {**(given["cells"] or {}), **(_grid(given["grid"]) if given["grid"] else {})}
     cells = {name: settings or {} for name, settings in cells.items()}
     references = _listed(given["reference"])
     unknown = [name for name in references if name not in cells]
@@ -104,8 +104,8 @@ def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
                 other = writers.setdefault(first_output(step), run)
                 if other is not run:
                     raise InputError(
-                        f"Cells {other.cell!r} (seed {other.seed}) and {run.cell!r} (seed {run.seed}) would both write "
-                        f"{first_output(step)}, with other settings: let the path hold {{cell}} or {{seed}}."
+                        f"Cells {other.cell!r} (seed {other.seed}) and {run.cell!r} (seed {run.seed}) would both "
+                        f"write {first_output(step)}, with other settings: let the path hold {{cell}} or {{seed}}."
                     )
             if last is not None:
                 before[places[key]].add(last)
@@ -120,7 +120,7 @@ def _grid(grid: dict) -> dict[str, dict]:
     for values in itertools.product(*(_listed(values) for values in grid.values())):
         settings = dict(zip(grid, values, strict=True))
         name = ", ".join(f"{key.rpartition('.')[-1]} {settings[key]}" for key in varied)
-        cells[name or "grid"] = settings
+        cells[name or "all"] = settings
     return cells
 
 

@@ -79,7 +79,6 @@ def print_plan(runs: list) -> None:
 
     steps, _ = unique_steps(runs)
     for step in steps:
-        print(
-            f"{'up to date' if up_to_date(step) else 'to do':<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}"
-        )
+        state = "up to date" if up_to_date(step) else "to do"
+        print(f"{state:<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
     print(f"{len(runs)} runs, {len(steps)} steps; those with fresh seeds follow from the results")
