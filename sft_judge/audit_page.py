@@ -36,7 +36,7 @@ def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tu
         Section("Text that could be taken for more than text", tables=[hostile]),
         Section(
             "Examples",
-            texts=[_example(why, row) for why, row in examples],
+            texts=[battle_text(why, row) for why, row in examples],
             note=f"Turns are cut at {LONGEST_TEXT:,} characters. Characters that cannot be seen stand as their code.",
         ),
     ]
@@ -160,7 +160,8 @@ def hostile_table(audit: dict) -> Table:
     return Table("Hostile", ["kind", *FIELD_NAMES.values()], rows or [["any kind", *["0"] * len(FIELDS)]], note)
 
 
-def _example(why: str, row: dict) -> Text:
+def battle_text(why: str, row: dict) -> Text:
+    """A battle's own words, turns cut at LONGEST_TEXT, unseen characters by their code."""
     known = [
         f"{name} {visible(str(row[name]))}"
         for name in ("verdict", "source", "language", "fold")

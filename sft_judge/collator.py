@@ -63,3 +63,12 @@ class VerdictCollator:
         labels[0, ends - 1] = input_ids[0, ends - 1]
         position_ids = torch.cat([torch.arange(length) for length in lengths.tolist()])[None]
         return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels, "positions": ends - 2}
+
+
+def twice(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The token tensors of a batch with all its rows again below (or, padding-free, behind) themselves."""
+    flat = "attention_mask" not in batch
+    shift = batch["input_ids"].shape[1] if flat else 0
+    names = [name for name in ("input_ids", "attention_mask", "position_ids") if name in batch]
+    tokens = {name: torch.cat([batch[name], batch[name]], dim=1 if flat else 0) for name in names}
+    return tokens | {"positions": torch.cat([batch["positions"], batch["positions"] + shift])}

@@ -20,6 +20,7 @@ CHOICES = {
     "battle_order": ("balanced", "by_length", "random"),
     "on_collapse": ("stop", "warn"),
     "distill_kind": ("kl", "cosine", "both"),
+    "teacher_ties": ("drop", "split"),
     "on_spike": ("none", "skip", "stop"),
     "lr_scheduler_type": tuple(kind.value for kind in SchedulerType),
 }
@@ -39,7 +40,8 @@ RANGES = {  # TRL's settings among them: what it takes without a word fails in a
     "logging_steps": (1e-6, MANY),
     "label_smoothing_factor": (0, 1),
     "ema_decay": (0, 0.99999),
-    **dict.fromkeys(("margin_scale", "agreement_weight", "full_vocab_weight"), (0, 1000)),
+    **dict.fromkeys(("margin_scale", "agreement_weight", "full_vocab_weight", "rdrop_weight"), (0, 1000)),
+    "correct_above": (0.5, 1),
     "collapse_after": (1, MANY),
     "spike_factor": (1, MANY),
 }
@@ -101,6 +103,9 @@ class JudgeConfig(SFTConfig):
     )
     distill_kind: str = _help("kl, cosine (one less the cosine of the distributions) or both, their mean", "kl")
     distill_confidence: bool = _help("weigh a teacher's label by how sure it is", False)
+    teacher_ties: str = _help("what a student of two verdicts makes of a teacher's tie: drop or split", "drop")
+    correct_above: float = _help("teachers surer than this of another verdict take the label's place; 1: never", 1.0)
+    rdrop_weight: float = _help("weight of the symmetric KL between two passes with other dropout (R-Drop)", 0.0)
     prompt_template: str = _help("a name in prompts/ or a template file", "pair")
     num_verdicts: int | None = _help("2 or 3; by default 3 where the battles hold a tie")
     verdict_words: list[str] | None = _help("the answer words, one token each; by default A, B and tie (or C)")

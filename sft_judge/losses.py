@@ -84,9 +84,18 @@ def agreement_loss(logits: Tensor) -> Tensor:
 
     The second order's verdicts a and b stand for the other response, so its columns are exchanged first.
     """
-    shown = F.log_softmax(logits[:, 0].float(), dim=-1)
-    exchanged = F.log_softmax(logits[:, 1].float()[:, [1, 0, 2][: logits.shape[-1]]], dim=-1)
-    return ((shown.exp() - exchanged.exp()) * (shown - exchanged)).sum(dim=-1) / 2
+    return symmetric_kl(logits[:, 0], logits[:, 1][:, [1, 0, 2][: logits.shape[-1]]])
+
+
+def symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
+    """
+    Half of KL both ways [...] between logits [..., K].
+
+    Of two passes over the same rows, which differ by their dropout alone, it is the regulariser of R-Drop (Wu et al.
+    2021, section 2.2, https://arxiv.org/abs/2106.14448).
+    """
+    one, other = (F.log_softmax(each.float(), dim=-1) for each in (logits, others))
+    return ((one.exp() - other.exp()) * (one - other)).sum(dim=-1) / 2
 
 
 def log_choice_mass(whole: Tensor, verdict_ids: list[int]) -> Tensor:

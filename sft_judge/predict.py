@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sft_judge.battles.schema import read_battles, rows_of_fold
 from sft_judge.engines import open_engine
@@ -24,6 +23,7 @@ from sft_judge.probs import Probs, write_probs
 from sft_judge.progress import Progress
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import FILE, JudgeSpec, read_spec
+from sft_judge.teachers import has_label, labelled_folds
 from sft_judge.verdicts import ORDERS, swap
 
 ROWS_A_SHARD = 1024
@@ -57,7 +57,7 @@ def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprin
     transformers, or None).
     """
     judges = find_judges(model)
-    plans = [plan(judges, job.battles, settings["out_of_fold"]) for job in jobs]
+    plans = [plan(judges, job.battles, settings["out_of_fold"], content_hash(job.battles_path)) for job in jobs]
     works = [_Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
     facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": engine}
     for number, (folder, spec) in enumerate(judges.items()):
@@ -72,18 +72,36 @@ def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprin
     return facts
 
 
-def plan(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool) -> dict[str, np.ndarray]:
-    """Which rows [indices] each judge scores. Raises `GateError` where a judge would label what it trained on."""
+def plan(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool, battles_sha256: str) -> dict:
+    """
+    Which rows [indices] each judge scores, by folder. Raises `GateError` where one would label what it trained on.
+
+    Out of fold, a battle with a label is scored by the judge that left its fold out; one without, which nobody
+    trained on, by all of them, and so is one of another file.
+    """
     everything = np.arange(battles.num_rows)
     if not out_of_fold:
         return {folder: everything for folder in judges}
     folds = battles["fold"].to_pylist() if "fold" in battles.column_names else [None] * battles.num_rows
-    owners = fold_owners(judges, set(folds) - {None})
+    labelled = has_label(battles)
+    owners = fold_owners(judges, {fold for fold, known in zip(folds, labelled, strict=True) if known} - {None})
     rows = {folder: [] for folder in judges}
-    for row, fold in enumerate(folds):
-        for folder in judges if fold is None else [owners[fold]]:
+    for row, (fold, known) in enumerate(zip(folds, labelled, strict=True)):
+        if known and fold is None:
+            _not_trained_on(judges, battles["id"][row].as_py(), battles_sha256)
+        for folder in [owners[fold]] if known and fold is not None else judges:
             rows[folder].append(row)
     return {folder: np.array(indices, dtype=int) for folder, indices in rows.items()}
+
+
+def _not_trained_on(judges: dict[str, JudgeSpec], battle: str, battles_sha256: str) -> None:
+    """Raise `GateError` where a judge learnt from this very file, and so from a labelled battle without a fold."""
+    for folder, spec in judges.items():
+        if spec.training.get("battles_sha256") == battles_sha256:
+            raise GateError(
+                f"Battle {battle} has a verdict and no fold, so {folder}, trained on this file, has learnt from it: "
+                "its label would be in-sample. Give every battle a fold: `sft-judge prepare --folds`."
+            )
 
 
 def fold_owners(judges: dict[str, JudgeSpec], folds: set[int]) -> dict[int, str]:
@@ -174,11 +192,11 @@ def _gather(work: "_Work", job: Job, judges: dict, wanted: dict, model: str, eng
         "judges": {folder: content_hash(folder) for folder in judges},
     }
     if settings["out_of_fold"]:
-        folds = pc.unique(job.battles["fold"]).to_pylist() if "fold" in job.battles.column_names else []
         metadata["folds"] = {
             str(fold): {"model": folder, "folds_seen": judges[folder].training.get("folds_seen", [])}
-            for fold, folder in fold_owners(judges, set(folds) - {None}).items()
+            for fold, folder in fold_owners(judges, labelled_folds(job.battles) - {None}).items()
         }
+        metadata["without_label"] = list(judges)  # of rows that nobody trained on: the mean of all
     return Probs(ids, np.tile(np.array(orders, dtype=object), job.battles.num_rows), logp.reshape(-1, 3), metadata)
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from sft_judge.errors import InputError
 from sft_judge.files import whole_file
+from sft_judge.foreign_probs import as_probs_table
 from sft_judge.verdicts import ORDERS, VERDICTS
 
 METADATA_KEY = b"sft_judge"
@@ -54,6 +55,8 @@ def read_probs(path: Path) -> Probs:
     """
     Read a probs file and check it: columns, orders, no NaN, no (id, order) twice, each row summing to one within 1e-4.
 
+    One of somebody else's may hold probabilities or logits, a row a battle: see foreign_probs.py.
+
     Raises `InputError` with the row at fault.
     """
     path = Path(path)
@@ -63,10 +66,15 @@ def read_probs(path: Path) -> Probs:
         table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
+    metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; a probs file has {', '.join(COLUMNS)}.")
-    metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        table = as_probs_table(path, table)
+    if table is None:
+        raise InputError(
+            f"{path}: no column {missing[0]!r}; a probs file has {', '.join(COLUMNS)}, or id with p_a, p_b and p_tie "
+            "(logit_a ... for logits)."
+        )
     ids = np.array([str(value) for value in table["id"].to_pylist()], dtype=object)
     orders = np.array(table["order"].to_pylist(), dtype=object)
     try:

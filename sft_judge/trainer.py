@@ -15,10 +15,10 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTTrainer
 
-from sft_judge.collator import VerdictCollator
+from sft_judge.collator import VerdictCollator, twice
 from sft_judge.errors import GateError
 from sft_judge.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
-from sft_judge.losses import agreement_loss, hard_loss, judge_loss, log_choice_mass
+from sft_judge.losses import agreement_loss, hard_loss, judge_loss, log_choice_mass, symmetric_kl
 from sft_judge.samplers import BalancedSampler, TokenBatches
 from sft_judge.verdict_head import VerdictHead, dense_gradients
 
@@ -77,20 +77,16 @@ class JudgeTrainer(SFTTrainer):
         return TokenBatches(order, order.lengths, args.token_budget, *places)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        config, targets = self.args, inputs["targets"]  # [B, V, K]
+        config = self.args
         whole = config.full_vocab_weight > 0 or not model.training
-        tokens = {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
-        output = self.verdict_head(model, tokens, inputs["positions"], whole)
-        logits, log_mass = output.logits, None
-        if whole:
-            log_mass = log_choice_mass(logits, self.verdict_head.verdict_ids).view(targets.shape[:2])  # [B, V]
-            logits = logits[:, self.verdict_head.verdict_ids]
-        logits = logits.view_as(targets)
-        losses = self._row_losses(logits, inputs)  # [B, V]
-        if config.full_vocab_weight > 0:
-            losses = losses - config.full_vocab_weight * log_mass
-        if config.agreement_weight > 0 and targets.shape[1] == 2:
-            losses = losses + config.agreement_weight * agreement_loss(logits)[:, None]
+        again = model.training and config.rdrop_weight > 0
+        rows = twice(inputs) if again else inputs
+        tokens = {name: rows[name] for name in MODEL_INPUTS if name in rows}
+        output = self.verdict_head(model, tokens, rows["positions"], whole)
+        passes = [self._losses(part, whole, inputs) for part in output.logits.chunk(2 if again else 1)]
+        losses, logits, log_mass = passes[0]
+        if again:
+            losses = (losses + passes[1][0]) / 2 + config.rdrop_weight * symmetric_kl(logits, passes[1][1])
         losses = losses * inputs["weight"][:, None]
         if model.training:
             self._watch(logits, inputs, losses)
@@ -106,6 +102,20 @@ class JudgeTrainer(SFTTrainer):
             steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
             loss = loss + self.router_aux_loss_coef * output.aux_loss / steps
         return (loss, CausalLMOutput(loss=loss, logits=(logits, log_mass))) if return_outputs else loss
+
+    def _losses(self, logits, whole: bool, inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of one pass: losses [B, V], verdict logits [B, V, K], and the log mass [B, V] where logits are `whole`."""
+        config, targets, log_mass = self.args, inputs["targets"], None
+        if whole:
+            log_mass = log_choice_mass(logits, self.verdict_head.verdict_ids).view(targets.shape[:2])
+            logits = logits[:, self.verdict_head.verdict_ids]
+        logits = logits.view_as(targets)
+        losses = self._row_losses(logits, inputs)
+        if config.full_vocab_weight > 0:
+            losses = losses - config.full_vocab_weight * log_mass
+        if config.agreement_weight > 0 and targets.shape[1] == 2:
+            losses = losses + config.agreement_weight * agreement_loss(logits)[:, None]
+        return losses, logits, log_mass
 
     def _row_losses(self, logits, inputs) -> Tensor:
         """[B, V] of verdict logits [B, V, K]."""

@@ -1,18 +1,15 @@
 """A recipe to a judge: rows, model, trainer, and a folder that appears when all is done."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError
 from trl import get_quantization_config
 
-from sft_judge.adapters import adapter_config, keep_start, mutates_base, save_on_base, scale_line
+from sft_judge.adapters import adapter_config, keep_start, mutates_base, scale_line
 from sft_judge.architectures import tokenizer_at_hand
 from sft_judge.battles.schema import read_battles
 from sft_judge.checkpoints import open_work
@@ -20,16 +17,18 @@ from sft_judge.config import JudgeConfig, JudgeModelConfig
 from sft_judge.ema import EmaCallback
 from sft_judge.errors import GateError, InputError
 from sft_judge.eval_metrics import eval_metrics
-from sft_judge.files import check_folder, content_hash, partial_path, replace_folder, write_json
+from sft_judge.files import check_folder, content_hash, partial_path, write_json
 from sft_judge.learning_rates import question
-from sft_judge.model_card import write_card
-from sft_judge.models import ADAPTER, beside_text, is_adapter, load_model, load_tokenizer
+from sft_judge.models import beside_text, is_adapter, load_model, load_tokenizer
 from sft_judge.plan import load_of, plan
+from sft_judge.probs import read_probs
 from sft_judge.prompts import JudgePrompt, default_words
-from sft_judge.spec import FILE, JudgeSpec, read_spec, write_spec
+from sft_judge.saving import push, save_judge, timeless
+from sft_judge.spec import FILE, JudgeSpec, read_spec
+from sft_judge.teachers import read_teachers
 from sft_judge.templates import read_template
 from sft_judge.trainer import JudgeTrainer
-from sft_judge.training_data import mixed, read_teachers, split_folds, verdict_dataset
+from sft_judge.training_data import mixed, split_folds, verdict_dataset
 
 
 def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
@@ -49,8 +48,13 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     teacher = None
     if config.labels:
         files = [Path(file) for file in config.labels]
-        teacher = read_teachers(files, battles_file, len(prompt.words), config.allow_in_sample)
-    train_set, counts = verdict_dataset(train_rows, prompt, config.swap, config.seed, teacher, cached=True)
+        for file in files:
+            _not_the_teacher(file, output)
+        options = (len(prompt.words), config.teacher_ties, config.allow_in_sample)
+        teacher = read_teachers(files, battles_file, train_rows, *options)
+    train_set, counts = verdict_dataset(
+        train_rows, prompt, config.swap, config.seed, teacher, config.correct_above, cached=True
+    )
     if config.process_index == 0:
         print(counts_line(counts, config.total_budget), flush=True)
     eval_set = metrics = None
@@ -60,10 +64,11 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
 
     model = _base_model(model_name, model_config, config)
     lora = adapter_config(model_config, model)
+    _check_dropout(config, model, lora)
     work = partial_path(output)
     checkpoint = open_work(work, fingerprint, config)
     config.output_dir = str(work)
-    push, config.push_to_hub = config.push_to_hub, False  # Trainer would push the work in progress
+    wanted_on_hub, config.push_to_hub = config.push_to_hub, False  # Trainer would push the work in progress
     trainer = JudgeTrainer(
         model=model,
         args=config,
@@ -88,7 +93,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         trained = trainer.train(resume_from_checkpoint=checkpoint)
     except GateError as error:
         if config.process_index == 0:
-            log = _timeless(trainer.state.log_history)
+            log = timeless(trainer.state.log_history)
             write_json(work / "stopped.json", {"status": trainer.status, "why": str(error), "log": log})
         raise
     facts = {
@@ -105,15 +110,30 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     spec = JudgeSpec(prompt.words, prompt.verdict_ids, template, config.budget, config.show_language)
     spec.training = {**facts, "seed": config.seed, "recipe": _resolved(config)}
     sources = train_rows["source"].to_pylist() if "source" in train_rows.column_names else []
-    _save(trainer, tokenizer, spec, output, start, sources)
-    if push and trainer.is_world_process_zero():
-        _push(output, config)
+    save_judge(trainer, tokenizer, spec, output, start, sources)
+    if wanted_on_hub and trainer.is_world_process_zero():
+        push(output, config)
     if checkpoint is None:  # of the whole run, not of what was left of it
         tokens = sum(train_set["length"]) * trainer.state.epoch
         facts["tokens_per_second"] = round(tokens / trained.metrics["train_runtime"])
     if torch.cuda.is_available():
         facts["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return facts | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
+
+
+def _not_the_teacher(labels: Path, output: Path) -> None:
+    """Raise `InputError` where the student would take the place of the judges that made its labels."""
+    made_by = read_probs(labels).metadata.get("model")
+    if made_by and output.resolve() in (Path(made_by).resolve(), *Path(made_by).resolve().parents):
+        raise InputError(f"output_dir {output} holds the teacher of {labels}, which it would replace. Name another.")
+
+
+def _check_dropout(config: JudgeConfig, model, lora) -> None:
+    """Raise `InputError` where R-Drop's two passes would be the same."""
+    rates = [getattr(model.config.get_text_config(), "attention_dropout", 0.0), lora.lora_dropout if lora else 0.0]
+    rates += [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    if config.rdrop_weight > 0 and not max(rates) > 0:
+        raise InputError("rdrop_weight is set, but nothing drops out: two passes are the same. Set lora_dropout.")
 
 
 def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
@@ -168,7 +188,8 @@ def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgeProm
 def counts_line(counts: dict, total: int) -> str:
     """What training sees of the battles, in a line."""
     cut = ", ".join(f"{name} {of['battles']} ({of['tokens']} tokens)" for name, of in counts["cut"].items())
-    return f"{counts['rows']} battles, {counts['unlabelled']} unlabelled left out; cut to {total} tokens: {cut}"
+    fixed = f"; {counts['corrected']} labels corrected by the teachers" if counts["corrected"] else ""
+    return f"{counts['rows']} battles, {counts['unlabelled']} unlabelled left out{fixed}; cut to {total} tokens: {cut}"
 
 
 def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
@@ -190,58 +211,6 @@ def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     for module in beside_text(model).values():  # it would get no gradient, which DDP waits for
         module.requires_grad_(False)
     return model.train()
-
-
-def _save(trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, output: Path, start: Path | None, sources: list) -> None:
-    config = trainer.args
-    work = Path(config.output_dir)
-    finished = work / "judge"
-    trainer.save_model(str(finished))
-    if trainer.is_world_process_zero():
-        if start:
-            save_on_base(trainer.model, start, finished)
-        tokenizer.save_pretrained(finished)
-        write_spec(finished, spec)
-        write_card(finished, output.name, spec, config, sources)
-        write_json(finished / "trainer_log.json", _timeless(trainer.state.log_history))
-        _sort_target_modules(finished / ADAPTER)
-        (finished / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
-        replace_folder(finished, output)
-        shutil.rmtree(work, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-
-
-def _push(folder: Path, config: JudgeConfig) -> None:
-    """
-    Upload the finished judge to `hub_model_id`, by default its folder's name in the user's own space.
-
-    A hub that cannot be reached, or refuses, costs no training: it is said, with the command that tries again.
-    """
-    name, hub = config.hub_model_id or folder.name, HfApi(token=config.hub_token)
-    try:
-        repo = hub.create_repo(name, private=config.hub_private_repo, exist_ok=True)
-        hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message="A judge trained by sft_judge")
-    except (OSError, HTTPError) as error:
-        why = " ".join(str(error).split())
-        print(f"sft-judge: not pushed ({why}). Again: hf upload {name} {folder}", file=sys.stderr, flush=True)
-    else:
-        print(f"pushed to {repo}", flush=True)
-
-
-def _timeless(history: list[dict]) -> list[dict]:
-    """The log without times and rates: the same training makes the same folder. The manifest has the seconds."""
-    return [
-        {key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))}
-        for entry in history
-    ]
-
-
-def _sort_target_modules(file: Path) -> None:
-    """PEFT writes a set, in another order each time."""
-    if file.is_file():
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(fields.get("target_modules"), list):
-            write_json(file, {**fields, "target_modules": sorted(fields["target_modules"])})
 
 
 def _resolved(config: JudgeConfig) -> dict:

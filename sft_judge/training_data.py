@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,22 +11,21 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from datasets.table import InMemoryTable
 
-from sft_judge import budget, plain_text, prompts, templates
+from sft_judge import budget, plain_text, prompts, teachers, templates
 from sft_judge.battles.order import mixed_rows
 from sft_judge.battles.schema import FIELDS
-from sft_judge.errors import GateError, InputError
-from sft_judge.files import content_hash
-from sft_judge.probs import Probs, read_probs
+from sft_judge.errors import InputError
 from sft_judge.progress import Progress
 from sft_judge.prompts import JudgePrompt
 from sft_judge.row_cache import cached_rows, fingerprint
+from sft_judge.teachers import corrected, has_label, teacher_label
 from sft_judge.verdicts import ORDERS, VERDICTS, swap
 
 BATCH = 1000  # rows tokenised at a time
 # the columns that rows are made of
 SEEN = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
 # the code that they are made by: when it changes, no old row counts
-MODULES = (prompts, plain_text, templates, budget)
+MODULES = (prompts, plain_text, templates, budget, teachers)
 
 
 def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -> tuple[pa.Table, pa.Table | None]:
@@ -85,22 +83,28 @@ def shown_orders(policy: str, ids: list[str], seed: int) -> list[tuple[str, ...]
 
 
 def verdict_dataset(
-    battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None = None, cached: bool = False
+    battles: pa.Table,
+    prompt: JudgePrompt,
+    policy: str,
+    seed: int,
+    teacher: dict | None = None,
+    correct_above: float = 1.0,
+    cached: bool = False,
 ) -> tuple[Dataset, dict]:
     """
     The trainer's rows in the order of the battles, and counts.
 
     `teacher` maps (id, order) to N teachers' probabilities [N, K] of the battle's own a and b; a row gets them in the
-    order shown.
-    `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out) and `cut`:
-    for each field the battles in which it was cut, and the tokens that went.
+    order shown, and its own label gives way to theirs as `teachers.corrected` says.
+    `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out), `corrected`
+    and `cut`: for each field the battles in which it was cut, and the tokens that went.
     """
     columns = [name for name in SEEN if name in battles.column_names and (name != "language" or prompt.language)]
     battles = battles.select(columns)
-    rows = partial(verdict_rows, battles, prompt, policy, seed, teacher)
+    rows = partial(verdict_rows, battles, prompt, policy, seed, teacher, correct_above)
     schema = _schema(teacher is not None)
     if cached:
-        settings = {**prompt.settings(), "policy": policy, "seed": seed}
+        settings = {**prompt.settings(), "policy": policy, "seed": seed, "correct_above": correct_above}
         name = fingerprint([sys.modules[__name__], *MODULES], settings, battles, teacher)
         dataset = cached_rows(rows, Features.from_arrow_schema(schema), name)
     else:
@@ -110,21 +114,28 @@ def verdict_dataset(
         raise InputError("No battle with a verdict is left to train on.")
     cut = np.array(pc.list_flatten(dataset.data["cut"])).reshape(-1, len(FIELDS))
     counts = {"rows": len(dataset), "unlabelled": battles.num_rows - len(dataset)}
+    counts["corrected"] = pc.sum(dataset.data["corrected"]).as_py()
     counts["cut"] = {
         name: {"battles": int((tokens > 0).sum()), "tokens": int(tokens.sum())}
         for name, tokens in zip(FIELDS, cut.T, strict=True)
     }
-    return dataset.remove_columns("cut"), counts
+    return dataset.remove_columns(["cut", "corrected"]), counts
 
 
 def verdict_rows(
-    battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None
+    battles: pa.Table,
+    prompt: JudgePrompt,
+    policy: str,
+    seed: int,
+    teacher: dict | None,
+    correct_above: float,
 ) -> Iterator[dict]:
     """
     A row for each labelled battle.
 
     `input_ids` [V][T], `targets` [V][K] and perhaps `teacher` [V][N][K], `weight` with a mean of 1 over the rows, so
-    that weights leave the learning rate alone, `margin`, `length` in tokens, `id`, `row` its number, `source`, `cut`.
+    that weights leave the learning rate alone, `margin`, `length` in tokens, `id`, `row` its number, `source`, `cut`,
+    `corrected`: whether its label gave way to the teachers'.
     """
     num_verdicts, number = len(prompt.words), 0
     mean_weight = _mean_weight(battles, teacher)
@@ -135,9 +146,13 @@ def verdict_rows(
             for row, fields, shown in zip(rows, prompt.fit(rows), orders, strict=True):
                 hard = hard_targets(row, num_verdicts)
                 soft = None if teacher is None else [teacher_label(teacher, row["id"], order) for order in shown]
+                own = hard
+                if hard is not None and soft is not None:
+                    hard = corrected(hard, soft, correct_above)
                 if hard is not None or soft is not None:
                     known = {"id": row["id"], "row": number, "source": str(row.get("source"))}
                     known |= {"weight": _weight(row) / mean_weight, "margin": row.get("margin") or 0.0}
+                    known |= {"corrected": hard is not own}
                     yield _example(prompt, fields, shown, hard, soft) | known
                     number += 1
             progress.add(len(rows))
@@ -155,8 +170,7 @@ def _mean_weight(battles: pa.Table, teacher: dict | None) -> float:
     if (weights < 0).any():
         row = int(weights.argmin())
         raise InputError(f"Battle {battles['id'][row]} has the weight {weights[row]:g}, expected 0 or more.")
-    labels = [np.array(pc.is_valid(battles[name])) for name in ("verdict", "soft_a") if name in battles.column_names]
-    mean = weights[np.any(labels, axis=0) | (teacher is not None)].mean() if len(weights) else 1.0
+    mean = weights[has_label(battles) | (teacher is not None)].mean() if len(weights) else 1.0
     if mean == 0:
         raise InputError("Every battle's weight is 0: nothing would be trained on.")
     return float(mean)
@@ -188,48 +202,5 @@ def _schema(teacher: bool) -> pa.Schema:
     ids, cut = pa.list_(pa.list_(pa.int32())), pa.list_(pa.int32())
     fields = [("input_ids", ids), ("targets", probs), ("length", pa.int64()), ("cut", cut), ("source", pa.string())]
     fields += [("id", pa.string()), ("row", pa.int64()), ("weight", pa.float32()), ("margin", pa.float32())]
+    fields += [("corrected", pa.bool_())]
     return pa.schema(fields + ([("teacher", pa.list_(probs))] if teacher else []))
-
-
-def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
-    """The teachers' probabilities [N, K] for a battle in an order, or an `InputError` that names the battle."""
-    if (battle, order) not in teacher:
-        raise InputError(
-            f"The teacher's labels have no row for battle {battle} in order {order}. Predict both orders."
-        )
-    return teacher[battle, order]
-
-
-def read_teachers(paths: list[Path], battles: Path, num_verdicts: int, allow_in_sample: bool) -> dict:
-    """N teachers' labels by (id, order): probabilities [N, K] of the rows that all of them have."""
-    each = [read_teacher(path, battles, num_verdicts, allow_in_sample) for path in paths]
-    return {
-        key: np.stack([labels[key] for labels in each]) for key in each[0] if all(key in labels for labels in each)
-    }
-
-
-def read_teacher(path: Path, battles: Path, num_verdicts: int, allow_in_sample: bool) -> dict:
-    """
-    Teacher labels by (id, order): probabilities [K].
-
-    Raises `GateError` unless the file's metadata proves every label out of fold: for each fold, a model that did not
-    train on it, of these very battles.
-    """
-    probs = read_probs(path)
-    if not allow_in_sample:
-        _check_out_of_fold(path, probs, battles)
-    values = np.exp(probs.logp)[:, :num_verdicts]
-    values /= values.sum(axis=1, keepdims=True)
-    return dict(zip(zip(probs.ids, probs.orders, strict=True), values, strict=True))
-
-
-def _check_out_of_fold(path: Path, probs: Probs, battles: Path) -> None:
-    advice = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
-    folds = probs.metadata.get("folds")
-    if not folds:
-        raise GateError(f"{path}: nothing proves these labels out of fold. {advice}")
-    for fold, model in folds.items():
-        if int(fold) in model["folds_seen"]:
-            raise GateError(f"{path}: fold {fold} was labelled by {model['model']}, which trained on it. {advice}")
-    if probs.metadata.get("battles_sha256") != content_hash(battles):
-        raise GateError(f"{path}: labels of another battles file than {battles}. Predict them for this one.")

@@ -1,5 +1,6 @@
 """metrics.json, the worth table and the report, from a small planted set."""
 
+import csv
 import json
 from types import SimpleNamespace
 
@@ -8,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import assert_self_contained, opened
+from sklearn.metrics import cohen_kappa_score
 
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
 from sft_judge.evaluate.slices import length_labels, slices
 from sft_judge.evaluate.tables import read_stages
-from sft_judge.probs import Probs, write_probs
+from sft_judge.probs import Probs, read_probs, write_probs
+from sft_judge.spec import Budget, JudgeSpec, write_spec
 from sft_judge.verdicts import VERDICTS
 
 pytestmark = pytest.mark.unit
@@ -116,6 +119,47 @@ def test_the_worth_table_equals_a_second_computation_from_the_truth(world, tmp_p
         assert row["log_loss"]["value"] == pytest.approx(drawn)
     printed = capsys.readouterr().out
     assert "share of the gap" in printed and f"{worth['good']['log_loss']['value']:.4f}" in printed
+
+
+def test_judges_are_held_against_each_other_and_the_votes_row_by_row(world, tmp_path):
+    assert evaluate(world, tmp_path, ["good", "fair"]) == 0
+    metrics, chosen = metrics_of(tmp_path), {name: world.judges[name].argmax(axis=1) for name in ("good", "fair")}
+    chosen["the votes"] = world.verdicts
+    assert len(metrics["agreement"]) == 3
+    for pair in metrics["agreement"]:
+        one, other = chosen[pair["a"]], chosen[pair["b"]]
+        assert pair["same_verdict"]["value"] == pytest.approx(np.mean(one == other))
+        assert pair["kappa"]["value"] == pytest.approx(cohen_kappa_score(one, other))
+        assert pair["same_verdict"]["low"] < pair["same_verdict"]["value"] < pair["same_verdict"]["high"]
+    agreed = (chosen["good"] == chosen["fair"]) & (chosen["good"] != world.verdicts)
+    listed = list(csv.DictReader(open(tmp_path / "against_votes.csv")))
+    assert [row["id"] for row in listed] == sorted(
+        map(str, np.flatnonzero(agreed)),
+        key=lambda name: -sum(world.judges[who][int(name)].max() for who in ("good", "fair")),
+    )
+    for row in listed:
+        assert row["vote"] == VERDICTS[world.verdicts[int(row["id"])]] != row["judged"]
+    assert metrics["against_votes"] == agreed.sum() == len(listed)
+
+
+def test_the_text_of_a_battle_is_shown_only_where_examples_are_asked_for(world, tmp_path):
+    assert evaluate(world, tmp_path, ["good"], "--examples", "2") == 0
+    page = (tmp_path / "report.html").read_text()
+    first = next(csv.DictReader(open(tmp_path / "against_votes.csv")))["id"]
+    assert page.count("secret text") >= 4 and f"{first} (judged" in page
+
+
+def test_a_judge_that_learnt_from_labels_in_sample_is_a_caveat(world, tmp_path, capsys):
+    training = {"recipe": {"labels": ["labels.parquet"], "allow_in_sample": True}}
+    (tmp_path / "judge").mkdir()
+    write_spec(tmp_path / "judge", JudgeSpec(["A", "B", "tie"], [5, 6, 7], "x", Budget(), training=training))
+    probs = read_probs(world.folder / "good.parquet")
+    write_probs(
+        tmp_path / "told.parquet", Probs(probs.ids, probs.orders, probs.logp, {"model": str(tmp_path / "judge")})
+    )
+    assert evaluate(world, tmp_path / "out", [tmp_path / "told"]) == 0
+    assert "told: its teachers' labels are not proven out of fold" in capsys.readouterr().out
+    assert "not proven out of fold" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_report_asks_the_net_for_nothing_shows_no_battle_and_escapes_names(world, tmp_path):

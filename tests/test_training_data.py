@@ -3,15 +3,14 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from training_runs import CLEAN, make_prompt, proof, soft_labels
+from training_runs import make_prompt
 
 from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.errors import GateError
 from sft_judge.samplers import BalancedSampler
 from sft_judge.trainer import JudgeTrainer
 from sft_judge.training import counts_line
-from sft_judge.training_data import mixed, read_teacher, shown_orders, split_folds, verdict_dataset
+from sft_judge.training_data import mixed, shown_orders, split_folds, verdict_dataset
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -84,40 +83,6 @@ def test_what_the_budget_cut_is_counted_by_field(bases, planted_table):
         assert counts["cut"][name] == {"battles": sum(tokens > 0 for tokens in lost), "tokens": sum(lost)}
     assert counts["cut"]["response_a"]["battles"] > 0
     assert f"response_a {counts['cut']['response_a']['battles']} (" in counts_line(counts, 200)
-
-
-@unit
-def test_teacher_labels_are_taken_when_each_fold_was_labelled_by_a_model_that_did_not_see_it(planted_file, tmp_path):
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
-    teacher = read_teacher(labels, planted_file, 3, False)
-    assert len(teacher) == 120 and all(probs.sum() == pytest.approx(1) for probs in teacher.values())
-    pairs = read_teacher(labels, planted_file, 2, False)
-    for key, probs in teacher.items():
-        np.testing.assert_allclose(pairs[key], probs[:2] / probs[:2].sum())
-
-
-@unit
-@pytest.mark.parametrize(
-    "folds, reason",
-    [
-        (None, "nothing proves"),
-        ({}, "nothing proves"),
-        (proof({0: [1, 2], 1: [0, 1], 2: [0, 1]}), "fold 1 was labelled by fold-1"),
-    ],
-)
-def test_labels_that_are_not_proven_out_of_fold_are_refused(folds, reason, planted_file, tmp_path):
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, folds)
-    with pytest.raises(GateError, match=reason):
-        read_teacher(labels, planted_file, 3, False)
-    assert len(read_teacher(labels, planted_file, 3, True)) == 120
-
-
-@unit
-def test_labels_of_another_battles_file_are_refused(planted_file, planted_table, tmp_path):
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
-    write_battles(tmp_path / "other.parquet", planted_table.slice(1))
-    with pytest.raises(GateError, match="another battles file"):
-        read_teacher(labels, tmp_path / "other.parquet", 3, False)
 
 
 # Order and mix

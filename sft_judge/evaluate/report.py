@@ -1,4 +1,4 @@
-"""report.html: what the judges are worth, in pictures and tables. It holds no text of any battle."""
+"""report.html: what the judges are worth, in pictures and tables. It holds text of battles only where asked."""
 
 import json
 from dataclasses import replace
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from sft_judge.evaluate import plots
+from sft_judge.evaluate.agreement import agreement_table
 from sft_judge.evaluate.slices import text_lengths
 from sft_judge.evaluate.tables import (
     bias_table,
@@ -17,11 +18,17 @@ from sft_judge.evaluate.tables import (
     stages_table,
     worth_table,
 )
-from sft_judge.page import Section, Table, render_page
+from sft_judge.page import Section, Table, Text, render_page
 
 
-def render_report(metrics: dict, lengths: dict, logs: dict[str, list[dict]], worth_note: str) -> str:
-    """The page. `metrics` as in metrics.json, `lengths` from `length_histograms`, `logs` from `read_logs`."""
+def render_report(
+    metrics: dict, lengths: dict, logs: dict[str, list[dict]], worth_note: str, examples: list[Text] = ()
+) -> str:
+    """
+    The page. `metrics` as in metrics.json, `lengths` from `length_histograms`, `logs` from `read_logs`.
+
+    `examples` alone hold text of battles.
+    """
     judges = metrics.get("judges") or {metrics["main"]: metrics}
     main = judges[metrics["main"]]
     sections = [
@@ -33,6 +40,11 @@ def render_report(metrics: dict, lengths: dict, logs: dict[str, list[dict]], wor
         *(
             Section(f"Slices: {dimension}", [plots.slice_losses(dimension, judges)], [table])
             for dimension, table in zip(main["slices"], slice_tables(main["slices"]), strict=True)
+        ),
+        Section(
+            "Agreement",
+            tables=[agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])],
+            texts=list(examples),
         ),
         Section("Pairs", tables=[pairs_table(metrics["pairs"])] if "pairs" in metrics else []),
         Section("All figures", tables=[figures_table(judges)]),

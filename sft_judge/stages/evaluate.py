@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sft_judge.errors import InputError
 from sft_judge.files import InputPath, OutputPath
-from sft_judge.stages import add_limit
+from sft_judge.stages import add_limit, positive
 
 EXAMPLE = (
     "sft-judge evaluate --probs runs/demo/probs.parquet --battles runs/demo/test.parquet --output runs/demo "
@@ -30,12 +30,18 @@ def add_arguments(parser):
     parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
     parser.add_argument("--stages", type=Path, metavar="DIR", help="folder whose manifests and training logs to show")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument(
+        "--examples",
+        type=positive,
+        metavar="N",
+        help="show the text of N battles where all judges contradict the vote",
+    )
     parser.add_argument("--quiet", action="store_true", help="write the files, print no tables")
     add_limit(parser)
 
 
 def outputs(args):
-    return [args.output / "metrics.json", args.output / "report.html"]
+    return [args.output / name for name in ("metrics.json", "report.html", "against_votes.csv")]
 
 
 def extra_inputs(args):
@@ -46,6 +52,13 @@ def extra_inputs(args):
 
 def run(args) -> dict:
     from sft_judge.battles.schema import read_battles
+    from sft_judge.evaluate.agreement import (
+        against_votes,
+        agreement,
+        agreement_table,
+        example_texts,
+        write_against_votes,
+    )
     from sft_judge.evaluate.align import align
     from sft_judge.evaluate.measure import measure
     from sft_judge.evaluate.report import length_histograms, read_logs, render_report
@@ -63,16 +76,21 @@ def run(args) -> dict:
     aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
     frequencies, worth_note = _frequencies(args, battles, aligned)
     metrics = measure(aligned, frequencies, main, args.seed)
+    against = against_votes(aligned)
+    metrics["agreement"], metrics["against_votes"] = agreement(aligned, args.seed), len(against)
     metrics["notes"], metrics["worth_note"] = aligned.notes, worth_note
     metrics["provenance"] = _provenance(args, files, aligned)
     stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
     metrics |= {"stages": stages} if stages else {}
     logs = read_logs(args.stages) if args.stages else {}
-    page = render_report(metrics, length_histograms(aligned.battles), logs, worth_note)
+    examples = example_texts(aligned, against, args.examples or 0)
+    page = render_report(metrics, length_histograms(aligned.battles), logs, worth_note, examples)
     write_json(args.output / "metrics.json", metrics)
     with whole_file(args.output / "report.html") as aside:
         aside.write_text(page, encoding="utf-8")
+    write_against_votes(outputs(args)[2], against)
     tables = [*([stages_table(stages)] if stages else []), worth_table(metrics, worth_note)]
+    tables.append(agreement_table(metrics["agreement"], len(against), metrics["n"]))
     for table in [] if args.quiet else tables:
         print_table(table)
     print("\n".join([*aligned.notes, *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
@@ -142,11 +160,22 @@ def _provenance(args, files: dict, aligned) -> dict:
             entry["caveat"] = "no metadata: what model made it, and of which battles, is not known"
         elif metadata.get("battles_sha256") not in (None, battles_hash):
             entry["caveat"] = "predicted from another file of battles with these ids"
+        elif _learnt_in_sample(metadata):
+            entry["caveat"] = "its teachers' labels are not proven out of fold"
         judges[name] = entry
     found = {"sft_judge": f"{__version__}, commit {git_commit() or 'unknown'}", "battles": str(args.battles)}
     found |= {"battles sha256": battles_hash, "seed": args.seed}
     found |= {"truth": f"{args.truth}, sha256 {content_hash(args.truth)}"} if args.truth else {}
     return found | {"judges": judges}
+
+
+def _learnt_in_sample(metadata: dict) -> bool:
+    from sft_judge.calibration import judge_file
+    from sft_judge.spec import read_spec
+
+    file = judge_file(metadata)
+    recipe = read_spec(file.parent).training.get("recipe", {}) if file else {}
+    return bool(recipe.get("labels") and recipe.get("allow_in_sample"))
 
 
 def _caveats(metrics: dict) -> list[str]:

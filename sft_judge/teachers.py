@@ -1,0 +1,129 @@
+"""
+Teachers' labels: proven out of fold, in the verdicts of the student, of all teachers together.
+
+A label is a probability of a battle's own a and b in the order shown, so any teacher serves any student: other
+tokenizers, other templates, and other verdicts by the rules of `in_verdicts`.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.optimize import brentq
+
+from sft_judge.errors import GateError, InputError
+from sft_judge.files import content_hash
+from sft_judge.probs import Probs, read_probs
+from sft_judge.verdicts import VERDICTS
+
+ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
+NU = (1e-6, 1e6)  # where Davidson's parameter is looked for
+
+
+def read_teachers(
+    paths: list[Path], battles: Path, rows: pa.Table, num_verdicts: int, ties: str = "drop", allow_in_sample=False
+) -> dict:
+    """
+    N teachers' labels by (id, order): probabilities [N, K] of the rows that all of them have.
+
+    `rows` are the battles of the file `battles` that are trained on: their folds must be proven, their ties tell a
+    teacher of two verdicts how many there are. Raises `GateError` unless each file's metadata proves every label out
+    of fold (`allow_in_sample` takes it all the same), `InputError` for a file named twice.
+    """
+    hashes = [content_hash(path) for path in paths]
+    for path, known in zip(paths, hashes, strict=True):
+        if hashes.count(known) > 1:
+            raise InputError(f"{path} is among the labels twice: a teacher counts once; give it a higher weight.")
+    each = []
+    for path in paths:
+        probs = read_probs(path)
+        if not allow_in_sample:
+            check_out_of_fold(path, probs, battles, rows)
+        values = in_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))
+        each.append(dict(zip(zip(probs.ids, probs.orders, strict=True), values, strict=True)))
+    return {
+        key: np.stack([labels[key] for labels in each]) for key in each[0] if all(key in labels for labels in each)
+    }
+
+
+def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
+    """The teachers' probabilities [N, K] for a battle in an order, or an `InputError` that names the battle."""
+    if (battle, order) not in teacher:
+        raise InputError(
+            f"The teacher's labels have no row for battle {battle} in order {order}. Predict both orders."
+        )
+    return teacher[battle, order]
+
+
+def corrected(hard: list[float], labels: Iterable[np.ndarray], above: float) -> list[float]:
+    """
+    A row's own label [K], or the teachers' where they are sure that it is wrong.
+
+    `labels` are [N, K] in each order shown. Where their mean gives a verdict more than `above` (1: never) and the
+    row's own label does not favour it, that mean takes its place (the WSDM Cup 1st place corrected 125 rows by hand).
+    """
+    mean = np.mean([label.mean(axis=0) for label in labels], axis=0)
+    sure = int(mean.argmax())
+    return mean.tolist() if mean[sure] > above and sure != int(np.argmax(hard)) else hard
+
+
+def in_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np.ndarray:
+    """
+    A teacher's probabilities [R, 3] (tie 0 where it knows none) in the `num` verdicts of a student [R, num].
+
+    Three to two: the tie is dropped, or half of it added to each (`split`). Two to three: ties as Davidson (1970) has
+    them, p_tie proportional to nu * sqrt(p_a p_b), nu such that `share` of the verdicts are ties; the odds of a and b
+    stay.
+    """
+    knows_ties = (probs[:, 2] > 0).any()
+    if num == 2:
+        pair = probs[:, :2] + (probs[:, 2:] / 2 if ties == "split" else 0)
+        total = pair.sum(axis=1, keepdims=True)
+        return np.divide(pair, total, out=np.full_like(pair, 0.5), where=total > 0)
+    if knows_ties:
+        return probs / probs.sum(axis=1, keepdims=True)
+    even = np.sqrt(probs[:, 0] * probs[:, 1])
+
+    def shares(nu: float) -> np.ndarray:
+        return nu * even / (1 + nu * even)
+
+    if not shares(NU[0]).mean() < share < shares(NU[1]).mean():
+        return probs  # no ties to be had, or none wanted
+    tie = shares(np.exp(brentq(lambda log_nu: shares(np.exp(log_nu)).mean() - share, *np.log(NU))))
+    return np.column_stack([probs[:, :2] * (1 - tie)[:, None], tie])
+
+
+def tie_share(rows: pa.Table) -> float:
+    """Of the battles with a verdict, how many are ties."""
+    verdicts = rows["verdict"].drop_null()
+    return pc.mean(pc.equal(verdicts, VERDICTS[2])).as_py() if len(verdicts) else 0.0
+
+
+def check_out_of_fold(path: Path, probs: Probs, battles: Path, rows: pa.Table) -> None:
+    """Raise `GateError` unless each labelled battle's label is proven to be of a model that did not train on it."""
+    folds = probs.metadata.get("folds")
+    if not folds:
+        raise GateError(f"{path}: nothing proves these labels out of fold. {ADVICE}")
+    for fold, model in folds.items():
+        if int(fold) in model["folds_seen"]:
+            raise GateError(f"{path}: fold {fold} was labelled by {model['model']}, which trained on it. {ADVICE}")
+    if probs.metadata.get("battles_sha256") != content_hash(battles):
+        raise GateError(f"{path}: labels of another battles file than {battles}. Predict them for this one.")
+    unproven = sorted(set(map(str, labelled_folds(rows))) - set(folds))
+    if unproven:
+        what = "battles without a fold" if unproven == ["None"] else f"fold {unproven[0]}"
+        raise GateError(f"{path}: no model is named that left out {what}. {ADVICE}")
+
+
+def labelled_folds(rows: pa.Table) -> set[int | None]:
+    """The folds of the battles that have a label of their own, and so were trained on; None for one without a fold."""
+    folds = rows["fold"].to_pylist() if "fold" in rows.column_names else [None] * rows.num_rows
+    return {fold for fold, known in zip(folds, has_label(rows), strict=True) if known}
+
+
+def has_label(rows: pa.Table) -> np.ndarray:
+    """Mask [R] of the battles with a verdict or soft labels of their own."""
+    labels = [np.array(pc.is_valid(rows[name])) for name in ("verdict", "soft_a") if name in rows.column_names]
+    return np.any(labels, axis=0)
