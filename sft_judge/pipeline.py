@@ -44,7 +44,8 @@ class Step:
 
 def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     """
-    The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed.
+    The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed. A step
+    of its own says `before` which of them it stands.
 
     `also` are the keys of a file that is more than a pipeline, as a sweep is; they are inherited too.
     """
@@ -60,12 +61,23 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
         return pipeline
     base = read_pipeline(Path(file).parent / pipeline["extends"], also)
     steps = base["steps"]
-    _known(file, "step", [*pipeline.get("drop", []), *pipeline.get("steps", {})], steps)
+    new = [name for name, step in pipeline.get("steps", {}).items() if "before" in step]
+    _known(file, "step", [name for name in pipeline.get("steps", {}) if name not in new], steps)
     for name, changes in pipeline.get("steps", {}).items():
-        steps[name] = {**steps[name], **changes}
+        steps = _inserted(file, steps, name, changes) if name in new else steps | {name: {**steps[name], **changes}}
+    _known(file, "step", pipeline.get("drop", []), steps)
     kept = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
     more = {name: value for name, value in {**base, **pipeline}.items() if name in also}
     return {"vars": {**base.get("vars", {}), **pipeline.get("vars", {})}, "steps": kept, **more}
+
+
+def _inserted(file, steps: dict, name: str, step: dict) -> dict:
+    """The steps with a new one before that which its `before` names."""
+    _known(file, "step", [step["before"]], steps)
+    place = list(steps).index(step["before"])
+    whole = list(steps.items())
+    new = (name, {key: value for key, value in step.items() if key != "before"})
+    return dict([*whole[:place], new, *whole[place:]])
 
 
 def override(pipeline: dict, assignments: list[str]) -> None:
@@ -199,7 +211,8 @@ def _words(stage: str, fields: dict) -> list:
         flag = f"--{key if stage == 'train' else key.replace('_', '-')}"
         if key == "args" or value is None or value is False:
             continue
-        words += [flag] if value is True else [flag, *(value if isinstance(value, list) else [value])]
+        bare = value is True and (stage != "train" or key in ("plan", "shrink"))
+        words += [flag] if bare else [flag, *(value if isinstance(value, list) else [value])]
     return words
 
 

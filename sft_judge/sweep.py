@@ -30,7 +30,10 @@ class Run:
 
 @dataclass
 class Sweep:
-    """What a sweep file says. `cells` are settings by `step.key` or variable; `confirm` are fresh seeds, or none."""
+    """
+    What a sweep file says. `cells` are settings by `step.key` or variable, and steps to `drop`; `confirm` are fresh
+    seeds, or none.
+    """
 
     file: Path
     pipeline: dict
@@ -49,7 +52,12 @@ class Sweep:
     def run(self, cell: str, seed: int) -> Run:
         """The run of a cell with a seed. Raises `InputError` for a setting that the steps do not have."""
         pipeline = copy.deepcopy(self.pipeline)
+        for name in _listed(self.cells[cell].get("drop", [])):
+            if pipeline["steps"].pop(name, None) is None:
+                raise InputError(f"{self.file}, cell {cell}: no step {name!r} to drop.")
         for key, value in self.cells[cell].items():
+            if key == "drop":
+                continue
             assign(pipeline, f"{self.file}, cell {cell}", key, value)
         pipeline["vars"] |= {"cell": _slug(cell), "seed": seed}
         variables = pipeline["vars"]

@@ -199,6 +199,20 @@ def test_what_a_failed_step_spoils_is_left_out_and_all_else_is_done(sweep_file, 
 
 
 @unit
+def test_a_cell_may_do_without_a_step_and_a_sweep_may_extend_another_with_steps_of_its_own(sweep_file, tmp_path):
+    sweep_file(("plain: {}", "plain: {drop: [predict]}"))
+    audit = "{before: predict, args: ['{run}/train.parquet'], output: '{run}/audit'}"
+    (tmp_path / "more.yaml").write_text(f"extends: sweep.yaml\nsteps: {{audit: {audit}}}\n")
+    sweep = read_sweep(tmp_path / "more.yaml")
+    names = {cell: [step.name for step in sweep.run(cell, 1).steps] for cell in ("plain", "smooth")}
+    assert names["smooth"] == ["plant", "import", "import-test", "train", "audit", "predict"]
+    assert names["plain"] == names["smooth"][:-1] and sweep.seeds == [1, 2]
+    (tmp_path / "more.yaml").write_text("extends: sweep.yaml\nsteps: {audit: {before: predic, output: x}}\n")
+    with pytest.raises(InputError, match="unknown step 'predic'. Did you mean 'predict'"):
+        read_sweep(tmp_path / "more.yaml")
+
+
+@unit
 def test_set_changes_the_sweep_itself_too_and_an_unknown_step_is_named(sweep_file):
     assert read_sweep(sweep_file(), ["seeds=[7]", "plant.rows=9"]).seeds == [7]
     with pytest.raises(InputError, match="unknown step 'plan'"):

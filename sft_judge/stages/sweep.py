@@ -43,11 +43,12 @@ def run(args):
     status = max(status, run_all(fresh, scores, sweep.folder, jobs))
     if scores.values:
         result = summary(sweep, scores, chosen)
-        write_json(sweep.folder / "sweep.json", result)
-        with whole_file(sweep.folder / "sweep.html") as aside:
+        page = sweep.folder / f"{sweep.file.stem}.html"
+        write_json(page.with_suffix(".json"), result)
+        with whole_file(page) as aside:
             aside.write_text(render_sweep(f"Sweep: {sweep.file.stem}", result), encoding="utf-8")
         print_table(table_of(result))
-        print(f"{result['verdict']}\npage: {sweep.folder / 'sweep.html'}")
+        print(f"{result['verdict']}\npage: {page}")
     if status:
         raise SystemExit(status)
 
