@@ -30,8 +30,14 @@ def pack(sequences: list[list[int]], seqlen: int, num_samples: int) -> torch.Ten
     return joined[: len(joined) // seqlen * seqlen].view(-1, seqlen)
 
 
-def quantize_judge(model: str, battles: pa.Table, output: Path, scheme: str, seqlen: int, nsamples: int, iters: int):
-    """Quantise into the folder `output`, judge.json without its calibration; returns facts for the manifest."""
+def quantize_judge(
+    model: str, battles: pa.Table, output: Path, scheme: str, seqlen: int, nsamples: int, iters: int, seed: int
+) -> dict:
+    """
+    Quantise into the folder `output`, judge.json without its calibration; returns facts for the manifest.
+
+    `seed` draws the battles that fill `nsamples` rows, and is auto-round's own.
+    """
     try:
         from auto_round import AutoRound
     except ModuleNotFoundError as error:
@@ -40,6 +46,7 @@ def quantize_judge(model: str, battles: pa.Table, output: Path, scheme: str, seq
     spec = read_spec(model)
     tokenizer = load_tokenizer(model)
     dataset, counts = verdict_dataset(battles, JudgePrompt.of(tokenizer, spec), "both", seed=0)
+    dataset = dataset.shuffle(seed=seed)
     rows = pack([ids for views in dataset["input_ids"] for ids in views], seqlen, nsamples)
     loaded = load_model(model)
     seqlen_limit = loaded.config.get_text_config().max_position_embeddings
@@ -54,6 +61,7 @@ def quantize_judge(model: str, battles: pa.Table, output: Path, scheme: str, seq
         seqlen=seqlen,
         nsamples=len(rows),
         iters=iters,
+        seed=seed,
         batch_size=min(8, len(rows)),
         device_map=0 if torch.cuda.is_available() else "cpu",
         enable_torch_compile=torch.cuda.is_available(),
@@ -64,7 +72,7 @@ def quantize_judge(model: str, battles: pa.Table, output: Path, scheme: str, seq
     spec.calibration = None  # the quantised copy is calibrated anew
     spec.training = {
         **spec.training,
-        "quantized": {"scheme": scheme, "seqlen": seqlen, "rows": len(rows), "iters": iters},
+        "quantized": {"scheme": scheme, "seqlen": seqlen, "rows": len(rows), "iters": iters, "seed": seed},
     }
     write_spec(output, spec)
     return {"calibration_rows": len(rows), "calibration_battles": counts["rows"]}

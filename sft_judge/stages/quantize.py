@@ -20,6 +20,7 @@ def add_arguments(parser):
     parser.add_argument("--seqlen", type=positive, default=2048, help="tokens a calibration row")
     parser.add_argument("--nsamples", type=positive, default=512, help="calibration rows at most")
     parser.add_argument("--iters", type=positive, default=1000, help="rounds of tuning a block")
+    parser.add_argument("--seed", type=int, default=42, help="of the calibration rows and of auto-round (42)")
     add_limit(parser)
 
 
@@ -42,6 +43,7 @@ def run(args):
             seqlen=args.seqlen,
             nsamples=args.nsamples,
             iters=args.iters,
+            seed=args.seed,
         )
     print(f"{model} -> {args.output} ({args.scheme})")
     return facts
