@@ -13,6 +13,7 @@ from sft_judge.pipeline import override, read_pipeline, steps_of
 from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.recipes import read_recipe
 from sft_judge.spec import Budget
+from sft_judge.sweep import KEYS, read_sweep, unique_steps
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,8 @@ PROMPTS = sorted((ROOT / "prompts").glob("*.jinja"))
 
 def kind(recipe: Path) -> str:
     keys = yaml.safe_load(recipe.read_text()).keys()
+    if "sweeps" in recipe.parts:
+        return "sweep"
     return "pipeline" if {"steps", "extends"} & keys else "launch" if "distributed_type" in keys else "training"
 
 
@@ -39,7 +42,7 @@ def launch_lines(recipe: Path) -> list[list[str]]:
 
 
 def test_there_are_recipes_of_each_kind_and_prompts():
-    assert {kind(recipe) for recipe in RECIPES} == {"pipeline", "launch", "training"} and len(PROMPTS) >= 2
+    assert {kind(recipe) for recipe in RECIPES} == {"pipeline", "sweep", "launch", "training"} and len(PROMPTS) >= 2
 
 
 @of_kind("training")
@@ -51,7 +54,7 @@ def test_a_training_recipe_is_read_by_the_parser_it_is_for(recipe, tmp_path):
     config, model_config = TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config(words)
     for key, value in read_recipe(str(recipe)).items():
         holder = config if key in JudgeConfig.__dataclass_fields__ else model_config
-        assert getattr(holder, key) == value
+        assert getattr(holder, key) in (value, [value])  # a single value of a list
 
 
 @of_kind("pipeline")
@@ -60,6 +63,14 @@ def test_a_pipeline_holds_commands_that_parse(recipe):
     unset = [name for name, value in pipeline["vars"].items() if value is None]
     override(pipeline, [f"{name}=file.csv" for name in unset])
     assert steps_of(pipeline, recipe)
+
+
+@of_kind("sweep")
+def test_every_cell_of_a_sweep_holds_commands_that_parse_and_shares_no_output_by_mistake(recipe):
+    unset = [name for name, value in read_pipeline(recipe, also=KEYS)["vars"].items() if value is None]
+    sweep = read_sweep(recipe, [f"{name}=file.parquet" for name in unset])
+    runs = [sweep.run(cell, seed) for cell in sweep.cells for seed in (*sweep.seeds, *sweep.confirm)]
+    assert len(runs) >= 6 and unique_steps(runs)
 
 
 @of_kind("launch")
