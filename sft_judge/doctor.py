@@ -16,7 +16,7 @@ EXTRAS = {
     "qlora": "adapters on a 4-bit base: a large judge on one card",
     "quantize": "`sft-judge quantize`: auto-round's W4A16 of a finished judge",
     "vllm": "the fast engine of `predict` and `serve`, and the other side of `verify`",
-    "ray": "prediction over several engines or machines",
+    "ray": "sweeps over several machines",
     "lang": "languages of battles by fastText, in the audit and the slices",
     "dev": "`make check` and `make test`",
 }

@@ -164,6 +164,43 @@ def test_a_killed_sweep_goes_on_beside_another_and_ends_with_what_each_judge_is_
     assert not (tmp_path / "run/sweep.html").read_text().count("<script")
 
 
+@engine
+@pytest.mark.full
+def test_a_second_ray_node_shares_the_work_and_its_death_loses_nothing(sweep_file, bases, tmp_path):
+    """Two nodes on this machine; the second one is killed once it is at work."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    words = [*command(sweep_file(model=bases["qwen2"])), "--set", "seeds=[1,2,3,4,5,6]", "--ray", cluster.address]
+    log, judges = tmp_path / "log.txt", tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open(log, "w") as file:
+        process = subprocess.Popen(words, stdout=file, env=environment)
+    try:
+        until = time.monotonic() + 240
+        while time.monotonic() < until and not made_elsewhere(judges, log):
+            time.sleep(0.2)
+        assert process.poll() is None and made_elsewhere(judges, log)
+        cluster.remove_node(node, allow_graceful=False)
+        assert process.wait(500) == 0
+    finally:
+        process.kill()
+        cluster.shutdown()
+        ray.shutdown()
+    assert "Ray: 1 more nodes" in log.read_text()
+    result = json.loads((judges / "sweep.json").read_text())
+    assert [cell["value"]["seeds"] for cell in result["cells"].values()] == [6] * 4
+
+
+def made_elsewhere(run: Path, log: Path) -> bool:
+    """Whether a judge is done that the process with this log has not begun."""
+    made = {str(path.parent) for path in run.glob("*/judge-*/judge.json")}
+    return bool(made - {line.split(": ")[-1] for line in log.read_text().splitlines() if "train: " in line})
+
+
 def expected_log_loss(probs: Path, run: Path) -> float:
     """By loops, from the files."""
     import pyarrow.parquet as pq

@@ -7,6 +7,7 @@ kept: the same command goes on, and started several times, on machines that shar
 """
 
 import sys
+from contextlib import nullcontext
 
 from sft_judge.stages import positive
 
@@ -26,6 +27,7 @@ def add_arguments(parser):
 def run(args):
     from sft_judge.evaluate.tables import print_table
     from sft_judge.files import whole_file, write_json
+    from sft_judge.ray_workers import ray_workers
     from sft_judge.resources import find
     from sft_judge.side_by_side import room
     from sft_judge.sweep import read_sweep
@@ -36,11 +38,12 @@ def run(args):
     if args.plan:
         return print_plan(runs)
     jobs, scores = args.jobs or room(), Scores(sweep.measure)
-    status = run_all(runs, scores, sweep.folder, jobs)
-    others = [cell for cell in sweep.cells if cell not in sweep.references]
-    chosen = best_of(scores, others, sweep.seeds), best_of(scores, sweep.references, sweep.seeds)
-    fresh = [sweep.run(cell, seed) for seed in sweep.confirm for cell in chosen if cell]
-    status = max(status, run_all(fresh, scores, sweep.folder, jobs))
+    with ray_workers(args.ray, str(sweep.file), args.set, args.jobs) if args.ray else nullcontext():
+        status = run_all(runs, scores, sweep.folder, jobs)
+        others = [cell for cell in sweep.cells if cell not in sweep.references]
+        chosen = best_of(scores, others, sweep.seeds), best_of(scores, sweep.references, sweep.seeds)
+        fresh = [sweep.run(cell, seed) for seed in sweep.confirm for cell in chosen if cell]
+        status = max(status, run_all(fresh, scores, sweep.folder, jobs))
     if scores.values:
         result = summary(sweep, scores, chosen)
         page = sweep.folder / f"{sweep.file.stem}.html"
