@@ -80,7 +80,7 @@ def load_model(model: str, dtype: str | None = "auto", **options):
             base, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
         )
         if is_adapter(model):
-            loaded = _with_adapter(loaded, base, model)
+            loaded = with_adapter(loaded, base, model)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
@@ -88,12 +88,12 @@ def load_model(model: str, dtype: str | None = "auto", **options):
     return loaded.eval()
 
 
-def _with_adapter(model, base: str, adapter: str) -> PeftModel:
+def with_adapter(model, base: str, adapter: str, **options) -> PeftModel:
     """The base with its adapter. peft only warns of layers that one of the two has not, and leaves those unchanged."""
     not_its_own = f"{adapter}: its adapter was not made for {base}"
     config = PeftConfig.from_pretrained(adapter)
     try:
-        loaded = PeftModel.from_pretrained(model, adapter, config=config)
+        loaded = PeftModel.from_pretrained(model, adapter, config=config, **options)
     except RuntimeError as error:  # torch: a list of size mismatches below a line that says nothing
         raise InputError(f"{not_its_own} ({str(error).splitlines()[-1].strip()}).") from error
     with safe_open(Path(adapter) / ADAPTER_WEIGHTS, "pt") as file:

@@ -1,0 +1,90 @@
+"""A model's weights as they stand in its safetensors files: read tensor by tensor, written shard by shard."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from sft_judge.errors import InputError
+from sft_judge.files import write_json
+from sft_judge.models import check_weights
+from sft_judge.progress import Progress
+
+
+class WeightFiles:
+    """
+    The tensors of a model folder or hub id by the names in its files; `file_of` says where each stands.
+
+    One file is open at a time, so that the pages of the others can be dropped. Raises `InputError` where there are no
+    safetensors, or one is missing or cut short.
+    """
+
+    def __init__(self, model: str):
+        self.model = model
+        self.folder = Path(model) if Path(model).is_dir() else _from_hub(model)
+        index, single = self.folder / SAFE_WEIGHTS_INDEX_NAME, self.folder / SAFE_WEIGHTS_NAME
+        if index.is_file():
+            self.file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        elif single.is_file():
+            check_weights([single])
+            with safe_open(single, "pt") as file:
+                self.file_of = dict.fromkeys(file.keys(), SAFE_WEIGHTS_NAME)
+        else:
+            raise InputError(f"{model}: no weights in it; expected {SAFE_WEIGHTS_NAME} or {SAFE_WEIGHTS_INDEX_NAME}.")
+        missing = sorted(file for file in set(self.file_of.values()) if not (self.folder / file).is_file())
+        if missing:
+            raise InputError(f"{index}: names {missing[0]}, which is not there. Copy or make it again.")
+        check_weights(self.folder / file for file in set(self.file_of.values()))
+        self._open: tuple[str, safe_open] | None = None
+
+    def shards(self) -> dict[str, list[str]]:
+        """The names of the tensors in each file."""
+        shards: dict[str, list[str]] = {}
+        for name, file in self.file_of.items():
+            shards.setdefault(file, []).append(name)
+        return shards
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, as it is stored."""
+        return self._file(name).get_tensor(name)
+
+    def shape(self, name: str) -> list[int]:
+        """Its shape, from the file's header alone."""
+        return self._file(name).get_slice(name).get_shape()
+
+    def _file(self, name: str):
+        file = self.file_of[name]
+        if self._open is None or self._open[0] != file:
+            self._open = file, safe_open(self.folder / file, "pt")
+        return self._open[1]
+
+
+def write_shards(like: WeightFiles, output: Path, tensor_of: Callable[[str], torch.Tensor]) -> None:
+    """Write what `tensor_of` gives for each name into `output`, divided into files as `like` is; holds one file."""
+    total = 0
+    with Progress("merging", len(like.file_of), "tensors") as progress:
+        for file, names in like.shards().items():
+            tensors = {}
+            for name in names:
+                tensors[name] = tensor_of(name).contiguous()
+                progress.add()
+            total += sum(tensor.nbytes for tensor in tensors.values())
+            save_file(tensors, output / file, metadata={"format": "pt"})
+            del tensors
+    if (like.folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        write_json(
+            output / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": like.file_of}
+        )
+
+
+def _from_hub(model: str) -> Path:
+    """The folder in the hub's cache, with the weights and what describes them."""
+    try:
+        return Path(snapshot_download(model, allow_patterns=["model*.safetensors*", "*config.json"]))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model}: its weights cannot be had ({str(error).splitlines()[0]}).") from error
