@@ -1,62 +1,146 @@
-"""Adapters into their base, and judges of one base averaged."""
+"""Adapters into their base, and judges averaged: weight by weight, so that about one file of weights is in memory."""
 
 import json
+import math
+import shutil
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
+from sft_judge.alike import check_alike
 from sft_judge.errors import InputError
-from sft_judge.models import is_adapter, load_model, load_tokenizer
+from sft_judge.files import write_json
+from sft_judge.four_bit import LoadedIn4Bit, StoredIn4Bit, weights_of, whole_in_memory
+from sft_judge.merge_adapter import AdapterByShards, NotByShards
+from sft_judge.models import base_of, is_adapter, load_config, load_tokenizer
 from sft_judge.spec import JudgeSpec, read_spec, write_spec
+from sft_judge.weight_files import WeightFiles, write_shards
+
+ONTO = ("trained", "plain")
 
 
-def merge_judges(models: list[str], weights: list[float] | None, output: Path) -> dict:
+@dataclass
+class Part:
+    """One judge of an average: its share, its base's weights, and what is done to them."""
+
+    share: float
+    files: WeightFiles
+    adapter: AdapterByShards | None = None
+    four_bit: LoadedIn4Bit | None = None
+
+    def changes(self, name: str) -> bool:
+        """Whether the weight of this name is not as the base's files have it."""
+        adapted = self.adapter is not None and name in self.adapter.own_names
+        return adapted or (self.four_bit is not None and name in self.four_bit.names)
+
+    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The judge's weight of this name, computed in `dtype`, or in that of the files."""
+        weight = self.files.read(name)
+        if self.four_bit:
+            weight = self.four_bit.read(name, weight)
+        weight = weight.to(dtype or weight.dtype)
+        return self.adapter.merge(name, weight) if self.adapter else weight
+
+
+def merge_judges(models: list[str], weights: list[float] | None, output: Path, onto: str = "trained") -> dict:
     """
     Write the merged judge to the folder `output`; returns facts for the manifest.
 
-    `weights` are normalised to sum to one (equal by default). Averaged are whole weights: adapters as the products
-    that they add, never their factors. The judges must agree on everything in judge.json that decides a prompt.
+    `weights` must sum to one (equal by default). Averaged are whole weights: adapters as the products that they add,
+    never their factors, each on its own base. `onto` is one of ONTO: a base that an adapter was trained on in 4 bits
+    is taken as it was then, or as it is stored.
     """
+    shares = shares_of(weights, models)
     specs = [read_spec(model) for model in models]
-    for model, spec in zip(models[1:], specs[1:], strict=True):
-        _agree(models[0], specs[0], model, spec)
-    shares = np.array(weights if weights else [1.0] * len(models))
-    if len(shares) != len(models) or not (shares > 0).all():
-        raise InputError(
-            f"{len(shares)} weights {shares.tolist()} for {len(models)} models; give one above 0 for each."
-        )
-    shares = shares / shares.sum()
-    merged = whole_model(models[0])
-    if len(models) > 1:
-        state = merged.state_dict()
-        total = {name: value.double() * shares[0] for name, value in state.items()}
-        for model, share in zip(models[1:], shares[1:], strict=True):
-            for name, value in whole_model(model).state_dict().items():
-                total[name] += value.double() * share
-        merged.load_state_dict({name: value.to(state[name].dtype) for name, value in total.items()})
-    merged.save_pretrained(output)
+    check_alike(models, specs)
+    with TemporaryDirectory(dir=output) as scratch:
+        parts = [
+            _part(model, share, spec, onto, Path(scratch) / str(place))
+            for place, (model, share, spec) in enumerate(zip(models, shares, specs, strict=True))
+        ]
+        _check_weights_alike(parts)
+        write_shards(parts[0].files, output, lambda name: merged_weight(parts, name))
+        _copy_config(parts[0].files.folder, output)
     load_tokenizer(models[0]).save_pretrained(output)
     spec = specs[0]
     spec.calibration = None  # fitted on other weights
-    spec.training = {**spec.training, "merged_from": models, "weights": shares.tolist()}
+    spec.training = {**spec.training, "merged_from": models, "weights": shares}
+    if spec.training.pop("loaded_in_4bit", None):
+        spec.training["merged_onto"] = onto
     spec.training["folds_seen"] = sorted({fold for each in specs for fold in each.training.get("folds_seen", [])})
     write_spec(output, spec)
-    return {"models": models, "weights": shares.tolist()}
+    return {"models": models, "weights": shares, "onto": onto}
 
 
-def whole_model(model: str) -> torch.nn.Module:
-    """The model with its adapter merged in."""
-    loaded = load_model(model)
-    return loaded.merge_and_unload() if is_adapter(model) else loaded
+def shares_of(weights: list[float] | None, models: list[str]) -> list[float]:
+    """The share of each model; raises `InputError` unless there is one above 0 for each and their sum is one."""
+    if weights is None:
+        return [1 / len(models)] * len(models)
+    if len(weights) != len(models) or not all(weight > 0 for weight in weights):
+        raise InputError(f"{len(weights)} weights {weights} for {len(models)} models; give one above 0 for each.")
+    total = math.fsum(weights)
+    if abs(total - 1) > 1e-6:
+        raise InputError(f"The weights {weights} sum to {total:g}; they must sum to 1. Leave them out for equal ones.")
+    return weights
 
 
-def _agree(first: str, one: JudgeSpec, second: str, other: JudgeSpec) -> None:
-    for name in ("verdict_words", "verdict_ids", "template", "budget", "language"):
-        if getattr(one, name) != getattr(other, name):
-            raise InputError(f"{first} and {second} differ in {name!r} of judge.json; only like judges can be merged.")
-    bases = [
-        json.loads((Path(model) / "config.json").read_text()) for model in (first, second) if not is_adapter(model)
-    ]
-    if len(bases) == 2 and bases[0]["architectures"] != bases[1]["architectures"]:
-        raise InputError(f"{first} is a {bases[0]['architectures'][0]}, {second} a {bases[1]['architectures'][0]}.")
+def merged_weight(parts: list[Part], name: str) -> torch.Tensor:
+    """The weighted mean over the parts, in float32; what none of them changes is passed on to the bit."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first.read(name)
+    weight = first.files.read(name)
+    same = all(part.files.folder == first.files.folder and not part.changes(name) for part in parts)
+    if same or not weight.is_floating_point():
+        return weight
+    total = torch.zeros(weight.shape)
+    for part in parts:
+        total.add_(part.read(name, torch.float32), alpha=part.share)
+    return total.to(weight.dtype)
+
+
+def _part(model: str, share: float, spec: JudgeSpec, onto: str, scratch: Path) -> Part:
+    config = load_config(model)
+    files = weights_of(base_of(model), config)
+    if not is_adapter(model):
+        return Part(share, files)
+    recorded = (
+        spec.training.get("loaded_in_4bit") if onto == "trained" and not isinstance(files, StoredIn4Bit) else None
+    )
+    four_bit = LoadedIn4Bit(recorded, model, files) if recorded else None
+    try:
+        return Part(share, files, AdapterByShards(model, files), four_bit)
+    except NotByShards as why:
+        print(f"{model}: {why}, so its base is loaded whole into memory.", file=sys.stderr, flush=True)
+        whole_in_memory(model, config, four_bit).save_pretrained(scratch)
+        return Part(share, WeightFiles(str(scratch)))
+
+
+def _check_weights_alike(parts: list[Part]) -> None:
+    """Raise `InputError` where the files of two judges hold other tensors, or of other shapes."""
+    first = parts[0].files
+    for other in (part.files for part in parts[1:]):
+        if first.folder == other.folder:
+            continue
+        alone = first.file_of.keys() ^ other.file_of.keys()
+        if alone:
+            holder = first if min(alone) in first.file_of else other
+            raise InputError(f"{first.model} and {other.model}: {min(alone)} is in {holder.model} alone.")
+        for name in first.file_of:
+            if first.shape(name) != other.shape(name):
+                raise InputError(
+                    f"{name} is {first.shape(name)} in {first.model} and {other.shape(name)} in {other.model}; only "
+                    "weights of one shape can be averaged."
+                )
+
+
+def _copy_config(folder: Path, output: Path) -> None:
+    """What describes the weights: the configuration, without a quantisation that they no longer have."""
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields.pop("quantization_config", None)
+    write_json(output / "config.json", fields)
+    if (folder / "generation_config.json").is_file():
+        shutil.copyfile(folder / "generation_config.json", output / "generation_config.json")

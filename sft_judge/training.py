@@ -63,6 +63,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         metrics = eval_metrics(eval_rows.filter(pc.is_in(eval_rows["id"], pa.array(eval_set["id"]))))
 
     model = _base_model(model_name, model_config, config)
+    four_bit = _four_bit(model) if model_config.load_in_4bit else {}
     lora = adapter_config(model_config, model)
     _check_dropout(config, model, lora)
     work = partial_path(output)
@@ -101,6 +102,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         "battles_sha256": content_hash(battles_file),
         "folds_seen": sorted({*_folds(train_rows), *_folds_of_base(model_name, battles_file)}),
         "base": model_name,
+        **four_bit,
         "steps": trainer.state.global_step,
         "status": trainer.status,
         **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
@@ -211,6 +213,14 @@ def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     for module in beside_text(model).values():  # it would get no gradient, which DDP waits for
         module.requires_grad_(False)
     return model.train()
+
+
+def _four_bit(model) -> dict:
+    """How the base was quantised when it was loaded, for `merge`: the adapter stands on those weights."""
+    settings = model.config.quantization_config.to_dict().items()
+    kept = {name: value for name, value in settings if name == "load_in_4bit" or name.startswith("bnb_4bit_")}
+    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    return {"loaded_in_4bit": {"dtype": dtype, "quantization_config": kept}}
 
 
 def _resolved(config: JudgeConfig) -> dict:

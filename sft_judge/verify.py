@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from transformers import BitsAndBytesConfig
 
 from sft_judge.battles.schema import read_battles
 from sft_judge.engines import open_engine
@@ -15,11 +16,15 @@ from sft_judge.spec import read_spec
 from sft_judge.verdicts import VERDICTS
 
 
-def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto") -> tuple[np.ndarray, list[str]]:
-    """What a judge says of battles on an engine: log-probabilities [rows * orders, K] and a label for each."""
+def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", **options):
+    """
+    What a judge says of battles on an engine: log-probabilities [rows * orders, K] and a label for each.
+
+    `options` are those of `open_engine`.
+    """
     spec = read_spec(model)
     prompt = JudgePrompt.of(load_tokenizer(model), spec)
-    with open_engine(engine_name, model, spec, dtype) as engine:
+    with open_engine(engine_name, model, spec, dtype, **options) as engine:
         return labelled_scores(engine, prompt, rows, orders_of(spec.swap))
 
 
@@ -57,10 +62,17 @@ def verify_forms(model: str, other: str, rows: list[dict], engines: list[str], d
     return {**facts, "log_loss_rise": rise, "rows": len(rows)}
 
 
-def verify_merged(model: str, merged: Path, battles: Path, num_rows: int) -> dict:
-    """Hold an adapter to its merged form in transformers. Prints; raises `GateError` beyond the tolerance."""
+def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: str = "trained") -> dict:
+    """
+    Hold an adapter to its merged form in transformers. Prints; raises `GateError` beyond the tolerance.
+
+    `onto` as in merge.py: the adapter stands on its base in 4 bits where it was trained on one.
+    """
     rows = read_battles(battles, num_rows).to_pylist()
-    before, labels = score(model, rows, "transformers")
-    after, _ = score(str(merged), rows, "transformers")
-    parity = check("merged", "adapter against merged", dtype_of(str(merged)), before, after, labels)
+    four_bit = read_spec(model).training.get("loaded_in_4bit") if onto == "trained" else None
+    dtype = four_bit["dtype"] if four_bit else dtype_of(str(merged))
+    options = {"quantization_config": BitsAndBytesConfig(**four_bit["quantization_config"])} if four_bit else {}
+    before, labels = score(model, rows, "transformers", dtype, **options)
+    after, _ = score(str(merged), rows, "transformers", dtype)
+    parity = check("merged", "adapter against merged", dtype, before, after, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows}

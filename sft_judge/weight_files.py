@@ -58,10 +58,13 @@ class WeightFiles:
         return self._file(name).get_slice(name).get_shape()
 
     def _file(self, name: str):
-        file = self.file_of[name]
+        file = self._file_name(name)
         if self._open is None or self._open[0] != file:
             self._open = file, safe_open(self.folder / file, "pt")
         return self._open[1]
+
+    def _file_name(self, name: str) -> str:
+        return self.file_of[name]
 
 
 def write_shards(like: WeightFiles, output: Path, tensor_of: Callable[[str], torch.Tensor]) -> None:
@@ -77,9 +80,7 @@ def write_shards(like: WeightFiles, output: Path, tensor_of: Callable[[str], tor
             save_file(tensors, output / file, metadata={"format": "pt"})
             del tensors
     if (like.folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
-        write_json(
-            output / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": like.file_of}
-        )
+        write_json(output / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": like.file_of})
 
 
 def _from_hub(model: str) -> Path:

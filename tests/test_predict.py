@@ -318,17 +318,17 @@ def test_a_merged_adapter_gives_the_adapters_probabilities(base, planted_rows, p
 def test_a_merge_that_changes_probabilities_is_refused_with_status_3(
     bases, planted_file, tmp_path, monkeypatch, capsys
 ):
-    from sft_judge import merge
+    from sft_judge.merge_adapter import AdapterByShards
 
     adapter = make_judge(tmp_path / "adapter", bases["qwen2"], adapter=True)
-    monkeypatch.setattr(merge, "whole_model", lambda model: load_model(model).unload())  # forgets the adapter
+    monkeypatch.setattr(AdapterByShards, "merge", lambda self, name, weight: weight)  # forgets the adapter
     before = {path.name for path in tmp_path.iterdir()}
     assert main(["merge", str(adapter), "--output", str(tmp_path / "merged"), "--battles", str(planted_file)]) == 3
     assert "Parity gate" in capsys.readouterr().err and {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_a_judge_merged_with_itself_is_itself(judge, tmp_path):
-    assert main(["merge", str(judge), str(judge), "--output", str(tmp_path / "merged"), "--weights", "1,2"]) == 0
+    assert main(["merge", str(judge), str(judge), "--output", str(tmp_path / "merged"), "--weights", "0.25,0.75"]) == 0
     before, after = (load_file(folder / "model.safetensors") for folder in (judge, tmp_path / "merged"))
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -337,7 +337,7 @@ def test_a_judge_merged_with_itself_is_itself(judge, tmp_path):
 
 def test_merged_weights_are_the_weighted_mean(folds, tmp_path):
     models = [str(folds / f"fold-{fold}") for fold in range(2)]
-    assert main(["merge", *models, "--output", str(tmp_path / "merged"), "--weights", "3,1"]) == 0
+    assert main(["merge", *models, "--output", str(tmp_path / "merged"), "--weights", "0.75,0.25"]) == 0
     one, two, merged = (load_file(f"{folder}/model.safetensors") for folder in (*models, tmp_path / "merged"))
     for name, value in merged.items():
         torch.testing.assert_close(value, 0.75 * one[name] + 0.25 * two[name], atol=1e-6, rtol=1e-5)
@@ -345,7 +345,15 @@ def test_merged_weights_are_the_weighted_mean(folds, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "weights, reason", [("1", "1 weights"), ("1,0", "above 0"), ("1,-1", "above 0"), ("a,b", "numbers")]
+    "weights, reason",
+    [
+        ("1", "1 weights"),
+        ("1,0", "above 0"),
+        ("1,-1", "above 0"),
+        ("a,b", "numbers"),
+        ("3,1", "sum to 4"),
+        ("0.5,0.49", "sum to 0.99"),
+    ],
 )
 def test_bad_weights_are_an_error(weights, reason, folds, tmp_path, capsys):
     models = [str(folds / f"fold-{fold}") for fold in range(2)]

@@ -22,11 +22,12 @@ def usable_engines(model: str) -> list[str]:
     return ["transformers"]
 
 
-def open_engine(name: str, model: str, spec, dtype: str = "auto"):
+def open_engine(name: str, model: str, spec, dtype: str = "auto", **options):
     """
     The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`.
 
     `auto` is settled here: vLLM would run a float32 judge in bfloat16, transformers a quantised one in float16.
+    `options` are those of `load_model`, for transformers alone.
     """
     from sft_judge.models import dtype_of
 
@@ -37,4 +38,4 @@ def open_engine(name: str, model: str, spec, dtype: str = "auto"):
         return VllmEngine(model, spec, dtype)
     from sft_judge.engines.transformers_engine import TransformersEngine
 
-    return TransformersEngine(model, spec, dtype)
+    return TransformersEngine(model, spec, dtype, **options)

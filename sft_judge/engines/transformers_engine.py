@@ -13,9 +13,9 @@ TOKENS_A_BATCH = 8192
 class TransformersEngine:
     """One forward a batch of similar lengths; a row's result does not depend on the batch beyond float rounding."""
 
-    def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto"):
+    def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto", **options):
         self.tokenizer = load_tokenizer(model)
-        self.model = load_model(model, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_model(model, dtype, **options).to("cuda" if torch.cuda.is_available() else "cpu")
         self.head = VerdictHead(self.model, spec.verdict_ids)
 
     def __enter__(self):

@@ -1,7 +1,9 @@
 """
 Merge adapters into their base, or average judges of one base (seeds, folds).
 
-One adapter is held to its merged form on --battles: the probabilities must be the same to 1e-4 in float32.
+Weights are read and written one file at a time, so that a model of any size needs memory for about one. One adapter
+is held to its merged form on --battles: the probabilities must be the same to 1e-4 in float32. Adapters are averaged
+as the products that they add to their base, never as factors.
 """
 
 from sft_judge.files import InputPath, OutputPath
@@ -13,8 +15,14 @@ EXAMPLE = "sft-judge merge runs/student --output runs/judge --battles battles.pa
 def add_arguments(parser):
     parser.add_argument("models", nargs="+", type=model_path, metavar="MODEL")
     parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
-    parser.add_argument("--weights", metavar="W1,W2", help="shares of the models, normalised to sum to one")
-    parser.add_argument("--battles", type=InputPath, metavar="F", help="run the parity gate on these")
+    parser.add_argument("--weights", metavar="W1,W2", help="shares of the models, which sum to 1 (equal)")
+    parser.add_argument(
+        "--onto",
+        choices=("trained", "plain"),
+        default="trained",
+        help="a base that was in 4 bits in training: its weights as they were then, or as they are stored (trained)",
+    )
+    parser.add_argument("--battles", type=InputPath, metavar="F", help="run the parity gate on these, for one adapter")
     parser.add_argument("--limit", type=positive, metavar="N", default=64, help="battles for the gate (64)")
 
 
@@ -32,8 +40,8 @@ def run(args):
         ) from error
     models = [str(model) for model in args.models]
     with whole_folder(args.output) as folder:
-        facts = merge_judges(models, weights, folder)
+        facts = merge_judges(models, weights, folder, args.onto)
         if args.battles and len(models) == 1:
-            facts["parity"] = verify_merged(models[0], folder, args.battles, args.limit)
+            facts["parity"] = verify_merged(models[0], folder, args.battles, args.limit, args.onto)
     print(f"{' + '.join(models)} -> {args.output}")
     return facts
