@@ -5,13 +5,11 @@ An adapter makes up for what the quantisation of its base lost: on the base's ow
 """
 
 import torch
-from peft import PeftModel
 from transformers import BitsAndBytesConfig
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from sft_judge.errors import InputError
 from sft_judge.merge_adapter import hollow_model, names_in_model
-from sft_judge.models import base_of, load_model, with_adapter
 from sft_judge.weight_files import WeightFiles
 
 STATE = ".quant_state.bitsandbytes__"  # what bitsandbytes puts between a weight's name and its kind, nf4 or fp4
@@ -40,7 +38,7 @@ class LoadedIn4Bit:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         hollow = hollow_model(model)
         own_names = names_in_model(hollow, files)
-        Bnb4BitHfQuantizer(self.config).preprocess_model(hollow)
+        Bnb4BitHfQuantizer(self.config).preprocess_model(hollow, device_map=None)
         four_bit = {
             f"{name}.weight"
             for name, module in hollow.named_modules()
@@ -106,17 +104,3 @@ def weights_of(model: str, config) -> WeightFiles:
         f"{model} is quantised ({stored.get('quant_method')}), so nothing can be added to its weights. Merge into the "
         "model that it was made of: name that one as base_model_name_or_path in adapter_config.json."
     )
-
-
-def whole_in_memory(model: str, config, loaded: LoadedIn4Bit | None) -> torch.nn.Module:
-    """The base with its adapter merged by PEFT in memory, its weights de-quantised first where they are in 4 bits."""
-    base = base_of(model)
-    options = {"quantization_config": loaded.config} if loaded else {}
-    whole = load_model(base, loaded.dtype if loaded else "auto", **options)
-    if loaded or getattr(config, "quantization_config", None):
-        whole = whole.dequantize()
-    adapted = with_adapter(whole, base, model)
-    if not isinstance(adapted, PeftModel) or not hasattr(adapted, "merge_and_unload"):
-        kind = adapted.active_peft_config.peft_type.value
-        raise InputError(f"{model} is an adapter of PEFT's {kind}, which adds no weights: it cannot be merged.")
-    return adapted.merge_and_unload()

@@ -13,9 +13,9 @@ import torch
 from sft_judge.alike import check_alike
 from sft_judge.errors import InputError
 from sft_judge.files import write_json
-from sft_judge.four_bit import LoadedIn4Bit, StoredIn4Bit, weights_of, whole_in_memory
+from sft_judge.four_bit import LoadedIn4Bit, StoredIn4Bit, weights_of
 from sft_judge.merge_adapter import AdapterByShards, NotByShards
-from sft_judge.models import base_of, is_adapter, load_config, load_tokenizer
+from sft_judge.models import base_of, is_adapter, load_config, load_model, load_tokenizer, with_adapter
 from sft_judge.spec import JudgeSpec, read_spec, write_spec
 from sft_judge.weight_files import WeightFiles, write_shards
 
@@ -62,8 +62,7 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
             for place, (model, share, spec) in enumerate(zip(models, shares, specs, strict=True))
         ]
         _check_weights_alike(parts)
-        write_shards(parts[0].files, output, lambda name: merged_weight(parts, name))
-        _copy_config(parts[0].files.folder, output)
+        _write(parts, output)
     load_tokenizer(models[0]).save_pretrained(output)
     spec = specs[0]
     spec.calibration = None  # fitted on other weights
@@ -115,8 +114,22 @@ def _part(model: str, share: float, spec: JudgeSpec, onto: str, scratch: Path) -
         return Part(share, files, AdapterByShards(model, files), four_bit)
     except NotByShards as why:
         print(f"{model}: {why}, so its base is loaded whole into memory.", file=sys.stderr, flush=True)
-        whole_in_memory(model, config, four_bit).save_pretrained(scratch)
+        _merge_whole(model, Part(share, files, four_bit=four_bit), scratch)
         return Part(share, WeightFiles(str(scratch)))
+
+
+def _merge_whole(model: str, base: Part, folder: Path) -> None:
+    """PEFT's own merge, in memory, into `folder`; the base is written there first where it is in 4 bits."""
+    folder.mkdir()
+    name = base_of(model)
+    if base.four_bit or isinstance(base.files, StoredIn4Bit):
+        name = str(folder / "base")
+        _write([base], folder / "base")
+    adapted = with_adapter(load_model(name), name, model)
+    if not hasattr(adapted.base_model, "merge_and_unload"):
+        kind = adapted.active_peft_config.peft_type.value
+        raise InputError(f"{model} is PEFT's {kind}, which adds nothing to weights: it cannot be merged.")
+    adapted.merge_and_unload().save_pretrained(folder)
 
 
 def _check_weights_alike(parts: list[Part]) -> None:
@@ -137,8 +150,11 @@ def _check_weights_alike(parts: list[Part]) -> None:
                 )
 
 
-def _copy_config(folder: Path, output: Path) -> None:
-    """What describes the weights: the configuration, without a quantisation that they no longer have."""
+def _write(parts: list[Part], output: Path) -> None:
+    """The weights and what describes them: the configuration, without a quantisation that they no longer have."""
+    output.mkdir(exist_ok=True)
+    write_shards(parts[0].files, output, lambda name: merged_weight(parts, name))
+    folder = parts[0].files.folder
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     fields.pop("quantization_config", None)
     write_json(output / "config.json", fields)
