@@ -4,6 +4,8 @@ The weights that an adapter learnt on where its base was in 4 bits (bitsandbytes
 An adapter makes up for what the quantisation of its base lost: on the base's own weights it is another model.
 """
 
+from pathlib import Path
+
 import torch
 from transformers import BitsAndBytesConfig
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
@@ -88,8 +90,8 @@ class StoredIn4Bit(WeightFiles):
         kept = {part.removeprefix(f"{name}."): super(StoredIn4Bit, self).read(part) for part in self.parts[name]}
         return self.bitsandbytes.functional.QuantState.from_dict(kept, device=torch.device("cpu"))
 
-    def _file_name(self, name: str) -> str:
-        return self.hidden.get(name) or self.file_of[name]
+    def _file(self, name: str) -> Path:
+        return self.folder / self.hidden[name] if name in self.hidden else super()._file(name)
 
 
 def weights_of(model: str, config) -> WeightFiles:
@@ -101,6 +103,6 @@ def weights_of(model: str, config) -> WeightFiles:
     if stored.get("load_in_4bit") or stored.get("_load_in_4bit"):
         return StoredIn4Bit(model)
     raise InputError(
-        f"{model} is quantised ({stored.get('quant_method')}), so nothing can be added to its weights. Merge into the "
-        "model that it was made of: name that one as base_model_name_or_path in adapter_config.json."
+        f"{model} is quantised ({stored.get('quant_method')}), so nothing can be added to its weights. Merge first and "
+        "quantise the result; an adapter's base is named by base_model_name_or_path in its adapter_config.json."
     )

@@ -106,10 +106,10 @@ def _part(model: str, share: float, spec: JudgeSpec, onto: str, scratch: Path) -
     files = weights_of(base_of(model), config)
     if not is_adapter(model):
         return Part(share, files)
-    recorded = (
-        spec.training.get("loaded_in_4bit") if onto == "trained" and not isinstance(files, StoredIn4Bit) else None
-    )
-    four_bit = LoadedIn4Bit(recorded, model, files) if recorded else None
+    four_bit, recorded = None, spec.training.get("loaded_in_4bit")
+    if recorded and onto == "trained" and not isinstance(files, StoredIn4Bit):
+        four_bit = LoadedIn4Bit(recorded, model, files)
+        print(f"{model}: its base is taken as it was in training, through 4 bits (--onto {onto}).", flush=True)
     try:
         return Part(share, files, AdapterByShards(model, files), four_bit)
     except NotByShards as why:

@@ -20,8 +20,8 @@ class WeightFiles:
     """
     The tensors of a model folder or hub id by the names in its files; `file_of` says where each stands.
 
-    One file is open at a time, so that the pages of the others can be dropped. Raises `InputError` where there are no
-    safetensors, or one is missing or cut short.
+    A file is open while one tensor is read: the pages of a mapped file count as memory for as long as it is. Raises
+    `InputError` where there are no safetensors, or one is missing or cut short.
     """
 
     def __init__(self, model: str):
@@ -40,7 +40,6 @@ class WeightFiles:
         if missing:
             raise InputError(f"{index}: names {missing[0]}, which is not there. Copy or make it again.")
         check_weights(self.folder / file for file in set(self.file_of.values()))
-        self._open: tuple[str, safe_open] | None = None
 
     def shards(self) -> dict[str, list[str]]:
         """The names of the tensors in each file."""
@@ -51,20 +50,16 @@ class WeightFiles:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, as it is stored."""
-        return self._file(name).get_tensor(name)
+        with safe_open(self._file(name), "pt") as file:
+            return file.get_tensor(name)
 
     def shape(self, name: str) -> list[int]:
         """Its shape, from the file's header alone."""
-        return self._file(name).get_slice(name).get_shape()
+        with safe_open(self._file(name), "pt") as file:
+            return file.get_slice(name).get_shape()
 
-    def _file(self, name: str):
-        file = self._file_name(name)
-        if self._open is None or self._open[0] != file:
-            self._open = file, safe_open(self.folder / file, "pt")
-        return self._open[1]
-
-    def _file_name(self, name: str) -> str:
-        return self.file_of[name]
+    def _file(self, name: str) -> Path:
+        return self.folder / self.file_of[name]
 
 
 def write_shards(like: WeightFiles, output: Path, tensor_of: Callable[[str], torch.Tensor]) -> None:

@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from training_runs import ADAPTER_WEIGHTS, CRASH, log_loss_of, losses, weights
 
+from sft_judge.cli import main
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import read_spec
@@ -22,10 +23,18 @@ unit, engine = pytest.mark.unit, pytest.mark.engine
 @engine
 @pytest.mark.parametrize(
     "changes",
-    [{"use_dora": "true"}, {"use_rslora": "true"}, {"lora_init": "pissa"}, {"lora_target_modules": "qkv"}],
+    [
+        {"use_dora": "true"},
+        {"use_rslora": "true"},
+        {"lora_init": "pissa"},
+        {"lora_target_modules": "qkv"},
+        {"ema_decay": "0.9"},
+    ],
     ids=lambda changes: next(iter(changes.values())) + next(iter(changes)),
 )
-def test_adapters_of_every_kind_open_in_plain_peft_and_merge_to_the_same(changes, train, bases, planted_table, capsys):
+def test_adapters_of_every_kind_open_in_plain_peft_and_merge_to_the_same(
+    changes, train, bases, planted_table, tmp_path, capsys
+):
     folder = train(max_steps=4, learning_rate=5e-3, lora_dropout=0.0, **changes)
     assert "LoRA r 4, alpha 32" in (said := capsys.readouterr().out) or "DoRA r 4, alpha 32" in said
     spec, base = read_spec(folder), load_model(str(bases["qwen2"]), "float32")
@@ -36,7 +45,11 @@ def test_adapters_of_every_kind_open_in_plain_peft_and_merge_to_the_same(changes
         untrained = base(input_ids=ids).logits
         adapted = PeftModel.from_pretrained(base, folder)
         seen = adapted(input_ids=ids).logits
-        merged = adapted.merge_and_unload()(input_ids=ids).logits
+        whole = adapted.merge_and_unload()
+        merged = whole(input_ids=ids).logits
+    assert main(["merge", str(folder), "--output", str(tmp_path / "merged")]) == 0
+    for name, weight in load_file(tmp_path / "merged" / "model.safetensors").items():
+        assert torch.equal(weight, whole.get_parameter(name))
     torch.testing.assert_close(merged, seen, atol=1e-4, rtol=1e-4)
     assert (seen - untrained).abs().max() > 1e-3
     names = {name.split(".")[-3] for name in weights(folder) if "lora_A" in name}

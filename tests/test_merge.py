@@ -459,6 +459,11 @@ def test_4_bit_weights_that_are_stored_so_are_merged_as_the_numbers_they_stand_f
 
 
 @unit
+def test_battles_for_an_average_are_refused(adapters, planted_file, tmp_path, capsys):
+    refuses(capsys, adapters, "--battles holds one adapter", tmp_path, battles=planted_file)
+
+
+@unit
 def test_a_4_bit_base_without_bitsandbytes_names_the_extra(adapters, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     spec = read_spec(adapters[0])

@@ -39,9 +39,14 @@ def run(args):
             f"--weights {args.weights}: expected numbers with commas between, such as 0.6,0.4."
         ) from error
     models = [str(model) for model in args.models]
+    if args.battles and len(models) > 1:
+        raise InputError(
+            f"--battles holds one adapter to its merged form, but there are {len(models)} models, whose average has no "
+            "parent. Leave it out, and `sft-judge evaluate` the average."
+        )
     with whole_folder(args.output) as folder:
         facts = merge_judges(models, weights, folder, args.onto)
-        if args.battles and len(models) == 1:
+        if args.battles:
             facts["parity"] = verify_merged(models[0], folder, args.battles, args.limit, args.onto)
     print(f"{' + '.join(models)} -> {args.output}")
     return facts
