@@ -103,6 +103,6 @@ def weights_of(model: str, config) -> WeightFiles:
     if stored.get("load_in_4bit") or stored.get("_load_in_4bit"):
         return StoredIn4Bit(model)
     raise InputError(
-        f"{model} is quantised ({stored.get('quant_method')}), so nothing can be added to its weights. Merge first and "
-        "quantise the result; an adapter's base is named by base_model_name_or_path in its adapter_config.json."
+        f"{model} is quantised ({stored.get('quant_method')}), so nothing can be added to its weights. Merge first "
+        "and quantise the result; an adapter's base is named by base_model_name_or_path in its adapter_config.json."
     )

@@ -41,8 +41,8 @@ def run(args):
     models = [str(model) for model in args.models]
     if args.battles and len(models) > 1:
         raise InputError(
-            f"--battles holds one adapter to its merged form, but there are {len(models)} models, whose average has no "
-            "parent. Leave it out, and `sft-judge evaluate` the average."
+            f"--battles holds one adapter to its merged form; the average of {len(models)} models has none to be held "
+            "to. Leave it out, and evaluate the average by itself."
         )
     with whole_folder(args.output) as folder:
         facts = merge_judges(models, weights, folder, args.onto)
