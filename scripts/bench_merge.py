@@ -112,7 +112,7 @@ def main() -> None:
             if function is merged:
                 of = f"{max(sizes) / 1e9:.1f} of {sum(sizes) / 1e9:.1f} GB"
                 what = f"peak memory of merging {name} over one file ({of})"
-                results.append(over_rounds(what, lambda _, used=used: used / max(sizes), 1, "<= 2.5"))
+                results.append(over_rounds(what, lambda _, used=used: used / max(sizes), 1, "<= 2"))
     print(json.dumps(results))
 
 

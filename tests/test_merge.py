@@ -206,6 +206,8 @@ def test_one_whole_judge_is_itself_to_the_bit(base, judge, tmp_path):
     whole = judge_of(shutil.copytree(base, tmp_path / "whole"), judge)
     assert merge(whole, output=tmp_path / "merged", weights="1") == 0
     assert merge(whole, whole, output=tmp_path / "twice", weights="0.3,0.7") == 0
+    assert merge(judge, judge, output=tmp_path / "in-float32", weights="0.3,0.7") == 0
+    assert not differences(tmp_path / "in-float32", judge)
     for folder in (tmp_path / "merged", tmp_path / "twice"):
         assert not differences(folder, whole)
         assert {file.name for file in folder.glob("*.safetensors*")} == {
