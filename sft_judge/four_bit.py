@@ -26,6 +26,12 @@ def bitsandbytes():
     return bitsandbytes
 
 
+def settings_of(recorded: dict) -> BitsAndBytesConfig:
+    """How a base was loaded, of what training recorded in judge.json."""
+    bitsandbytes()
+    return BitsAndBytesConfig(**recorded["quantization_config"])
+
+
 class LoadedIn4Bit:
     """
     A base quantised when it was loaded, with the settings that training recorded in judge.json.
@@ -36,7 +42,7 @@ class LoadedIn4Bit:
     def __init__(self, recorded: dict, model: str, files: WeightFiles):
         self.bitsandbytes = bitsandbytes()
         self.dtype: str = recorded["dtype"]  # what was quantised, and what comes of it
-        self.config = BitsAndBytesConfig(**recorded["quantization_config"])
+        self.config = settings_of(recorded)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         hollow = hollow_model(model)
         own_names = names_in_model(hollow, files)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from transformers import BitsAndBytesConfig
 
 from sft_judge.battles.schema import read_battles
 from sft_judge.engines import open_engine
@@ -16,15 +15,15 @@ from sft_judge.spec import read_spec
 from sft_judge.verdicts import VERDICTS
 
 
-def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", **options):
+def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", onto: str = "trained"):
     """
     What a judge says of battles on an engine: log-probabilities [rows * orders, K] and a label for each.
 
-    `options` are those of `open_engine`.
+    `onto` as in `open_engine`.
     """
     spec = read_spec(model)
     prompt = JudgePrompt.of(load_tokenizer(model), spec)
-    with open_engine(engine_name, model, spec, dtype, **options) as engine:
+    with open_engine(engine_name, model, spec, dtype, onto) as engine:
         return labelled_scores(engine, prompt, rows, orders_of(spec.swap))
 
 
@@ -71,8 +70,7 @@ def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: 
     rows = read_battles(battles, num_rows).to_pylist()
     four_bit = read_spec(model).training.get("loaded_in_4bit") if onto == "trained" else None
     dtype = four_bit["dtype"] if four_bit else dtype_of(str(merged))
-    options = {"quantization_config": BitsAndBytesConfig(**four_bit["quantization_config"])} if four_bit else {}
-    before, labels = score(model, rows, "transformers", dtype, **options)
+    before, labels = score(model, rows, "transformers", dtype, onto)
     after, _ = score(str(merged), rows, "transformers", dtype)
     parity = check("merged", "adapter against merged", dtype, before, after, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows}

@@ -20,6 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from sft_judge import weight_files
 from sft_judge.architectures import KNOWN
 from sft_judge.cli import main
+from sft_judge.engines import open_engine
 from sft_judge.families import tokenizer_of
 from sft_judge.merge_adapter import AdapterByShards, NotByShards
 from sft_judge.models import load_model
@@ -429,6 +430,19 @@ def test_an_adapter_of_a_4_bit_base_is_merged_into_the_weights_that_it_learnt_on
     load_model(str(adapter)).merge_and_unload().save_pretrained(tmp_path / "by-peft")
     assert not differences(tmp_path / "plain", tmp_path / "by-peft")
     assert differences(tmp_path / "plain", tmp_path / "merged") == {f"{name}.weight" for name in layers}
+
+
+@engine
+def test_an_adapter_of_a_4_bit_base_is_read_on_one_by_every_stage(on_4_bits):
+    """Else a teacher's labels would be those of another model than was trained."""
+    import bitsandbytes
+
+    adapter, _ = on_4_bits
+    for onto, layers in (("trained", 14), ("plain", 0)):
+        with open_engine("transformers", str(adapter), read_spec(adapter), onto=onto) as engine:
+            kinds = [module for module in engine.model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+            assert len([each for each in kinds if not hasattr(each, "lora_A")]) == layers
+            assert engine.score([[5, 6, 7]]).shape == (1, 3)
 
 
 @engine

@@ -22,15 +22,23 @@ def usable_engines(model: str) -> list[str]:
     return ["transformers"]
 
 
-def open_engine(name: str, model: str, spec, dtype: str = "auto", **options):
+def open_engine(name: str, model: str, spec, dtype: str = "auto", onto: str = "trained"):
     """
     The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`.
 
-    `auto` is settled here: vLLM would run a float32 judge in bfloat16, transformers a quantised one in float16.
-    `options` are those of `load_model`, for transformers alone.
+    `auto` is settled here: vLLM would run a float32 judge in bfloat16, transformers a quantised one in float16. An
+    adapter that learnt on a base in 4 bits is read on one, by transformers alone, or on the base as it is stored where
+    `onto` is `plain`.
     """
-    from sft_judge.models import dtype_of
+    from sft_judge.models import dtype_of, is_adapter
 
+    recorded = spec.training.get("loaded_in_4bit") if is_adapter(model) and onto == "trained" else None
+    if recorded and name == "transformers":
+        from sft_judge.engines.transformers_engine import TransformersEngine
+        from sft_judge.four_bit import settings_of
+
+        dtype = recorded["dtype"] if dtype == "auto" else dtype
+        return TransformersEngine(model, spec, dtype, quantization_config=settings_of(recorded))
     dtype = dtype_of(model, dtype)
     if name == "vllm":
         from sft_judge.engines.vllm_engine import VllmEngine
@@ -38,4 +46,4 @@ def open_engine(name: str, model: str, spec, dtype: str = "auto", **options):
         return VllmEngine(model, spec, dtype)
     from sft_judge.engines.transformers_engine import TransformersEngine
 
-    return TransformersEngine(model, spec, dtype, **options)
+    return TransformersEngine(model, spec, dtype)
