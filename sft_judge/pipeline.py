@@ -24,7 +24,7 @@ from sft_judge.errors import InputError, nearest
 from sft_judge.files import content_hash
 from sft_judge.manifest import manifest_path, provenance, stage_outputs
 
-KEYS = ("vars", "steps", "extends", "drop")
+KEYS = ("vars", "declared", "steps", "extends", "drop")
 
 # Imported once and inherited by every step, as each would spend seconds on it.
 PRELOAD = [
@@ -116,10 +116,9 @@ def steps_of(pipeline: dict, file: Path) -> list[Step]:
     return steps
 
 
-def first_output(step: Step) -> Path | None:
-    """What a step's manifest stands beside."""
-    outputs = stage_outputs(cli.stage_module(step.stage), cli.parse(step.stage, step.argv))
-    return Path(outputs[0]) if outputs else None
+def outputs_of(step: Step) -> list[Path]:
+    """The files and folders that a step makes; its manifest stands beside the first."""
+    return [Path(path) for path in stage_outputs(cli.stage_module(step.stage), cli.parse(step.stage, step.argv))]
 
 
 def up_to_date(step: Step) -> bool:

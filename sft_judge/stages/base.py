@@ -2,19 +2,23 @@
 Make a tiny random model of a real family, with a tokenizer trained on the battles' text.
 
 It stands in for pretrained weights in demos and tests; it knows nothing. With real weights, leave this stage out and
-name a model folder or hub id in the recipes.
+name a model folder or hub id in the recipes. With --like MODEL it is of that model's own class, chat template and
+features, as `train --shrink` has it, and needs no battles.
 """
 
+from sft_judge.errors import InputError
 from sft_judge.files import InputPath, OutputPath
-from sft_judge.stages import add_limit, positive
+from sft_judge.stages import add_limit, model_path, positive
 
 EXAMPLE = "sft-judge base --family gemma2 --battles battles.parquet --output runs/base"
 FAMILIES = ("qwen2", "gemma2")
 
 
 def add_arguments(parser):
-    parser.add_argument("--family", required=True, choices=FAMILIES)
-    parser.add_argument("--battles", required=True, nargs="+", type=InputPath, metavar="F", help="text to learn from")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--family", choices=FAMILIES)
+    kind.add_argument("--like", type=model_path, metavar="MODEL", help="a folder or hub id; its config.json is enough")
+    parser.add_argument("--battles", nargs="+", type=InputPath, metavar="F", help="text that --family learns from")
     parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
     parser.add_argument("--prompt-template", default="pair", help="its frame is learnt too")
     parser.add_argument("--hidden", type=positive, default=128, help="width, a multiple of 128 for W4A16")
@@ -26,6 +30,20 @@ def add_arguments(parser):
 
 
 def run(args):
+    from sft_judge.files import whole_folder
+
+    if args.like:
+        from sft_judge.shrink import make_small_model
+
+        with whole_folder(args.output) as folder:
+            print(*make_small_model(str(args.like), folder), f"-> {args.output}", sep="\n")
+        return {"like": str(args.like)}
+    if not args.battles:
+        raise InputError("--family needs text for its tokenizer to learn from: --battles F.")
+    return _of_family(args)
+
+
+def _of_family(args) -> dict:
     from sft_judge.battles.schema import FIELDS, read_battles
     from sft_judge.files import whole_folder
     from sft_judge.resources import find

@@ -13,6 +13,11 @@ def add_arguments(parser):
     parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="or var=value")
     parser.add_argument("--until", metavar="STEP", help="stop after this step")
     parser.add_argument("--force", action="append", default=[], metavar="STEP", help="do this step again")
+    parser.add_argument(
+        "--shrink",
+        action="store_true",
+        help="a dry run on these very files: tiny random models of the same classes, few rows, in RUN-shrunk",
+    )
     parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
 
 
@@ -26,7 +31,11 @@ def run(args):
     file = find("recipes", args.pipeline)
     pipeline = read_pipeline(file)
     override(pipeline, args.set)
+    if args.shrink:
+        pipeline["vars"]["run"] += "-shrunk"
     steps = steps_of(pipeline, file)
+    if args.shrink:
+        steps = shrunk(steps, Path(pipeline["vars"]["run"]))
     names = [step.name for step in steps]
     for name in [*args.force, *([args.until] if args.until else [])]:
         if name not in names:
@@ -47,14 +56,23 @@ def run(args):
     print_results(folder, steps)
 
 
+def shrunk(steps, folder):
+    """The steps of a dry run; the small models stand in the run's folder."""
+    import torch
+
+    from sft_judge.shrink import shrunk_steps
+
+    return shrunk_steps(steps, folder / "small", torch.cuda.is_available())
+
+
 def print_results(folder, steps):
     """The stages' cost and, where there is a metrics.json, what each judge is worth."""
     import json
 
     from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
-    from sft_judge.pipeline import first_output
+    from sft_judge.pipeline import outputs_of
 
-    made = {first_output(step) for step in steps}  # the folder may hold another pipeline's outputs too
+    made = {path for step in steps for path in outputs_of(step)[:1]}  # the folder may hold another pipeline's outputs too
     stages = [row for row in read_stages(folder, folder / "none") if folder / row["output"] in made]
     if stages:
         print_table(stages_table(stages))
