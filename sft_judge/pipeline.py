@@ -42,6 +42,15 @@ class Step:
     argv: list[str]
 
 
+@dataclass(frozen=True)
+class Declared:
+    """A battles file that is not there yet: its rows, the mean tokens of one shown in one order, and its folds."""
+
+    rows: int
+    tokens: int
+    folds: int = 0
+
+
 def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     """
     The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed. A step
@@ -68,7 +77,8 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     _known(file, "step", pipeline.get("drop", []), steps)
     kept = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
     more = {name: value for name, value in {**base, **pipeline}.items() if name in also}
-    return {"vars": {**base.get("vars", {}), **pipeline.get("vars", {})}, "steps": kept, **more}
+    merged = {key: {**base.get(key, {}), **pipeline.get(key, {})} for key in ("vars", "declared")}
+    return {**merged, "steps": kept, **more}
 
 
 def _inserted(file, steps: dict, name: str, step: dict) -> dict:
@@ -116,9 +126,26 @@ def steps_of(pipeline: dict, file: Path) -> list[Step]:
     return steps
 
 
+def declared_of(pipeline: dict, file: Path) -> dict[Path, Declared]:
+    """What a pipeline says of battles that are not there yet. Raises `InputError` where it is not whole numbers."""
+    found = {}
+    for name, counts in pipeline.get("declared", {}).items():
+        _known(file, f"key of declared {name}", counts, Declared.__dataclass_fields__)
+        for key in ("rows", "tokens"):
+            if not (isinstance(counts.get(key), int) and counts[key] > 0):
+                raise InputError(f"{file}: declared {name} has {key} {counts.get(key)!r}, expected a number above 0.")
+        found[Path(_fill(file, "declared", name, pipeline.get("vars", {})))] = Declared(**counts)
+    return found
+
+
 def outputs_of(step: Step) -> list[Path]:
     """The files and folders that a step makes; its manifest stands beside the first."""
     return [Path(path) for path in stage_outputs(cli.stage_module(step.stage), cli.parse(step.stage, step.argv))]
+
+
+def first_output(step: Step) -> Path | None:
+    """What a step's manifest stands beside."""
+    return next(iter(outputs_of(step)), None)
 
 
 def up_to_date(step: Step) -> bool:

@@ -41,11 +41,37 @@ CHARACTERS_A_TOKEN, FRAME = 3.5, 120  # of a row, where no tokenizer can count
 
 @dataclass(frozen=True)
 class Load:
-    """An epoch: battles, and the tokens [rows] of their rows; `counted` by the tokenizer, or estimated."""
+    """
+    An epoch: battles, and the tokens [rows] of their rows; `counted` by the tokenizer, or estimated.
+
+    `budget` stands for the longest row where not all are known.
+    """
 
     battles: int
     lengths: np.ndarray
     counted: bool = True
+    budget: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row, which decides what fits."""
+        return self.budget or int(self.lengths.max())
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run in numbers: `parts` by launcher, on each GPU; `flops` of each GPU, None where the load is not known."""
+
+    cost: StepCost  # of a micro-batch of `rows` rows
+    rows: int
+    longest: int
+    parts: dict[str, StepCost]
+    flops: float | None
+
+    @property
+    def gpus(self) -> list[str]:
+        """Those that hold it under the launcher that needs least."""
+        return fits(min(part.peak for part in self.parts.values()))
 
 
 def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None) -> Load:
@@ -103,38 +129,55 @@ def fits(peak: int) -> list[str]:
 
 def total_flops(cost: StepCost, load: Load, config: JudgeConfig, rows: int, gpus: int) -> float:
     """Of the whole run, from the cost of a micro-batch of `rows` rows as long as the longest."""
-    longest = load.lengths.max()
-    linear = cost.linear_flops / (rows * longest) * load.lengths.sum()
-    attention = cost.attention_flops / (rows * longest**2) * (load.lengths.astype(float) ** 2).sum()
-    share = config.max_steps / _steps_an_epoch(load, config, gpus) if config.max_steps > 0 else config.num_train_epochs
-    return (linear + attention) * share
+    return flops_of(cost, load.lengths, rows, load.longest) * epochs_of(load, config, gpus)
 
 
-def plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> str:
-    """The plan in words, for the terminal. Without battles (`load`) rows are as long as the budget allows."""
-    longest = config.total_budget if load is None else int(load.lengths.max())
+def flops_of(cost, lengths: np.ndarray, rows: int, longest: int) -> float:
+    """Of rows of these lengths, from the cost of `rows` rows of `longest` tokens."""
+    linear = cost.linear_flops / (rows * longest) * lengths.sum()
+    return linear + cost.attention_flops / (rows * longest**2) * (lengths.astype(float) ** 2).sum()
+
+
+def epochs_of(load: Load, config: JudgeConfig, gpus: int) -> float:
+    """How often the run sees its rows."""
+    return config.max_steps / _steps_an_epoch(load, config, gpus) if config.max_steps > 0 else config.num_train_epochs
+
+
+def hours(flops: float, gpu: str) -> float:
+    """An estimate: at UTILISATION of the published rate."""
+    return flops / (GPUS[gpu][1] * 1e12 * UTILISATION) / 3600
+
+
+def plan_run(
+    config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int, cost_of=step_cost
+) -> RunPlan:
+    """The numbers of a run. Without battles (`load`) rows are as long as the budget allows."""
+    longest = config.total_budget if load is None else load.longest
     rows = views_of(config) * config.per_device_train_batch_size
     if config.token_budget:
         rows = max(1, config.token_budget // longest)
-    cost = step_cost(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
-    lines = [f"{adapters.model_name_or_path}: {cost.parameters:,} parameters, {cost.trained:,} trained"]
+    cost = cost_of(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
+    packed = adapters.load_in_4bit or adapters.load_in_8bit  # which ZeRO-3 does not bear
+    parts = {name: divided(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
+    flops = None if load is None else total_flops(cost, load, config, rows, gpus) / gpus
+    return RunPlan(cost, rows, longest, parts, flops)
+
+
+def plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> str:
+    """The plan in words, for the terminal."""
+    run = plan_run(config, adapters, load, gpus)
+    lines = [f"{adapters.model_name_or_path}: {run.cost.parameters:,} parameters, {run.cost.trained:,} trained"]
     if load is not None:
         how = "" if load.counted else " (by characters: the tokenizer is not here)"
         lines += [
             f"{load.battles:,} battles, {load.lengths.sum():,} tokens an epoch{how}; "
             f"{steps_of(load, config, gpus):,} steps, {_steps_an_epoch(load, config, gpus):,} an epoch"
         ]
-    flops = (cost.linear_flops + cost.attention_flops) / 1e12
-    lines += [
-        f"a micro-batch: {rows} rows of up to {longest:,} tokens, {flops:,.1f} TFLOP",
-        "",
-    ]
-    packed = adapters.load_in_4bit or adapters.load_in_8bit  # which ZeRO-3 does not bear
-    parts = {name: divided(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
-    lines += _table(parts, gpus)
-    if load is not None:
-        flops, least = total_flops(cost, load, config, rows, gpus), min(part.peak for part in parts.values())
-        lines += ["", _times(flops / gpus, fits(least))]
+    flops = (run.cost.linear_flops + run.cost.attention_flops) / 1e12
+    lines += [f"a micro-batch: {run.rows} rows of up to {run.longest:,} tokens, {flops:,.1f} TFLOP", ""]
+    lines += _table(run.parts, gpus)
+    if run.flops is not None:
+        lines += ["", _times(run.flops, run.gpus)]
     return "\n".join(lines)
 
 
@@ -149,6 +192,5 @@ def _table(parts: dict[str, StepCost], gpus: int) -> list[str]:
 
 
 def _times(flops: float, gpus: list[str]) -> str:
-    hours = [f"{name} {flops / (GPUS[name][1] * 1e12 * UTILISATION) / 3600:.1f} h" for name in gpus]
-    shown = ", ".join(hours) or "no GPU holds it"
+    shown = ", ".join(f"{name} {hours(flops, name):.1f} h" for name in gpus) or "no GPU holds it"
     return f"time, an estimate: {flops:.2e} FLOP a GPU at {UTILISATION:.0%} of its published rate: {shown}"

@@ -18,6 +18,7 @@ from sft_judge.spec import read_spec, write_spec
 from sft_judge.training_data import verdict_dataset
 
 SCHEMES = ("W4A16", "W8A16")
+BATCH = 8  # calibration rows a round of tuning
 
 
 def pack(sequences: list[list[int]], seqlen: int, num_samples: int) -> torch.Tensor:
@@ -62,7 +63,7 @@ def quantize_judge(
         nsamples=len(rows),
         iters=iters,
         seed=seed,
-        batch_size=min(8, len(rows)),
+        batch_size=min(BATCH, len(rows)),
         device_map=0 if torch.cuda.is_available() else "cpu",
         enable_torch_compile=torch.cuda.is_available(),
     )

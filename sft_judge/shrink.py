@@ -25,6 +25,11 @@ from sft_judge.recipes import required, resolved
 
 ROWS, STEPS = 64, 4
 SOURCE_ROWS = 120  # of each source that a pipeline trains on
+SMALL_BUDGET = {
+    "prompt_budget": 128,
+    "response_budget": 128,
+    "total_budget": 768,
+}  # 6,400 took five minutes a training
 SMALL_STAGES = {"quantize": ["--seqlen", "256", "--nsamples", "16", "--iters", "2"], "verify": ["--limit", "24"]}
 SMALL = {
     "hidden_size": 64,
@@ -115,8 +120,8 @@ def shrunk_steps(steps: list[Step], folder: Path, gpu: bool) -> list[Step]:
     """
     A pipeline's commands for a dry run on the user's own battles: tiny models of each model's class, few rows.
 
-    A model that no step makes stands as a tiny one in `folder`, by a step before all others; test rows stay whole, as a
-    sample asks for each. Without a GPU (`gpu`) engines are those that run here.
+    A model that no step makes stands as a tiny one in `folder`, by a step before all others; test rows stay whole, as
+    a sample asks for each. Without a GPU (`gpu`) engines are those that run here.
     """
     made = {str(path): step for step in steps for path in outputs_of(step)}
     limited = {id(source) for step in steps for source in _sources(step, made) if step.stage in ("train", "shift")}
@@ -158,6 +163,7 @@ def _small_training(step: Step, made: dict, folder: Path, bases: dict[str, Step]
     settings = resolved(args.config, args.overrides)
     model = required(settings, "model_name_or_path")
     new = shrunk_settings({**settings, "battles": "given"}, folder, gpu)
+    new |= SMALL_BUDGET
     del new["model_name_or_path"]
     if str(model) not in made:
         base = folder / Path(model).name

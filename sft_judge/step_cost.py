@@ -104,7 +104,7 @@ def step_cost(
 
     Raises `InputError` for a model whose shapes depend on its data, as those of some mixtures of experts do.
     """
-    meta = _meta_model(model_config, adapters)
+    meta = meta_model(model_config, adapters)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _on_fake_memory(meta, config, adapters)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -133,7 +133,8 @@ def step_cost(
     )
 
 
-def _meta_model(model_config: PretrainedConfig, adapters: JudgeModelConfig):
+def meta_model(model_config: PretrainedConfig, adapters: JudgeModelConfig):
+    """The model with its adapters, without storage."""
     dtype = model_config.dtype or torch.float32
     if adapters.dtype not in (None, "auto"):
         dtype = getattr(torch, adapters.dtype)

@@ -5,6 +5,10 @@ What is up to date (inputs' hashes, settings, the stage's own source) is skipped
 that depends on it; a run that was killed goes on where it stopped. Everything is in the manifests beside the outputs.
 """
 
+from sft_judge.stages import positive
+
+GPU_STAGES = ("train", "shift", "predict", "quantize")
+
 EXAMPLE = "sft-judge run recipes/demo/pipeline.yaml --set plant.rows=2000 --until labels"
 
 
@@ -18,14 +22,17 @@ def add_arguments(parser):
         action="store_true",
         help="a dry run on these very files: tiny random models of the same classes, few rows, in RUN-shrunk",
     )
-    parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+    parser.add_argument("--plan", action="store_true", help="only say what would be done, and what it would take")
+    parser.add_argument(
+        "--gpus", type=positive, default=1, metavar="N", help="how many GPUs to plan trainings for (1)"
+    )
 
 
 def run(args):
     from pathlib import Path
 
     from sft_judge.errors import InputError, nearest
-    from sft_judge.pipeline import override, read_pipeline, run_steps, steps_of, up_to_date
+    from sft_judge.pipeline import declared_of, override, read_pipeline, run_steps, steps_of
     from sft_judge.resources import find
 
     file = find("recipes", args.pipeline)
@@ -45,15 +52,27 @@ def run(args):
     if args.until:
         steps = steps[: len(names) - names[::-1].index(args.until)]
     if args.plan:
-        for step in steps:
-            state = "up to date" if step.name not in args.force and up_to_date(step) else "to do"
-            print(f"{state:<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
-        return None
+        return plan(steps, set(args.force), declared_of(pipeline, file), args.gpus)
     folder = Path(pipeline["vars"]["run"])
     status = run_steps(steps, set(args.force), folder)
     if status:
         raise SystemExit(status)
     print_results(folder, steps)
+
+
+def plan(steps, forced, declared, num_gpus):
+    """What is to do, and what that will take. `declared`: battles that are not there yet."""
+    from sft_judge.pipeline import up_to_date
+
+    to_do = []
+    for step in steps:
+        wanted = step.name in forced or not up_to_date(step)
+        to_do += [step] if wanted else []
+        print(f"{'to do' if wanted else 'up to date':<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
+    if any(step.stage in GPU_STAGES for step in to_do):
+        from sft_judge.road_report import print_road
+
+        print_road(to_do, steps, declared, num_gpus)
 
 
 def shrunk(steps, folder):
@@ -70,9 +89,11 @@ def print_results(folder, steps):
     import json
 
     from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
-    from sft_judge.pipeline import outputs_of
+    from sft_judge.pipeline import first_output
 
-    made = {path for step in steps for path in outputs_of(step)[:1]}  # the folder may hold another pipeline's outputs too
+    made = {
+        path for step in steps for path in outputs_of(step)[:1]
+    }  # the folder may hold another pipeline's outputs too
     stages = [row for row in read_stages(folder, folder / "none") if folder / row["output"] in made]
     if stages:
         print_table(stages_table(stages))

@@ -67,17 +67,17 @@ def run(args):
     if args.plan:
         if args.gpus < 1:
             raise InputError(f"--gpus is {args.gpus}, expected 1 or more.")
-        print(plan_training(*_parsed(args, settings, {}), args.gpus))
+        print(plan_training(*parsed_recipe(args, settings, {}), args.gpus))
         return None
 
     small = _shrunk(settings, read_overrides(args.overrides)) if args.shrink else {}
-    config, model_config = _parsed(args, settings, small)
+    config, model_config = parsed_recipe(args, settings, small)
     if args.shrink:
         _make_small_inputs(config, settings, small)
     return train_judge(config, model_config, provenance(sys.modules[__name__], args)["fingerprint"])
 
 
-def _parsed(args, settings: dict, small: dict):
+def parsed_recipe(args, settings: dict, small: dict):
     """The recipe's two configurations; what `small` replaces gives way to the command line alone."""
     from trl import TrlParser
 

@@ -1,0 +1,79 @@
+"""What a pipeline will take, on the terminal: a line a step, folds and seeds together, and the total."""
+
+from pathlib import Path
+
+from sft_judge.evaluate.tables import print_table
+from sft_judge.page import Table
+from sft_judge.pipeline import Declared, Step
+from sft_judge.plan import GPUS, UTILISATION, hours
+from sft_judge.road_plan import Piece, Road, together
+
+COLUMNS = ["step", "million tokens", "PFLOP a GPU", "held by", "hours there", "GB on disk", "from"]
+
+
+def print_road(to_do: list[Step], steps: list[Step], declared: dict[Path, Declared], num_gpus: int) -> None:
+    """The table of what the steps `to_do` of all will take, and their total."""
+    road = Road(steps, declared, num_gpus)
+    pieces = _by_name([piece for piece in map(road.piece, to_do) if piece.flops or piece.disk or piece.said])
+    if not pieces:
+        return
+    table = Table(
+        "Cost", ["step", "million tokens", "PFLOP a GPU", "held by", "hours there", "GB on disk", "from"], []
+    )
+    for piece in pieces:
+        least = f"{hours(piece.flops, piece.gpus[0]):,.1f}" if piece.flops and piece.gpus else ""
+        held = (piece.gpus[0] if piece.gpus else "none") if piece.flops or not piece.gpus else ""
+        name = piece.name if piece.runs == 1 else f"{piece.name}, {piece.runs} runs"
+        numbers = [
+            f"{piece.tokens / 1e6:,.1f}" if piece.tokens else "",
+            f"{piece.flops / 1e15:,.0f}" if piece.flops else "",
+        ]
+        table.rows.append([name, *numbers, held, least, f"{piece.disk / 1e9:,.2f}" if piece.disk else "", piece.said])
+    print_table(table)
+    print("\n".join(total_lines(pieces, num_gpus)))
+
+
+def total_lines(pieces: list[Piece], num_gpus: int) -> list[str]:
+    """The sums in words, and what they leave out."""
+    held = [piece for piece in pieces if piece.flops and piece.gpus]
+    lines = [
+        f"total: {sum(each.tokens for each in pieces):,} tokens, {sum(each.disk for each in pieces) / 1e9:,.1f} GB "
+        "written, beside checkpoints, which go when a training ends"
+    ]
+    kinds = [gpu for gpu in GPUS if all(gpu in piece.gpus for piece in held)]
+    shown = ", ".join(f"{gpu} {sum(hours(piece.flops, gpu) for piece in held):,.1f} h" for gpu in kinds)
+    trained = f"trainings on {num_gpus} GPUs each, all else on one" if num_gpus > 1 else "on one GPU"
+    if held:
+        rate = f"an estimate: FLOPs at {UTILISATION:.0%} of the published rate, {trained}, one step after the other"
+        lines.append(f"time, {rate}: {shown or 'no one kind of GPU holds all steps'}")
+    homeless = [piece.name for piece in pieces if piece.flops and not piece.gpus]
+    if homeless:
+        lines.append(f"not in the time, as none of {', '.join(GPUS)} holds it: {', '.join(homeless)}")
+    unknown = [f"{piece.name} ({piece.said})" for piece in pieces if piece.said.startswith("not known")]
+    lines += [f"not in the total: {', '.join(unknown)}"] if unknown else []
+    if any("declared" in piece.said for piece in pieces):
+        lines.append(
+            "declared: the battles are not there yet, and rows and tokens are those that the pipeline declares"
+        )
+    return [*lines, "not estimated: work of the CPU (import, prepare, merge, evaluate, ...) and `verify`"]
+
+
+def _by_name(pieces: list[Piece]) -> list[Piece]:
+    """Folds and seeds of a step in one line."""
+    names = dict.fromkeys(piece.name for piece in pieces)
+    return [together([piece for piece in pieces if piece.name == name]) for name in names]
+
+
+def _row(piece: Piece) -> list[str]:
+    held, least = "", None
+    if piece.flops:
+        held = piece.gpus[0] if piece.gpus else "none"
+        least = hours(piece.flops, held) if piece.gpus else None
+    figures = (piece.tokens / 1e6 or None, piece.flops / 1e15 or None), (least, piece.disk / 1e9 or None)
+    (tokens, flops), (time, disk) = ([_figure(value) for value in pair] for pair in figures)
+    name = piece.name if piece.runs == 1 else f"{piece.name}, {piece.runs} runs"
+    return [name, tokens, flops, held, time, disk, piece.said]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
