@@ -26,13 +26,14 @@ def forward_cost(model_config: PretrainedConfig, adapters: JudgeModelConfig, row
     """The cost of scoring `rows` rows of `tokens` tokens each."""
     meta = meta_model(model_config, adapters)
     tables = {id(table.weight): table.weight.numel() for table in (meta.get_input_embeddings(), meta.lm_head)}
+    parameters = meta.num_parameters()  # before `to_empty`, which parts tied weights
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         model = meta.to_empty(device="cpu").eval()
         ledger = Ledger([*model.parameters(), *model.buffers()])
         inputs = {"input_ids": torch.zeros(rows, tokens, dtype=torch.long), "attention_mask": None}
         with ledger:
             VerdictHead(model, [0, 1])(model, inputs, torch.full((rows,), tokens - 2))
-    return ForwardCost(meta.num_parameters(), sum(tables.values()), ledger.linear_flops, ledger.attention_flops)
+    return ForwardCost(parameters, sum(tables.values()), ledger.linear_flops, ledger.attention_flops)
 
 
 def extended(cost_of, model_config: PretrainedConfig, *settings):
@@ -44,7 +45,7 @@ def extended(cost_of, model_config: PretrainedConfig, *settings):
     text = model_config.get_text_config()
     kinds, depth = getattr(text, "layer_types", None) or [None], text.num_hidden_layers
     period = next(size for size in range(1, len(kinds) + 1) if kinds[size:] == kinds[:-size])
-    low, high = 4 * period, 8 * period
+    low, high = 2 * period, 4 * period
     if depth <= high:
         return cost_of(model_config, *settings)
     one, other = (cost_of(_of_depth(model_config, layers), *settings) for layers in (low, high))

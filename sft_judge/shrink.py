@@ -32,12 +32,12 @@ SMALL_BUDGET = {
 }  # 6,400 took five minutes a training
 SMALL_STAGES = {"quantize": ["--seqlen", "256", "--nsamples", "16", "--iters", "2"], "verify": ["--limit", "24"]}
 SMALL = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
+    "hidden_size": 128,  # a group of auto-round's
+    "intermediate_size": 256,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "head_dim": 16,
-    "query_pre_attn_scalar": 16,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
     "sliding_window": 64,
     "moe_intermediate_size": 32,
     "num_experts": 4,

@@ -152,13 +152,11 @@ def test_folds_and_seeds_of_a_recipe_are_costed_once(road, monkeypatch):
     assert len(seen) == 2  # two depths of one model, for five teachers and two students
 
 
-@pytest.mark.parametrize("model", [SMALL, "google/gemma-2-9b-it", "google/gemma-3-12b-it"])
+@pytest.mark.parametrize("model", [SMALL, "google/gemma-2-9b-it"])
 def test_two_shallow_models_tell_a_deep_ones_cost(model, tmp_path):
-    """Kinds of layers alternate in Gemma-2, and take turns of six in Gemma-3."""
+    """Two kinds of layers alternate in Gemma-2."""
     config = shrink_config(model_config_of(model), tokenizer_of(KNOWN[model].tokenizer))
-    whole = model_config_of(model).get_text_config()
-    text = config.get_text_config()
-    text.num_hidden_layers, text.layer_types = whole.num_hidden_layers, whole.layer_types
+    config.num_hidden_layers, config.layer_types = 10, model_config_of(model).layer_types[:10]
     settings = JudgeConfig(output_dir=str(tmp_path), gradient_checkpointing=True)
     adapters = JudgeModelConfig(model_name_or_path=model, use_peft=True, lora_r=4, dtype="float32")
     assert extended(step_cost, config, settings, adapters, 2, 96) == step_cost(config, settings, adapters, 2, 96)
