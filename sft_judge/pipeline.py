@@ -42,15 +42,6 @@ class Step:
     argv: list[str]
 
 
-@dataclass(frozen=True)
-class Declared:
-    """A battles file that is not there yet: its rows, the mean tokens of one shown in one order, and its folds."""
-
-    rows: int
-    tokens: int
-    folds: int = 0
-
-
 def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     """
     The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed. A step
@@ -65,16 +56,16 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     keys = (*KEYS, *also)
     if not isinstance(pipeline, dict):
         raise InputError(f"{file}: expected a mapping with {', '.join(keys)}.")
-    _known(file, "key", pipeline, keys)
+    check_known(file, "key", pipeline, keys)
     if "extends" not in pipeline:
         return pipeline
     base = read_pipeline(Path(file).parent / pipeline["extends"], also)
     steps = base["steps"]
     new = [name for name, step in pipeline.get("steps", {}).items() if "before" in step]
-    _known(file, "step", [name for name in pipeline.get("steps", {}) if name not in new], steps)
+    check_known(file, "step", [name for name in pipeline.get("steps", {}) if name not in new], steps)
     for name, changes in pipeline.get("steps", {}).items():
         steps = _inserted(file, steps, name, changes) if name in new else steps | {name: {**steps[name], **changes}}
-    _known(file, "step", pipeline.get("drop", []), steps)
+    check_known(file, "step", pipeline.get("drop", []), steps)
     kept = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
     more = {name: value for name, value in {**base, **pipeline}.items() if name in also}
     merged = {key: {**base.get(key, {}), **pipeline.get(key, {})} for key in ("vars", "declared")}
@@ -83,7 +74,7 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
 
 def _inserted(file, steps: dict, name: str, step: dict) -> dict:
     """The steps with a new one before that which its `before` names."""
-    _known(file, "step", [step["before"]], steps)
+    check_known(file, "step", [step["before"]], steps)
     place = list(steps).index(step["before"])
     whole = list(steps.items())
     new = (name, {key: value for key, value in step.items() if key != "before"})
@@ -102,7 +93,7 @@ def override(pipeline: dict, assignments: list[str]) -> None:
 def assign(pipeline: dict, where: str, key: str, value) -> None:
     """Give `step.key` or `var` a value. Raises `InputError` for one that the pipeline does not have."""
     step, dot, name = key.partition(".")
-    _known(where, "step" if dot else "var", [step], pipeline["steps"] if dot else pipeline["vars"])
+    check_known(where, "step" if dot else "var", [step], pipeline["steps"] if dot else pipeline["vars"])
     target = pipeline["steps"][step] if dot else pipeline["vars"]
     target[name if dot else step] = value
 
@@ -120,22 +111,10 @@ def steps_of(pipeline: dict, file: Path) -> list[Step]:
         cli.stage_module(stage)
         for values in itertools.product(*each.values()):
             scope = {**variables, **dict(zip(each, values, strict=True))}
-            steps.append(Step(name, stage, [str(_fill(file, name, word, scope)) for word in _words(stage, fields)]))
+            steps.append(Step(name, stage, [str(fill(file, name, word, scope)) for word in _words(stage, fields)]))
     for step in steps:
         cli.parse(step.stage, step.argv)  # a wrong argument stops before anything runs
     return steps
-
-
-def declared_of(pipeline: dict, file: Path) -> dict[Path, Declared]:
-    """What a pipeline says of battles that are not there yet. Raises `InputError` where it is not whole numbers."""
-    found = {}
-    for name, counts in pipeline.get("declared", {}).items():
-        _known(file, f"key of declared {name}", counts, Declared.__dataclass_fields__)
-        for key in ("rows", "tokens"):
-            if not (isinstance(counts.get(key), int) and counts[key] > 0):
-                raise InputError(f"{file}: declared {name} has {key} {counts.get(key)!r}, expected a number above 0.")
-        found[Path(_fill(file, "declared", name, pipeline.get("vars", {})))] = Declared(**counts)
-    return found
 
 
 def outputs_of(step: Step) -> list[Path]:
@@ -242,14 +221,16 @@ def _words(stage: str, fields: dict) -> list:
     return words
 
 
-def _fill(file, step: str, word, scope: dict):
+def fill(file, step: str, word, scope: dict):
+    """A word of a step with the variables' values in it."""
     try:
         return word.format_map(scope) if isinstance(word, str) else word
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(f"{file}: step {step!r} has {word!r}, known variables are {', '.join(scope)}.") from error
 
 
-def _known(where, what: str, names, known) -> None:
+def check_known(where, what: str, names, known) -> None:
+    """Raise `InputError` for the first of the names that is not known, with the nearest that is."""
     for name in names:
         if name not in known:
             raise InputError(f"{where}: unknown {what} {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")

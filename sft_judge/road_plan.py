@@ -18,8 +18,9 @@ from sft_judge import cli
 from sft_judge.architectures import model_config_of, tokenizer_at_hand
 from sft_judge.battles.schema import read_battles, set_column
 from sft_judge.config import JudgeModelConfig
+from sft_judge.declared import Declared
 from sft_judge.forward_cost import extended, forward_cost
-from sft_judge.pipeline import Declared, Step, outputs_of
+from sft_judge.pipeline import Step, outputs_of
 from sft_judge.plan import GPUS, Load, epochs_of, fits, flops_of, load_of, plan_run, views_of
 from sft_judge.quantize import BATCH
 from sft_judge.recipes import resolved

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from sft_judge.declared import Declared
 from sft_judge.evaluate.tables import print_table
 from sft_judge.page import Table
-from sft_judge.pipeline import Declared, Step
+from sft_judge.pipeline import Step
 from sft_judge.plan import GPUS, UTILISATION, hours
 from sft_judge.road_plan import Piece, Road, together
 

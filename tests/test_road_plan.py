@@ -12,10 +12,11 @@ from sft_judge.architectures import KNOWN, model_config_of
 from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
 from sft_judge.config import JudgeConfig, JudgeModelConfig
+from sft_judge.declared import declared_of
 from sft_judge.errors import InputError
 from sft_judge.families import tokenizer_of
 from sft_judge.forward_cost import extended, forward_cost
-from sft_judge.pipeline import declared_of, read_pipeline, steps_of
+from sft_judge.pipeline import read_pipeline, steps_of
 from sft_judge.plan import GPUS, hours
 from sft_judge.road_plan import Piece, Road
 from sft_judge.road_report import total_lines

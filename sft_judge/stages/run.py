@@ -31,8 +31,9 @@ def add_arguments(parser):
 def run(args):
     from pathlib import Path
 
+    from sft_judge.declared import declared_of
     from sft_judge.errors import InputError, nearest
-    from sft_judge.pipeline import declared_of, override, read_pipeline, run_steps, steps_of
+    from sft_judge.pipeline import override, read_pipeline, run_steps, steps_of
     from sft_judge.resources import find
 
     file = find("recipes", args.pipeline)
@@ -91,9 +92,7 @@ def print_results(folder, steps):
     from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
     from sft_judge.pipeline import first_output
 
-    made = {
-        path for step in steps for path in outputs_of(step)[:1]
-    }  # the folder may hold another pipeline's outputs too
+    made = {first_output(step) for step in steps}  # the folder may hold another pipeline's outputs too
     stages = [row for row in read_stages(folder, folder / "none") if folder / row["output"] in made]
     if stages:
         print_table(stages_table(stages))
