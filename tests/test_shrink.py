@@ -12,13 +12,15 @@ import yaml
 from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
 
 from sft_judge.architectures import KNOWN, model_config_of
-from sft_judge.cli import main
+from sft_judge.cli import main, parse
 from sft_judge.config import JudgeConfig, JudgeModelConfig, check_keys
 from sft_judge.families import tokenizer_of
 from sft_judge.models import beside_text, load_model, load_tokenizer
-from sft_judge.recipes import read_recipe
-from sft_judge.shrink import make_small_inputs, shrink_config, shrunk_settings
+from sft_judge.pipeline import override, read_pipeline, steps_of
+from sft_judge.recipes import read_recipe, resolved
+from sft_judge.shrink import make_small_inputs, shrink_config, shrunk_settings, shrunk_steps
 from sft_judge.spec import read_spec
+from sft_judge.submission import check_submission, read_sample
 from sft_judge.training import _base_model
 
 unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
@@ -158,3 +160,79 @@ def test_every_recipe_runs_shrunk_under_the_launcher_that_it_names(recipe, tmp_p
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     check_shrunk(tmp_path / "runs" / "shrunk" / f"{recipe.parent.name}-{recipe.stem}", recipe)
+
+
+def road_of(name: str) -> list:
+    """The steps of a competition's pipeline, all its files somewhere else."""
+    file = ROOT / "recipes" / name / "pipeline.yaml"
+    pipeline = read_pipeline(file)
+    override(pipeline, [f"{key}=file.csv" for key, value in pipeline["vars"].items() if value is None])
+    return steps_of(pipeline, file)
+
+
+@unit
+def test_a_shrunk_road_has_a_tiny_model_for_each_that_no_step_makes_and_few_rows_of_what_is_trained_on():
+    steps = road_of("wsdm")
+    small = shrunk_steps(steps, Path("small"), gpu=False)
+    bases = [step for step in small if step.stage == "base"]
+    assert small[: len(bases)] == bases and [step.name for step in small[len(bases) :]] == [
+        step.name for step in steps
+    ]
+    models = (
+        "Nexusflow/Athene-V2-Chat",
+        *(f"Qwen/Qwen2.5-{size}-Instruct" for size in ("14B", "72B")),
+        "microsoft/phi-4",
+    )
+    assert {step.argv[1] for step in bases} == set(models)
+    limited = {step.name for step in small if step.stage == "import" and "--limit" in step.argv}
+    assert limited == {"import-train", "import-lmsys", "import-arena", "import-preferences"}  # test rows stay whole
+    seen = set()
+    for step in small:
+        args = parse(step.stage, step.argv)
+        if step.stage == "train":
+            settings = resolved(args.config, args.overrides)
+            assert (
+                settings["max_steps"] == 4 and settings["load_in_4bit"] and settings["battles"].startswith("runs/wsdm")
+            )
+            seen.add(settings["model_name_or_path"])
+        if step.stage == "quantize":
+            assert (args.scheme, args.iters) == ("W4A16", 2)
+        assert getattr(args, "engine", None) != "vllm"
+    tiny = {f"small/{name}" for name in ("Athene-V2-Chat", "Qwen2.5-14B-Instruct", "Qwen2.5-72B-Instruct", "phi-4")}
+    assert seen == tiny | {"runs/wsdm/base/athene", "runs/wsdm/base/qwen"}
+
+
+@unit
+def test_on_a_gpu_a_shrunk_road_keeps_its_engines_and_its_scheme():
+    for step in shrunk_steps(road_of("wsdm"), Path("small"), gpu=True):
+        assert not {"auto", "W4A16"} & set(step.argv)
+
+
+@unit
+def test_a_tiny_model_is_made_like_another_or_of_a_family_that_has_text(tmp_path, capsys):
+    assert main(["base", "--like", "microsoft/phi-4", "--output", str(tmp_path / "phi")]) == 0
+    assert model_config_of(str(tmp_path / "phi")).model_type == "phi3"
+    assert "random ones for 14,659,507,200" in capsys.readouterr().out
+    assert main(["base", "--family", "qwen2", "--output", str(tmp_path / "none")]) == 2
+    assert "--battles F" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+@full
+@engine
+@pytest.mark.parametrize("name", ["lmsys", "wsdm"])
+def test_a_competitions_road_runs_whole_shrunk(name, data_folder, tmp_path, monkeypatch, capsys):
+    """From the competition's files to a submission in the sample's format; then nothing is left to do."""
+    monkeypatch.chdir(tmp_path)
+    suffix = {"lmsys": "csv", "wsdm": "parquet"}[name]
+    files = {part: data_folder / name / f"{part}.{suffix}" for part in ("train", "test")}
+    files |= {"sample": data_folder / name / "sample_submission.csv"}
+    files |= {"arena": data_folder / "mtbench_majority_q1to7.jsonl"}
+    if name == "wsdm":
+        files |= {"lmsys": data_folder / "lmsys/train.csv", "preferences": data_folder / "llamafactory_dpo.jsonl"}
+    words = ["run", str(ROOT / "recipes" / name / "pipeline.yaml"), "--shrink"]
+    words += [word for key, value in files.items() for word in ("--set", f"{key}={value}")]
+    assert main(words) == 0
+    check_submission(tmp_path / "runs" / f"{name}-shrunk" / "submission.csv", read_sample(files["sample"]))
+    capsys.readouterr()
+    assert main([*words, "--plan"]) == 0
+    assert "to do" not in capsys.readouterr().out
