@@ -163,7 +163,7 @@ def _small_training(step: Step, made: dict, folder: Path, bases: dict[str, Step]
     settings = resolved(args.config, args.overrides)
     model = required(settings, "model_name_or_path")
     new = shrunk_settings({**settings, "battles": "given"}, folder, gpu)
-    new |= SMALL_BUDGET
+    new |= SMALL_ROAD
     del new["model_name_or_path"]
     if str(model) not in made:
         base = folder / Path(model).name
