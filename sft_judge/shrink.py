@@ -25,11 +25,8 @@ from sft_judge.recipes import required, resolved
 
 ROWS, STEPS = 64, 4
 SOURCE_ROWS = 120  # of each source that a pipeline trains on
-SMALL_BUDGET = {
-    "prompt_budget": 128,
-    "response_budget": 128,
-    "total_budget": 768,
-}  # 6,400 took five minutes a training
+# of a training in a road of many: with 6,400 tokens each took five minutes on two busy cores
+SMALL_ROAD = {"max_steps": 2, "save_steps": 1, "prompt_budget": 64, "response_budget": 64, "total_budget": 512}
 SMALL_STAGES = {"quantize": ["--seqlen", "256", "--nsamples", "16", "--iters", "2"], "verify": ["--limit", "24"]}
 SMALL = {
     "hidden_size": 128,  # a group of auto-round's
