@@ -19,6 +19,7 @@ from sft_judge.architectures import model_config_of, tokenizer_at_hand
 from sft_judge.battles.schema import read_battles, set_column
 from sft_judge.config import JudgeModelConfig
 from sft_judge.declared import Declared
+from sft_judge.errors import InputError
 from sft_judge.forward_cost import extended, forward_cost
 from sft_judge.pipeline import Step, outputs_of
 from sft_judge.plan import GPUS, Load, epochs_of, fits, flops_of, load_of, plan_run, views_of
@@ -30,6 +31,7 @@ from sft_judge.training import judge_prompt
 
 SAMPLE = 2000  # battles whose tokens are counted, of a file that is there
 OF_A_RUN = ("battles", "labels", "fold", "holdout_fold", "seed", "output_dir", "distill_weight", "distill_temperature")
+MODEL_STAGES = ("base", "train", "merge", "quantize")
 BITS = {"W4A16": 4, "W8A16": 8}
 SCALES = 20 / 128  # bits a weight: for 128 of them a scale of 16 bits and a zero point, which auto-round packs too
 
@@ -45,10 +47,6 @@ class Piece:
     disk: float = 0.0
     said: str = ""
     runs: int = 1
-
-
-class Unknown(Exception):
-    """Why a step cannot be planned yet."""
 
 
 @dataclass
@@ -79,8 +77,9 @@ class Road:
         return {path: step for step in self.steps for path in outputs_of(step)}
 
     def makers(self, path) -> list[Step]:
-        """The steps that make a path, or what stands in it."""
-        return [step for made, step in self.made.items() if made == Path(path) or Path(path) in made.parents]
+        """The steps that make a model, or the folds of one; `verify` and `calibrate` add to its folder, no more."""
+        wanted = [made for made in self.made if made == Path(path) or Path(path) in made.parents]
+        return [self.made[made] for made in wanted if self.made[made].stage in MODEL_STAGES]
 
     def trained(self, model) -> tuple[str, Step | None, int | None]:
         """A model's origin, which no step makes; the training it went through last; its bits, if it is quantised."""
@@ -90,7 +89,7 @@ class Road:
             args = cli.parse(step.stage, step.argv)
             if step.stage == "base":
                 if not Path(model).is_dir():
-                    raise Unknown(f"its model is not there before {step.name} has run")
+                    raise InputError(f"its model is not there before {step.name} has run")
                 break
             if step.stage == "quantize":
                 bits, model = bits or BITS[args.scheme], args.model
@@ -106,7 +105,7 @@ class Road:
         args = cli.parse(step.stage, step.argv)
         try:
             return PLANNERS[step.stage](self, step, args) if step.stage in PLANNERS else Piece(step.name)
-        except Unknown as reason:
+        except InputError as reason:
             return Piece(step.name, gpus=(), said=f"not known: {reason}")
 
     def rows(self, file, config, model: str, labelled: bool) -> Rows:
@@ -115,7 +114,7 @@ class Road:
         if path.is_file():
             return _counted(read_battles(path), config, model, labelled)
         if path not in self.declared:
-            raise Unknown(f"{path} is not there, and the pipeline declares no rows and tokens of it")
+            raise InputError(f"{path} is not there, and the pipeline declares no rows and tokens of it")
         counts = self.declared[path]
         folds = dict.fromkeys(range(counts.folds), counts.rows / counts.folds) if counts.folds else {None: counts.rows}
         return Rows(folds, np.array([min(counts.tokens, config.total_budget)]), "declared")
@@ -163,7 +162,7 @@ def _train(road: Road, step: Step, args, share: float = 1.0) -> Piece:
     rows = road.rows(config.battles, config, model, labelled=True)
     left_out = {config.fold, config.holdout_fold} - {None}
     if not left_out <= set(rows.by_fold):
-        raise Unknown(f"{config.battles} is declared without folds")
+        raise InputError(f"{config.battles} is declared without folds")
     load = rows.load(set(rows.by_fold) - left_out, views_of(config), config.total_budget)
     if share < 1:
         load = replace(
@@ -187,7 +186,7 @@ def _shift(road: Road, step: Step, args) -> Piece:
 def _predict(road: Road, step: Step, args) -> Piece:
     model, training, bits = road.trained(args.model)
     if training is None:
-        raise Unknown(f"{args.model} is made by no step of this pipeline")
+        raise InputError(f"{args.model} is made by no step of this pipeline")
     words = cli.parse("train", training.argv)
     config, _ = parsed_recipe(words, resolved(words.config, words.overrides), {})
     cost = road.forward_cost(model, config.total_budget)

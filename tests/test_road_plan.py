@@ -50,6 +50,7 @@ def road(tmp_path):
         "merge": {"args": ["{run}/student-1", "{run}/student-2"], "output": "{run}/judge"},
         "quantize": {"model": "{run}/judge", "battles": "{run}/battles.parquet", "output": "{run}/w4", "seqlen": 64},
         "predict": {"model": "{run}/w4", "battles": "{run}/test.parquet", "output": "{run}/probs.parquet"},
+        "calibrate": {"probs": "{run}/probs.parquet", "battles": "{run}/battles.parquet", "model": "{run}/w4"},
     }
     steps["teacher"]["output_dir"] = "{run}/teacher/fold-{fold}"
     steps["labels"] |= {"output": "{run}/labels.parquet", "out_of_fold": True}
