@@ -191,9 +191,8 @@ def test_a_shrunk_road_has_a_tiny_model_for_each_that_no_step_makes_and_few_rows
         args = parse(step.stage, step.argv)
         if step.stage == "train":
             settings = resolved(args.config, args.overrides)
-            assert (
-                settings["max_steps"] == 4 and settings["load_in_4bit"] and settings["battles"].startswith("runs/wsdm")
-            )
+            assert settings["max_steps"] == 2 and settings["load_in_4bit"]
+            assert settings["battles"].startswith("runs/wsdm")
             seen.add(settings["model_name_or_path"])
         if step.stage == "quantize":
             assert (args.scheme, args.iters) == ("W4A16", 2)
