@@ -188,7 +188,9 @@ def _predict(road: Road, step: Step, args) -> Piece:
     if training is None:
         raise InputError(f"{args.model} is made by no step of this pipeline")
     words = cli.parse("train", training.argv)
-    config, _ = parsed_recipe(words, resolved(words.config, words.overrides), {})
+    config, adapters = parsed_recipe(words, resolved(words.config, words.overrides), {})
+    if road.makers(args.model)[0].stage == "train" and adapters.load_in_4bit:
+        bits = 4  # an adapter is read on the base that it learnt on
     cost = road.forward_cost(model, config.total_budget)
     tokens = flops = 0
     said = []

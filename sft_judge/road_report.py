@@ -56,6 +56,7 @@ def total_lines(pieces: list[Piece], num_gpus: int) -> list[str]:
         lines.append(
             "declared: the battles are not there yet, and rows and tokens are those that the pipeline declares"
         )
+    lines.append("held: trainings at their peak, with rows as long as the budget; all else by the weights alone")
     return [*lines, "not estimated: work of the CPU (import, prepare, merge, evaluate, ...) and `verify`"]
 
 

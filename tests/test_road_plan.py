@@ -136,6 +136,16 @@ def test_what_is_neither_there_nor_declared_is_not_in_the_total(road):
     assert any(line.startswith("not in the total: teacher (not known: ") for line in total_lines(pieces, 1))
 
 
+def test_an_adapter_of_a_4_bit_base_is_scored_on_one(road, tmp_path):
+    """A 72B teacher's labels fit a GPU of 48 GB then, and none in bfloat16."""
+    held = {}
+    for packed in ("true", "false"):
+        made = road(student={"model_name_or_path": "Qwen/Qwen2.5-72B-Instruct", "load_in_4bit": packed})
+        step = replace(made.steps[5], argv=["--model", str(tmp_path / "run/student-1"), *made.steps[5].argv[2:]])
+        held[packed] = made.piece(step).gpus
+    assert "L40S" in held["true"] and held["false"] == ()
+
+
 def test_a_step_that_no_gpu_holds_is_named_and_its_time_left_out():
     small = Piece("small", 10, 1e18, ("H100", "H200"), 1e9)
     said = "\n".join(total_lines([small, replace(small, name="huge", gpus=())], 1))
