@@ -18,19 +18,7 @@ def print_road(to_do: list[Step], steps: list[Step], declared: dict[Path, Declar
     pieces = _by_name([piece for piece in map(road.piece, to_do) if piece.flops or piece.disk or piece.said])
     if not pieces:
         return
-    table = Table(
-        "Cost", ["step", "million tokens", "PFLOP a GPU", "held by", "hours there", "GB on disk", "from"], []
-    )
-    for piece in pieces:
-        least = f"{hours(piece.flops, piece.gpus[0]):,.1f}" if piece.flops and piece.gpus else ""
-        held = (piece.gpus[0] if piece.gpus else "none") if piece.flops or not piece.gpus else ""
-        name = piece.name if piece.runs == 1 else f"{piece.name}, {piece.runs} runs"
-        numbers = [
-            f"{piece.tokens / 1e6:,.1f}" if piece.tokens else "",
-            f"{piece.flops / 1e15:,.0f}" if piece.flops else "",
-        ]
-        table.rows.append([name, *numbers, held, least, f"{piece.disk / 1e9:,.2f}" if piece.disk else "", piece.said])
-    print_table(table)
+    print_table(Table("Cost", COLUMNS, [_row(piece) for piece in pieces]))
     print("\n".join(total_lines(pieces, num_gpus)))
 
 
@@ -67,15 +55,12 @@ def _by_name(pieces: list[Piece]) -> list[Piece]:
 
 
 def _row(piece: Piece) -> list[str]:
-    held, least = "", None
-    if piece.flops:
+    held = least = ""
+    if piece.flops or not piece.gpus:
         held = piece.gpus[0] if piece.gpus else "none"
-        least = hours(piece.flops, held) if piece.gpus else None
-    figures = (piece.tokens / 1e6 or None, piece.flops / 1e15 or None), (least, piece.disk / 1e9 or None)
-    (tokens, flops), (time, disk) = ([_figure(value) for value in pair] for pair in figures)
+    if piece.flops and piece.gpus:
+        least = f"{hours(piece.flops, held):,.1f}"
     name = piece.name if piece.runs == 1 else f"{piece.name}, {piece.runs} runs"
-    return [name, tokens, flops, held, time, disk, piece.said]
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f}"
+    tokens, flops, disk = piece.tokens / 1e6, piece.flops / 1e15, piece.disk / 1e9
+    figures = [f"{tokens:,.1f}" if tokens else "", f"{flops:,.0f}" if flops else ""]
+    return [name, *figures, held, least, f"{disk:,.2f}" if disk else "", piece.said]

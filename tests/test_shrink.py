@@ -93,7 +93,8 @@ def test_what_a_gpu_can_do_is_replaced_only_without_one():
 @unit
 def test_the_readmes_recipe_for_a_new_model_is_one():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    (settings,) = [yaml.safe_load(block) for block in blocks if "model_name_or_path" in block]
     check_keys(settings)
     assert settings["model_name_or_path"] == "org/my-model-instruct"
 
@@ -137,7 +138,7 @@ def test_a_recipe_runs_shrunk(name, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "runs" / "shrunk" / name.replace("/", "-")
     check_shrunk(folder, recipe)
     known = KNOWN[read_recipe(str(recipe))["model_name_or_path"]]
-    base = load_model(str(folder.with_name(folder.name + "-small") / "model"))
+    base = load_model(str(folder.with_name(f"small-{folder.name}") / "model"))
     assert base.config.model_type == known.model_type
     said = capsys.readouterr().out
     assert f"{base.num_parameters():,} random ones for" in said and f"({type(base).__name__})" in said

@@ -10,6 +10,7 @@ On several processes: accelerate launch --config_file recipes/accelerate/X.yaml 
 
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -71,9 +72,9 @@ def run(args):
         return None
 
     small = _shrunk(settings, read_overrides(args.overrides)) if args.shrink else {}
-    config, model_config = parsed_recipe(args, settings, small)
     if args.shrink:
-        _make_small_inputs(config, settings, small)
+        _make_small_inputs(settings, small)
+    config, model_config = parsed_recipe(args, settings, small)
     return train_judge(config, model_config, provenance(sys.modules[__name__], args)["fingerprint"])
 
 
@@ -98,7 +99,8 @@ def parsed_recipe(args, settings: dict, small: dict):
 
 
 def _small_folder(settings: dict) -> Path:
-    return Path(f"{settings['output_dir']}-small")
+    output = Path(settings["output_dir"])
+    return output.with_name(f"small-{output.name}")
 
 
 def _shrunk(settings: dict, given: dict) -> dict:
@@ -110,11 +112,17 @@ def _shrunk(settings: dict, given: dict) -> dict:
     return {key: value for key, value in small.items() if key not in given or key == "model_name_or_path"}
 
 
-def _make_small_inputs(config, settings: dict, small: dict) -> None:
+def _make_small_inputs(settings: dict, small: dict) -> None:
+    """
+    On the first process, before the recipe is parsed: there the others wait for it.
+
+    And once it is parsed, ZeRO-3 divides every model that is made, which takes all processes.
+    """
+    from sft_judge.config import check_keys
     from sft_judge.shrink import make_small_inputs
 
-    with config.main_process_first(desc="small inputs"):
-        if config.process_index == 0:
-            lines = make_small_inputs(settings["model_name_or_path"], _small_folder(settings))
-            lines += [f"{key}: {value} for {settings.get(key)}" for key, value in small.items()]
-            print("--shrink replaces", *lines, sep="\n  ", flush=True)
+    check_keys(settings)
+    if os.environ.get("RANK", "0") == "0":
+        lines = make_small_inputs(settings["model_name_or_path"], _small_folder(settings))
+        lines += [f"{key}: {value} for {settings.get(key)}" for key, value in small.items()]
+        print("--shrink replaces", *lines, sep="\n  ", flush=True)
