@@ -91,6 +91,11 @@ def views_of(config: JudgeConfig) -> int:
     return 2 if config.swap == "both" else 1
 
 
+def passes_of(config: JudgeConfig) -> int:
+    """How often a step's rows go through the model: twice with R-Drop."""
+    return 2 if config.rdrop_weight > 0 else 1
+
+
 def steps_of(load: Load, config: JudgeConfig, gpus: int) -> int:
     """Optimizer steps of the run, as Trainer counts them."""
     if config.max_steps > 0:
@@ -129,7 +134,8 @@ def fits(peak: int) -> list[str]:
 
 def total_flops(cost: StepCost, load: Load, config: JudgeConfig, rows: int, gpus: int) -> float:
     """Of the whole run, from the cost of a micro-batch of `rows` rows as long as the longest."""
-    return flops_of(cost, load.lengths, rows, load.longest) * epochs_of(load, config, gpus)
+    epoch = flops_of(cost, load.lengths, rows, load.longest) * passes_of(config)
+    return epoch * epochs_of(load, config, gpus)
 
 
 def flops_of(cost, lengths: np.ndarray, rows: int, longest: int) -> float:
@@ -156,6 +162,7 @@ def plan_run(
     rows = views_of(config) * config.per_device_train_batch_size
     if config.token_budget:
         rows = max(1, config.token_budget // longest)
+    rows *= passes_of(config)
     cost = cost_of(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
     packed = adapters.load_in_4bit or adapters.load_in_8bit  # which ZeRO-3 does not bear
     parts = {name: divided(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}

@@ -21,6 +21,7 @@ from sft_judge.step_cost import Ledger, StepCost, step_cost
 from sft_judge.verdict_head import VerdictHead
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
+R_DROP = {"num_train_epochs": 1, "rdrop_weight": 1.0}
 COST = StepCost(100, 10, 800, 200, 40, 80, 300, 50, 600, 60)
 
 
@@ -118,11 +119,12 @@ def test_launchers_divide_what_they_say():
 
 
 @unit
-@pytest.mark.parametrize("changes", [{"num_train_epochs": 1}, {"num_train_epochs": 2.5}, {"max_steps": 7}])
+@pytest.mark.parametrize("changes", [{"num_train_epochs": 1}, {"num_train_epochs": 2.5}, {"max_steps": 7}, R_DROP])
 def test_a_runs_flops_are_those_of_its_rows(changes, tmp_path):
     config = recipe(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=3, **changes)
     lengths = np.array([10, 10, 40, 40] * 6)  # two rows a battle: twelve battles, two steps an epoch
     load, epochs = Load(12, lengths), changes.get("num_train_epochs", 3.5)
+    epochs *= 2 if changes is R_DROP else 1  # every row goes through the model twice
     by_row = sum(600 / (4 * 40) * length + 60 / (4 * 40**2) * length**2 for length in lengths)
     assert total_flops(COST, load, config, 4, 1) == pytest.approx(epochs * by_row)
 
