@@ -7,6 +7,7 @@ A run is the pipeline with one cell's settings and one seed filled in. Steps tha
 
 import copy
 import itertools
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,12 +123,16 @@ def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
 
 
 def _grid(grid: dict) -> dict[str, dict]:
-    """Every combination, named by the values of the keys that have several."""
+    """Every combination, named by the values of the keys that have several, without what begins all their names."""
     cells = {}
     varied = [key for key, values in grid.items() if len(_listed(values)) > 1]
+    names = {key: key.rpartition(".")[-1] for key in varied}
+    if len(varied) > 1:
+        shared = os.path.commonprefix(list(names.values())).rpartition("_")
+        names = {key: name.removeprefix(shared[0] + shared[1]) for key, name in names.items()}
     for values in itertools.product(*(_listed(values) for values in grid.values())):
         settings = dict(zip(grid, values, strict=True))
-        name = ", ".join(f"{key.rpartition('.')[-1]} {settings[key]}" for key in varied)
+        name = ", ".join(f"{names[key]} {settings[key]}" for key in varied)
         cells[name or "all"] = settings
     return cells
 

@@ -1,5 +1,6 @@
 """What a sweep's runs are worth: a row a cell, paired with the reference, and a verdict that its intervals support."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,11 @@ def best_of(scores: Scores, cells: list[str], seeds: list[int]) -> str | None:
 
 
 def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None]) -> dict:
-    """The content of sweep.json; `chosen` are the best cell and the best reference on the choosing seeds."""
+    """
+    The content of the sweep's JSON, the best cell first.
+
+    `chosen` are the best cell and the best reference on the choosing seeds.
+    """
     best, reference = chosen
     cells = {}
     for name, settings in sweep.cells.items():
@@ -87,6 +92,9 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
             "difference": paired and paired.as_dict(),
             "stopped_or_collapsed": sum(status != "finished" for status in statuses),
         }
+    sign = -1 if sweep.measure == "accuracy" else 1  # the best first, those without a finished run last
+    order = sorted(cells, key=lambda name: sign * cells[name]["value"]["value"] if cells[name]["value"] else math.inf)
+    cells = {name: cells[name] for name in order}
     found = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": cells}
     found |= {"reference": reference, "best": best, "confirm": sweep.confirm}
     return found | _verdict(sweep, scores, best, reference)
@@ -121,12 +129,12 @@ def _range(seeds: list[int]) -> str:
 
 
 def table_of(result: dict) -> Table:
-    """A row a cell, the best first."""
-    accuracy, reference = result["measure"] == "accuracy", result["reference"]
-    show = percent if accuracy else number
+    """A row a cell."""
+    reference = result["reference"]
+    show = percent if result["measure"] == "accuracy" else number
     what = result["measure"].replace("_", " ")
     cells = [(name, cell) for name, cell in result["cells"].items() if cell["value"]]
-    cells.sort(key=lambda item: item[1]["value"]["value"] * (-1 if accuracy else 1))
+    collapsed = any(cell["stopped_or_collapsed"] for _, cell in cells)
     rows = [
         [
             name,
@@ -136,11 +144,12 @@ def table_of(result: dict) -> Table:
             show({**cell["raw"], "low": None}),
             "reference" if name == reference else number(cell["difference"]),
             "" if name == reference or not cell["difference"] else f"{cell['difference']['p']:.3f}",
-            str(cell["stopped_or_collapsed"] or ""),
+            *([str(cell["stopped_or_collapsed"] or "")] if collapsed else []),
         ]
         for name, cell in cells
     ]
-    columns = ["", "seeds", what, "SD of seeds", "uncalibrated", f"minus {reference}", "p", "collapsed"]
+    columns = ["", "seeds", what, "SD of seeds", "uncalibrated", f"minus {reference}", "p"]
+    columns += ["collapsed"] if collapsed else []
     left_out = [name for name, cell in result["cells"].items() if not cell["value"]]
     note = f"{result['battles']} battles; 95 % intervals over seeds and prompts, differences paired by both"
     note += f"; no run finished of: {', '.join(left_out)}" if left_out else ""

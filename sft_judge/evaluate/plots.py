@@ -11,7 +11,7 @@ import warnings
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 GREY = "#808080"
 COLOURS = ("#4c8dd6", "#e08a3c", "#46a877", "#c9608f", "#9a7fd1", "#b59f3b", "#4fb0b8")
@@ -171,6 +171,7 @@ def differences(result: dict) -> str:
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_yticks(places, [name for name, _ in cells])
         axes.invert_yaxis()
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"{result['measure'].replace('_', ' ')}, minus that of {result['reference']}")
 
     return _svg("differences from the reference", draw, 1.2 + 0.3 * len(cells))
