@@ -5,7 +5,6 @@ A judge is one folder, or a folder of `fold-*` judges. Out of fold, a row is sco
 its fold; rows without a fold are scored by all, and averaged. Finished shards stand beside the output until all are.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,11 @@ import pyarrow as pa
 from sft_judge.battles.schema import read_battles, rows_of_fold
 from sft_judge.engines import open_engine
 from sft_judge.errors import GateError, InputError
-from sft_judge.files import content_hash, partial_path, whole_file
+from sft_judge.files import content_hash, partial_path
 from sft_judge.manifest import versions
 from sft_judge.models import dtype_of, load_tokenizer
 from sft_judge.parity import check
+from sft_judge.prediction_work import Work, blocks
 from sft_judge.probs import Probs, write_probs
 from sft_judge.progress import Progress
 from sft_judge.prompts import JudgePrompt
@@ -26,7 +26,6 @@ from sft_judge.spec import FILE, JudgeSpec, read_spec
 from sft_judge.teachers import has_label, labelled_folds
 from sft_judge.verdicts import ORDERS, swap
 
-ROWS_A_SHARD = 1024
 SWAPS = ("both", "none")
 
 
@@ -49,23 +48,28 @@ def find_judges(model: str) -> dict[str, JudgeSpec]:
     return {str(folder): read_spec(folder) for folder in folds}
 
 
-def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprint: str) -> dict:
+def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprint: str) -> dict | None:
     """
     Score every job with every judge it needs, each judge loaded once; returns facts for the manifest.
 
     `settings`: `swap` (both | none | None for the judge's own), `out_of_fold`, `dtype`, `check` (rows to hold against
-    transformers, or None).
+    transformers, or None), `shard` (i, n): the i-th of n processes that share the work and the disk. None is
+    returned, and no output is written, where others have blocks to do still.
     """
     judges = find_judges(model)
     plans = [plan(judges, job.battles, settings["out_of_fold"], content_hash(job.battles_path)) for job in jobs]
-    works = [_Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
+    works = [Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
     facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": engine}
     for number, (folder, spec) in enumerate(judges.items()):
         orders = orders_of(settings["swap"] or spec.swap)
         todo = [(work, number, job, wanted[folder]) for work, job, wanted in zip(works, jobs, plans, strict=True)]
         # a check that has refused once must not be passed by finished shards
-        if settings["check"] or not all(work.finished(number, indices) for work, _, _, indices in todo):
+        mine = settings["shard"]
+        if settings["check"] or not all(work.finished(number, len(indices), mine) for work, _, _, indices in todo):
             facts |= _run_judge(folder, spec, engine, orders, todo, settings)
+    for work, wanted in zip(works, plans, strict=True):
+        if not all(work.finished(number, len(wanted[folder])) for number, folder in enumerate(judges)):
+            return None
     for work, job, wanted in zip(works, jobs, plans, strict=True):
         write_probs(job.output, _gather(work, job, judges, wanted, model, engine, settings))
         work.clear()
@@ -140,16 +144,15 @@ def labelled_scores(engine, prompt: JudgePrompt, rows: list[dict], orders) -> tu
 
 def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: list, settings: dict) -> dict:
     prompt = JudgePrompt.of(load_tokenizer(folder), spec)
-    total = sum(len(indices) for *_, indices in todo)
+    total = sum(rows.stop - rows.start for *_, indices in todo for rows in blocks(len(indices), settings["shard"]))
     with open_engine(engine_name, folder, spec, settings["dtype"]) as engine:
         with Progress(f"predict {folder}", total) as progress:
             for work, number, job, indices in todo:
-                for start in range(0, len(indices), ROWS_A_SHARD):
-                    wanted = indices[start : start + ROWS_A_SHARD]
-                    if not work.shard(number, start).is_file():
-                        rows = job.battles.take(wanted).to_pylist()
-                        work.save(number, start, score_battles(engine, prompt, rows, orders))
-                    progress.add(len(wanted))
+                for block in blocks(len(indices), settings["shard"]):
+                    if not work.block(number, block).is_file():
+                        rows = job.battles.take(indices[block]).to_pylist()
+                        work.save(number, block, score_battles(engine, prompt, rows, orders))
+                    progress.add(block.stop - block.start)
         if settings["check"]:
             return {"check": check_engine(engine, folder, spec, prompt, todo[0][2].battles, orders, settings)}
     return {}
@@ -166,7 +169,7 @@ def check_engine(engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Tab
     return {"max_difference": parity.max_difference, "rows": parity.rows, "dtype": dtype}
 
 
-def _gather(work: "_Work", job: Job, judges: dict, wanted: dict, model: str, engine: str, settings: dict) -> Probs:
+def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, engine: str, settings: dict) -> Probs:
     """Mean over the judges that scored a row, then one probs row for each battle and order."""
     first = next(iter(judges.values()))
     orders = orders_of(settings["swap"] or first.swap)
@@ -174,10 +177,9 @@ def _gather(work: "_Work", job: Job, judges: dict, wanted: dict, model: str, eng
     count = np.zeros(job.battles.num_rows)
     for number, folder in enumerate(judges):
         indices = wanted[folder]
-        for start in range(0, len(indices), ROWS_A_SHARD):
-            rows = indices[start : start + ROWS_A_SHARD]
-            total[rows] += np.exp(np.load(work.shard(number, start)))
-            count[rows] += 1
+        for block in blocks(len(indices)):
+            total[indices[block]] += np.exp(np.load(work.block(number, block)))
+            count[indices[block]] += 1
     with np.errstate(divide="ignore"):
         logp = np.log(total / count[:, None, None])
     logp = np.concatenate([logp, np.full((*logp.shape[:2], 3 - logp.shape[-1]), -np.inf)], axis=-1)
@@ -198,31 +200,6 @@ def _gather(work: "_Work", job: Job, judges: dict, wanted: dict, model: str, eng
         }
         metadata["without_label"] = list(judges)  # of rows that nobody trained on: the mean of all
     return Probs(ids, np.tile(np.array(orders, dtype=object), job.battles.num_rows), logp.reshape(-1, 3), metadata)
-
-
-class _Work:
-    """Finished shards of one job, with the fingerprint they belong to; on disk from the first shard on."""
-
-    def __init__(self, folder: Path, fingerprint: str):
-        self.folder, self.fingerprint = folder, fingerprint
-        stamp = folder / "fingerprint"
-        if not (stamp.is_file() and stamp.read_text() == fingerprint):
-            self.clear()
-
-    def shard(self, judge: int, start: int) -> Path:
-        return self.folder / f"judge-{judge}" / f"{start:09d}.npy"
-
-    def finished(self, judge: int, indices: np.ndarray) -> bool:
-        return all(self.shard(judge, start).is_file() for start in range(0, len(indices), ROWS_A_SHARD))
-
-    def save(self, judge: int, start: int, logp: np.ndarray) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "fingerprint").write_text(self.fingerprint)
-        with whole_file(self.shard(judge, start)) as aside, open(aside, "wb") as file:
-            np.save(file, logp)
-
-    def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:

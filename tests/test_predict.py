@@ -204,8 +204,8 @@ def test_a_fold_without_its_judge_is_an_error(folds, planted_file, tmp_path, cap
 # Going on, and bad input
 
 
-def test_finished_shards_are_not_scored_again_after_a_kill(judge, planted_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(prediction, "ROWS_A_SHARD", 16)
+def test_finished_blocks_are_not_scored_again_after_a_kill(judge, planted_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sft_judge.prediction_work.ROWS_A_BLOCK", 16)
     assert predict(judge, planted_file, tmp_path / "whole.parquet") == 0
     score, scored = TransformersEngine.score, []
 
@@ -225,10 +225,33 @@ def test_finished_shards_are_not_scored_again_after_a_kill(judge, planted_file, 
         TransformersEngine, "score", lambda self, prompts: scored.append(len(prompts)) or score(self, prompts)
     )
     assert predict(judge, planted_file, tmp_path / "killed.parquet") == 0
-    assert scored == [32, 24]  # 60 rows in shards of 16, two orders each: the last two shards
+    assert scored == [32, 24]  # 60 rows in blocks of 16, two orders each: the last two blocks
     whole, killed = read_probs(tmp_path / "whole.parquet"), read_probs(tmp_path / "killed.parquet")
     assert killed.ids.tolist() == whole.ids.tolist() and np.array_equal(killed.logp, whole.logp)
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_shards_score_each_row_once_and_the_last_one_writes_what_one_process_does(
+    folds, planted_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("sft_judge.prediction_work.ROWS_A_BLOCK", 8)
+    assert predict(folds, planted_file, tmp_path / "whole.parquet", "--out-of-fold") == 0
+    score, scored = TransformersEngine.score, []
+    monkeypatch.setattr(
+        TransformersEngine, "score", lambda self, prompts: scored.append(len(prompts)) or score(self, prompts)
+    )
+    output = tmp_path / "shared.parquet"
+    for place, shard in enumerate(("2/3", "0/3", "1/3")):
+        assert not output.exists()
+        assert predict(folds, planted_file, output, "--out-of-fold", "--shard", shard) == 0
+        assert ("this shard is done" in capsys.readouterr().out) == (place < 2)
+    assert sum(scored) == 120  # 60 rows in two orders
+    whole, shared = read_probs(tmp_path / "whole.parquet"), read_probs(output)
+    assert shared.ids.tolist() == whole.ids.tolist() and np.array_equal(shared.logp, whole.logp)
+    assert shared.metadata["folds"] == whole.metadata["folds"]
+    for wrong in ("3/3", "x", "1"):
+        assert predict(folds, planted_file, tmp_path / "none.parquet", "--shard", wrong) == 2
+        assert f"{wrong} is no shard; expected I/N" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage, reason", [("none", "no judge.json"), ("key", "unknown key"), ("ids", "ids")])

@@ -157,8 +157,8 @@ def test_predicts_check_passes_and_is_refused_beyond_its_tolerance(vllm, rows, m
 def test_a_killed_vllm_prediction_goes_on_and_gives_the_probabilities_of_transformers(judges, planted_file, tmp_path):
     model, battles, output = str(judges["qwen2"]), str(planted_file), tmp_path / "probs.parquet"
     words = ["predict", "--model", model, "--battles", battles, "--dtype", "float32", "--limit", "60"]
-    small_shards = "from sft_judge import cli, predict; predict.ROWS_A_SHARD = 8; raise SystemExit(cli.main({}))"
-    code = small_shards.format([*words, "--engine", "vllm", "--output", str(output)])
+    small = "from sft_judge import cli, prediction_work as work; work.ROWS_A_BLOCK = 8; raise SystemExit(cli.main({}))"
+    code = small.format([*words, "--engine", "vllm", "--output", str(output)])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     while process.poll() is None and not list(tmp_path.rglob("*.npy")):
