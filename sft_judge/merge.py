@@ -67,7 +67,7 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
     spec = specs[0]
     spec.calibration = None  # fitted on other weights
     spec.training = {**spec.training, "merged_from": models, "weights": shares}
-    if spec.training.pop("loaded_in_4bit", None):
+    if spec.training.pop("loaded_in_4bit", None) or spec.training.pop("loaded_in_8bit", None):
         spec.training["merged_onto"] = onto
     spec.training["folds_seen"] = sorted({fold for each in specs for fold in each.training.get("folds_seen", [])})
     write_spec(output, spec)
@@ -106,6 +106,11 @@ def _part(model: str, share: float, spec: JudgeSpec, onto: str, scratch: Path) -
     files = weights_of(base_of(model), config)
     if not is_adapter(model):
         return Part(share, files)
+    if "loaded_in_8bit" in spec.training and onto == "trained":
+        raise InputError(
+            f"{model}: its base was in 8 bits in training, where the largest activations go by other weights: there "
+            "are none to merge into. `--onto plain` takes the base as it is stored, which is another model."
+        )
     four_bit, recorded = None, spec.training.get("loaded_in_4bit")
     if recorded and onto == "trained" and not isinstance(files, StoredIn4Bit):
         four_bit = LoadedIn4Bit(recorded, model, files)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from transformers import BitsAndBytesConfig
 from trl import get_quantization_config
 
 from sft_judge.adapters import adapter_config, keep_start, mutates_base, scale_line
@@ -63,7 +64,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         metrics = eval_metrics(eval_rows.filter(pc.is_in(eval_rows["id"], pa.array(eval_set["id"]))))
 
     model = _base_model(model_name, model_config, config)
-    four_bit = _four_bit(model) if model_config.load_in_4bit else {}
+    quantized = _quantized(model)
     lora = adapter_config(model_config, model)
     _check_dropout(config, model, lora)
     work = partial_path(output)
@@ -102,7 +103,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         "battles_sha256": content_hash(battles_file),
         "folds_seen": sorted({*_folds(train_rows), *_folds_of_base(model_name, battles_file)}),
         "base": model_name,
-        **four_bit,
+        **quantized,
         "steps": trainer.state.global_step,
         "status": trainer.status,
         **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
@@ -215,12 +216,16 @@ def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     return model.train()
 
 
-def _four_bit(model) -> dict:
-    """How the base was quantised when it was loaded, for `merge`: the adapter stands on those weights."""
-    settings = model.config.quantization_config.to_dict().items()
-    kept = {name: value for name, value in settings if name == "load_in_4bit" or name.startswith("bnb_4bit_")}
+def _quantized(model) -> dict:
+    """How bitsandbytes quantised the base when it was loaded, if so: the adapter stands on those weights."""
+    config = getattr(model.config, "quantization_config", None)
+    if not isinstance(config, BitsAndBytesConfig):
+        return {}
+    bits, prefix = (4, "bnb_4bit_") if config.load_in_4bit else (8, "llm_int8_")
+    settings = config.to_dict().items()
+    kept = {name: value for name, value in settings if name == f"load_in_{bits}bit" or name.startswith(prefix)}
     dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    return {"loaded_in_4bit": {"dtype": dtype, "quantization_config": kept}}
+    return {f"loaded_in_{bits}bit": {"dtype": dtype, "quantization_config": kept}}
 
 
 def _resolved(config: JudgeConfig) -> dict:

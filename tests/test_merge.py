@@ -446,6 +446,19 @@ def test_an_adapter_of_a_4_bit_base_is_read_on_one_by_every_stage(on_4_bits):
 
 
 @engine
+def test_an_adapter_of_an_8_bit_base_is_read_on_one_and_merged_only_where_that_is_said(train, tmp_path, capsys):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    adapter = train("trained", load_in_8bit="true", dtype="bfloat16", max_steps=1)
+    with open_engine("transformers", str(adapter), read_spec(adapter)) as engine:
+        assert any(isinstance(module, bitsandbytes.nn.Linear8bitLt) for module in engine.model.modules())
+    capsys.readouterr()
+    assert merge(adapter, output=tmp_path / "merged") == 2
+    assert "--onto plain" in capsys.readouterr().err and not (tmp_path / "merged").exists()
+    assert merge(adapter, output=tmp_path / "merged", onto="plain") == 0
+    assert read_spec(tmp_path / "merged").training["merged_onto"] == "plain"
+
+
+@engine
 @pytest.mark.parametrize("bias", ["none", "all"])  # by shards, and whole in memory
 def test_4_bit_weights_that_are_stored_so_are_merged_as_the_numbers_they_stand_for(bias, bases, judge, tmp_path):
     bitsandbytes = pytest.importorskip("bitsandbytes")

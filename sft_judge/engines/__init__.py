@@ -27,12 +27,13 @@ def open_engine(name: str, model: str, spec, dtype: str = "auto", onto: str = "t
     The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`.
 
     `auto` is settled here: vLLM would run a float32 judge in bfloat16, transformers a quantised one in float16. An
-    adapter that learnt on a base in 4 bits is read on one, by transformers alone, or on the base as it is stored where
-    `onto` is `plain`.
+    adapter that learnt on a base in 4 or 8 bits is read on one, by transformers alone, or on the base as it is stored
+    where `onto` is `plain`.
     """
     from sft_judge.models import dtype_of, is_adapter
 
-    recorded = spec.training.get("loaded_in_4bit") if is_adapter(model) and onto == "trained" else None
+    training = spec.training if is_adapter(model) and onto == "trained" else {}
+    recorded = training.get("loaded_in_4bit") or training.get("loaded_in_8bit")
     if recorded and name == "transformers":
         from sft_judge.engines.transformers_engine import TransformersEngine
         from sft_judge.four_bit import settings_of
