@@ -146,7 +146,7 @@ def test_a_killed_sweep_goes_on_beside_another_and_ends_with_what_each_judge_is_
     file = sweep_file(("grid: {train.learning_rate: [1.0e-3, 2.0e-3]}", ""), model=bases["qwen2"])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.Popen(command(file), stdout=subprocess.DEVNULL, env=environment)
-    while first.poll() is None and not (tmp_path / "run/plain/judge-1/judge.json").is_file():
+    while first.poll() is None and not (tmp_path / "run/plain/judge-1/manifest.json").is_file():  # made last
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
