@@ -86,8 +86,7 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     n, confusion, bins = sums["n"], sums["confusion"], sums["bins"]
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, chosen = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    chance = (true * chosen).sum(axis=-1) / n**2
-    accuracy = hits.sum(axis=-1) / n
+    accuracy, kappa = agreement_and_kappa(confusion)
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = 2 * hits / (true + chosen)
         found = {
@@ -97,11 +96,20 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             "ece": np.abs(bins[..., 1, :] - bins[..., 2, :]).sum(axis=-1) / n,
             "tie_recall": hits[..., 2] / true[..., 2] if true.shape[-1] == 3 else np.full_like(n, np.nan),
             "macro_f1": np.nansum(f1, axis=-1) / (~np.isnan(f1)).sum(axis=-1),
-            "kappa": (accuracy - chance) / (1 - chance),
+            "kappa": kappa,
         }
         for name, column in (("swap_agreement", "swap"), ("first_position_rate", "first")):
             found[name] = sums[column][..., 0] / sums[column][..., 1] if column in sums else np.full_like(n, np.nan)
     return found
+
+
+def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the same verdict, and Cohen's kappa [...], of counts [..., K, K] of one's verdicts by another's."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = counts / counts.sum(axis=(-2, -1), keepdims=True)
+        same = np.trace(shares, axis1=-2, axis2=-1)
+        chance = (shares.sum(axis=-1) * shares.sum(axis=-2)).sum(axis=-1)
+        return same, (same - chance) / (1 - chance)
 
 
 def total(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -118,3 +118,12 @@ def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = np.bincount(inverse, minlength=len(ids))
     appearance = np.argsort(first, kind="stable")
     return ids[appearance].astype(object), (totals / counts[:, None])[appearance], counts[appearance]
+
+
+def first_verdicts(probs: np.ndarray, num: int) -> np.ndarray:
+    """The first `num` verdicts of [N, 3], renormalised where the tie is dropped; even where nothing is left."""
+    if num == probs.shape[1]:
+        return probs
+    left = probs[:, :num]
+    sums = left.sum(axis=1, keepdims=True)
+    return np.divide(left, sums, out=np.full_like(left, 1 / num), where=sums > 0)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from sft_judge.errors import InputError
-from sft_judge.evaluate.align import first_verdicts
 from sft_judge.files import whole_file
+from sft_judge.probs import first_verdicts
 
 LMSYS = ("id", "winner_model_a", "winner_model_b", "winner_tie")
 WSDM = ("id", "winner")

@@ -38,11 +38,12 @@ class Scores:
             kept = set(rows_of_fold(battles, int(score["fold"]), battles_file)["id"].to_pylist())
             keep = np.array([name in kept for name in column(battles, "id")])
         truth = Path(score["truth"]) if "truth" in score else None
-        for raw, values in ((False, self.values), (True, self.raw)):
-            aligned = align({run.cell: Path(score["probs"])}, battles, battles_file, keep, truth, raw)
-            values[key] = _of_each(self.measure, aligned, aligned.judges[run.cell].probs)
+        aligned = align({run.cell: Path(score["probs"])}, battles, battles_file, keep, truth)
+        judge = aligned.judges[run.cell]
+        self.values[key] = _of_each(self.measure, aligned, judge.probs)
+        self.raw[key] = _of_each(self.measure, aligned, np.nanmean(judge.orders, axis=1))  # NaN: an order not run
         self.clusters = aligned.clusters
-        model = aligned.judges[run.cell].source.metadata.get("model")
+        model = judge.source.metadata.get("model")
         if model and (Path(model) / "judge.json").is_file():
             self.status[key] = read_spec(Path(model)).training.get("status", "finished")
 

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash
-from sft_judge.probs import Probs, read_probs
+from sft_judge.probs import Probs, first_verdicts, read_probs
 from sft_judge.verdicts import VERDICTS
 
 ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
@@ -23,14 +23,21 @@ NU = (1e-6, 1e6)  # where Davidson's parameter is looked for
 
 
 def read_teachers(
-    paths: list[Path], battles: Path, rows: pa.Table, num_verdicts: int, ties: str = "drop", allow_in_sample=False
+    paths: list[Path],
+    battles: Path,
+    rows: pa.Table,
+    num_verdicts: int,
+    student: Path,
+    ties: str = "drop",
+    allow_in_sample: bool = False,
 ) -> dict:
     """
     N teachers' labels by (id, order): probabilities [N, K] of the rows that all of them have.
 
     `rows` are the battles of the file `battles` that are trained on: their folds must be proven, their ties tell a
     teacher of two verdicts how many there are. Raises `GateError` unless each file's metadata proves every label out
-    of fold (`allow_in_sample` takes it all the same), `InputError` for a file named twice.
+    of fold (`allow_in_sample` takes it all the same), `InputError` for a file named twice, or for a folder `student`
+    that would take the place of the judges that made one.
     """
     hashes = [content_hash(path) for path in paths]
     for path, known in zip(paths, hashes, strict=True):
@@ -39,6 +46,7 @@ def read_teachers(
     each = []
     for path in paths:
         probs = read_probs(path)
+        _not_the_teacher(path, probs, student)
         if not allow_in_sample:
             check_out_of_fold(path, probs, battles, rows)
         values = in_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))
@@ -46,6 +54,12 @@ def read_teachers(
     return {
         key: np.stack([labels[key] for labels in each]) for key in each[0] if all(key in labels for labels in each)
     }
+
+
+def _not_the_teacher(path: Path, probs: Probs, student: Path) -> None:
+    made_by = probs.metadata.get("model")
+    if made_by and student.resolve() in (Path(made_by).resolve(), *Path(made_by).resolve().parents):
+        raise InputError(f"output_dir {student} holds the teacher of {path}, which it would replace. Name another.")
 
 
 def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
@@ -79,9 +93,7 @@ def in_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np.ndar
     """
     knows_ties = (probs[:, 2] > 0).any()
     if num == 2:
-        pair = probs[:, :2] + (probs[:, 2:] / 2 if ties == "split" else 0)
-        total = pair.sum(axis=1, keepdims=True)
-        return np.divide(pair, total, out=np.full_like(pair, 0.5), where=total > 0)
+        return probs[:, :2] + probs[:, 2:] / 2 if ties == "split" else first_verdicts(probs, 2)
     if knows_ties:
         return probs / probs.sum(axis=1, keepdims=True)
     even = np.sqrt(probs[:, 0] * probs[:, 1])

@@ -22,7 +22,6 @@ from sft_judge.files import check_folder, content_hash, partial_path, write_json
 from sft_judge.learning_rates import question
 from sft_judge.models import beside_text, is_adapter, load_model, load_tokenizer
 from sft_judge.plan import load_of, plan
-from sft_judge.probs import read_probs
 from sft_judge.prompts import JudgePrompt, default_words
 from sft_judge.saving import push, save_judge, timeless
 from sft_judge.spec import FILE, JudgeSpec, read_spec
@@ -49,9 +48,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     teacher = None
     if config.labels:
         files = [Path(file) for file in config.labels]
-        for file in files:
-            _not_the_teacher(file, output)
-        options = (len(prompt.words), config.teacher_ties, config.allow_in_sample)
+        options = (len(prompt.words), output, config.teacher_ties, config.allow_in_sample)
         teacher = read_teachers(files, battles_file, train_rows, *options)
     train_set, counts = verdict_dataset(
         train_rows, prompt, config.swap, config.seed, teacher, config.correct_above, cached=True
@@ -122,13 +119,6 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     if torch.cuda.is_available():
         facts["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return facts | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
-
-
-def _not_the_teacher(labels: Path, output: Path) -> None:
-    """Raise `InputError` where the student would take the place of the judges that made its labels."""
-    made_by = read_probs(labels).metadata.get("model")
-    if made_by and output.resolve() in (Path(made_by).resolve(), *Path(made_by).resolve().parents):
-        raise InputError(f"output_dir {output} holds the teacher of {labels}, which it would replace. Name another.")
 
 
 def _check_dropout(config: JudgeConfig, model, lora) -> None:

@@ -107,6 +107,36 @@ def base(request, bases) -> Path:
     return bases[request.param]
 
 
+@pytest.fixture(scope="session")
+def judge(bases, tmp_path_factory):
+    """A whole judge of random weights, of the family qwen2."""
+    from test_predict import make_judge
+
+    return make_judge(tmp_path_factory.mktemp("judge") / "judge", bases["qwen2"], folds_seen=[0])
+
+
+@pytest.fixture(scope="session")
+def sharded_base(judge, tmp_path_factory):
+    """The weights of `judge` in several files and in half precision, as a base."""
+    from sft_judge.models import load_model
+
+    folder = tmp_path_factory.mktemp("base") / "base"
+    load_model(str(judge), "bfloat16").save_pretrained(folder, max_shard_size="100KB")
+    return folder
+
+
+@pytest.fixture
+def adapters(sharded_base, judge, tmp_path):
+    """Two judges that are adapters on one base: LoRA, and DoRA with its own rank."""
+    from merging import add_adapter, judge_of
+
+    folders = [
+        add_adapter(sharded_base, tmp_path / "one", 1),
+        add_adapter(sharded_base, tmp_path / "two", 2, use_dora=True, r=3),
+    ]
+    return [judge_of(folder, judge) for folder in folders]
+
+
 @pytest.fixture
 def command(bases, planted_file, tmp_path):
     """A function that gives the words of a training command; a setting of None is left out."""

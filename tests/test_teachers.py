@@ -24,7 +24,7 @@ unit, engine = pytest.mark.unit, pytest.mark.engine
 
 
 def read(labels, battles, num=3, **options):
-    return read_teachers([labels], battles, read_battles(battles), num, **options)
+    return read_teachers([labels], battles, read_battles(battles), num, labels.parent / "student", **options)
 
 
 # Proof
@@ -80,7 +80,7 @@ def test_a_battle_without_a_fold_is_proven_only_where_nobody_can_have_trained_on
 def test_the_same_labels_twice_are_refused(planted_file, planted_table, tmp_path):
     files = [soft_labels(tmp_path / f"{name}.parquet", planted_file, CLEAN) for name in "ab"]
     with pytest.raises(InputError, match="among the labels twice"):
-        read_teachers(files, planted_file, planted_table, 3)
+        read_teachers(files, planted_file, planted_table, 3, tmp_path / "student")
 
 
 # Verdicts

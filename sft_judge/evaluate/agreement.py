@@ -15,7 +15,7 @@ from sft_judge.audit_page import battle_text
 from sft_judge.evaluate.align import Aligned
 from sft_judge.evaluate.tables import number, percent
 from sft_judge.files import whole_file
-from sft_judge.metrics import interval, resample
+from sft_judge.metrics import agreement_and_kappa, interval, resample
 from sft_judge.page import Table, Text
 from sft_judge.verdicts import VERDICTS
 
@@ -29,12 +29,7 @@ def agreement(aligned: Aligned, seed: int = 0) -> list[dict]:
     for one, other in combinations(chosen, 2):
         table = np.zeros((len(aligned.verdicts), aligned.num_verdicts, aligned.num_verdicts))
         table[np.arange(len(table)), chosen[one], chosen[other]] = 1
-        sums = resample({"pairs": table}, aligned.clusters, seed=seed)["pairs"]
-        shares = sums / sums.sum(axis=(1, 2), keepdims=True)
-        same = np.trace(shares, axis1=1, axis2=2)
-        chance = (shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            kappa = (same - chance) / (1 - chance)
+        same, kappa = agreement_and_kappa(resample({"pairs": table}, aligned.clusters, seed=seed)["pairs"])
         found.append({"a": one, "b": other, "same_verdict": interval(same), "kappa": interval(kappa)})
     return found
 

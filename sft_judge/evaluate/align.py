@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from sft_judge.calibration import Calibrated, calibrated
 from sft_judge.errors import InputError
-from sft_judge.probs import Probs, read_probs
+from sft_judge.probs import Probs, first_verdicts, read_probs
 from sft_judge.verdicts import ORDERS, VERDICTS
 
 VERDICT_INDEX = {name: index for index, name in enumerate(VERDICTS)}
@@ -118,15 +118,6 @@ def _judge_rows(path, probs, known, ids, answered, num, raw, battles_path) -> Ju
         if id_ in place:
             orders[place[id_], ORDERS.index(order)] = np.exp(logp[:num])
     return JudgeRows(first_verdicts(result.probs[rows], num), orders, probs, result)
-
-
-def first_verdicts(probs: np.ndarray, num: int) -> np.ndarray:
-    """The first `num` verdicts of [N, 3], renormalised where the tie is dropped; even where nothing is left."""
-    if num == probs.shape[1]:
-        return probs
-    left = probs[:, :num]
-    sums = left.sum(axis=1, keepdims=True)
-    return np.divide(left, sums, out=np.full_like(left, 1 / num), where=sums > 0)
 
 
 def _verdicts(battles: pa.Table, truth_path: Path | None, num: int) -> tuple[np.ndarray, np.ndarray | None]:
