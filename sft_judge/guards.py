@@ -7,6 +7,7 @@ learning rate of 1.4e-4: accuracy 0.508 of two verdicts, hours in.
 """
 
 import math
+from collections import deque
 
 import torch
 from torch import Tensor
@@ -18,12 +19,17 @@ FINISHED, COLLAPSED, NOT_FINITE, SPIKE = "finished", "collapsed", "not finite", 
 
 
 class CollapseGuard:
-    """Sums over the battles seen since the last look; `moments` is what the processes add up."""
+    """
+    Looks at the last thousand battles or so, however far apart the looks are.
+
+    `moments` [5] are sums over what this process saw since the last look; the processes add them up.
+    """
 
     def __init__(self, frequencies: Tensor):
         """`frequencies` [K]: how often the training rows show each verdict."""
         self.frequencies = frequencies
         self.moments = torch.zeros(5, dtype=torch.float64)
+        self.recent: deque[Tensor] = deque()  # the moments of each look, all processes
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
         """Count battles: logits and targets [B, V, K], one row a view."""
@@ -38,15 +44,18 @@ class CollapseGuard:
 
     def look(self, moments: Tensor) -> str | None:
         """
-        What is wrong, in words, or None; `moments` [5] of all processes. Starts anew once there were enough battles.
+        What is wrong over the last battles, in words, or None; `moments` [5] since the last look, of all processes.
 
         Wrong is a loss above that of the class frequencies by two standard errors, or one that is not below it by two
         while the accuracy is not above theirs by two either: a judge may be right to be unsure.
         """
-        count, *sums = moments.tolist()
+        self.moments = torch.zeros(5, dtype=torch.float64)
+        self.recent.append(moments.cpu())
+        while sum(each[0] for each in self.recent) - self.recent[0][0] >= BATTLES:
+            self.recent.popleft()
+        count, *sums = sum(self.recent).tolist()
         if count < BATTLES:
             return None
-        self.moments = torch.zeros(5, dtype=torch.float64)
         (gain, gain_error), (hits, hits_error) = (_mean(count, *sums[place : place + 2]) for place in (0, 2))
         seen = (
             f"over the last {count:.0f} battles the loss is {-gain:+.4f} (standard error {gain_error:.4f}) and the "

@@ -165,15 +165,24 @@ class JudgeTrainer(SFTTrainer):
         if self.verdict_head.scatter:
             dense_gradients(self.model)
         step = self.state.global_step + 1
-        if self.accelerator.sync_gradients and step % max(1, self.state.logging_steps) == 0:
-            moments = self.collapse_guard.moments.to(self.accelerator.device)
-            wrong = self.collapse_guard.look(self.accelerator.reduce(moments, "sum"))
-            if wrong and self.args.on_collapse == "stop":
-                raise self._stopped(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
-            if wrong:
-                self.status = COLLAPSED
-                print(f"step {step}: {wrong}", file=sys.stderr, flush=True)
+        if self.accelerator.sync_gradients and (
+            step % max(1, self.state.logging_steps) == 0 or step == self.state.max_steps
+        ):
+            self._look_for_collapse(step)
         return loss
+
+    def _look_for_collapse(self, step: int) -> None:
+        """Stop, or say once that the judge has collapsed, and once that it has recovered."""
+        moments = self.collapse_guard.moments.to(self.accelerator.device)
+        wrong = self.collapse_guard.look(self.accelerator.reduce(moments, "sum"))
+        if wrong and self.args.on_collapse == "stop":
+            raise self._stopped(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
+        status = COLLAPSED if wrong else FINISHED
+        if status != self.status:
+            print(
+                f"step {step}: {wrong or 'the judge beats the class frequencies again'}", file=sys.stderr, flush=True
+            )
+        self.status = status
 
     # One forward in evaluation too. `compute_metrics` sees verdict logits [N, V, K], the log of the mass on the
     # verdicts [N, V], and targets, N battles: accelerate cuts the first axis of the last batch to what is left.

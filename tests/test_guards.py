@@ -46,10 +46,10 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_step_and_names_the_ba
     assert f"the loss of battles {rows[7]['id']} is not finite" in said and not (tmp_path / "judge").exists()
 
 
-def guard_after(gain: float, hits: float, rows: int = 2000, seed: int = 0) -> str | None:
+def guard_after(gain: float, hits: float, rows: int = 2000, seed: int = 0, guard=None) -> str | None:
     """What the guard says of a judge of two verdicts that gains this much loss and accuracy over the frequencies."""
     rng = np.random.default_rng(seed)
-    guard = CollapseGuard(torch.tensor([0.5, 0.5]))
+    guard = guard or CollapseGuard(torch.tensor([0.5, 0.5]))
     right, place = rng.random(rows) < 0.5 + hits, rng.integers(0, 2, rows)
     sure = np.linspace(0.5001, 0.9999, 4000)
     gains = np.log(2) + (0.5 + hits) * np.log(sure) + (0.5 - hits) * np.log(1 - sure)
@@ -71,6 +71,21 @@ def test_the_collapse_guard_tells_chance_from_skill():
     false_alarms = sum(guard_after(0.02, 0.1, seed=seed) is not None for seed in range(200))
     missed = sum(guard_after(0.0, 0.0, seed=seed) is None for seed in range(200))
     assert false_alarms == 0 and missed <= 20  # two standard errors: 2.3 % of chance passes for skill
+
+
+@unit
+def test_a_judge_that_learnt_and_then_fell_back_is_caught_and_one_that_recovers_is_let_off():
+    """Looks far apart and close together; 1,400 battles of skill, 1,100 of chance, 1,100 of skill."""
+    for size in (50, 1100):
+        guard = CollapseGuard(torch.tensor([0.5, 0.5]))
+
+        def said(gain, hits, rows, guard=guard, size=size):
+            looks = range(0, rows, size)
+            return [guard_after(gain, hits, min(size, rows - start), seed=start, guard=guard) for start in looks][-1]
+
+        assert said(0.08, 0.2, 1400) is None
+        assert "nothing has been learnt" in said(0.0, 0.0, 1100)
+        assert said(0.08, 0.2, 1100) is None
 
 
 @unit
