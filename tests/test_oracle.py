@@ -109,6 +109,18 @@ def naive_loss(model, rows: list[dict], num_verdicts: int) -> torch.Tensor:
     return total / (2 * len(rows))
 
 
+def on_the_left(batch: dict) -> dict:
+    """The batch with its padding before the rows."""
+    shifts = (batch["attention_mask"] == 0).sum(dim=1)
+    rolled = {
+        name: torch.stack([row.roll(int(shift)) for row, shift in zip(batch[name], shifts, strict=True)])
+        for name in ("input_ids", "attention_mask", "labels")
+    }
+    assert shifts.max() > 0 and (rolled["attention_mask"][:, -1] == 1).all()
+    places = (rolled["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)  # else rotary embeddings round otherwise
+    return {**batch, **rolled, "position_ids": places, "positions": batch["positions"] + shifts}
+
+
 def gradients(model) -> dict:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
@@ -134,16 +146,21 @@ def test_loss_and_gradients_are_those_of_full_logits(family, num_verdicts, tied,
         train_dataset=Dataset.from_list(rows),
         verdict_ids=VERDICTS[:num_verdicts],
     )
-    seen = trainer.compute_loss(model, trainer.data_collator(rows), num_items_in_batch=torch.tensor(6))
     expected = naive_loss(naive, rows, num_verdicts)
-    seen.backward()
-    dense_gradients(model)
     expected.backward()
-    wanted, got = gradients(naive), gradients(model)
-    error = max((got[name] - gradient).abs().max().item() for name, gradient in wanted.items())
-    print(f"{family} K={num_verdicts} tied={tied} lora={lora}: {abs(seen - expected).item():.1e} {error:.1e}")
-    assert wanted.keys() == got.keys() and max(gradient.abs().max() for gradient in wanted.values()) > 1e-3
-    assert abs(seen - expected).item() < 1e-5 and error < 1e-5
+    wanted = gradients(naive)
+    assert max(gradient.abs().max() for gradient in wanted.values()) > 1e-3
+    batch = trainer.data_collator(rows)
+    for side, padded in (("right", batch), ("left", on_the_left(batch))):
+        model.zero_grad()
+        seen = trainer.compute_loss(model, padded, num_items_in_batch=torch.tensor(6))
+        seen.backward()
+        dense_gradients(model)
+        got = gradients(model)
+        error = max((got[name] - gradient).abs().max().item() for name, gradient in wanted.items())
+        difference = abs(seen - expected).item()
+        print(f"{family} K={num_verdicts} tied={tied} lora={lora} {side}: {difference:.1e} {error:.1e}")
+        assert wanted.keys() == got.keys() and difference < 1e-5 and error < 1e-5
 
 
 def test_a_mixture_of_experts_pays_for_balance_as_in_sfttrainer(tmp_path):
