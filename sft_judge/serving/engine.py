@@ -1,0 +1,72 @@
+"""vLLM's asynchronous engine for one judge: token ids in, log-probabilities over the verdicts out."""
+
+import asyncio
+import itertools
+from argparse import Namespace
+from contextlib import asynccontextmanager
+
+import numpy as np
+
+from sft_judge.engines.vllm_engine import check_usable, engine_settings, sampling_params, verdict_logp
+from sft_judge.errors import InputError
+from sft_judge.serving.errors import unavailable
+from sft_judge.spec import JudgeSpec
+
+
+class AsyncVllm:
+    """The engine runs in a process of its own. A cancelled `score` takes its requests out of it."""
+
+    def __init__(self, client, spec: JudgeSpec):
+        self.client = client
+        self._params, self._ids = sampling_params(spec), spec.verdict_ids
+        self._numbers = itertools.count()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's process still runs."""
+        return not self.client.errored
+
+    async def score(self, prompts: list[list[int]]) -> np.ndarray:
+        """Log-probabilities [N, K] over the verdicts. Raises `HttpError` 503 where the engine is dead."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._last(ids)) for ids in prompts]
+        except* EngineDeadError:
+            raise unavailable("The judge's engine has stopped.") from None
+        return verdict_logp([task.result() for task in tasks], self._ids)
+
+    async def _last(self, ids: list[int]):
+        async for output in self.client.generate(
+            {"prompt_token_ids": ids}, self._params, f"judge-{next(self._numbers)}"
+        ):
+            last = output
+        return last
+
+
+def vllm_arguments(model: str, spec: JudgeSpec, dtype: str, name: str, words: list[str]) -> Namespace:
+    """vLLM's own server arguments: those of a judge, changed by `words`, flags of vLLM. Raises `InputError`."""
+    check_usable(model, "Serve the judge it was made from, or on another machine.")
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser(prog="vLLM", add_help=False, exit_on_error=False))
+    parser.error = _refuse
+    parser.set_defaults(**engine_settings(model, spec, dtype), served_model_name=[name])
+    args = parser.parse_args(words)
+    validate_parsed_serve_args(args)
+    return args
+
+
+def _refuse(message: str):
+    raise InputError(f"vLLM's flags, after `--`: {message}.")
+
+
+@asynccontextmanager
+async def running(args: Namespace):
+    """vLLM's engine client, shut down on the way out."""
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+
+    async with build_async_engine_client(args) as client:
+        yield client
