@@ -117,16 +117,16 @@ class Requests:
             swap=swap,
         )
 
-    def read(self, body: bytes) -> tuple[list[dict], str | None]:
-        """The rows of a request, as `JudgePrompt` takes them, and `swap`. Raises `HttpError` 400."""
+    def read(self, body: bytes, one: bool = False) -> tuple[list[dict], str | None]:
+        """The rows of a request, as `JudgePrompt` takes them, and `swap`; `one`: a bare battle. Raises `HttpError`."""
         value = read_json(body)
         try:
-            if "battles" in value:
+            if "battles" in value and not one:
                 many = self.many.model_validate(value)
                 return [battle.model_dump() for battle in many.battles], many.swap
-            one = self.one.model_validate(_without_unseen(value)).model_dump()
-            swap = one.pop("swap")
-            return [one], swap
+            row = self.one.model_validate(_without_unseen(value)).model_dump()
+            swap = row.pop("swap")
+            return [row], swap
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             param = ".".join(map(str, first["loc"])) or None

@@ -54,8 +54,8 @@ def serve(settings: Settings) -> bool:
     spec = read_spec(settings.model)
     prompt = JudgePrompt.of(load_tokenizer(settings.model), spec)
     name = settings.name or Path(settings.model).resolve().name
-    args = vllm_arguments(settings.model, spec, dtype_of(settings.model, settings.dtype), name, settings.vllm)
     with bound(settings.host, settings.port) as listener:
+        args = vllm_arguments(settings.model, spec, dtype_of(settings.model, settings.dtype), name, settings.vllm)
         return uvloop.run(_serve(settings, name, spec, prompt, args, listener))
 
 
@@ -67,7 +67,7 @@ async def _serve(settings: Settings, name: str, spec, prompt: JudgePrompt, args,
         await _try_out(service, settings.model)
         others = await openai_app(client, args) if settings.with_openai else None
         app = build_app(service, Keys(settings.keys), (get_prometheus_registry(),), others)
-        server = _uvicorn(app, settings)
+        server = uvicorn_server(app, settings.limits, settings.log_requests)
 
         def stop():
             server.should_exit = True
@@ -88,7 +88,7 @@ async def _try_out(service: Service, model: str) -> None:
         raise InputError(f"{model}: {error} It failed on a first battle; what vLLM said stands above.") from error
 
 
-def _uvicorn(app, settings: Settings):
+def uvicorn_server(app, limits: Limits, log_requests: bool):
     """uvicorn's server, without its handling of signals, which raises them again when all is done."""
     import uvicorn
 
@@ -102,11 +102,11 @@ def _uvicorn(app, settings: Settings):
 
     config = uvicorn.Config(
         app,
-        log_level="info" if settings.log_requests else "warning",
-        access_log=settings.log_requests,
+        log_level="info" if log_requests else "warning",
+        access_log=log_requests,
         lifespan="off",
         server_header=False,
-        timeout_graceful_shutdown=settings.limits.seconds,
+        timeout_graceful_shutdown=limits.seconds,
     )
     return Server(config)
 

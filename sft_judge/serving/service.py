@@ -60,19 +60,19 @@ class Service:
     async def _line(self, number: int, line: bytes) -> str:
         try:
             async with self._batch_room:
-                (answer,) = await self._judge(line, counted=False)
+                (answer,) = await self._judge(line, in_batch=True)
         except HttpError as error:
             answer = error.content()
             answer["error"]["message"] = f"line {number}: {error}"
         return json.dumps(answer) + "\n"
 
-    async def _judge(self, body: bytes, counted: bool = True) -> list[dict]:
-        """`counted`: the battles take places in the queue."""
+    async def _judge(self, body: bytes, in_batch: bool = False) -> list[dict]:
+        """`in_batch`: the body is one battle, and takes no place in the queue."""
         try:
             async with asyncio.timeout(self.limits.seconds):
-                work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, body)
+                work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, body, in_batch)
                 rows, fitted, orders, prompts = await work
-                with self.queue.places(len(rows) - 1 if counted else 0):
+                with self.queue.places(0 if in_batch else len(rows) - 1):
                     logp = unswapped(await self.engine.score(prompts), orders)
         except TimeoutError:
             message = f"The judge took longer than {self.limits.seconds} s; it has more to do than it can. Try again."
@@ -83,8 +83,8 @@ class Service:
             for row, fields, judgement in zip(rows, fitted, judgements(logp, self.spec), strict=True)
         ]
 
-    def _read(self, body: bytes) -> tuple:
-        rows, swap = self.requests.read(body)
+    def _read(self, body: bytes, in_batch: bool) -> tuple:
+        rows, swap = self.requests.read(body, in_batch)
         orders = orders_of(swap or self.spec.swap)
         fitted = []
         for place, row in enumerate(rows):
