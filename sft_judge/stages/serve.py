@@ -5,6 +5,7 @@ Binds this machine's own address unless told, and refuses any other without API 
 and /openapi.json say the rest. A stop (SIGTERM) waits for what is in work. Flags of vLLM may follow `--`.
 """
 
+import argparse
 from pathlib import Path
 
 from sft_judge.stages import positive
@@ -18,7 +19,7 @@ def add_arguments(parser):
     parser.add_argument("--model", required=True, metavar="DIR", help="a judge with whole weights")
     parser.add_argument("--name", help="how the answers call the judge (its folder's name)")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (8000)")
+    parser.add_argument("--port", type=port, default=8000, help="0 takes a free one (8000)")
     parser.add_argument(
         "--api-key-file", type=Path, metavar="F", help="API keys, one a line; clients send one of them"
     )
@@ -31,6 +32,13 @@ def add_arguments(parser):
         flag = f"--max-{name.replace('_', '-')}"
         parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{help_} ({default})")
     parser.add_argument("vllm", nargs="*", metavar="-- FLAGS", help="of vLLM, such as --tensor-parallel-size 2")
+
+
+def port(text: str) -> int:
+    """argparse type: a TCP port."""
+    if not (text.isdigit() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text} is not a port; expected 0 to 65535")
+    return int(text)
 
 
 def run(args):
