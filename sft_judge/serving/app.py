@@ -10,6 +10,7 @@ from sft_judge.serving.page import content_policy, page
 from sft_judge.serving.schema import EXAMPLES, Answer, Error
 from sft_judge.serving.service import Service
 
+LINES = "application/x-ndjson"
 PAGE_HEADERS = {
     "Content-Security-Policy": content_policy(),
     "Referrer-Policy": "no-referrer",
@@ -20,7 +21,7 @@ PAGE_HEADERS = {
 def build_app(service: Service, keys: Keys, registries: tuple = (), others=None):
     """The ASGI app. `registries` are of metrics beside ours; `others` is an app for every path that is not ours."""
     from fastapi import FastAPI, Request
-    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
     from sft_judge import __version__
 
@@ -35,10 +36,13 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
         body = await _body_of(request, "application/json")
         return JSONResponse(await _while_connected(request, service.answer(body)))
 
-    @app.post(BATCH, openapi_extra=_lines(service), response_class=PlainTextResponse, responses=errors)
+    lines = {200: {"content": {LINES: {"schema": {"type": "string"}}}}}
+    batch_route = {"openapi_extra": _lines(), "response_class": Response, "responses": {**errors, **lines}}
+
+    @app.post(BATCH, **batch_route)
     async def batch(request: Request):
         """A battle a line (JSONL), and a line for each, in order: its judgement, or `{"error": ...}`."""
-        body = await _body_of(request, "application/x-ndjson", "application/jsonl")
+        body = await _body_of(request, LINES, "application/jsonl")
         return _stream(service.answer_lines(body), service.limits.seconds)
 
     @app.get("/health", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}, **broken})
@@ -48,7 +52,9 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
             raise unavailable("The judge's engine has stopped.")
         return {"status": "ok", "model": service.name}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses={401: {"model": Error}})
+    plain = {200: {"content": {"text/plain": {}}}, 401: {"model": Error}}
+
+    @app.get("/metrics", response_class=Response, responses=plain)
     async def prometheus():
         """For Prometheus: vLLM's metrics, and the judge's own."""
         return PlainTextResponse(service.metrics.text(*registries))
@@ -59,7 +65,8 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
 
     if others is not None:
         app.mount("/", others)
-    _document_keys(app)
+    if keys:
+        _document_keys(app)
     return Guard(app, keys, service)
 
 
@@ -109,7 +116,7 @@ def _stream(lines, seconds: int):
             finally:
                 await lines.aclose()
 
-    return Lines(lines, media_type="application/x-ndjson")
+    return Lines(lines, media_type=LINES)
 
 
 def _body(service: Service) -> dict:
@@ -120,10 +127,10 @@ def _body(service: Service) -> dict:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _lines(service: Service) -> dict:
+def _lines() -> dict:
     line = json.dumps(EXAMPLES["one battle"]["value"])
-    schema = {"type": "string", "description": "one battle a line, as /v1/judge takes it"}
-    content = {"application/x-ndjson": {"schema": schema, "example": f"{line}\n{line}\n"}}
+    schema = {"description": "one battle a line, as /v1/judge takes it"}
+    content = {LINES: {"schema": schema, "example": f"{line}\n{line}\n"}}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -47,6 +47,9 @@ class Keys:
     def __init__(self, keys: list[str]):
         self._digests = [_digest(key.encode()) for key in keys]
 
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
     def admit(self, headers: dict[bytes, bytes]) -> bool:
         """Whether `Authorization: Bearer KEY` holds a key. It takes as long for a wrong key as for a right one."""
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
