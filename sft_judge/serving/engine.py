@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import subprocess
+import sys
 from argparse import Namespace
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import numpy as np
 
@@ -45,6 +47,17 @@ class AsyncVllm:
         return last
 
 
+_KILL = """
+import os, sys
+sys.stdin.read()
+for pid in map(int, sys.argv[1:]):
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        pass
+"""
+
+
 def vllm_arguments(model: str, spec: JudgeSpec, dtype: str, name: str, words: list[str]) -> Namespace:
     """vLLM's own server arguments: those of a judge, changed by `words`, flags of vLLM. Raises `InputError`."""
     check_usable(model, "Serve the judge it was made from, or on another machine.")
@@ -69,4 +82,21 @@ async def running(args: Namespace):
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 
     async with build_async_engine_client(args) as client:
-        yield client
+        with _not_outlived():
+            yield client
+
+
+@contextmanager
+def _not_outlived():
+    """
+    See that vLLM's processes end when this one is killed, which they do not by themselves: they would keep the GPU.
+
+    A process that waits for the end of its input, which comes with the end of this one, however that comes.
+    """
+    import psutil
+
+    engines = [child for child in psutil.Process().children(recursive=True) if child.name().startswith("VLLM")]
+    words = [sys.executable, "-c", _KILL, *(str(engine.pid) for engine in engines)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as waiting:
+        yield
+        waiting.kill()
