@@ -22,7 +22,7 @@ ALIKE = 1e-5  # the same engine on the same tokens, in other batches
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        judge, rows = make_judge(Path(folder))
+        judge, rows = make_judge(Path(folder), ROWS)
         own = predicted(judge, Path(folder))
         with serving(judge) as (_, url):
             start = time.perf_counter()
@@ -40,7 +40,7 @@ def main() -> None:
     print(json.dumps([{**result, "goal": ">= 1", "rounds": len(rows)}]))
 
 
-def make_judge(folder: Path) -> tuple[Path, list[dict]]:
+def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
     """A calibrated judge of random weights, and its planted battles, in `battles.parquet` too."""
     import torch
 
@@ -53,7 +53,9 @@ def make_judge(folder: Path) -> tuple[Path, list[dict]]:
     from sft_judge.templates import read_template
     from sft_judge.tiny import make_base
 
-    rows = planted_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1, hostile=0.1), "train").rows
+    rows = planted_split(
+        preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1, hostile=0.1), "train"
+    ).rows
     write_battles(folder / "battles.parquet", battle_table(rows))
     template, words, budget = read_template("compact"), ["A", "B", "tie"], Budget(200, 200, 400)
     texts = [turn for row in rows[:500] for name in FIELDS for turn in row[name]]

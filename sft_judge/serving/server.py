@@ -7,6 +7,7 @@ process with status 1, so that whoever supervises it starts another.
 """
 
 import asyncio
+import copy
 import json
 import signal
 import socket
@@ -100,10 +101,13 @@ def uvicorn_server(app, limits: Limits, log_requests: bool):
             await super().startup(sockets)
             print(f"serving at {address(sockets[0])}", flush=True)
 
+    log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    log_config["handlers"]["access"]["stream"] = "ext://sys.stderr"  # standard output has the address alone
     config = uvicorn.Config(
         app,
         log_level="info" if log_requests else "warning",
         access_log=log_requests,
+        log_config=log_config,
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=limits.seconds,
