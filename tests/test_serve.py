@@ -10,6 +10,7 @@ from serving import served
 from test_predict import make_judge
 
 from sft_judge import Judge
+from sft_judge.battles.schema import write_battles
 from sft_judge.client import AsyncJudgeClient, JudgeClient, ServerError
 from sft_judge.spec import read_spec, write_spec
 
@@ -126,6 +127,16 @@ def test_a_batch_gives_a_line_for_a_line(server, battles):
     alone = client.post("/v1/judge", json={"battles": battles}).json()["judgements"]
     np.testing.assert_allclose(shares([answers[place] for place in good[-20:]]), shares(alone), atol=1e-6)
     assert service.queue.taken == 0
+
+
+def test_a_battles_file_in_jsonl_is_a_batch(server, planted_table, battles, tmp_path):
+    write_battles(tmp_path / "battles.jsonl", planted_table.slice(0, 20))
+    content = (tmp_path / "battles.jsonl").read_bytes()
+    answers = lines_of(
+        server[1].post("/v1/judge/batch", content=content, headers={"content-type": "application/x-ndjson"})
+    )
+    alone = server[1].post("/v1/judge", json={"battles": battles}).json()["judgements"]
+    np.testing.assert_allclose(shares(answers), shares(alone), atol=1e-6)
 
 
 def test_the_clients_give_what_the_server_says(server, battles):

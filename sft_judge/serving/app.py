@@ -61,7 +61,7 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
 
     @app.get("/", include_in_schema=False)
     async def root():
-        return HTMLResponse(page(service.name), headers=PAGE_HEADERS)
+        return HTMLResponse(page(service.name, bool(keys)), headers=PAGE_HEADERS)
 
     if others is not None:
         app.mount("/", others)

@@ -10,9 +10,9 @@ import jinja2
 TEMPLATE = files("sft_judge.serving").joinpath("page.html.jinja").read_text(encoding="utf-8")
 
 
-def page(name: str) -> str:
-    """The page as HTML, for a judge of that name."""
-    return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(name=name)
+def page(name: str, keyed: bool) -> str:
+    """The page as HTML, for a judge of that name; `keyed`: it asks for a key."""
+    return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(name=name, keyed=keyed)
 
 
 def content_policy() -> str:
