@@ -186,6 +186,19 @@ def eventually(condition) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("head", [b"X: " + b"a" * 2**17, b"X: y\r\n" * 2**15, b"POST /" + b"a" * 2**17])
+def test_a_head_without_end_is_refused(server, head):
+    """With httptools in the place of h11, uvicorn would keep all of it."""
+    with connected(server[1], "GET /health", "Content-Length: 5") as peer:
+        peer.sendall(b"12345")
+        assert b" 200 " in peer.recv(4096)
+        with pytest.raises(OSError):
+            peer.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+            for _ in range(100):
+                peer.sendall(head)
+    assert server[1].get("/health").status_code == 200
+
+
 def test_a_body_that_does_not_come_is_408_and_gives_its_place_back(narrow):
     with narrow(seconds=1) as (service, client):
         with connected(client, "POST /v1/judge", "Content-Length: 100") as peer:

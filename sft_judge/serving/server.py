@@ -106,6 +106,7 @@ def uvicorn_server(app, limits: Limits, log_requests: bool):
     config = uvicorn.Config(
         app,
         log_level="info" if log_requests else "warning",
+        http="h11",  # it bounds the head of a request; httptools keeps gigabytes of headers, keys or no keys
         access_log=log_requests,
         log_config=log_config,
         lifespan="off",
