@@ -111,21 +111,27 @@ def test_metrics_are_vllms_and_ours(client):
     assert "vllm:request_success_total" in text and "sft_judge_battles_total" in text
 
 
-def test_requests_of_clients_that_went_away_leave_the_engine(client, judge):
-    def running() -> float:
+def test_battles_of_a_client_that_went_away_leave_the_engine(client, judge):
+    def figures() -> dict[str, float]:
         lines = client.get("/metrics").text.splitlines()
-        names = ("vllm:num_requests_running", "vllm:num_requests_waiting{")
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
+        pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+        return {name.partition("{")[0]: float(value) for name, value in pairs}
 
-    for row in range(0, 192, 64):
-        with pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/judge", json={"battles": judge[1][row : row + 64]}, timeout=0.3)
-    until(lambda: running() == 0 and "sft_judge_queue 0.0" in client.get("/metrics").text)
-    aborted = [line for line in client.get("/metrics").text.splitlines() if 'finished_reason="abort"' in line]
-    assert float(aborted[0].split()[-1]) > 0
+    before = figures()["sft_judge_battles_total"]
+    rows = [{**row, "prompt": [f"again {number}", *row["prompt"]]} for number in range(5) for row in judge[1]]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    types = {"content-type": "application/x-ndjson"}
+    with client.stream("POST", "/v1/judge/batch", content=lines, headers=types) as answer:
+        assert json.loads(next(answer.iter_lines()))["id"] == rows[0]["id"]
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "sft_judge_queue")
+    until(lambda: not any(figures()[name] for name in names))
+    assert 0 < figures()["sft_judge_battles_total"] - before < len(rows)
 
 
-def test_no_text_of_a_battle_is_in_the_log(server):
+def test_no_text_of_a_battle_is_in_the_log(server, client, judge):
+    assert SECRET in judge[1][3]["response_b"]
+    assert client.post("/v1/judge", json=judge[1][3]).status_code == 200
+    assert client.post("/v1/judge", json={**judge[1][3], "prompt": 3}).status_code == 400
     log = server[2].read_text()
     assert "POST /v1/judge HTTP/1.1" in log and SECRET not in log and "im_start" not in log and KEY not in log
 
