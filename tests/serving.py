@@ -1,10 +1,13 @@
 """A judge behind HTTP without vLLM: the real app and uvicorn, with transformers where the engine would be."""
 
 import asyncio
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -18,6 +21,10 @@ from sft_judge.serving.limits import Limits
 from sft_judge.serving.server import address, bound, uvicorn_server
 from sft_judge.serving.service import Service
 from sft_judge.spec import read_spec
+
+BATTLE = {"prompt": "p", "response_a": "a", "response_b": "b"}
+SECRET = "text-of-a-battle"
+KEY = "a-key-of-sixteen-letters"
 
 
 class Reference:
@@ -60,3 +67,28 @@ def served(folder: Path, engine=None, keys=(), **limits):
                 engine.busy = False
                 server.should_exit = True
                 thread.join()
+
+
+def refused(response, status: int, param: str | None = None) -> str:
+    """The message of an error, whose form and status are held, and which repeats nothing of the battle."""
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (status, param), error
+    assert set(error) == {"code", "message", "param"} and error["code"] and error["message"]
+    assert SECRET not in response.text and "Traceback" not in response.text
+    return error["message"]
+
+
+def connected(client, request: str, *headers: str, content_type: str = "application/json"):
+    """A socket to the server on which the head of a request was sent."""
+    where = urlsplit(str(client.base_url))
+    peer = socket.create_connection((where.hostname, where.port), timeout=20)
+    head = [f"{request} HTTP/1.1", "Host: x", f"Content-Type: {content_type}", *headers]
+    peer.sendall("\r\n".join([*head, "", ""]).encode())
+    return peer
+
+
+def eventually(condition) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

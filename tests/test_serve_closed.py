@@ -1,30 +1,22 @@
-"""The server closed: keys, limits, full queues and hostile requests end in a clean 4xx or 503, and cost nothing."""
+"""Limits, full queues, hostile requests and texts end in a clean 4xx or 503, or are data, and cost nothing."""
 
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
-import time
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from serving import served
+from serving import BATTLE, KEY, SECRET, connected, eventually, refused, served
 from test_injection import CORPUS, attack, fuzzed
 
-from sft_judge.cli import main
 from sft_judge.prompts import JudgePrompt
-from sft_judge.serving.keys import is_loopback
 from sft_judge.verdicts import ORDERS
 
 pytestmark = pytest.mark.unit
-BATTLE = {"prompt": "p", "response_a": "a", "response_b": "b"}
 LINES_TYPE = "application/x-ndjson"
 JSON, LINES = {"content-type": "application/json"}, {"content-type": LINES_TYPE}
-SECRET = "text-of-a-battle"
-KEY = "a-key-of-sixteen-letters"
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +29,6 @@ def server(judge):
 def narrow(server, judge):
     """A function that serves the same engine under other limits."""
     return lambda keys=(), **limits: served(judge, server[0].engine, keys, **limits)
-
-
-def refused(response, status: int, param: str | None = None) -> str:
-    """The message of an error, whose form and status are held, and which repeats nothing of the battle."""
-    error = response.json()["error"]
-    assert (response.status_code, error["param"]) == (status, param), error
-    assert set(error) == {"code", "message", "param"} and error["code"] and error["message"]
-    assert SECRET not in response.text and "Traceback" not in response.text
-    return error["message"]
 
 
 # Bodies
@@ -170,22 +153,6 @@ def test_a_body_of_a_billion_turns_is_refused_by_its_length_alone(server):
         assert peer.recv(4096)[9:12] in (b"413", b"400")
 
 
-def connected(client, request: str, *headers: str, content_type: str = "application/json"):
-    """A socket to the server on which the head of a request was sent."""
-    where = urlsplit(str(client.base_url))
-    peer = socket.create_connection((where.hostname, where.port), timeout=20)
-    head = [f"{request} HTTP/1.1", "Host: x", f"Content-Type: {content_type}", *headers]
-    peer.sendall("\r\n".join([*head, "", ""]).encode())
-    return peer
-
-
-def eventually(condition) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("head", [b"X: " + b"a" * 2**17, b"X: y\r\n" * 2**15, b"POST /" + b"a" * 2**17])
 def test_a_head_without_end_is_refused(server, head):
     """With httptools in the place of h11, uvicorn would keep all of it."""
@@ -261,74 +228,6 @@ def test_a_full_queue_is_429_and_when_to_come_back(server):
         for thread in waiting:
             thread.join()
     assert service.queue.taken == 0 and client.post("/v1/judge", json=BATTLE).status_code == 200
-
-
-# Keys
-
-
-def test_nothing_but_the_open_paths_answers_without_a_key(narrow):
-    with narrow(keys=[KEY, KEY[::-1]]) as (_, client):
-        for key in (KEY, KEY[::-1]):
-            headers = {"authorization": f"Bearer {key}"}
-            assert client.post("/v1/judge", json=BATTLE, headers=headers).status_code == 200
-        wrong = [{}, *({"authorization": value} for value in ("", KEY, f"Basic {KEY}", "Bearer", f"Bearer {KEY}x"))]
-        for headers in wrong:
-            response = client.post("/v1/judge", json=BATTLE, headers=headers)
-            refused(response, 401)
-            assert response.headers["www-authenticate"] == "Bearer"
-        for path in ("/metrics", "/v1/judge/batch", "/nowhere", "/health/", "/.//", "/openapi.json/"):
-            refused(client.get(path), 401)
-        refused(client.options("/v1/judge"), 401)
-        assert [client.get(path).status_code for path in ("/", "/health", "/openapi.json")] == [200] * 3
-
-
-def test_a_body_is_not_read_for_one_without_a_key(narrow):
-    with narrow(keys=[KEY]) as (service, client):
-        with connected(client, "POST /v1/judge", "Content-Length: 100") as peer:
-            assert b" 401 " in peer.recv(4096)
-        assert service.queue.taken == 0
-
-
-@pytest.mark.parametrize(
-    "host, own",
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.9.9.9", True)]
-    + [("0.0.0.0", False), ("::", False), ("192.168.1.2", False), ("judge.example", False), ("", False)],
-)
-def test_own_addresses_are_known(host, own):
-    assert is_loopback(host) == own
-
-
-def command(capsys, judge, *words) -> str:
-    """The one line of a `serve` that must refuse."""
-    assert main(["serve", "--model", str(judge), *map(str, words)]) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("sft-judge: ") and said.err.count("\n") == 1 and "serving" not in said.out
-    return said.err
-
-
-def test_a_public_address_without_keys_is_refused(judge, capsys):
-    assert "--api-key-file" in command(capsys, judge, "--host", "0.0.0.0")
-
-
-@pytest.mark.parametrize(
-    "text, reason",
-    [("", "no key"), ("# only words\n\n", "no key"), (f"{KEY}\nshort\n", "key 2"), ("ключ" * 5, "key 1")],
-)
-def test_a_file_without_good_keys_is_refused(judge, capsys, tmp_path, text, reason):
-    (tmp_path / "keys").write_text(text)
-    said = command(capsys, judge, "--api-key-file", tmp_path / "keys")
-    assert reason in said and "openssl rand" in said and "short" not in said.replace("shorter", "")
-
-
-def test_other_settings_that_cannot_be_are_refused(judge, capsys, tmp_path, bases):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"127.0.0.1:{port}: Address already in use" in command(capsys, judge, "--port", port)
-    assert "--port" in command(capsys, judge, "--port", "70000")
-    assert "--max-queue 10" in command(capsys, judge, "--max-queue", "10")
-    assert "keys" in command(capsys, judge, "--api-key-file", tmp_path / "keys")
-    assert "judge.json" in command(capsys, bases["qwen2"])
-    assert "another-host" in command(capsys, judge, "--host", "another-host.invalid", "--insecure")
 
 
 # Text is data
