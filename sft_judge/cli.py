@@ -28,6 +28,7 @@ STAGES = {
     "predict": ("predict", "verdict probabilities for battles"),
     "merge": ("merge", "adapters into the base, seeds or folds averaged"),
     "quantize": ("quantize", "auto-round on the judge's own prompts"),
+    "export": ("export", "a sequence-classification checkpoint, for servers that know nothing of judges"),
     "verify": ("verify", "the parity gate: engines and forms of one judge give the same numbers"),
     "calibrate": ("calibrate", "fit the temperature on rows the judge did not see"),
     "sweep": ("sweep", "a grid over recipes: seeds, intervals, paired tests; resumable"),

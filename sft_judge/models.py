@@ -15,6 +15,7 @@ from sft_judge.errors import InputError
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+CLASSIFIER = "ForSequenceClassification"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -66,19 +67,28 @@ def dtype_of(model: str, dtype: str = "auto") -> str:
     return "bfloat16" if wanted == "float32" and getattr(config, "quantization_config", None) else wanted
 
 
-def load_model(model: str, dtype: str | None = "auto", **options):
-    """A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES."""
+def is_classifier(model: str) -> bool:
+    """Whether a folder holds a classifier, as `sft-judge export` writes it."""
+    return not is_adapter(model) and str((load_config(model).architectures or [""])[0]).endswith(CLASSIFIER)
+
+
+def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM, **options):
+    """
+    A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES.
+
+    `kind` is the auto class. A classifier is refused as a language model: its head would be drawn at random.
+    """
     check_model_folder(model)
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
-    kind = dtype if dtype in (None, "auto") else getattr(torch, dtype)
+    precision = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     try:
         base = base_of(model)
         check_model_folder(base)
+        if kind is AutoModelForCausalLM and is_classifier(base):
+            raise InputError(f"{base} is a classifier made by `sft-judge export`. Give the judge that it was made of.")
         options["attn_implementation"] = _attention(base, options.get("attn_implementation"))
-        loaded = AutoModelForCausalLM.from_pretrained(
-            base, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
-        )
+        loaded = kind.from_pretrained(base, dtype=precision, use_safetensors=True, trust_remote_code=False, **options)
         if is_adapter(model):
             loaded = with_adapter(loaded, base, model)
     except InputError:

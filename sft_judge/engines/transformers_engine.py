@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
+from transformers import AutoModelForSequenceClassification
 
-from sft_judge.models import load_model, load_tokenizer
+from sft_judge.models import is_classifier, load_model, load_tokenizer
 from sft_judge.spec import JudgeSpec
 from sft_judge.verdict_head import VerdictHead
 
@@ -15,8 +16,11 @@ class TransformersEngine:
 
     def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto", **options):
         self.tokenizer = load_tokenizer(model)
+        classifier = is_classifier(model)
+        if classifier:
+            options["kind"] = AutoModelForSequenceClassification
         self.model = load_model(model, dtype, **options).to("cuda" if torch.cuda.is_available() else "cpu")
-        self.head = VerdictHead(self.model, spec.verdict_ids)
+        self.head = None if classifier else VerdictHead(self.model, spec.verdict_ids)
 
     def __enter__(self):
         return self
@@ -36,7 +40,10 @@ class TransformersEngine:
                 ids[place, : lengths[place]] = torch.tensor(prompts[row])
             mask = torch.arange(ids.shape[1]) < lengths[:, None]
             inputs = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
-            logits = self.head(self.model, inputs, (lengths - 1).to(device)).logits
+            if self.head is None:  # finds the last tokens by itself
+                logits = self.model(**inputs, use_cache=False).logits
+            else:
+                logits = self.head(self.model, inputs, (lengths - 1).to(device)).logits
             for row, logp in zip(batch, torch.log_softmax(logits.double(), dim=-1).cpu().numpy(), strict=True):
                 scored[row] = logp
         return np.stack(scored)
