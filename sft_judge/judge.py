@@ -73,20 +73,24 @@ class Judge:
         return judgements[0] if one else judgements
 
     def _judge(self, rows: list[dict], swap: str) -> list[Judgement]:
-        if not rows:
-            return []
-        probs = np.exp(score_battles(self.engine, self.prompt, rows, orders_of(swap)))  # [N, orders, K]
-        agree = probs.argmax(axis=2)
-        averaged = self.spec.calibrate(probs.mean(axis=1))
-        names = verdict_names(self.spec.num_verdicts)
-        return [
-            Judgement(
-                *(float(value) for value in [*row, 0.0][:3]),
-                verdict=names[int(row.argmax())],
-                swap_agreement=bool(len(set(both)) == 1) if probs.shape[1] == 2 else None,
-            )
-            for row, both in zip(averaged, agree.tolist(), strict=True)
-        ]
+        orders = orders_of(swap)
+        return judgements(score_battles(self.engine, self.prompt, rows, orders), self.spec) if rows else []
+
+
+def judgements(logp: np.ndarray, spec: JudgeSpec) -> list[Judgement]:
+    """Un-swapped log-probabilities [N, orders, K] as judgements: the orders' mean probability, then calibrated."""
+    probs = np.exp(logp)
+    agree = probs.argmax(axis=2)
+    averaged = spec.calibrate(probs.mean(axis=1))
+    names = verdict_names(spec.num_verdicts)
+    return [
+        Judgement(
+            *(float(value) for value in [*row, 0.0][:3]),
+            verdict=names[int(row.argmax())],
+            swap_agreement=bool(len(set(both)) == 1) if probs.shape[1] == 2 else None,
+        )
+        for row, both in zip(averaged, agree.tolist(), strict=True)
+    ]
 
 
 def _turns(text: Text) -> list[str]:

@@ -30,6 +30,7 @@ from sft_judge.templates import FrameTemplate
 logger = logging.getLogger(__name__)
 
 CUT_MARKER = " [...] "  # stands where the middle of a turn was left out
+SHAPES = 1024  # frames that are kept at once
 _ANY_SHAPE = (2, 2, 2, True)  # shows the tags that a template has for several turns and for a language
 
 
@@ -162,6 +163,9 @@ class JudgePrompt:
         """The frame for battles with these numbers of turns."""
         key = (num_prompt, num_a, num_b, language)
         if key not in self._frames:
+            if len(self._frames) == SHAPES:  # who sends battles of every shape to a server fills no memory
+                self._frames.clear()
+                self._guards.clear()
             counts = dict(zip(FIELDS, key[:3], strict=True))
             texts, slots = self._template.render(self.tokenizer, counts, language, self.words)
             pieces = [self._frame_ids(text, place > 0) for place, text in enumerate(texts)]

@@ -41,25 +41,11 @@ class VllmEngine:
     """It takes tens of seconds to start, so score all files with one."""
 
     def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto"):
-        check_model_folder(model)
-        if is_adapter(model):
-            raise InputError(f"{model} is an adapter; vLLM takes whole weights: sft-judge merge {model} --output DIR.")
-        reason = why_not(model)
-        if reason is not None:
-            raise InputError(f"{model}: {reason}. Use --engine transformers.")
-        from vllm import LLM, SamplingParams
+        check_usable(model, "Use --engine transformers.")
+        from vllm import LLM
 
-        self._params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=spec.verdict_ids)
-        self._ids = spec.verdict_ids
-        self._llm = LLM(
-            model=model,
-            dtype=dtype,
-            max_model_len=spec.budget.total,
-            enforce_eager=not torch.cuda.is_available(),
-            enable_prefix_caching=True,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-        )
+        self._params, self._ids = sampling_params(spec), spec.verdict_ids
+        self._llm = LLM(**engine_settings(model, spec, dtype), disable_log_stats=True)
 
     def __enter__(self):
         return self
@@ -70,5 +56,39 @@ class VllmEngine:
     def score(self, prompts: list[list[int]]) -> np.ndarray:
         """Log-probabilities [N, K] over the verdicts, in float64."""
         outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], self._params, use_tqdm=False)
-        raw = np.array([[output.outputs[0].logprobs[0][token].logprob for token in self._ids] for output in outputs])
-        return raw - np.logaddexp.reduce(raw, axis=1, keepdims=True)
+        return verdict_logp(outputs, self._ids)
+
+
+def check_usable(model: str, instead: str) -> None:
+    """Raise `InputError` where vLLM cannot run a judge here; `instead` says what a person may do."""
+    check_model_folder(model)
+    if is_adapter(model):
+        raise InputError(f"{model} is an adapter; vLLM takes whole weights: sft-judge merge {model} --output DIR.")
+    reason = why_not(model)
+    if reason is not None:
+        raise InputError(f"{model}: {reason}. {instead}")
+
+
+def engine_settings(model: str, spec: JudgeSpec, dtype: str) -> dict:
+    """vLLM's engine arguments for a judge, the same to predict and to serve."""
+    return {
+        "model": model,
+        "dtype": dtype,
+        "max_model_len": spec.budget.total,
+        "enforce_eager": not torch.cuda.is_available(),
+        "enable_prefix_caching": True,
+        "use_tqdm_on_load": False,
+    }
+
+
+def sampling_params(spec: JudgeSpec):
+    """One token, with exactly the verdicts' log-probabilities."""
+    from vllm import SamplingParams
+
+    return SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=spec.verdict_ids)
+
+
+def verdict_logp(outputs: list, ids: list[int]) -> np.ndarray:
+    """Log-probabilities [N, K] over the verdicts of vLLM's finished requests, in float64."""
+    raw = np.array([[output.outputs[0].logprobs[0][token].logprob for token in ids] for output in outputs])
+    return raw - np.logaddexp.reduce(raw, axis=1, keepdims=True)
