@@ -29,8 +29,6 @@ def export_judge(model: str, output: Path) -> dict:
     scale = _scale_of(model, tokenizer)
     causal = load_model(model)
     head = causal.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        raise InputError(f"{model}: its head has a bias, for which a score layer has no place.")
     names = verdict_names(spec.num_verdicts)
     config = copy.deepcopy(causal.config)
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
@@ -60,20 +58,22 @@ def _scale_of(model: str, tokenizer) -> float:
     scale = scale_after_head(config, tokenizer)
     if scale is None:
         raise InputError(
-            f"{model}: {config.model_type} bends its logits after the head (a soft-cap), and a score layer would lose "
-            "that. Serve the judge itself: `sft-judge predict` and `serve` read it as it is."
+            f"{model}: {config.model_type} bends its logits after the head (a soft-cap) or adds a bias, and a score "
+            "layer would lose that. Serve the judge itself: `sft-judge predict` and `serve` read it as it is."
         )
     return scale
 
 
 def scale_after_head(config, tokenizer) -> float | None:
     """
-    s where a family's logits are s times what its head puts out, None where they are no multiple of it.
+    s where a family's logits are s times its head's weights by the hidden state, None where they are no multiple.
 
     Seen on a tiny model of the same class and features: planted numbers take the place of its head's output.
     """
     small = AutoModelForCausalLM.from_config(shrink_config(config, tokenizer), dtype=torch.float32).eval()
     head = small.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        return None
     planted = torch.linspace(-100.0, 100.0, len(head.weight))  # an even number: none is zero
     head.forward = lambda hidden: planted.expand(1, 1, -1)
     with torch.no_grad():

@@ -68,6 +68,7 @@ def test_a_logit_scale_is_found_and_a_soft_cap_is_told_from_it(scaling):
     for cap in (None, 30.0):
         gemma = AutoConfig.for_model("gemma2", final_logit_softcapping=cap, vocab_size=512)
         assert scale_after_head(gemma, tokenizer) == (1.0 if cap is None else None)
+    assert scale_after_head(AutoConfig.for_model("phi", vocab_size=512), tokenizer) is None  # its head has a bias
 
 
 @unit

@@ -25,7 +25,7 @@ from sft_judge import training
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
 from sft_judge.engines import open_engine
-from sft_judge.engines.vllm_engine import why_not
+from sft_judge.engines.vllm_engine import sampling_params, why_not
 from sft_judge.errors import GateError
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.parity import TOLERANCES, compare
@@ -127,9 +127,14 @@ def test_vllm_gives_the_probabilities_of_transformers(vllm, rows):
 
 
 def test_vllm_returns_the_verdicts_and_no_more_and_they_are_normalised(vllm, rows):
-    engine, _, spec, prompt = vllm
+    engine, folder, spec, prompt = vllm
     prompts = [ids for shown in prompt.encode(rows[:4], ORDERS) for ids in shown]
-    outputs = engine._llm.generate([{"prompt_token_ids": ids} for ids in prompts], engine._params, use_tqdm=False)
+    assert engine.path == ("generate" if folder.endswith("gemma2") else "classify")  # Gemma-2's soft-cap
+    if engine.path == "classify":
+        assert engine.score(prompts).shape == (8, 3)
+        return
+    requests = [{"prompt_token_ids": ids} for ids in prompts]
+    outputs = engine._llm.generate(requests, sampling_params(spec.verdict_ids), use_tqdm=False)
     for output in outputs:
         returned = set(output.outputs[0].logprobs[0])
         assert set(spec.verdict_ids) <= returned and len(returned - set(spec.verdict_ids)) <= 1  # the sampled token
