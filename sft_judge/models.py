@@ -87,6 +87,8 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
         check_model_folder(base)
         if kind is AutoModelForCausalLM and is_classifier(base):
             raise InputError(f"{base} is a classifier made by `sft-judge export`. Give the judge that it was made of.")
+        if stand_in := _gptq_by_auto_round(base):
+            options["config"] = stand_in
         options["attn_implementation"] = _attention(base, options.get("attn_implementation"))
         loaded = kind.from_pretrained(base, dtype=precision, use_safetensors=True, trust_remote_code=False, **options)
         if is_adapter(model):
@@ -96,6 +98,21 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
         raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
     return loaded.eval()
+
+
+def _gptq_by_auto_round(base: str):
+    """
+    For auto-round's weights in GPTQ's form, a configuration by which auto-round reads them itself; else None.
+
+    transformers asks for optimum and gptqmodel, whose kernels want a GPU; vLLM reads the form as it is.
+    """
+    config = load_config(base)
+    stored = getattr(config, "quantization_config", None) or {}
+    if stored.get("quant_method") != "gptq" or stored.get("provider") != "auto-round":
+        return None
+    own = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}
+    config.quantization_config = {**stored, **own}
+    return config
 
 
 def with_adapter(model, base: str, adapter: str, **options) -> PeftModel:

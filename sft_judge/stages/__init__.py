@@ -15,6 +15,14 @@ def positive(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    """argparse type: an integer of at least zero."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return value
+
+
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """`--limit N`, which every stage that reads battles takes."""
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows, for a quick try")
