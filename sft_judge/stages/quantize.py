@@ -27,6 +27,12 @@ def add_arguments(parser):
     parser.add_argument("--iters", type=natural, default=1000, help="rounds of tuning a block; 0: plain rounding")
     parser.add_argument("--seed", type=int, default=42, help="of the calibration rows and of auto-round (42)")
     parser.add_argument("--gate", type=natural, default=64, metavar="N", help="battles for the gate; 0: none (64)")
+    parser.add_argument(
+        "--ladder",
+        metavar="FILE",
+        help="a sweep over settings, such as sweeps/quantization: --output is the cheapest that is no worse",
+    )
+    parser.add_argument("--margin", type=float, default=0.01, help="what a ladder calls no worse (0.01)")
     add_limit(parser)
 
 
@@ -42,6 +48,8 @@ def run(args):
     model = str(args.model)
     if is_adapter(model):
         raise InputError(f"{model} is an adapter; merge it first: sft-judge merge {model} --output DIR.")
+    if args.ladder:
+        return climb(args, model)
     battles = read_battles(args.battles)
     used, _ = split_folds(battles, None, args.holdout_fold)
     kept = None if args.holdout_fold is None else split_folds(battles, args.holdout_fold, None)[1]
@@ -55,3 +63,29 @@ def run(args):
             facts |= verify_forms(model, str(folder), rows, ["transformers"], "auto")
     print(f"{model} -> {args.output} ({args.scheme})")
     return facts
+
+
+def climb(args, model: str) -> dict:
+    """Run the ladder beside the output, and copy the rung that is chosen."""
+    import shutil
+
+    from sft_judge.files import whole_folder
+    from sft_judge.ladder import cheapest
+    from sft_judge.manifest import manifest_path
+    from sft_judge.resources import find
+    from sft_judge.side_by_side import room
+    from sft_judge.stages.sweep import run_sweep
+    from sft_judge.sweep import read_sweep
+
+    folder = f"{args.output}.ladder"
+    given = [f"judge={model}", f"battles={args.battles}", f"run={folder}"]
+    sweep = read_sweep(find("recipes", args.ladder), given)
+    scores, status = run_sweep(sweep, room())
+    if status:
+        raise SystemExit(status)
+    chosen = cheapest(sweep, scores, args.margin)
+    made = scores.models[chosen, sweep.seeds[0]]
+    with whole_folder(args.output) as output:
+        shutil.copytree(made, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(manifest_path(made).name))
+    print(f"{chosen}: the cheapest that is no worse by {args.margin} -> {args.output}; all of them: {folder}")
+    return {"ladder": args.ladder, "chosen": chosen, "margin": args.margin}

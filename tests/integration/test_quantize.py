@@ -24,6 +24,23 @@ from sft_judge.verdicts import ORDERS
 pytestmark = pytest.mark.engine
 
 
+LADDER = """
+vars: {run: null, judge: null, battles: null}
+seeds: [1]
+cells:
+  unquantised: {drop: quantize, predict.model: "{judge}"}
+  eight bits: {quantize.scheme: W8A16}
+  four bits: {quantize.scheme: NF4}
+reference: unquantised
+score: {probs: "{run}/{cell}/{seed}.parquet", battles: "{battles}", fold: 0}
+steps:
+  quantize:
+    {model: "{judge}", battles: "{battles}", holdout_fold: 0, seqlen: 128, nsamples: 8, iters: 0, gate: 0,
+     seed: "{seed}", output: "{run}/{cell}/judge-{seed}"}
+  predict: {model: "{run}/{cell}/judge-{seed}", battles: "{battles}", fold: 0, output: "{run}/{cell}/{seed}.parquet"}
+"""
+
+
 @pytest.fixture(scope="module")
 def judge(planted_rows, tmp_path_factory) -> Path:
     """A judge of random weights, as wide as a group of auto-round's."""
@@ -82,3 +99,23 @@ def test_gptqs_form_holds_the_same_numbers_as_auto_rounds_own(judge, planted_row
     assert len(packed) == 14 and all(own[name].equal(gptq[name]) for name in packed)
     one, other = (probabilities(tmp_path / form, planted_rows[:8]) for form in ("auto_round", "auto_gptq"))
     np.testing.assert_allclose(one, other, atol=5e-3)  # scales are stored in half precision there
+
+
+def test_a_ladder_ends_on_the_smallest_copy_that_is_no_worse_or_on_none(judge, planted_file, tmp_path, capsys):
+    (tmp_path / "ladder.yaml").write_text(LADDER)
+    words = ["--ladder", str(tmp_path / "ladder.yaml"), "--margin"]
+    assert quantize(judge, planted_file, tmp_path / "q", *words, "0.2") == 0
+    said = capsys.readouterr().out
+    assert "four bits: the cheapest that is no worse by 0.2" in said and "rows/s" in said
+    assert read_spec(tmp_path / "q").training["quantized"]["scheme"] == "NF4"
+    table = json.loads((tmp_path / "q.ladder" / "ladder.json").read_text())["cells"]
+    sizes = [table[name]["costs"]["megabytes"] for name in ("unquantised", "eight bits", "four bits")]
+    assert sizes == sorted(sizes, reverse=True)
+    worst = {name: table[name]["difference"]["high"] for name in ("eight bits", "four bits")}
+    assert worst["eight bits"] < worst["four bits"] < 0.2
+
+    between = (worst["eight bits"] + worst["four bits"]) / 2  # nothing is run again: the rungs are done
+    assert quantize(judge, planted_file, tmp_path / "q", *words, str(between)) == 0
+    assert read_spec(tmp_path / "q").training["quantized"]["scheme"] == "W8A16"
+    assert quantize(judge, planted_file, tmp_path / "none", *words, "-1") == 3
+    assert "None of 2 settings is certainly no worse" in capsys.readouterr().err and not (tmp_path / "none").exists()
