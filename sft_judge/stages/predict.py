@@ -9,6 +9,7 @@ that did not see its fold (rows without a label: by all of them, averaged). A ki
 import argparse
 import sys
 
+from sft_judge.errors import InputError
 from sft_judge.files import InputPath, OutputPath
 from sft_judge.stages import add_limit, model_path, positive
 
@@ -41,6 +42,7 @@ def add_arguments(parser):
         metavar="I/N",
         help="the I-th of N such commands, from 0, on one disk; the last to finish writes the output",
     )
+    parser.add_argument("--ray", metavar="auto|ADDRESS", help="score on a Ray cluster, an engine a GPU (extra `ray`)")
     add_limit(parser)
 
 
@@ -57,10 +59,14 @@ def run(args):
     from sft_judge.manifest import provenance
     from sft_judge.predict import find_judges, open_jobs, predict
 
+    if args.ray and args.check:
+        raise InputError(
+            "--check compares with an engine in this process; leave out --ray, or use `sft-judge verify`."
+        )
     jobs = open_jobs(args.battles, args.output, args.fold, args.limit)
-    names = ("swap", "out_of_fold", "dtype", "check", "shard")
+    names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray")
     settings = {name: getattr(args, name) for name in names}
-    whole = argparse.Namespace(**{**vars(args), "shard": (0, 1)})  # shards work on one thing
+    whole = argparse.Namespace(**{**vars(args), "shard": (0, 1), "ray": None})  # shards work on one thing
     stamp = provenance(sys.modules[__name__], whole)["fingerprint"]
     engine = args.engine
     if engine == "auto":
