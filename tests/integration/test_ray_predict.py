@@ -57,10 +57,8 @@ def test_an_actor_that_is_killed_loses_nothing(engine, bases, planted_file, tmp_
     np.testing.assert_allclose(np.exp(scattered.logp), np.exp(alone.logp), atol=1e-5)
 
 
-def test_without_a_cluster_one_line_says_how_to_start_one(bases, planted_file, tmp_path, capsys):
-    pytest.importorskip("ray")
+def test_a_check_beside_ray_is_refused(bases, planted_file, tmp_path, capsys):
     judge = make_judge(tmp_path / "judge", bases["qwen2"])
     known = ["predict", "--model", str(judge), "--battles", str(planted_file), "--output", str(tmp_path / "p.parquet")]
-    assert main([*known, "--ray", "127.0.0.1:1"]) == 2
-    assert "ray start --head" in capsys.readouterr().err and not (tmp_path / "p.parquet").exists()
     assert main([*known, "--ray", "auto", "--check", "5"]) == 2
+    assert "leave out --ray" in capsys.readouterr().err and not (tmp_path / "p.parquet").exists()
