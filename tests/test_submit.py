@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
+from sft_judge.ensemble import combine
 from sft_judge.probs import Probs, write_probs
 from sft_judge.spec import Budget, JudgeSpec, apply_temperature, write_spec
-from sft_judge.submission import LMSYS, WSDM, check_submission, ensemble, read_sample, write_submission
+from sft_judge.submission import LMSYS, WSDM, check_submission, read_sample, write_submission
 from sft_judge.verdicts import swap
 
 pytestmark = pytest.mark.unit
@@ -93,8 +94,8 @@ def test_the_ensemble_is_the_weighted_mean_of_calibrated_judges(folder):
 
 def test_exchange_of_responses_exchanges_the_ensemble_to_the_bit():
     members = [np.random.default_rng(seed).dirichlet(np.ones(3), 500) for seed in range(3)]
-    mean = ensemble(members, [0.2, 0.3, 0.7], 3)
-    np.testing.assert_array_equal(ensemble([swap(probs) for probs in members], [0.2, 0.3, 0.7], 3), swap(mean))
+    mean = combine(members, [0.2, 0.3, 0.7], 3)
+    np.testing.assert_array_equal(combine([swap(probs) for probs in members], [0.2, 0.3, 0.7], 3), swap(mean))
 
 
 def test_ids_that_the_sample_does_not_have_are_a_warning(folder, capsys):
