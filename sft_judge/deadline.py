@@ -13,8 +13,8 @@ import numpy as np
 
 from sft_judge.verdicts import ORDERS
 
-MARGIN, MARGIN_SHARE = 5.0, 0.01  # seconds, and of the budget: kept for the last write and a block that is late
 SLICE = 60.0  # seconds a block is meant to take, at most
+LEAST_MARGIN, MARGIN_SHARE = 8.0, 0.01  # seconds, and of the budget: for the last write, the way out and a late block
 FIRST_ROWS = 8  # scored before any rate is known
 MEMORY = 0.5  # what a block's tokens and seconds still count once the next is known
 LENGTH_BINS = 8
@@ -25,7 +25,7 @@ class Deadline:
 
     def __init__(self, budget: float, started: float, clock: Callable[[], float] = time.monotonic):
         self.clock, self.started, self.budget = clock, started, float(budget)
-        self.margin = max(MARGIN, MARGIN_SHARE * budget)
+        self.margin = min(max(LEAST_MARGIN, MARGIN_SHARE * budget), 2 * SLICE)
         self.end = started + budget - self.margin
         self._tokens = self._seconds = 0.0
 

@@ -106,7 +106,7 @@ class TimedOutput:
                 **dict(zip(COUNTS, (*counts, whole), strict=True)),
                 "class_frequencies": frequencies.tolist(),
                 "class_frequencies_from": source,
-                **facts,
+                **{key: value for key, value in facts.items() if key not in ("engine", "judges")},
             },
         }
         orders = np.array(ORDERS, dtype=object)[places]

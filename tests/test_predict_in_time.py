@@ -11,7 +11,7 @@ from test_predict import exchange, make_judge, predict
 
 from sft_judge.battles.schema import write_battles
 from sft_judge.cli import main
-from sft_judge.deadline import unsure
+from sft_judge.deadline import Deadline, unsure
 from sft_judge.engines.transformers_engine import TransformersEngine
 from sft_judge.models import load_tokenizer
 from sft_judge.probs import average_orders, read_probs
@@ -51,8 +51,9 @@ def sample(planted_rows, tmp_path):
 
 
 @pytest.fixture
-def one_row_a_block(monkeypatch):
-    monkeypatch.setattr("sft_judge.deadline.SLICE", 0.0)
+def small_blocks(monkeypatch):
+    """Three battles a block, whatever the time."""
+    monkeypatch.setattr(Deadline, "fits", lambda self, tokens, reserve: min(3, len(tokens)))
     monkeypatch.setattr("sft_judge.predict_in_time.WRITES_SHARE", np.inf)  # each block is written
 
 
@@ -82,6 +83,10 @@ def in_time(judge, battles, output, *more, budget="10m"):
 
 def by_key(probs):
     return dict(zip(zip(probs.ids, probs.orders, strict=True), np.exp(probs.logp), strict=True))
+
+
+def judged_rows(probs):
+    return probs if probs.scored is None else probs.select(probs.scored)
 
 
 def submitted(path):
@@ -130,14 +135,14 @@ def test_a_judge_that_does_not_know_the_frequencies_has_even_odds_and_says_so(ba
         )
 
 
-@pytest.mark.parametrize("policy, orders", [("none", 60), ("both", 120), ("budget", 120)])
+@pytest.mark.parametrize("policy, orders, last", [("none", 60, 8), ("both", 120, 8), ("budget", 120, 20)])
 def test_interrupted_at_any_block_the_files_are_valid_and_the_next_run_does_the_rest(
-    policy, orders, judge, planted_file, whole, sample, tmp_path, one_row_a_block, stop_after, capsys
+    policy, orders, last, judge, planted_file, whole, sample, tmp_path, small_blocks, stop_after, capsys
 ):
     output, submission = tmp_path / "probs.parquet", tmp_path / "submission.csv"
     words = ["--swap", policy, "--sample", str(sample), "--submission", str(submission)]
     expected, prompt_lengths, done = by_key(whole), lengths(judge, planted_file), 0
-    for blocks in (0, 3, 20):
+    for blocks in (0, 3, last):
         scored = stop_after(blocks)
         assert in_time(judge, planted_file, output, *words) == 130
         assert "this goes on: sft-judge predict" in capsys.readouterr().err
@@ -145,10 +150,10 @@ def test_interrupted_at_any_block_the_files_are_valid_and_the_next_run_does_the_
         probs = read_probs(output)
         ids, _, judged = average_orders(probs)
         assert judged.sum() == done and len(ids) == 60 and probs.metadata["deadline"]["judged"] == (judged > 0).sum()
-        for key, seen in by_key(probs.select(probs.scored)).items():
+        for key, seen in by_key(judged_rows(probs)).items():
             np.testing.assert_allclose(seen, expected[key], atol=1e-5)
         known = [prompt_lengths[id_] for id_ in ids[judged > 0]]
-        assert not known or max(known) <= min(prompt_lengths[id_] for id_ in ids[judged == 0])
+        assert not known or max(known) <= min((prompt_lengths[id_] for id_ in ids[judged == 0]), default=np.inf)
         check_submission(submission, read_sample(sample))
     scored = stop_after()
     assert in_time(judge, planted_file, output, *words, budget="20m") == 0
@@ -169,22 +174,22 @@ def lengths(judge, planted_file):
 
 
 def test_the_other_order_goes_to_the_battles_that_the_first_left_most_unsure(
-    judge, planted_file, whole, tmp_path, one_row_a_block, stop_after
+    judge, planted_file, whole, tmp_path, small_blocks, stop_after
 ):
-    stop_after(53 + 20)  # a block of 8 rows and 52 of one, then as many again in the other order
+    stop_after(20 + 7)  # once through the battles, and seven blocks of the other order
     assert in_time(judge, planted_file, tmp_path / "probs.parquet") == 130
     probs = read_probs(tmp_path / "probs.parquet")
     twice = set(probs.ids[probs.orders == "ba"])
-    assert len(twice) == 20
+    assert len(twice) == 21
     first = {id_: unsure(np.exp(logp)) for id_, logp in zip(whole.ids[::2], whole.logp[::2], strict=True)}
     assert min(first[id_] for id_ in twice) >= max(first[id_] for id_ in set(first) - twice) - 1e-6
 
 
 def test_with_a_length_rule_the_other_order_goes_where_it_gained_most_per_token(
-    judge, planted_file, tmp_path, one_row_a_block, stop_after
+    judge, planted_file, tmp_path, small_blocks, stop_after
 ):
     assert predict(judge, planted_file, tmp_path / "known.parquet") == 0
-    stop_after(53 + 15)
+    stop_after(20 + 5)
     words = ["--length-rule", str(tmp_path / "known.parquet"), str(planted_file)]
     assert in_time(judge, planted_file, tmp_path / "probs.parquet", *words) == 130
     from sft_judge.predict_in_time import fit_rule
@@ -199,35 +204,34 @@ def test_with_a_length_rule_the_other_order_goes_where_it_gained_most_per_token(
 
 
 def test_a_second_judge_begins_with_what_the_first_is_least_sure_of(
-    judge, planted_file, whole, tmp_path, one_row_a_block, stop_after
+    judge, planted_file, whole, tmp_path, small_blocks, stop_after
 ):
     assert predict(judge, planted_file, tmp_path / "first.parquet") == 0
-    stop_after(10)
+    stop_after(6)
     words = ["--swap", "none", "--uncertain-in", str(tmp_path / "first.parquet")]
     assert in_time(judge, planted_file, tmp_path / "second.parquet", *words) == 130
     ids, probs, _ = average_orders(whole)
     seen = read_probs(tmp_path / "second.parquet")
     judged = np.isin(ids.astype(str), seen.ids[seen.scored].astype(str))
-    assert judged.sum() == 17 and unsure(probs)[judged].min() >= unsure(probs)[~judged].max()
+    assert judged.sum() == 18 and unsure(probs)[judged].min() >= unsure(probs)[~judged].max()
 
 
 def test_exchanged_responses_exchange_the_result_of_both_orders_out_of_time_too(
-    judge, planted_table, planted_file, tmp_path, one_row_a_block, stop_after
+    judge, planted_table, planted_file, tmp_path, small_blocks, stop_after
 ):
     write_battles(tmp_path / "exchanged.parquet", exchange(planted_table))
     for battles, name in ((planted_file, "one"), (tmp_path / "exchanged.parquet", "other")):
-        stop_after(12)
+        stop_after(5)
         assert in_time(judge, battles, tmp_path / f"{name}.parquet", "--swap", "both") == 130
     one, other = (average_orders(read_probs(tmp_path / f"{name}.parquet"))[1] for name in ("one", "other"))
     np.testing.assert_allclose(one[:, [1, 0, 2]], other, atol=1e-6)
 
 
 def test_two_shards_do_half_each_and_each_writes_what_both_know(
-    judge, planted_file, whole, tmp_path, one_row_a_block, stop_after
+    judge, planted_file, whole, tmp_path, small_blocks, stop_after
 ):
-    output, scored = tmp_path / "probs.parquet", []
+    output = tmp_path / "probs.parquet"
     for shard, judged in (("1/2", 30), ("0/2", 60)):
-        scored.append(sum(stop_after() or []))
         counted = stop_after()
         assert in_time(judge, planted_file, output, "--shard", shard) == 0
         assert sum(counted) == 60  # half of 60 battles in two orders
@@ -238,20 +242,20 @@ def test_two_shards_do_half_each_and_each_writes_what_both_know(
 
 def test_a_start_that_takes_longer_than_there_is_time_is_given_up(judge, planted_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sft_judge.predict_in_time.open_engine", lambda *words: time.sleep(600))
-    assert in_time(judge, planted_file, tmp_path / "probs.parquet", budget="6s") == 0
+    assert in_time(judge, planted_file, tmp_path / "probs.parquet", budget="9s") == 0
     assert "0 of 60 battles judged" in capsys.readouterr().out
     assert not read_probs(tmp_path / "probs.parquet").scored.any()
 
 
 def test_an_unfinished_file_is_read_with_a_caveat(
-    judge, planted_file, sample, tmp_path, one_row_a_block, stop_after, capsys
+    judge, planted_file, sample, tmp_path, small_blocks, stop_after, capsys
 ):
     output = tmp_path / "probs.parquet"
-    stop_after(30)
+    stop_after(12)
     assert in_time(judge, planted_file, output) == 130
     capsys.readouterr()
     said = (
-        "23 of 60 battles were not judged and have class frequencies, 37 of 60 battles were judged in one order alone"
+        "24 of 60 battles were not judged and have class frequencies, 36 of 60 battles were judged in one order alone"
     )
     assert main(["submit", "--probs", str(output), "--sample", str(sample), "--output", str(tmp_path / "o.csv")]) == 0
     assert said in capsys.readouterr().out
@@ -263,7 +267,7 @@ def test_an_unfinished_file_is_read_with_a_caveat(
     assert said in (tmp_path / "report" / "report.html").read_text()
     copy = make_copy(judge, tmp_path / "judge")
     assert main(["calibrate", "--probs", str(output), "--battles", str(planted_file), "--model", str(copy)]) == 0
-    assert read_spec(copy).calibration["fitted_rows"] == 37 and "23 without probabilities" in capsys.readouterr().out
+    assert read_spec(copy).calibration["fitted_rows"] == 36 and "24 without probabilities" in capsys.readouterr().out
 
 
 def make_copy(judge, folder):
