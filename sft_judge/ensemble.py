@@ -19,7 +19,7 @@ from sft_judge.metrics import log_clipped
 from sft_judge.probs import first_verdicts
 
 MEANS = ("probabilities", "log-probabilities")
-KINDS = ("length", "language")
+KEYS = {None: None, "length": "up_to", "language": "language"}  # what a part is told by
 FOLDS, PARTS, LEAST_ROWS = 5, 4, 200  # of cross-validation; of lengths; a smaller part takes the weights of all
 
 
@@ -67,7 +67,8 @@ def read_rule(path: Path) -> Rule:
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         rule = Rule(**{name: fields[name] for name in ("parts", "mean", "by") if name in fields})
-        ends = [part[{"length": "up_to", "language": "language"}[rule.by]] for part in rule.parts[:-1] if rule.by]
+        key = KEYS[rule.by]
+        ends = [part[key] for part in rule.parts[:-1] if key]
         counts = {len(shares(part["weights"])) for part in rule.parts}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a rule for weights ({type(error).__name__}: {error}).") from error

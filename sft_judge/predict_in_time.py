@@ -54,16 +54,19 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: dict, fin
     report.write()
     prompt = JudgePrompt.of(load_tokenizer(output.model), output.spec)
     try:
-        with alarm(deadline.left() + deadline.margin / 2) as disarm:
+        with alarm(deadline.left()) as ring_in:
             tokens = work.lengths(lambda: token_lengths(prompt, output.battles.to_pylist()))
             passes = passes_of(output, tokens, settings, prompt)
             if any(len(each.choose(work.scores())) for each in passes):
                 with open_engine(settings["engine"], output.model, output.spec, settings["dtype"]) as engine:
                     facts["started_after"] = round(deadline.elapsed(), 1)
+                    ring_in(
+                        deadline.left() + deadline.margin / 2
+                    )  # for a block that is late; a start would be in vain
                     score = partial(_score, engine, prompt, output.battles, work)
                     for place, queue in score_in_time(passes, tokens, deadline, work.scores, score, report.reserve):
                         report.block(passes[place:], queue, tokens)
-                    disarm()
+                    ring_in(0)
     except OutOfTime:
         print("predict: out of time; a block at work is left out", file=sys.stderr)
     facts["seconds"] = round(deadline.elapsed(), 1)
@@ -182,21 +185,18 @@ class Report:
 
 
 @contextmanager
-def alarm(seconds: float) -> Iterator[Callable[[], None]]:
-    """Raise `OutOfTime` in the block once so many seconds have passed; yields what turns it off."""
+def alarm(seconds: float) -> Iterator[Callable[[float], None]]:
+    """Raise `OutOfTime` in the block once so many seconds have passed; yields what sets them anew, 0 for never."""
 
     def ring(signum, frame):
         raise OutOfTime
-
-    def disarm():
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
     if seconds <= 0:
         raise OutOfTime
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield disarm
+        yield partial(signal.setitimer, signal.ITIMER_REAL)
     finally:
-        disarm()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
