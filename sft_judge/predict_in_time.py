@@ -33,6 +33,7 @@ from sft_judge.verdicts import ORDERS, VERDICTS
 
 ROWS_MEASURED, ROWS_OF_A_RULE = 512, 4000  # battles tokenised at once, and looked at by the length rule
 WRITES_SHARE = 0.05  # of the time, for replacing the output
+END_SHARE = 0.1  # of what the start took, for the end: an engine that is slow to come is slow to go
 
 
 class OutOfTime(BaseException):
@@ -143,8 +144,8 @@ class Report:
         self._took, self._written, self._said, self._blocks = 0.0, -np.inf, -np.inf, 0
 
     def reserve(self) -> float:
-        """Seconds that the last write needs."""
-        return 2 * self._took
+        """Seconds that the last write and the engine's end need."""
+        return 2 * self._took + END_SHARE * self.facts["started_after"]
 
     def write(self) -> dict:
         """Replace the output by what all processes have done so far; returns its counts."""
