@@ -6,7 +6,7 @@ A submission on Kaggle without a network: wheels and judges are datasets, one pr
         --test /kaggle/input/COMPETITION/test.csv --sample /kaggle/input/COMPETITION/sample_submission.csv
 
 Needs Python alone; it makes an environment of the wheels. submission.csv is the sample itself in the first second,
-then class frequencies, then more and more judgements, and is replaced whole: the notebook may be stopped at any moment.
+then class frequencies, then more and more judgements, replaced whole: the notebook may be stopped at any moment.
 A second --model reads what the first is least sure of, for its --share of the time. --plan prints what would be run.
 How to make and upload the datasets: README.md beside this file.
 """
