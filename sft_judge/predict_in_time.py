@@ -55,7 +55,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: dict, fin
     report.write()
     prompt = JudgePrompt.of(load_tokenizer(output.model), output.spec)
     try:
-        with alarm(deadline.left()) as ring_in:
+        with alarm((1 - END_SHARE) * deadline.left()) as ring_in:
             tokens = work.lengths(lambda: token_lengths(prompt, output.battles.to_pylist()))
             passes = passes_of(output, tokens, settings, prompt)
             if any(len(each.choose(work.scores())) for each in passes):

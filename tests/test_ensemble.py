@@ -74,6 +74,18 @@ def test_weights_that_change_with_length_or_language_are_found_and_where_they_do
     assert np.abs(rule.weights(keys.get(rule.by), ROWS) - [0.7, 0.3]).mean() < 0.07
 
 
+def test_the_losses_told_are_of_rows_that_the_weights_were_not_fitted_on():
+    rng = np.random.default_rng(9)
+    members, verdicts = judges(rng, 60, members=4), rng.integers(0, 3, 60)
+    _, losses = choose(members, verdicts, np.arange(60), {})
+    for mean in MEANS:
+        in_sample = log_loss(combine(members, fit_weights(members, verdicts, mean), 3, mean), verdicts)
+        assert dict(losses)[f"fitted, mean of {mean}"] > in_sample + 1e-3
+    assert dict(losses)["equal weights, mean of probabilities"] == pytest.approx(
+        log_loss(combine(members, np.ones(4) / 4, 3), verdicts)
+    )
+
+
 def test_a_small_part_has_the_weights_of_all():
     rng = np.random.default_rng(5)
     members, keys = judges(rng, 900), np.array(["a"] * 880 + ["b"] * 20, dtype=object)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import time
 
 import numpy as np
@@ -9,11 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from test_predict import exchange, make_judge, predict
 
-from sft_judge.battles.schema import write_battles
+from sft_judge.battles.schema import read_battles, write_battles
 from sft_judge.cli import main
 from sft_judge.deadline import Deadline, unsure
 from sft_judge.engines.transformers_engine import TransformersEngine
+from sft_judge.evaluate.align import align
 from sft_judge.models import load_tokenizer
+from sft_judge.predict_in_time import fit_rule
 from sft_judge.probs import average_orders, read_probs
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import read_spec, write_spec
@@ -166,8 +169,6 @@ def test_interrupted_at_any_block_the_files_are_valid_and_the_next_run_does_the_
 
 
 def lengths(judge, planted_file):
-    from sft_judge.battles.schema import read_battles
-
     rows = read_battles(planted_file).to_pylist()
     prompt = JudgePrompt.of(load_tokenizer(str(judge)), read_spec(judge))
     return {row["id"]: len(ids) for row, (ids,) in zip(rows, prompt.encode(rows, ("ab",)), strict=True)}
@@ -192,8 +193,6 @@ def test_with_a_length_rule_the_other_order_goes_where_it_gained_most_per_token(
     stop_after(20 + 5)
     words = ["--length-rule", str(tmp_path / "known.parquet"), str(planted_file)]
     assert in_time(judge, planted_file, tmp_path / "probs.parquet", *words) == 130
-    from sft_judge.predict_in_time import fit_rule
-
     prompt = JudgePrompt.of(load_tokenizer(str(judge)), read_spec(judge))
     tokens = lengths(judge, planted_file)
     rule = fit_rule(tmp_path / "known.parquet", planted_file, prompt)
@@ -265,15 +264,11 @@ def test_an_unfinished_file_is_read_with_a_caveat(
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert said in str(metrics["provenance"]) and metrics["n"] == 60
     assert said in (tmp_path / "report" / "report.html").read_text()
-    copy = make_copy(judge, tmp_path / "judge")
+    orders = align({"it": output}, read_battles(planted_file), planted_file).judges["it"].orders
+    assert np.isnan(orders[:, :, 0]).sum(axis=0).tolist() == [24, 60]  # frequencies are no judgement in any order
+    copy = shutil.copytree(judge, tmp_path / "judge")
     assert main(["calibrate", "--probs", str(output), "--battles", str(planted_file), "--model", str(copy)]) == 0
     assert read_spec(copy).calibration["fitted_rows"] == 36 and "24 without probabilities" in capsys.readouterr().out
-
-
-def make_copy(judge, folder):
-    import shutil
-
-    return shutil.copytree(judge, folder)
 
 
 def test_class_frequencies_are_no_labels(command, judge, planted_file, tmp_path, capsys):

@@ -125,9 +125,43 @@ def test_bad_input_is_one_line_and_the_old_submission_stays(folder, capsys, case
     assert (folder / "out.csv").read_text() == "old"
 
 
+SHAPES = {
+    "Question ID,P_A,P_B,P_Tie": ["Question ID", "P_A", "P_B", "P_Tie"],
+    "b,a,id": ["id", "a", "b"],
+    "question_id,winner": ["question_id", "winner"],
+    "id,preferred": ["id", "preferred"],
+}
+
+
+@pytest.mark.parametrize("header", SHAPES)
+@pytest.mark.parametrize("words", [("model_a", "model_b"), ("A", "B", "tie"), ("response_a", "response_b")])
+def test_a_sample_like_those_two_is_taken(folder, header, words):
+    probs, roles = write_judge(folder / "one.parquet"), SHAPES[header]
+    cell = {name: "0.3" for name in roles} | ({roles[1]: words[0]} if len(roles) == 2 else {})
+    lines = [
+        {**cell, roles[0]: id_} | ({roles[1]: words[-1]} if len(roles) == 2 and id_ == "20" else {}) for id_ in IDS
+    ]
+    columns = header.split(",")
+    text = [header, *(",".join(line[name] for name in columns) for line in lines)]
+    (folder / "any.csv").write_text("\n".join(text))
+    assert submit(folder, "any") == 0
+    rows = rows_of(folder)
+    assert list(rows[0]) == columns and [row[roles[0]] for row in rows] == IDS
+    for row in rows:
+        said = probs[row[roles[0]]]
+        if len(roles) == 2:
+            assert row[roles[1]] == words[int(np.argmax(said[: len(words)]))]
+        else:
+            shares = said[: len(roles) - 1] / said[: len(roles) - 1].sum()
+            np.testing.assert_allclose([float(row[name]) for name in roles[1:]], shares)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (b"id,winner\n1,left\n", "known words for a winner"),
+        (b"id,other_id,winner\n1,2,model_a\n", "(LMSYS) or"),
+        (b"id,p_a,p_tie\n1,2,3\n", "(LMSYS) or"),
         (b"", "columns none"),
         (b"id,score\n1,2\n", "(LMSYS) or"),
         (b"id,winner\n", "a header and no rows"),
