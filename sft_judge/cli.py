@@ -84,6 +84,8 @@ def run_stage(stage: str, argv: list[str]) -> int:
     """Parse, run, write the manifest. Raises what the stage raises."""
     module = stage_module(stage)
     args = parse(stage, argv)
+    if "before" in vars(module):
+        module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models
     known = provenance(module, args)  # before the stage runs: an input that changes meanwhile is not what was read
     with Meter() as meter:
         facts = module.run(args)
