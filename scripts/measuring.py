@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -47,3 +49,17 @@ def over_rounds(name: str, figure: Callable, rounds: int, goal: str) -> dict:
     low, high = np.quantile([figure(draw) for draw in draws], (0.025, 0.975))
     known = {"ratio": float(figure(np.arange(rounds))), "low": float(low), "high": float(high)}
     return {"name": name, **known, "goal": goal, "rounds": rounds}
+
+
+@contextmanager
+def serving(model, *flags, log=None):
+    """`sft-judge serve` in a process of its own, on a free port: (process, url) once it serves; stopped at the end."""
+    command = [sys.executable, "-m", "sft_judge", "serve", "--model", str(model), "--port", "0", *map(str, flags)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+        try:
+            line = next((line for line in process.stdout if line.startswith("serving at ")), None)
+            if line is None:
+                raise RuntimeError(f"the server ended with status {process.wait()} before it served")
+            yield process, line.split()[-1]
+        finally:
+            process.terminate()

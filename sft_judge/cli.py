@@ -36,6 +36,7 @@ STAGES = {
     "evaluate": ("evaluate", "metrics with intervals, and a report"),
     "submit": ("submit", "a submission in the sample's format"),
     "judge": ("judge", "one battle, answered on the terminal"),
+    "serve": ("serve", "HTTP: POST /v1/judge, and a page to try it"),
     "plant": ("plant", "planted battles whose best possible log loss is known"),
     "doctor": ("doctor", "what is installed, what an extra would give, which GPU is seen"),
 }

@@ -1,0 +1,118 @@
+"""
+The HTTP judge under load: 5,000 judgements in all from 64 clients at once, each battle a request of its own.
+
+The judge is tiny and random, so what is measured is the server, with its clients on the same cores. Every answer is
+compared with what `predict --engine vllm` says of the battle of that id: the figure is the share of battles that came
+back once and with their own probabilities. `sft_judge.client` asks; rates and waiting times go to standard error.
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from measuring import serving
+
+ROWS, CLIENTS = 5000, 64
+ALIKE = 1e-5  # the same engine on the same tokens, in other batches
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        judge, rows = make_judge(Path(folder), ROWS)
+        own = predicted(judge, Path(folder))
+        with serving(judge) as (_, url):
+            start = time.perf_counter()
+            answers, waits = asyncio.run(ask(url, rows))
+            seconds = time.perf_counter() - start
+    seen = {answer["id"]: np.array([answer[name] for name in ("a", "b", "tie")]) for answer in answers}
+    off = np.array([np.abs(seen[id_] - own[id_]).max() if id_ in seen else np.inf for id_ in own])
+    right = float((off < ALIKE).mean()) if len(answers) == len(rows) else 0.0
+    say(f"{len(rows)} battles, {len(answers)} answers, {len(seen)} ids; max |dp| against predict {off.max():.1e}")
+    others = others_alike(np.array(list(own.values())))
+    say(f"{others:.2%} of the battles have another whose probabilities are as near as {ALIKE}")
+    percentiles = ", ".join(f"p{share} {np.percentile(waits, share):.3f} s" for share in (50, 95, 99))
+    say(f"{CLIENTS} clients: {len(rows) / seconds:.0f} battles/s; {percentiles}")
+    result = {"name": "serve: battles answered, each with its own", "ratio": right, "low": right, "high": right}
+    print(json.dumps([{**result, "goal": ">= 1", "rounds": len(rows)}]))
+
+
+def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
+    """A calibrated judge of random weights, and its planted battles, in `battles.parquet` too."""
+    import torch
+
+    from sft_judge.battles.planted import planted_split
+    from sft_judge.battles.planted_law import preset_settings
+    from sft_judge.battles.schema import FIELDS, battle_table, write_battles
+    from sft_judge.models import load_model, load_tokenizer
+    from sft_judge.prompts import JudgePrompt
+    from sft_judge.spec import Budget, JudgeSpec, write_spec
+    from sft_judge.templates import read_template
+    from sft_judge.tiny import make_base
+
+    rows = planted_split(
+        preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1, hostile=0.1), "train"
+    ).rows
+    write_battles(folder / "battles.parquet", battle_table(rows))
+    template, words, budget = read_template("compact"), ["A", "B", "tie"], Budget(200, 200, 400)
+    texts = [turn for row in rows[:500] for name in FIELDS for turn in row[name]]
+    make_base(folder / "judge", "qwen2", [*texts, *[template] * 100], vocab=1200, positions=512)
+    torch.manual_seed(0)
+    model = load_model(str(folder / "judge"), "float32")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    model.save_pretrained(folder / "judge")
+    ids = JudgePrompt(load_tokenizer(str(folder / "judge")), template, words, budget).verdict_ids
+    write_spec(folder / "judge", JudgeSpec(words, ids, template, budget, calibration={"temperature": 1.7}))
+    return folder / "judge", [{name: row[name] for name in ("id", *FIELDS)} for row in rows]
+
+
+def predicted(judge: Path, folder: Path) -> dict[str, np.ndarray]:
+    """Calibrated probabilities by id, from `predict` in a process of its own."""
+    import subprocess
+
+    from sft_judge.calibration import calibrated
+    from sft_judge.probs import read_probs
+
+    words = ["--model", judge, "--battles", folder / "battles.parquet", "--output", folder / "probs.parquet"]
+    command = [sys.executable, "-m", "sft_judge", "predict", *map(str, words), "--engine", "vllm"]
+    subprocess.run(command, stdout=sys.stderr, check=True)
+    known = calibrated(read_probs(folder / "probs.parquet"))
+    return dict(zip(known.ids, known.probs, strict=True))
+
+
+async def ask(url: str, rows: list[dict]) -> tuple[list[dict], list[float]]:
+    """Every row once, whichever client is free; the answers as they came, and the seconds of each."""
+    from sft_judge.client import AsyncJudgeClient
+
+    left, answers, waits = iter(rows), [], []
+
+    async def client():
+        async with AsyncJudgeClient(url) as judge:
+            for row in left:
+                start = time.perf_counter()
+                answers.extend(await judge.judge([row]))
+                waits.append(time.perf_counter() - start)
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return answers, waits
+
+
+def others_alike(probs: np.ndarray) -> float:
+    """The share of rows [N, K] that have another within ALIKE: a crossed answer could pass for its own there."""
+    from scipy.spatial import cKDTree
+
+    distance, _ = cKDTree(probs).query(probs, k=2, p=np.inf)
+    return float((distance[:, 1] < ALIKE).mean())
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

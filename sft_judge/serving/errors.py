@@ -1,0 +1,57 @@
+"""Errors as the clients see them: `{"error": {"code", "message", "param"}}`. No message repeats a battle's text."""
+
+CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "too_large",
+    415: "unsupported_media_type",
+    429: "queue_full",
+    500: "internal_error",
+    503: "unavailable",
+}
+
+
+class HttpError(Exception):
+    """Ends a request with a status. `param` names the field at fault, such as `battles.3.prompt`."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None, headers: dict | None = None):
+        super().__init__(message)
+        self.status, self.code, self.param, self.headers = status, code, param, headers
+
+    def content(self) -> dict:
+        """The body of the answer."""
+        return {"error": {"code": self.code, "message": str(self), "param": self.param}}
+
+
+def unavailable(message: str) -> HttpError:
+    """503, and when to come back."""
+    return HttpError(503, CODES[503], message, headers={"Retry-After": "5"})
+
+
+def response(error: HttpError):
+    """The answer to a request that ended with an error."""
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse(error.content(), error.status, error.headers)
+
+
+def add_handlers(app) -> None:
+    """Give every error of a FastAPI app this shape: ours, those of the routing (404, 405), and a bug of ours (500)."""
+    from starlette.exceptions import HTTPException
+
+    async def ours(request, error: HttpError):
+        return response(error)
+
+    async def routing(request, error: HTTPException):
+        code = CODES.get(error.status_code, "error")
+        return response(HttpError(error.status_code, code, str(error.detail), headers=error.headers))
+
+    async def bug(request, error: Exception):  # the server logs its traceback
+        return response(HttpError(500, CODES[500], "This is a fault of the server's own; its log has more."))
+
+    app.add_exception_handler(HttpError, ours)
+    app.add_exception_handler(HTTPException, routing)
+    app.add_exception_handler(Exception, bug)
