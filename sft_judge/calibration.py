@@ -23,12 +23,17 @@ TEMPERATURES = (0.05, 20.0)
 
 @dataclass
 class Calibrated:
-    """`ids` [N], calibrated `probs` [N, 3] of averaged orders, the `calibration` applied (None: raw) and why."""
+    """
+    `ids` [N], calibrated `probs` [N, 3] of averaged orders, the `calibration` applied (None: raw) and why.
+
+    `orders` [N]: in how many a battle was judged; one in none has class frequencies, which no temperature touches.
+    """
 
     ids: np.ndarray
     probs: np.ndarray
     calibration: dict | None
     reason: str
+    orders: np.ndarray
 
 
 def judge_file(metadata: dict) -> Path | None:
@@ -40,10 +45,11 @@ def judge_file(metadata: dict) -> Path | None:
 
 def calibrated(probs: Probs, raw: bool = False) -> Calibrated:
     """Average the orders and apply the calibration that belongs to this file; with `raw`, none."""
-    ids, averaged, _ = average_orders(probs)
+    ids, averaged, orders = average_orders(probs)
     calibration, reason = (None, "raw, as asked") if raw else _calibration_of(probs.metadata)
     temperature = calibration["temperature"] if calibration else 1.0
-    return Calibrated(ids, apply_temperature(averaged, temperature), calibration, reason)
+    averaged[orders > 0] = apply_temperature(averaged[orders > 0], temperature)
+    return Calibrated(ids, averaged, calibration, reason, orders)
 
 
 def _calibration_of(metadata: dict) -> tuple[dict | None, str]:

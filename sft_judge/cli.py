@@ -28,6 +28,7 @@ STAGES = {
     "predict": ("predict", "verdict probabilities for battles"),
     "merge": ("merge", "adapters into the base, seeds or folds averaged"),
     "quantize": ("quantize", "auto-round on the judge's own prompts"),
+    "export": ("export", "a sequence-classification checkpoint, for servers that know nothing of judges"),
     "verify": ("verify", "the parity gate: engines and forms of one judge give the same numbers"),
     "calibrate": ("calibrate", "fit the temperature on rows the judge did not see"),
     "sweep": ("sweep", "a grid over recipes: seeds, intervals, paired tests; resumable"),
@@ -84,6 +85,8 @@ def run_stage(stage: str, argv: list[str]) -> int:
     """Parse, run, write the manifest. Raises what the stage raises."""
     module = stage_module(stage)
     args = parse(stage, argv)
+    if "before" in vars(module):
+        module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models
     known = provenance(module, args)  # before the stage runs: an input that changes meanwhile is not what was read
     with Meter() as meter:
         facts = module.run(args)

@@ -15,6 +15,7 @@ from sft_judge.errors import InputError
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+CLASSIFIER = "ForSequenceClassification"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -66,19 +67,30 @@ def dtype_of(model: str, dtype: str = "auto") -> str:
     return "bfloat16" if wanted == "float32" and getattr(config, "quantization_config", None) else wanted
 
 
-def load_model(model: str, dtype: str | None = "auto", **options):
-    """A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES."""
+def is_classifier(model: str) -> bool:
+    """Whether a folder holds a classifier, as `sft-judge export` writes it."""
+    return not is_adapter(model) and str((load_config(model).architectures or [""])[0]).endswith(CLASSIFIER)
+
+
+def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM, **options):
+    """
+    A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES.
+
+    `kind` is the auto class. A classifier is refused as a language model: its head would be drawn at random.
+    """
     check_model_folder(model)
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
-    kind = dtype if dtype in (None, "auto") else getattr(torch, dtype)
+    precision = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     try:
         base = base_of(model)
         check_model_folder(base)
+        if kind is AutoModelForCausalLM and is_classifier(base):
+            raise InputError(f"{base} is a classifier made by `sft-judge export`. Give the judge that it was made of.")
+        if stand_in := _gptq_by_auto_round(base):
+            options["config"] = stand_in
         options["attn_implementation"] = _attention(base, options.get("attn_implementation"))
-        loaded = AutoModelForCausalLM.from_pretrained(
-            base, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
-        )
+        loaded = kind.from_pretrained(base, dtype=precision, use_safetensors=True, trust_remote_code=False, **options)
         if is_adapter(model):
             loaded = with_adapter(loaded, base, model)
     except InputError:
@@ -86,6 +98,21 @@ def load_model(model: str, dtype: str | None = "auto", **options):
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
         raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
     return loaded.eval()
+
+
+def _gptq_by_auto_round(base: str):
+    """
+    For auto-round's weights in GPTQ's form, a configuration by which auto-round reads them itself; else None.
+
+    transformers asks for optimum and gptqmodel, whose kernels want a GPU; vLLM reads the form as it is.
+    """
+    config = load_config(base)
+    stored = getattr(config, "quantization_config", None) or {}
+    if stored.get("quant_method") != "gptq" or stored.get("provider") != "auto-round":
+        return None
+    own = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}
+    config.quantization_config = {**stored, **own}
+    return config
 
 
 def with_adapter(model, base: str, adapter: str, **options) -> PeftModel:

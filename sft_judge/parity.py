@@ -18,33 +18,39 @@ TOLERANCES = {
     ("merged", "bfloat16"): 2e-2,
     ("merged", "float16"): 2e-2,
 }
+WORST = 3  # battles named
 MAX_LOG_LOSS_RISE = 0.02  # nats: a quantised form may cost this much, beyond what its paired interval leaves open
 
 
 @dataclass
 class Parity:
-    """How two scorings [N, K] of the same prompts differ."""
+    """How a second scoring [N, K] of the same prompts differs from the first."""
 
     name: str
     max_difference: float
     mean_difference: float
+    kl: float  # mean KL(first ‖ second), nats
     flips: int  # rows whose most likely verdict differs
     rows: int
-    worst: str  # id and order of the row that differs most
+    worst: dict[str, float]  # id and order of the rows that differ most, and by how much
 
     def __str__(self) -> str:
+        worst = ", ".join(f"{label} {difference:.1e}" for label, difference in self.worst.items())
         return (
-            f"{self.name}: max |Δp| {self.max_difference:.2e} ({self.worst}), mean |Δp| {self.mean_difference:.2e}, "
-            f"{self.flips} of {self.rows} verdicts flip"
+            f"{self.name}: max |Δp| {self.max_difference:.2e}, mean |Δp| {self.mean_difference:.2e}, mean KL "
+            f"{self.kl:.1e}, {self.flips} of {self.rows} verdicts flip; worst: {worst}"
         )
 
 
 def compare(name: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
     """Compare log-probabilities [N, K] of the same rows; `labels` [N] name them."""
     difference = np.abs(np.exp(logp) - np.exp(other)).max(axis=1)
-    worst = int(difference.argmax())
+    with np.errstate(invalid="ignore"):  # a verdict without probability adds nothing
+        kl = np.where(logp == -np.inf, 0.0, np.exp(logp) * (logp - other)).sum(axis=1).mean()
     flips = int((logp.argmax(axis=1) != other.argmax(axis=1)).sum())
-    return Parity(name, float(difference[worst]), float(difference.mean()), flips, len(labels), labels[worst])
+    order = np.argsort(-np.nan_to_num(difference, nan=np.inf), kind="stable")
+    worst = {labels[row]: float(difference[row]) for row in order[:WORST]}
+    return Parity(name, float(difference.max()), float(difference.mean()), float(kl), flips, len(labels), worst)
 
 
 def hold(parity: Parity, tolerance: float) -> None:

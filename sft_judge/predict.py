@@ -22,6 +22,7 @@ from sft_judge.prediction_work import Work, blocks
 from sft_judge.probs import Probs, write_probs
 from sft_judge.progress import Progress
 from sft_judge.prompts import JudgePrompt
+from sft_judge.ray_predict import score_on_ray
 from sft_judge.spec import FILE, JudgeSpec, read_spec
 from sft_judge.teachers import has_label, labelled_folds
 from sft_judge.verdicts import ORDERS, swap
@@ -36,6 +37,24 @@ class Job:
     battles_path: Path
     output: Path
     battles: pa.Table
+
+
+@dataclass(eq=False)
+class Block:
+    """Some of the rows that a judge scores: where their scores go, and which of the battles they are."""
+
+    work: Work
+    judge: int
+    place: slice
+    battles: pa.Table
+    indices: np.ndarray
+
+    def rows(self) -> list[dict]:
+        return self.battles.take(self.indices).to_pylist()
+
+    def save(self, logp: np.ndarray, progress: Progress) -> None:
+        self.work.save(self.judge, self.place, logp)
+        progress.add(len(self.indices))
 
 
 def find_judges(model: str) -> dict[str, JudgeSpec]:
@@ -53,8 +72,8 @@ def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprin
     Score every job with every judge it needs, each judge loaded once; returns facts for the manifest.
 
     `settings`: `swap` (both | none | None for the judge's own), `out_of_fold`, `dtype`, `check` (rows to hold against
-    transformers, or None), `shard` (i, n): the i-th of n processes that share the work and the disk. None is
-    returned, and no output is written, where others have blocks to do still.
+    transformers, or None), `shard` (i, n): the i-th of n processes that share the work and the disk, `ray` (a
+    cluster's address, or None). None is returned, and no output is written, where others have blocks to do still.
     """
     judges = find_judges(model)
     plans = [plan(judges, job.battles, settings["out_of_fold"], content_hash(job.battles_path)) for job in jobs]
@@ -148,18 +167,25 @@ def labelled_scores(engine, prompt: JudgePrompt, rows: list[dict], orders) -> tu
 
 
 def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: list, settings: dict) -> dict:
-    prompt = JudgePrompt.of(load_tokenizer(folder), spec)
-    total = sum(rows.stop - rows.start for *_, indices in todo for rows in blocks(len(indices), settings["shard"]))
-    with open_engine(engine_name, folder, spec, settings["dtype"]) as engine:
-        with Progress(f"predict {folder}", total) as progress:
-            for work, number, job, indices in todo:
-                for block in blocks(len(indices), settings["shard"]):
-                    if not work.block(number, block).is_file():
-                        rows = job.battles.take(indices[block]).to_pylist()
-                        work.save(number, block, score_battles(engine, prompt, rows, orders))
-                    progress.add(block.stop - block.start)
-        if settings["check"]:
-            return {"check": check_engine(engine, folder, spec, prompt, todo[0][2].battles, orders, settings)}
+    every = [
+        Block(work, number, place, job.battles, indices[place])
+        for work, number, job, indices in todo
+        for place in blocks(len(indices), settings["shard"])
+    ]
+    left = [block for block in every if not block.work.block(block.judge, block.place).is_file()]
+    with Progress(f"predict {folder}", sum(len(block.indices) for block in every)) as progress:
+        progress.add(progress.total - sum(len(block.indices) for block in left))
+        if settings["ray"]:
+            scorer = {"folder": folder, "engine": engine_name, "dtype": settings["dtype"], "orders": orders}
+            for block, logp in score_on_ray(settings["ray"], scorer, [(block, block.rows()) for block in left]):
+                block.save(logp, progress)
+            return {}
+        prompt = JudgePrompt.of(load_tokenizer(folder), spec)
+        with open_engine(engine_name, folder, spec, settings["dtype"]) as engine:
+            for block in left:
+                block.save(score_battles(engine, prompt, block.rows(), orders), progress)
+            if settings["check"]:
+                return {"check": check_engine(engine, folder, spec, prompt, todo[0][2].battles, orders, settings)}
     return {}
 
 

@@ -3,6 +3,9 @@ The file between a judge and everything that reads its opinion: one row a battle
 
 Rows are un-swapped when written (`a` is always the battle's own response_a) and raw: calibration is applied by the
 reader, once. Parquet carries the provenance in its schema metadata under `sft_judge`; CSV is read, without provenance.
+
+A prediction that its deadline ended leaves battles unread. They stand there all the same, once, in the order "ab",
+with the class frequencies, and a column `scored` says false; a file without that column holds judgements alone.
 """
 
 import json
@@ -31,6 +34,7 @@ class Probs:
     orders: np.ndarray
     logp: np.ndarray
     metadata: dict = field(default_factory=dict)
+    scored: np.ndarray | None = None  # [R] false for class frequencies in a judgement's place; None: all are judged
 
     @property
     def num_verdicts(self) -> int:
@@ -39,14 +43,18 @@ class Probs:
 
     def select(self, keep: np.ndarray) -> "Probs":
         """The rows that the boolean mask or the indices `keep` name."""
-        return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata)
+        scored = None if self.scored is None else self.scored[keep]
+        return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata, scored)
 
 
 def write_probs(path: Path, probs: Probs) -> None:
     """Write one Parquet file, whole or not at all."""
     columns = [pa.array(probs.ids, pa.string()), pa.array(probs.orders, pa.string())]
     columns += [pa.array(probs.logp[:, column], pa.float64()) for column in range(3)]
-    table = pa.table(columns, names=COLUMNS).replace_schema_metadata({METADATA_KEY: json.dumps(probs.metadata)})
+    table = pa.table(columns, names=COLUMNS)
+    if probs.scored is not None and not probs.scored.all():
+        table = table.append_column("scored", pa.array(probs.scored, pa.bool_()))
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(probs.metadata)})
     with whole_file(path) as aside:
         pq.write_table(table, aside)
 
@@ -82,7 +90,8 @@ def read_probs(path: Path) -> Probs:
     except ValueError as error:
         raise InputError(f"{path}: a log-probability is not a number ({error}).") from error
     _check(path, ids, orders, logp)
-    return Probs(ids, orders, logp, metadata)
+    scored = np.array(table["scored"].to_pylist(), dtype=bool) if "scored" in table.column_names else None
+    return Probs(ids, orders, logp, metadata, scored)
 
 
 def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray) -> None:
@@ -107,17 +116,28 @@ def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray) ->
 
 def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    One row a battle: `ids` [N] in order of first appearance, raw probabilities [N, 3], number of orders [N].
+    One row a battle: `ids` [N] in order of first appearance, raw probabilities [N, 3], number of orders judged [N].
 
     Two orders become one by the arithmetic mean of the probabilities. The mean of `a` and `b` is taken in a fixed
-    order of summation, so exchanging the responses of a battle exchanges the result to the last bit.
+    order of summation, so exchanging the responses of a battle exchanges the result to the last bit. A battle of
+    number 0 was judged in no order: its probabilities are class frequencies.
     """
     ids, first, inverse = np.unique(probs.ids.astype(str), return_index=True, return_inverse=True)
     totals = np.zeros((len(ids), 3))
     np.add.at(totals, inverse, np.exp(probs.logp))
     counts = np.bincount(inverse, minlength=len(ids))
+    judged = counts if probs.scored is None else np.bincount(inverse[probs.scored], minlength=len(ids))
     appearance = np.argsort(first, kind="stable")
-    return ids[appearance].astype(object), (totals / counts[:, None])[appearance], counts[appearance]
+    return ids[appearance].astype(object), (totals / counts[:, None])[appearance], judged[appearance]
+
+
+def unfinished(orders: np.ndarray) -> str | None:
+    """What a deadline left undone, for people, from the number of orders judged [N]; None where all are alike."""
+    total, none, one = len(orders), int((orders == 0).sum()), int((orders == 1).sum())
+    if not none and one in (0, total):
+        return None
+    left = f"{one} of {total} battles were judged in one order alone"
+    return f"{none} of {total} battles were not judged and have class frequencies, {left}" if none else left
 
 
 def first_verdicts(probs: np.ndarray, num: int) -> np.ndarray:

@@ -1,24 +1,41 @@
 """
-auto-round on the judge's own prompts, with their verdicts, packed so that none is dropped.
+A judge in fewer bits: auto-round on its own prompts, with their verdicts, packed so that none is dropped.
 
 auto-round leaves out calibration rows shorter than `seqlen`, and judge prompts have all lengths: they are joined end
 to end and cut into rows of exactly `seqlen` token ids, the ids that the judge was trained on.
 """
 
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 
 from sft_judge.errors import InputError
+from sft_judge.four_bit import bitsandbytes
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import read_spec, write_spec
 from sft_judge.training_data import verdict_dataset
 
-SCHEMES = ("W4A16", "W8A16")
+AUTO_ROUND = ("W4A16", "W8A16", "FP8_STATIC")  # groups of 128, symmetric; 8-bit floats, of activations too
+BITSANDBYTES = ("NF4", "INT8")  # without calibration, to compare with
+SCHEMES = AUTO_ROUND + BITSANDBYTES
+FORMATS = ("auto_round", "auto_gptq")
 BATCH = 8  # calibration rows a round of tuning
+
+
+@dataclass
+class Tuning:
+    """How a judge is quantised: one of SCHEMES and FORMATS, and what auto-round is tuned by (0 `iters`: it rounds)."""
+
+    scheme: str = "W4A16"
+    format: str = "auto_round"
+    seqlen: int = 2048
+    nsamples: int = 512
+    iters: int = 1000
+    seed: int = 42
 
 
 def pack(sequences: list[list[int]], seqlen: int, num_samples: int) -> torch.Tensor:
@@ -31,24 +48,44 @@ def pack(sequences: list[list[int]], seqlen: int, num_samples: int) -> torch.Ten
     return joined[: len(joined) // seqlen * seqlen].view(-1, seqlen)
 
 
-def quantize_judge(
-    model: str, battles: pa.Table, output: Path, scheme: str, seqlen: int, nsamples: int, iters: int, seed: int
-) -> dict:
+def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) -> dict:
     """
     Quantise into the folder `output`, judge.json without its calibration; returns facts for the manifest.
 
-    `seed` draws the battles that fill `nsamples` rows, and is auto-round's own.
+    The tuning's seed draws the battles that fill `nsamples` rows, and is auto-round's own.
     """
+    spec, tokenizer = read_spec(model), load_tokenizer(model)
+    if tuning.scheme in BITSANDBYTES:
+        facts = {}
+        _bitsandbytes(model, tuning.scheme, output)
+    else:
+        facts = _auto_round(model, battles, JudgePrompt.of(tokenizer, spec), output, tuning)
+    tokenizer.save_pretrained(output)
+    spec.calibration = None  # the quantised copy is calibrated anew
+    spec.training = {**spec.training, "quantized": asdict(tuning) | facts}
+    write_spec(output, spec)
+    return facts
+
+
+def _bitsandbytes(model: str, scheme: str, output: Path) -> None:
+    from transformers import BitsAndBytesConfig
+
+    bitsandbytes()
+    four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
+    config = BitsAndBytesConfig(**(four_bit if scheme == "NF4" else {"load_in_8bit": True}))
+    load_model(model, "bfloat16", quantization_config=config).save_pretrained(output)
+
+
+def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path, tuning: Tuning) -> dict:
     try:
         from auto_round import AutoRound
     except ModuleNotFoundError as error:
         raise InputError("auto-round is not installed; take the extra: pip install 'sft-judge[quantize]'.") from error
 
-    spec = read_spec(model)
-    tokenizer = load_tokenizer(model)
-    dataset, counts = verdict_dataset(battles, JudgePrompt.of(tokenizer, spec), "both", seed=0)
-    dataset = dataset.shuffle(seed=seed)
-    rows = pack([ids for views in dataset["input_ids"] for ids in views], seqlen, nsamples)
+    seqlen = tuning.seqlen
+    dataset, counts = verdict_dataset(battles, prompt, "both", seed=0)
+    dataset = dataset.shuffle(seed=tuning.seed)
+    rows = pack([ids for views in dataset["input_ids"] for ids in views], seqlen, tuning.nsamples)
     loaded = load_model(model)
     seqlen_limit = loaded.config.get_text_config().max_position_embeddings
     if seqlen > seqlen_limit:
@@ -56,26 +93,19 @@ def quantize_judge(
     print(f"calibration: {counts['rows']} battles -> {len(rows)} rows of {seqlen} tokens, none dropped")
     rounder = AutoRound(
         loaded.to(torch.bfloat16),
-        tokenizer,
-        scheme=scheme,
+        prompt.tokenizer,
+        scheme=tuning.scheme,
         dataset=[{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in rows],
         seqlen=seqlen,
         nsamples=len(rows),
-        iters=iters,
-        seed=seed,
+        iters=tuning.iters,
+        seed=tuning.seed,
         batch_size=min(BATCH, len(rows)),
         device_map=0 if torch.cuda.is_available() else "cpu",
         enable_torch_compile=torch.cuda.is_available(),
     )
-    rounder.quantize_and_save(str(output), format="auto_round")
+    rounder.quantize_and_save(str(output), format=tuning.format)
     _flatten(output)
-    tokenizer.save_pretrained(output)
-    spec.calibration = None  # the quantised copy is calibrated anew
-    spec.training = {
-        **spec.training,
-        "quantized": {"scheme": scheme, "seqlen": seqlen, "rows": len(rows), "iters": iters, "seed": seed},
-    }
-    write_spec(output, spec)
     return {"calibration_rows": len(rows), "calibration_battles": counts["rows"]}
 
 

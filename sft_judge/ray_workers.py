@@ -11,6 +11,21 @@ from contextlib import contextmanager
 from sft_judge.errors import InputError
 
 
+def connect(address: str):
+    """The module `ray`, connected. Raises `InputError` without Ray or a cluster."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise InputError("Ray is not installed; take the extra: pip install 'sft-judge[ray]'.") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing asks the network
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise InputError(f"--ray {address}: no cluster answers ({said}). Start one: `ray start --head`.") from error
+    return ray
+
+
 @contextmanager
 def ray_workers(address: str, sweep: str, assignments: list[str], jobs: int | None):
     """
@@ -18,16 +33,9 @@ def ray_workers(address: str, sweep: str, assignments: list[str], jobs: int | No
 
     `jobs` at once on each node, by default one a GPU, else one a core. Raises `InputError` without Ray or a cluster.
     """
-    try:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-    except ModuleNotFoundError as error:
-        raise InputError("Ray is not installed; take the extra: pip install 'sft-judge[ray]'.") from error
-    try:
-        ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise InputError(f"--ray {address}: no cluster answers ({said}). Start one: `ray start --head`.") from error
+    ray = connect(address)
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     here = ray.get_runtime_context().get_node_id()
     others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     print(f"Ray: {len(others)} more nodes work on it", flush=True)

@@ -38,6 +38,7 @@ SMALL = {
     "sliding_window": 64,
     "moe_intermediate_size": 32,
     "num_experts": 4,
+    "num_experts_per_tok": 2,
     "num_local_experts": 4,
     "image_size": 28,
     "patch_size": 14,

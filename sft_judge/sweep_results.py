@@ -1,5 +1,6 @@
 """What a sweep's runs are worth: a row a cell, paired with the reference, and a verdict that its intervals support."""
 
+import json
 import math
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from sft_judge.compare import Mean, better, crossed_mean
 from sft_judge.evaluate.align import align, column
 from sft_judge.evaluate.plots import differences
 from sft_judge.evaluate.tables import number, percent
+from sft_judge.manifest import manifest_path
 from sft_judge.metrics import cross_entropy, one_hot
 from sft_judge.page import Section, Table, render_page
 from sft_judge.spec import read_spec
 from sft_judge.sweep import Run, Sweep
 
+COSTS = ("megabytes", "seconds_to_make", "rows_a_second")
 Values = dict[tuple[str, int], np.ndarray]  # of each run [N], one number a battle
 
 
@@ -26,6 +29,8 @@ class Scores:
         self.values: Values = {}
         self.raw: Values = {}
         self.status: dict[tuple[str, int], str] = {}
+        self.models: dict[tuple[str, int], Path] = {}
+        self.costs: dict[tuple[str, int], dict[str, float]] = {}
         self.clusters = None
 
     def add(self, run: Run) -> None:
@@ -46,6 +51,12 @@ class Scores:
         model = judge.source.metadata.get("model")
         if model and (Path(model) / "judge.json").is_file():
             self.status[key] = read_spec(Path(model)).training.get("status", "finished")
+            self.models[key] = Path(model)
+            self.costs[key] = _costs(Path(model), Path(score["probs"]))
+
+    def cost(self, cell: str, name: str) -> float:
+        """Median over the cell's runs of one of `_costs`."""
+        return float(np.median([costs[name] for (own, _), costs in self.costs.items() if own == cell]))
 
     def mean(self, cell: str, seeds: list[int], raw: bool = False) -> Mean | None:
         """Over the cell's finished runs among these seeds."""
@@ -58,6 +69,16 @@ class Scores:
         both = [seed for seed in seeds if (cell, seed) in self.values and (other, seed) in self.values]
         pairs = [self.values[cell, seed] - self.values[other, seed] for seed in both]
         return crossed_mean(np.stack(pairs), self.clusters, confidence) if pairs else None
+
+
+def _costs(model: Path, probs: Path) -> dict[str, float]:
+    """What a run's model takes on disk, took to make, and how many rows a second it predicts, its start included."""
+    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    made, predicted = (
+        json.loads(path.read_text()) if path.is_file() else {} for path in map(manifest_path, (model, probs))
+    )
+    rate = predicted["rows"] / predicted["seconds"] if predicted else np.nan
+    return {"megabytes": size / 2**20, "seconds_to_make": made.get("seconds", 0.0), "rows_a_second": rate}
 
 
 def _of_each(measure: str, aligned, probs: np.ndarray) -> np.ndarray:
@@ -92,6 +113,9 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
             "raw": raw and raw.as_dict(),
             "difference": paired and paired.as_dict(),
             "stopped_or_collapsed": sum(status != "finished" for status in statuses),
+            "costs": {each: scores.cost(name, each) for each in COSTS}
+            if (name, sweep.seeds[0]) in scores.costs
+            else {},
         }
     sign = -1 if sweep.measure == "accuracy" else 1  # the best first, those without a finished run last
     order = sorted(cells, key=lambda name: sign * cells[name]["value"]["value"] if cells[name]["value"] else math.inf)
@@ -135,6 +159,7 @@ def table_of(result: dict) -> Table:
     show = percent if result["measure"] == "accuracy" else number
     what = result["measure"].replace("_", " ")
     cells = [(name, cell) for name, cell in result["cells"].items() if cell["value"]]
+    sized = len({round(cell["costs"].get("megabytes", 0), 1) for _, cell in cells}) > 1
     collapsed = any(cell["stopped_or_collapsed"] for _, cell in cells)
     rows = [
         [
@@ -146,11 +171,13 @@ def table_of(result: dict) -> Table:
             "reference" if name == reference else number(cell["difference"]),
             "" if name == reference or not cell["difference"] else f"{cell['difference']['p']:.3f}",
             *([str(cell["stopped_or_collapsed"] or "")] if collapsed else []),
+            *([f"{cell['costs'].get(each, math.nan):.1f}" for each in COSTS] if sized else []),
         ]
         for name, cell in cells
     ]
     columns = ["", "seeds", what, "SD of seeds", "uncalibrated", f"minus {reference}", "p"]
     columns += ["collapsed"] if collapsed else []
+    columns += ["MB", "s to make", "rows/s, start included"] if sized else []
     left_out = [name for name, cell in result["cells"].items() if not cell["value"]]
     note = f"{result['battles']} battles; 95 % intervals over seeds and prompts, differences paired by both"
     note += f"; no run finished of: {', '.join(left_out)}" if left_out else ""

@@ -47,6 +47,10 @@ def read_teachers(
     for path in paths:
         probs = read_probs(path)
         _not_the_teacher(path, probs, student)
+        if probs.scored is not None and not probs.scored.all():
+            raise InputError(
+                f"{path}: {int((~probs.scored).sum())} battles hold class frequencies, which are no labels."
+            )
         if not allow_in_sample:
             check_out_of_fold(path, probs, battles, rows)
         values = in_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))

@@ -28,7 +28,7 @@ from sft_judge.spec import FILE, JudgeSpec, read_spec
 from sft_judge.teachers import read_teachers
 from sft_judge.templates import read_template
 from sft_judge.trainer import JudgeTrainer
-from sft_judge.training_data import mixed, split_folds, verdict_dataset
+from sft_judge.training_data import mixed, split_folds, verdict_dataset, verdict_shares
 
 
 def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
@@ -99,6 +99,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         **counts,
         "battles_sha256": content_hash(battles_file),
         "folds_seen": sorted({*_folds(train_rows), *_folds_of_base(model_name, battles_file)}),
+        "verdict_shares": verdict_shares(train_rows, len(prompt.words)),
         "base": model_name,
         **quantized,
         "steps": trainer.state.global_step,

@@ -74,6 +74,17 @@ def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
     return [float(place == column) for place in range(num_verdicts)]
 
 
+def verdict_shares(battles: pa.Table, num_verdicts: int) -> list[float] | None:
+    """How often people gave each verdict [K], each count one higher (Laplace); None where no battle has a label."""
+    columns = [name for name in ("id", "verdict", "soft_a", "soft_b", "soft_tie") if name in battles.column_names]
+    targets = [hard_targets(row, num_verdicts) for row in battles.select(columns).to_pylist()]
+    labels = [target for target in targets if target is not None]
+    if not labels:
+        return None
+    total = np.sum(labels, axis=0) + 1
+    return (total / total.sum()).tolist()
+
+
 def shown_orders(policy: str, ids: list[str], seed: int) -> list[tuple[str, ...]]:
     """For each battle the orders it is trained in; `random` draws one a battle, fixed by the seed."""
     if policy == "random":

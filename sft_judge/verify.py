@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sft_judge.battles.planted import planted_split
+from sft_judge.battles.planted_law import preset_settings
 from sft_judge.battles.schema import read_battles
 from sft_judge.engines import open_engine
 from sft_judge.errors import InputError
@@ -12,7 +14,7 @@ from sft_judge.parity import check, compare, hold_log_loss, log_loss_rise
 from sft_judge.predict import labelled_scores, orders_of
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import read_spec
-from sft_judge.verdicts import VERDICTS
+from sft_judge.verdicts import verdict_names
 
 
 def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", onto: str = "trained"):
@@ -36,7 +38,21 @@ def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str)
         name = f"{model}, {engines[0]} against {engine}"
         seen, _ = score(model, rows, engine, dtype)
         facts[engine] = check("engines", name, precision, reference, seen, labels).max_difference
+        if all(row["verdict"] for row in rows):
+            facts["log_loss_rise"] = _print_rise(reference, seen, rows)
     return reference, facts
+
+
+def _print_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> tuple[float, float, float]:
+    """The paired rise of the log loss from one scoring [rows * orders, K] to the other, of verdicts that K has."""
+    names = verdict_names(first.shape[1])
+    known = [place for place, row in enumerate(rows) if row["verdict"] in names]
+    averaged = [
+        np.log(np.exp(logp).reshape(len(rows), -1, len(names)).mean(axis=1))[known] for logp in (first, second)
+    ]
+    rise = log_loss_rise(*averaged, np.array([names.index(rows[place]["verdict"]) for place in known]))
+    print(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(known)} battles")
+    return rise
 
 
 def verify_forms(model: str, other: str, rows: list[dict], engines: list[str], dtype: str) -> dict:
@@ -54,9 +70,7 @@ def verify_forms(model: str, other: str, rows: list[dict], engines: list[str], d
     second, facts = verify_engines(other, rows, engines, dtype)
     first, labels = score(model, rows, engines[0], dtype)
     print(compare(f"{model} against {other}", first, second, labels))
-    averaged = [np.log(np.exp(logp).reshape(len(rows), -1, logp.shape[1]).mean(axis=1)) for logp in (first, second)]
-    rise = log_loss_rise(*averaged, np.array([VERDICTS.index(row["verdict"]) for row in rows]))
-    print(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(rows)} battles")
+    rise = _print_rise(first, second, rows)
     hold_log_loss(other, rise)
     return {**facts, "log_loss_rise": rise, "rows": len(rows)}
 
@@ -74,3 +88,18 @@ def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: 
     after, _ = score(str(merged), rows, "transformers", dtype)
     parity = check("merged", "adapter against merged", dtype, before, after, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows}
+
+
+def verify_exported(model: str, exported: Path, rows: list[dict]) -> dict:
+    """Hold a classifier to the judge that it was made of. Prints; raises `GateError` beyond the tolerance."""
+    dtype = dtype_of(model)
+    (expected, labels), (seen, _) = (score(str(form), rows, "transformers") for form in (model, exported))
+    parity = check("merged", "judge against classifier", dtype, expected, seen, labels)
+    return {"max_difference": parity.max_difference, "rows": parity.rows}
+
+
+def gate_rows(battles: Path | None, num_rows: int) -> list[dict]:
+    """The first battles of a file, or planted ones where none is given."""
+    if battles:
+        return read_battles(battles, num_rows).to_pylist()
+    return planted_split(preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1), "train").rows

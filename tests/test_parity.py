@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import entropy, norm
 
 from sft_judge.errors import GateError
 from sft_judge.parity import MAX_LOG_LOSS_RISE, TOLERANCES, compare, hold, hold_log_loss, log_loss_rise
@@ -24,7 +24,13 @@ def test_differences_and_flips_are_those_counted_row_by_row(seed, rows, num_verd
     gaps = [
         max(abs(np.exp(p) - np.exp(q)) for p, q in zip(a, b, strict=True)) for a, b in zip(one, other, strict=True)
     ]
-    assert parity.max_difference == pytest.approx(max(gaps)) and parity.worst == f"row {int(np.argmax(gaps))}"
+    assert (
+        parity.max_difference == pytest.approx(max(gaps)) and next(iter(parity.worst)) == f"row {int(np.argmax(gaps))}"
+    )
+    assert list(parity.worst.values()) == pytest.approx(sorted(gaps, reverse=True)[:3])
+    assert parity.kl == pytest.approx(
+        np.mean([entropy(np.exp(a), np.exp(b)) for a, b in zip(one, other, strict=True)])
+    )
     assert parity.mean_difference == pytest.approx(sum(gaps) / rows) and parity.rows == rows
     assert parity.flips == sum(np.argmax(a) != np.argmax(b) for a, b in zip(one, other, strict=True))
 
@@ -36,7 +42,7 @@ def test_equal_scores_pass_and_the_gate_opens_at_its_tolerance():
     moved = np.log(np.exp(one) + np.array([[0.01, -0.01, 0.0]] * 9) * (np.arange(9) == 4)[:, None])
     parity = compare("x", moved, one, names)
     hold(parity, 0.0101)
-    with pytest.raises(GateError, match=r"1.00e-02 \(e\).*allowed is 0.0099"):
+    with pytest.raises(GateError, match=r"1.00e-02.*worst: e 1.0e-02.*allowed is 0.0099"):
         hold(parity, 0.0099)
 
 
@@ -44,7 +50,7 @@ def test_what_is_not_a_number_never_passes():
     one = scores(0, 5)
     broken = one.copy()
     broken[3, 1] = np.nan
-    with pytest.raises(GateError):
+    with pytest.raises(GateError, match="worst: d nan"):
         hold(compare("x", broken, one, list("abcde")), max(TOLERANCES.values()))
     with pytest.raises(GateError):
         hold_log_loss("x", (float("nan"),) * 3)

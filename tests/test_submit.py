@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
+from sft_judge.ensemble import combine
 from sft_judge.probs import Probs, write_probs
 from sft_judge.spec import Budget, JudgeSpec, apply_temperature, write_spec
-from sft_judge.submission import LMSYS, WSDM, check_submission, ensemble, read_sample, write_submission
+from sft_judge.submission import LMSYS, WSDM, check_submission, read_sample, write_submission
 from sft_judge.verdicts import swap
 
 pytestmark = pytest.mark.unit
@@ -93,8 +94,8 @@ def test_the_ensemble_is_the_weighted_mean_of_calibrated_judges(folder):
 
 def test_exchange_of_responses_exchanges_the_ensemble_to_the_bit():
     members = [np.random.default_rng(seed).dirichlet(np.ones(3), 500) for seed in range(3)]
-    mean = ensemble(members, [0.2, 0.3, 0.7], 3)
-    np.testing.assert_array_equal(ensemble([swap(probs) for probs in members], [0.2, 0.3, 0.7], 3), swap(mean))
+    mean = combine(members, [0.2, 0.3, 0.7], 3)
+    np.testing.assert_array_equal(combine([swap(probs) for probs in members], [0.2, 0.3, 0.7], 3), swap(mean))
 
 
 def test_ids_that_the_sample_does_not_have_are_a_warning(folder, capsys):
@@ -124,9 +125,43 @@ def test_bad_input_is_one_line_and_the_old_submission_stays(folder, capsys, case
     assert (folder / "out.csv").read_text() == "old"
 
 
+SHAPES = {
+    "Question ID,P_A,P_B,P_Tie": ["Question ID", "P_A", "P_B", "P_Tie"],
+    "b,a,id": ["id", "a", "b"],
+    "question_id,winner": ["question_id", "winner"],
+    "id,preferred": ["id", "preferred"],
+}
+
+
+@pytest.mark.parametrize("header", SHAPES)
+@pytest.mark.parametrize("words", [("model_a", "model_b"), ("A", "B", "tie"), ("response_a", "response_b")])
+def test_a_sample_like_those_two_is_taken(folder, header, words):
+    probs, roles = write_judge(folder / "one.parquet"), SHAPES[header]
+    cell = {name: "0.3" for name in roles} | ({roles[1]: words[0]} if len(roles) == 2 else {})
+    lines = [
+        {**cell, roles[0]: id_} | ({roles[1]: words[-1]} if len(roles) == 2 and id_ == "20" else {}) for id_ in IDS
+    ]
+    columns = header.split(",")
+    text = [header, *(",".join(line[name] for name in columns) for line in lines)]
+    (folder / "any.csv").write_text("\n".join(text))
+    assert submit(folder, "any") == 0
+    rows = rows_of(folder)
+    assert list(rows[0]) == columns and [row[roles[0]] for row in rows] == IDS
+    for row in rows:
+        said = probs[row[roles[0]]]
+        if len(roles) == 2:
+            assert row[roles[1]] == words[int(np.argmax(said[: len(words)]))]
+        else:
+            shares = said[: len(roles) - 1] / said[: len(roles) - 1].sum()
+            np.testing.assert_allclose([float(row[name]) for name in roles[1:]], shares)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (b"id,winner\n1,left\n", "known words for a winner"),
+        (b"id,other_id,winner\n1,2,model_a\n", "(LMSYS) or"),
+        (b"id,p_a,p_tie\n1,2,3\n", "(LMSYS) or"),
         (b"", "columns none"),
         (b"id,score\n1,2\n", "(LMSYS) or"),
         (b"id,winner\n", "a header and no rows"),

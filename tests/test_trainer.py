@@ -148,6 +148,7 @@ def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row
     assert [rows for training_mode, rows in calls if not training_mode] == [16, 16, 8]
     spec = read_spec(folder)
     assert spec.training["folds_seen"] == [0, 2]
+    assert sum(spec.training["verdict_shares"]) == pytest.approx(1) and min(spec.training["verdict_shares"]) > 0
 
     held = [row for row in planted_table.to_pylist() if row["fold"] == 1]
     prompt, model = JudgePrompt.of(load_tokenizer(str(folder)), spec), load_model(str(folder), "float32")

@@ -10,7 +10,7 @@ from sft_judge.cli import main
 from sft_judge.samplers import BalancedSampler
 from sft_judge.trainer import JudgeTrainer
 from sft_judge.training import counts_line
-from sft_judge.training_data import mixed, shown_orders, split_folds, verdict_dataset
+from sft_judge.training_data import mixed, shown_orders, split_folds, verdict_dataset, verdict_shares
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -22,6 +22,17 @@ def test_training_leaves_out_both_folds_and_evaluates_on_one(planted_table):
     everything, none = split_folds(planted_table, None, None)
     assert everything is planted_table and none is None
     assert split_folds(planted_table, None, 1)[1] is None
+
+
+@unit
+def test_the_shares_of_the_verdicts_are_counted_from_votes_and_soft_labels_and_none_is_zero(planted_table):
+    verdicts = planted_table["verdict"].to_pylist()
+    counts = np.array([verdicts.count(name) for name in ("a", "b", "tie")])
+    np.testing.assert_allclose(verdict_shares(planted_table, 3), (counts + 1) / (len(verdicts) + 3))
+    row = {**planted_table.slice(0, 1).to_pylist()[0], "verdict": None}
+    soft = battle_table([{**row, "soft_a": 0.75, "soft_b": 0.25, "soft_tie": 0.0}])
+    np.testing.assert_allclose(verdict_shares(soft, 3), [1.75 / 4, 1.25 / 4, 1 / 4])
+    assert verdict_shares(battle_table([row]), 3) is None
 
 
 @unit

@@ -1,8 +1,10 @@
 """
-Verdict probabilities from vLLM.
+Verdict probabilities from vLLM, by one of two paths with the same numbers.
 
-`logprob_token_ids` asks for exactly the verdicts' log-probabilities: they come raw, over the whole vocabulary, and are
-normalised over the verdicts here. `logprobs=K` would return the top K tokens, which need not hold all the verdicts.
+`classify` lets vLLM take K rows of the head for a score layer, in float32, and build no vocabulary's logits; where
+that would lose something of the family (a soft-cap), `generate` asks for one token and, by `logprob_token_ids`, for
+exactly the verdicts' log-probabilities: they come raw, over the whole vocabulary, and are normalised over the verdicts
+here. `logprobs=K` would return the top K tokens, which need not hold all the verdicts.
 """
 
 import os
@@ -11,7 +13,8 @@ import numpy as np
 import torch
 
 from sft_judge.errors import InputError
-from sft_judge.models import check_model_folder, is_adapter, load_config
+from sft_judge.export import scale_after_head
+from sft_judge.models import check_model_folder, is_adapter, is_classifier, load_config, load_tokenizer
 from sft_judge.spec import JudgeSpec
 
 # In our own process: a SIGKILL leaves no engine behind (one of its own outlived us), and it starts in half the time.
@@ -20,6 +23,9 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 # has AMX, and the same judge would answer differently on another machine.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
+
+
+PATHS = ("classify", "generate")
 
 
 def why_not(model: str) -> str | None:
@@ -40,12 +46,21 @@ def why_not(model: str) -> str | None:
 class VllmEngine:
     """It takes tens of seconds to start, so score all files with one."""
 
-    def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto"):
+    def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto", path: str | None = None):
+        """`path` is one of PATHS; by default classify where the family allows it."""
         check_usable(model, "Use --engine transformers.")
         from vllm import LLM
 
-        self._params, self._ids = sampling_params(spec), spec.verdict_ids
-        self._llm = LLM(**engine_settings(model, spec, dtype), disable_log_stats=True)
+        self._ids, self._scale = spec.verdict_ids, None if path == "generate" else classify_scale(model, spec)
+        self.path = "generate" if self._scale is None else "classify"
+        if path not in (None, self.path):
+            raise InputError(f"{model}: vLLM cannot read it by {path}, which would change its probabilities.")
+        settings = engine_settings(model, spec, dtype)
+        if self.path == "classify":
+            settings |= {"runner": "pooling", "convert": "classify"}
+            if not is_classifier(model):
+                settings["hf_overrides"] = _score_layer(model, spec)
+        self._llm = LLM(**settings, disable_log_stats=True)
 
     def __enter__(self):
         return self
@@ -55,8 +70,32 @@ class VllmEngine:
 
     def score(self, prompts: list[list[int]]) -> np.ndarray:
         """Log-probabilities [N, K] over the verdicts, in float64."""
-        outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], self._params, use_tqdm=False)
-        return verdict_logp(outputs, self._ids)
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
+        if self.path == "generate":
+            return verdict_logp(self._llm.generate(requests, sampling_params(self._ids), use_tqdm=False), self._ids)
+        from vllm import PoolingParams
+
+        outputs = self._llm.classify(requests, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
+        logits = np.array([output.outputs.probs for output in outputs], dtype=float) * self._scale
+        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+def classify_scale(model: str, spec: JudgeSpec) -> float | None:
+    """What the score layer's output is multiplied by to be the judge's logits; None where it cannot be."""
+    if is_classifier(model):
+        return 1.0
+    config, tokenizer = load_config(model), load_tokenizer(model)
+    nested = config.get_text_config() is not config  # vLLM would look for the verdicts' tokens in another place
+    tokens = tokenizer.convert_ids_to_tokens(spec.verdict_ids)  # it takes them by name
+    if nested or tokenizer.convert_tokens_to_ids(tokens) != spec.verdict_ids:
+        return None
+    return scale_after_head(config, tokenizer)
+
+
+def _score_layer(model: str, spec: JudgeSpec) -> dict:
+    """What makes vLLM take the verdicts' rows of a judge's head for a score layer."""
+    tokens = load_tokenizer(model).convert_ids_to_tokens(spec.verdict_ids)
+    return {"classifier_from_token": tokens, "method": "no_post_processing", "num_labels": spec.num_verdicts}
 
 
 def check_usable(model: str, instead: str) -> None:
@@ -81,11 +120,11 @@ def engine_settings(model: str, spec: JudgeSpec, dtype: str) -> dict:
     }
 
 
-def sampling_params(spec: JudgeSpec):
-    """One token, with exactly the verdicts' log-probabilities."""
+def sampling_params(ids: list[int]):
+    """One token, with exactly these tokens' log-probabilities."""
     from vllm import SamplingParams
 
-    return SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=spec.verdict_ids)
+    return SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=ids)
 
 
 def verdict_logp(outputs: list, ids: list[int]) -> np.ndarray:

@@ -114,8 +114,9 @@ def _judge_rows(path, probs, known, ids, answered, num, raw, battles_path) -> Ju
     rows = np.array([row_of[id_] for id_ in used])
     place = {id_: row for row, id_ in enumerate(used)}
     orders = np.full((len(used), len(ORDERS), num), np.nan)
-    for id_, order, logp in zip(probs.ids, probs.orders, probs.logp, strict=True):
-        if id_ in place:
+    scored = np.ones(len(probs.ids), dtype=bool) if probs.scored is None else probs.scored
+    for id_, order, logp, judged in zip(probs.ids, probs.orders, probs.logp, scored, strict=True):
+        if judged and id_ in place:
             orders[place[id_], ORDERS.index(order)] = np.exp(logp[:num])
     return JudgeRows(first_verdicts(result.probs[rows], num), orders, probs, result)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sft_judge.engines.vllm_engine import check_usable, engine_settings, sampling_params, verdict_logp
 from sft_judge.errors import InputError
+from sft_judge.models import is_classifier
 from sft_judge.serving.errors import unavailable
 from sft_judge.spec import JudgeSpec
 
@@ -20,7 +21,7 @@ class AsyncVllm:
 
     def __init__(self, client, spec: JudgeSpec):
         self.client = client
-        self._params, self._ids = sampling_params(spec), spec.verdict_ids
+        self._params, self._ids = sampling_params(spec.verdict_ids), spec.verdict_ids
         self._numbers = itertools.count()
 
     @property
@@ -61,6 +62,8 @@ for pid in map(int, sys.argv[1:]):
 def vllm_arguments(model: str, spec: JudgeSpec, dtype: str, name: str, words: list[str]) -> Namespace:
     """vLLM's own server arguments: those of a judge, changed by `words`, flags of vLLM. Raises `InputError`."""
     check_usable(model, "Serve the judge it was made from, or on another machine.")
+    if is_classifier(model):
+        raise InputError(f"{model} is a classifier made by `sft-judge export`. Serve the judge that it was made of.")
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import re
+import time
 from pathlib import Path
 
 from sft_judge.files import InputPath
@@ -13,6 +15,30 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def natural(text: str) -> int:
+    """argparse type: an integer of at least zero."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return value
+
+
+class TimeBudget(float):
+    """argparse type: `9h`, `90s` or `1h30m` as seconds; `started` is the clock when the command line was read."""
+
+    def __new__(cls, text: str):
+        parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+        if not text or parts is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is no time; expected hours, minutes, seconds: 9h, 90s, 1h30m")
+        budget = super().__new__(
+            cls, sum(int(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
+        )
+        if not budget > 0:
+            raise argparse.ArgumentTypeError(f"{text!r} leaves no time")
+        budget.started = time.monotonic()
+        return budget
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:

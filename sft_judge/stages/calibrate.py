@@ -57,8 +57,8 @@ def _rows(args, probs, spec) -> tuple:
     from sft_judge.probs import average_orders
 
     battles = rows_of_fold(read_battles(args.battles), args.fold, args.battles).slice(0, args.limit)
-    ids, averaged, _ = average_orders(probs)
-    num, row_of = probs.num_verdicts, {id_: row for row, id_ in enumerate(ids)}
+    ids, averaged, orders = average_orders(probs)
+    num, row_of = probs.num_verdicts, {id_: row for row, id_ in enumerate(ids) if orders[row]}
     used, seen = [], set()
     counts = {"without a verdict": 0, "without probabilities": 0, "ties of an a/b judge": 0}
     for id_, verdict, fold in zip(*(column(battles, name) for name in ("id", "verdict", "fold")), strict=True):

@@ -148,6 +148,7 @@ def _provenance(args, files: dict, aligned) -> dict:
     from sft_judge import __version__
     from sft_judge.files import content_hash
     from sft_judge.manifest import git_commit
+    from sft_judge.probs import unfinished
 
     battles_hash = content_hash(args.battles)
     judges = {}
@@ -156,12 +157,15 @@ def _provenance(args, files: dict, aligned) -> dict:
         metadata = judge.source.metadata
         entry = {"probs": str(path), "sha256": content_hash(path), "calibration": judge.calibrated.reason}
         entry |= {key: str(metadata[key]) for key in ("model", "engine", "versions", "folds") if metadata.get(key)}
+        caveats = []
         if not metadata:
-            entry["caveat"] = "no metadata: what model made it, and of which battles, is not known"
+            caveats.append("no metadata: what model made it, and of which battles, is not known")
         elif metadata.get("battles_sha256") not in (None, battles_hash):
-            entry["caveat"] = "predicted from another file of battles with these ids"
+            caveats.append("predicted from another file of battles with these ids")
         elif _learnt_in_sample(metadata):
-            entry["caveat"] = "its teachers' labels are not proven out of fold"
+            caveats.append("its teachers' labels are not proven out of fold")
+        caveats += filter(None, [unfinished(judge.calibrated.orders)])
+        entry |= {"caveat": "; ".join(caveats)} if caveats else {}
         judges[name] = entry
     found = {"sft_judge": f"{__version__}, commit {git_commit() or 'unknown'}", "battles": str(args.battles)}
     found |= {"battles sha256": battles_hash, "seed": args.seed}

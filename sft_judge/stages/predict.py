@@ -4,13 +4,19 @@ Verdict probabilities for battles, in both orders unless told otherwise.
 Writes raw, un-swapped log-probabilities; evaluate, submit and serve apply the judge's calibration. Several battles
 files are scored by one start of the engine. With --out-of-fold, DIR holds fold-*/ and each row is scored by the judge
 that did not see its fold (rows without a label: by all of them, averaged). A killed run goes on where it stopped.
+
+With --time-budget a whole file is there from the first seconds on, and with --sample and --submission a submission:
+class frequencies, then a judgement of one battle after another, the shortest first, then the other order for those
+that one order leaves most unsure (or, with --length-rule, where it gained most per token). It ends in time, and the
+same command goes on with what is left. What was not judged is said in the file, by evaluate and by submit.
 """
 
 import argparse
 import sys
 
+from sft_judge.errors import InputError
 from sft_judge.files import InputPath, OutputPath
-from sft_judge.stages import add_limit, model_path, positive
+from sft_judge.stages import TimeBudget, add_limit, model_path, positive
 
 EXAMPLE = (
     "sft-judge predict --model runs/judge --battles test.parquet --output probs.parquet --engine vllm --check 100"
@@ -29,7 +35,12 @@ def add_arguments(parser):
         default="transformers",
         help="auto: vLLM where it can run this judge here (transformers)",
     )
-    parser.add_argument("--swap", choices=("both", "none"), help="orders to show; by default the judge's own policy")
+    parser.add_argument(
+        "--swap",
+        choices=("both", "none", "budget"),
+        help="orders to show, by default the judge's own policy; budget, with --time-budget: the second one where it "
+        "helps most",
+    )
     parser.add_argument("--out-of-fold", action="store_true", help="score each row by the judge that did not see it")
     parser.add_argument("--fold", type=int, metavar="N", help="only rows of this fold, in files that carry folds")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
@@ -40,6 +51,21 @@ def add_arguments(parser):
         default=(0, 1),
         metavar="I/N",
         help="the I-th of N such commands, from 0, on one disk; the last to finish writes the output",
+    )
+    parser.add_argument("--ray", metavar="auto|ADDRESS", help="score on a Ray cluster, an engine a GPU (extra `ray`)")
+    timed = parser.add_argument_group("against a deadline")
+    timed.add_argument("--time-budget", type=TimeBudget, metavar="T", help="such as 9h, 90s or 1h30m, start included")
+    timed.add_argument("--sample", type=InputPath, metavar="CSV", help="the competition's sample_submission.csv")
+    timed.add_argument("--submission", type=OutputPath, metavar="CSV", help="kept beside the output, in its format")
+    timed.add_argument(
+        "--uncertain-in", type=InputPath, metavar="F", help="begin with the battles that these probs are least sure of"
+    )
+    timed.add_argument(
+        "--length-rule",
+        type=InputPath,
+        nargs=2,
+        metavar=("PROBS", "BATTLES"),
+        help="out-of-fold probs in both orders, and verdicts: where the other order gains most",
     )
     add_limit(parser)
 
@@ -54,21 +80,79 @@ def shard(text: str) -> tuple[int, int]:
 
 def run(args):
     from sft_judge.engines import usable_engines
-    from sft_judge.manifest import provenance
     from sft_judge.predict import find_judges, open_jobs, predict
 
+    if args.time_budget:
+        return _run_in_time(args)
     jobs = open_jobs(args.battles, args.output, args.fold, args.limit)
-    names = ("swap", "out_of_fold", "dtype", "check", "shard")
+    names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray")
     settings = {name: getattr(args, name) for name in names}
-    whole = argparse.Namespace(**{**vars(args), "shard": (0, 1)})  # shards work on one thing
-    stamp = provenance(sys.modules[__name__], whole)["fingerprint"]
     engine = args.engine
     if engine == "auto":
         engine = usable_engines(next(iter(find_judges(str(args.model)))))[-1]
-    facts = predict(str(args.model), jobs, engine, settings, stamp)
+    facts = predict(str(args.model), jobs, engine, settings, _stamp(args, shard=(0, 1), ray=None))
     if facts is None:
         print("this shard is done; the last one to finish writes the output")
         return None
     for job in jobs:
         print(f"{job.battles.num_rows} battles -> {job.output}")
     return facts
+
+
+def before(args) -> None:
+    """Check what a deadline needs, and write class frequencies where there is no output yet."""
+    alone = ("sample", "submission", "uncertain_in", "length_rule")
+    if args.ray and args.check:
+        raise InputError(
+            "--check compares with an engine in this process; leave out --ray, or run `sft-judge verify`."
+        )
+    given = [name for name in alone if getattr(args, name)] + ["swap budget"] * (args.swap == "budget")
+    if not args.time_budget:
+        if given:
+            raise InputError(f"--{given[0].replace('_', '-')} goes with --time-budget, such as --time-budget 9h.")
+        return
+    for name in ("out_of_fold", "check", "ray"):
+        if getattr(args, name):
+            raise InputError(f"--{name.replace('_', '-')} does not go with --time-budget; leave one of them out.")
+    if len(args.battles) > 1:
+        raise InputError("--time-budget takes one battles file: it could not say which of them comes first.")
+    if bool(args.sample) != bool(args.submission):
+        raise InputError("--sample and --submission go together.")
+    _output(args).write_frequencies()
+
+
+def _output(args):
+    from sft_judge.predict import open_jobs
+    from sft_judge.submission import read_sample
+    from sft_judge.timed_output import TimedOutput
+
+    (job,) = open_jobs(args.battles, args.output, args.fold, args.limit)
+    sample = read_sample(args.sample) if args.sample else None
+    return TimedOutput(str(args.model), job, args.swap, sample, args.submission)
+
+
+def _run_in_time(args):
+    from sft_judge.deadline import Deadline
+    from sft_judge.engines import usable_engines
+    from sft_judge.predict_in_time import predict_in_time
+
+    deadline = Deadline(args.time_budget, args.time_budget.started)
+    settings = {name: getattr(args, name) for name in ("dtype", "shard", "uncertain_in", "length_rule")}
+    settings["engine"] = usable_engines(str(args.model))[-1] if args.engine == "auto" else args.engine
+    # what is known of a battle does not depend on these
+    free = ("time_budget", "sample", "submission", "uncertain_in", "length_rule")
+    stamp = _stamp(args, shard=(0, 1), ray=None, **dict.fromkeys(free))
+    facts = predict_in_time(_output(args), deadline, settings, stamp)
+    print(
+        f"{facts['judged']} of {facts['battles']} battles judged, {facts['judged_in_both_orders']} in both orders, in "
+        f"{facts['seconds']:.0f} of {float(args.time_budget):.0f} s -> {args.output[0]}"
+        + ("" if facts["complete"] else "; the same command goes on")
+    )
+    return facts if args.shard[0] == 0 else None  # one manifest
+
+
+def _stamp(args, **changes) -> str:
+    """What scores depend on; `changes` are settings that they do not."""
+    from sft_judge.manifest import provenance
+
+    return provenance(sys.modules[__name__], argparse.Namespace(**{**vars(args), **changes}))["fingerprint"]

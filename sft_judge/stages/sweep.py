@@ -25,25 +25,37 @@ def add_arguments(parser):
 
 
 def run(args):
-    from sft_judge.evaluate.tables import print_table
-    from sft_judge.files import whole_file, write_json
     from sft_judge.ray_workers import ray_workers
     from sft_judge.resources import find
     from sft_judge.side_by_side import room
     from sft_judge.sweep import read_sweep
-    from sft_judge.sweep_results import Scores, best_of, render_sweep, summary, table_of
 
     sweep = read_sweep(find("recipes", args.sweep), args.set)
-    runs = [sweep.run(cell, seed) for seed in sweep.seeds for cell in sweep.cells]
     if args.plan:
-        return print_plan(runs)
-    jobs, scores = args.jobs or room(), Scores(sweep.measure)
+        return print_plan(all_runs(sweep))
     with ray_workers(args.ray, str(sweep.file), args.set, args.jobs) if args.ray else nullcontext():
-        status = run_all(runs, scores, sweep.folder, jobs)
-        others = [cell for cell in sweep.cells if cell not in sweep.references]
-        chosen = best_of(scores, others, sweep.seeds), best_of(scores, sweep.references, sweep.seeds)
-        fresh = [sweep.run(cell, seed) for seed in sweep.confirm for cell in chosen if cell]
-        status = max(status, run_all(fresh, scores, sweep.folder, jobs))
+        _, status = run_sweep(sweep, args.jobs or room())
+    if status:
+        raise SystemExit(status)
+
+
+def all_runs(sweep) -> list:
+    """Every cell with every choosing seed."""
+    return [sweep.run(cell, seed) for seed in sweep.seeds for cell in sweep.cells]
+
+
+def run_sweep(sweep, jobs: int):
+    """Run what is not done, write and print the table; returns the scores and the worst status of a step."""
+    from sft_judge.evaluate.tables import print_table
+    from sft_judge.files import whole_file, write_json
+    from sft_judge.sweep_results import Scores, best_of, render_sweep, summary, table_of
+
+    scores = Scores(sweep.measure)
+    status = run_all(all_runs(sweep), scores, sweep.folder, jobs)
+    others = [cell for cell in sweep.cells if cell not in sweep.references]
+    chosen = best_of(scores, others, sweep.seeds), best_of(scores, sweep.references, sweep.seeds)
+    fresh = [sweep.run(cell, seed) for seed in sweep.confirm for cell in chosen if cell]
+    status = max(status, run_all(fresh, scores, sweep.folder, jobs))
     if scores.values:
         result = summary(sweep, scores, chosen)
         page = sweep.folder / f"{sweep.file.stem}.html"
@@ -52,8 +64,7 @@ def run(args):
             aside.write_text(render_sweep(f"Sweep: {sweep.file.stem}", result), encoding="utf-8")
         print_table(table_of(result))
         print(f"{result['verdict']}\npage: {page}")
-    if status:
-        raise SystemExit(status)
+    return scores, status
 
 
 def run_all(runs: list, scores, folder, jobs: int) -> int:

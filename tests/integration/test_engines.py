@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ import sft_judge.quiet  # noqa: F401
 from sft_judge import training
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
+from sft_judge.deadline import Deadline
 from sft_judge.engines import open_engine
-from sft_judge.engines.vllm_engine import why_not
+from sft_judge.engines.vllm_engine import sampling_params, why_not
 from sft_judge.errors import GateError
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.parity import TOLERANCES, compare
@@ -127,9 +129,14 @@ def test_vllm_gives_the_probabilities_of_transformers(vllm, rows):
 
 
 def test_vllm_returns_the_verdicts_and_no_more_and_they_are_normalised(vllm, rows):
-    engine, _, spec, prompt = vllm
+    engine, folder, spec, prompt = vllm
     prompts = [ids for shown in prompt.encode(rows[:4], ORDERS) for ids in shown]
-    outputs = engine._llm.generate([{"prompt_token_ids": ids} for ids in prompts], engine._params, use_tqdm=False)
+    assert engine.path == ("generate" if folder.endswith("gemma2") else "classify")  # Gemma-2's soft-cap
+    if engine.path == "classify":
+        assert engine.score(prompts).shape == (8, 3)
+        return
+    requests = [{"prompt_token_ids": ids} for ids in prompts]
+    outputs = engine._llm.generate(requests, sampling_params(spec.verdict_ids), use_tqdm=False)
     for output in outputs:
         returned = set(output.outputs[0].logprobs[0])
         assert set(spec.verdict_ids) <= returned and len(returned - set(spec.verdict_ids)) <= 1  # the sampled token
@@ -174,6 +181,57 @@ def test_a_killed_vllm_prediction_goes_on_and_gives_the_probabilities_of_transfo
     assert len(ours.ids) == 120 and list(ours.ids) == list(theirs.ids) and list(ours.orders) == list(theirs.orders)
     assert np.abs(np.exp(ours.logp) - np.exp(theirs.logp)).max() <= TOLERANCES["engines", "float32"]
     assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
+
+
+def test_a_deadline_on_vllm_is_what_predict_says_and_goes_on_after_an_interruption(
+    vllm, rows, tmp_path, monkeypatch, capsys
+):
+    engine, folder, spec, prompt = vllm
+    monkeypatch.setattr("sft_judge.predict_in_time.open_engine", lambda *words: nullcontext(engine))
+    monkeypatch.setattr(Deadline, "fits", lambda self, tokens, reserve: min(8, len(tokens)))
+    write_battles(tmp_path / "battles.parquet", battle_table(rows))
+    words = ["predict", "--model", folder, "--battles", str(tmp_path / "battles.parquet"), "--engine", "vllm"]
+    words += ["--output", str(tmp_path / "probs.parquet"), "--time-budget", "10m"]
+    score, blocks = engine.score, []
+
+    def interrupted(prompts):
+        if len(blocks) == 5:
+            raise KeyboardInterrupt
+        blocks.append(len(prompts))
+        return score(prompts)
+
+    monkeypatch.setattr(engine, "score", interrupted)
+    assert main(words) == 130
+    assert read_probs(tmp_path / "probs.parquet").metadata["engine"] == "vllm"
+    monkeypatch.setattr(engine, "score", score)
+    assert main(words) == 0
+    probs = read_probs(tmp_path / "probs.parquet")
+    assert probs.metadata["deadline"]["complete"] and len(probs.ids) == 2 * len(rows)
+    expected = score_battles(engine, prompt, rows, ORDERS).reshape(-1, 3)
+    assert np.abs(np.exp(probs.logp) - np.exp(expected)).max() <= 1e-4
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["transformers", "vllm"])
+def test_a_real_minute_killed_and_gone_on_with_leaves_a_valid_file_at_every_moment(
+    name, judges, planted_file, tmp_path
+):
+    output = tmp_path / "probs.parquet"
+    words = ["predict", "--model", str(judges["qwen2"]), "--battles", str(planted_file), "--output", str(output)]
+    command = [sys.executable, "-m", "sft_judge", *words, "--engine", name, "--time-budget", "60s"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for kill in (True, False):
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        began = time.monotonic()
+        while process.poll() is None:
+            if output.is_file():
+                assert len(set(read_probs(output).ids)) == 60
+            if kill and output.is_file() and time.monotonic() - began > 20:
+                process.kill()
+            time.sleep(0.05)
+        print(f"{name}: {time.monotonic() - began:.1f} s of 60", read_probs(output).metadata["deadline"])
+        assert process.wait() in (0, -signal.SIGKILL)
+    assert process.wait() == 0
 
 
 # auto-round

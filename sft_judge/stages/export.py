@@ -1,0 +1,31 @@
+"""
+A judge as a sequence-classification checkpoint: K rows of the head become its score layer.
+
+It opens in transformers' pipeline("text-classification"), in vLLM's classify and in servers like them; its labels are
+those of the order shown, and its probabilities are raw. It is held to the judge itself on --battles, or on planted
+ones. Families that soft-cap their logits (Gemma-2) are refused.
+"""
+
+from sft_judge.files import InputPath, OutputPath
+from sft_judge.stages import model_path, positive
+
+EXAMPLE = "sft-judge export --model runs/judge --output runs/judge-classifier --battles battles.parquet"
+
+
+def add_arguments(parser):
+    parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge of whole weights")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
+    parser.add_argument("--battles", type=InputPath, metavar="F", help="battles for the parity gate (planted ones)")
+    parser.add_argument("--limit", type=positive, metavar="N", default=64, help="battles for the gate (64)")
+
+
+def run(args):
+    from sft_judge.export import export_judge
+    from sft_judge.files import whole_folder
+    from sft_judge.verify import gate_rows, verify_exported
+
+    with whole_folder(args.output) as folder:
+        facts = export_judge(str(args.model), folder)
+        facts["parity"] = verify_exported(str(args.model), folder, gate_rows(args.battles, args.limit))
+    print(f"{args.model} -> {args.output}: {facts['architecture']}, labels {', '.join(facts['labels'])}")
+    return facts

@@ -1,0 +1,121 @@
+"""Every scheme and form of `quantize`, made and read back on a CPU, and the gate that it runs by itself."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from test_predict import make_judge
+
+from sft_judge.cli import main
+from sft_judge.engines import open_engine
+from sft_judge.models import load_tokenizer
+from sft_judge.predict import score_battles
+from sft_judge.prompts import JudgePrompt
+from sft_judge.resources import find
+from sft_judge.spec import read_spec
+from sft_judge.tiny import make_base
+from sft_judge.verdicts import ORDERS
+
+pytestmark = pytest.mark.engine
+
+
+LADDER = """
+vars: {run: null, judge: null, battles: null}
+seeds: [1]
+cells:
+  unquantised: {drop: quantize, predict.model: "{judge}"}
+  eight bits: {quantize.scheme: W8A16}
+  four bits: {quantize.scheme: NF4}
+reference: unquantised
+score: {probs: "{run}/{cell}/{seed}.parquet", battles: "{battles}", fold: 0}
+steps:
+  quantize:
+    {model: "{judge}", battles: "{battles}", holdout_fold: 0, seqlen: 128, nsamples: 8, iters: 0, gate: 0,
+     seed: "{seed}", output: "{run}/{cell}/judge-{seed}"}
+  predict: {model: "{run}/{cell}/judge-{seed}", battles: "{battles}", fold: 0, output: "{run}/{cell}/{seed}.parquet"}
+"""
+
+
+@pytest.fixture(scope="module")
+def judge(planted_rows, tmp_path_factory) -> Path:
+    """A judge of random weights, as wide as a group of auto-round's."""
+    folder = tmp_path_factory.mktemp("wide")
+    texts = [turn for row in planted_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
+    frame = find("prompts", "compact").read_text(encoding="utf-8")
+    make_base(folder / "base", "qwen2", [*texts, *[frame] * 100], hidden=128, vocab=1200, positions=512)
+    return make_judge(folder / "judge", folder / "base", folds_seen=[1, 2])
+
+
+def quantize(judge, battles, output, *words) -> int:
+    small = ["--seqlen", "128", "--nsamples", "8", "--iters", "0", "--gate", "8", "--holdout-fold", "0"]
+    return main(
+        ["quantize", "--model", str(judge), "--battles", str(battles), "--output", str(output), *small, *words]
+    )
+
+
+def probabilities(folder, rows) -> np.ndarray:
+    spec = read_spec(folder)
+    with open_engine("transformers", str(folder), spec) as engine:
+        return np.exp(score_battles(engine, JudgePrompt.of(load_tokenizer(str(folder)), spec), rows, ORDERS))
+
+
+@pytest.fixture(scope="module")
+def whole(judge, planted_rows) -> np.ndarray:
+    return probabilities(judge, planted_rows[:8])
+
+
+@pytest.mark.parametrize(
+    "scheme, bits, within",
+    [("W8A16", 8, 0.02), ("FP8_STATIC", 8, 0.1), ("NF4", None, 0.15), ("INT8", None, 0.03)],
+)
+def test_every_scheme_is_near_its_judge_held_to_it_and_read_back(
+    scheme, bits, within, judge, whole, planted_rows, planted_file, tmp_path, capsys
+):
+    assert quantize(judge, planted_file, tmp_path / "q", "--scheme", scheme) == 0
+    assert "log loss" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "q" / "manifest.json").read_text())
+    assert len(facts["log_loss_rise"]) == 3 and facts["rows"] == 8
+    config = json.loads((tmp_path / "q" / "config.json").read_text())["quantization_config"]
+    assert config.get("bits") == bits
+    difference = np.abs(probabilities(tmp_path / "q", planted_rows[:8]) - whole).max()
+    print(f"{scheme}: max |Δp| {difference:.4f}")
+    assert 0 < difference < within
+
+
+def test_gptqs_form_holds_the_same_numbers_as_auto_rounds_own(judge, planted_rows, planted_file, tmp_path):
+    for form in ("auto_round", "auto_gptq"):
+        assert (
+            quantize(judge, planted_file, tmp_path / form, "--scheme", "W8A16", "--format", form, "--gate", "0") == 0
+        )
+    stored = json.loads((tmp_path / "auto_gptq" / "config.json").read_text())["quantization_config"]
+    assert stored["quant_method"] == "gptq"
+    own, gptq = (load_file(tmp_path / form / "model.safetensors") for form in ("auto_round", "auto_gptq"))
+    packed = [name for name in own if name.endswith("qweight")]
+    assert len(packed) == 14 and all(own[name].equal(gptq[name]) for name in packed)
+    one, other = (probabilities(tmp_path / form, planted_rows[:8]) for form in ("auto_round", "auto_gptq"))
+    np.testing.assert_allclose(one, other, atol=5e-3)  # scales are stored in half precision there
+
+
+def test_a_ladder_ends_on_the_smallest_copy_that_is_no_worse_or_on_none(judge, planted_file, tmp_path, capsys):
+    (tmp_path / "ladder.yaml").write_text(LADDER)
+    words = ["--ladder", str(tmp_path / "ladder.yaml"), "--margin"]
+    assert quantize(judge, planted_file, tmp_path / "q", *words, "0.2") == 0
+    said = capsys.readouterr().out
+    assert "four bits: the cheapest that is no worse by 0.2" in said and "rows/s" in said
+    assert read_spec(tmp_path / "q").training["quantized"]["scheme"] == "NF4"
+    table = json.loads((tmp_path / "q.ladder" / "ladder.json").read_text())["cells"]
+    sizes = [table[name]["costs"]["megabytes"] for name in ("unquantised", "eight bits", "four bits")]
+    assert sizes == sorted(sizes, reverse=True)
+    worst = {name: table[name]["difference"]["high"] for name in ("eight bits", "four bits")}
+    assert worst["eight bits"] < worst["four bits"] < 0.2
+
+    between = (worst["eight bits"] + worst["four bits"]) / 2  # nothing is run again: the rungs are done
+    assert quantize(judge, planted_file, tmp_path / "q", *words, str(between)) == 0
+    assert read_spec(tmp_path / "q").training["quantized"]["scheme"] == "W8A16"
+    assert quantize(judge, planted_file, tmp_path / "none", *words, "-1") == 3
+    assert "None of 2 settings is certainly no worse" in capsys.readouterr().err and not (tmp_path / "none").exists()
