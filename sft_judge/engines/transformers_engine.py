@@ -23,6 +23,8 @@ class TransformersEngine:
         if classifier:
             options["kind"] = AutoModelForSequenceClassification
         self.model = load_model(model, dtype, **options).to("cuda" if torch.cuda.is_available() else "cpu")
+        if self.model.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            _widen(self.model)
         self.head = None if classifier else VerdictHead(self.model, spec.verdict_ids)
         self.name, self.tokens_a_batch = model, TOKENS_A_BATCH
 
@@ -81,6 +83,17 @@ class TransformersEngine:
             ) from error
         self.tokens_a_batch = num_rows * longest // 2
         print(f"out of memory: batches of {self.tokens_a_batch} tokens from here on", file=sys.stderr, flush=True)
+
+
+def _widen(model) -> None:
+    """
+    auto-round's layers in float32, where a CPU emulates half precision: their weights are the same numbers.
+
+    A product in bfloat16 takes 80 times as long there. transformers refuses `.float()` of a quantised model, as other
+    kernels want half precision; those for such a CPU multiply in the precision of what comes in.
+    """
+    if any(hasattr(module, "qweight") for module in model.modules()):
+        torch.nn.Module.float(model)
 
 
 def _batches(lengths: list[int], tokens: int) -> list[list[int]]:
