@@ -150,24 +150,29 @@ def test_a_killed_engine_is_told_by_health_and_503_and_ends_the_server(server, c
 
 
 def test_a_stop_lets_what_is_in_work_end(judge, predicted):
-    rows, answers = judge[1][:320], {}
+    """Whoever came too late is refused; nobody who was let in goes without an answer."""
+    rows, answers, late = judge[1][:320], {}, []
 
     def ask(start: int):
         body = {"battles": rows[start : start + 64]}
-        answers[start] = httpx.post(f"{url}/v1/judge", json=body, timeout=120).json()["judgements"]
+        try:
+            answers[start] = httpx.post(f"{url}/v1/judge", json=body, timeout=120).json()["judgements"]
+        except httpx.ConnectError:
+            late.append(start)
 
     with serving(judge[0], "--max-queue", "400") as (process, url):
         threads = [threading.Thread(target=ask, args=(start,)) for start in range(0, len(rows), 64)]
         for thread in threads:
             thread.start()
-        until(lambda: f"sft_judge_queue {len(rows)}.0" in httpx.get(f"{url}/metrics").text or answers)
-        assert not answers, "too fast to be stopped in work"
+        until(lambda: "sft_judge_queue 0.0" not in httpx.get(f"{url}/metrics").text)
+        done = set(answers)
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
         assert process.wait(60) == 0
-    seen = np.concatenate([shares(answers[start]) for start in sorted(answers)])
-    np.testing.assert_allclose(seen, predicted[: len(rows)], atol=2e-3)
+    assert answers.keys() - done and len(answers) + len(late) == len(threads)
+    for start, judged in answers.items():
+        np.testing.assert_allclose(shares(judged), predicted[start : start + 64], atol=2e-3)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
 
