@@ -75,8 +75,12 @@ def test_a_shrunk_model_is_of_the_same_class_with_the_same_features(model):
 def test_experts_and_a_logit_scale_are_kept(config):
     small = shrink_config(config, tokenizer_of("qwen3"))
     assert getattr(small, "logits_scaling", None) == getattr(config, "logits_scaling", None)
-    assert getattr(small, "num_experts_per_tok", None) == getattr(config, "num_experts_per_tok", None)
-    assert AutoModelForCausalLM.from_config(small).num_parameters() < 5e6
+    model = AutoModelForCausalLM.from_config(small)
+    assert model.num_parameters() < 5e6
+    with torch.no_grad():  # a router that picks more experts than there are fails here
+        assert model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.isfinite().all()
+    if hasattr(config, "num_experts"):
+        assert 1 < small.num_experts_per_tok < small.num_experts
 
 
 @unit
