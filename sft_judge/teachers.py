@@ -39,13 +39,13 @@ def read_teachers(
     of fold (`allow_in_sample` takes it all the same), `InputError` for a file named twice, or for a folder `student`
     that would take the place of the judges that made one.
     """
+    files = [read_probs(path) for path in paths]
     hashes = [content_hash(path) for path in paths]
     for path, known in zip(paths, hashes, strict=True):
         if hashes.count(known) > 1:
             raise InputError(f"{path} is among the labels twice: a teacher counts once; give it a higher weight.")
     each = []
-    for path in paths:
-        probs = read_probs(path)
+    for path, probs in zip(paths, files, strict=True):
         _not_the_teacher(path, probs, student)
         if probs.scored is not None and not probs.scored.all():
             raise InputError(
