@@ -10,7 +10,7 @@ from test_submit import IDS, submit, write_judge
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.ensemble import MEANS, choose, combine, fit_rule, fit_weights, log_loss, read_rule
 from sft_judge.errors import InputError
-from sft_judge.probs import Probs, write_probs
+from sft_judge.probs import Probs, read_probs, write_probs
 from sft_judge.spec import Budget, JudgeSpec, write_spec
 from sft_judge.verdicts import VERDICTS, swap
 
@@ -205,6 +205,23 @@ def test_fitted_weights_are_printed_kept_and_used_again(folder, capsys):
     again = ["--weights", str(folder / "rule.json"), "--battles", str(folder / "battles.parquet")]
     assert submit(folder, "lmsys", ["one", "two"], *again) == 0
     np.testing.assert_array_equal(values_of(folder), fitted)
+
+
+def test_weights_are_fitted_on_the_battles_that_the_files_have_such_as_those_of_a_fold(folder, capsys):
+    for name in ("one", "two"):
+        write_judge(folder / f"{name}.parquet")
+    probs = {name: read_probs(folder / f"held-{name}.parquet") for name in ("one", "two")}
+    for name, rows in (("one", slice(0, 600)), ("two", slice(300, 900))):
+        whole = probs[name]
+        part = Probs(whole.ids[rows], whole.orders[rows], whole.logp[rows], whole.metadata)
+        write_probs(folder / f"held-{name}.parquet", part)
+    held = [str(folder / f"held-{name}.parquet") for name in ("one", "two")]
+    words = ["--fit", *held, "--fit-battles", str(folder / "held.parquet")]
+    assert submit(folder, "lmsys", ["one", "two"], *words) == 0
+    assert "on 300 battles" in capsys.readouterr().out
+    words[-1] = str(folder / "battles.parquet")
+    assert submit(folder, "lmsys", ["one", "two"], *words) == 2
+    assert "No battle of" in capsys.readouterr().err
 
 
 def test_a_cascade_asks_the_second_judge_where_it_was_asked(folder):

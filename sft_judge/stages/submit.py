@@ -106,10 +106,14 @@ def _fitted(args, num_asked: int):
     from sft_judge.battles.schema import read_battles
     from sft_judge.ensemble import choose
     from sft_judge.evaluate.align import align
-    from sft_judge.probs import first_verdicts
+    from sft_judge.probs import first_verdicts, read_probs
 
     battles = read_battles(args.fit_battles)
-    aligned = align(dict(enumerate(args.fit)), battles, args.fit_battles, raw=args.uncalibrated)
+    known = set.intersection(*(set(read_probs(path).ids) for path in args.fit))  # of one fold, say
+    predicted = np.array([name in known for name in battles["id"].to_pylist()])
+    if not predicted.any():
+        raise InputError(f"No battle of {args.fit_battles} is in all of {', '.join(map(str, args.fit))}.")
+    aligned = align(dict(enumerate(args.fit)), battles, args.fit_battles, predicted, raw=args.uncalibrated)
     for judge in aligned.judges.values():
         _not_in_sample(judge.source.metadata, aligned.battles)
     num = min(aligned.num_verdicts, num_asked)
