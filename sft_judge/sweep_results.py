@@ -74,9 +74,9 @@ class Scores:
 def _costs(model: Path, probs: Path) -> dict[str, float]:
     """What a run's model takes on disk, took to make, and how many rows a second it predicts, its start included."""
     size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
-    made, predicted = (
-        json.loads(path.read_text()) if path.is_file() else {} for path in map(manifest_path, (model, probs))
-    )
+    made = json.loads(manifest_path(model).read_text()) if manifest_path(model).is_file() else {}
+    beside = (json.loads(file.read_text()) for file in probs.parent.glob("*.manifest.json"))  # that of a first output
+    predicted = next((each for each in beside if str(probs) in each["outputs"]), None)
     rate = predicted["rows"] / predicted["seconds"] if predicted else np.nan
     return {"megabytes": size / 2**20, "seconds_to_make": made.get("seconds", 0.0), "rows_a_second": rate}
 
