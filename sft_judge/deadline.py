@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import entropy
 
 from sft_judge.verdicts import ORDERS
 
@@ -114,8 +115,7 @@ def open_rows(scores: np.ndarray, orders: tuple[str, ...]) -> np.ndarray:
 
 def unsure(probs: np.ndarray) -> np.ndarray:
     """Entropy [N] in nats of probabilities [N, K]: how little a judge knows of a row."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return -np.where(probs > 0, probs * np.log(probs), 0.0).sum(axis=-1)
+    return entropy(probs, axis=-1)
 
 
 def fit_length_rule(lengths: np.ndarray, gains: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

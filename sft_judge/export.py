@@ -9,12 +9,12 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from sft_judge.errors import InputError
+from sft_judge.head_scale import scale_after_head
 from sft_judge.models import is_adapter, load_config, load_model, load_tokenizer
-from sft_judge.shrink import shrink_config
 from sft_judge.spec import read_spec, write_spec
 from sft_judge.verdicts import verdict_names
 
@@ -62,21 +62,3 @@ def _scale_of(model: str, tokenizer) -> float:
             "layer would lose that. Serve the judge itself: `sft-judge predict` and `serve` read it as it is."
         )
     return scale
-
-
-def scale_after_head(config, tokenizer) -> float | None:
-    """
-    s where a family's logits are s times its head's weights by the hidden state, None where they are no multiple.
-
-    Seen on a tiny model of the same class and features: planted numbers take the place of its head's output.
-    """
-    small = AutoModelForCausalLM.from_config(shrink_config(config, tokenizer), dtype=torch.float32).eval()
-    head = small.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        return None
-    planted = torch.linspace(-100.0, 100.0, len(head.weight))  # an even number: none is zero
-    head.forward = lambda hidden: planted.expand(1, 1, -1)
-    with torch.no_grad():
-        ratios = small(input_ids=torch.ones(1, 1, dtype=torch.long)).logits[0, 0] / planted
-    scale = float(ratios[0])
-    return scale if torch.allclose(ratios, ratios[0], rtol=1e-5) else None

@@ -19,16 +19,13 @@ from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import read_spec, write_spec
 from sft_judge.training_data import verdict_dataset
 
-AUTO_ROUND = ("W4A16", "W8A16", "FP8_STATIC")  # groups of 128, symmetric; 8-bit floats, of activations too
-BITSANDBYTES = ("NF4", "INT8")  # without calibration, to compare with
-SCHEMES = AUTO_ROUND + BITSANDBYTES
-FORMATS = ("auto_round", "auto_gptq")
+BITSANDBYTES = ("NF4", "INT8")  # without calibration, to compare with; all else is auto-round's
 BATCH = 8  # calibration rows a round of tuning
 
 
 @dataclass
 class Tuning:
-    """How a judge is quantised: one of SCHEMES and FORMATS, and what auto-round is tuned by (0 `iters`: it rounds)."""
+    """How a judge is quantised, as the flags of `sft-judge quantize`; with 0 `iters` auto-round rounds and no more."""
 
     scheme: str = "W4A16"
     format: str = "auto_round"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 
 from sft_judge import cli
 from sft_judge.architectures import KNOWN, model_config_of, tokenizer_at_hand
@@ -22,44 +22,13 @@ from sft_judge.files import content_hash, whole_folder
 from sft_judge.pipeline import Step, outputs_of
 from sft_judge.probs import Probs, write_probs
 from sft_judge.recipes import required, resolved
+from sft_judge.tiny import shrink_config
 
 ROWS, STEPS = 64, 4
 SOURCE_ROWS = 120  # of each source that a pipeline trains on
 # of a training in a road of many: with 6,400 tokens each took five minutes on two busy cores
 SMALL_ROAD = {"max_steps": 2, "save_steps": 1, "prompt_budget": 64, "response_budget": 64, "total_budget": 512}
 SMALL_STAGES = {"quantize": ["--seqlen", "256", "--nsamples", "16", "--iters", "2"], "verify": ["--limit", "24"]}
-SMALL = {
-    "hidden_size": 128,  # a group of auto-round's
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "head_dim": 32,
-    "query_pre_attn_scalar": 32,
-    "sliding_window": 64,
-    "moe_intermediate_size": 32,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "num_local_experts": 4,
-    "image_size": 28,
-    "patch_size": 14,
-    "mm_tokens_per_image": 4,
-}
-DERIVED = ("layer_types", "max_window_layers", "architectures", "_name_or_path", "transformers_version")
-
-
-def shrink_config(config: PretrainedConfig, tokenizer) -> PretrainedConfig:
-    """The same class and features, tiny, for a tokenizer; as many queries a key head where that can be."""
-    own = {key: value for key, value in config.to_dict().items() if key not in DERIVED}
-    small = {key: value for key, value in SMALL.items() if own.get(key) is not None}
-    if own.get("num_key_value_heads"):
-        small["num_key_value_heads"] = max(1, 4 * own["num_key_value_heads"] // own["num_attention_heads"])
-    if "vocab_size" in own:
-        small["vocab_size"] = -(-len(tokenizer) // 64) * 64
-        small |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    for name in own:
-        if isinstance(getattr(config, name, None), PretrainedConfig):
-            small[name] = shrink_config(getattr(config, name), tokenizer)
-    return type(config)(**{**own, **small})
 
 
 def shrunk_settings(settings: dict, folder: Path, gpu: bool) -> dict:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -22,6 +23,23 @@ from transformers import (
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 WORDS = ["A", "B", "C", "tie"]  # must be single tokens, whatever the text
+SMALL = {
+    "hidden_size": 128,  # a group of auto-round's
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "sliding_window": 64,
+    "moe_intermediate_size": 32,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 4,
+    "image_size": 28,
+    "patch_size": 14,
+    "mm_tokens_per_image": 4,
+}
+DERIVED = ("layer_types", "max_window_layers", "architectures", "_name_or_path", "transformers_version")
 
 
 def qwen2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -114,6 +132,21 @@ def make_base(folder: Path, family: str, texts: list[str], hidden=128, layers=2,
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model.num_parameters(), len(tokenizer)
+
+
+def shrink_config(config: PretrainedConfig, tokenizer) -> PretrainedConfig:
+    """The same class and features, tiny, for a tokenizer; as many queries a key head where that can be."""
+    own = {key: value for key, value in config.to_dict().items() if key not in DERIVED}
+    small = {key: value for key, value in SMALL.items() if own.get(key) is not None}
+    if own.get("num_key_value_heads"):
+        small["num_key_value_heads"] = max(1, 4 * own["num_key_value_heads"] // own["num_attention_heads"])
+    if "vocab_size" in own:
+        small["vocab_size"] = -(-len(tokenizer) // 64) * 64
+        small |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    for name in own:
+        if isinstance(getattr(config, name, None), PretrainedConfig):
+            small[name] = shrink_config(getattr(config, name), tokenizer)
+    return type(config)(**{**own, **small})
 
 
 def _sizes(tokenizer, hidden: int, layers: int, positions: int) -> dict:

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sft_judge.battles.planted import planted_split
-from sft_judge.battles.planted_law import preset_settings
 from sft_judge.battles.schema import read_battles
 from sft_judge.engines import open_engine
 from sft_judge.errors import InputError
@@ -96,10 +94,3 @@ def verify_exported(model: str, exported: Path, rows: list[dict]) -> dict:
     (expected, labels), (seen, _) = (score(str(form), rows, "transformers") for form in (model, exported))
     parity = check("merged", "judge against classifier", dtype, expected, seen, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows}
-
-
-def gate_rows(battles: Path | None, num_rows: int) -> list[dict]:
-    """The first battles of a file, or planted ones where none is given."""
-    if battles:
-        return read_battles(battles, num_rows).to_pylist()
-    return planted_split(preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1), "train").rows

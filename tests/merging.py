@@ -12,7 +12,7 @@ from sft_judge.architectures import KNOWN
 from sft_judge.cli import main
 from sft_judge.families import tokenizer_of
 from sft_judge.models import load_model
-from sft_judge.shrink import shrink_config
+from sft_judge.tiny import shrink_config
 
 
 def tiny_model(family: str, dtype: torch.dtype = torch.bfloat16, **sizes):

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, pipelin
 
 from sft_judge.cli import main
 from sft_judge.engines import open_engine
-from sft_judge.export import scale_after_head
 from sft_judge.families import tokenizer_of
+from sft_judge.head_scale import scale_after_head
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.predict import score_battles
 from sft_judge.prompts import JudgePrompt

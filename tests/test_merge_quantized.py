@@ -7,6 +7,7 @@ import pytest
 import torch
 from merging import add_adapter, differences, edit, judge_of, merge, refuses, stored
 from safetensors.torch import load_file
+from training_runs import trained_models
 
 from sft_judge.engines import open_engine
 from sft_judge.models import load_model
@@ -19,16 +20,7 @@ unit, engine = pytest.mark.unit, pytest.mark.engine
 def on_4_bits(train, bases, monkeypatch):
     """A judge trained for some steps on the base in 4 bits, and the model that its trainer had at the end."""
     pytest.importorskip("bitsandbytes")
-    from sft_judge import training
-
-    kept = []
-
-    class Watched(training.JudgeTrainer):
-        def train(self, **options):
-            kept.append(self.model)
-            return super().train(**options)
-
-    monkeypatch.setattr(training, "JudgeTrainer", Watched)
+    kept = trained_models(monkeypatch)
     settings = {"load_in_4bit": "true", "use_bnb_nested_quant": "true", "dtype": "bfloat16", "learning_rate": "1e-2"}
     return train("trained", **settings), kept
 

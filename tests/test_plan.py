@@ -16,8 +16,8 @@ from sft_judge.families import tokenizer_of
 from sft_judge.losses import verdict_loss
 from sft_judge.models import load_model
 from sft_judge.plan import Load, divided, fits, total_flops
-from sft_judge.shrink import shrink_config
 from sft_judge.step_cost import Ledger, StepCost, step_cost
+from sft_judge.tiny import shrink_config
 from sft_judge.verdict_head import VerdictHead
 
 unit, engine = pytest.mark.unit, pytest.mark.engine

@@ -20,8 +20,8 @@ from sft_judge.pipeline import read_pipeline, steps_of
 from sft_judge.plan import GPUS, hours
 from sft_judge.road_plan import Piece, Road
 from sft_judge.road_report import total_lines
-from sft_judge.shrink import shrink_config
 from sft_judge.step_cost import step_cost
+from sft_judge.tiny import shrink_config
 
 pytestmark = pytest.mark.unit
 SMALL = "Qwen/Qwen2.5-0.5B-Instruct"

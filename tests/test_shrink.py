@@ -18,9 +18,10 @@ from sft_judge.families import tokenizer_of
 from sft_judge.models import beside_text, load_model, load_tokenizer
 from sft_judge.pipeline import override, read_pipeline, steps_of
 from sft_judge.recipes import read_recipe, resolved
-from sft_judge.shrink import make_small_inputs, shrink_config, shrunk_settings, shrunk_steps
+from sft_judge.shrink import make_small_inputs, shrunk_settings, shrunk_steps
 from sft_judge.spec import read_spec
 from sft_judge.submission import check_submission, read_sample
+from sft_judge.tiny import shrink_config
 from sft_judge.training import _base_model
 
 unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full

@@ -49,6 +49,21 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+def trained_models(monkeypatch) -> list:
+    """The models of the trainings to come in this process, as their trainers have them."""
+    from sft_judge import training
+
+    models = []
+
+    class Watched(training.JudgeTrainer):
+        def train(self, **options):
+            models.append(self.model)
+            return super().train(**options)
+
+    monkeypatch.setattr(training, "JudgeTrainer", Watched)
+    return models
+
+
 def losses(folder: Path) -> list[float]:
     log = json.loads((folder / "trainer_log.json").read_text())
     return [entry["loss"] for entry in log if "loss" in entry]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sft_judge.errors import InputError
-from sft_judge.export import scale_after_head
+from sft_judge.head_scale import scale_after_head
 from sft_judge.models import check_model_folder, is_adapter, is_classifier, load_config, load_tokenizer
 from sft_judge.spec import JudgeSpec
 
@@ -23,9 +23,6 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 # has AMX, and the same judge would answer differently on another machine.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
-
-
-PATHS = ("classify", "generate")
 
 
 def why_not(model: str) -> str | None:
@@ -47,7 +44,7 @@ class VllmEngine:
     """It takes tens of seconds to start, so score all files with one."""
 
     def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto", path: str | None = None):
-        """`path` is one of PATHS; by default classify where the family allows it."""
+        """`path`: classify or generate; by default classify where the family allows it."""
         check_usable(model, "Use --engine transformers.")
         from vllm import LLM
 

@@ -22,10 +22,20 @@ def add_arguments(parser):
 def run(args):
     from sft_judge.export import export_judge
     from sft_judge.files import whole_folder
-    from sft_judge.verify import gate_rows, verify_exported
+    from sft_judge.verify import verify_exported
 
     with whole_folder(args.output) as folder:
         facts = export_judge(str(args.model), folder)
-        facts["parity"] = verify_exported(str(args.model), folder, gate_rows(args.battles, args.limit))
+        facts["parity"] = verify_exported(str(args.model), folder, _gate_rows(args.battles, args.limit))
     print(f"{args.model} -> {args.output}: {facts['architecture']}, labels {', '.join(facts['labels'])}")
     return facts
+
+
+def _gate_rows(file, num_rows: int) -> list[dict]:
+    from sft_judge.battles.planted import planted_split
+    from sft_judge.battles.planted_law import preset_settings
+    from sft_judge.battles.schema import read_battles
+
+    if file:
+        return read_battles(file, num_rows).to_pylist()
+    return planted_split(preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1), "train").rows

@@ -20,9 +20,9 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from training_runs import losses, trained_models
 
 import sft_judge.quiet  # noqa: F401
-from sft_judge import training
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
 from sft_judge.deadline import Deadline
@@ -109,10 +109,6 @@ def training_words(judges, planted_file, output: Path, **changes) -> list[str]:
     return [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
 
 
-def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in json.loads((folder / "trainer_log.json").read_text()) if "loss" in entry]
-
-
 # vLLM
 
 
@@ -132,14 +128,11 @@ def test_vllm_returns_the_verdicts_and_no_more_and_they_are_normalised(vllm, row
     engine, folder, spec, prompt = vllm
     prompts = [ids for shown in prompt.encode(rows[:4], ORDERS) for ids in shown]
     assert engine.path == ("generate" if folder.endswith("gemma2") else "classify")  # Gemma-2's soft-cap
-    if engine.path == "classify":
-        assert engine.score(prompts).shape == (8, 3)
-        return
-    requests = [{"prompt_token_ids": ids} for ids in prompts]
-    outputs = engine._llm.generate(requests, sampling_params(spec.verdict_ids), use_tqdm=False)
-    for output in outputs:
-        returned = set(output.outputs[0].logprobs[0])
-        assert set(spec.verdict_ids) <= returned and len(returned - set(spec.verdict_ids)) <= 1  # the sampled token
+    if engine.path == "generate":
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
+        for output in engine._llm.generate(requests, sampling_params(spec.verdict_ids), use_tqdm=False):
+            returned = set(output.outputs[0].logprobs[0])
+            assert set(spec.verdict_ids) <= returned and len(returned - set(spec.verdict_ids)) <= 1  # the sampled one
     np.testing.assert_allclose(np.exp(engine.score(prompts)).sum(axis=1), 1, atol=1e-9)
 
 
@@ -313,14 +306,7 @@ def test_a_quantised_copy_with_wrong_scales_is_refused_with_status_3(quantized, 
 def test_lora_on_a_four_bit_base_learns_and_predicts(judges, planted_file, tmp_path, monkeypatch):
     import bitsandbytes as bnb
 
-    trained = []
-
-    class Watched(training.JudgeTrainer):
-        def train(self, **options):
-            trained.append(self.model)
-            return super().train(**options)
-
-    monkeypatch.setattr(training, "JudgeTrainer", Watched)
+    trained = trained_models(monkeypatch)
     four_bit = {"load_in_4bit": "true", "use_bnb_nested_quant": "true", "dtype": "bfloat16"}
     words = training_words(
         judges, planted_file, tmp_path / "judge", per_device_train_batch_size=4, lora_r=4, **four_bit

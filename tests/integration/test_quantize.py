@@ -1,14 +1,11 @@
 """Every scheme and form of `quantize`, made and read back on a CPU, and the gate that it runs by itself."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_predict import make_judge
 
 from sft_judge.cli import main
