@@ -1,8 +1,8 @@
 """
-One temperature for a judge: fitted on rows it did not see, kept in judge.json, applied once by whoever reads probs.
+Probs files as they are to be read: orders averaged, and the calibration that belongs to a file applied, once.
 
-Which calibration belongs to a probs file is decided here and nowhere else: that of the judge's folder as it is now
-(a judge is calibrated after it predicted), else the one the file carries, else none.
+Which one that is is decided here and nowhere else: that of the judge's folder as it is now (a judge is calibrated
+after it predicted), else the one the file carries, else none.
 """
 
 import json
@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.optimize import minimize_scalar
 
-from sft_judge.metrics import log_clipped
 from sft_judge.probs import METADATA_KEY, Probs, average_orders
-from sft_judge.spec import FILE, apply_temperature, read_spec
-
-TEMPERATURES = (0.05, 20.0)
+from sft_judge.scaling import apply_calibration, described
+from sft_judge.spec import FILE, read_spec
 
 
 @dataclass
@@ -26,7 +23,7 @@ class Calibrated:
     """
     `ids` [N], calibrated `probs` [N, 3] of averaged orders, the `calibration` applied (None: raw) and why.
 
-    `orders` [N]: in how many a battle was judged; one in none has class frequencies, which no temperature touches.
+    `orders` [N]: in how many a battle was judged; one in none has class frequencies, which no calibration touches.
     """
 
     ids: np.ndarray
@@ -47,9 +44,17 @@ def calibrated(probs: Probs, raw: bool = False) -> Calibrated:
     """Average the orders and apply the calibration that belongs to this file; with `raw`, none."""
     ids, averaged, orders = average_orders(probs)
     calibration, reason = (None, "raw, as asked") if raw else _calibration_of(probs.metadata)
-    temperature = calibration["temperature"] if calibration else 1.0
-    averaged[orders > 0] = apply_temperature(averaged[orders > 0], temperature)
+    judged = orders > 0
+    averaged[judged] = apply_calibration(averaged[judged], calibration, languages_of(probs, ids)[judged])
     return Calibrated(ids, averaged, calibration, reason, orders)
+
+
+def languages_of(probs: Probs, ids: np.ndarray) -> np.ndarray:
+    """The language [N] of each of these ids that the file states, None where it states none."""
+    if probs.languages is None:
+        return np.full(len(ids), None, dtype=object)
+    known = dict(zip(probs.ids, probs.languages, strict=True))
+    return np.array([known[id_] for id_ in ids], dtype=object)
 
 
 def _calibration_of(metadata: dict) -> tuple[dict | None, str]:
@@ -57,10 +62,16 @@ def _calibration_of(metadata: dict) -> tuple[dict | None, str]:
     calibration = read_spec(file.parent).calibration if file else metadata.get("calibration")
     where = str(file) if file else "the probs file"
     if calibration:
-        return calibration, f"temperature {calibration['temperature']:.4g} from {where}"
+        return calibration, f"{described(calibration)} from {where}"
     if not metadata:
         return None, "raw: the file has no metadata, so no judge is known"
     return None, f"raw: no calibration in {where}"
+
+
+def folds_seen(metadata: dict) -> list[int]:
+    """The folds that the judge of a probs file was trained on; none where each row's judge did not see its fold."""
+    file = None if metadata.get("folds") else judge_file(metadata)
+    return (read_spec(file.parent).training.get("folds_seen") or []) if file else []
 
 
 def judge_files(paths: list[Path]) -> list[Path]:
@@ -75,27 +86,3 @@ def judge_files(paths: list[Path]) -> list[Path]:
         if file is not None and file not in found:
             found.append(file)
     return found
-
-
-def mean_log_loss(probs: np.ndarray, verdicts: np.ndarray, temperature: float = 1.0) -> float:
-    """Mean log loss in nats of probabilities [N, K] against verdicts [N] at a temperature."""
-    scaled = apply_temperature(probs, temperature)
-    return float(-log_clipped(scaled[np.arange(len(verdicts)), verdicts]).mean())
-
-
-def fit_temperature(probs: np.ndarray, verdicts: np.ndarray) -> float:
-    """
-    The temperature of least log loss on raw probabilities [N, K] of averaged orders (Guo et al. 2017, section 4.2).
-
-    Within TEMPERATURES, and 1 where no other is better, so the fitted rows never get worse.
-    """
-    low, high = np.log(TEMPERATURES)
-    best = minimize_scalar(
-        lambda log_t: mean_log_loss(probs, verdicts, np.exp(log_t)),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-7},
-    )
-    temperature = float(np.exp(best.x))
-    better = mean_log_loss(probs, verdicts, temperature) < mean_log_loss(probs, verdicts)
-    return temperature if better else 1.0

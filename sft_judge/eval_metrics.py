@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
+from sft_judge.bootstrap import interval, resample
 from sft_judge.evaluate.align import prompt_clusters
-from sft_judge.metrics import cross_entropy, figures, interval, resample, row_columns
+from sft_judge.metrics import cross_entropy, figures, row_columns
 from sft_judge.verdicts import swap
 
 WITH_INTERVAL, PLAIN = ("log_loss", "accuracy"), ("swap_agreement", "first_position_rate")

@@ -74,14 +74,17 @@ class Judge:
 
     def _judge(self, rows: list[dict], swap: str) -> list[Judgement]:
         orders = orders_of(swap)
-        return judgements(score_battles(self.engine, self.prompt, rows, orders), self.spec) if rows else []
+        if not rows:
+            return []
+        logp = score_battles(self.engine, self.prompt, rows, orders)
+        return judgements(logp, self.spec, [row["language"] for row in rows])
 
 
-def judgements(logp: np.ndarray, spec: JudgeSpec) -> list[Judgement]:
+def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None) -> list[Judgement]:
     """Un-swapped log-probabilities [N, orders, K] as judgements: the orders' mean probability, then calibrated."""
     probs = np.exp(logp)
     agree = probs.argmax(axis=2)
-    averaged = spec.calibrate(probs.mean(axis=1))
+    averaged = spec.calibrate(probs.mean(axis=1), languages)
     names = verdict_names(spec.num_verdicts)
     return [
         Judgement(

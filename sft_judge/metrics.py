@@ -1,19 +1,14 @@
 """
-What a judge's probabilities are worth, with intervals.
+What a judge's probabilities are worth: figures that are functions of sums over rows, and each row's share of the sums.
 
-Every figure is a function of sums over rows, so one cluster bootstrap over prompts serves them all: each row has its
-share of every sum (`row_columns`), whole prompts are drawn again with replacement (`resample`), and a figure of the
-drawn sums is one draw of the figure (`figures`, `interval`). The same clusters and seed draw the same prompts, so a
-difference of two judges' draws is a paired one. Nothing here knows files.
+So that one cluster bootstrap serves them all (bootstrap.py). Nothing here knows files.
 """
 
 import numpy as np
-from scipy import sparse
+from scipy.stats import norm
 
 CLIP = 1e-15  # probabilities below this count as this, so that one impossible verdict is not an infinite loss
 BINS, ROWS_A_BIN = 15, 20
-REPEATS = 1000
-_WEIGHTS_AT_ONCE = 4_000_000
 
 
 def log_clipped(probs: np.ndarray) -> np.ndarray:
@@ -59,8 +54,22 @@ def row_columns(probs: np.ndarray, verdicts: np.ndarray, orders: np.ndarray | No
         "brier": ((probs - target) ** 2).sum(axis=1),
         "confusion": target[:, :, None] * one_hot(chosen, num)[:, None, :],  # [N, true, chosen]
         "bins": np.stack([in_bin, in_bin * confidence[:, None], in_bin * (chosen == verdicts)[:, None]], axis=1),
+        "preferred": _preferred_columns(probs, verdicts),
     }
     return columns | (_order_columns(orders) if orders is not None else {})
+
+
+def _preferred_columns(probs: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
+    """
+    [N, 7] of the rows on which people decided, with the better and the worse response's probability: how many; the sum
+    of each; whether the worse has more, or less; the log-odds and their square.
+    """
+    decided = verdicts < 2
+    rows = np.arange(len(probs))
+    better, worse = probs[rows, np.where(decided, verdicts, 0)], probs[rows, np.where(decided, 1 - verdicts, 1)]
+    margin = log_clipped(better) - log_clipped(worse)
+    parts = [np.ones(len(probs)), better, worse, worse > better, worse < better, margin, margin**2]
+    return np.stack(parts, axis=1) * decided[:, None]
 
 
 def _order_columns(orders: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,9 +78,11 @@ def _order_columns(orders: np.ndarray) -> dict[str, np.ndarray]:
     both = shown.all(axis=1)
     decided = shown & (chosen < 2)
     first = decided & (chosen == np.array([0, 1]))  # a stands first in order ab, b in order ba
+    gained = np.nan_to_num(orders[:, 0, 0] - orders[:, 1, 0] + orders[:, 1, 1] - orders[:, 0, 1]) / 2
     return {
         "swap": np.stack([both & (chosen[:, 0] == chosen[:, 1]), both], axis=1).astype(float),
         "first": np.stack([first.sum(axis=1), decided.sum(axis=1)], axis=1).astype(float),
+        "place": np.where(both, gained, 0.0),
     }
 
 
@@ -79,28 +90,82 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     The figures [...] of summed columns [..., *column]; NaN where a figure has nothing to be measured on.
 
-    log_loss in nats; brier summed over verdicts (0 to 2); ece over equal-mass bins of the chosen verdict's
-    probability; swap_agreement: both orders choose the same verdict; first_position_rate: of the choices of a
-    response, those of the one shown first; macro_f1 over the verdicts that occur; kappa: Cohen's.
+    log_loss in nats; brier summed over verdicts (0 to 2); accuracy with a tie as a third verdict, with a tie of either
+    side as half right (`_ties_half`), and where neither side says tie (`_without_ties`); ece over equal-mass bins of
+    the chosen verdict's probability, less what noise alone would add; macro_f1 over the verdicts that occur; kappa:
+    Cohen's. Then those of `_order_figures` and `_preferred_figures`.
     """
-    n, confusion, bins = sums["n"], sums["confusion"], sums["bins"]
+    n, confusion = sums["n"], sums["confusion"]
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, chosen = confusion.sum(axis=-1), confusion.sum(axis=-2)
     accuracy, kappa = agreement_and_kappa(confusion)
+    half = (true[..., 2:] + chosen[..., 2:] - 2 * hits[..., 2:]).sum(axis=-1) / 2  # one side says tie, the other not
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = 2 * hits / (true + chosen)
         found = {
             "log_loss": sums["log_loss"] / n,
             "accuracy": accuracy,
+            "accuracy_ties_half": accuracy + half / n,
+            "accuracy_without_ties": hits[..., :2].sum(axis=-1) / confusion[..., :2, :2].sum(axis=(-2, -1)),
             "brier": sums["brier"] / n,
-            "ece": np.abs(bins[..., 1, :] - bins[..., 2, :]).sum(axis=-1) / n,
+            "ece": debiased_ece(sums["bins"]),
             "tie_recall": hits[..., 2] / true[..., 2] if true.shape[-1] == 3 else np.full_like(n, np.nan),
             "macro_f1": np.nansum(f1, axis=-1) / (~np.isnan(f1)).sum(axis=-1),
             "kappa": kappa,
         }
-        for name, column in (("swap_agreement", "swap"), ("first_position_rate", "first")):
-            found[name] = sums[column][..., 0] / sums[column][..., 1] if column in sums else np.full_like(n, np.nan)
-    return found
+        return found | _order_figures(sums) | _preferred_figures(sums["preferred"])
+
+
+def debiased_ece(bins: np.ndarray) -> np.ndarray:
+    """
+    Expected calibration error [...] of bins [..., 3, B]: rows, their summed confidence, and how many were right.
+
+    The mean over rows of each bin's gap between confidence and accuracy, less its bias: even a perfect judge's gaps
+    are not zero, as accuracies are noisy. A gap g whose accuracy has standard error s is |Normal(g, s)| on average (a
+    folded normal), and that much above |g| is taken off (Kumar et al. 2019, "Verified Uncertainty Calibration",
+    section 5 and its library, there by simulation). Never below zero.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rows, confidence, right = (bins[..., place, :] for place in range(3))
+        accuracy = right / rows
+        gap = np.abs(confidence / rows - accuracy)
+        error = np.sqrt(accuracy * (1 - accuracy) / rows)
+        z = np.where(error > 0, gap / np.where(error > 0, error, 1), np.inf)
+        folded = np.where(error > 0, error * 2 * norm.pdf(z) + gap * (2 * norm.cdf(z) - 1), gap)
+        return np.maximum(np.nansum(rows * (2 * gap - folded), axis=-1) / rows.sum(axis=-1), 0.0)
+
+
+def _order_figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """
+    swap_agreement: both orders choose the same verdict; first_position_rate: of the choices of a response, those of
+    the one shown first; position_effect: how much probability a response gains by being shown first.
+    """
+    if "swap" not in sums:
+        nothing = np.full_like(sums["n"], np.nan)
+        return dict.fromkeys(("swap_agreement", "first_position_rate", "position_effect"), nothing)
+    both = sums["swap"][..., 1]
+    return {
+        "swap_agreement": sums["swap"][..., 0] / both,
+        "first_position_rate": sums["first"][..., 0] / sums["first"][..., 1],
+        "position_effect": sums["place"] / both,
+    }
+
+
+def _preferred_figures(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    Of the rows on which people decided: mean probability of the better and of the worse response, how many rows give
+    the worse one more and less, mean and standard deviation of the log-odds of the better one.
+    """
+    n, better, worse, above, below, margin, square = np.moveaxis(sums, -1, 0)
+    mean = margin / n
+    return {
+        "better_mean": better / n,
+        "worse_mean": worse / n,
+        "worse_above_better": np.where(n > 0, above, np.nan),
+        "worse_below_better": np.where(n > 0, below, np.nan),
+        "margin_mean": mean,
+        "margin_std": np.sqrt(np.maximum(square / n - mean**2, 0.0)),
+    }
 
 
 def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,48 +180,6 @@ def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def total(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Sum columns over rows, for figures without intervals."""
     return {name: column.sum(axis=0) for name, column in columns.items()}
-
-
-def resample(
-    columns: dict[str, np.ndarray], clusters: np.ndarray, repeats: int = REPEATS, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """
-    Cluster bootstrap: sums [1 + repeats, *column] of row columns [N, *column].
-
-    Row 0 is the data themselves; each other row sums as many clusters as there are, drawn with replacement.
-    `clusters` [N] are integers from 0; rows of one prompt share one, as their verdicts are not independent.
-    """
-    num_rows, num_clusters = len(clusters), int(clusters.max()) + 1
-    matrix = np.concatenate([column.reshape(num_rows, -1) for column in columns.values()], axis=1)
-    member = sparse.csr_array((np.ones(num_rows), (clusters, np.arange(num_rows))), (num_clusters, num_rows))
-    sums = member @ matrix  # [C, m]
-    rng = np.random.default_rng(seed)
-    drawn = [sums.sum(axis=0, keepdims=True)]
-    step = max(1, _WEIGHTS_AT_ONCE // num_clusters)
-    for start in range(0, repeats, step):
-        count = min(step, repeats - start)
-        picks = rng.integers(num_clusters, size=(count, num_clusters)) + num_clusters * np.arange(count)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=count * num_clusters).reshape(count, num_clusters)
-        drawn.append(weights.astype(float) @ sums)
-    drawn = np.concatenate(drawn)
-    ends = np.cumsum([np.prod(column.shape[1:], dtype=int) for column in columns.values()])
-    parts = np.split(drawn, ends[:-1], axis=1)
-    return {
-        name: part.reshape(-1, *column.shape[1:]) for (name, column), part in zip(columns.items(), parts, strict=True)
-    }
-
-
-def interval(draws: np.ndarray) -> dict[str, float | None]:
-    """
-    `{"value", "low", "high"}` of draws [1 + repeats] whose first is the data: the percentile interval of 95 %.
-
-    Widened to hold the value where resampling is biased (ece: noise in the bins only adds). None where undefined.
-    """
-    value, rest = draws[0], draws[1:][np.isfinite(draws[1:])]
-    if not np.isfinite(value) or len(rest) == 0:
-        return {"value": float(value) if np.isfinite(value) else None, "low": None, "high": None}
-    low, high = np.percentile(rest, [2.5, 97.5])
-    return {"value": float(value), "low": float(min(low, value)), "high": float(max(high, value))}
 
 
 def gap_share(loss: np.ndarray, frequencies: np.ndarray, best: np.ndarray) -> np.ndarray:

@@ -38,6 +38,13 @@ class Job:
     output: Path
     battles: pa.Table
 
+    @property
+    def languages(self) -> np.ndarray | None:
+        """Of the prompts [N]; None where the battles say nothing of them."""
+        if "language" not in self.battles.column_names:
+            return None
+        return np.array(self.battles["language"].to_pylist(), dtype=object)
+
 
 @dataclass(eq=False)
 class Block:
@@ -230,7 +237,9 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, engine
             for fold, folder in fold_owners(judges, labelled_folds(job.battles) - {None}).items()
         }
         metadata["without_label"] = list(judges)  # of rows that nobody trained on: the mean of all
-    return Probs(ids, np.tile(np.array(orders, dtype=object), job.battles.num_rows), logp.reshape(-1, 3), metadata)
+    shown = np.tile(np.array(orders, dtype=object), job.battles.num_rows)
+    languages = None if job.languages is None else np.repeat(job.languages, len(orders))
+    return Probs(ids, shown, logp.reshape(-1, 3), metadata, languages=languages)
 
 
 def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:

@@ -5,7 +5,8 @@ Rows are un-swapped when written (`a` is always the battle's own response_a) and
 reader, once. Parquet carries the provenance in its schema metadata under `sft_judge`; CSV is read, without provenance.
 
 A prediction that its deadline ended leaves battles unread. They stand there all the same, once, in the order "ab",
-with the class frequencies, and a column `scored` says false; a file without that column holds judgements alone.
+with the class frequencies, and a column `scored` says false; a file without that column holds judgements alone. A
+column `language` stands there where the battles have one, for calibrations that go by it.
 """
 
 import json
@@ -35,6 +36,7 @@ class Probs:
     logp: np.ndarray
     metadata: dict = field(default_factory=dict)
     scored: np.ndarray | None = None  # [R] false for class frequencies in a judgement's place; None: all are judged
+    languages: np.ndarray | None = None  # [R] of the prompts, where the battles say; a calibration may go by them
 
     @property
     def num_verdicts(self) -> int:
@@ -43,8 +45,8 @@ class Probs:
 
     def select(self, keep: np.ndarray) -> "Probs":
         """The rows that the boolean mask or the indices `keep` name."""
-        scored = None if self.scored is None else self.scored[keep]
-        return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata, scored)
+        more = [None if column is None else column[keep] for column in (self.scored, self.languages)]
+        return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata, *more)
 
 
 def write_probs(path: Path, probs: Probs) -> None:
@@ -54,6 +56,8 @@ def write_probs(path: Path, probs: Probs) -> None:
     table = pa.table(columns, names=COLUMNS)
     if probs.scored is not None and not probs.scored.all():
         table = table.append_column("scored", pa.array(probs.scored, pa.bool_()))
+    if probs.languages is not None:
+        table = table.append_column("language", pa.array(probs.languages, pa.string()))
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(probs.metadata)})
     with whole_file(path) as aside:
         pq.write_table(table, aside)
@@ -90,8 +94,11 @@ def read_probs(path: Path) -> Probs:
     except ValueError as error:
         raise InputError(f"{path}: a log-probability is not a number ({error}).") from error
     _check(path, ids, orders, logp)
-    scored = np.array(table["scored"].to_pylist(), dtype=bool) if "scored" in table.column_names else None
-    return Probs(ids, orders, logp, metadata, scored)
+    scored, languages = (
+        np.array(table[name].to_pylist(), dtype=kind) if name in table.column_names else None
+        for name, kind in (("scored", bool), ("language", object))
+    )
+    return Probs(ids, orders, logp, metadata, scored, languages)
 
 
 def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray) -> None:

@@ -12,12 +12,13 @@ import pyarrow as pa
 from sft_judge.battles.folds import assign_folds
 from sft_judge.battles.leaks import LeakSearch
 from sft_judge.battles.schema import set_column
+from sft_judge.bootstrap import interval, resample
 from sft_judge.errors import InputError
 from sft_judge.evaluate.align import Aligned
-from sft_judge.evaluate.measure import class_frequencies
+from sft_judge.evaluate.baselines import class_frequencies
 from sft_judge.evaluate.plots import slice_losses
 from sft_judge.evaluate.tables import number, percent
-from sft_judge.metrics import figures, interval, resample, row_columns
+from sft_judge.metrics import figures, row_columns
 from sft_judge.page import Section, Table, render_page
 from sft_judge.verdicts import VERDICTS
 

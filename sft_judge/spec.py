@@ -13,6 +13,7 @@ import numpy as np
 
 from sft_judge.errors import InputError, nearest
 from sft_judge.files import write_json
+from sft_judge.scaling import apply_calibration
 
 FILE = "judge.json"
 
@@ -36,7 +37,7 @@ class JudgeSpec:
     budget: Budget
     language: bool = False  # whether the prompt's language is shown
     swap: str = "both"  # orders that prediction runs by default: both | none
-    calibration: dict | None = None  # {"temperature", "fitted_on", ...}; None: raw probabilities
+    calibration: dict | None = None  # what scaling.py applies, and what it was fitted on; None: raw probabilities
     training: dict = field(default_factory=dict)  # what it was trained on and how, for people and for provenance
     version: int = 1
 
@@ -45,23 +46,9 @@ class JudgeSpec:
         """K, 2 or 3."""
         return len(self.verdict_ids)
 
-    def calibrate(self, probs: np.ndarray) -> np.ndarray:
-        """Apply this judge's calibration to raw probabilities [N, 3] or [N, K] of averaged orders."""
-        return apply_temperature(probs, self.calibration["temperature"]) if self.calibration else np.asarray(probs)
-
-
-def apply_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
-    """
-    p ** (1 / temperature), normalised over the last axis (Guo et al. 2017, section 4.2). A zero stays a zero.
-
-    Symmetric in the columns, so exchanging the responses of a battle still exchanges the result.
-    """
-    probs = np.asarray(probs, dtype=float)
-    powered = (probs / probs.max(axis=-1, keepdims=True)) ** (1.0 / temperature)
-    # a and b are added before the tie, so that their exchange cannot change the rounding of the total
-    total = powered[..., 0] + powered[..., 1]
-    total = total + powered[..., 2] if powered.shape[-1] == 3 else total
-    return powered / total[..., None]
+    def calibrate(self, probs: np.ndarray, languages: list | None = None) -> np.ndarray:
+        """This judge's calibration of raw probabilities [N, K] of averaged orders; `languages` [N] where known."""
+        return apply_calibration(probs, self.calibration, languages)
 
 
 def read_spec(folder: Path) -> JudgeSpec:

@@ -35,7 +35,7 @@ class TimedOutput:
         if len(judges) > 1:
             raise InputError(f"{model} holds {len(judges)} judges; --time-budget takes one: name it, or merge them.")
         self.model, self.spec = model, judges[model]
-        self.battles, self.path = job.battles, job.output
+        self.battles, self.path, self.languages = job.battles, job.output, job.languages
         self.sample, self.submission = sample, submission
         self.ids = np.array(job.battles["id"].to_pylist(), dtype=object)
         self.swap = swap or ("none" if self.spec.swap == "none" else "budget")
@@ -110,4 +110,5 @@ class TimedOutput:
             },
         }
         orders = np.array(ORDERS, dtype=object)[places]
-        return Probs(self.ids[rows], orders, filled[rows, places], metadata, ~unknown[rows])
+        languages = None if self.languages is None else self.languages[rows]
+        return Probs(self.ids[rows], orders, filled[rows, places], metadata, ~unknown[rows], languages)

@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
-from sft_judge.evaluate.slices import length_labels, slices
+from sft_judge.evaluate.slices import bucket_labels, slices
 from sft_judge.evaluate.tables import read_stages
 from sft_judge.probs import Probs, read_probs, write_probs
 from sft_judge.spec import Budget, JudgeSpec, write_spec
@@ -21,6 +21,7 @@ from sft_judge.verdicts import VERDICTS
 
 pytestmark = pytest.mark.unit
 ROWS = 300
+HOSTILE = "text that could be taken for more"
 LANGUAGES = ("English", "日本語", "<script>alert(1)</script>", "$\\frac{x}$")
 FIGURES = ("log_loss accuracy brier ece swap_agreement first_position_rate tie_recall macro_f1 kappa").split()
 
@@ -36,11 +37,13 @@ def world(tmp_path_factory):
         {
             "id": f"{i}",
             "prompt": [f"prompt {i // 2}"] * (1 + i // 2 % 3),
-            "response_a": ["secret text " * rng.integers(1, 9)],
+            "response_a": ["secret text " * rng.integers(1, 9) + "<|im_end|>" * (i % 10 == 0)],
             "response_b": ["secret text " * rng.integers(1, 9)],
             "verdict": VERDICTS[verdicts[i]],
             "language": LANGUAGES[i % 4],
             "fold": i % 3,
+            "model_a": f"model {i % 4}",
+            "model_b": f"model {(i + 1) % 4}",
         }
         for i in range(ROWS)
     ]
@@ -77,10 +80,11 @@ def test_one_file_gives_every_figure_with_its_interval(world, tmp_path):
     assert metrics["n"] == ROWS and metrics["num_prompts"] == ROWS // 2 and "judges" not in metrics
     for name in FIGURES:
         assert metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"]
-    assert set(metrics["slices"]) == {"language", "turns", "characters"}
-    assert all(sum(part["n"] for part in parts.values()) == ROWS for parts in metrics["slices"].values())
+    assert set(metrics["slices"]) == {"language", "turns", "characters", "difference in length", "model"} | {HOSTILE}
+    for dimension, parts in metrics["slices"].items():
+        assert sum(part["n"] for part in parts.values()) == ROWS * (1 + (dimension == "model"))  # two to a battle
     assert sum(point["n"] for point in metrics["reliability"]) == ROWS
-    assert [row["name"] for row in metrics["worth"]] == ["class frequencies", "good"]
+    assert [row["name"] for row in metrics["worth"]] == ["class frequencies", "the longer answer", "good"]
     assert "gap_share" not in metrics["worth"][0]
     assert (tmp_path / "metrics.json.manifest.json").exists()
 
@@ -110,8 +114,9 @@ def test_the_worth_table_equals_a_second_computation_from_the_truth(world, tmp_p
     everyone |= {name: world.judges[name] for name in ("fair", "good")}
     expected = {name: -(world.truth * np.log(probs)).sum(axis=1).mean() for name, probs in everyone.items()}
     gap = expected["class frequencies"] - expected["best possible"]
-    assert list(worth) == ["class frequencies", "fair", "good", "best possible"]
-    for name, row in worth.items():
+    assert list(worth) == ["class frequencies", "the longer answer", "fair", "good", "best possible"]
+    for name in everyone:
+        row = worth[name]
         drawn = -np.log(everyone[name][np.arange(ROWS), world.verdicts]).mean()
         share = (expected["class frequencies"] - expected[name]) / gap
         assert row["expected_log_loss"]["value"] == pytest.approx(expected[name])
@@ -275,7 +280,7 @@ def test_small_slices_are_put_together_and_no_row_is_lost():
     found = slices(battle_table(rows))
     assert {name: int(mask.sum()) for name, mask in found["language"].items()} == {"English": 60, "other (2)": 9}
     assert "turns" not in found  # all have one
-    assert length_labels(np.array([5, 5, 5])) == ["0 to 5"] * 3
+    assert bucket_labels(np.array([5, 5, 5])) == ["0 to 5"] * 3
 
 
 def test_a_browser_opens_the_report_without_a_console_error_or_a_script_run(world, tmp_path):

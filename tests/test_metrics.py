@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn import metrics as sk
 
+from sft_judge.bootstrap import interval, p_value, resample, rows_needed
 from sft_judge.metrics import (
     CLIP,
     confidence_bins,
     cross_entropy,
+    debiased_ece,
     figures,
     gap_share,
-    interval,
-    resample,
     row_columns,
     total,
 )
@@ -43,13 +44,49 @@ def test_figures_agree_with_sklearn(num):
         assert np.isnan(found["tie_recall"])
 
 
-def test_ece_is_the_mean_gap_over_bins():
+def test_ece_is_the_mean_gap_over_bins_less_what_noise_adds_to_it():
     probs, verdicts = random_judge()
-    confidence, hit = probs.max(axis=1), probs.argmax(axis=1) == verdicts
+    confidence, hit = probs.max(axis=1) ** 1.3, probs.argmax(axis=1) == verdicts  # an unsure judge
     bins = confidence_bins(confidence)
-    gaps = [abs((confidence - hit)[bins == k].mean()) * (bins == k).mean() for k in np.unique(bins)]
-    assert figures(total(row_columns(probs, verdicts)))["ece"] == pytest.approx(sum(gaps))
     assert np.ptp(np.bincount(bins)) <= 1  # equal mass
+    sums = np.stack([np.bincount(bins, part) for part in (np.ones(len(hit)), confidence, hit)])
+    means = sums[1:] / sums[0]
+    noise = np.sqrt(means[1] * (1 - means[1]) / sums[0])
+    drawn = np.random.default_rng(0).normal(means[1], noise, (200_000, len(noise)))  # as Kumar et al. do
+    shares, gaps = sums[0] / sums[0].sum(), np.abs(means[0] - means[1])
+    bias = (np.abs(drawn - means[0]) @ shares).mean() - gaps @ shares
+    assert debiased_ece(sums) == pytest.approx(gaps @ shares - bias, abs=2e-4)
+    assert bias > 0.01
+
+
+def test_ece_of_a_judge_that_knows_what_it_knows_goes_to_zero_and_faster_than_the_plain_gaps():
+    for rows, most in ((300, 0.05), (30_000, 0.008)):
+        sums = [total(row_columns(*random_judge(rows, seed=seed)))["bins"] for seed in range(10)]
+        plain = np.mean([np.abs(bins[1] - bins[2]).sum() / rows for bins in sums])
+        debiased = np.mean([debiased_ece(bins) for bins in sums])
+        assert debiased < most and debiased < 0.7 * plain
+
+
+def test_ties_count_as_a_verdict_as_half_or_not_at_all():
+    verdicts, chosen = np.array([0, 0, 1, 1, 2, 2, 0]), np.array([0, 1, 1, 2, 2, 0, 2])
+    found = figures(total(row_columns(np.eye(3)[chosen] * 0.8 + 0.1 * (1 - np.eye(3)[chosen]), verdicts)))
+    assert found["accuracy"] == pytest.approx(3 / 7)
+    half = [1.0 if v == c else 0.5 * ((v == 2) != (c == 2)) for v, c in zip(verdicts, chosen, strict=True)]
+    assert found["accuracy_ties_half"] == pytest.approx(np.mean(half))
+    clear = (verdicts < 2) & (chosen < 2)
+    assert found["accuracy_without_ties"] == pytest.approx((verdicts == chosen)[clear].mean())
+
+
+def test_the_preferred_response_is_held_against_the_other_on_decided_rows():
+    probs, verdicts = random_judge()
+    found = figures(total(row_columns(probs, verdicts)))
+    pairs = [(row[v], row[1 - v]) for row, v in zip(probs, verdicts, strict=True) if v < 2]
+    better, worse = np.array(pairs).T
+    margins = np.log(better / worse)
+    wanted = {"better_mean": better.mean(), "worse_mean": worse.mean(), "worse_above_better": (worse > better).sum()}
+    wanted |= {"worse_below_better": (worse < better).sum()}
+    wanted |= {"margin_mean": margins.mean(), "margin_std": margins.std()}
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
 
 
 def test_a_constant_judge_has_one_bin_and_no_calibration_error():
@@ -67,6 +104,7 @@ def test_position_figures_count_what_was_chosen():
     found = figures(total(row_columns(probs, verdicts, orders)))
     assert found["swap_agreement"] == pytest.approx(2 / 3)
     assert found["first_position_rate"] == pytest.approx((1 + 2 + 1) / 5)
+    assert found["position_effect"] == pytest.approx((0 + 0.7 + 0) / 3)  # of the rows with both orders
 
 
 def test_an_impossible_verdict_costs_a_clipped_loss():
@@ -119,3 +157,29 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say_also_when_rows_of_
 
 def test_an_undefined_figure_has_no_value():
     assert interval(np.full(11, np.nan)) == {"value": None, "low": None, "high": None}
+
+
+def test_one_prompt_gives_a_value_and_no_interval():
+    probs, verdicts = random_judge(20)
+    draws = figures(resample(row_columns(probs, verdicts), np.zeros(20, dtype=int), repeats=10))
+    found = interval(draws["log_loss"])
+    assert found["value"] > 0 and found["low"] is None is found["high"]
+    assert p_value(draws["log_loss"]) is None and rows_needed(draws["log_loss"], 20) is None
+
+
+def test_a_p_value_is_that_of_the_normal_test_on_a_mean():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.1, 1, 500)
+    draws = resample({"x": values, "n": np.ones(500)}, np.arange(500), repeats=4000)
+    found = p_value(draws["x"] / draws["n"])
+    assert found == pytest.approx(2 * norm.sf(abs(values.mean()) / (values.std() / np.sqrt(500))), rel=0.25)
+
+
+def test_rows_needed_would_tell_a_difference_four_times_in_five():
+    rng, effect = np.random.default_rng(0), 0.2
+    values = rng.normal(size=2000)
+    values += effect - values.mean()
+    draws = resample({"x": values, "n": np.ones(2000)}, np.arange(2000))
+    needed = rows_needed(draws["x"] / draws["n"], 2000)
+    means = (effect + rng.normal(size=(4000, needed))).mean(axis=1)
+    assert np.mean(np.abs(means) * np.sqrt(needed) > norm.ppf(0.975)) == pytest.approx(0.8, abs=0.06)

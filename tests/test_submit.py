@@ -8,7 +8,8 @@ import pytest
 from sft_judge.cli import main
 from sft_judge.ensemble import combine
 from sft_judge.probs import Probs, write_probs
-from sft_judge.spec import Budget, JudgeSpec, apply_temperature, write_spec
+from sft_judge.scaling import apply_scaling
+from sft_judge.spec import Budget, JudgeSpec, write_spec
 from sft_judge.submission import LMSYS, WSDM, check_submission, read_sample, write_submission
 from sft_judge.verdicts import swap
 
@@ -88,7 +89,7 @@ def test_the_ensemble_is_the_weighted_mean_of_calibrated_judges(folder):
     for more, temperature in (([], 2.0), (["--uncalibrated"], 1.0)):
         assert submit(folder, "lmsys", ["one", "two"], "--weights", "3", "1", *more) == 0
         found = np.array([[float(row[name]) for name in LMSYS[1:]] for row in rows_of(folder)])
-        wanted = [0.75 * apply_temperature(one[i], temperature) + 0.25 * two[i] for i in IDS]
+        wanted = [0.75 * apply_scaling(one[i], temperature) + 0.25 * two[i] for i in IDS]
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 

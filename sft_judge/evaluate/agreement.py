@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from sft_judge.audit_page import battle_text
+from sft_judge.bootstrap import interval, resample
 from sft_judge.evaluate.align import Aligned
 from sft_judge.evaluate.tables import number, percent
 from sft_judge.files import whole_file
-from sft_judge.metrics import agreement_and_kappa, interval, resample
+from sft_judge.metrics import agreement_and_kappa
 from sft_judge.page import Table, Text
 from sft_judge.verdicts import VERDICTS
 
@@ -69,10 +70,10 @@ def agreement_table(pairs: list[dict], against: int, rows: int) -> Table:
 
 
 def example_texts(aligned: Aligned, found: list[dict], count: int) -> list[Text]:
-    """The first `count` battles of the list, with their text."""
+    """The first `count` battles of a list of such entries, with their text."""
     return [
         battle_text(
-            f"judged {one['judged']} at {one['probability']:.2f}", aligned.battles.slice(one["row"], 1).to_pylist()[0]
+            f"judged {one['judged']} against {one['vote']}", aligned.battles.slice(one["row"], 1).to_pylist()[0]
         )
         for one in found[:count]
     ]

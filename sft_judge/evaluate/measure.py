@@ -1,114 +1,154 @@
 """
-Aligned judges to figures: the whole of metrics.json but for stages and provenance.
+Aligned judges to figures: the whole of metrics.json but for agreement, stages and provenance.
 
-Every judge is resampled with the same prompts, so pairs and shares of the gap are paired comparisons. Class
-frequencies and the best possible are judges too: constant probabilities, and the true ones.
+Every judge is resampled with the same prompts, so pairs and shares of the gap are paired comparisons. The baselines
+and the best possible are judges too: what the frequencies say, and the true probabilities.
 """
-
-from itertools import combinations
 
 import numpy as np
 
-from sft_judge.evaluate.align import Aligned
-from sft_judge.evaluate.slices import slices, text_lengths
-from sft_judge.metrics import CLIP, cross_entropy, figures, gap_share, interval, resample, row_columns
+from sft_judge.bootstrap import interval, resample
+from sft_judge.calibration import folds_seen
+from sft_judge.evaluate import bias
+from sft_judge.evaluate.align import Aligned, column
+from sft_judge.evaluate.baselines import FREQUENCIES, baseline_probs, longer_response
+from sft_judge.evaluate.pairs import compare, standings
+from sft_judge.evaluate.slices import slice_columns, slice_figures, slices
+from sft_judge.metrics import CLIP, cross_entropy, figures, gap_share, row_columns
+from sft_judge.verdicts import VERDICTS
 
-FREQUENCIES, BEST = "class frequencies", "best possible"
+BEST = "best possible"
+WORST = 20  # battles listed, those of the largest loss
+FEW_PROMPTS = 30  # below this an interval of resampled prompts is too narrow
 
 
-def class_frequencies(verdicts: np.ndarray, num: int) -> np.ndarray:
-    """Frequencies [K] of verdict indices [N], each count one higher (Laplace), so that none is impossible."""
-    counts = np.bincount(verdicts[(verdicts >= 0) & (verdicts < num)], minlength=num) + 1.0
-    return counts / counts.sum()
-
-
-def measure(aligned: Aligned, frequencies: np.ndarray, main: str, seed: int = 0) -> dict:
+def measure(
+    aligned: Aligned, frequencies: np.ndarray, longer_frequencies: np.ndarray, main: str, seed: int = 0
+) -> dict:
     """
     The figures of every judge, of pairs, and the worth table; those of `main` stand at the top level too.
 
-    `frequencies` [K] is what somebody who reads no battle would say.
+    `frequencies` [K] is what somebody who reads no battle would say, `longer_frequencies` [K] how often the longer
+    response wins, the shorter, and neither.
     """
-    rows = len(aligned.verdicts)
-    masks, longer = slices(aligned.battles), _longer_response(aligned)
-    constant = {FREQUENCIES: np.tile(frequencies, (rows, 1))}
+    shared = Shared(aligned)
+    baselines = baseline_probs(frequencies, longer_frequencies, shared.longer)
     best = {} if aligned.truth is None else {BEST: aligned.truth}
-    everyone = {**constant, **{name: judge.probs for name, judge in aligned.judges.items()}, **best}
     draws = {}
-    for name, probs in everyone.items():
-        judge = aligned.judges.get(name)
-        columns = _columns(aligned, probs, judge.orders if judge else None, masks if judge else {}, longer)
-        draws[name] = resample(columns, aligned.clusters, seed=seed)
-    judges = {name: _judge(draws[name], aligned, name, masks) for name in aligned.judges}
+    for name, probs in (baselines | best).items():
+        draws[name] = resample(_row_figures(aligned, probs, None), aligned.clusters, seed=seed)
+    for name in aligned.judges:
+        draws[name] = resample(shared.columns(name), aligned.clusters, seed=seed)
+    judges = {name: shared.figures(name, draws[name]) for name in aligned.judges}
     result = {**judges[main], "main": main, "num_prompts": int(aligned.clusters.max()) + 1}
-    result["class_frequencies"] = frequencies.tolist()
-    result["worth"] = _worth(draws, aligned.truth is not None)
+    result["class_frequencies"], result["longer_frequencies"] = frequencies.tolist(), longer_frequencies.tolist()
+    ordered = {name: draws[name] for name in (*baselines, *judges, *best)}
+    result["worth"] = _worth(ordered, aligned.truth is not None)
+    result["worst"] = worst_battles(aligned, main)
     if len(judges) > 1:
-        result["judges"] = judges
-        result["pairs"] = [_pair(draws, a, b) for a, b in combinations(judges, 2)]
+        right = {name: judge.probs.argmax(axis=1) == aligned.verdicts for name, judge in aligned.judges.items()}
+        pairs = compare(draws, right)
+        result |= {"judges": judges, "pairs": pairs, "standings": standings(judges, pairs)}
     return result
 
 
-def _columns(aligned, probs, orders, masks, longer) -> dict[str, np.ndarray]:
+def caveats(metrics: dict) -> list[str]:
+    """What to know before these figures are believed: few prompts, one verdict alone, clipped probabilities."""
+    found, prompts = [], metrics["num_prompts"]
+    if prompts == 1:
+        found.append("all battles have one prompt, so there are no intervals: they come from resampling prompts")
+    elif prompts < FEW_PROMPTS:
+        found.append(f"{prompts} prompts are few: intervals of so few are too narrow")
+    said = [name for name, count in metrics["verdicts"].items() if count]
+    if len(said) == 1:
+        found.append(f"every verdict is {said[0]}: kappa and much else cannot be measured")
+    for name, judge in (metrics.get("judges") or {metrics["main"]: metrics}).items():
+        if judge["clipped"]:
+            found.append(
+                f"{name} gave {judge['clipped']} verdicts of people a probability below {CLIP:g}, counted as that"
+            )
+        if judge["swap_agreement"]["value"] is None:
+            found.append(f"{name} was asked in one order alone: nothing is known of its agreement under swap")
+    return found
+
+
+class Shared:
+    """What the judges of `aligned` have in common: slices, styles, the longer response."""
+
+    def __init__(self, aligned: Aligned):
+        self.aligned, self.masks = aligned, slices(aligned.battles)
+        self.longer, self.styles = longer_response(aligned.battles), bias.style_features(aligned.battles)
+        num = aligned.num_verdicts
+        self.people = bias.lead(np.eye(3)[aligned.verdicts][:, :num] if aligned.truth is None else aligned.truth)
+
+    def columns(self, name: str) -> dict[str, np.ndarray]:
+        """Every row column of one judge."""
+        aligned, judge = self.aligned, self.aligned.judges[name]
+        columns = _row_figures(aligned, judge.probs, judge.orders)
+        chosen = judge.probs.argmax(axis=1)
+        columns |= bias.longer_columns(self.longer, chosen, aligned.verdicts)
+        columns |= bias.style_columns(self.styles, self.people, bias.lead(judge.probs))
+        columns |= bias.own_columns(aligned.battles, self._family(name), judge.probs, self.people)
+        return columns | slice_columns(self._masks(name), columns["log_loss"], chosen == aligned.verdicts)
+
+    def figures(self, name: str, draws: dict[str, np.ndarray]) -> dict:
+        """A judge's entry in metrics.json from its resampled columns."""
+        aligned, probs = self.aligned, self.aligned.judges[name].probs
+        bins = draws["bins"][0]
+        result = {"n": len(probs), **{key: interval(values) for key, values in figures(draws).items()}}
+        if "expected" in draws:
+            result["expected_log_loss"] = interval(draws["expected"] / draws["n"])
+        result |= {
+            "verdicts": dict(zip(VERDICTS, np.bincount(aligned.verdicts, minlength=3).tolist(), strict=True)),
+            "clipped": int((probs[np.arange(len(probs)), aligned.verdicts] < CLIP).sum()),
+            "longer_response_rate": {who: _ratio(draws[f"longer {who}"], 0, 1) for who in ("judge", "people")},
+            "style": bias.style_effects(draws, self.styles),
+            "reliability": [
+                {"n": int(count), "confidence": confidence / count, "accuracy": hits / count}
+                for count, confidence, hits in bins.T.tolist()
+                if count
+            ],
+            "slices": slice_figures(draws, self._masks(name)),
+        }
+        return result | ({"own_family": bias.own_family(draws, self._family(name))} if "own" in draws else {})
+
+    def _family(self, name: str) -> str | None:
+        return bias.family_of(self.aligned.judges[name].source.metadata.get("model"))
+
+    def _masks(self, name: str) -> dict:
+        """The slices, and where it saw some of the rows in training, those too: what it gains by having seen them."""
+        folds = set(folds_seen(self.aligned.judges[name].source.metadata))
+        seen = np.array([fold in folds for fold in column(self.aligned.battles, "fold")])
+        if not seen.any() or seen.all():
+            return self.masks
+        return self.masks | {"training": {"seen in training": seen, "kept from training": ~seen}}
+
+
+def worst_battles(aligned: Aligned, name: str) -> list[dict]:
+    """The battles of the largest loss, `{"row", "id", "vote", "judged", "probability"}` each: that of the vote."""
+    probs = aligned.judges[name].probs
+    of_vote = probs[np.arange(len(probs)), aligned.verdicts]
+    ids = aligned.battles["id"]
+    return [
+        {
+            "row": int(row),
+            "id": ids[row].as_py(),
+            "vote": VERDICTS[aligned.verdicts[row]],
+            "judged": VERDICTS[probs[row].argmax()],
+            "probability": float(of_vote[row]),
+        }
+        for row in np.argsort(of_vote, kind="stable")[:WORST].tolist()
+    ]
+
+
+def _row_figures(aligned: Aligned, probs: np.ndarray, orders: np.ndarray | None) -> dict[str, np.ndarray]:
     columns = row_columns(probs, aligned.verdicts, orders)
-    if aligned.truth is not None:
-        columns["expected"] = cross_entropy(aligned.truth, probs)
-    chosen = probs.argmax(axis=1)
-    hits = chosen == aligned.verdicts
-    # of choices of one of two responses of unequal length: how many there are, and how many name the longer
-    for who, choice in (("judge", chosen), ("people", aligned.verdicts)):
-        decided = (choice < 2) & (longer >= 0)
-        columns[f"longer {who}"] = np.stack([decided & (choice == longer), decided], axis=1).astype(float)
-    parts = np.stack([columns["n"], columns["log_loss"], hits], axis=1)
-    for dimension, named in masks.items():
-        columns |= {f"slice {dimension} {name}": parts * mask[:, None] for name, mask in named.items()}
-    return columns
+    return columns if aligned.truth is None else columns | {"expected": cross_entropy(aligned.truth, probs)}
 
 
-def _longer_response(aligned: Aligned) -> np.ndarray:
-    """[N]: 0 where response_a is longer, 1 where response_b is, -1 where neither."""
-    a, b = (text_lengths(aligned.battles, name) for name in ("response_a", "response_b"))
-    return np.where(a == b, -1, (b > a).astype(int))
-
-
-def _ratio(sums: np.ndarray, over: int = 1, under: int = 0) -> dict:
+def _ratio(sums: np.ndarray, over: int, under: int) -> dict:
     with np.errstate(invalid="ignore", divide="ignore"):
         return interval(sums[..., over] / sums[..., under])
-
-
-def _judge(draws: dict, aligned: Aligned, name: str, masks: dict) -> dict:
-    probs = aligned.judges[name].probs
-    bins = draws["bins"][0]
-    result = {"n": len(probs), **{key: interval(values) for key, values in figures(draws).items()}}
-    if "expected" in draws:
-        result["expected_log_loss"] = interval(draws["expected"] / draws["n"])
-    return result | {
-        "clipped": int((probs[np.arange(len(probs)), aligned.verdicts] < CLIP).sum()),
-        "longer_response_rate": {who: _ratio(draws[f"longer {who}"], 0, 1) for who in ("judge", "people")},
-        "reliability": [
-            {"n": int(count), "confidence": confidence / count, "accuracy": hits / count}
-            for count, confidence, hits in bins.T.tolist()
-            if count
-        ],
-        "slices": {
-            dimension: {part: _slice(draws[f"slice {dimension} {part}"]) for part in named}
-            for dimension, named in masks.items()
-        },
-    }
-
-
-def _slice(sums: np.ndarray) -> dict:
-    return {"n": int(sums[0, 0]), "log_loss": _ratio(sums, 1), "accuracy": _ratio(sums, 2)}
-
-
-def _pair(draws: dict, a: str, b: str) -> dict:
-    """a minus b on the same rows and draws: a log loss below zero says that a is better."""
-    of_a, of_b = figures(draws[a]), figures(draws[b])
-    pair = {"a": a, "b": b}
-    pair |= {f"delta_{key}": interval(of_a[key] - of_b[key]) for key in ("log_loss", "accuracy")}
-    if "expected" in draws[a]:
-        difference = (draws[a]["expected"] - draws[b]["expected"]) / draws[a]["n"]
-        pair["delta_expected_log_loss"] = interval(difference)
-    return pair
 
 
 def _worth(draws: dict, with_truth: bool) -> list[dict]:

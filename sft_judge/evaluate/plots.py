@@ -1,5 +1,5 @@
 """
-Pictures of the report as inline SVG: transparent, mid-grey text, readable on light and dark.
+Pictures of the report as inline SVG: transparent, their grey that of the page's own text, readable on light and dark.
 
 Drawn through figure objects, so no state of pyplot is touched and no display is needed.
 """
@@ -9,8 +9,10 @@ import re
 import warnings
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 GREY = "#808080"
@@ -42,7 +44,68 @@ def _svg(name: str, draw, height: float = 3.6) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = text.replace(GREY, "currentColor")
     return text.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
+
+
+def worth(rows: list[dict], key: str, main: str) -> str:
+    """The log loss of each row of the worth table with its interval, baselines and the best possible in grey."""
+
+    def draw(axes):
+        places = range(len(rows))
+        for place, row in zip(places, rows, strict=True):
+            figure, colour = row[key], COLOURS[0] if row["judge"] else GREY
+            low, high = (figure["value"] if end is None else end for end in (figure["low"], figure["high"]))
+            spread = [[figure["value"] - low], [high - figure["value"]]]
+            axes.errorbar([figure["value"]], [place], xerr=spread, fmt="o", markersize=5, color=colour)
+        axes.set_yticks(places, [row["name"] for row in rows])
+        for label in axes.get_yticklabels():
+            label.set_fontweight("bold" if label.get_text() == main else "normal")
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(f"{key.replace('_', ' ')} in nats; left is better")
+
+    return _svg("what the judges are worth", draw, 0.9 + 0.34 * len(rows))
+
+
+def preferred(grid: list[list[int]]) -> str:
+    """How many battles have each probability of the preferred response (up) and of the other (right), in cells."""
+    counts = np.array(grid, dtype=float)
+
+    def draw(axes):
+        for up, across in zip(*np.nonzero(counts), strict=True):
+            shade = 0.12 + 0.88 * counts[up, across] / counts.max()
+            corner = (across / len(counts), up / len(counts))
+            side = 1 / len(counts)
+            axes.add_patch(Rectangle(corner, side, side, facecolor=COLOURS[0], alpha=shade, linewidth=0))
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="probability of the one people prefer")
+        axes.set_xlabel("probability of the other; above the line the judge agrees")
+
+    return _svg("preferred and other response", draw, 4.2)
+
+
+def styles(figures: dict) -> str:
+    """What each style adds to a response's lead, for people and for the judge, with intervals."""
+    names = list(figures)
+
+    def draw(axes):
+        for index, (who, colour) in enumerate((("people", GREY), ("judge", COLOURS[0]))):
+            found = [figures[name][who] for name in names]
+            values = [100 * figure["value"] for figure in found]
+            spread = [
+                [100 * (f["value"] - (f["low"] if f["low"] is not None else f["value"])) for f in found],
+                [100 * ((f["high"] if f["high"] is not None else f["value"]) - f["value"]) for f in found],
+            ]
+            places = [row + 0.24 * (index - 0.5) for row in range(len(names))]
+            axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=colour, label=who)
+        axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel("percentage points of lead for one standard deviation more")
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+    return _svg("what sways people and the judge", draw, 1.2 + 0.42 * len(names))
 
 
 def reliability(judges: dict) -> str:

@@ -9,54 +9,86 @@ import pyarrow as pa
 
 from sft_judge.evaluate import plots
 from sft_judge.evaluate.agreement import agreement_table
-from sft_judge.evaluate.slices import text_lengths
+from sft_judge.evaluate.style import text_lengths
 from sft_judge.evaluate.tables import (
     bias_table,
+    cut_table,
     figures_table,
     pairs_table,
     slice_tables,
     stages_table,
+    standings_table,
+    style_table,
+    worst_table,
     worth_table,
 )
 from sft_judge.page import Section, Table, Text, render_page
 
 
-def render_report(
-    metrics: dict, lengths: dict, logs: dict[str, list[dict]], worth_note: str, examples: list[Text] = ()
-) -> str:
+def render_report(metrics: dict, lengths: dict, logs: dict[str, list[dict]], examples: dict[str, list[Text]]) -> str:
     """
     The page. `metrics` as in metrics.json, `lengths` from `length_histograms`, `logs` from `read_logs`.
 
-    `examples` alone hold text of battles.
+    `examples` alone hold text of battles: those `against` the votes, and the `worst`.
     """
     judges = metrics.get("judges") or {metrics["main"]: metrics}
-    main = judges[metrics["main"]]
+    name, main = metrics["main"], judges[metrics["main"]]
     sections = [
-        Section("", tables=[replace(worth_table(metrics, worth_note), main=metrics["main"])]),
-        Section("Reliability", [plots.reliability(judges)], [_bins_table(metrics["main"], main)]),
-        Section("Log loss by step", [plots.losses(logs)] if logs else []),
-        Section("Lengths", [plots.lengths(**lengths)]),
-        Section("Position bias", tables=[bias_table(judges)]),
+        Section("", [_worth_picture(metrics, judges)], [replace(worth_table(metrics), main=name)]),
+        Section("Reliability", [plots.reliability(judges)], [_bins_table(name, main)]),
         *(
-            Section(f"Slices: {dimension}", [plots.slice_losses(dimension, judges)], [table])
+            Section(f"Slices: {dimension}", [plots.slice_losses(dimension, _having(judges, dimension))], [table])
             for dimension, table in zip(main["slices"], slice_tables(main["slices"]), strict=True)
+        ),
+        Section("Position bias", tables=[bias_table(judges)]),
+        Section(
+            "Style, length and family",
+            [plots.styles(main["style"])] if main["style"] else [],
+            [style_table(name, main)] if main["style"] or "own_family" in main else [],
+        ),
+        *_comparison(metrics, judges),
+        Section(
+            "Preferred responses",
+            [plots.preferred(metrics["preferred_grid"])] if np.any(metrics["preferred_grid"]) else [],
+            [_grid_table(metrics["preferred_grid"])],
         ),
         Section(
             "Agreement",
             tables=[agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])],
-            texts=list(examples),
+            texts=examples["against"],
         ),
-        Section("Pairs", tables=[pairs_table(metrics["pairs"])] if "pairs" in metrics else []),
+        Section("Worst battles", tables=[worst_table(metrics["worst"], name)], texts=examples["worst"]),
         Section("All figures", tables=[figures_table(judges)]),
-        Section("Stages", tables=[stages_table(metrics["stages"])] if metrics.get("stages") else []),
+        Section("Lengths", [plots.lengths(**lengths)], [_lengths_table(**lengths)]),
+        Section("What was cut", tables=[cut_table(metrics["cut"])] if metrics.get("cut") else []),
+        Section("Log loss by step", [plots.losses(logs)] if logs else [], [_logs_table(logs)] if logs else []),
+        Section("Cost", tables=[stages_table(metrics["stages"])] if metrics.get("stages") else []),
         Section("Provenance", tables=[_provenance_table(metrics["provenance"])]),
     ]
     notes = [
-        f"{metrics['n']} battles over {metrics['num_prompts']} prompts. In brackets: 95 % intervals, prompts "
+        f"{metrics['n']:,} battles over {metrics['num_prompts']:,} prompts. In brackets: 95 % intervals, prompts "
         "resampled. Log loss in nats, lower is better.",
         *metrics["notes"],
     ]
-    return render_page(f"sft_judge: {metrics['main']}", "What the judges are worth", notes, sections)
+    return render_page(f"sft_judge: {name}", "What the judges are worth", notes, sections)
+
+
+def _worth_picture(metrics: dict, judges: dict) -> str:
+    key = "expected_log_loss" if "expected_log_loss" in metrics["worth"][0] else "log_loss"
+    rows = [row | {"judge": row["name"] in judges} for row in metrics["worth"]]
+    return plots.worth(rows, key, metrics["main"])
+
+
+def _having(judges: dict, dimension: str) -> dict:
+    return {name: figures for name, figures in judges.items() if dimension in figures["slices"]}
+
+
+def _comparison(metrics: dict, judges: dict) -> list[Section]:
+    if "pairs" not in metrics:
+        return []
+    return [
+        Section("Comparison", tables=[standings_table(metrics["standings"], judges), pairs_table(metrics["pairs"])])
+    ]
 
 
 def _provenance_table(provenance: dict) -> Table:
@@ -72,6 +104,39 @@ def _bins_table(name: str, judge: dict) -> Table:
     ]
     columns = ["rows", "mean probability of the chosen verdict", "how often right"]
     return Table(f"Bins of {name}", columns, rows, folded=True)
+
+
+def _grid_table(grid: list[list[int]]) -> Table:
+    edges = [f"{place / len(grid):.1f}" for place in range(len(grid))]
+    rows = [[f"from {edge}", *map(str, counts)] for edge, counts in zip(edges, grid, strict=True)]
+    columns = ["preferred, by the other's", *edges]
+    return Table("Battles by the probability of either response", columns, rows, folded=True)
+
+
+def _lengths_table(counts: dict[str, list[int]], edges: list[float]) -> Table:
+    rows = [[f"{edge:.0f}", *map(str, values)] for edge, *values in zip(edges[:-1], *counts.values(), strict=True)]
+    return Table("Texts by length", ["characters from", *counts], rows, folded=True)
+
+
+def _logs_table(logs: dict[str, list[dict]]) -> Table:
+    rows = []
+    for name, log in logs.items():
+        for row in log:
+            found = [f"{row[key]:.4f}" if key in row else "" for key in ("loss", "eval_log_loss")]
+            rows += [[name, str(row["step"]), *found]] if any(found) and "step" in row else []
+    return Table("Losses", ["", "step", "training", "held out"], rows, folded=True)
+
+
+def preferred_grid(probs: np.ndarray, verdicts: np.ndarray, cells: int = 10) -> list[list[int]]:
+    """
+    Battles [cells, cells] by the probability of the response that people prefer (rows) and of the other (columns).
+
+    The scatter of "better" and "worse" rewards that align-anything's homework draws, as counts: 50,000 points are no
+    picture. Ties are no preference and are left out.
+    """
+    decided = np.flatnonzero(verdicts < 2)
+    better, worse = probs[decided, verdicts[decided]], probs[decided, 1 - verdicts[decided]]
+    return np.histogram2d(better, worse, bins=cells, range=[[0, 1], [0, 1]])[0].astype(int).tolist()
 
 
 def length_histograms(battles: pa.Table, bins: int = 40) -> dict:

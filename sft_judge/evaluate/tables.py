@@ -21,6 +21,16 @@ def percent(figure: dict | None) -> str:
     return _spread(figure, lambda value: f"{100 * value:.1f}", " %")
 
 
+def points(figure: dict | None) -> str:
+    """`+3.1 [1.2, 5.0]`, percentage points of a difference between probabilities."""
+    return _spread(figure, lambda value: f"{100 * value:+.1f}")
+
+
+def count(figure: dict | None) -> str:
+    """`1,234 [1,200, 1,268]`."""
+    return _spread(figure, lambda value: f"{value:,.0f}")
+
+
 def _spread(figure, form, unit="") -> str:
     if figure is None or figure["value"] is None:
         return "–"
@@ -29,7 +39,7 @@ def _spread(figure, form, unit="") -> str:
     return f"{form(figure['value'])}{unit} [{form(figure['low'])}, {form(figure['high'])}]"
 
 
-def worth_table(metrics: dict, note: str) -> Table:
+def worth_table(metrics: dict) -> Table:
     """What each judge is worth between class frequencies and, with a truth, the best possible."""
     with_truth = "gap_share" in metrics["worth"][0]
     columns = ["", *(["expected log loss", "share of the gap"] if with_truth else []), "log loss", "accuracy"]
@@ -42,52 +52,104 @@ def worth_table(metrics: dict, note: str) -> Table:
         ]
         for row in metrics["worth"]
     ]
-    return Table("Worth", columns, rows, note)
+    return Table("Worth", columns, rows, metrics["worth_note"])
 
 
 def figures_table(judges: dict) -> Table:
-    """The other figures of contracts.md, a row a judge."""
-    columns = ["", "Brier", "ECE", "tie recall", "macro F1", "kappa", "clipped"]
-    rows = [
-        [
-            name,
-            *(number(figures[key], 3) for key in ("brier", "ece")),
-            *(percent(figures["tie_recall"]), number(figures["macro_f1"], 3), number(figures["kappa"], 3)),
-            str(figures["clipped"]),
-        ]
-        for name, figures in judges.items()
-    ]
-    return Table("Figures", columns, rows, "clipped: rows whose verdict the judge gave less than 1e-15")
+    """The other figures of one number, a column a judge."""
+    labels = {
+        "accuracy_ties_half": ("accuracy, a tie of one side as half", percent),
+        "accuracy_without_ties": ("accuracy where neither side says tie", percent),
+        "tie_recall": ("ties found", percent),
+        "brier": ("Brier score", number),
+        "ece": ("calibration error (ECE)", number),
+        "macro_f1": ("macro F1", number),
+        "kappa": ("Cohen's kappa", number),
+        "better_mean": ("mean probability of the response that people prefer", number),
+        "worse_mean": ("mean probability of the other", number),
+        "worse_below_better": ("battles where the preferred one has more", count),
+        "worse_above_better": ("battles where it has less", count),
+        "margin_mean": ("log-odds of the preferred one, mean", number),
+        "margin_std": ("log-odds of the preferred one, standard deviation", number),
+    }
+    rows = [[label, *(form(figures[key]) for figures in judges.values())] for key, (label, form) in labels.items()]
+    rows.append(["verdicts given less than 1e-15", *(str(figures["clipped"]) for figures in judges.values())])
+    return Table("Figures", ["", *judges], rows, "the response that people prefer: of the battles that are no ties")
 
 
 def bias_table(judges: dict) -> Table:
-    """Whether order or length sways a judge."""
+    """Whether the place of a response, or its length, sways a judge."""
     rows = [
         [
             name,
             percent(figures["swap_agreement"]),
             percent(figures["first_position_rate"]),
+            points(figures["position_effect"]),
             percent(figures["longer_response_rate"]["judge"]),
             percent(figures["longer_response_rate"]["people"]),
         ]
         for name, figures in judges.items()
     ]
-    columns = ["", "same verdict in both orders", "chooses the first shown", "chooses the longer", "people choose it"]
+    columns = ["", "same verdict in both orders", "chooses the first shown", "probability it gains by that"]
+    columns += ["chooses the longer", "people choose it"]
     return Table("Position and length", columns, rows, "of the choices of a response; ties are no choice")
 
 
+def style_table(name: str, figures: dict) -> Table:
+    """What one standard deviation more of each style does, the others held fixed."""
+    rows = [
+        [style, points(effect["people"]), points(effect["judge"]), points(effect["difference"])]
+        for style, effect in figures["style"].items()
+    ]
+    if "own_family" in figures:
+        own = figures["own_family"]
+        label = f"written by its own family, {own['family']} ({own['n']} battles)"
+        rows.append([label, points(own["people"]), points(own["judge"]), points(own["difference"])])
+    note = (
+        "percentage points by which response a leads b, for one standard deviation more of it than b has, the other "
+        "styles held fixed; the last column is what the judge is swayed beyond people"
+    )
+    return Table(f"What sways {name}", ["", "people", "the judge", "the judge beyond people"], rows, note)
+
+
 def pairs_table(pairs: list[dict]) -> Table:
-    """Paired differences on the same rows."""
+    """Paired differences on the same rows, and what would be needed to tell them."""
     keys = [key for key in ("delta_expected_log_loss", "delta_log_loss", "delta_accuracy") if key in pairs[0]]
     rows = [
         [
             f"{pair['a']} − {pair['b']}",
             *((percent if key == "delta_accuracy" else number)(pair[key]) for key in keys),
+            *(
+                f"{pair['rows_needed'][key]:,}" if pair["rows_needed"][key] else "–"
+                for key in ("log_loss", "accuracy")
+            ),
+            f"{pair['mcnemar']['only_a']} : {pair['mcnemar']['only_b']}, p {pair['mcnemar']['p']:.2g}",
         ]
         for pair in pairs
     ]
     columns = ["", *(key.removeprefix("delta_").replace("_", " ") for key in keys)]
-    return Table("Pairs", columns, rows, "differences on the same rows; a log loss below zero: the first is better")
+    columns += ["rows to tell by log loss", "by accuracy", "McNemar"]
+    note = (
+        "differences on the same rows; a log loss below zero: the first is better. Rows to tell: so many like these "
+        "would show a difference of this size, at 5 % and with a power of 80 %. McNemar: battles that one alone has "
+        "right, rows taken as independent"
+    )
+    return Table("Pairs", columns, rows, note)
+
+
+def standings_table(standings: list[dict], judges: dict) -> Table:
+    """The judges in order, as far as these rows can order them."""
+    rows = [
+        [
+            f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} to {one['last']}",
+            one["name"],
+            number(judges[one["name"]]["log_loss"]),
+            percent(judges[one["name"]]["accuracy"]),
+        ]
+        for one in standings
+    ]
+    note = "places by log loss that a judge may have: two share one where no difference is seen, for so many pairs"
+    return Table("Order", ["place", "", "log loss", "accuracy"], rows, note)
 
 
 def slice_tables(slices: dict) -> list[Table]:
@@ -95,14 +157,38 @@ def slice_tables(slices: dict) -> list[Table]:
     return [
         Table(
             dimension.capitalize(),
-            ["", "rows", "log loss", "accuracy"],
+            ["", "rows", "log loss", "accuracy", "log loss against the rest"],
             [
-                [name, str(part["n"]), number(part["log_loss"]), percent(part["accuracy"])]
+                [
+                    name,
+                    str(part["n"]),
+                    number(part["log_loss"]),
+                    percent(part["accuracy"]),
+                    number(part["against_rest"]) + (" *" if part["differs"] else ""),
+                ]
                 for name, part in parts.items()
             ],
+            "* no chance, as many parts as are shown here allowed for",
         )
         for dimension, parts in slices.items()
     ]
+
+
+def worst_table(worst: list[dict], name: str) -> Table:
+    """The battles on which a judge is most wrong, by id."""
+    rows = [[one["id"], one["vote"], one["judged"], f"{one['probability']:.2g}"] for one in worst]
+    columns = ["id", "people", "the judge", "its probability of what people say"]
+    return Table(f"Where {name} is most wrong", columns, rows, folded=True)
+
+
+def cut_table(cut: dict) -> Table:
+    """How many battles the judge's budget cut, and by how much."""
+    rows = [
+        [field.replace("_", " "), f"{part['battles']:,}", f"{part['tokens']:,}"]
+        for field, part in cut["fields"].items()
+    ]
+    note = f"{cut['battles']:,} of {cut['n']:,} battles were cut in the middle to the judge's budget"
+    return Table("Cut", ["", "battles", "tokens left out"], rows, note)
 
 
 def read_stages(folder: Path, but: Path) -> list[dict]:

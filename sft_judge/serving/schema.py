@@ -63,7 +63,7 @@ class Answer(BaseModel):
     """The judgements, in the order asked."""
 
     model: str
-    calibration: dict | None = Field(description="the judge's temperature and what it was fitted on; null: raw")
+    calibration: dict | None = Field(description="its temperatures and what they were fitted on; null: raw")
     judgements: list[BattleJudgement]
 
 

@@ -78,9 +78,10 @@ class Service:
             message = f"The judge took longer than {self.limits.seconds} s; it has more to do than it can. Try again."
             raise unavailable(message) from None
         self.metrics.battles.inc(len(rows))
+        judged = judgements(logp, self.spec, [row.get("language") for row in rows])
         return [
             {"id": row["id"], **asdict(judgement), "cut": fields.cut}
-            for row, fields, judgement in zip(rows, fitted, judgements(logp, self.spec), strict=True)
+            for row, fields, judgement in zip(rows, fitted, judged, strict=True)
         ]
 
     def _read(self, body: bytes, in_batch: bool) -> tuple:

@@ -1,12 +1,17 @@
 """
-Fit one temperature on rows the judge did not see, and store it in its judge.json.
+Fit a calibration on rows the judge did not see, and store it in its judge.json.
 
-The probs file is read raw; battles without a verdict are skipped and counted. Rows of a fold that the judge was
-trained on are refused: a temperature fitted there makes the judge bolder than it deserves.
+The simplest form that held-out rows support is kept: none, one temperature, or vector scaling with a and b tied (so
+that exchanging the responses still exchanges the result); a language has parameters of its own where its rows support
+them. The probs file is read raw and stays raw; battles without a verdict are skipped and counted. Rows of a fold that
+the judge was trained on are refused: what is fitted there makes the judge bolder than it deserves.
+
+Somebody else's probs have no judge's folder: with --output in place of --model a copy of the file is written that
+carries the calibration, or of --apply, another file of the same judge.
 """
 
 from sft_judge.errors import GateError, InputError
-from sft_judge.files import InputPath, content_hash
+from sft_judge.files import InputPath, OutputPath, content_hash
 from sft_judge.stages import add_limit
 
 EXAMPLE = "sft-judge calibrate --probs probs-kept.parquet --battles battles.parquet --model runs/demo/judge --fold 4"
@@ -15,53 +20,86 @@ EXAMPLE = "sft-judge calibrate --probs probs-kept.parquet --battles battles.parq
 def add_arguments(parser):
     parser.add_argument("--probs", type=InputPath, required=True, help="what the judge said of these battles")
     parser.add_argument("--battles", type=InputPath, required=True, help="battles with verdicts")
-    parser.add_argument("--model", type=InputPath, required=True, help="the judge's folder; its judge.json is changed")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", type=InputPath, help="the judge's folder; its judge.json is changed")
+    where.add_argument("--output", type=OutputPath, metavar="F", help="the probs file to write with its calibration")
+    parser.add_argument(
+        "--apply", type=InputPath, metavar="PROBS", help="what --output is a copy of (default: --probs)"
+    )
     parser.add_argument("--fold", type=int, metavar="N", help="only the battles of this fold, kept from training")
     add_limit(parser)
 
 
 def outputs(args):
-    return [args.model / "calibration"]  # no file of its own: the manifest is calibration.manifest.json
+    return [args.model / "calibration" if args.model else args.output]  # beside judge.json, the manifest alone
 
 
 def run(args) -> dict:
-    from sft_judge.calibration import fit_temperature, mean_log_loss
+    from sft_judge.calibrating import choose
     from sft_judge.probs import read_probs
+
+    if args.apply and args.model:
+        raise InputError("--apply goes with --output; a judge's folder calibrates all of its files.")
+    probs = read_probs(args.probs)
+    held, counts = _rows(args, probs)
+    calibration, evidence = choose(held)
+    facts = {"fitted_rows": len(held.verdicts), "fold": args.fold, "battles_sha256": content_hash(args.battles)}
+    calibration = calibration and calibration | facts | evidence
+    _store(args, calibration)
+    print("\n".join(_said(calibration, evidence, facts["fitted_rows"])))
+    print(f"skipped: {', '.join(f'{count} {why}' for why, count in counts.items())}")
+    return {"calibration": calibration, "evidence": evidence, "skipped": counts}
+
+
+def _store(args, calibration: dict | None) -> None:
+    from sft_judge.probs import read_probs, write_probs
     from sft_judge.spec import read_spec, write_spec
 
-    spec = read_spec(args.model)
-    probs, verdicts, counts = _rows(args, read_probs(args.probs), spec)
-    temperature = fit_temperature(probs, verdicts)
-    spec.calibration = {
-        "temperature": temperature,
-        "fitted_rows": len(verdicts),
-        "log_loss_before": mean_log_loss(probs, verdicts),
-        "log_loss_after": mean_log_loss(probs, verdicts, temperature),
-        "battles_sha256": content_hash(args.battles),
-    }
-    write_spec(args.model, spec)
-    print(
-        f"temperature {temperature:.4f} on {len(verdicts)} rows: log loss "
-        f"{spec.calibration['log_loss_before']:.4f} before, {spec.calibration['log_loss_after']:.4f} after"
-    )
-    print(f"skipped: {', '.join(f'{count} {why}' for why, count in counts.items())}")
-    return {"calibration": spec.calibration, "skipped": counts}
+    if args.model:
+        spec = read_spec(args.model)
+        spec.calibration = calibration
+        write_spec(args.model, spec)
+        return
+    probs = read_probs(args.apply or args.probs)
+    if probs.metadata.get("model"):
+        raise InputError(f"{args.apply or args.probs}: made by {probs.metadata['model']}; give that as --model.")
+    probs.metadata |= {"calibration": calibration, "source": str(args.apply or args.probs)}
+    write_probs(args.output, probs)
 
 
-def _rows(args, probs, spec) -> tuple:
-    """Raw averaged probabilities [N, K], verdicts [N] and what was skipped. Raises when a row was trained on."""
+def _said(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
+    from sft_judge.evaluate.tables import number
+    from sft_judge.scaling import described
+
+    before, after, gain = (evidence[name] for name in ("before", "after", "gain"))
+    if calibration is None:
+        return [
+            f"refused: on {rows} rows no calibration has a lower log loss in cross-fitting than none, "
+            f"{number(before['log_loss'])}; the probabilities stay raw"
+        ]
+    return [
+        f"{described(calibration)} on {rows} rows",
+        f"log loss {number(before['log_loss'])} before, {number(after['log_loss'])} after; ECE "
+        f"{number(before['ece'])} before, {number(after['ece'])} after, on the rows it was fitted on",
+        f"in cross-fitting by prompt it gains {number(gain)}",
+    ]
+
+
+def _rows(args, probs) -> tuple:
+    """The rows to fit on, and what was skipped. Raises `GateError` when a row was trained on."""
     import numpy as np
 
     from sft_judge.battles.schema import read_battles, rows_of_fold
-    from sft_judge.evaluate.align import VERDICT_INDEX, column
+    from sft_judge.calibrating import Held
+    from sft_judge.evaluate.align import VERDICT_INDEX, column, prompt_clusters
     from sft_judge.probs import average_orders
 
     battles = rows_of_fold(read_battles(args.battles), args.fold, args.battles).slice(0, args.limit)
     ids, averaged, orders = average_orders(probs)
     num, row_of = probs.num_verdicts, {id_: row for row, id_ in enumerate(ids) if orders[row]}
-    used, seen = [], set()
+    used, verdicts = [], []
     counts = {"without a verdict": 0, "without probabilities": 0, "ties of an a/b judge": 0}
-    for id_, verdict, fold in zip(*(column(battles, name) for name in ("id", "verdict", "fold")), strict=True):
+    for place, (id_, verdict) in enumerate(zip(*(column(battles, name) for name in ("id", "verdict")), strict=True)):
         index = VERDICT_INDEX.get(verdict)
         if index is None:
             counts["without a verdict"] += 1
@@ -70,19 +108,28 @@ def _rows(args, probs, spec) -> tuple:
         elif index >= num:
             counts["ties of an a/b judge"] += 1
         else:
-            used.append((row_of[id_], index))
-            seen.add(fold)
+            used.append(place)
+            verdicts.append(index)
     if not used:
         raise InputError(
             f"{args.probs}: no row to fit on; of {battles.num_rows} battles in {args.battles} "
             f"{counts['without a verdict']} have no verdict and {counts['without probabilities']} no probabilities "
             "here. Predict labelled battles first."
         )
-    in_sample = sorted(seen & set(spec.training.get("folds_seen") or []))
+    battles = battles.take(used)
+    _check_folds(args, column(battles, "fold"))
+    rows = [row_of[id_] for id_ in battles["id"].to_pylist()]
+    languages = np.array(column(battles, "language"), dtype=object)
+    return Held(averaged[rows, :num], np.array(verdicts), prompt_clusters(battles), languages), counts
+
+
+def _check_folds(args, folds: list) -> None:
+    from sft_judge.spec import read_spec
+
+    seen = set(read_spec(args.model).training.get("folds_seen") or []) if args.model else set()
+    in_sample = sorted(seen & set(folds))
     if in_sample:
         raise GateError(
-            f"{args.model} was trained on fold {', '.join(map(str, in_sample))} of these rows, so a temperature "
+            f"{args.model} was trained on fold {', '.join(map(str, in_sample))} of these rows, so a calibration "
             "fitted on them is in-sample. Give --fold N for a fold that was kept from training."
         )
-    rows, verdicts = np.array(used).T
-    return averaged[rows, :num], verdicts, counts

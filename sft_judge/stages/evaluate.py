@@ -60,8 +60,9 @@ def run(args) -> dict:
         write_against_votes,
     )
     from sft_judge.evaluate.align import align
-    from sft_judge.evaluate.measure import measure
-    from sft_judge.evaluate.report import length_histograms, read_logs, render_report
+    from sft_judge.evaluate.cut import cut_tokens
+    from sft_judge.evaluate.measure import caveats, measure
+    from sft_judge.evaluate.report import length_histograms, preferred_grid, read_logs, render_report
     from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
     from sft_judge.files import whole_file, write_json
     from sft_judge.manifest import manifest_path
@@ -74,26 +75,30 @@ def run(args) -> dict:
         raise InputError(f"--main {main!r} is no judge here; they are {', '.join(files)}.")
     battles = read_battles(args.battles)
     aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
-    frequencies, worth_note = _frequencies(args, battles, aligned)
-    metrics = measure(aligned, frequencies, main, args.seed)
+    *frequencies, worth_note = _frequencies(args, aligned)
+    metrics = measure(aligned, *frequencies, main, args.seed)
     against = against_votes(aligned)
     metrics["agreement"], metrics["against_votes"] = agreement(aligned, args.seed), len(against)
-    metrics["notes"], metrics["worth_note"] = aligned.notes, worth_note
+    metrics["notes"], metrics["worth_note"] = [*aligned.notes, *caveats(metrics)], worth_note
+    judge = aligned.judges[main]
+    metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
+    metrics["cut"] = cut_tokens(judge.source.metadata, aligned.battles)
     metrics["provenance"] = _provenance(args, files, aligned)
     stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
     metrics |= {"stages": stages} if stages else {}
     logs = read_logs(args.stages) if args.stages else {}
-    examples = example_texts(aligned, against, args.examples or 0)
-    page = render_report(metrics, length_histograms(aligned.battles), logs, worth_note, examples)
+    lists = {"against": against, "worst": metrics["worst"]}
+    examples = {name: example_texts(aligned, found, args.examples or 0) for name, found in lists.items()}
+    page = render_report(metrics, length_histograms(aligned.battles), logs, examples)
     write_json(args.output / "metrics.json", metrics)
     with whole_file(args.output / "report.html") as aside:
         aside.write_text(page, encoding="utf-8")
     write_against_votes(outputs(args)[2], against)
-    tables = [*([stages_table(stages)] if stages else []), worth_table(metrics, worth_note)]
+    tables = [*([stages_table(stages)] if stages else []), worth_table(metrics)]
     tables.append(agreement_table(metrics["agreement"], len(against), metrics["n"]))
     for table in [] if args.quiet else tables:
         print_table(table)
-    print("\n".join([*aligned.notes, *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
+    print("\n".join([*metrics["notes"], *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
     return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}
 
 
@@ -120,27 +125,27 @@ def _kept(args, battles):
     return np.isin(battles["id"].to_numpy(zero_copy_only=False).astype(str), chosen)
 
 
-def _frequencies(args, battles, aligned):
-    """Class frequencies [K] and the sentence that says of what."""
+def _frequencies(args, aligned):
+    """Class frequencies [K], those of longer, shorter and neither [K], and the sentence that says of what."""
     import numpy as np
 
     from sft_judge.battles.schema import read_battles
     from sft_judge.evaluate.align import VERDICT_INDEX
-    from sft_judge.evaluate.measure import class_frequencies
+    from sft_judge.evaluate.baselines import class_frequencies, longer_frequencies, longer_response
 
     num = aligned.num_verdicts
-    if args.train is None:
-        note = "class frequencies are those of the evaluated rows themselves; --train BATTLES takes them from training"
-        return class_frequencies(aligned.verdicts, num), note
-    train = read_battles(args.train)
-    # of a fold in the training file itself, nothing may be known beforehand
-    same = args.train.resolve() == args.battles.resolve()
-    held_out = set(aligned.battles["id"].to_pylist()) if same else set()
-    verdicts = zip(train["id"].to_pylist(), train["verdict"].to_pylist(), strict=True)
-    indices = np.array([VERDICT_INDEX.get(name, -1) for id_, name in verdicts if id_ not in held_out], dtype=int)
-    if not ((indices >= 0) & (indices < num)).any():
-        raise InputError(f"{args.train}: no verdicts outside the evaluated rows to take class frequencies from.")
-    return class_frequencies(indices, num), f"class frequencies are those of {args.train}"
+    battles, verdicts = aligned.battles, aligned.verdicts
+    note = "frequencies are those of the evaluated rows themselves; --train BATTLES takes them from training"
+    if args.train is not None:
+        battles, note = read_battles(args.train), f"frequencies are those of {args.train}"
+        if args.train.resolve() == args.battles.resolve():  # of a fold in it, nothing may be known beforehand
+            held_out = set(aligned.battles["id"].to_pylist())
+            battles = battles.filter([id_ not in held_out for id_ in battles["id"].to_pylist()])
+        verdicts = np.array([VERDICT_INDEX.get(name, -1) for name in battles["verdict"].to_pylist()], dtype=int)
+        if not ((verdicts >= 0) & (verdicts < num)).any():
+            raise InputError(f"{args.train}: no verdicts outside the evaluated rows to take class frequencies from.")
+    longer = longer_frequencies(verdicts, longer_response(battles), num)
+    return class_frequencies(verdicts, num), longer, note
 
 
 def _provenance(args, files: dict, aligned) -> dict:
@@ -164,6 +169,8 @@ def _provenance(args, files: dict, aligned) -> dict:
             caveats.append("predicted from another file of battles with these ids")
         elif _learnt_in_sample(metadata):
             caveats.append("its teachers' labels are not proven out of fold")
+        if _fitted_here(judge.calibrated.calibration, battles_hash, args.fold):
+            caveats.append("its calibration was fitted on these very battles")
         caveats += filter(None, [unfinished(judge.calibrated.orders)])
         entry |= {"caveat": "; ".join(caveats)} if caveats else {}
         judges[name] = entry
@@ -171,6 +178,12 @@ def _provenance(args, files: dict, aligned) -> dict:
     found |= {"battles sha256": battles_hash, "seed": args.seed}
     found |= {"truth": f"{args.truth}, sha256 {content_hash(args.truth)}"} if args.truth else {}
     return found | {"judges": judges}
+
+
+def _fitted_here(calibration: dict | None, battles_hash: str, fold: int | None) -> bool:
+    if not calibration or calibration.get("battles_sha256") != battles_hash:
+        return False
+    return None in (fold, calibration.get("fold")) or fold == calibration["fold"]
 
 
 def _learnt_in_sample(metadata: dict) -> bool:

@@ -99,5 +99,5 @@ def print_results(folder, steps):
     if (folder / "metrics.json").is_file():
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if metrics.get("worth"):
-            print_table(worth_table(metrics, metrics["worth_note"]))
+            print_table(worth_table(metrics))
     print(f"Everything is in {folder}.")
