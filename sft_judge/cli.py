@@ -25,6 +25,7 @@ STAGES = {
     "prompt": ("prompt", "the exact text and tokens a model sees; whether verdicts are single tokens"),
     "base": ("base", "a tiny random model of a real family, its tokenizer trained on the spot"),
     "train": ("train", "a judge from a recipe"),
+    "untrained": ("untrained", "a plain model as a judge, zero-shot or few-shot: what training has to beat"),
     "predict": ("predict", "verdict probabilities for battles"),
     "merge": ("merge", "adapters into the base, seeds or folds averaged"),
     "quantize": ("quantize", "auto-round on the judge's own prompts"),

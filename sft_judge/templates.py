@@ -74,6 +74,13 @@ class FrameTemplate:
                 )
         return _SLOT.sub("\ue002", text).split("\ue002"), slots
 
+    def user(self, battle: dict, words: list[str]) -> str:
+        """The user's turn with the texts of one battle in it, as text: for what becomes part of another template."""
+        names = ("prompt", "response_a", "response_b")
+        values = {name: battle[name] for name in names} | {"language": None, "words": words}
+        context = self._template.new_context(values)
+        return "".join(self._template.blocks["user"](context)).strip("\n")
+
 
 def chat_text(tokenizer, system: str, user: str) -> str:
     """The family's chat template around one user turn; a family without a system role gets it in the user turn."""

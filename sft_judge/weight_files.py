@@ -26,7 +26,7 @@ class WeightFiles:
 
     def __init__(self, model: str):
         self.model = model
-        self.folder = Path(model) if Path(model).is_dir() else _from_hub(model)
+        self.folder = Path(model) if Path(model).is_dir() else hub_folder(model)
         index, single = self.folder / SAFE_WEIGHTS_INDEX_NAME, self.folder / SAFE_WEIGHTS_NAME
         if index.is_file():
             self.file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -78,9 +78,9 @@ def write_shards(like: WeightFiles, output: Path, tensor_of: Callable[[str], tor
         write_json(output / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": like.file_of})
 
 
-def _from_hub(model: str) -> Path:
-    """The folder in the hub's cache, with the weights and what describes them."""
+def hub_folder(model: str, *more: str) -> Path:
+    """The folder in the hub's cache, with the weights and what describes them; `more` are other patterns of files."""
     try:
-        return Path(snapshot_download(model, allow_patterns=["model*.safetensors*", "*config.json"]))
+        return Path(snapshot_download(model, allow_patterns=["model*.safetensors*", "*config.json", *more]))
     except (OSError, ValueError) as error:
         raise InputError(f"{model}: its weights cannot be had ({str(error).splitlines()[0]}).") from error
