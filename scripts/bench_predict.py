@@ -4,7 +4,7 @@ Prediction on vLLM: the judge's paths against the winners' call and against one 
 Tiny random models with the vocabularies of Qwen2 (152k) and Gemma-2 (256k), planted battles in both orders, prefix
 caching on in every leg and its cache emptied before each. The winners' call is that of the WSDM Cup's solutions: two
 passes of text, `allowed_token_ids`, the top ten log-probabilities. `bare` samples one token of the same token ids as
-ours and returns no log-probability. Engines run in processes of their own and take turns; their start is left out.
+ours and returns no log-probability. All run in bfloat16. Engines run in processes of their own and take turns; their start is left out.
 """
 
 import json
@@ -56,7 +56,7 @@ class Legs:
         from sft_judge.spec import read_spec
 
         spec, self.tokenizer = read_spec(folder), load_tokenizer(str(folder))
-        self.engine = VllmEngine(str(folder), spec, path=path)
+        self.engine = VllmEngine(str(folder), spec, "bfloat16", path)
         self.top = SamplingParams(max_tokens=1, temperature=0, logprobs=10, allowed_token_ids=spec.verdict_ids)
         self.one = SamplingParams(max_tokens=1, temperature=0)
 

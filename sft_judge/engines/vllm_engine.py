@@ -43,8 +43,12 @@ def why_not(model: str) -> str | None:
 class VllmEngine:
     """It takes tens of seconds to start, so score all files with one."""
 
-    def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto", path: str | None = None):
-        """`path`: classify or generate; by default classify where the family allows it."""
+    def __init__(self, model: str, spec: JudgeSpec, dtype: str, path: str | None = None):
+        """
+        `path`: classify or generate; by default classify where the family allows it.
+
+        `dtype` is said: vLLM's own "auto" takes float16 for the one path and bfloat16 for the other.
+        """
         check_usable(model, "Use --engine transformers.")
         from vllm import LLM
 
