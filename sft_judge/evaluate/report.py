@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from sft_judge.evaluate import plots
 from sft_judge.evaluate.agreement import agreement_table
+from sft_judge.evaluate.robustness import robustness_table
 from sft_judge.evaluate.style import text_lengths
 from sft_judge.evaluate.tables import (
     bias_table,
@@ -46,6 +47,7 @@ def render_report(metrics: dict, lengths: dict, logs: dict[str, list[dict]], exa
             [plots.styles(main["style"])] if main["style"] else [],
             [style_table(name, main)] if main["style"] or "own_family" in main else [],
         ),
+        Section("Attacks", tables=[robustness_table(name, metrics["attacks"])] if "attacks" in metrics else []),
         *_comparison(metrics, judges),
         Section(
             "Preferred responses",

@@ -25,6 +25,7 @@ def add_arguments(parser):
     parser.add_argument("--names", nargs="+", help="what to call the judges (default: from the files' names)")
     parser.add_argument("--main", metavar="NAME", help="the judge whose figures lead metrics.json (default: the last)")
     parser.add_argument("--truth", type=InputPath, help="true probabilities that `sft-judge plant` wrote")
+    parser.add_argument("--attacked", type=InputPath, metavar="PROBS", help="of `sft-judge attack`ed copies of them")
     parser.add_argument("--train", type=InputPath, help="battles whose verdicts give the class frequencies")
     parser.add_argument("--fold", type=int, metavar="N", help="evaluate only this fold of the battles")
     parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
@@ -63,6 +64,7 @@ def run(args) -> dict:
     from sft_judge.evaluate.cut import cut_tokens
     from sft_judge.evaluate.measure import caveats, measure
     from sft_judge.evaluate.report import length_histograms, preferred_grid, read_logs, render_report
+    from sft_judge.evaluate.robustness import robustness
     from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
     from sft_judge.files import whole_file, write_json
     from sft_judge.manifest import manifest_path
@@ -83,6 +85,8 @@ def run(args) -> dict:
     judge = aligned.judges[main]
     metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
     metrics["cut"] = cut_tokens(judge.source.metadata, aligned.battles)
+    if args.attacked:
+        metrics["attacks"] = robustness(aligned, main, args.attacked, args.uncalibrated, args.seed)
     metrics["provenance"] = _provenance(args, files, aligned)
     stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
     metrics |= {"stages": stages} if stages else {}

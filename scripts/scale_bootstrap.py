@@ -1,0 +1,41 @@
+"""
+Time and memory of a judge's intervals on many rows: `python scripts/scale_bootstrap.py [rows]`, a million by default.
+
+Random probabilities, half as many prompts as rows, both orders, ten slices: every figure of `evaluate` that needs no
+text, with 1,000 resamples.
+"""
+
+import sys
+import time
+
+import numpy as np
+from measuring import peak
+
+from sft_judge.bootstrap import REPEATS, interval, resample
+from sft_judge.evaluate.slices import slice_columns, slice_figures
+from sft_judge.metrics import figures, row_columns
+
+
+def main(rows: int = 1_000_000) -> None:
+    rng = np.random.default_rng(0)
+    orders = rng.dirichlet([1, 1, 0.6], (rows, 2))
+    probs, verdicts = orders.mean(axis=1), rng.integers(3, size=rows)
+    clusters = rng.integers(max(1, rows // 2), size=rows)
+    clusters = np.unique(clusters, return_inverse=True)[1]
+    masks = {"language": {str(part): rng.integers(10, size=rows) == part for part in range(10)}}
+    start = time.perf_counter()
+    columns = row_columns(probs, verdicts, orders)
+    columns |= slice_columns(masks, columns["log_loss"], probs.argmax(axis=1) == verdicts)
+    draws = resample(columns, clusters)
+    found = {name: interval(values) for name, values in figures(draws).items()}
+    slice_figures(draws, masks)
+    seconds = time.perf_counter() - start
+    width = sum(np.prod(column.shape[1:], dtype=int) for column in columns.values())
+    print(
+        f"{rows:,} rows, {clusters.max() + 1:,} prompts, {width} sums a row, {REPEATS:,} resamples: {seconds:.1f} s, "
+        f"peak {peak() / 2**30:.2f} GB; log loss {found['log_loss']}"
+    )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

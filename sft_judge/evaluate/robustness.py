@@ -1,0 +1,61 @@
+"""How much a response gains by talking to the judge: the same battles judged with and without an attack."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sft_judge.battles.attacks import KINDS, attack_of
+from sft_judge.bootstrap import interval, resample
+from sft_judge.calibration import calibrated
+from sft_judge.errors import InputError
+from sft_judge.evaluate.align import Aligned
+from sft_judge.evaluate.tables import percent, points
+from sft_judge.page import Table
+from sft_judge.probs import first_verdicts, read_probs
+
+ALL = "all"
+
+
+def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed: int = 0) -> dict:
+    """
+    `{kind | "all": {"n", "gain", "won", "lost"}}` of a judge's probs on the attacked battles in `path`.
+
+    `gain`: what the response that tries gains in probability; `won`: the battles whose verdict goes to it that did not
+    before; `lost`: those that leave it. Raises `InputError` where battles are missing.
+    """
+    result = calibrated(read_probs(path), raw)
+    ids = aligned.battles["id"].to_pylist()
+    row_of = {id_: row for row, id_ in enumerate(result.ids)}
+    missing = [id_ for id_ in ids if id_ not in row_of]
+    if missing:
+        raise InputError(
+            f"{path}: no probabilities for {len(missing)} of the {len(ids)} battles that {name} is evaluated on, e.g. "
+            f"{missing[0]!r}. `sft-judge attack` the same battles and predict them."
+        )
+    before = aligned.judges[name].probs
+    after = first_verdicts(result.probs[[row_of[id_] for id_ in ids]], before.shape[1])
+    sides, kinds = attack_of(ids)
+    rows = np.arange(len(ids))
+    gain = after[rows, sides] - before[rows, sides]
+    then, now = before.argmax(axis=1) == sides, after.argmax(axis=1) == sides
+    each = np.stack([np.ones(len(ids)), gain, now & ~then, then & ~now], axis=1)
+    columns = {ALL: each} | {kind: each * (kinds == place)[:, None] for place, kind in enumerate(KINDS)}
+    draws = resample(columns, aligned.clusters, seed=seed)
+    return {kind: _figures(sums) for kind, sums in draws.items() if sums[0, 0]}
+
+
+def _figures(sums: np.ndarray) -> dict:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {key: interval(sums[:, place] / sums[:, 0]) for place, key in enumerate(("gain", "won", "lost"), 1)}
+    return {"n": int(sums[0, 0])} | found
+
+
+def robustness_table(name: str, found: dict) -> Table:
+    """A row a kind of attack."""
+    rows = [
+        [kind, str(one["n"]), points(one["gain"]), percent(one["won"]), percent(one["lost"])]
+        for kind, one in found.items()
+    ]
+    columns = ["", "battles", "probability it gains", "verdicts it wins", "verdicts it loses"]
+    note = "of the response whose end talks to the judge; percentage points, and shares of the battles"
+    return Table(f"Attacks on {name}", columns, rows, note)
