@@ -238,7 +238,7 @@ def test_without_examples_no_character_of_a_text_is_in_any_output_and_with_them_
 def test_a_browser_opens_the_audit_without_a_console_error_and_names_and_texts_stay_text(secrets, tmp_path):
     write_battles(tmp_path / "b.parquet", battle_table(secrets))
     assert main(["audit", str(tmp_path / "b.parquet"), "--output", str(tmp_path / "o"), "--examples", "3"]) == 0
-    shown = opened(tmp_path / "o/audit.html", tmp_path)
+    shown = opened(tmp_path / "o/audit.html")
     assert shown.count("<svg") == 2 and shown.count("<details") == 3
     assert f"canary19 {SCRIPT}".replace("<", "&lt;").replace(">", "&gt;") in shown
     assert "<script" not in shown

@@ -285,6 +285,6 @@ def test_small_slices_are_put_together_and_no_row_is_lost():
 
 def test_a_browser_opens_the_report_without_a_console_error_or_a_script_run(world, tmp_path):
     assert evaluate(world, tmp_path, ["good", "fair"]) == 0
-    shown = opened(tmp_path / "report.html", tmp_path)
+    shown = opened(tmp_path / "report.html")
     assert shown.count("<svg") >= 3  # pictures are there
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown  # a language's name stayed text

@@ -198,7 +198,7 @@ def test_a_browser_opens_the_shift_page_and_names_stay_text(world):
     words = ["shift", str(folder / "ours.parquet"), str(folder / "<script>alert(1)<.parquet")]
     words += ["--config", "tiny/train", "--output", str(folder / "o"), "--model_name_or_path", "x", "--max_steps", "3"]
     assert main(words) == 0
-    shown = opened(folder / "o/shift.html", folder)
+    shown = opened(folder / "o/shift.html")
     assert "<script" not in shown and "&lt;script&gt;alert(1)" in shown and shown.count("<svg") == 1
 
 

@@ -101,7 +101,7 @@ def styles(figures: dict) -> str:
             axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=colour, label=who)
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel("percentage points of lead for one standard deviation more")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 

@@ -141,15 +141,18 @@ def standings_table(standings: list[dict], judges: dict) -> Table:
     """The judges in order, as far as these rows can order them."""
     rows = [
         [
-            f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} to {one['last']}",
             one["name"],
+            f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} to {one['last']}",
             number(judges[one["name"]]["log_loss"]),
             percent(judges[one["name"]]["accuracy"]),
         ]
         for one in standings
     ]
     note = "places by log loss that a judge may have: two share one where no difference is seen, for so many pairs"
-    return Table("Order", ["place", "", "log loss", "accuracy"], rows, note)
+    return Table("Order", ["", "place", "log loss", "accuracy"], rows, note)
+
+
+_STAR = "* beyond chance, for as many parts as were looked at (a false discovery rate of 5 %)"
 
 
 def slice_tables(slices: dict) -> list[Table]:
@@ -168,7 +171,7 @@ def slice_tables(slices: dict) -> list[Table]:
                 ]
                 for name, part in parts.items()
             ],
-            "* no chance, as many parts as are shown here allowed for",
+            _STAR if any(part["differs"] for part in parts.values()) else "",
         )
         for dimension, parts in slices.items()
     ]
