@@ -6,6 +6,7 @@ so the same command finds them again.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,17 +78,18 @@ class PairJudge:
         if self._judge is not None:
             self._judge.__exit__(*error)
 
-    def judge(self, battles: list[dict], progress: Progress) -> list[Judgement]:
+    def judge(self, battles: list[dict]) -> list[Judgement]:
         """Judgements of one round's battles, in order, calibrated."""
         scores = []
-        for place in blocks(len(battles)):
-            file, rows = self._work.block(self._round, place), battles[place]
-            if file.is_file():
-                self.kept += len(rows) * len(self.orders)
-            else:
-                self._work.save(self._round, place, self._score(rows))
-            scores.append(np.load(file))
-            progress.add(len(rows))
+        with Progress(f"judge, round {self._round + 1}", len(battles), "battles") as progress:
+            for place in blocks(len(battles)):
+                file, rows = self._work.block(self._round, place), battles[place]
+                if file.is_file():
+                    self.kept += len(rows) * len(self.orders)
+                else:
+                    self._work.save(self._round, place, self._score(rows))
+                scores.append(np.load(file))
+                progress.add(len(rows))
         self._round += 1
         return judgements(np.concatenate(scores), self.spec)
 
@@ -99,13 +101,12 @@ class PairJudge:
         return score_battles(self._judge.engine, self._judge.prompt, rows, self.orders)
 
 
-def play(entries: list[Entry], judge: PairJudge) -> None:
-    """Judge all that the contests need; of those in rounds, each round of all of them together."""
-    with Progress("judge", sum(entry.num_battles for entry in entries), "battles") as progress:
-        while due := [(entry, pair) for entry in entries for pair in entry.contest.due()]:
-            answers = judge.judge([entry.battle(pair) for entry, pair in due], progress)
-            for (entry, pair), answer in zip(due, answers, strict=True):
-                entry.contest.judged[pair] = answer if shown(pair) == pair else exchanged(answer)
+def play(entries: list[Entry], judge: Callable[[list[dict]], list[Judgement]]) -> None:
+    """Have all battles judged that the contests need, those of one round together."""
+    while due := [(entry, pair) for entry in entries for pair in entry.contest.due()]:
+        answers = judge([entry.battle(pair) for entry, pair in due])
+        for (entry, pair), answer in zip(due, answers, strict=True):
+            entry.contest.judged[pair] = answer if shown(pair) == pair else exchanged(answer)
 
 
 def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Work]:
@@ -123,7 +124,7 @@ def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Wo
             f"{len(entries)} prompts: {', '.join(f'{name} for {count}' for name, count in methods)}; {copies} "
             f"candidates are copies; {battles} battles, {battles * len(judge.orders)} calls (swap {judge.swap})"
         )
-        play(entries, judge)
+        play(entries, judge.judge)
         kept = f", {judge.kept} more kept from an earlier run" if judge.kept else ""
         print(f"{judge.calls} calls made{kept}")
         return judge, work

@@ -65,8 +65,9 @@ def make_group(prompt, candidates: list) -> Group:
 
 
 def _messages(value, name: str, role: str) -> list[Message]:
-    """Messages as they are, or plain text as one of `role`."""
-    return turns.read_messages(value, name, Counter()) or [(role, _text(value, name))]
+    """Messages as they are; text is one of `role`, also where it is the JSON of a chat: an answer may be any text."""
+    messages = None if isinstance(value, str) else turns.read_messages(value, name, Counter())
+    return messages or [(role, _text(value, name))]
 
 
 def _text(value, name: str) -> str:
