@@ -36,6 +36,9 @@ def add_arguments(parser):
         metavar="N",
         help="show the text of N battles where all judges contradict the vote",
     )
+    parser.add_argument(
+        "--benchmark", choices=("rewardbench", "judgebench"), help="also this benchmark's own score, by its own rules"
+    )
     parser.add_argument("--quiet", action="store_true", help="write the files, print no tables")
     add_limit(parser)
 
@@ -60,6 +63,7 @@ def run(args) -> dict:
         write_against_votes,
     )
     from sft_judge.evaluate.align import align
+    from sft_judge.evaluate.benchmarks import benchmark, benchmark_table
     from sft_judge.evaluate.measure import measure
     from sft_judge.evaluate.report import length_histograms, read_logs, render_report
     from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
@@ -78,6 +82,7 @@ def run(args) -> dict:
     metrics = measure(aligned, frequencies, main, args.seed)
     against = against_votes(aligned)
     metrics["agreement"], metrics["against_votes"] = agreement(aligned, args.seed), len(against)
+    metrics |= {"benchmark": benchmark(args.benchmark, aligned, args.seed)} if args.benchmark else {}
     metrics["notes"], metrics["worth_note"] = aligned.notes, worth_note
     metrics["provenance"] = _provenance(args, files, aligned)
     stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
@@ -91,6 +96,7 @@ def run(args) -> dict:
     write_against_votes(outputs(args)[2], against)
     tables = [*([stages_table(stages)] if stages else []), worth_table(metrics, worth_note)]
     tables.append(agreement_table(metrics["agreement"], len(against), metrics["n"]))
+    tables += [benchmark_table(metrics["benchmark"])] if args.benchmark else []
     for table in [] if args.quiet else tables:
         print_table(table)
     print("\n".join([*aligned.notes, *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
