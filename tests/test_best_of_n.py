@@ -1,8 +1,10 @@
 """The best of n: what each method says is what its definition says, and a killed run goes on."""
 
 import json
+import shlex
 import shutil
 from itertools import combinations, permutations
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from sft_judge import Judge
 from sft_judge.battles.candidates import make_group, read_groups
 from sft_judge.battles.turns import RowError
-from sft_judge.cli import main
+from sft_judge.cli import main, parse
 from sft_judge.engines.transformers_engine import TransformersEngine
 from sft_judge.errors import InputError
 from sft_judge.pair_judging import shown
@@ -239,6 +241,14 @@ def test_a_killed_knockout_goes_on_with_the_rounds_that_are_there(judge, tmp_pat
     assert "18 calls made, 24 more kept from an earlier run" in capsys.readouterr().out
     assert (tmp_path / "killed.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_the_readmes_commands_are_ones_that_the_stages_take():
+    section = (Path(__file__).parents[1] / "README.md").read_text().split("## What a judge is for")[1]
+    lines = [shlex.split(line) for line in section.split("```")[1].splitlines() if line]
+    assert [words[1] for words in lines][:2] == ["best-of-n", "preference-pairs"]
+    for program, stage, *words in lines:
+        assert program == "sft-judge" and parse(stage, words)
 
 
 # What a row may be
