@@ -10,7 +10,6 @@ from itertools import combinations
 
 import numpy as np
 
-METHODS = ("round-robin", "anchor", "knockout")
 FEW = 8  # candidates up to which everyone meets everyone by default: 28 battles, where a knockout has 7
 EQUAL = 1e-9  # outcomes and scores no further apart are equal
 
@@ -27,7 +26,11 @@ def num_battles(method: str, num: int) -> int:
 
 @dataclass
 class Contest:
-    """Candidates 0 to `num` - 1, all different, and the judgements so far of pairs (i, j), i < j, `a` being i."""
+    """
+    Candidates 0 to `num` - 1, all different, and the judgements so far of pairs (i, j), i < j, `a` being i.
+
+    `method`: round-robin, anchor or knockout, as `sft-judge best-of-n --help` has them.
+    """
 
     num: int
     method: str

@@ -12,11 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sft_judge import Judge
-from sft_judge.battles.candidates import make_group, read_groups
-from sft_judge.battles.turns import RowError
 from sft_judge.cli import main, parse
 from sft_judge.engines.transformers_engine import TransformersEngine
-from sft_judge.errors import InputError
 from sft_judge.pair_judging import shown
 from sft_judge.spec import read_spec, write_spec
 from sft_judge.tournaments import FEW, Contest, num_battles, usual_method
@@ -215,6 +212,19 @@ def test_exchanging_the_candidates_exchanges_the_scores(judge, tmp_path):
     assert one["best"] == two["best"]
 
 
+def test_with_one_order_a_pair_is_judged_as_it_is_shown(judge, tmp_path, capsys):
+    written(tmp_path / "in.jsonl", [{"prompt": "p", "candidates": ANSWERS[:4]}])
+    assert best_of_n(tmp_path / "in.jsonl", judge, tmp_path / "out.jsonl", "--swap", "none") == 0
+    table = np.full((4, 4), np.nan)
+    with Judge.load(str(judge)) as loaded:
+        for pair in combinations(range(4), 2):
+            one, two = shown(pair)
+            found = loaded.judge("p", ANSWERS[one], ANSWERS[two], swap="none")
+            table[one, two], table[two, one] = found.a + found.tie / 2, found.b + found.tie / 2
+    np.testing.assert_allclose(rows_of(tmp_path / "out.jsonl")[0]["scores"], np.nanmean(table, axis=1), atol=1e-6)
+    assert "6 battles, 6 calls (swap none)" in capsys.readouterr().out
+
+
 def test_a_killed_knockout_goes_on_with_the_rounds_that_are_there(judge, tmp_path, monkeypatch, capsys):
     texts = [f"answer {number} {'very ' * number} well" for number in range(8)]
     written(tmp_path / "in.jsonl", [{"prompt": f"p{row}", "candidates": texts} for row in range(3)])
@@ -249,67 +259,3 @@ def test_the_readmes_commands_are_ones_that_the_stages_take():
     assert [words[1] for words in lines][:2] == ["best-of-n", "preference-pairs"]
     for program, stage, *words in lines:
         assert program == "sft-judge" and parse(stage, words)
-
-
-# What a row may be
-
-
-def test_texts_turns_and_chats_are_the_same_battle():
-    asked, said = "Q?", ["one", "two"]
-    plain = make_group(asked, said)
-    user, answers = {"role": "user", "content": asked}, [{"role": "assistant", "content": text} for text in said]
-    for prompt, candidates in (
-        ([asked], said),
-        ([asked], [[text] for text in said]),
-        ([user], said),
-        ([user], [[message] for message in answers]),
-        ([user], [[user, message] for message in answers]),
-        (asked, [[message] for message in answers]),
-    ):
-        assert make_group(prompt, candidates) == plain
-    both = make_group([asked, "And?"], [["one", "more"], ["two", "less"]])
-    assert both.prompts == [asked, "And?"] and both.responses == [["one", "more"], ["two", "less"]]
-    earlier = [user, answers[0], {"role": "user", "content": "And?"}]
-    assert make_group(earlier, ["more", "less"]).responses == [["one", "more"], ["one", "less"]]
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"candidates": ["x"]}, "prompt: missing"),
-        ({"prompt": "p"}, "candidates: missing"),
-        ({"prompt": "p", "candidates": []}, "candidates: missing, empty"),
-        ({"prompt": "p", "completions": "text"}, "completions: missing, empty or no list"),
-        ({"prompt": "p", "candidates": ["x", None]}, "candidates: null, expected text"),
-        ({"prompt": "p", "candidates": ["x", 3]}, "candidates: 3, expected text"),
-        ({"prompt": 3, "candidates": ["x"]}, "prompt: 3, expected text"),
-        ({"prompt": ["p", "q"], "candidates": ["x"]}, "expected 2 turns"),
-        ({"prompt": "p", "candidates": [[{"role": "king", "content": "x"}]]}, "role is 'king'"),
-        ({"prompt": "p", "candidates": [[{"role": "user", "content": "x"}]]}, "user that is not the prompt's"),
-        ([], "not a JSON object"),
-    ],
-)
-def test_a_row_that_is_none_is_named_and_nothing_is_written(row, reason, judge, tmp_path, capsys):
-    written(tmp_path / "in.jsonl", [{"prompt": "p", "candidates": ["x", "y"]}, row])
-    assert best_of_n(tmp_path / "in.jsonl", judge, tmp_path / "out.jsonl") == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sft-judge:")]
-    assert "row 2" in line and reason in line, line
-    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
-
-
-def test_an_anchor_that_is_not_there_or_not_meant_is_an_error(judge, tmp_path, capsys):
-    written(tmp_path / "in.jsonl", [{"prompt": "p", "candidates": ["x", "y"]}])
-    assert best_of_n(tmp_path / "in.jsonl", judge, tmp_path / "out.jsonl", "--anchor", "gold") == 2
-    assert "gold: missing" in capsys.readouterr().err
-    words = ("--anchor", "gold", "--method", "knockout")
-    assert best_of_n(tmp_path / "in.jsonl", judge, tmp_path / "out.jsonl", *words) == 2
-    assert "not knockout" in capsys.readouterr().err
-
-
-def test_a_limit_reads_the_first_rows_alone(tmp_path):
-    written(tmp_path / "in.jsonl", [{"prompt": "p", "candidates": ["x"]}, {"prompt": None}])
-    assert len(read_groups(tmp_path / "in.jsonl", limit=1)) == 1
-    with pytest.raises(InputError, match="row 2"):
-        read_groups(tmp_path / "in.jsonl")
-    with pytest.raises(RowError):
-        make_group("p", [None])

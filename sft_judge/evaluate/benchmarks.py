@@ -40,7 +40,6 @@ SOURCES = {  # sections of JudgeBench by how the sources of their pairs begin
     "Math": "livebench-math",
     "Coding": "livecodebench",
 }
-BENCHMARKS = ("rewardbench", "judgebench")
 
 
 def right(name: str, judge: JudgeRows, verdicts: np.ndarray) -> np.ndarray:

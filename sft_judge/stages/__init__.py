@@ -46,13 +46,20 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows, for a quick try")
 
 
+def rows_path(text: str) -> OutputPath:
+    """argparse type: a file of rows to make, whose name says in which of two formats."""
+    if not text.endswith((".jsonl", ".parquet")):
+        raise argparse.ArgumentTypeError(f"{text}, expected a name that ends with .jsonl or .parquet")
+    return OutputPath(text)
+
+
 def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     """What stages take that judge several answers to a prompt; `swap` is the default, None for the judge's own."""
     parser.add_argument(
         "candidates", type=InputPath, metavar="CANDIDATES", help="prompt, candidates: JSONL or Parquet"
     )
     parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
-    parser.add_argument("--output", required=True, type=OutputPath, metavar="F", help=".jsonl or .parquet")
+    parser.add_argument("--output", required=True, type=rows_path, metavar="F", help=".jsonl or .parquet")
     parser.add_argument(
         "--engine",
         choices=("transformers", "vllm", "auto"),
