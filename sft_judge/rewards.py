@@ -39,6 +39,8 @@ class JudgeReward:
     A completion's outcome against another is its calibrated probability to win plus half of that of a tie, 0.5 against
     a copy of itself. Its reward is the mean outcome against the other completions of its prompt in the batch, or, in a
     dataset with a column `reference`, the outcome against that answer. `log_odds`: of log(outcome / (1 - outcome)).
+
+    The mean over a group is 0.5 by construction; whether a policy gets better shows against a `reference` alone.
     """
 
     def __init__(self, judge: Judge | JudgeClient, swap: str | None = None, log_odds: bool = False):

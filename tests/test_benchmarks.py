@@ -59,7 +59,7 @@ def drawn_judge(seed):
 def test_rewardbench_is_sections_of_weighted_parts_and_their_mean(prior, tmp_path, capsys):
     core = [part for section, parts in EXAMPLES.items() if section != "Prior Sets" for part in parts]
     parts = core + (list(EXAMPLES["Prior Sets"]) if prior else [])
-    judge, said = drawn_judge(1)
+    judge, said = drawn_judge(4)
     source = written(tmp_path / "filtered.jsonl", rewardbench_rows(parts))
     metrics, battles = evaluated(tmp_path, source, judge, "--benchmark", "rewardbench")
     hits = {part: [] for part in parts}
@@ -67,6 +67,7 @@ def test_rewardbench_is_sections_of_weighted_parts_and_their_mean(prior, tmp_pat
         a, b, _ = np.mean(list(said[row["id"]].values()), axis=0)
         hits[row["source"]].append((a > b) == (row["verdict"] == "a"))
     shares = {part: np.mean(found) for part, found in hits.items()}
+    assert shares["xstest-should-refuse"] != shares["xstest-should-respond"] != shares["math-prm"]
     weights = {part: 1.0 for part in parts} | {  # the dataset card's counts
         **dict.fromkeys("alpacaeval-easy refusals-dangerous refusals-offensive llmbar-natural".split(), 100),
         **dict.fromkeys("alpacaeval-length alpacaeval-hard".split(), 95),

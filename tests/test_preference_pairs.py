@@ -15,7 +15,7 @@ from sft_judge import Judge
 from sft_judge.cli import main
 from sft_judge.judge import Judgement
 from sft_judge.pair_judging import Entry
-from sft_judge.preference_pairs import Rules, judged_pairs
+from sft_judge.preference_pairs import Rules, figures, judged_pairs
 
 LOOSE = ("--min-margin", "0", "--max-per-prompt", "99", "--keep-disagreements")
 
@@ -107,6 +107,17 @@ def test_balanced_pairs_have_the_longer_one_chosen_as_often_as_the_shorter_and_l
     assert len(gone) == dropped["length"] == abs(sum(pair.longer for pair in before))
     assert {pair.longer for pair in gone} == {side}
     assert max(pair.margin for pair in gone) <= min(pair.margin for pair in after if pair.longer == side)
+
+
+@pytest.mark.unit
+def test_the_share_of_longer_ones_leaves_out_pairs_of_equal_length(groups):
+    kept, _ = Rules(0.0, 99, False, False).keep(groups)
+    lengths = [
+        tuple(len(pair.entry.group.responses[place][0]) for place in (pair.chosen, pair.rejected)) for pair in kept
+    ]
+    unequal = [chosen > rejected for chosen, rejected in lengths if chosen != rejected]
+    assert figures(kept)["chosen_longer"] == pytest.approx(np.mean(unequal)) and len(unequal) < len(kept)
+    assert figures([pair for pair in kept if pair.longer == 0])["chosen_longer"] is None
 
 
 @pytest.mark.unit
