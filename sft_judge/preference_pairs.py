@@ -14,7 +14,8 @@ from sft_judge.battles.candidates import Message
 from sft_judge.errors import InputError
 from sft_judge.pair_judging import Entry, exchanged
 
-TIE, DISAGREE, MARGIN, PER_PROMPT, LENGTH = "a tie", "orders disagree", "margin too small", "per prompt", "length"
+TIE, DISAGREE, MARGIN = "verdict of tie", "orders that disagree", "margin too small"
+PER_PROMPT, LENGTH = "not among the clearest of the prompt", "balance of length"
 
 
 @dataclass
@@ -55,7 +56,7 @@ def judged_pairs(entry: Entry) -> list[Pair]:
 
 @dataclass
 class Rules:
-    """Which pairs are kept: of a margin of at least `min_margin`, the clearest `max_per_prompt` of each prompt, ..."""
+    """Which pairs are kept, as `sft-judge preference-pairs --help` has it."""
 
     min_margin: float
     max_per_prompt: int

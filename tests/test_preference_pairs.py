@@ -15,7 +15,7 @@ from sft_judge import Judge
 from sft_judge.cli import main
 from sft_judge.judge import Judgement
 from sft_judge.pair_judging import Entry
-from sft_judge.preference_pairs import Rules, figures, judged_pairs
+from sft_judge.preference_pairs import DISAGREE, LENGTH, MARGIN, PER_PROMPT, TIE, Rules, figures, judged_pairs
 
 LOOSE = ("--min-margin", "0", "--max-per-prompt", "99", "--keep-disagreements")
 
@@ -85,12 +85,12 @@ def test_every_pair_is_kept_or_counted_under_the_first_rule_that_drops_it(groups
     ties = [pair for pair in everything if pair.tied]
     disagree = [pair for pair in everything if not pair.tied and not pair.agree]
     small = [pair for pair in everything if not pair.tied and pair.agree and pair.margin < 0.3]
-    assert [dropped[name] for name in ("a tie", "orders disagree", "margin too small")] == [
+    assert [dropped[name] for name in (TIE, DISAGREE, MARGIN)] == [
         len(ties),
         len(disagree),
         len(small),
     ]
-    assert min(len(ties), len(disagree), len(small), dropped["per prompt"]) > 0  # else nothing was tested
+    assert min(len(ties), len(disagree), len(small), dropped[PER_PROMPT]) > 0  # else nothing was tested
     for pairs in groups:
         good = sorted((p.margin for p in pairs if not p.tied and p.agree and p.margin >= 0.3), reverse=True)
         mine = [pair.margin for pair in kept if pair.entry is pairs[0].entry]
@@ -104,7 +104,7 @@ def test_balanced_pairs_have_the_longer_one_chosen_as_often_as_the_shorter_and_l
     assert sum(pair.longer for pair in after) == 0 != sum(pair.longer for pair in before)
     gone = [pair for pair in before if all(pair is not other for other in after)]
     side = gone[0].longer
-    assert len(gone) == dropped["length"] == abs(sum(pair.longer for pair in before))
+    assert len(gone) == dropped[LENGTH] == abs(sum(pair.longer for pair in before))
     assert {pair.longer for pair in gone} == {side}
     assert max(pair.margin for pair in gone) <= min(pair.margin for pair in after if pair.longer == side)
 
