@@ -39,6 +39,8 @@ STAGES = {
     "submit": ("submit", "a submission in the sample's format"),
     "judge": ("judge", "one battle, answered on the terminal"),
     "serve": ("serve", "HTTP: POST /v1/judge, and a page to try it"),
+    "best-of-n": ("best_of_n", "the best of several answers to each prompt"),
+    "preference-pairs": ("preference_pairs", "chosen and rejected answers for DPO, out of several"),
     "plant": ("plant", "planted battles whose best possible log loss is known"),
     "doctor": ("doctor", "what is installed, what an extra would give, which GPU is seen"),
 }
@@ -100,7 +102,7 @@ def run_stage(stage: str, argv: list[str]) -> int:
 
 def usage() -> str:
     """What `sft-judge --help` prints."""
-    lines = [f"  {stage:<10} {help_}" for stage, (_, help_) in STAGES.items()]
+    lines = [f"  {stage:<16} {help_}" for stage, (_, help_) in STAGES.items()]
     return "\n".join(
         [
             "usage: sft-judge STAGE [arguments]      sft-judge STAGE --help for each      sft-judge --version",

@@ -255,6 +255,7 @@ GOOD_ROWS = {
     **dict.fromkeys(("wsdm", "battles", "rated"), OWN),
     **dict.fromkeys(("preference", "rewardbench"), PREFERENCE),
     "arena": ARENA,
+    "judgebench": {"pair_id": "1", "question": "p", "response_A": "a", "response_B": "b", "label": "A>B"},
 }
 
 

@@ -39,6 +39,8 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
         return "arena"
     if {"chosen", "rejected"} <= set(columns):
         return "rewardbench" if {"prompt", "subset"} <= set(columns) else "preference"
+    if {"question", "response_A", "response_B", "label"} <= set(columns):
+        return "judgebench"
     if {*FIELDS} <= set(columns) and any(set(pair) <= set(columns) for pair in SCORES):
         return "rated"
     for name in NEEDED:
@@ -101,6 +103,18 @@ def rated_battle(row: dict, reading: Reading) -> dict:
     return {**_own_turns(row, turns.listed_turns, reading), "verdict": verdict, "margin": margin}
 
 
+def judgebench_battle(row: dict, reading: Reading) -> dict:
+    """JudgeBench: a question, two responses of one model, and the right one as `A>B` or `B>A`."""
+    verdict = {"A>B": "a", "B>A": "b"}.get(str(row.get("label")))
+    if verdict is None:
+        raise RowError("label", f"{row.get('label')!r}, expected 'A>B' or 'B>A'")
+    names = zip(FIELDS, ("question", "response_A", "response_B"), strict=True)
+    return {
+        **{ours: turns.plain_turn(row.get(name), name, reading.mended) for ours, name in names},
+        "verdict": verdict,
+    }
+
+
 def arena_battle(row: dict, reading: Reading) -> dict:
     """Two chats with the same prompts, `conversation_a` and `conversation_b`, and the winner by name."""
     chats = []
@@ -123,6 +137,7 @@ FORMATS = {
     "preference": preference_battle,
     "rewardbench": preference_battle,
     "rated": rated_battle,
+    "judgebench": judgebench_battle,
     "arena": arena_battle,
 }
 
@@ -171,7 +186,7 @@ def _number(value, kind: pa.DataType) -> int | float:
 
 def row_id(row: dict, format_name: str) -> str | None:
     """The id of a row as text, None where it has none; an Arena's battle is named by its question."""
-    value = row.get("id", row.get("question_id") if format_name == "arena" else None)
+    value = row.get("id", row.get({"arena": "question_id", "judgebench": "pair_id"}.get(format_name)))
     if value is None or isinstance(value, dict | list | bool) or not str(value).strip():
         return None
     text = str(value).strip()

@@ -40,14 +40,14 @@ def _preference_turns(row: dict, mended: Counter) -> tuple[list[str], list[str],
     if stated is not None:
         history = turns.read_messages(stated, "prompt", mended)
         history = history or [("user", turns.plain_turn(stated, "prompt", mended)[0])]
-    chats = [_whole_chat(history, chat, name) for name, chat in zip(("chosen", "rejected"), chats, strict=True)]
+    chats = [whole_chat(history, chat, name) for name, chat in zip(("chosen", "rejected"), chats, strict=True)]
     (prompts, chosen), (others, rejected) = (turns.rounds(chat, "chosen", mended) for chat in chats)
     if prompts != others:
         raise RowError("rejected", "its prompts are not those of chosen")
     return prompts, chosen, rejected
 
 
-def _whole_chat(history: list[tuple[str, str]], chat: list[tuple[str, str]], field: str) -> list[tuple[str, str]]:
+def whole_chat(history: list[tuple[str, str]], chat: list[tuple[str, str]], field: str) -> list[tuple[str, str]]:
     """A chat with the prompt's messages before it, unless it begins with them itself."""
     spoken = [message for message in history if message[0] != "system"]
     if chat[: len(history)] == history:

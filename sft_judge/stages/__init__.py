@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from sft_judge.files import InputPath
+from sft_judge.files import InputPath, OutputPath
 
 
 def positive(text: str) -> int:
@@ -44,6 +44,33 @@ class TimeBudget(float):
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """`--limit N`, which every stage that reads battles takes."""
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows, for a quick try")
+
+
+def rows_path(text: str) -> OutputPath:
+    """argparse type: a file of rows to make, whose name says in which of two formats."""
+    if not text.endswith((".jsonl", ".parquet")):
+        raise argparse.ArgumentTypeError(f"{text}, expected a name that ends with .jsonl or .parquet")
+    return OutputPath(text)
+
+
+def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
+    """What stages take that judge several answers to a prompt; `swap` is the default, None for the judge's own."""
+    parser.add_argument(
+        "candidates", type=InputPath, metavar="CANDIDATES", help="prompt, candidates: JSONL or Parquet"
+    )
+    parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
+    parser.add_argument("--output", required=True, type=rows_path, metavar="F", help=".jsonl or .parquet")
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm", "auto"),
+        default="transformers",
+        help="auto: vLLM where it can run this judge here (transformers)",
+    )
+    parser.add_argument(
+        "--swap", choices=("both", "none"), default=swap, help=f"orders to show ({swap or 'the policy of the judge'})"
+    )
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    add_limit(parser)
 
 
 def model_path(text: str):

@@ -37,6 +37,9 @@ def add_arguments(parser):
         metavar="N",
         help="show the text of N battles where all judges contradict the vote",
     )
+    parser.add_argument(
+        "--benchmark", choices=("rewardbench", "judgebench"), help="also this benchmark's own score, by its own rules"
+    )
     parser.add_argument("--quiet", action="store_true", help="write the files, print no tables")
     add_limit(parser)
 
@@ -61,6 +64,7 @@ def run(args) -> dict:
         write_against_votes,
     )
     from sft_judge.evaluate.align import align
+    from sft_judge.evaluate.benchmarks import benchmark, benchmark_table
     from sft_judge.evaluate.cut import cut_tokens
     from sft_judge.evaluate.measure import caveats, measure
     from sft_judge.evaluate.report import length_histograms, preferred_grid, read_logs, render_report
@@ -81,6 +85,7 @@ def run(args) -> dict:
     metrics = measure(aligned, *frequencies, main, args.seed)
     against = against_votes(aligned)
     metrics["agreement"], metrics["against_votes"] = agreement(aligned, args.seed), len(against)
+    metrics |= {"benchmark": benchmark(args.benchmark, aligned, args.seed)} if args.benchmark else {}
     metrics["notes"], metrics["worth_note"] = [*aligned.notes, *caveats(metrics)], worth_note
     judge = aligned.judges[main]
     metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
@@ -100,6 +105,7 @@ def run(args) -> dict:
     write_against_votes(outputs(args)[2], against)
     tables = [*([stages_table(stages)] if stages else []), worth_table(metrics)]
     tables.append(agreement_table(metrics["agreement"], len(against), metrics["n"]))
+    tables += [benchmark_table(metrics["benchmark"])] if args.benchmark else []
     for table in [] if args.quiet else tables:
         print_table(table)
     print("\n".join([*metrics["notes"], *_caveats(metrics), f"report: {args.output / 'report.html'}"]))

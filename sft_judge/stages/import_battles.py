@@ -5,7 +5,7 @@ A SOURCE is a file, a folder, a quoted pattern or the id of a hub data set. Form
   lmsys        JSON lists of turns, one-hot winners        wsdm      plain strings, winner model_a or model_b
   preference   prompt, chosen, rejected, as TRL has them   rated     two responses, score_a and score_b
   rewardbench  the same with a subset                      arena     conversation_a, conversation_b, winner
-  battles      our own Parquet or JSONL, with verdict or winner
+  battles      our own Parquet or JSONL, verdict or winner judgebench  question, response_A, response_B, label
 Rows without labels get a null verdict. A chosen response lands on side a or b by the seed, as often on each. A row
 that cannot be a battle goes to the rejects file with its reason: rows in = out + rejected + merged. A null turn is
 kept as an empty string, an unpaired surrogate as U+FFFD; both are counted.
@@ -18,7 +18,7 @@ from sft_judge.files import OutputPath
 from sft_judge.stages import positive
 
 EXAMPLE = "sft-judge import train.csv --output battles.parquet"
-FORMATS = ("lmsys", "wsdm", "battles", "preference", "rewardbench", "rated", "arena")
+FORMATS = ("lmsys", "wsdm", "battles", "preference", "rewardbench", "rated", "arena", "judgebench")
 
 
 def not_negative(text: str) -> float:
