@@ -53,6 +53,10 @@ def test_gpt_4_agrees_with_the_majority_on_mt_bench_as_published(mtbench, tmp_pa
     print("GPT-4 on MT-Bench:", share(metrics["accuracy"]), "of", metrics["n"])
     assert (metrics["n"], round(100 * metrics["accuracy"]["value"], 1)) == (1266, 66.7)
     assert metrics["accuracy"]["low"] < metrics["accuracy"]["value"] < metrics["accuracy"]["high"]
+    assert round(100 * metrics["accuracy_without_ties"]["value"], 1) == 88.7
+    assert sum(part["n"] for part in metrics["slices"]["category"].values()) == 1266 and "math" in str(
+        metrics["slices"]
+    )
 
 
 def test_gpt_4_agrees_with_the_majority_where_neither_says_tie_as_published(mtbench, tmp_path):

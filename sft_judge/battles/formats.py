@@ -160,7 +160,11 @@ def to_battle(row: dict, format_name: str, source: str, number: int, reading: Re
 def _optional_fields(row: dict, mended: Counter) -> dict:
     """What a row says beyond the required: its own columns, or those of `meta` in the exchange JSONL."""
     meta = row.get("meta") if isinstance(row.get("meta"), dict) else {}
-    stated = {**{name: meta.get(name) for name in ("model_a", "model_b")}, "language": meta.get("lang"), **row}
+    stated = {
+        **{name: meta.get(name) for name in ("model_a", "model_b", "category")},
+        "language": meta.get("lang"),
+        **row,
+    }
     found = {}
     for name, kind in OPTIONAL.items():
         value = stated.get(name)

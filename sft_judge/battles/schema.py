@@ -28,6 +28,7 @@ OPTIONAL = {
     "language_score": pa.float64(),
     "fold": pa.int64(),
     "source": pa.string(),
+    "category": pa.string(),  # what kind of request it is, as the source says
     "weight": pa.float64(),
     "margin": pa.float64(),  # how clear the preference is, such as the difference of two scores
     "soft_a": pa.float64(),
