@@ -7,6 +7,8 @@ drawn sums is one draw of the figure (`figures`, `interval`). The same clusters 
 difference of two judges' draws is a paired one. Nothing here knows files.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import sparse
 
@@ -130,20 +132,25 @@ def resample(
     matrix = np.concatenate([column.reshape(num_rows, -1) for column in columns.values()], axis=1)
     member = sparse.csr_array((np.ones(num_rows), (clusters, np.arange(num_rows))), (num_clusters, num_rows))
     sums = member @ matrix  # [C, m]
-    rng = np.random.default_rng(seed)
     drawn = [sums.sum(axis=0, keepdims=True)]
-    step = max(1, _WEIGHTS_AT_ONCE // num_clusters)
-    for start in range(0, repeats, step):
-        count = min(step, repeats - start)
-        picks = rng.integers(num_clusters, size=(count, num_clusters)) + num_clusters * np.arange(count)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=count * num_clusters).reshape(count, num_clusters)
-        drawn.append(weights.astype(float) @ sums)
+    drawn += [weights @ sums for weights in cluster_draws(num_clusters, repeats, seed)]
     drawn = np.concatenate(drawn)
     ends = np.cumsum([np.prod(column.shape[1:], dtype=int) for column in columns.values()])
     parts = np.split(drawn, ends[:-1], axis=1)
     return {
         name: part.reshape(-1, *column.shape[1:]) for (name, column), part in zip(columns.items(), parts, strict=True)
     }
+
+
+def cluster_draws(num_clusters: int, repeats: int = REPEATS, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of C clusters is drawn, in blocks [count, C] of `repeats` rows in all; a row sums to C."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _WEIGHTS_AT_ONCE // num_clusters)
+    for start in range(0, repeats, step):
+        count = min(step, repeats - start)
+        picks = rng.integers(num_clusters, size=(count, num_clusters)) + num_clusters * np.arange(count)[:, None]
+        weights = np.bincount(picks.ravel(), minlength=count * num_clusters).reshape(count, num_clusters)
+        yield weights.astype(float)
 
 
 def interval(draws: np.ndarray) -> dict[str, float | None]:

@@ -31,7 +31,7 @@ STYLE = {
 }
 
 
-def _svg(name: str, draw, height: float = 3.6) -> str:
+def svg(name: str, draw, height: float = 3.6) -> str:
     """Let `draw(axes)` draw and return `<svg ...>`. `name` salts the ids, so that pictures on a page share none."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that our font lacks; the browser has its own
@@ -61,7 +61,7 @@ def reliability(judges: dict) -> str:
         axes.set_xlabel("probability of the chosen verdict")
         axes.legend()
 
-    return _svg("reliability", draw, 4.2)
+    return svg("reliability", draw, 4.2)
 
 
 def losses(logs: dict[str, list[dict]]) -> str:
@@ -77,7 +77,7 @@ def losses(logs: dict[str, list[dict]]) -> str:
         axes.set(xlabel="step", ylabel="log loss")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return _svg("loss by step", draw, max(3.6, 0.24 * len(logs)))
+    return svg("loss by step", draw, max(3.6, 0.24 * len(logs)))
 
 
 def slice_losses(dimension: str, judges: dict) -> str:
@@ -97,7 +97,7 @@ def slice_losses(dimension: str, judges: dict) -> str:
         axes.set_xlabel("log loss")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return _svg(f"log loss by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
+    return svg(f"log loss by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
 
 
 def lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
@@ -110,7 +110,7 @@ def lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
         axes.set(xlabel="characters; the longest hundredth is in the last step", ylabel="battles")
         axes.legend()
 
-    return _svg("lengths", draw, 3)
+    return svg("lengths", draw, 3)
 
 
 def length_steps(histogram: dict, names: dict[str, str]) -> str:
@@ -123,7 +123,7 @@ def length_steps(histogram: dict, names: dict[str, str]) -> str:
         axes.set(xlabel="characters", ylabel="battles")
         axes.legend()
 
-    return _svg("lengths in characters", draw, 3)
+    return svg("lengths in characters", draw, 3)
 
 
 def longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
@@ -138,7 +138,7 @@ def longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
         axes.set(xlabel="tokens of the whole prompt", ylabel="% of battles that are longer")
         axes.legend(fontsize=8)
 
-    return _svg("lengths in tokens", draw, 3)
+    return svg("lengths in tokens", draw, 3)
 
 
 def win_rates(models: list[dict]) -> str:
@@ -155,7 +155,7 @@ def win_rates(models: list[dict]) -> str:
         axes.invert_yaxis()
         axes.set_xlabel("share of the decided battles won")
 
-    return _svg("win rates", draw, 1 + 0.26 * len(models))
+    return svg("win rates", draw, 1 + 0.26 * len(models))
 
 
 def differences(result: dict) -> str:
@@ -174,7 +174,7 @@ def differences(result: dict) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"{result['measure'].replace('_', ' ')}, minus that of {result['reference']}")
 
-    return _svg("differences from the reference", draw, 1.2 + 0.3 * len(cells))
+    return svg("differences from the reference", draw, 1.2 + 0.3 * len(cells))
 
 
 def _logarithmic(axes) -> None:
