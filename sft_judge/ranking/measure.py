@@ -15,7 +15,6 @@ from sft_judge.ranking.fit import log_probabilities
 
 ELO = 400 / np.log(10)  # points to a unit of log-odds
 MEAN = 1000.0
-METHODS = ("bradley-terry", "davidson")
 LEAST_COMMON = 3  # models in a reference, for a correlation with it
 
 
@@ -35,11 +34,12 @@ def measure(
     repeats = REPEATS if contests.clusters.any() else 0
     draws = parameter_draws(contests, ties, repeats, seed)
     size = len(contests.models)
-    log_nu = draws[:, -1] if ties else None
-    points = ELO * draws[:, :size]
+    strengths, log_nu = draws[:, :size], draws[:, -1] if ties else [None] * len(draws)
+    points = ELO * strengths
     anchored = _anchored(points, contests, anchor)
-    scores = [expected_scores(draw[:size], draw[-1] if ties else None) for draw in draws]
-    win_rates = np.array([np.nansum(score, axis=1) for score in scores]) / (size - 1)
+    win_rates = np.array(
+        [np.nanmean(expected_scores(*drawn), axis=1) for drawn in zip(strengths, log_nu, strict=True)]
+    )
     outcomes = _outcomes(contests)
     rank, rank_high = rank_ranges(points)
     rows = [
@@ -59,7 +59,7 @@ def measure(
         "battles": len(contests.clusters),
         "prompts": int(contests.clusters.max()) + 1,
         "models": [rows[place] for place in order],
-        "matrix": _matrix(contests, scores[0], order),
+        "matrix": _matrix(contests, expected_scores(strengths[0], log_nu[0]), order),
         "controls": [
             {"name": name, "coefficient": interval(draws[:, size + place])}
             for place, name in enumerate(contests.controls)

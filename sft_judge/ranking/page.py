@@ -3,7 +3,6 @@
 import csv
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
@@ -13,11 +12,7 @@ from sft_judge.evaluate.tables import number, percent
 from sft_judge.files import whole_file
 from sft_judge.page import Section, Table, render_page
 
-MOST_RATINGS, MOST_CELLS, MOST_NUMBERS = (
-    100,
-    30,
-    14,
-)  # models in a picture: of ratings, of a matrix, with numbers in it
+MOST_RATINGS, MOST_CELLS, MOST_NUMBERS = 100, 30, 14  # models in a picture: ratings, a matrix, one with numbers
 _BATTLE_COLOURS = LinearSegmentedColormap.from_list("battles", [COLOURS[1], "#e4e4e4", COLOURS[0]])
 _CSV_COLUMNS = (
     *("rank", "rank_high", "model", "rating", "rating_low", "rating_high"),
@@ -38,8 +33,8 @@ def render_ranking(name: str, ranking: dict) -> tuple[list[Table], str]:
         Section(
             "Who beats whom",
             pictures,
-            note="What the model of the row gets of a battle with that of the column, in %; a tie is half. Observed is "
-            f"empty where two never met.{cut}",
+            note="What the model of the row gets of a battle with that of the column, in %; a tie is half. Where two "
+            f"never met, nothing was observed.{cut}",
         ),
     ]
     title = f"Ranking by {visible(name)}"
@@ -85,8 +80,8 @@ def ratings(rows: list[dict]) -> str:
     def draw(axes):
         found = [row["rating"] for row in rows]
         values = [rating["value"] for rating in found]
-        ends = [[rating[key] if rating[key] is not None else rating["value"] for rating in found] for key in LOW_HIGH]
-        spread = np.abs(np.array(ends) - values)
+        ends = [[rating[end] for rating in found] for end in ("low", "high")]
+        spread = None if found[0]["low"] is None else np.abs(np.array(ends) - values)
         axes.errorbar(values, range(len(rows)), xerr=spread, fmt="o", markersize=4, color=COLOURS[0])
         axes.set_yticks(range(len(rows)), [visible(row["model"], 30) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -94,9 +89,6 @@ def ratings(rows: list[dict]) -> str:
         axes.set_xlabel("rating, with its 95 % interval")
 
     return svg("ratings", draw, 0.9 + 0.26 * len(rows))
-
-
-LOW_HIGH = ("low", "high")
 
 
 def score_matrix(kind: str, names: list[str], scores: list[list]) -> str:
