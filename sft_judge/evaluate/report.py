@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from sft_judge.evaluate import plots
 from sft_judge.evaluate.agreement import agreement_table
+from sft_judge.evaluate.policies import policies_table
 from sft_judge.evaluate.slices import text_lengths
 from sft_judge.evaluate.tables import (
     bias_table,
@@ -33,6 +34,7 @@ def render_report(
     main = judges[metrics["main"]]
     sections = [
         Section("", tables=[replace(worth_table(metrics, worth_note), main=metrics["main"])]),
+        Section("Policies", tables=[policies_table(metrics["policies"])] if "policies" in metrics else []),
         Section("Reliability", [plots.reliability(judges)], [_bins_table(metrics["main"], main)]),
         Section("Log loss by step", [plots.losses(logs)] if logs else []),
         Section("Lengths", [plots.lengths(**lengths)]),

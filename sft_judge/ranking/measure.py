@@ -37,9 +37,8 @@ def measure(
     strengths, log_nu = draws[:, :size], draws[:, -1] if ties else [None] * len(draws)
     points = ELO * strengths
     anchored = _anchored(points, contests, anchor)
-    win_rates = np.array(
-        [np.nanmean(expected_scores(*drawn), axis=1) for drawn in zip(strengths, log_nu, strict=True)]
-    )
+    scores = (expected_scores(*drawn) for drawn in zip(strengths, log_nu, strict=True))
+    win_rates = np.array([np.nanmean(score, axis=1) for score in scores])
     outcomes = _outcomes(contests)
     rank, rank_high = rank_ranges(points)
     rows = [

@@ -16,7 +16,8 @@ LAW = {
 def notes(ranking: dict, anchor: tuple[str, float] | None, said: list[str]) -> list[str]:
     """What it is by; `said` of the judges' calibration."""
     skipped = ", ".join(f"{count:,} {why}" for why, count in ranking["skipped"].items() if count)
-    counted = f"{ranking['battles']:,} of {ranking['rows']:,} battles over {ranking['prompts']:,} prompts"
+    prompts = "one prompt" if ranking["prompts"] == 1 else f"{ranking['prompts']:,} prompts"
+    counted = f"{ranking['battles']:,} of {ranking['rows']:,} battles over {prompts}"
     fixed = f"{visible(anchor[0])} is fixed at {anchor[1]:g}" if anchor else "the mean is 1000"
     found = [
         f"{counted}; skipped: {skipped}." if skipped else f"{counted}.",
