@@ -58,7 +58,8 @@ def main():
         held, naive = [], []
         for seed in range(1, num + 1):
             contests = draw(np.random.default_rng(seed), rows, a_prompt, spread, nu, slope)
-            for found, clusters in ((held, contests.clusters), (naive, np.arange(rows))):
+            taken = [(held, contests.clusters)] + ([(naive, np.arange(rows))] if a_prompt > 1 else [])
+            for found, clusters in taken:
                 contests.clusters = clusters
                 draws = centred(parameter_draws(contests, nu > 0, repeats=400, seed=seed))[1:]
                 low, high = np.percentile(draws, [2.5, 97.5], axis=0)
