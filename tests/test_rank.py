@@ -13,10 +13,11 @@ from sklearn.linear_model import LogisticRegression
 
 from sft_judge.battles.planted_law import davidson
 from sft_judge.battles.schema import battle_table, write_battles
+from sft_judge.calibration import Calibrated
 from sft_judge.cli import main
 from sft_judge.metrics import cluster_draws
 from sft_judge.probs import Probs, write_probs
-from sft_judge.ranking.contests import Contests
+from sft_judge.ranking.contests import Contests, mean_opinion
 from sft_judge.ranking.draws import parameter_draws
 from sft_judge.ranking.fit import PRIOR, design_matrix, fit, weighted_squares
 from sft_judge.ranking.measure import ELO, expected_scores, measure, rank_ranges, split_off
@@ -47,12 +48,12 @@ def drawn_contests(rows=600, seed=0, slope=None) -> Contests:
     return contests_of(sides, np.eye(3)[verdicts], rng.integers(rows // 2, size=rows), features)
 
 
-def turned(contests: Contests, rows) -> Contests:
+def turned(contests: Contests, rows: np.ndarray) -> Contests:
     """The same battles, the responses of some rows exchanged."""
     counts = np.where(rows[:, None], swap(contests.counts), contests.counts)
     sides = np.where(rows[:, None], contests.sides[:, ::-1], contests.sides)
     features = np.where(rows[:, None], -contests.features, contests.features)
-    return contests_of(sides, counts, contests.clusters, features)
+    return contests_of(sides, counts, contests.clusters, features, len(contests.models))
 
 
 def test_bradley_terry_is_a_logistic_regression_on_who_met_whom():
@@ -196,8 +197,14 @@ def test_models_that_no_battle_connects_are_left_out_and_one_that_only_won_is_na
     kept, left_out, unbounded = split_off(contests)
     assert kept.models == ["model 0", "model 1", "model 2", "model 3"]
     assert left_out == ["model 4", "model 5"] and unbounded == ["model 3"]
+    assert split_off(turned(contests, np.arange(6) % 2 == 0))[1:] == (left_out, unbounded)
     rating = measure(kept, "bradley-terry")["models"][0]["rating"]
     assert np.isfinite([rating["value"], rating["low"], rating["high"]]).all()
+
+
+def test_of_two_models_of_which_one_won_all_neither_has_a_bound():
+    contests = contests_of(np.array([(0, 1), (1, 0), (0, 1)]), np.eye(3)[[0, 1, 0]], num=2)
+    assert split_off(contests)[1:] == ([], ["model 0", "model 1"])
 
 
 def test_a_model_of_few_battles_does_not_make_the_others_unsure():
@@ -290,6 +297,19 @@ def test_votes_a_judge_and_both_are_counted(world, tmp_path, capsys):
     assert judge == pytest.approx(sorted(judge, reverse=True))
     said = capsys.readouterr().out
     assert "400 of 400 battles over 100 prompts" in said and "raw: no calibration" in said
+
+
+def test_several_judges_are_averaged_and_what_a_deadline_left_unread_is_no_opinion():
+    ids = np.array(["x", "y", "z"], dtype=object)
+    probs = np.random.default_rng(0).dirichlet([1, 1, 1], size=(2, 3))
+    orders = np.array([[1, 1, 0], [1, 0, 0]])
+    judges = [Calibrated(ids, part, None, "", judged) for part, judged in zip(probs, orders, strict=True)]
+    opinion = mean_opinion(judges)
+    assert list(opinion.row_of) == ["x", "y"]
+    np.testing.assert_allclose(opinion.probs, [probs[:, 0].mean(axis=0), probs[0, 1]])
+    judges[1].probs[:, 2] = 0
+    of_two = mean_opinion(judges).probs
+    assert (of_two[:, 2] == 0).all() and of_two.sum(axis=1) == pytest.approx(1)
 
 
 def test_the_csv_and_the_table_say_what_the_json_says(world, tmp_path, capsys):
@@ -390,7 +410,7 @@ BAD = {
     "no reference": (["--reference", "{world}/none.csv"], "battles", "no such file"),
     "a reference of something else": (["--reference", "{world}/battles.parquet"], "battles", "no ratings"),
     "probs of other battles": (["--probs", "{world}/others.parquet"], "battles", "(400 without probabilities)"),
-    "a weight of nothing": ([], "weightless", "row 1: counts as"),
+    "a weight below zero": ([], "weightless", "row 1: counts as"),
 }
 
 

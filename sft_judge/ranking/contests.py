@@ -96,14 +96,9 @@ def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, contro
     models, prompts, parts = {}, {}, []
     columns = ["id", "prompt", *NAMES, "verdict", *SOFT, "weight", *(("response_a", "response_b") if controls else ())]
     for battles in file.batches(columns):
-        parts.append(
-            (
-                np.stack([numbers(battles[name].combine_chunks(), models) for name in NAMES], axis=1),
-                evidence(battles, votes, opinion),
-                numbers(pc.binary_join(battles["prompt"].combine_chunks(), "\x1e"), prompts, hash),
-                _features(battles, controls),
-            )
-        )
+        sides = np.stack([numbers(battles[name].combine_chunks(), models) for name in NAMES], axis=1)
+        clusters = numbers(pc.binary_join(battles["prompt"].combine_chunks(), "\x1e"), prompts, hash)
+        parts.append((sides, evidence(battles, votes, opinion), clusters, _features(battles, controls)))
         progress(battles.num_rows)
     sides, counts, clusters, features = (np.concatenate(part) for part in zip(*parts, strict=True))
     wrong = np.flatnonzero(~(np.isfinite(counts).all(axis=1) & (counts >= 0).all(axis=1)))
@@ -112,23 +107,33 @@ def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, contro
             f"{file.path} row {wrong[0] + 1}: counts as {counts[wrong[0]].tolist()} for {', '.join(VERDICTS)}; "
             "weights and soft labels are numbers from zero on."
         )
-    named, known = (sides >= 0).all(axis=1), counts.sum(axis=1) > 0
-    other = sides[:, 0] != sides[:, 1]
     source = "verdict" if opinion is None else "verdict or probabilities" if votes else "probabilities"
-    skipped = {
-        "without both models' names": int((~named).sum()),
-        "of a model against itself": int((named & ~other).sum()),
-        f"without {source}": int((named & other & ~known).sum()),
-    }
-    used = named & known & other
+    used, skipped = usable(sides, counts, source)
     if not used.any():
         why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
         raise InputError(f"{file.path}: nothing to rank by in {file.num_rows} battles ({why}).")
-    clusters = np.unique(clusters[used], return_inverse=True)[1]
     features = standardised(features[used])
     differ = features.any(axis=0)
-    controls = [name for name, there in zip(controls, differ, strict=True) if there]
-    return Contests(list(models), sides[used], counts[used], clusters, features[:, differ], controls, skipped)
+    return Contests(
+        models=list(models),
+        sides=sides[used],
+        counts=counts[used],
+        clusters=np.unique(clusters[used], return_inverse=True)[1],
+        features=features[:, differ],
+        controls=[name for name, there in zip(controls, differ, strict=True) if there],
+        skipped=skipped,
+    )
+
+
+def usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarray, dict[str, int]]:
+    """Which battles [N] have two models and say something, and how many have not, by why; `source` is what may say."""
+    named, known, other = (sides >= 0).all(axis=1), counts.sum(axis=1) > 0, sides[:, 0] != sides[:, 1]
+    skipped = {
+        "without both models' names": ~named,
+        "of a model against itself": named & ~other,
+        f"without {source}": named & other & ~known,
+    }
+    return named & other & known, {why: int(rows.sum()) for why, rows in skipped.items()}
 
 
 def numbers(column: pa.Array, known: dict, key=lambda name: name) -> np.ndarray:
@@ -151,8 +156,10 @@ def evidence(battles: pa.Table, votes: bool, opinion: Opinion | None) -> np.ndar
     if opinion is not None:
         found = [opinion.row_of.get(name, -1) for name in battles["id"].to_pylist()]
         counts += np.concatenate([opinion.probs, np.zeros((1, 3))])[found]
-    weight = np.nan_to_num(battles["weight"].to_numpy(), nan=1.0) if "weight" in there else np.ones(rows)
-    return counts * weight[:, None]
+    if "weight" in there:
+        weight = battles["weight"].to_numpy()
+        counts *= np.where(np.isnan(weight), 1.0, weight)[:, None]
+    return counts
 
 
 def _features(battles: pa.Table, controls: list[str]) -> np.ndarray:
@@ -175,8 +182,8 @@ def pair_counts(contests: Contests) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:
     """
     Which models [M] can be compared: a number for each group that met, directly or through others; and for each group
-    of which every model won from every other, directly or through others, or tied (Ford 1957: no model of such a
-    group has a rating without bounds).
+    of which every model beat or tied every other, directly or through others (Ford 1957: the likelihood bounds how far
+    the models of one such group are from each other, and from no other model).
     """
     size = (len(contests.models),) * 2
     a, b = contests.sides.T
@@ -188,5 +195,7 @@ def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:
 
 
 def largest(groups: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """The mask [M] of the group that fought the most battles [N, 2]."""
-    return groups == np.bincount(groups[sides[:, 0]]).argmax()
+    """The mask [M] of the group with the most battles [N, 2] within it; of no model where no group has any."""
+    one, other = groups[sides].T
+    within = one[one == other]
+    return groups == np.bincount(within).argmax() if len(within) else np.zeros(len(groups), dtype=bool)

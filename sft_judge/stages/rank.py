@@ -79,7 +79,6 @@ def run(args) -> dict:
     controls = [name for kind in dict.fromkeys(args.control) for name in CONTROLS[kind]]
     opinion, said = _opinion(args)
     file = open_battles(args.battles, args.limit)
-
     with Progress("rank", file.num_rows) as progress:
         everything = read_contests(file, source != "judge", opinion, controls, progress.add)
     contests, left_out, unbounded = split_off(everything)
@@ -113,9 +112,12 @@ def _opinion(args):
 
     if not args.probs:
         return None, []
-    judges = [calibrated(read_probs(path), args.uncalibrated) for path in args.probs]
+    files = [read_probs(path) for path in args.probs]
+    judges = [calibrated(probs, args.uncalibrated) for probs in files]
     said = [
         "; ".join(filter(None, [f"{path}: {judge.reason}", unfinished(judge.orders)]))
         for path, judge in zip(args.probs, judges, strict=True)
     ]
+    if len({probs.num_verdicts for probs in files}) > 1:
+        said.append("A judge knows no tie, so those of all judges are left out.")
     return mean_opinion(judges), said
