@@ -25,7 +25,7 @@ from sft_judge.verdicts import VERDICTS
 
 AT_ONCE = 50_000
 NU = 0.7
-PROMPT, RESPONSE = "Please answer question {} with care. " * 4, "An answer of some length. " * 40
+PROMPT, RESPONSE = "Please answer question {0} with care. " * 4, "An answer of some length. " * 40
 
 
 def write_votes(folder: Path, num_rows: int, num_models: int) -> None:

@@ -368,7 +368,8 @@ def test_length_and_style_are_held_equal_and_what_never_differs_is_named(world, 
     assert rank(world.battles, tmp_path, "--control", "length", "style") == 0
     ranking = strictly(tmp_path / "ranking.json")
     assert [control["name"] for control in ranking["controls"]] == ["length"]
-    assert "no two responses differ in it: headers, lists, bold, code blocks" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no two responses differ in it: headers, lists, bold, code blocks" in said and "Held equal: length." in said
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "rows", "own"])

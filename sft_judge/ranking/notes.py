@@ -27,6 +27,9 @@ def notes(ranking: dict, anchor: tuple[str, float] | None, said: list[str]) -> l
         "rating is finite.",
         *said,
     ]
+    if ranking["controls"]:
+        equal = ", ".join(control["name"] for control in ranking["controls"])
+        found.append(f"Held equal: {equal}. Ratings and predictions are of responses that are alike in it.")
     if ranking["from"] != "votes":
         found.append("That a judge may favour a model is in no interval: hold it against votes where there are any.")
     if ranking.get("reference", {}).get("spearman"):
