@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
+from sft_judge.audit_page import visible
 from sft_judge.battles.planted_law import davidson
 from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.calibration import Calibrated
@@ -21,7 +22,7 @@ from sft_judge.ranking.contests import Contests, mean_opinion
 from sft_judge.ranking.draws import parameter_draws
 from sft_judge.ranking.fit import PRIOR, design_matrix, fit, weighted_squares
 from sft_judge.ranking.measure import ELO, expected_scores, measure, rank_ranges, split_off
-from sft_judge.ranking.style import style_counts, style_differences
+from sft_judge.ranking.style import standardised, style_counts, style_differences
 from sft_judge.verdicts import VERDICTS, swap
 
 pytestmark = pytest.mark.unit
@@ -124,6 +125,14 @@ def test_with_things_held_equal_a_draw_is_close_to_the_fit_of_its_rows_and_the_d
     weights = np.concatenate(list(cluster_draws(int(contests.clusters.max()) + 1, 40, 3)))
     again = fit(design, contests.counts * weights[:, contests.clusters, None], ties)
     assert (np.sqrt(((draws[1:] - again) ** 2).mean(axis=0)) < 0.1 * again.std(axis=0)).all()
+
+
+@pytest.mark.parametrize("slope", [None, np.array([0.5, -0.2])])
+def test_of_one_prompt_every_draw_is_the_data(slope):
+    contests = drawn_contests(rows=30, slope=slope)
+    contests.clusters[:] = 0
+    draws = parameter_draws(contests, True, repeats=3)
+    np.testing.assert_allclose(draws[1:], np.tile(draws[0], (3, 1)), atol=1e-6)
 
 
 def test_planted_strengths_and_slopes_are_within_their_intervals():
@@ -232,11 +241,20 @@ def test_marks_are_counted_in_prose_and_code_blocks_apart():
     assert (style_differences(b, b)[0] == 0).all()
 
 
+def test_differences_are_brought_to_one_scale_and_exchanged_responses_change_no_more_than_the_sign():
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0.3, [0.1, 2, 0], size=(50, 3))
+    differences[:, 2] = 0
+    found, signs = standardised(differences), np.where(rng.random((50, 1)) < 0.5, -1, 1)
+    assert (found**2).mean(axis=0) == pytest.approx([1, 1, 0])
+    np.testing.assert_allclose(standardised(signs * differences), signs * found)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # the command
 
 
-NAMES = ["aurora", "birch", "<script>alert(1)</script>", "dune", "ember"]
+NAMES = ["aurora", "birch\u202e", "<script>alert(1)</script>", "dune", "ember"]
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +337,8 @@ def test_the_csv_and_the_table_say_what_the_json_says(world, tmp_path, capsys):
     said = capsys.readouterr().out
     for row, model in zip(rows, models, strict=True):
         assert row["model"] == model["model"] and float(row["rating_low"]) == model["rating"]["low"]
-        assert f"{model['rating']['value']:.0f} [{model['rating']['low']:.0f}" in said
+        line = next(line for line in said.splitlines() if line.startswith(f"| {visible(model['model'])} "))
+        assert f" {model['rating']['value']:.0f} [{model['rating']['low']:.0f}, " in line
     assert (tmp_path / "ranking.json.manifest.json").is_file()
 
 
@@ -374,7 +393,7 @@ def test_length_and_style_are_held_equal_and_what_never_differs_is_named(world, 
 
 @pytest.mark.parametrize("form", ["csv", "json", "rows", "own"])
 def test_the_correlation_with_a_reference_is_spearmans(world, tmp_path, form):
-    theirs = dict(zip(NAMES, [3.0, 5.0, 1.0, 4.0, 2.0], strict=True)) | {"stranger": 9.0}
+    theirs = dict(zip(NAMES, [3.0, 500.0, 1.0, 40.0, 2.0], strict=True)) | {"stranger": 9.0}
     files = {
         "csv": "model,votes,rating\n" + "".join(f"{name},7,{rating}\n" for name, rating in theirs.items()),
         "json": json.dumps(theirs),
@@ -448,6 +467,7 @@ def test_the_page_asks_the_net_for_nothing_shows_no_battle_and_escapes_names(wor
     page = (tmp_path / "ranking.html").read_text()
     assert_self_contained(page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "secret text" not in page
+    assert "birch⟨U+202E⟩" in page and "\u202e" not in page  # which would turn around what follows it
 
 
 def test_a_browser_opens_the_page_without_a_console_error(world, tmp_path):
