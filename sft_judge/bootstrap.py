@@ -29,7 +29,7 @@ def resample(
     drawn[0] = sums.sum(axis=0)
     if len(sums) > 1:
         start = 1
-        for weights in cluster_weights(len(sums), repeats, seed):
+        for weights in cluster_draws(len(sums), repeats, seed):
             drawn[start : start + len(weights)] = weights @ sums
             start += len(weights)
     ends = np.cumsum([np.prod(column.shape[1:], dtype=int) for column in columns.values()])
@@ -51,7 +51,7 @@ def cluster_sums(columns: dict[str, np.ndarray], clusters: np.ndarray) -> np.nda
     return sums
 
 
-def cluster_weights(count: int, repeats: int = REPEATS, seed: int = 0):
+def cluster_draws(count: int, repeats: int = REPEATS, seed: int = 0):
     """How often each of `count` clusters is drawn, as arrays [some, count] that are `repeats` rows in all."""
     rng = np.random.default_rng(seed)
     step = max(1, _WEIGHTS_AT_ONCE // count)

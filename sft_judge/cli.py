@@ -36,6 +36,7 @@ STAGES = {
     "shift": ("shift", "whether to mix in a second source: trained on each, scored on both"),
     "evaluate": ("evaluate", "metrics with intervals, and a report"),
     "attack": ("attack", "battles in which one response talks to the judge, for `evaluate --attacked`"),
+    "rank": ("rank", "a ranking of models, by votes or by a judge, with intervals"),
     "submit": ("submit", "a submission in the sample's format"),
     "judge": ("judge", "one battle, answered on the terminal"),
     "serve": ("serve", "HTTP: POST /v1/judge, and a page to try it"),

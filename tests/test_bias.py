@@ -11,7 +11,6 @@ from sft_judge.evaluate.baselines import baseline_probs, longer_frequencies, lon
 from sft_judge.evaluate.bias import family_of, lead, own_columns, own_family, style_columns, style_effects
 from sft_judge.evaluate.pairs import compare, mcnemar, standings
 from sft_judge.evaluate.slices import bucket_labels, slice_columns, slice_figures
-from sft_judge.evaluate.style import STYLES, style_counts, style_differences
 from sft_judge.metrics import row_columns
 from sft_judge.verdicts import swap
 
@@ -31,29 +30,6 @@ def table(responses_a, responses_b):
             for i, (a, b) in enumerate(texts)
         ]
     )
-
-
-def test_markdown_is_counted_as_it_would_be_drawn():
-    text = "# Title\nwords **bold** and __bold__ and 2 * 3 * 4\n- one\n  * two\n3. three\n```python\nx = '# no'\n```\n"
-    found = style_counts(table([text, ["- a", "\n\n## B\n* c"], ""], ["", "", ""]), "response_a")
-    assert list(found) == list(STYLES)
-    assert found["length"].tolist() == [len(text), 3 + 10, 0]
-    assert {name: counts.tolist() for name, counts in found.items() if name != "length"} == {
-        "lists": [3, 2, 0],
-        "headers": [1, 1, 0],
-        "bold": [2, 0, 0],
-        "code blocks": [1, 0, 0],
-    }
-
-
-def test_exchanging_the_responses_changes_the_sign_of_style_differences():
-    battles = table(["long " * 9, "- a\n- b", "x"], ["short", "**b**", "x"])
-    exchanged = battles.rename_columns(
-        [{"response_a": "response_b", "response_b": "response_a"}.get(name, name) for name in battles.column_names]
-    )
-    for name, values in style_differences(battles).items():
-        np.testing.assert_array_equal(values, -style_differences(exchanged)[name])
-        assert (np.abs(values) <= 1).all() and values[2] == 0
 
 
 def test_style_effects_are_those_of_least_squares_and_a_planted_bias_beyond_people_is_found():

@@ -132,6 +132,7 @@ def test_resampled_sums_begin_with_the_data_and_repeat_by_seed():
     assert (draws["y"] == 6).all()  # three clusters of two rows, whichever are drawn
     assert set(draws["x"]) <= {i + j + k for i in (1, 5, 9) for j in (1, 5, 9) for k in (1, 5, 9)}
     np.testing.assert_array_equal(draws["x"], resample(columns, clusters, repeats=50, seed=3)["x"])
+    assert (draws["x"] != resample(columns, clusters, repeats=50, seed=4)["x"]).any()
 
 
 def test_paired_differences_equal_the_bootstrap_of_the_rows_differences():

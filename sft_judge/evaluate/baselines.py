@@ -8,7 +8,7 @@ each is one higher (Laplace), so that no verdict is impossible.
 import numpy as np
 import pyarrow as pa
 
-from sft_judge.evaluate.style import text_lengths
+from sft_judge.battles.style import text_lengths
 
 FREQUENCIES, LONGER = "class frequencies", "the longer answer"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from sft_judge.battles.style import STYLES, standardised, style_counts, style_differences
 from sft_judge.bootstrap import interval
 from sft_judge.evaluate.align import column
-from sft_judge.evaluate.style import style_differences
 
 FAMILIES = ("qwen", "gemma", "llama", "mistral", "phi", "gpt", "claude", "deepseek")
 
@@ -26,9 +26,10 @@ def lead(probs: np.ndarray) -> np.ndarray:
 
 
 def style_features(battles: pa.Table) -> dict[str, np.ndarray]:
-    """`{style: [N]}`: differences of the responses with a standard deviation of one; none that is always zero."""
-    differences = style_differences(battles)
-    return {name: values / values.std() for name, values in differences.items() if values.std() > 0}
+    """`{style: [N]}`: differences of the responses on one scale, without those that are always zero."""
+    counts = [style_counts(battles[name], list(STYLES)) for name in ("response_a", "response_b")]
+    values = standardised(style_differences(*counts))
+    return {name: column for name, column in zip(STYLES, values.T, strict=True) if column.any()}
 
 
 def style_columns(features: dict[str, np.ndarray], people: np.ndarray, judge: np.ndarray) -> dict[str, np.ndarray]:

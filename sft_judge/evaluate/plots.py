@@ -33,7 +33,7 @@ STYLE = {
 }
 
 
-def _svg(name: str, draw, height: float = 3.6) -> str:
+def svg(name: str, draw, height: float = 3.6) -> str:
     """Let `draw(axes)` draw and return `<svg ...>`. `name` salts the ids, so that pictures on a page share none."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that our font lacks; the browser has its own
@@ -65,7 +65,7 @@ def worth(rows: list[dict], key: str, main: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"{key.replace('_', ' ')} in nats; left is better")
 
-    return _svg("what the judges are worth", draw, 0.9 + 0.34 * len(rows))
+    return svg("what the judges are worth", draw, 0.9 + 0.34 * len(rows))
 
 
 def preferred(grid: list[list[int]]) -> str:
@@ -82,7 +82,7 @@ def preferred(grid: list[list[int]]) -> str:
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="probability of the one people prefer")
         axes.set_xlabel("probability of the other; above the line the judge agrees")
 
-    return _svg("preferred and other response", draw, 4.2)
+    return svg("preferred and other response", draw, 4.2)
 
 
 def styles(figures: dict) -> str:
@@ -105,7 +105,7 @@ def styles(figures: dict) -> str:
         axes.set_xlabel("percentage points of lead for one standard deviation more")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return _svg("what sways people and the judge", draw, 1.2 + 0.42 * len(names))
+    return svg("what sways people and the judge", draw, 1.2 + 0.42 * len(names))
 
 
 def reliability(judges: dict) -> str:
@@ -124,7 +124,7 @@ def reliability(judges: dict) -> str:
         axes.set_xlabel("probability of the chosen verdict")
         axes.legend()
 
-    return _svg("reliability", draw, 4.2)
+    return svg("reliability", draw, 4.2)
 
 
 def losses(logs: dict[str, list[dict]]) -> str:
@@ -140,7 +140,7 @@ def losses(logs: dict[str, list[dict]]) -> str:
         axes.set(xlabel="step", ylabel="log loss")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return _svg("loss by step", draw, max(3.6, 0.24 * len(logs)))
+    return svg("loss by step", draw, max(3.6, 0.24 * len(logs)))
 
 
 def slice_losses(dimension: str, judges: dict) -> str:
@@ -160,7 +160,7 @@ def slice_losses(dimension: str, judges: dict) -> str:
         axes.set_xlabel("log loss")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return _svg(f"log loss by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
+    return svg(f"log loss by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
 
 
 def lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
@@ -173,7 +173,7 @@ def lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
         axes.set(xlabel="characters; the longest hundredth is in the last step", ylabel="battles")
         axes.legend()
 
-    return _svg("lengths", draw, 3)
+    return svg("lengths", draw, 3)
 
 
 def length_steps(histogram: dict, names: dict[str, str]) -> str:
@@ -186,7 +186,7 @@ def length_steps(histogram: dict, names: dict[str, str]) -> str:
         axes.set(xlabel="characters", ylabel="battles")
         axes.legend()
 
-    return _svg("lengths in characters", draw, 3)
+    return svg("lengths in characters", draw, 3)
 
 
 def longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
@@ -201,7 +201,7 @@ def longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
         axes.set(xlabel="tokens of the whole prompt", ylabel="% of battles that are longer")
         axes.legend(fontsize=8)
 
-    return _svg("lengths in tokens", draw, 3)
+    return svg("lengths in tokens", draw, 3)
 
 
 def win_rates(models: list[dict]) -> str:
@@ -218,7 +218,7 @@ def win_rates(models: list[dict]) -> str:
         axes.invert_yaxis()
         axes.set_xlabel("share of the decided battles won")
 
-    return _svg("win rates", draw, 1 + 0.26 * len(models))
+    return svg("win rates", draw, 1 + 0.26 * len(models))
 
 
 def differences(result: dict) -> str:
@@ -237,7 +237,7 @@ def differences(result: dict) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"{result['measure'].replace('_', ' ')}, minus that of {result['reference']}")
 
-    return _svg("differences from the reference", draw, 1.2 + 0.3 * len(cells))
+    return svg("differences from the reference", draw, 1.2 + 0.3 * len(cells))
 
 
 def _logarithmic(axes) -> None:

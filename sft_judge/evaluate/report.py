@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from sft_judge.battles.style import text_lengths
 from sft_judge.evaluate import plots
 from sft_judge.evaluate.agreement import agreement_table
 from sft_judge.evaluate.benchmarks import benchmark_table
+from sft_judge.evaluate.policies import policies_table
 from sft_judge.evaluate.robustness import robustness_table
-from sft_judge.evaluate.style import text_lengths
 from sft_judge.evaluate.tables import (
     bias_table,
     cut_table,
@@ -38,6 +39,7 @@ def render_report(metrics: dict, lengths: dict, logs: dict[str, list[dict]], exa
     sections = [
         Section("", [_worth_picture(metrics, judges)], [replace(worth_table(metrics), main=name)]),
         Section("Benchmark", tables=[benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []),
+        Section("Policies", tables=[policies_table(metrics["policies"])] if "policies" in metrics else []),
         Section("Reliability", [plots.reliability(judges)], [_bins_table(name, main)]),
         *(
             Section(f"Slices: {dimension}", [plots.slice_losses(dimension, _having(judges, dimension))], [table])

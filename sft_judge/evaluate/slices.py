@@ -13,9 +13,9 @@ from scipy.stats import false_discovery_control
 
 from sft_judge.battles.hostile import hostile_turns
 from sft_judge.battles.schema import FIELDS
+from sft_judge.battles.style import text_lengths
 from sft_judge.bootstrap import interval, p_value
 from sft_judge.evaluate.align import column
-from sft_judge.evaluate.style import text_lengths
 
 MIN_ROWS = 20
 MOST_PARTS = 25  # of a dimension; the rarest beyond are "other" too

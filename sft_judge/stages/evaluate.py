@@ -4,6 +4,9 @@ Metrics with 95 % intervals, and a report: what judges are worth on battles with
 Takes one probs file or several of the same battles; several are compared pairwise on the same rows. Each file is read
 raw and calibrated by its judge's own judge.json. With the truth of planted battles, the expected log loss and the
 share of the gap between class frequencies and the best possible are measured too.
+
+--policies A B adds how often A's answer beats B's, by the judges and by the votes. That needs no verdicts: where no
+battle has one, it is all that is reported.
 """
 
 from pathlib import Path
@@ -40,6 +43,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--benchmark", choices=("rewardbench", "judgebench"), help="also this benchmark's own score, by its own rules"
     )
+    parser.add_argument(
+        "--policies", nargs=2, metavar=("A", "B"), help="two models: how often the first one's answer wins"
+    )
     parser.add_argument("--quiet", action="store_true", help="write the files, print no tables")
     add_limit(parser)
 
@@ -67,6 +73,7 @@ def run(args) -> dict:
     from sft_judge.evaluate.benchmarks import benchmark, benchmark_table
     from sft_judge.evaluate.cut import cut_tokens
     from sft_judge.evaluate.measure import caveats, measure
+    from sft_judge.evaluate.policies import policies_table
     from sft_judge.evaluate.report import length_histograms, preferred_grid, read_logs, render_report
     from sft_judge.evaluate.robustness import robustness
     from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
@@ -80,6 +87,8 @@ def run(args) -> dict:
     if main not in files:
         raise InputError(f"--main {main!r} is no judge here; they are {', '.join(files)}.")
     battles = read_battles(args.battles)
+    if args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
+        return _policies_alone(args, files, battles)
     aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
     *frequencies, worth_note = _frequencies(args, aligned)
     metrics = measure(aligned, *frequencies, main, args.seed)
@@ -92,6 +101,9 @@ def run(args) -> dict:
     metrics["cut"] = cut_tokens(judge.source.metadata, aligned.battles)
     if args.attacked:
         metrics["attacks"] = robustness(aligned, main, args.attacked, args.uncalibrated, args.seed)
+    if args.policies:
+        judges = {name: judge.calibrated for name, judge in aligned.judges.items()}
+        metrics["policies"] = _policies(args, battles, judges)
     metrics["provenance"] = _provenance(args, files, aligned)
     stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
     metrics |= {"stages": stages} if stages else {}
@@ -106,10 +118,45 @@ def run(args) -> dict:
     tables = [*([stages_table(stages)] if stages else []), worth_table(metrics)]
     tables.append(agreement_table(metrics["agreement"], len(against), metrics["n"]))
     tables += [benchmark_table(metrics["benchmark"])] if args.benchmark else []
+    tables += [policies_table(metrics["policies"])] if args.policies else []
     for table in [] if args.quiet else tables:
         print_table(table)
     print("\n".join([*metrics["notes"], *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
     return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}
+
+
+def _policies(args, battles, judges: dict) -> dict:
+    import pyarrow as pa
+
+    from sft_judge.evaluate.policies import policy_wins
+
+    chosen = battles.filter(pa.array(_kept(args, battles)))
+    return policy_wins(chosen, judges, tuple(args.policies), args.battles, args.seed)
+
+
+def _policies_alone(args, files: dict, battles) -> dict:
+    """Of battles without verdicts, which policy's answers the judges take for better, and nothing else."""
+    from sft_judge.calibration import calibrated
+    from sft_judge.evaluate.policies import policies_table
+    from sft_judge.evaluate.tables import print_table
+    from sft_judge.files import whole_file, write_json
+    from sft_judge.page import Section, render_page
+    from sft_judge.probs import read_probs, unfinished
+
+    judges = {name: calibrated(read_probs(path), args.uncalibrated) for name, path in files.items()}
+    found = _policies(args, battles, judges)
+    table = policies_table(found)
+    notes = ["No battle has a verdict, so nothing says how good these judges are. In brackets: 95 % intervals."]
+    for name, judge in judges.items():
+        notes.append("; ".join(filter(None, [f"{name}: {judge.reason}", unfinished(judge.orders)])))
+    page = render_page("sft_judge: policies", "Which policy wins", notes, [Section("", tables=[table])])
+    write_json(args.output / "metrics.json", {"n": 0, "policies": found, "notes": notes})
+    with whole_file(args.output / "report.html") as aside:
+        aside.write_text(page, encoding="utf-8")
+    if not args.quiet:
+        print_table(table)
+    print("\n".join([*notes, f"report: {args.output / 'report.html'}"]))
+    return {"rows": 0, "battles": found["battles"]}
 
 
 def judge_names(paths: list[Path], names: list[str] | None) -> dict[str, Path]:

@@ -155,8 +155,8 @@ def _keys(path, by: str | None, ids):
     import numpy as np
 
     from sft_judge.battles.schema import FIELDS, read_battles
+    from sft_judge.battles.style import text_lengths
     from sft_judge.evaluate.align import column
-    from sft_judge.evaluate.style import text_lengths
 
     if by is None:
         return None
