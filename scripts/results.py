@@ -1,0 +1,124 @@
+"""
+Make every figure of the README again: `make results`, or `python scripts/results.py [demo long distillation bench]`.
+
+Each source is a command of its own, which goes on where it stopped and skips what is up to date; `--read` runs none
+and takes what is there. Its figures go into the block of the README between its two marks, with the commit, and every
+new value that lies outside the interval that stood there before is named.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from sft_judge.evaluate.tables import number, percent, worth_table
+from sft_judge.files import whole_file
+from sft_judge.manifest import git_commit
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+JUDGE = [sys.executable, "-m", "sft_judge"]
+BENCHES = ("training", "batches", "predict")
+COMMANDS = {
+    "demo": [*JUDGE, "run", "recipes/demo/pipeline.yaml"],
+    "long": [*JUDGE, "run", "recipes/demo/long.yaml"],
+    "distillation": [*JUDGE, "sweep", "recipes/sweeps/tiny/distillation.yaml", "--jobs", "2"],
+    "bench": [sys.executable, "scripts/bench.py", *BENCHES],
+}
+FILES = {
+    "demo": "runs/demo/metrics.json",
+    "long": "runs/long/metrics.json",
+    "distillation": "runs/sweeps/distillation/distillation.json",
+    "bench": "runs/bench.json",
+}
+_FIGURE = re.compile(r"(-?[\d.]+)(?: %)? \[(-?[\d.]+), (-?[\d.]+)\]")
+
+
+def worth_block(found: dict) -> list[str]:
+    """The worth table of a metrics.json."""
+    table = worth_table(found)
+    return [*markdown(table.columns, table.rows), "", f"{found['n']:,} unseen battles; {table.note}."]
+
+
+def long_block(found: dict) -> list[str]:
+    """What the long training's judge is worth, a line."""
+    row = next(row for row in found["worth"] if row["name"] == found["main"])
+    cells = [row["name"], number(row["expected_log_loss"]), percent(row["gap_share"]), number(row["log_loss"])]
+    return markdown(["", "expected log loss", "share of the gap", "log loss"], [cells])
+
+
+def distillation_block(found: dict) -> list[str]:
+    """Each cell of the sweep and its difference from the reference, and what came of it."""
+    rows = [
+        [name, number(cell["value"]), number(cell["difference"]) if cell["difference"] else "reference"]
+        for name, cell in found["cells"].items()
+        if cell["value"]
+    ]
+    return [*markdown(["", "expected log loss", f"minus {found['reference']}"], rows), "", f"{found['verdict']}."]
+
+
+def bench_block(found: list[dict]) -> list[str]:
+    """Each ratio and the goal that it is held to."""
+    rows = [
+        [one["name"], f"{one['ratio']:.3f} [{one['low']:.3f}, {one['high']:.3f}]", one["goal"], str(one["rounds"])]
+        for one in found
+    ]
+    return markdown(["", "ratio", "goal", "rounds"], rows)
+
+
+BLOCKS = {"demo": worth_block, "long": long_block, "distillation": distillation_block, "bench": bench_block}
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """A table's lines."""
+    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]
+
+
+def differing(old: str, new: str) -> list[str]:
+    """Figures of the new block outside the interval of the same cell of the old one."""
+    before = {line.split("|")[1].strip(): line for line in old.splitlines() if line.startswith("| ")}
+    found = []
+    for line in new.splitlines():
+        name = line.split("|")[1].strip() if line.startswith("| ") else None
+        pairs = zip(_FIGURE.finditer(before.get(name, "")), _FIGURE.finditer(line), strict=False)
+        found += [
+            f"{name}: {is_[0]}, was {was[0]}"
+            for was, is_ in pairs
+            if not float(was[2]) <= float(is_[1]) <= float(was[3])
+        ]
+    return found
+
+
+def replaced(text: str, name: str, block: str) -> tuple[str, str]:
+    """The README with the block of a source in place of the old one, and that one."""
+    marks = [f"<!-- results: {name} -->\n", f"<!-- end: {name} -->"]
+    start, end = text.index(marks[0]) + len(marks[0]), text.index(marks[1])
+    return text[:start] + block + text[end:], text[start:end]
+
+
+def main(names: list[str], only_read: bool) -> None:
+    for name in names:
+        if not only_read:  # a bench that misses a goal ends with status 3, and its figures stand all the same
+            subprocess.run(COMMANDS[name], cwd=ROOT, check=name != "bench")
+        found = json.loads((ROOT / FILES[name]).read_text(encoding="utf-8"))
+        command = " ".join("sft-judge" if word == "sft_judge" else word for word in COMMANDS[name][1:] if word != "-m")
+        block = "\n".join([*BLOCKS[name](found), "", f"`{command}` at commit `{git_commit() or 'unknown'}`.", ""])
+        text, old = replaced(README.read_text(encoding="utf-8"), name, block)
+        with whole_file(README) as aside:
+            aside.write_text(text, encoding="utf-8")
+        apart = differing(old, block)
+        print(f"{name}: {len(apart)} figures lie outside the interval that stood there")
+        print("".join(f"  {one}\n" for one in apart), end="")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="SOURCE", help=f"of {', '.join(COMMANDS)} (default: all)")
+    parser.add_argument("--read", action="store_true", help="run nothing, read what is there")
+    args = parser.parse_args()
+    unknown = [name for name in args.names if name not in COMMANDS]
+    if unknown:
+        parser.error(f"no source {unknown[0]!r}; there are {', '.join(COMMANDS)}")
+    main(args.names or list(COMMANDS), args.read)
