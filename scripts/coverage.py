@@ -6,8 +6,11 @@ of unlike quality err on whole prompts and on single rows. What a figure truly i
 (2.4 million rows with 2,000 repeats). ece is left out: what noise adds to it is not what an interval is about.
 """
 
+import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread each
 
 import numpy as np
 
