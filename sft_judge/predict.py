@@ -188,7 +188,7 @@ def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: lis
                 block.save(logp, progress)
             return {}
         prompt = JudgePrompt.of(load_tokenizer(folder), spec)
-        with open_engine(engine_name, folder, spec, settings["dtype"]) as engine:
+        with open_engine(engine_name, folder, spec, settings["dtype"], gpus=settings["tensor_parallel"]) as engine:
             for block in left:
                 block.save(score_battles(engine, prompt, block.rows(), orders), progress)
             if settings["check"]:

@@ -59,11 +59,11 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: dict, fin
             tokens = work.lengths(lambda: token_lengths(prompt, output.battles.to_pylist()))
             passes = passes_of(output, tokens, settings, prompt)
             if any(len(each.choose(work.scores())) for each in passes):
-                with open_engine(settings["engine"], output.model, output.spec, settings["dtype"]) as engine:
+                name, dtype, gpus = (settings[key] for key in ("engine", "dtype", "tensor_parallel"))
+                with open_engine(name, output.model, output.spec, dtype, gpus=gpus) as engine:
                     facts["started_after"] = round(deadline.elapsed(), 1)
-                    ring_in(
-                        deadline.left() + deadline.margin / 2
-                    )  # for a block that is late; a start would be in vain
+                    # for a block that is late; a start would be in vain
+                    ring_in(deadline.left() + deadline.margin / 2)
                     score = partial(_score, engine, prompt, output.battles, work)
                     for place, queue in score_in_time(passes, tokens, deadline, work.scores, score, report.reserve):
                         report.block(passes[place:], queue, tokens)

@@ -22,13 +22,13 @@ def usable_engines(model: str) -> list[str]:
     return ["transformers"]
 
 
-def open_engine(name: str, model: str, spec, dtype: str = "auto", onto: str = "trained"):
+def open_engine(name: str, model: str, spec, dtype: str = "auto", onto: str = "trained", gpus: int = 1):
     """
     The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`.
 
     `auto` is settled here: vLLM would run a float32 judge in bfloat16, transformers a quantised one in float16. An
     adapter that learnt on a base in 4 or 8 bits is read on one, by transformers alone, or on the base as it is stored
-    where `onto` is `plain`.
+    where `onto` is `plain`. `gpus`: how many vLLM spreads the model's layers over (tensor parallel).
     """
     from sft_judge.models import dtype_of, is_adapter
 
@@ -44,7 +44,7 @@ def open_engine(name: str, model: str, spec, dtype: str = "auto", onto: str = "t
     if name == "vllm":
         from sft_judge.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(model, spec, dtype)
+        return VllmEngine(model, spec, dtype, gpus=gpus)
     from sft_judge.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(model, spec, dtype)

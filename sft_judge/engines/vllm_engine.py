@@ -43,11 +43,12 @@ def why_not(model: str) -> str | None:
 class VllmEngine:
     """It takes tens of seconds to start, so score all files with one."""
 
-    def __init__(self, model: str, spec: JudgeSpec, dtype: str, path: str | None = None):
+    def __init__(self, model: str, spec: JudgeSpec, dtype: str, path: str | None = None, gpus: int = 1):
         """
         `path`: classify or generate; by default classify where the family allows it.
 
-        `dtype` is said: vLLM's own "auto" takes float16 for the one path and bfloat16 for the other.
+        `dtype` is said: vLLM's own "auto" takes float16 for the one path and bfloat16 for the other. `gpus` share the
+        layers. Raises `InputError` where vLLM cannot start, for want of memory above all.
         """
         check_usable(model, "Use --engine transformers.")
         from vllm import LLM
@@ -56,12 +57,20 @@ class VllmEngine:
         self.path = "generate" if self._scale is None else "classify"
         if path not in (None, self.path):
             raise InputError(f"{model}: vLLM cannot read it by {path}, which would change its probabilities.")
-        settings = engine_settings(model, spec, dtype)
+        settings = engine_settings(model, spec, dtype) | {"tensor_parallel_size": gpus}
         if self.path == "classify":
             settings |= {"runner": "pooling", "convert": "classify"}
             if not is_classifier(model):
                 settings["hf_overrides"] = _score_layer(model, spec)
-        self._llm = LLM(**settings, disable_log_stats=True)
+        try:
+            self._llm = LLM(**settings, disable_log_stats=True)
+        except (RuntimeError, ValueError, AssertionError) as error:  # what vLLM raises; out of memory is the first
+            why = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"{model}: vLLM does not start ({why}). Where memory is short: fewer bits (sft-judge quantize, "
+                "--dtype bfloat16), more GPUs (--tensor-parallel N), a judge of a smaller total_budget; on a CPU "
+                "VLLM_CPU_KVCACHE_SPACE is its cache in GiB."
+            ) from error
 
     def __enter__(self):
         return self

@@ -44,6 +44,9 @@ def add_arguments(parser):
     parser.add_argument("--out-of-fold", action="store_true", help="score each row by the judge that did not see it")
     parser.add_argument("--fold", type=int, metavar="N", help="only rows of this fold, in files that carry folds")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--tensor-parallel", type=positive, default=1, metavar="N", help="GPUs that vLLM spreads one model over (1)"
+    )
     parser.add_argument("--check", type=positive, metavar="N", help="hold N battles to transformers' probabilities")
     parser.add_argument(
         "--shard",
@@ -85,12 +88,12 @@ def run(args):
     if args.time_budget:
         return _run_in_time(args)
     jobs = open_jobs(args.battles, args.output, args.fold, args.limit)
-    names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray")
+    names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray", "tensor_parallel")
     settings = {name: getattr(args, name) for name in names}
     engine = args.engine
     if engine == "auto":
         engine = usable_engines(next(iter(find_judges(str(args.model)))))[-1]
-    facts = predict(str(args.model), jobs, engine, settings, _stamp(args, shard=(0, 1), ray=None))
+    facts = predict(str(args.model), jobs, engine, settings, _stamp(args))
     if facts is None:
         print("this shard is done; the last one to finish writes the output")
         return None
@@ -137,11 +140,13 @@ def _run_in_time(args):
     from sft_judge.predict_in_time import predict_in_time
 
     deadline = Deadline(args.time_budget, args.time_budget.started)
-    settings = {name: getattr(args, name) for name in ("dtype", "shard", "uncertain_in", "length_rule")}
+    settings = {
+        name: getattr(args, name) for name in ("dtype", "shard", "uncertain_in", "length_rule", "tensor_parallel")
+    }
     settings["engine"] = usable_engines(str(args.model))[-1] if args.engine == "auto" else args.engine
     # what is known of a battle does not depend on these
     free = ("time_budget", "sample", "submission", "uncertain_in", "length_rule")
-    stamp = _stamp(args, shard=(0, 1), ray=None, **dict.fromkeys(free))
+    stamp = _stamp(args, **dict.fromkeys(free))
     facts = predict_in_time(_output(args), deadline, settings, stamp)
     print(
         f"{facts['judged']} of {facts['battles']} battles judged, {facts['judged_in_both_orders']} in both orders, in "
@@ -152,7 +157,8 @@ def _run_in_time(args):
 
 
 def _stamp(args, **changes) -> str:
-    """What scores depend on; `changes` are settings that they do not."""
+    """What scores depend on: not on who computes them, nor on `changes`."""
     from sft_judge.manifest import provenance
 
+    changes |= {"shard": (0, 1), "ray": None, "tensor_parallel": 1}
     return provenance(sys.modules[__name__], argparse.Namespace(**{**vars(args), **changes}))["fingerprint"]
