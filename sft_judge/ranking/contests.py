@@ -173,10 +173,13 @@ def pair_counts(contests: Contests) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     The P pairs that met [P, 2], the smaller number first; for each battle its pair [N], and its counts [N, 3] as seen
     from the pair's first.
     """
-    sides = np.sort(contests.sides, axis=1)
-    pairs, place = np.unique(sides, axis=0, return_inverse=True)
-    turned = (contests.sides[:, 0] > contests.sides[:, 1])[:, None]
-    return pairs, place.ravel(), np.where(turned, contests.counts[:, [1, 0, 2]], contests.counts)
+    size, turned = len(contests.models), (contests.sides[:, 0] > contests.sides[:, 1])[:, None]
+    cells, place = np.unique(np.sort(contests.sides, axis=1) @ [size, 1], return_inverse=True)
+    return (
+        np.stack(np.divmod(cells, size), axis=1),
+        place,
+        np.where(turned, contests.counts[:, [1, 0, 2]], contests.counts),
+    )
 
 
 def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:
