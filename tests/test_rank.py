@@ -21,7 +21,7 @@ from sft_judge.cli import main
 from sft_judge.probs import Probs, write_probs
 from sft_judge.ranking.contests import Contests, mean_opinion
 from sft_judge.ranking.draws import parameter_draws
-from sft_judge.ranking.fit import PRIOR, design_matrix, fit, weighted_squares
+from sft_judge.ranking.fit import PRIOR, derivatives, design_matrix, fit, weighted_squares, with_prior
 from sft_judge.ranking.measure import ELO, expected_scores, measure, rank_ranges, split_off
 from sft_judge.verdicts import VERDICTS, swap
 
@@ -89,11 +89,17 @@ def test_strengths_that_made_the_probabilities_come_back_from_them(ties):
     assert not ties or np.exp(found[5]) == pytest.approx(NU, abs=1e-4)
 
 
-def test_a_step_too_far_is_halved_so_that_the_fit_ends_also_for_one_sided_and_huge_counts():
-    counts = np.array([[[1e6, 0, 0], [0, 1e-3, 0], [3, 0, 0]], [[0, 0, 0], [1, 0, 1e4], [0, 5e5, 0]]])
-    for ties in (True, False):
-        found = fit(design_matrix(np.array([(0, 1), (1, 2), (0, 2)]), 3), counts, ties)
-        assert np.isfinite(found).all()
+def test_a_maximum_is_found_also_where_counts_are_one_sided_or_of_very_unlike_size():
+    rng, pairs = np.random.default_rng(0), np.array([(i, j) for i in range(6) for j in range(i)])
+    for _ in range(60):
+        some = rng.random((2, 15, 3)) < rng.random()
+        counts = some * 10 ** rng.uniform(-6, 5, size=(2, 15, 3))
+        for design in (design_matrix(pairs, 6), design_matrix(pairs, 6, standardised(rng.normal(size=(15, 2))))):
+            for ties in (False, True):
+                found = fit(design, counts, ties)
+                slope, curvature = derivatives(*with_prior(design, counts, ties), found)
+                gain = (slope * np.linalg.solve(curvature, slope[..., None])[..., 0]).sum(axis=1)
+                assert (np.abs(gain) < 1e-9).all()  # nats that another step would bring
 
 
 def test_weighted_squares_are_those_of_dense_algebra_for_one_and_for_many():
@@ -431,6 +437,7 @@ BAD = {
     "a reference of something else": (["--reference", "{world}/battles.parquet"], "battles", "no ratings"),
     "probs of other battles": (["--probs", "{world}/others.parquet"], "battles", "(400 without probabilities)"),
     "a weight below zero": ([], "weightless", "row 1: counts as"),
+    "a weight without end": ([], "endless", "row 2: counts as"),
 }
 
 
@@ -442,6 +449,7 @@ def bad_files(world):
         "unnamed": nameless,
         "alone": [row | {"model_a": "x", "model_b": "x"} for row in world.rows[:5]],
         "unlabelled": [row | {"verdict": None} for row in world.rows],
+        "endless": [row | {"weight": weight} for row, weight in zip(world.rows[:3], (1.0, np.inf, None), strict=True)],
         "weightless": [row | {"weight": -1.0} for row in world.rows],
     }
     for name, rows in files.items():

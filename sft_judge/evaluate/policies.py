@@ -81,13 +81,13 @@ def win_figures(probs: np.ndarray, said: np.ndarray, first: np.ndarray, clusters
 
 def policies_table(found: dict) -> Table:
     """A row a judge, and one for the votes."""
-    columns = ["", "battles", "won", "lost", "tied", "won, a tie as half", "won of the decided", "mean probability"]
+    columns = ["", "won, a tie as half", "won of the decided", "mean probability", "won", "lost", "tied", "battles"]
     rows = [
         [
             name,
-            *(f"{figures[key]:,}" for key in ("n", "won", "lost", "tied")),
             *(percent(figures[key]) for key in ("win_rate", "win_rate_decided")),
             number(figures.get("mean_probability"), 3),
+            *(f"{figures[key]:,}" for key in ("won", "lost", "tied", "n")),
         ]
         for name, figures in found["by"].items()
     ]

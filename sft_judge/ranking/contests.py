@@ -21,6 +21,7 @@ from sft_judge.errors import InputError
 from sft_judge.verdicts import VERDICTS
 
 NAMES = ("model_a", "model_b")
+MOST_WEIGHT = 1_000_000  # of a battle; beyond it the prior would be lost in the rounding
 
 
 @dataclass
@@ -101,11 +102,11 @@ def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, contro
         parts.append((sides, evidence(battles, votes, opinion), clusters, _features(battles, controls)))
         progress(battles.num_rows)
     sides, counts, clusters, features = (np.concatenate(part) for part in zip(*parts, strict=True))
-    wrong = np.flatnonzero(~(np.isfinite(counts).all(axis=1) & (counts >= 0).all(axis=1)))
+    wrong = np.flatnonzero(~((counts >= 0) & (counts <= MOST_WEIGHT)).all(axis=1))  # a NaN is wrong too
     if len(wrong):
         raise InputError(
             f"{file.path} row {wrong[0] + 1}: counts as {counts[wrong[0]].tolist()} for {', '.join(VERDICTS)}; "
-            "weights and soft labels are numbers from zero on."
+            f"weights and soft labels are numbers from 0 to {MOST_WEIGHT:,}."
         )
     source = "verdict" if opinion is None else "verdict or probabilities" if votes else "probabilities"
     used, skipped = usable(sides, counts, source)
@@ -158,7 +159,8 @@ def evidence(battles: pa.Table, votes: bool, opinion: Opinion | None) -> np.ndar
         counts += np.concatenate([opinion.probs, np.zeros((1, 3))])[found]
     if "weight" in there:
         weight = battles["weight"].to_numpy()
-        counts *= np.where(np.isnan(weight), 1.0, weight)[:, None]
+        with np.errstate(invalid="ignore"):  # an infinite weight of nothing: the caller refuses it
+            counts *= np.where(np.isnan(weight), 1.0, weight)[:, None]
     return counts
 
 
@@ -173,10 +175,13 @@ def pair_counts(contests: Contests) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     The P pairs that met [P, 2], the smaller number first; for each battle its pair [N], and its counts [N, 3] as seen
     from the pair's first.
     """
-    sides = np.sort(contests.sides, axis=1)
-    pairs, place = np.unique(sides, axis=0, return_inverse=True)
-    turned = (contests.sides[:, 0] > contests.sides[:, 1])[:, None]
-    return pairs, place.ravel(), np.where(turned, contests.counts[:, [1, 0, 2]], contests.counts)
+    size, turned = len(contests.models), (contests.sides[:, 0] > contests.sides[:, 1])[:, None]
+    cells, place = np.unique(np.sort(contests.sides, axis=1) @ [size, 1], return_inverse=True)
+    return (
+        np.stack(np.divmod(cells, size), axis=1),
+        place,
+        np.where(turned, contests.counts[:, [1, 0, 2]], contests.counts),
+    )
 
 
 def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:

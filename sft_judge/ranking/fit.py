@@ -17,7 +17,8 @@ import numpy as np
 from scipy import sparse
 
 PRIOR = 0.1  # battles
-_MOST_STEPS, _SMALLEST_STEP = 100, 1e-5  # the error left is of the order of the last step squared
+_MOST_STEPS, _LEAST_GAIN = 100, 1e-9  # of log-likelihood, in nats: a step for less is within 1e-4 standard errors
+_LARGEST_STEP = 2.0  # log-odds beyond the largest so far; where the likelihood is flat, Newton's own may be any size
 _NUMBERS_AT_ONCE = 2_000_000
 
 
@@ -60,8 +61,10 @@ def _newton(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndarray
     for _ in range(_MOST_STEPS):
         slope, curvature = derivatives(design, counts, parameters)
         step = np.linalg.solve(curvature, slope[..., None])[..., 0]
-        if np.abs(step).max() < _SMALLEST_STEP:
+        if (slope * step).sum(axis=1).max() < _LEAST_GAIN:
             return parameters + step
+        longest = _LARGEST_STEP + np.abs(parameters).max(axis=1, keepdims=True)
+        step /= np.maximum(1, np.abs(step).max(axis=1, keepdims=True) / longest)
         while True:  # a step too far is halved, so that the likelihood never falls
             reached = log_likelihood(design, counts, parameters + step)
             fell = reached < likelihood - 1e-10 * np.abs(likelihood)
@@ -69,7 +72,7 @@ def _newton(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndarray
                 break
             step[fell] /= 2
         parameters, likelihood = parameters + step, reached
-    raise AssertionError(f"no maximum in {_MOST_STEPS} steps, the last of {np.abs(step).max():.3g}")
+    raise AssertionError(f"no maximum in {_MOST_STEPS} steps; the last was {np.abs(step).max():.3g}")
 
 
 def log_probabilities(difference: np.ndarray, log_nu: np.ndarray | None = None) -> np.ndarray:
