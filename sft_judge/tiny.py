@@ -98,8 +98,7 @@ def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
 def qwen2_model(tokenizer, hidden: int, layers: int, positions: int) -> Qwen2ForCausalLM:
     config = Qwen2Config(
         **_sizes(tokenizer, hidden, layers, positions),
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **_heads(hidden),
         tie_word_embeddings=True,
     )
     return Qwen2ForCausalLM(config)
@@ -109,14 +108,19 @@ def gemma2_model(tokenizer, hidden: int, layers: int, positions: int) -> Gemma2F
     """With both soft-caps and the alternating window, as Gemma-2 has them."""
     config = Gemma2Config(
         **_sizes(tokenizer, hidden, layers, positions),
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=hidden // 4,
-        query_pre_attn_scalar=hidden // 4,
+        **_heads(hidden),
+        head_dim=hidden // _heads(hidden)["num_attention_heads"],
+        query_pre_attn_scalar=hidden // _heads(hidden)["num_attention_heads"],
         sliding_window=positions // 2,
         attn_implementation="eager",
     )
     return Gemma2ForCausalLM(config)
+
+
+def _heads(hidden: int) -> dict[str, int]:
+    """Two queries a key, heads of at least 32: vLLM has no smaller ones on a CPU with AMX."""
+    heads = max(2, min(4, hidden // 32))
+    return {"num_attention_heads": heads, "num_key_value_heads": heads // 2}
 
 
 FAMILIES = {"qwen2": (qwen2_tokenizer, qwen2_model), "gemma2": (gemma2_tokenizer, gemma2_model)}

@@ -53,7 +53,10 @@ class VllmEngine:
         check_usable(model, "Use --engine transformers.")
         from vllm import LLM
 
-        self._ids, self._scale = spec.verdict_ids, None if path == "generate" else classify_scale(model, spec)
+        # vLLM 0.32 takes the verdicts' rows from a head of which each GPU has but a part
+        split = gpus > 1 and not is_classifier(model)
+        self._ids = spec.verdict_ids
+        self._scale = None if path == "generate" or split else classify_scale(model, spec)
         self.path = "generate" if self._scale is None else "classify"
         if path not in (None, self.path):
             raise InputError(f"{model}: vLLM cannot read it by {path}, which would change its probabilities.")
