@@ -254,8 +254,9 @@ def test_a_killed_knockout_goes_on_with_the_rounds_that_are_there(judge, tmp_pat
 
 
 def test_the_readmes_commands_are_ones_that_the_stages_take():
-    section = (Path(__file__).parents[1] / "README.md").read_text().split("## What a judge is for")[1]
-    lines = [shlex.split(line) for line in section.split("```")[1].splitlines() if line]
-    assert [words[1] for words in lines][:2] == ["best-of-n", "preference-pairs"]
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    sections = [readme.split(f"## {title}\n")[1].split("```")[1] for title in ("Measure", "What a judge is for")]
+    lines = [shlex.split(line, comments=True) for line in "\n".join(sections).splitlines() if line]
+    assert {"calibrate", "untrained", "rank", "best-of-n", "preference-pairs"} <= {words[1] for words in lines}
     for program, stage, *words in lines:
         assert program == "sft-judge" and parse(stage, words)

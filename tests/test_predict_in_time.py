@@ -240,7 +240,7 @@ def test_two_shards_do_half_each_and_each_writes_what_both_know(
 
 
 def test_a_start_that_takes_longer_than_there_is_time_is_given_up(judge, planted_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sft_judge.predict_in_time.open_engine", lambda *words: time.sleep(600))
+    monkeypatch.setattr("sft_judge.predict_in_time.open_engine", lambda *words, **more: time.sleep(600))
     assert in_time(judge, planted_file, tmp_path / "probs.parquet", budget="9s") == 0
     assert "0 of 60 battles judged" in capsys.readouterr().out
     assert not read_probs(tmp_path / "probs.parquet").scored.any()
