@@ -58,6 +58,19 @@ def test_a_judge_that_is_swayed_as_people_are_has_no_difference_from_them():
     assert effect["people"]["low"] > 0.2 and effect["difference"]["low"] < 0 < effect["difference"]["high"]
 
 
+def test_styles_that_always_go_together_or_have_too_few_rows_get_no_effect():
+    rng = np.random.default_rng(2)
+    features = {"lists": np.where(rng.random(ROWS) < 0.5, 1.0, -1.0), "length": rng.normal(size=ROWS)}
+    features["bold"] = 2 * features["lists"]
+    people, judge = rng.normal(size=(2, ROWS))
+    found = style_effects(draws_of(style_columns(features, people, judge)), features)
+    assert all(one["judge"] == {"value": None, "low": None, "high": None} for one in found.values())
+    always = {"length": np.ones(ROWS)}  # a is always the longer one: its place may be the reason as well
+    assert style_effects(draws_of(style_columns(always, people, judge)), always)["length"]["people"]["value"] is None
+    few = {name: values[:25] for name, values in features.items()}
+    assert style_columns(few, people[:25], judge[:25]) == {}
+
+
 def test_the_lead_of_the_own_family_is_measured_where_one_response_alone_is_of_it():
     models = [("Qwen2.5-7B", "gpt-4"), ("llama", "qwen-max"), ("qwen", "qwen2"), ("gpt-4", "llama")]
     rows = [

@@ -60,3 +60,5 @@ def test_battles_that_say_little_make_a_report_that_says_so(tmp_path, case):
     assert caveat in " ".join(metrics["notes"]) and caveat in page
     assert metrics["n"] == len(verdicts) and metrics["log_loss"]["value"] > 0
     assert (metrics["log_loss"]["low"] is None) == (prompts == 1)
+    effects = [effect[who]["value"] for effect in metrics["style"].values() for who in ("people", "judge")]
+    assert all(effect is None for effect in effects)  # a alone is bold, b alone has lists: which of them sways?

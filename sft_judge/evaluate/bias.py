@@ -18,6 +18,7 @@ from sft_judge.bootstrap import interval
 from sft_judge.evaluate.align import column
 
 FAMILIES = ("qwen", "gemma", "llama", "mistral", "phi", "gpt", "claude", "deepseek")
+ROWS_A_STYLE = 10
 
 
 def lead(probs: np.ndarray) -> np.ndarray:
@@ -36,9 +37,10 @@ def style_columns(features: dict[str, np.ndarray], people: np.ndarray, judge: np
     """
     The cross products that `style_effects` solves, of `lead` of people and of a judge [N] each.
 
-    Least squares on all styles at once, with a constant: what one style does when the others stay as they are.
+    Least squares on all styles at once, with a constant: what one style does when the others stay as they are. None
+    of fewer than ROWS_A_STYLE rows a style, which would say more of the noise than of the styles.
     """
-    if not features:
+    if not features or len(people) < ROWS_A_STYLE * len(features):
         return {}
     x = np.stack([np.ones(len(people)), *features.values()], axis=1)
     return {"style x": x[:, :, None] * x[:, None, :], "style y": x[:, :, None] * np.stack([people, judge], 1)[:, None]}
@@ -48,13 +50,15 @@ def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
     """
     `{style: {"people", "judge", "difference"}}` of resampled columns, each in points of `lead` (0.01 is one percent).
 
-    For one standard deviation more of a style in response a than in b: what it adds to the lead of a.
+    For one standard deviation more of a style in response a than in b: what it adds to the lead of a. Draws in which
+    the styles cannot be told apart (two always go together, one does not occur) count as undefined.
     """
     if "style x" not in draws:
         return {}
-    defined = np.isfinite(draws["style x"]).all(axis=(1, 2))
+    products = np.nan_to_num(draws["style x"])
+    defined = np.linalg.matrix_rank(products, hermitian=True) == products.shape[-1]
     effects = np.full(draws["style y"].shape, np.nan)
-    effects[defined] = np.linalg.pinv(draws["style x"][defined], hermitian=True) @ draws["style y"][defined]
+    effects[defined] = np.linalg.solve(products[defined], draws["style y"][defined])
     return {
         name: {
             "people": interval(effects[:, place, 0]),
