@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import norm
 
 REPEATS = 1000
+FEW_PROMPTS = 30  # below this an interval of resampled prompts is too narrow
 POWER = 0.8  # with which `rows_needed` would see a difference, at 5 %
 _WEIGHTS_AT_ONCE = 16_000_000  # 128 MB of them
 

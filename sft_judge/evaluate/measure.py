@@ -7,7 +7,7 @@ and the best possible are judges too: what the frequencies say, and the true pro
 
 import numpy as np
 
-from sft_judge.bootstrap import interval, resample
+from sft_judge.bootstrap import FEW_PROMPTS, interval, resample
 from sft_judge.calibration import folds_seen
 from sft_judge.evaluate import bias
 from sft_judge.evaluate.align import Aligned, column
@@ -19,7 +19,6 @@ from sft_judge.verdicts import VERDICTS
 
 BEST = "best possible"
 WORST = 20  # battles listed, those of the largest loss
-FEW_PROMPTS = 30  # below this an interval of resampled prompts is too narrow
 
 
 def measure(

@@ -3,7 +3,7 @@ Fit a calibration on rows the judge did not see, and store it in its judge.json.
 
 The simplest form that held-out rows support is kept: none, one temperature, or vector scaling with a and b tied (so
 that exchanging the responses still exchanges the result); a language has parameters of its own where its rows support
-them. The probs file is read raw and stays raw; battles without a verdict are skipped and counted. Rows of a fold that
+them; on few prompts, or on one verdict alone, nothing is fitted. The probs file is read raw and stays raw; battles without a verdict are skipped and counted. Rows of a fold that
 the judge was trained on are refused: what is fitted there makes the judge bolder than it deserves.
 
 Somebody else's probs have no judge's folder: with --output in place of --model a copy of the file is written that
@@ -72,6 +72,8 @@ def _said(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
     from sft_judge.scaling import described
 
     before, after, gain = (evidence[name] for name in ("before", "after", "gain"))
+    if "too_little" in evidence:
+        return [f"refused: nothing is fitted on {rows} rows: {evidence['too_little']}; the probabilities stay raw"]
     if calibration is None:
         return [
             f"refused: on {rows} rows no calibration has a lower log loss in cross-fitting than none, "
