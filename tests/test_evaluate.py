@@ -84,6 +84,10 @@ def test_one_file_gives_every_figure_with_its_interval(world, tmp_path):
     for dimension, parts in metrics["slices"].items():
         assert sum(part["n"] for part in parts.values()) == ROWS * (1 + (dimension == "model"))  # two to a battle
     assert sum(point["n"] for point in metrics["reliability"]) == ROWS
+    assert {name: sum(counts) for name, counts in metrics["lengths"]["counts"].items()} == {
+        "prompt": ROWS,
+        "response": 2 * ROWS,
+    }
     assert [row["name"] for row in metrics["worth"]] == ["class frequencies", "the longer answer", "good"]
     assert "gap_share" not in metrics["worth"][0]
     assert (tmp_path / "metrics.json.manifest.json").exists()
@@ -180,8 +184,11 @@ def test_the_report_asks_the_net_for_nothing_shows_no_battle_and_escapes_names(w
 def test_stages_and_training_logs_are_collected(world, tmp_path):
     run = tmp_path / "run"
     (run / "student").mkdir(parents=True)
+    more = [{"step": 3, "loss": float("nan")}, {"train_runtime": 9.5}]  # of which nothing is shown
     (run / "student" / "trainer_log.json").write_text(
-        json.dumps([{"step": 1, "loss": 1.1}, {"step": 2, "loss": 0.9, "epoch": 1}, {"step": 2, "eval_log_loss": 1.0}])
+        json.dumps(
+            [{"step": 1, "loss": 1.1}, {"step": 2, "loss": 0.9, "epoch": 1}, {"step": 2, "eval_log_loss": 1.0}, *more]
+        )
     )
     (run / "student" / "manifest.json").write_text(
         json.dumps({"stage": "train", "seconds": 12.5, "peak_memory_mb": 700})
@@ -191,6 +198,7 @@ def test_stages_and_training_logs_are_collected(world, tmp_path):
         assert evaluate(world, run, ["good"], "--stages", str(run)) == 0
         stages = metrics_of(run)["stages"]
         assert stages == [{"output": "student", "stage": "train", "seconds": 12.5, "peak_memory_mb": 700}]
+        assert [list(row.values()) for row in metrics_of(run)["logs"]["student"]] == [[1, 1.1], [2, 0.9], [2, 1.0]]
     page = (run / "report.html").read_text()
     assert "Log loss by step" in page and "student, held out" in page and "12.5" in page
     assert len(read_stages(run, run / "none")) == 2

@@ -3,8 +3,9 @@ Fit a calibration on rows the judge did not see, and store it in its judge.json.
 
 The simplest form that held-out rows support is kept: none, one temperature, or vector scaling with a and b tied (so
 that exchanging the responses still exchanges the result); a language has parameters of its own where its rows support
-them; on few prompts, or on one verdict alone, nothing is fitted. The probs file is read raw and stays raw; battles without a verdict are skipped and counted. Rows of a fold that
-the judge was trained on are refused: what is fitted there makes the judge bolder than it deserves.
+them; on few prompts, or on one verdict alone, nothing is fitted. The probs file is read raw and stays raw; battles
+without a verdict are skipped and counted. Rows of a fold that the judge was trained on are refused: what is fitted
+there makes the judge bolder than it deserves.
 
 Somebody else's probs have no judge's folder: with --output in place of --model a copy of the file is written that
 carries the calibration, or of --apply, another file of the same judge.
