@@ -219,9 +219,13 @@ def test_an_a_b_judge_and_one_with_ties_meet_on_a_and_b(world, tmp_path):
     assert evaluate(world, tmp_path, ["two", "good"], "--truth", str(world.folder / "truth.parquet")) == 0
     kept = world.verdicts < 2
     good = world.judges["good"][kept, :2] / world.judges["good"][kept, :2].sum(axis=1, keepdims=True)
-    assert metrics_of(tmp_path)["log_loss"]["value"] == pytest.approx(
+    metrics = metrics_of(tmp_path)
+    assert metrics["log_loss"]["value"] == pytest.approx(
         -np.log(good[np.arange(kept.sum()), world.verdicts[kept]]).mean()
     )
+    orders = np.exp(read_probs(world.folder / "good.parquet").logp).reshape(2, ROWS, 3)[:, kept, :2]
+    a = orders[..., 0] / orders.sum(axis=-1)
+    assert metrics["position_effect"]["value"] == pytest.approx((a[0] - a[1]).mean())  # as log loss, without ties
 
 
 def test_a_fold_and_a_limit_choose_rows(world, tmp_path):

@@ -16,6 +16,7 @@ from sft_judge.metrics import (
     row_columns,
     total,
 )
+from sft_judge.verdicts import swap
 
 pytestmark = pytest.mark.unit
 
@@ -87,6 +88,21 @@ def test_the_preferred_response_is_held_against_the_other_on_decided_rows():
     wanted |= {"worse_below_better": (worse < better).sum()}
     wanted |= {"margin_mean": margins.mean(), "margin_std": margins.std()}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_exchange_of_the_responses_changes_no_figure_also_where_a_judge_cannot_tell_them_apart(num):
+    orders, verdicts = random_judge(num=num)[0].reshape(200, 2, num), random_judge(200, num)[1]
+    orders[::3, 1] = swap(orders[::3, 0])  # the same of both on average
+    orders[:9] = 1 / num
+    probs = orders.mean(axis=1)
+    assert (probs[:, 0] == probs[:, 1]).sum() > 60
+    exchanged = np.array([1, 0, 2])[verdicts]
+    columns = [row_columns(probs, verdicts, orders), row_columns(swap(probs), exchanged, swap(orders[:, ::-1]))]
+    one, other = ({name: float(v) for name, v in figures(total(each)).items()} for each in columns)
+    assert other == pytest.approx(one, nan_ok=True)
+    even = figures(total(row_columns(np.full((90, num), 1 / num), verdicts[:90])))
+    assert even["accuracy"] == pytest.approx(1 / num)  # as often as by drawing lots
 
 
 def test_a_constant_judge_has_one_bin_and_no_calibration_error():

@@ -16,6 +16,7 @@ import pyarrow as pa
 from sft_judge.battles.style import STYLES, standardised, style_counts, style_differences
 from sft_judge.bootstrap import interval
 from sft_judge.evaluate.align import column
+from sft_judge.metrics import choices, one_hot
 
 FAMILIES = ("qwen", "gemma", "llama", "mistral", "phi", "gpt", "claude", "deepseek")
 ROWS_A_STYLE = 10
@@ -69,12 +70,12 @@ def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
     }
 
 
-def longer_columns(longer: np.ndarray, chosen: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
+def longer_columns(longer: np.ndarray, probs: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
     """Of choices of one of two responses of unequal length: how many name the longer, and how many there are."""
-    found = {}
-    for who, choice in (("judge", chosen), ("people", verdicts)):
-        decided = (choice < 2) & (longer >= 0)
-        found[f"longer {who}"] = np.stack([decided & (choice == longer), decided], axis=1).astype(float)
+    found, rows = {}, np.arange(len(longer))
+    for who, chosen in (("judge", choices(probs)), ("people", one_hot(verdicts, probs.shape[1]))):
+        parts = np.stack([chosen[rows, longer], chosen[:, :2].sum(axis=1)], axis=1)
+        found[f"longer {who}"] = np.where((longer >= 0)[:, None], parts, 0.0)
     return found
 
 

@@ -14,7 +14,7 @@ from sft_judge.evaluate.align import Aligned, column
 from sft_judge.evaluate.baselines import FREQUENCIES, baseline_probs, longer_response
 from sft_judge.evaluate.pairs import compare, standings
 from sft_judge.evaluate.slices import slice_columns, slice_figures, slices
-from sft_judge.metrics import CLIP, cross_entropy, figures, gap_share, row_columns
+from sft_judge.metrics import CLIP, choices, cross_entropy, figures, gap_share, row_columns
 from sft_judge.verdicts import VERDICTS
 
 BEST = "best possible"
@@ -45,7 +45,7 @@ def measure(
     result["worth"] = _worth(ordered, aligned.truth is not None)
     result["worst"] = worst_battles(aligned, main)
     if len(judges) > 1:
-        right = {name: judge.probs.argmax(axis=1) == aligned.verdicts for name, judge in aligned.judges.items()}
+        right = {name: shared.right(name) == 1 for name in judges}
         pairs = compare(draws, right)
         result |= {"judges": judges, "pairs": pairs, "standings": standings(judges, pairs)}
     return result
@@ -84,11 +84,14 @@ class Shared:
         """Every row column of one judge."""
         aligned, judge = self.aligned, self.aligned.judges[name]
         columns = _row_figures(aligned, judge.probs, judge.orders)
-        chosen = judge.probs.argmax(axis=1)
-        columns |= bias.longer_columns(self.longer, chosen, aligned.verdicts)
+        columns |= bias.longer_columns(self.longer, judge.probs, aligned.verdicts)
         columns |= bias.style_columns(self.styles, self.people, bias.lead(judge.probs))
         columns |= bias.own_columns(aligned.battles, self._family(name), judge.probs, self.people)
-        return columns | slice_columns(self._masks(name), columns["log_loss"], chosen == aligned.verdicts)
+        return columns | slice_columns(self._masks(name), columns["log_loss"], self.right(name))
+
+    def right(self, name: str) -> np.ndarray:
+        """Whether a judge's verdict is people's [N], 0 or 1; between them where several are equally probable."""
+        return choices(self.aligned.judges[name].probs)[np.arange(len(self.people)), self.aligned.verdicts]
 
     def figures(self, name: str, draws: dict[str, np.ndarray]) -> dict:
         """A judge's entry in metrics.json from its resampled columns."""

@@ -10,6 +10,7 @@ from sft_judge.calibration import calibrated
 from sft_judge.errors import InputError
 from sft_judge.evaluate.align import Aligned
 from sft_judge.evaluate.tables import percent, points
+from sft_judge.metrics import choices
 from sft_judge.page import Table
 from sft_judge.probs import first_verdicts, read_probs
 
@@ -37,8 +38,8 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     sides, kinds = attack_of(ids)
     rows = np.arange(len(ids))
     gain = after[rows, sides] - before[rows, sides]
-    then, now = before.argmax(axis=1) == sides, after.argmax(axis=1) == sides
-    each = np.stack([np.ones(len(ids)), gain, now & ~then, then & ~now], axis=1)
+    won = choices(after)[rows, sides] - choices(before)[rows, sides]
+    each = np.stack([np.ones(len(ids)), gain, np.maximum(won, 0), np.maximum(-won, 0)], axis=1)
     columns = {ALL: each} | {kind: each * (kinds == place)[:, None] for place, kind in enumerate(KINDS)}
     draws = resample(columns, aligned.clusters, seed=seed)
     return {kind: _figures(sums) for kind, sums in draws.items() if sums[0, 0]}
