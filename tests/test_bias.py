@@ -100,12 +100,25 @@ def test_a_part_on_which_the_judge_is_worse_is_marked_and_chance_among_many_part
     masks = {"planted": {"hard": hard, "easy": ~hard}}
     masks |= {f"random {k}": {"x": (x := rng.random(ROWS) < 0.5), "y": ~x} for k in range(20)}
     columns = {"n": np.ones(ROWS), "log_loss": losses} | slice_columns(masks, losses, losses < 1)
-    found = slice_figures(draws_of(columns), masks)
+    found = slice_figures(draws_of(columns), masks, losses, np.arange(ROWS))
     part = found["planted"]["hard"]
     assert part["differs"] and part["n"] == 100
     assert part["against_rest"]["value"] == pytest.approx(losses[hard].mean() - losses[~hard].mean())
     marked = [name for name, parts in found.items() if parts.get("x", {}).get("differs")]
     assert len(marked) <= 1
+
+
+@pytest.mark.parametrize("by_prompt", [0.0, 0.8])
+def test_small_parts_of_skewed_losses_that_are_chance_are_seldom_marked(by_prompt):
+    rng, marked, clusters = np.random.default_rng(0), 0, np.arange(ROWS) // 3
+    for _ in range(50):
+        losses = rng.exponential(1.0, ROWS) * np.exp(rng.normal(0, by_prompt, ROWS)[clusters])
+        prompts = rng.permutation(ROWS // 3) // 8
+        masks = {"prompt": {f"{part}": prompts[clusters] == part for part in range(25)}}  # of 24 rows each
+        columns = {"n": np.ones(ROWS), "log_loss": losses} | slice_columns(masks, losses, losses < 1)
+        found = slice_figures(resample(columns, clusters, repeats=200), masks, losses, clusters)
+        marked += any(part["differs"] for part in found["prompt"].values())
+    assert marked <= 8  # more than half of them where the spread of the parts' own draws alone counts
 
 
 def test_bucket_names_say_what_is_in_them():
