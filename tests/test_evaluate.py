@@ -248,6 +248,17 @@ def test_probs_without_metadata_are_a_caveat(world, tmp_path, capsys):
     assert metrics_of(tmp_path)["swap_agreement"]["value"] is None
 
 
+def test_nothing_is_said_of_the_orders_of_a_file_that_names_none(world, tmp_path):
+    probs = world.judges["good"]
+    lines = [f"{i},{a},{b},{tie}" for i, (a, b, tie) in enumerate(probs)]
+    (tmp_path / "theirs.csv").write_text("\n".join(["id,p_a,p_b,p_tie", *lines]) + "\n")
+    files = ["--probs", str(tmp_path / "theirs.csv"), "--battles", str(world.folder / "battles.parquet")]
+    assert main(["evaluate", *files, "--output", str(tmp_path / "out")]) == 0
+    metrics = metrics_of(tmp_path / "out")
+    assert all(metrics[key]["value"] is None for key in ("swap_agreement", "first_position_rate", "position_effect"))
+    assert "its agreement under swap is not known" in " ".join(metrics["notes"])
+
+
 BAD = {
     "no verdicts": (["good"], [], "unlabelled", "none of 300 battles has a verdict"),
     "no such fold": (["good"], ["--fold", "9"], "battles", "its folds are 0, 1, 2"),

@@ -30,6 +30,11 @@ class JudgeRows:
     source: Probs
     calibrated: Calibrated
 
+    @property
+    def orders_differ(self) -> bool:
+        """Whether anything is known of orders; of a file that names none, each row stands for both (foreign_probs)."""
+        return not np.array_equal(self.orders[:, 0], self.orders[:, 1], equal_nan=True)
+
 
 @dataclass
 class Aligned:

@@ -67,7 +67,7 @@ def caveats(metrics: dict) -> list[str]:
                 f"{name} gave {judge['clipped']} verdicts of people a probability below {CLIP:g}, counted as that"
             )
         if judge["swap_agreement"]["value"] is None:
-            found.append(f"{name} was asked in one order alone: nothing is known of its agreement under swap")
+            found.append(f"{name}: no battle is known in two orders, so its agreement under swap is not known either")
     return found
 
 
@@ -83,7 +83,7 @@ class Shared:
     def columns(self, name: str) -> dict[str, np.ndarray]:
         """Every row column of one judge."""
         aligned, judge = self.aligned, self.aligned.judges[name]
-        columns = _row_figures(aligned, judge.probs, judge.orders)
+        columns = _row_figures(aligned, judge.probs, judge.orders if judge.orders_differ else None)
         columns |= bias.longer_columns(self.longer, judge.probs, aligned.verdicts)
         columns |= bias.style_columns(self.styles, self.people, bias.lead(judge.probs))
         columns |= bias.own_columns(aligned.battles, self._family(name), judge.probs, self.people)
