@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from sklearn.model_selection import GroupKFold
 
 from sft_judge.bootstrap import FEW_PROMPTS, interval, resample
-from sft_judge.metrics import cross_entropy, figures, log_clipped, one_hot, row_columns
+from sft_judge.metrics import RAISED, cross_entropy, figures, log_clipped, one_hot, row_columns
 from sft_judge.scaling import apply_calibration, apply_scaling
 from sft_judge.verdicts import VERDICTS
 
@@ -136,5 +136,5 @@ def before_and_after(held: Held, calibration: dict | None) -> dict:
     for name, one in (("before", None), ("after", calibration)):
         scaled = apply_calibration(held.probs, one, held.languages)
         draws = figures(resample(row_columns(scaled, held.verdicts), held.clusters))
-        found[name] = {key: interval(draws[key]) for key in ("log_loss", "ece")}
+        found[name] = {key: interval(draws[key], key in RAISED) for key in ("log_loss", "ece")}
     return found

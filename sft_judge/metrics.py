@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 CLIP = 1e-15  # probabilities below this count as this, so that one impossible verdict is not an infinite loss
 BINS, ROWS_A_BIN = 15, 20
+RAISED = ("ece",)  # figures that noise only adds to; `interval` is to be told
 
 
 def log_clipped(probs: np.ndarray) -> np.ndarray:

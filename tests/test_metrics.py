@@ -68,6 +68,20 @@ def test_ece_of_a_judge_that_knows_what_it_knows_goes_to_zero_and_faster_than_th
         assert debiased < most and debiased < 0.7 * plain
 
 
+def test_the_interval_of_ece_begins_at_zero_for_a_judge_that_knows_what_it_knows_and_above_for_a_bold_one():
+    zero, bold = 0, 0
+    for seed in range(40):
+        probs, verdicts = random_judge(1200, seed=seed)
+        sharp = probs**2 / (probs**2).sum(axis=1, keepdims=True)
+        right, wrong = (
+            interval(figures(resample(row_columns(p, verdicts), np.arange(1200), 200, seed))["ece"], raised=True)
+            for p in (probs, sharp)
+        )
+        assert right["low"] <= right["value"] < right["high"]
+        zero, bold = zero + (right["low"] == 0), bold + (wrong["low"] > 0.05)
+    assert zero >= 32 and bold == 40
+
+
 def test_ties_count_as_a_verdict_as_half_or_not_at_all():
     verdicts, chosen = np.array([0, 0, 1, 1, 2, 2, 0]), np.array([0, 1, 1, 2, 2, 0, 2])
     found = figures(total(row_columns(np.eye(3)[chosen] * 0.8 + 0.1 * (1 - np.eye(3)[chosen]), verdicts)))

@@ -14,7 +14,7 @@ from sft_judge.evaluate.align import Aligned, column
 from sft_judge.evaluate.baselines import FREQUENCIES, baseline_probs, longer_response
 from sft_judge.evaluate.pairs import compare, standings
 from sft_judge.evaluate.slices import slice_columns, slice_figures, slices
-from sft_judge.metrics import CLIP, choices, cross_entropy, figures, gap_share, one_hot, row_columns
+from sft_judge.metrics import CLIP, RAISED, choices, cross_entropy, figures, gap_share, one_hot, row_columns
 from sft_judge.verdicts import VERDICTS
 
 BEST = "best possible"
@@ -97,7 +97,7 @@ class Shared:
         """A judge's entry in metrics.json from its resampled columns."""
         aligned, probs = self.aligned, self.aligned.judges[name].probs
         bins, losses = draws["bins"][0], cross_entropy(one_hot(aligned.verdicts, aligned.num_verdicts), probs)
-        result = {"n": len(probs), **{key: interval(values) for key, values in figures(draws).items()}}
+        result = {"n": len(probs), **{key: interval(values, key in RAISED) for key, values in figures(draws).items()}}
         if "expected" in draws:
             result["expected_log_loss"] = interval(draws["expected"] / draws["n"])
         result |= {
