@@ -83,6 +83,9 @@ def test_the_lead_of_the_own_family_is_measured_where_one_response_alone_is_of_i
     assert found["n"] == 2
     assert found["judge"]["value"] == pytest.approx((0.5 - 0.2) / 2) and found["people"]["value"] == 1
     assert own_columns(battle_table(rows), "gemma", probs, people) == {}
+    rows[0]["model_a"] = "chatgpt-4o-latest"
+    columns = own_columns(battle_table(rows), "gpt", probs, people)["own"]
+    assert columns[:, 0].tolist() == [0, 0, 0, 1]  # both of it, neither, neither, one
 
 
 def test_the_family_of_a_judge_is_read_from_its_folder(tmp_path):
@@ -91,6 +94,15 @@ def test_the_family_of_a_judge_is_read_from_its_folder(tmp_path):
     (tmp_path / "config.json").unlink()
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "google/Gemma-2-9b-it"}')
     assert family_of(str(tmp_path)) == "gemma"
+
+
+@pytest.mark.parametrize(
+    ("said", "family"),
+    [("gpt_oss", "gpt"), ("gpt2", None), ("gpt_neox", None), ("phi3", "phi"), ("/runs/llama/dolphin", None)],
+)
+def test_a_name_that_only_sounds_like_a_family_is_none(tmp_path, said, family):
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{said}"}}')
+    assert family_of(str(tmp_path)) == family
 
 
 def test_a_part_on_which_the_judge_is_worse_is_marked_and_chance_among_many_parts_is_not():

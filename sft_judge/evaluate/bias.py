@@ -18,7 +18,8 @@ from sft_judge.bootstrap import interval
 from sft_judge.evaluate.align import column
 from sft_judge.metrics import choices, one_hot
 
-FAMILIES = ("qwen", "gemma", "llama", "mistral", "phi", "gpt", "claude", "deepseek")
+# family: what its open weights are called; GPT-2 and GPT-NeoX are not of the family of GPT-4
+FAMILIES = {name: name for name in ("qwen", "gemma", "llama", "mistral", "phi", "deepseek")} | {"gpt": "gpt.?oss"}
 ROWS_A_STYLE = 10
 
 
@@ -84,8 +85,10 @@ def family_of(model: str | None) -> str | None:
     folder = Path(model) if model else None
     for name, key in (("config.json", "model_type"), ("adapter_config.json", "base_model_name_or_path")):
         if folder and (folder / name).is_file():
-            said = str(json.loads((folder / name).read_text(encoding="utf-8")).get(key, "")).lower()
-            return next((family for family in FAMILIES if family in said), None)
+            said = Path(str(json.loads((folder / name).read_text(encoding="utf-8")).get(key, ""))).name.lower()
+            return next(
+                (family for family, called in FAMILIES.items() if re.search(f"(?<![a-z]){called}", said)), None
+            )
     return None
 
 
@@ -94,7 +97,7 @@ def own_columns(battles: pa.Table, family: str | None, probs: np.ndarray, people
     sides = [column(battles, name) for name in ("model_a", "model_b")]
     if family is None or not any(sides[0]):
         return {}
-    pattern = re.compile(rf"(?<![a-z]){family}", re.IGNORECASE)
+    pattern = re.compile(rf"(?<![a-z])(chat)?{family}", re.IGNORECASE)
     of_a, of_b = (np.array([bool(pattern.search(name or "")) for name in names]) for names in sides)
     sign = of_a.astype(float) - of_b
     if not sign.any():
