@@ -225,6 +225,28 @@ def test_nothing_to_fit_on_is_one_line_and_changes_nothing(judge, more, capsys):
     assert (judge / "judge.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_languages_count_only_where_the_probs_file_tells_them_to_its_readers(tmp_path, told):
+    found = [planted(0.4, rows=900, seed=1), planted(2.5, rows=900, seed=2)]
+    probs, verdicts = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    languages = np.array(["English", "German"], dtype=object).repeat(900)
+    rows = [{"id": str(i), "prompt": [f"p{i}"], "response_a": ["x"], "response_b": ["y"]} for i in range(1800)]
+    rows = [
+        row | {"verdict": VERDICTS[v], "language": name}
+        for row, v, name in zip(rows, verdicts, languages, strict=True)
+    ]
+    write_battles(tmp_path / "b.parquet", battle_table(rows))
+    ids = np.array([row["id"] for row in rows], dtype=object)
+    said = Probs(ids, np.full(1800, "ab"), np.log(probs), languages=languages if told else None)
+    write_probs(tmp_path / "p.parquet", said)
+    words = ["--probs", str(tmp_path / "p.parquet"), "--battles", str(tmp_path / "b.parquet")]
+    assert main(["calibrate", *words, "--output", str(tmp_path / "o.parquet")]) == 0
+    calibration = read_probs(tmp_path / "o.parquet").metadata["calibration"]
+    assert ("languages" in calibration) == told
+    after = loss(calibrated(read_probs(tmp_path / "o.parquet")).probs, verdicts)
+    assert after == pytest.approx(calibration["after"]["log_loss"]["value"])  # what was said is what a reader gets
+
+
 def test_rows_that_support_nothing_are_said_and_the_judge_stays_raw(judge, capsys):
     assert calibrate(judge, "--fold", "1", "--limit", "9") == 0
     said = capsys.readouterr().out

@@ -94,6 +94,7 @@ def _rows(args, probs) -> tuple:
 
     from sft_judge.battles.schema import read_battles, rows_of_fold
     from sft_judge.calibrating import Held
+    from sft_judge.calibration import languages_of
     from sft_judge.evaluate.align import VERDICT_INDEX, column, prompt_clusters
     from sft_judge.probs import average_orders
 
@@ -122,7 +123,7 @@ def _rows(args, probs) -> tuple:
     battles = battles.take(used)
     _check_folds(args, column(battles, "fold"))
     rows = [row_of[id_] for id_ in battles["id"].to_pylist()]
-    languages = np.array(column(battles, "language"), dtype=object)
+    languages = languages_of(probs, ids)[rows]  # the file's own, as they are all that a reader of it has
     return Held(averaged[rows, :num], np.array(verdicts), prompt_clusters(battles), languages), counts
 
 
