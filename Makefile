@@ -7,7 +7,7 @@ TEST ?=
 SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-minimal demo test test-full check bench clean
+.PHONY: help setup setup-minimal demo test test-full check bench results clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -43,6 +43,9 @@ test-full: setup setup-minimal  ## every test; again after a stop, those that ha
 
 bench: setup  ## ratios against what they are held to; also written to runs/bench.json
 	$(BIN)/python scripts/bench.py
+
+results: setup  ## every figure of the README again, and which lie outside the interval that stood there
+	$(BIN)/python scripts/results.py
 
 clean:  ## caches and builds; the environments and runs/ stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -77,18 +77,23 @@ def markdown(columns: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def differing(old: str, new: str) -> list[str]:
-    """Figures of the new block outside the interval of the same cell of the old one."""
-    before = {line.split("|")[1].strip(): line for line in old.splitlines() if line.startswith("| ")}
-    found = []
-    for line in new.splitlines():
-        name = line.split("|")[1].strip() if line.startswith("| ") else None
-        pairs = zip(_FIGURE.finditer(before.get(name, "")), _FIGURE.finditer(line), strict=False)
-        found += [
-            f"{name}: {is_[0]}, was {was[0]}"
-            for was, is_ in pairs
-            if not float(was[2]) <= float(is_[1]) <= float(was[3])
-        ]
+    """Figures of the new block outside the interval of the same cell of the old one, and rows that are gone."""
+    before, after = _cells(old), _cells(new)
+    found = [f"{row}: gone" for row in dict.fromkeys(row for row, _ in before) if row not in {row for row, _ in after}]
+    for (row, column), cell in after.items():
+        was, is_ = _FIGURE.search(before.get((row, column), "")), _FIGURE.search(cell)
+        if was and is_ and not float(was[2]) <= float(is_[1]) <= float(was[3]):
+            found.append(f"{row}: {column} {is_[0]}, was {was[0]}")
     return found
+
+
+def _cells(block: str) -> dict[tuple[str, str], str]:
+    """`{(row, column): cell}` of a block's table."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines() if line.startswith("| ")]
+    if not rows:
+        return {}
+    columns, _, *rows = rows
+    return {(row[0], name): cell for row in rows for name, cell in zip(columns[1:], row[1:], strict=True)}
 
 
 def replaced(text: str, name: str, block: str) -> tuple[str, str]:
@@ -103,7 +108,7 @@ def main(names: list[str], only_read: bool) -> None:
         if not only_read:  # a bench that misses a goal ends with status 3, and its figures stand all the same
             subprocess.run(COMMANDS[name], cwd=ROOT, check=name != "bench")
         found = json.loads((ROOT / FILES[name]).read_text(encoding="utf-8"))
-        command = " ".join("sft-judge" if word == "sft_judge" else word for word in COMMANDS[name][1:] if word != "-m")
+        command = " ".join(["python", *COMMANDS[name][1:]]).replace("python -m sft_judge", "sft-judge")
         block = "\n".join([*BLOCKS[name](found), "", f"`{command}` at commit `{git_commit() or 'unknown'}`.", ""])
         text, old = replaced(README.read_text(encoding="utf-8"), name, block)
         with whole_file(README) as aside:

@@ -28,7 +28,7 @@ def main(rows: int = 1_000_000) -> None:
     columns |= slice_columns(masks, columns["log_loss"], probs.argmax(axis=1) == verdicts)
     draws = resample(columns, clusters)
     found = {name: interval(values) for name, values in figures(draws).items()}
-    slice_figures(draws, masks)
+    slice_figures(draws, masks, columns["log_loss"], clusters)
     seconds = time.perf_counter() - start
     width = sum(np.prod(column.shape[1:], dtype=int) for column in columns.values())
     print(

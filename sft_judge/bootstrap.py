@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import norm
 
 REPEATS = 1000
+FEW_PROMPTS = 30  # below this an interval of resampled prompts is too narrow
 POWER = 0.8  # with which `rows_needed` would see a difference, at 5 %
 _WEIGHTS_AT_ONCE = 16_000_000  # 128 MB of them
 
@@ -62,16 +63,20 @@ def cluster_draws(count: int, repeats: int = REPEATS, seed: int = 0):
         yield weights
 
 
-def interval(draws: np.ndarray) -> dict[str, float | None]:
+def interval(draws: np.ndarray, raised: bool = False) -> dict[str, float | None]:
     """
-    `{"value", "low", "high"}` of draws [1 + repeats] whose first is the data: the percentile interval of 95 %.
+    `{"value", "low", "high"}` of draws [1 + repeats] whose first is the data: the percentile interval of 95 %, widened
+    to hold the value. None where undefined.
 
-    Widened to hold the value where resampling is biased (ece: noise in the bins only adds). None where undefined.
+    `raised`: of a figure of zero or more that noise can only add to, as it does in each draw once more. All draws then
+    lie above what the data's own noise has added already, so the low end is that of the interval reflected at the
+    value: of judges whose figure is truly zero it is zero nine times in ten, where it never was without.
     """
     value, rest = draws[0], draws[1:][np.isfinite(draws[1:])]
     if not np.isfinite(value) or len(rest) == 0:
         return {"value": float(value) if np.isfinite(value) else None, "low": None, "high": None}
     low, high = np.percentile(rest, [2.5, 97.5])
+    low = max(0.0, min(low, 2 * value - high)) if raised else low
     return {"value": float(value), "low": float(min(low, value)), "high": float(max(high, value))}
 
 

@@ -3,8 +3,8 @@ Fitting a calibration on rows that the judge did not see: the simplest form that
 
 Forms, simplest first: none; one temperature; vector scaling with a and b tied (a tie has its own temperature and
 offset). Each is fitted on four fifths of the prompts and scored on the last fifth, in turns (cross-fitting). One
-temperature must have the lower log loss there, the richer forms must beat the simpler beyond chance. A language gets
-parameters of its own where the same holds on its rows.
+temperature must have the lower log loss there, what is richer must beat the simpler beyond chance. A language gets
+parameters of its own where they beat everybody's on its rows. On few prompts, or one verdict alone, nothing is fitted.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,10 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.model_selection import GroupKFold
 
-from sft_judge.bootstrap import interval, resample
-from sft_judge.metrics import cross_entropy, figures, log_clipped, one_hot, row_columns
+from sft_judge.bootstrap import FEW_PROMPTS, interval, resample
+from sft_judge.metrics import RAISED, cross_entropy, figures, log_clipped, one_hot, row_columns
 from sft_judge.scaling import apply_calibration, apply_scaling
+from sft_judge.verdicts import VERDICTS
 
 RANGE = (0.05, 20.0)  # of temperatures
 OFFSETS = (-5.0, 5.0)  # of the tie's logit
@@ -70,35 +71,40 @@ FIT = dict(zip(FORMS, (fit_temperature, fit_vector), strict=True))
 
 def cross_fitted(held: Held, fit) -> np.ndarray:
     """Log loss [N] of each row under the calibration that `fit(Held)` makes of the other prompts' rows."""
-    splits = min(FOLDS, int(held.clusters.max()) + 1)
-    if splits < 2:
-        return np.full(len(held.verdicts), np.inf)  # one prompt proves nothing
     losses = np.empty(len(held.verdicts))
-    for train, test in GroupKFold(splits).split(held.verdicts, groups=held.clusters):
+    for train, test in GroupKFold(FOLDS).split(held.verdicts, groups=held.clusters):
         losses[test] = held.select(test).losses(fit(held.select(train)))
     return losses
+
+
+def too_little(held: Held) -> str | None:
+    """Why these rows support no calibration, however well one may seem to fit them; None where they may."""
+    prompts, said = int(held.clusters.max()) + 1, np.unique(held.verdicts)
+    if len(said) == 1:
+        return f"every verdict is {VERDICTS[said[0]]}, which the boldest calibration would fit best"
+    return f"they are of {prompts} prompts, of {FEW_PROMPTS} needed" if prompts < FEW_PROMPTS else None
 
 
 def choose(held: Held) -> tuple[dict | None, dict]:
     """
     The calibration to keep, fitted on all rows (None: none helps), and what speaks for it.
 
-    `{"form", "before", "after", "gain"}`: log loss and ece raw and cross-fitted, and the drop in log loss, with their
-    intervals over prompts.
+    `{"form", "gain", "before", "after"}`, with intervals over prompts: the drop in log loss in cross-fitting; log loss
+    and ece on the rows themselves, raw and with the calibration that was fitted on them. `too_little` says, where it
+    stands there, why nothing was fitted.
     """
-    raw = held.losses(None)
+    raw, lacking = held.losses(None), too_little(held)
     best, form, calibration = raw, "none", None
-    for name in FORMS if held.probs.shape[1] == 3 else FORMS[:1]:
+    for name in [] if lacking else FORMS if held.probs.shape[1] == 3 else FORMS[:1]:
         losses = cross_fitted(held, lambda part, name=name: FIT[name](part.probs, part.verdicts))
-        if not np.isfinite(losses).all():
-            break
         gain = interval_of(best - losses, held.clusters)
-        if gain["low"] > 0 if form != "none" else gain["value"] > 0:
+        if gain["value" if name == "temperature" else "low"] > 0:
             best, form, calibration = losses, name, FIT[name](held.probs, held.verdicts)
     if calibration:
         best, own = _of_languages(held, form, best)
         calibration |= {"languages": own} if own else {}
     evidence = {"form": form, "gain": interval_of(raw - best, held.clusters)}
+    evidence |= {"too_little": lacking} if lacking else {}
     return calibration, evidence | before_and_after(held, calibration)
 
 
@@ -110,17 +116,18 @@ def _of_languages(held: Held, form: str, losses: np.ndarray) -> tuple[np.ndarray
         if not LEAST_ROWS <= rows.sum() < len(rows):
             continue
         part = held.select(rows)
+        if too_little(part):
+            continue
         its = cross_fitted(part, lambda some: FIT[form](some.probs, some.verdicts))
-        if np.isfinite(its).all() and interval_of(losses[rows] - its, part.clusters)["low"] > 0:
+        if interval_of(losses[rows] - its, part.clusters)["low"] > 0:
             own[language], losses[rows] = FIT[form](part.probs, part.verdicts), its
     return losses, own
 
 
 def interval_of(values: np.ndarray, clusters: np.ndarray) -> dict:
-    """The mean of [N] with its interval; ends that are None (one prompt) count as no evidence, zero."""
+    """The mean of [N] with its interval."""
     sums = resample({"sum": values, "n": np.ones(len(values))}, clusters)
-    found = interval(sums["sum"] / sums["n"])
-    return found | {"low": found["low"] if found["low"] is not None else min(0.0, found["value"])}
+    return interval(sums["sum"] / sums["n"])
 
 
 def before_and_after(held: Held, calibration: dict | None) -> dict:
@@ -129,5 +136,5 @@ def before_and_after(held: Held, calibration: dict | None) -> dict:
     for name, one in (("before", None), ("after", calibration)):
         scaled = apply_calibration(held.probs, one, held.languages)
         draws = figures(resample(row_columns(scaled, held.verdicts), held.clusters))
-        found[name] = {key: interval(draws[key]) for key in ("log_loss", "ece")}
+        found[name] = {key: interval(draws[key], key in RAISED) for key in ("log_loss", "ece")}
     return found

@@ -39,4 +39,4 @@ def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:
         ends = interval(drawn[name])
         found |= {f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
     found["choice_mass"] = np.exp(log_mass).mean()
-    return {name: float(value) for name, value in sorted(found.items())}
+    return {name: float(value) for name, value in sorted(found.items()) if value is not None}  # no ends of one prompt

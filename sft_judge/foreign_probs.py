@@ -16,13 +16,16 @@ def as_probs_table(path, table: pa.Table) -> pa.Table | None:
     """
     The table with `order` and `logp_*`, or None where its columns are called by no name known here.
 
-    Without an order a row counts for both. Raises `InputError` for a negative probability.
+    Without an order a row counts for both. Raises `InputError` for a negative probability or a text.
     """
     for names in (*PROBABILITIES, *LOGITS):
         if not {"id", *names[:2]} <= set(table.column_names):
             continue
         columns = [name for name in names if name in table.column_names]
-        values = np.stack([table[name].to_numpy(zero_copy_only=False).astype(float) for name in columns], axis=1)
+        try:
+            values = np.stack([table[name].to_numpy(zero_copy_only=False).astype(float) for name in columns], axis=1)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: one of {', '.join(columns)} is not a number ({error}).") from error
         if names in PROBABILITIES and (values < 0).any():
             row = int(np.flatnonzero((values < 0).any(axis=1))[0])
             raise InputError(f"{path} row {row + 1} (id {table['id'][row]}): a probability is below 0.")

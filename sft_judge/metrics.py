@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 CLIP = 1e-15  # probabilities below this count as this, so that one impossible verdict is not an infinite loss
 BINS, ROWS_A_BIN = 15, 20
+RAISED = ("ece",)  # figures that noise only adds to; `interval` is to be told
 
 
 def log_clipped(probs: np.ndarray) -> np.ndarray:
@@ -24,6 +25,17 @@ def cross_entropy(target: np.ndarray, probs: np.ndarray) -> np.ndarray:
 def one_hot(verdicts: np.ndarray, num: int) -> np.ndarray:
     """[N] integers below `num` to [N, num] zeros and ones."""
     return np.eye(num)[verdicts]
+
+
+def choices(probs: np.ndarray) -> np.ndarray:
+    """
+    The share of each verdict in what a judge chooses, [..., K] of probabilities [..., K].
+
+    All of the most probable one, equal parts of several that are exactly as probable: were the first of them taken, a
+    judge that cannot tell two responses apart would choose a, and exchanging them would change its accuracy.
+    """
+    best = probs == probs.max(axis=-1, keepdims=True)
+    return best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
 
 
 def confidence_bins(confidence: np.ndarray) -> np.ndarray:
@@ -45,15 +57,15 @@ def row_columns(probs: np.ndarray, verdicts: np.ndarray, orders: np.ndarray | No
     answer in each order, un-swapped, NaN where an order was not run.
     """
     num = probs.shape[1]
-    target, chosen = one_hot(verdicts, num), probs.argmax(axis=1)
-    confidence = probs.max(axis=1)
+    target, chosen = one_hot(verdicts, num), choices(probs)
+    confidence, right = probs.max(axis=1), (target * chosen).sum(axis=1)
     in_bin = one_hot(confidence_bins(confidence), BINS)
     columns = {
         "n": np.ones(len(probs)),
         "log_loss": cross_entropy(target, probs),
         "brier": ((probs - target) ** 2).sum(axis=1),
-        "confusion": target[:, :, None] * one_hot(chosen, num)[:, None, :],  # [N, true, chosen]
-        "bins": np.stack([in_bin, in_bin * confidence[:, None], in_bin * (chosen == verdicts)[:, None]], axis=1),
+        "confusion": target[:, :, None] * chosen[:, None, :],  # [N, true, chosen]
+        "bins": in_bin[:, None, :] * np.stack([np.ones(len(probs)), confidence, right], axis=1)[:, :, None],
         "preferred": _preferred_columns(probs, verdicts),
     }
     return columns | (_order_columns(orders) if orders is not None else {})
@@ -74,14 +86,14 @@ def _preferred_columns(probs: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
 
 def _order_columns(orders: np.ndarray) -> dict[str, np.ndarray]:
     shown = ~np.isnan(orders).any(axis=2)  # [N, 2]
-    chosen = np.where(shown, np.nan_to_num(orders, nan=-1).argmax(axis=2), -1)
+    chosen = choices(orders)  # [N, 2, K], nothing where not shown
     both = shown.all(axis=1)
-    decided = shown & (chosen < 2)
-    first = decided & (chosen == np.array([0, 1]))  # a stands first in order ab, b in order ba
+    decided = chosen[:, :, :2].sum(axis=2)
+    first = chosen[:, 0, 0] + chosen[:, 1, 1]  # a stands first in order ab, b in order ba
     gained = np.nan_to_num(orders[:, 0, 0] - orders[:, 1, 0] + orders[:, 1, 1] - orders[:, 0, 1]) / 2
     return {
-        "swap": np.stack([both & (chosen[:, 0] == chosen[:, 1]), both], axis=1).astype(float),
-        "first": np.stack([first.sum(axis=1), decided.sum(axis=1)], axis=1).astype(float),
+        "swap": np.stack([both & (chosen[:, 0] == chosen[:, 1]).all(axis=1), both], axis=1).astype(float),
+        "first": np.stack([first, decided.sum(axis=1)], axis=1),
         "place": np.where(both, gained, 0.0),
     }
 

@@ -80,7 +80,9 @@ def read_probs(path: Path) -> Probs:
         raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
     metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     missing = [name for name in COLUMNS if name not in table.column_names]
+    times = 1  # that a row of the file stands in the table
     if missing:
+        times = 1 if "order" in table.column_names else len(ORDERS)
         table = as_probs_table(path, table)
     if table is None:
         raise InputError(
@@ -93,7 +95,7 @@ def read_probs(path: Path) -> Probs:
         logp = np.stack([table[name].to_numpy().astype(float) for name in COLUMNS[2:]], axis=1)
     except ValueError as error:
         raise InputError(f"{path}: a log-probability is not a number ({error}).") from error
-    _check(path, ids, orders, logp)
+    _check(path, ids, orders, logp, times)
     scored, languages = (
         np.array(table[name].to_pylist(), dtype=kind) if name in table.column_names else None
         for name, kind in (("scored", bool), ("language", object))
@@ -101,7 +103,7 @@ def read_probs(path: Path) -> Probs:
     return Probs(ids, orders, logp, metadata, scored, languages)
 
 
-def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray) -> None:
+def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray, times: int) -> None:
     if len(ids) == 0:
         raise InputError(f"{path}: no rows.")
     bad = np.flatnonzero(~np.isin(orders, ORDERS))
@@ -111,13 +113,14 @@ def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray) ->
     bad = np.flatnonzero(~(np.abs(totals - 1) < 1e-4))  # a NaN fails the comparison too
     if len(bad):
         raise InputError(
-            f"{path} row {bad[0] + 1} (id {ids[bad[0]]}): the probabilities of {', '.join(VERDICTS)} sum to "
-            f"{totals[bad[0]]:.6g}, expected 1. Columns hold natural-log probabilities, normalised."
+            f"{path} row {bad[0] // times + 1} (id {ids[bad[0]]}): the probabilities of {', '.join(VERDICTS)} sum to "
+            f"{totals[bad[0]]:.6g}, expected 1. Columns hold natural-log probabilities (p_a ...: plain), normalised."
         )
     seen = set()
     for row, key in enumerate(zip(ids, orders, strict=True)):
         if key in seen:
-            raise InputError(f"{path} row {row + 1}: id {key[0]} stands twice in order {key[1]}; ids join the stages.")
+            where = f"{path} row {row // times + 1}: id {key[0]}"
+            raise InputError(f"{where} stands twice in order {key[1]}; ids join the stages.")
         seen.add(key)
 
 

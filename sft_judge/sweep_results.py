@@ -12,7 +12,7 @@ from sft_judge.evaluate.align import align, column
 from sft_judge.evaluate.plots import differences
 from sft_judge.evaluate.tables import number, percent
 from sft_judge.manifest import manifest_path
-from sft_judge.metrics import cross_entropy, one_hot
+from sft_judge.metrics import choices, cross_entropy, one_hot
 from sft_judge.page import Section, Table, render_page
 from sft_judge.spec import read_spec
 from sft_judge.sweep import Run, Sweep
@@ -83,7 +83,7 @@ def _costs(model: Path, probs: Path) -> dict[str, float]:
 
 def _of_each(measure: str, aligned, probs: np.ndarray) -> np.ndarray:
     if measure == "accuracy":
-        return (probs.argmax(axis=1) == aligned.verdicts).astype(float)
+        return choices(probs)[np.arange(len(probs)), aligned.verdicts]
     target = aligned.truth if measure == "expected_log_loss" else one_hot(aligned.verdicts, probs.shape[1])
     return cross_entropy(target, probs)
 

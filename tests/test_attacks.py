@@ -80,3 +80,16 @@ def test_attacked_probs_that_lack_a_battle_are_refused_in_a_line(battles, tmp_pa
         main(["evaluate", *words, "--attacked", str(tmp_path / "few.parquet"), "--output", str(tmp_path / "o")]) == 2
     )
     assert "no probabilities for 390 of the 400 battles" in capsys.readouterr().err and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("model", "orders", "said"), [("n", ["ab"], "made by n"), ("m", ["ab", "ba"], "400 battles")])
+def test_attacked_probs_of_another_judge_or_other_orders_are_refused(battles, tmp_path, capsys, model, orders, said):
+    write_battles(tmp_path / "b.parquet", battles)
+    ids = np.array(battles["id"].to_pylist(), dtype=object)
+    for name, shown, made_by in (("p", ["ab"], "m"), ("attacked", orders, model)):
+        logp = np.log(np.full((ROWS * len(shown), 3), 1 / 3))
+        probs = Probs(np.tile(ids, len(shown)), np.repeat(shown, ROWS), logp, {"model": made_by})
+        write_probs(tmp_path / f"{name}.parquet", probs)
+    words = ["--probs", str(tmp_path / "p.parquet"), "--attacked", str(tmp_path / "attacked.parquet")]
+    assert main(["evaluate", *words, "--battles", str(tmp_path / "b.parquet"), "--output", str(tmp_path / "o")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "o").exists()

@@ -154,6 +154,18 @@ def test_judgebench_counts_the_two_orders_as_votes(tmp_path):
     assert found["score"]["value"] == pytest.approx(np.mean(sum(hits.values(), [])))
 
 
+def test_an_order_in_which_both_answers_are_as_probable_is_no_vote_for_either(tmp_path):
+    rows = [
+        {"pair_id": f"{number}", "original_id": "1", "source": "mmlu-pro-law", "question": f"q {number}"}
+        | {"response_model": "m", "response_A": "one", "response_B": "two", "label": ("A>B", "B>A")[number % 2]}
+        for number in range(ROWS)
+    ]
+    orders = {"ab": [0.4, 0.4, 0.2], "ba": [0.1, 0.2, 0.7]}  # neither, and a tie
+    source = written(tmp_path / "gpt.jsonl", rows)
+    metrics, _ = evaluated(tmp_path, source, lambda row: orders, "--benchmark", "judgebench")
+    assert metrics["benchmark"]["judges"]["probs"]["score"]["value"] == 0
+
+
 def test_a_judgebench_row_without_a_label_is_rejected(tmp_path, capsys):
     good = {"pair_id": "1", "source": "s", "question": "q", "response_A": "one", "response_B": "two", "label": "A>B"}
     written(tmp_path / "jb.jsonl", [good, {**good, "pair_id": "2", "label": "A=B"}])

@@ -58,6 +58,19 @@ def test_a_judge_that_is_swayed_as_people_are_has_no_difference_from_them():
     assert effect["people"]["low"] > 0.2 and effect["difference"]["low"] < 0 < effect["difference"]["high"]
 
 
+def test_styles_that_always_go_together_or_have_too_few_rows_get_no_effect():
+    rng = np.random.default_rng(2)
+    features = {"lists": np.where(rng.random(ROWS) < 0.5, 1.0, -1.0), "length": rng.normal(size=ROWS)}
+    features["bold"] = 2 * features["lists"]
+    people, judge = rng.normal(size=(2, ROWS))
+    found = style_effects(draws_of(style_columns(features, people, judge)), features)
+    assert all(one["judge"] == {"value": None, "low": None, "high": None} for one in found.values())
+    always = {"length": np.ones(ROWS)}  # a is always the longer one: its place may be the reason as well
+    assert style_effects(draws_of(style_columns(always, people, judge)), always)["length"]["people"]["value"] is None
+    few = {name: values[:25] for name, values in features.items()}
+    assert style_columns(few, people[:25], judge[:25]) == {}
+
+
 def test_the_lead_of_the_own_family_is_measured_where_one_response_alone_is_of_it():
     models = [("Qwen2.5-7B", "gpt-4"), ("llama", "qwen-max"), ("qwen", "qwen2"), ("gpt-4", "llama")]
     rows = [
@@ -70,6 +83,9 @@ def test_the_lead_of_the_own_family_is_measured_where_one_response_alone_is_of_i
     assert found["n"] == 2
     assert found["judge"]["value"] == pytest.approx((0.5 - 0.2) / 2) and found["people"]["value"] == 1
     assert own_columns(battle_table(rows), "gemma", probs, people) == {}
+    rows[0]["model_a"] = "chatgpt-4o-latest"
+    columns = own_columns(battle_table(rows), "gpt", probs, people)["own"]
+    assert columns[:, 0].tolist() == [0, 0, 0, 1]  # both of it, neither, neither, one
 
 
 def test_the_family_of_a_judge_is_read_from_its_folder(tmp_path):
@@ -80,6 +96,15 @@ def test_the_family_of_a_judge_is_read_from_its_folder(tmp_path):
     assert family_of(str(tmp_path)) == "gemma"
 
 
+@pytest.mark.parametrize(
+    ("said", "family"),
+    [("gpt_oss", "gpt"), ("gpt2", None), ("gpt_neox", None), ("phi3", "phi"), ("/runs/llama/dolphin", None)],
+)
+def test_a_name_that_only_sounds_like_a_family_is_none(tmp_path, said, family):
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{said}"}}')
+    assert family_of(str(tmp_path)) == family
+
+
 def test_a_part_on_which_the_judge_is_worse_is_marked_and_chance_among_many_parts_is_not():
     rng = np.random.default_rng(0)
     hard = np.arange(ROWS) < 100
@@ -87,12 +112,25 @@ def test_a_part_on_which_the_judge_is_worse_is_marked_and_chance_among_many_part
     masks = {"planted": {"hard": hard, "easy": ~hard}}
     masks |= {f"random {k}": {"x": (x := rng.random(ROWS) < 0.5), "y": ~x} for k in range(20)}
     columns = {"n": np.ones(ROWS), "log_loss": losses} | slice_columns(masks, losses, losses < 1)
-    found = slice_figures(draws_of(columns), masks)
+    found = slice_figures(draws_of(columns), masks, losses, np.arange(ROWS))
     part = found["planted"]["hard"]
     assert part["differs"] and part["n"] == 100
     assert part["against_rest"]["value"] == pytest.approx(losses[hard].mean() - losses[~hard].mean())
     marked = [name for name, parts in found.items() if parts.get("x", {}).get("differs")]
     assert len(marked) <= 1
+
+
+@pytest.mark.parametrize("by_prompt", [0.0, 0.8])
+def test_small_parts_of_skewed_losses_that_are_chance_are_seldom_marked(by_prompt):
+    rng, marked, clusters = np.random.default_rng(0), 0, np.arange(ROWS) // 3
+    for _ in range(50):
+        losses = rng.exponential(1.0, ROWS) * np.exp(rng.normal(0, by_prompt, ROWS)[clusters])
+        prompts = rng.permutation(ROWS // 3) // 8
+        masks = {"prompt": {f"{part}": prompts[clusters] == part for part in range(25)}}  # of 24 rows each
+        columns = {"n": np.ones(ROWS), "log_loss": losses} | slice_columns(masks, losses, losses < 1)
+        found = slice_figures(resample(columns, clusters, repeats=200), masks, losses, clusters)
+        marked += any(part["differs"] for part in found["prompt"].values())
+    assert marked <= 8  # more than half of them where the spread of the parts' own draws alone counts
 
 
 def test_bucket_names_say_what_is_in_them():

@@ -106,6 +106,27 @@ def test_a_language_has_its_own_temperature_only_where_its_rows_support_it():
     assert "languages" not in choose(held(same, verdicts, languages))[0]
 
 
+def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits():
+    probs, verdicts = planted(2.0)
+    assert choose(held(probs[:58], verdicts[:58]))[1]["too_little"] == "they are of 29 prompts, of 30 needed"
+    calibration, evidence = choose(held(probs, np.zeros_like(verdicts)))
+    assert calibration is None and evidence["form"] == "none" and "every verdict is a" in evidence["too_little"]
+    languages = np.array(["English", "German"], dtype=object).repeat([3000, 1000])
+    calibration, _ = choose(held(probs, np.where(languages == "German", 0, verdicts), languages))
+    assert "German" not in calibration.get("languages", {})
+
+
+def test_ties_get_their_own_scaling_only_beyond_chance_also_where_one_temperature_did_not_help(monkeypatch):
+    monkeypatch.setattr("sft_judge.calibrating.cross_fitted", lambda held, fit: losses.pop(0))
+    rows = held(*planted(1.0))
+    raw, noise = rows.losses(None), np.random.default_rng(0).normal(0, 1, len(rows.verdicts))
+    noise -= noise.mean()
+    losses = [raw + 0.1, raw - 1e-3 + noise]  # of one temperature, of three parameters: lower, but not beyond chance
+    assert choose(rows)[0] is None
+    losses = [raw + 0.1, raw - 0.1 + noise]
+    assert choose(rows)[1]["form"] == "vector"
+
+
 def test_cross_fitting_never_scores_a_prompt_on_a_fit_that_saw_it():
     probs, verdicts = planted(rows=100)
     rows, seen = held(probs, verdicts, rows_a_prompt=4), []
@@ -202,6 +223,35 @@ def test_nothing_to_fit_on_is_one_line_and_changes_nothing(judge, more, capsys):
     assert calibrate(judge, *more) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert (judge / "judge.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_languages_count_only_where_the_probs_file_tells_them_to_its_readers(tmp_path, told):
+    found = [planted(0.4, rows=900, seed=1), planted(2.5, rows=900, seed=2)]
+    probs, verdicts = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    languages = np.array(["English", "German"], dtype=object).repeat(900)
+    rows = [{"id": str(i), "prompt": [f"p{i}"], "response_a": ["x"], "response_b": ["y"]} for i in range(1800)]
+    rows = [
+        row | {"verdict": VERDICTS[v], "language": name}
+        for row, v, name in zip(rows, verdicts, languages, strict=True)
+    ]
+    write_battles(tmp_path / "b.parquet", battle_table(rows))
+    ids = np.array([row["id"] for row in rows], dtype=object)
+    said = Probs(ids, np.full(1800, "ab"), np.log(probs), languages=languages if told else None)
+    write_probs(tmp_path / "p.parquet", said)
+    words = ["--probs", str(tmp_path / "p.parquet"), "--battles", str(tmp_path / "b.parquet")]
+    assert main(["calibrate", *words, "--output", str(tmp_path / "o.parquet")]) == 0
+    calibration = read_probs(tmp_path / "o.parquet").metadata["calibration"]
+    assert ("languages" in calibration) == told
+    after = loss(calibrated(read_probs(tmp_path / "o.parquet")).probs, verdicts)
+    assert after == pytest.approx(calibration["after"]["log_loss"]["value"])  # what was said is what a reader gets
+
+
+def test_rows_that_support_nothing_are_said_and_the_judge_stays_raw(judge, capsys):
+    assert calibrate(judge, "--fold", "1", "--limit", "9") == 0
+    said = capsys.readouterr().out
+    assert "refused: nothing is fitted on 8 rows: they are of 8 prompts" in said
+    assert read_spec(judge).calibration is None
 
 
 def test_no_common_ids_is_refused(judge, capsys):

@@ -84,6 +84,10 @@ def test_one_file_gives_every_figure_with_its_interval(world, tmp_path):
     for dimension, parts in metrics["slices"].items():
         assert sum(part["n"] for part in parts.values()) == ROWS * (1 + (dimension == "model"))  # two to a battle
     assert sum(point["n"] for point in metrics["reliability"]) == ROWS
+    assert {name: sum(counts) for name, counts in metrics["lengths"]["counts"].items()} == {
+        "prompt": ROWS,
+        "response": 2 * ROWS,
+    }
     assert [row["name"] for row in metrics["worth"]] == ["class frequencies", "the longer answer", "good"]
     assert "gap_share" not in metrics["worth"][0]
     assert (tmp_path / "metrics.json.manifest.json").exists()
@@ -180,8 +184,11 @@ def test_the_report_asks_the_net_for_nothing_shows_no_battle_and_escapes_names(w
 def test_stages_and_training_logs_are_collected(world, tmp_path):
     run = tmp_path / "run"
     (run / "student").mkdir(parents=True)
+    more = [{"step": 3, "loss": float("nan")}, {"train_runtime": 9.5}]  # of which nothing is shown
     (run / "student" / "trainer_log.json").write_text(
-        json.dumps([{"step": 1, "loss": 1.1}, {"step": 2, "loss": 0.9, "epoch": 1}, {"step": 2, "eval_log_loss": 1.0}])
+        json.dumps(
+            [{"step": 1, "loss": 1.1}, {"step": 2, "loss": 0.9, "epoch": 1}, {"step": 2, "eval_log_loss": 1.0}, *more]
+        )
     )
     (run / "student" / "manifest.json").write_text(
         json.dumps({"stage": "train", "seconds": 12.5, "peak_memory_mb": 700})
@@ -191,6 +198,7 @@ def test_stages_and_training_logs_are_collected(world, tmp_path):
         assert evaluate(world, run, ["good"], "--stages", str(run)) == 0
         stages = metrics_of(run)["stages"]
         assert stages == [{"output": "student", "stage": "train", "seconds": 12.5, "peak_memory_mb": 700}]
+        assert [list(row.values()) for row in metrics_of(run)["logs"]["student"]] == [[1, 1.1], [2, 0.9], [2, 1.0]]
     page = (run / "report.html").read_text()
     assert "Log loss by step" in page and "student, held out" in page and "12.5" in page
     assert len(read_stages(run, run / "none")) == 2
@@ -211,9 +219,13 @@ def test_an_a_b_judge_and_one_with_ties_meet_on_a_and_b(world, tmp_path):
     assert evaluate(world, tmp_path, ["two", "good"], "--truth", str(world.folder / "truth.parquet")) == 0
     kept = world.verdicts < 2
     good = world.judges["good"][kept, :2] / world.judges["good"][kept, :2].sum(axis=1, keepdims=True)
-    assert metrics_of(tmp_path)["log_loss"]["value"] == pytest.approx(
+    metrics = metrics_of(tmp_path)
+    assert metrics["log_loss"]["value"] == pytest.approx(
         -np.log(good[np.arange(kept.sum()), world.verdicts[kept]]).mean()
     )
+    orders = np.exp(read_probs(world.folder / "good.parquet").logp).reshape(2, ROWS, 3)[:, kept, :2]
+    a = orders[..., 0] / orders.sum(axis=-1)
+    assert metrics["position_effect"]["value"] == pytest.approx((a[0] - a[1]).mean())  # as log loss, without ties
 
 
 def test_a_fold_and_a_limit_choose_rows(world, tmp_path):
@@ -234,6 +246,17 @@ def test_probs_without_metadata_are_a_caveat(world, tmp_path, capsys):
     assert main(["evaluate", "--probs", str(file), "--battles", battles, "--output", str(tmp_path)]) == 0
     assert "caveat: theirs: no metadata" in capsys.readouterr().out
     assert metrics_of(tmp_path)["swap_agreement"]["value"] is None
+
+
+def test_nothing_is_said_of_the_orders_of_a_file_that_names_none(world, tmp_path):
+    probs = world.judges["good"]
+    lines = [f"{i},{a},{b},{tie}" for i, (a, b, tie) in enumerate(probs)]
+    (tmp_path / "theirs.csv").write_text("\n".join(["id,p_a,p_b,p_tie", *lines]) + "\n")
+    files = ["--probs", str(tmp_path / "theirs.csv"), "--battles", str(world.folder / "battles.parquet")]
+    assert main(["evaluate", *files, "--output", str(tmp_path / "out")]) == 0
+    metrics = metrics_of(tmp_path / "out")
+    assert all(metrics[key]["value"] is None for key in ("swap_agreement", "first_position_rate", "position_effect"))
+    assert "its agreement under swap is not known" in " ".join(metrics["notes"])
 
 
 BAD = {

@@ -16,6 +16,7 @@ from sft_judge.metrics import (
     row_columns,
     total,
 )
+from sft_judge.verdicts import swap
 
 pytestmark = pytest.mark.unit
 
@@ -67,6 +68,20 @@ def test_ece_of_a_judge_that_knows_what_it_knows_goes_to_zero_and_faster_than_th
         assert debiased < most and debiased < 0.7 * plain
 
 
+def test_the_interval_of_ece_begins_at_zero_for_a_judge_that_knows_what_it_knows_and_above_for_a_bold_one():
+    zero, bold = 0, 0
+    for seed in range(40):
+        probs, verdicts = random_judge(1200, seed=seed)
+        sharp = probs**2 / (probs**2).sum(axis=1, keepdims=True)
+        right, wrong = (
+            interval(figures(resample(row_columns(p, verdicts), np.arange(1200), 200, seed))["ece"], raised=True)
+            for p in (probs, sharp)
+        )
+        assert right["low"] <= right["value"] < right["high"]
+        zero, bold = zero + (right["low"] == 0), bold + (wrong["low"] > 0.05)
+    assert zero >= 32 and bold == 40
+
+
 def test_ties_count_as_a_verdict_as_half_or_not_at_all():
     verdicts, chosen = np.array([0, 0, 1, 1, 2, 2, 0]), np.array([0, 1, 1, 2, 2, 0, 2])
     found = figures(total(row_columns(np.eye(3)[chosen] * 0.8 + 0.1 * (1 - np.eye(3)[chosen]), verdicts)))
@@ -87,6 +102,21 @@ def test_the_preferred_response_is_held_against_the_other_on_decided_rows():
     wanted |= {"worse_below_better": (worse < better).sum()}
     wanted |= {"margin_mean": margins.mean(), "margin_std": margins.std()}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_exchange_of_the_responses_changes_no_figure_also_where_a_judge_cannot_tell_them_apart(num):
+    orders, verdicts = random_judge(num=num)[0].reshape(200, 2, num), random_judge(200, num)[1]
+    orders[::3, 1] = swap(orders[::3, 0])  # the same of both on average
+    orders[:9] = 1 / num
+    probs = orders.mean(axis=1)
+    assert (probs[:, 0] == probs[:, 1]).sum() > 60
+    exchanged = np.array([1, 0, 2])[verdicts]
+    columns = [row_columns(probs, verdicts, orders), row_columns(swap(probs), exchanged, swap(orders[:, ::-1]))]
+    one, other = ({name: float(v) for name, v in figures(total(each)).items()} for each in columns)
+    assert other == pytest.approx(one, nan_ok=True)
+    even = figures(total(row_columns(np.full((90, num), 1 / num), verdicts[:90])))
+    assert even["accuracy"] == pytest.approx(1 / num)  # as often as by drawing lots
 
 
 def test_a_constant_judge_has_one_bin_and_no_calibration_error():

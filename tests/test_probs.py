@@ -77,6 +77,21 @@ def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path, bad, said):
         read_probs(tmp_path / "p.parquet")
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("x,.5,.3,.2\ny,much,.3,.2", "one of p_a, p_b, p_tie is not a number"),
+        ("x,.5,.3,.2\ny,.5,.3,.3", "row 2 .id y.: the probabilities of a, b, tie sum to 1.1"),
+        ("x,.5,.3,.2\ny,.5,.3,.2\nx,.5,.3,.2", "row 3: id x stands twice"),
+        ("x,.5,.3,.2\ny,1.2,-.3,.1", "row 2 .id y.: a probability is below 0"),
+    ],
+)
+def test_a_bad_row_of_a_strangers_probabilities_is_named_as_it_stands_in_the_file(tmp_path, bad, said):
+    (tmp_path / "p.csv").write_text(f"id,p_a,p_b,p_tie\n{bad}\n")
+    with pytest.raises(InputError, match=said):
+        read_probs(tmp_path / "p.csv")
+
+
 @pytest.mark.parametrize("name", ["p.parquet", "p.csv"])
 @pytest.mark.parametrize("content", [b"", b"\x00\xff\x13 garbage"])
 def test_garbage_is_refused(tmp_path, name, content):

@@ -16,7 +16,7 @@ from sft_judge.bootstrap import interval, resample
 from sft_judge.evaluate.align import Aligned
 from sft_judge.evaluate.tables import number, percent
 from sft_judge.files import whole_file
-from sft_judge.metrics import agreement_and_kappa
+from sft_judge.metrics import agreement_and_kappa, choices, one_hot
 from sft_judge.page import Table, Text
 from sft_judge.verdicts import VERDICTS
 
@@ -25,11 +25,11 @@ VOTES = "the votes"
 
 def agreement(aligned: Aligned, seed: int = 0) -> list[dict]:
     """Each pair of judges, and each with the votes: share of the same verdict, and Cohen's kappa, with intervals."""
-    chosen = {name: judge.probs.argmax(axis=1) for name, judge in aligned.judges.items()} | {VOTES: aligned.verdicts}
+    chosen = {name: choices(judge.probs) for name, judge in aligned.judges.items()}
+    chosen[VOTES] = one_hot(aligned.verdicts, aligned.num_verdicts)
     found = []
     for one, other in combinations(chosen, 2):
-        table = np.zeros((len(aligned.verdicts), aligned.num_verdicts, aligned.num_verdicts))
-        table[np.arange(len(table)), chosen[one], chosen[other]] = 1
+        table = chosen[one][:, :, None] * chosen[other][:, None, :]
         same, kappa = agreement_and_kappa(resample({"pairs": table}, aligned.clusters, seed=seed)["pairs"])
         found.append({"a": one, "b": other, "same_verdict": interval(same), "kappa": interval(kappa)})
     return found

@@ -30,6 +30,11 @@ class JudgeRows:
     source: Probs
     calibrated: Calibrated
 
+    @property
+    def orders_differ(self) -> bool:
+        """Whether anything is known of orders; of a file that names none, each row stands for both (foreign_probs)."""
+        return not np.array_equal(self.orders[:, 0], self.orders[:, 1], equal_nan=True)
+
 
 @dataclass
 class Aligned:
@@ -115,9 +120,10 @@ def _judge_rows(path, probs, known, ids, answered, num, raw, battles_path) -> Ju
     place = {id_: row for row, id_ in enumerate(used)}
     orders = np.full((len(used), len(ORDERS), num), np.nan)
     scored = np.ones(len(probs.ids), dtype=bool) if probs.scored is None else probs.scored
-    for id_, order, logp, judged in zip(probs.ids, probs.orders, probs.logp, scored, strict=True):
+    shares = first_verdicts(np.exp(probs.logp), num)
+    for id_, order, share, judged in zip(probs.ids, probs.orders, shares, scored, strict=True):
         if judged and id_ in place:
-            orders[place[id_], ORDERS.index(order)] = np.exp(logp[:num])
+            orders[place[id_], ORDERS.index(order)] = share
     return JudgeRows(first_verdicts(result.probs[rows], num), orders, probs, result)
 
 

@@ -20,6 +20,7 @@ from sft_judge.bootstrap import interval, resample
 from sft_judge.errors import InputError
 from sft_judge.evaluate.align import Aligned, JudgeRows, column
 from sft_judge.evaluate.tables import percent
+from sft_judge.metrics import choices
 from sft_judge.page import Table
 
 # Rows of each part, but for math-prm: its 447 weigh as much as the code. The official file has at times had the two
@@ -47,9 +48,8 @@ def right(name: str, judge: JudgeRows, verdicts: np.ndarray) -> np.ndarray:
     rows = np.arange(len(verdicts))
     if name == "rewardbench":
         return judge.probs[rows, verdicts] > judge.probs[rows, 1 - verdicts]
-    shown = ~np.isnan(judge.orders).any(axis=2)  # [N, 2]
-    votes = np.where(shown, np.nan_to_num(judge.orders, nan=-1).argmax(axis=2), 2)
-    return (votes == verdicts[:, None]).sum(axis=1) > (votes == 1 - verdicts[:, None]).sum(axis=1)
+    votes = choices(judge.orders).sum(axis=1)  # [N, K]; none of an order that was not run
+    return votes[rows, verdicts] > votes[rows, 1 - verdicts]
 
 
 def section_of(name: str, part: str) -> str | None:

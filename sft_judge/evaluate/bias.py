@@ -16,8 +16,11 @@ import pyarrow as pa
 from sft_judge.battles.style import STYLES, standardised, style_counts, style_differences
 from sft_judge.bootstrap import interval
 from sft_judge.evaluate.align import column
+from sft_judge.metrics import choices, one_hot
 
-FAMILIES = ("qwen", "gemma", "llama", "mistral", "phi", "gpt", "claude", "deepseek")
+# family: what its open weights are called; GPT-2 and GPT-NeoX are not of the family of GPT-4
+FAMILIES = {name: name for name in ("qwen", "gemma", "llama", "mistral", "phi", "deepseek")} | {"gpt": "gpt.?oss"}
+ROWS_A_STYLE = 10
 
 
 def lead(probs: np.ndarray) -> np.ndarray:
@@ -36,9 +39,10 @@ def style_columns(features: dict[str, np.ndarray], people: np.ndarray, judge: np
     """
     The cross products that `style_effects` solves, of `lead` of people and of a judge [N] each.
 
-    Least squares on all styles at once, with a constant: what one style does when the others stay as they are.
+    Least squares on all styles at once, with a constant: what one style does when the others stay as they are. None
+    of fewer than ROWS_A_STYLE rows a style, which would say more of the noise than of the styles.
     """
-    if not features:
+    if not features or len(people) < ROWS_A_STYLE * len(features):
         return {}
     x = np.stack([np.ones(len(people)), *features.values()], axis=1)
     return {"style x": x[:, :, None] * x[:, None, :], "style y": x[:, :, None] * np.stack([people, judge], 1)[:, None]}
@@ -48,13 +52,15 @@ def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
     """
     `{style: {"people", "judge", "difference"}}` of resampled columns, each in points of `lead` (0.01 is one percent).
 
-    For one standard deviation more of a style in response a than in b: what it adds to the lead of a.
+    For one standard deviation more of a style in response a than in b: what it adds to the lead of a. Draws in which
+    the styles cannot be told apart (two always go together, one does not occur) count as undefined.
     """
     if "style x" not in draws:
         return {}
-    defined = np.isfinite(draws["style x"]).all(axis=(1, 2))
+    products = np.nan_to_num(draws["style x"])
+    defined = np.linalg.matrix_rank(products, hermitian=True) == products.shape[-1]
     effects = np.full(draws["style y"].shape, np.nan)
-    effects[defined] = np.linalg.pinv(draws["style x"][defined], hermitian=True) @ draws["style y"][defined]
+    effects[defined] = np.linalg.solve(products[defined], draws["style y"][defined])
     return {
         name: {
             "people": interval(effects[:, place, 0]),
@@ -65,12 +71,12 @@ def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
     }
 
 
-def longer_columns(longer: np.ndarray, chosen: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
+def longer_columns(longer: np.ndarray, probs: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
     """Of choices of one of two responses of unequal length: how many name the longer, and how many there are."""
-    found = {}
-    for who, choice in (("judge", chosen), ("people", verdicts)):
-        decided = (choice < 2) & (longer >= 0)
-        found[f"longer {who}"] = np.stack([decided & (choice == longer), decided], axis=1).astype(float)
+    found, rows = {}, np.arange(len(longer))
+    for who, chosen in (("judge", choices(probs)), ("people", one_hot(verdicts, probs.shape[1]))):
+        parts = np.stack([chosen[rows, longer], chosen[:, :2].sum(axis=1)], axis=1)
+        found[f"longer {who}"] = np.where((longer >= 0)[:, None], parts, 0.0)
     return found
 
 
@@ -79,8 +85,10 @@ def family_of(model: str | None) -> str | None:
     folder = Path(model) if model else None
     for name, key in (("config.json", "model_type"), ("adapter_config.json", "base_model_name_or_path")):
         if folder and (folder / name).is_file():
-            said = str(json.loads((folder / name).read_text(encoding="utf-8")).get(key, "")).lower()
-            return next((family for family in FAMILIES if family in said), None)
+            said = Path(str(json.loads((folder / name).read_text(encoding="utf-8")).get(key, ""))).name.lower()
+            return next(
+                (family for family, called in FAMILIES.items() if re.search(f"(?<![a-z]){called}", said)), None
+            )
     return None
 
 
@@ -89,7 +97,7 @@ def own_columns(battles: pa.Table, family: str | None, probs: np.ndarray, people
     sides = [column(battles, name) for name in ("model_a", "model_b")]
     if family is None or not any(sides[0]):
         return {}
-    pattern = re.compile(rf"(?<![a-z]){family}", re.IGNORECASE)
+    pattern = re.compile(rf"(?<![a-z])(chat)?{family}", re.IGNORECASE)
     of_a, of_b = (np.array([bool(pattern.search(name or "")) for name in names]) for names in sides)
     sign = of_a.astype(float) - of_b
     if not sign.any():

@@ -7,19 +7,18 @@ and the best possible are judges too: what the frequencies say, and the true pro
 
 import numpy as np
 
-from sft_judge.bootstrap import interval, resample
+from sft_judge.bootstrap import FEW_PROMPTS, interval, resample
 from sft_judge.calibration import folds_seen
 from sft_judge.evaluate import bias
 from sft_judge.evaluate.align import Aligned, column
 from sft_judge.evaluate.baselines import FREQUENCIES, baseline_probs, longer_response
 from sft_judge.evaluate.pairs import compare, standings
 from sft_judge.evaluate.slices import slice_columns, slice_figures, slices
-from sft_judge.metrics import CLIP, cross_entropy, figures, gap_share, row_columns
+from sft_judge.metrics import CLIP, RAISED, choices, cross_entropy, figures, gap_share, one_hot, row_columns
 from sft_judge.verdicts import VERDICTS
 
 BEST = "best possible"
 WORST = 20  # battles listed, those of the largest loss
-FEW_PROMPTS = 30  # below this an interval of resampled prompts is too narrow
 
 
 def measure(
@@ -46,7 +45,7 @@ def measure(
     result["worth"] = _worth(ordered, aligned.truth is not None)
     result["worst"] = worst_battles(aligned, main)
     if len(judges) > 1:
-        right = {name: judge.probs.argmax(axis=1) == aligned.verdicts for name, judge in aligned.judges.items()}
+        right = {name: shared.right(name) == 1 for name in judges}
         pairs = compare(draws, right)
         result |= {"judges": judges, "pairs": pairs, "standings": standings(judges, pairs)}
     return result
@@ -68,7 +67,7 @@ def caveats(metrics: dict) -> list[str]:
                 f"{name} gave {judge['clipped']} verdicts of people a probability below {CLIP:g}, counted as that"
             )
         if judge["swap_agreement"]["value"] is None:
-            found.append(f"{name} was asked in one order alone: nothing is known of its agreement under swap")
+            found.append(f"{name}: no battle is known in two orders, so its agreement under swap is not known either")
     return found
 
 
@@ -84,18 +83,21 @@ class Shared:
     def columns(self, name: str) -> dict[str, np.ndarray]:
         """Every row column of one judge."""
         aligned, judge = self.aligned, self.aligned.judges[name]
-        columns = _row_figures(aligned, judge.probs, judge.orders)
-        chosen = judge.probs.argmax(axis=1)
-        columns |= bias.longer_columns(self.longer, chosen, aligned.verdicts)
+        columns = _row_figures(aligned, judge.probs, judge.orders if judge.orders_differ else None)
+        columns |= bias.longer_columns(self.longer, judge.probs, aligned.verdicts)
         columns |= bias.style_columns(self.styles, self.people, bias.lead(judge.probs))
         columns |= bias.own_columns(aligned.battles, self._family(name), judge.probs, self.people)
-        return columns | slice_columns(self._masks(name), columns["log_loss"], chosen == aligned.verdicts)
+        return columns | slice_columns(self._masks(name), columns["log_loss"], self.right(name))
+
+    def right(self, name: str) -> np.ndarray:
+        """Whether a judge's verdict is people's [N], 0 or 1; between them where several are equally probable."""
+        return choices(self.aligned.judges[name].probs)[np.arange(len(self.people)), self.aligned.verdicts]
 
     def figures(self, name: str, draws: dict[str, np.ndarray]) -> dict:
         """A judge's entry in metrics.json from its resampled columns."""
         aligned, probs = self.aligned, self.aligned.judges[name].probs
-        bins = draws["bins"][0]
-        result = {"n": len(probs), **{key: interval(values) for key, values in figures(draws).items()}}
+        bins, losses = draws["bins"][0], cross_entropy(one_hot(aligned.verdicts, aligned.num_verdicts), probs)
+        result = {"n": len(probs), **{key: interval(values, key in RAISED) for key, values in figures(draws).items()}}
         if "expected" in draws:
             result["expected_log_loss"] = interval(draws["expected"] / draws["n"])
         result |= {
@@ -108,7 +110,7 @@ class Shared:
                 for count, confidence, hits in bins.T.tolist()
                 if count
             ],
-            "slices": slice_figures(draws, self._masks(name)),
+            "slices": slice_figures(draws, self._masks(name), losses, aligned.clusters),
         }
         return result | ({"own_family": bias.own_family(draws, self._family(name))} if "own" in draws else {})
 

@@ -54,10 +54,8 @@ def worth(rows: list[dict], key: str, main: str) -> str:
     def draw(axes):
         places = range(len(rows))
         for place, row in zip(places, rows, strict=True):
-            figure, colour = row[key], COLOURS[0] if row["judge"] else GREY
-            low, high = (figure["value"] if end is None else end for end in (figure["low"], figure["high"]))
-            spread = [[figure["value"] - low], [high - figure["value"]]]
-            axes.errorbar([figure["value"]], [place], xerr=spread, fmt="o", markersize=5, color=colour)
+            colour = COLOURS[0] if row["judge"] else GREY
+            axes.errorbar(*_spans([row[key]], [place]), fmt="o", markersize=5, color=colour)
         axes.set_yticks(places, [row["name"] for row in rows])
         for label in axes.get_yticklabels():
             label.set_fontweight("bold" if label.get_text() == main else "normal")
@@ -91,14 +89,9 @@ def styles(figures: dict) -> str:
 
     def draw(axes):
         for index, (who, colour) in enumerate((("people", GREY), ("judge", COLOURS[0]))):
-            found = [figures[name][who] for name in names]
-            values = [100 * figure["value"] for figure in found]
-            spread = [
-                [100 * (f["value"] - (f["low"] if f["low"] is not None else f["value"])) for f in found],
-                [100 * ((f["high"] if f["high"] is not None else f["value"]) - f["value"]) for f in found],
-            ]
             places = [row + 0.24 * (index - 0.5) for row in range(len(names))]
-            axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=colour, label=who)
+            spans = _spans([figures[name][who] for name in names], places, 100)
+            axes.errorbar(*spans, fmt="o", markersize=4, color=colour, label=who)
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
@@ -150,11 +143,9 @@ def slice_losses(dimension: str, judges: dict) -> str:
     def draw(axes):
         for index, ((name, figures), colour) in enumerate(zip(judges.items(), _colours(judges), strict=True)):
             found = [figures["slices"][dimension][part]["log_loss"] for part in parts]
-            values = [figure["value"] for figure in found]
-            spread = [[f["value"] - f["low"] for f in found], [f["high"] - f["value"] for f in found]]
             shift = 0.5 * (index - (len(judges) - 1) / 2) / len(judges)
             places = [row + shift for row in range(len(parts))]
-            axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=colour, label=name)
+            axes.errorbar(*_spans(found, places), fmt="o", markersize=4, color=colour, label=name)
         axes.set_yticks(range(len(parts)), parts)
         axes.invert_yaxis()
         axes.set_xlabel("log loss")
@@ -208,11 +199,9 @@ def win_rates(models: list[dict]) -> str:
     """The share of decided battles that each model won, with its interval; those with most battles first."""
 
     def draw(axes):
-        rates = [model["win_rate"] for model in models]
-        values = [rate["value"] for rate in rates]
-        spread = [[rate["value"] - rate["low"] for rate in rates], [rate["high"] - rate["value"] for rate in rates]]
         places = range(len(models))
-        axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=COLOURS[0])
+        spans = _spans([model["win_rate"] for model in models], places)
+        axes.errorbar(*spans, fmt="o", markersize=4, color=COLOURS[0])
         axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_yticks(places, [model["model"] for model in models])
         axes.invert_yaxis()
@@ -226,11 +215,8 @@ def differences(result: dict) -> str:
     cells = [(name, cell["difference"]) for name, cell in result["cells"].items() if cell["difference"]]
 
     def draw(axes):
-        found = [mean for _, mean in cells]
-        values = [mean["value"] for mean in found]
-        spread = [[mean["value"] - mean["low"] for mean in found], [mean["high"] - mean["value"] for mean in found]]
         places = range(len(cells))
-        axes.errorbar(values, places, xerr=spread, fmt="o", markersize=4, color=COLOURS[0])
+        axes.errorbar(*_spans([mean for _, mean in cells], places), fmt="o", markersize=4, color=COLOURS[0])
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_yticks(places, [name for name, _ in cells])
         axes.invert_yaxis()
@@ -238,6 +224,18 @@ def differences(result: dict) -> str:
         axes.set_xlabel(f"{result['measure'].replace('_', ' ')}, minus that of {result['reference']}")
 
     return svg("differences from the reference", draw, 1.2 + 0.3 * len(cells))
+
+
+def _spans(figures: list[dict], places, scale: float = 1) -> tuple:
+    """
+    What `errorbar` takes: values, places, None, and how far their intervals reach to either side.
+
+    A figure without an interval (one prompt) reaches nowhere, one without a value is not drawn.
+    """
+    there = [(figure, place) for figure, place in zip(figures, places, strict=True) if figure["value"] is not None]
+    values = np.array([scale * figure["value"] for figure, _ in there])
+    ends = [[scale * (f["value"] if f[end] is None else f[end]) for f, _ in there] for end in ("low", "high")]
+    return values, [place for _, place in there], None, np.abs(np.array(ends) - values)
 
 
 def _logarithmic(axes) -> None:

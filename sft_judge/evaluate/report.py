@@ -27,13 +27,16 @@ from sft_judge.evaluate.tables import (
 )
 from sft_judge.page import Section, Table, Text, render_page
 
+_LOSSES = ("loss", "eval_log_loss")  # of a training's log: of the rows trained on, and held out
 
-def render_report(metrics: dict, lengths: dict, logs: dict[str, list[dict]], examples: dict[str, list[Text]]) -> str:
+
+def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
     """
-    The page. `metrics` as in metrics.json, `lengths` from `length_histograms`, `logs` from `read_logs`.
+    The page of `metrics` as in metrics.json, which holds every figure on it.
 
     `examples` alone hold text of battles: those `against` the votes, and the `worst`.
     """
+    lengths, logs = metrics["lengths"], metrics["logs"]
     judges = metrics.get("judges") or {metrics["main"]: metrics}
     name, main = metrics["main"], judges[metrics["main"]]
     sections = [
@@ -128,8 +131,7 @@ def _logs_table(logs: dict[str, list[dict]]) -> Table:
     rows = []
     for name, log in logs.items():
         for row in log:
-            found = [f"{row[key]:.4f}" if key in row else "" for key in ("loss", "eval_log_loss")]
-            rows += [[name, str(row["step"]), *found]] if any(found) and "step" in row else []
+            rows.append([name, str(row["step"]), *(f"{row[key]:.4f}" if key in row else "" for key in _LOSSES)])
     return Table("Losses", ["", "step", "training", "held out"], rows, folded=True)
 
 
@@ -156,7 +158,11 @@ def length_histograms(battles: pa.Table, bins: int = 40) -> dict:
 
 
 def read_logs(folder: Path) -> dict[str, list[dict]]:
-    """The `trainer_log.json` files below a folder by their own folder's name; those that are no logs are left out."""
+    """
+    Step and losses of the `trainer_log.json` files below a folder, by their own folder's name.
+
+    Files that are no logs are left out, and so are losses that are no numbers.
+    """
     logs = {}
     for file in sorted(folder.rglob("trainer_log.json")):
         try:
@@ -164,5 +170,6 @@ def read_logs(folder: Path) -> dict[str, list[dict]]:
         except (OSError, ValueError):
             continue
         if isinstance(log, list) and log and all(isinstance(row, dict) for row in log):
-            logs[file.parent.relative_to(folder).as_posix()] = log
+            rows = ({key: row[key] for key in ("step", *_LOSSES) if np.isfinite(row.get(key, np.nan))} for row in log)
+            logs[file.parent.relative_to(folder).as_posix()] = [row for row in rows if len(row) > 1 and "step" in row]
     return logs

@@ -10,6 +10,7 @@ from sft_judge.calibration import calibrated
 from sft_judge.errors import InputError
 from sft_judge.evaluate.align import Aligned
 from sft_judge.evaluate.tables import percent, points
+from sft_judge.metrics import choices
 from sft_judge.page import Table
 from sft_judge.probs import first_verdicts, read_probs
 
@@ -21,9 +22,11 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     `{kind | "all": {"n", "gain", "won", "lost"}}` of a judge's probs on the attacked battles in `path`.
 
     `gain`: what the response that tries gains in probability; `won`: the battles whose verdict goes to it that did not
-    before; `lost`: those that leave it. Raises `InputError` where battles are missing.
+    before; `lost`: those that leave it. Raises `InputError` where battles are missing, or where another judge said it
+    or in other orders, as then not all of the difference is the attack's.
     """
-    result = calibrated(read_probs(path), raw)
+    attacked, judge = read_probs(path), aligned.judges[name]
+    result = calibrated(attacked, raw)
     ids = aligned.battles["id"].to_pylist()
     row_of = {id_: row for row, id_ in enumerate(result.ids)}
     missing = [id_ for id_ in ids if id_ not in row_of]
@@ -32,13 +35,21 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
             f"{path}: no probabilities for {len(missing)} of the {len(ids)} battles that {name} is evaluated on, e.g. "
             f"{missing[0]!r}. `sft-judge attack` the same battles and predict them."
         )
-    before = aligned.judges[name].probs
-    after = first_verdicts(result.probs[[row_of[id_] for id_ in ids]], before.shape[1])
+    told = [probs.metadata.get("model") for probs in (attacked, judge.source)]
+    if all(told) and len({Path(model).resolve() for model in told}) > 1:
+        raise InputError(f"{path}: made by {told[0]}, but {name} is {told[1]}. Predict the attacked battles with it.")
+    places = [row_of[id_] for id_ in ids]
+    differ = int((result.orders[places] != (~np.isnan(judge.orders[:, :, 0])).sum(axis=1)).sum())
+    if differ:
+        raise InputError(
+            f"{path}: {differ} battles were judged in more or fewer orders than by {name} without attack."
+        )
+    before, after = judge.probs, first_verdicts(result.probs[places], judge.probs.shape[1])
     sides, kinds = attack_of(ids)
     rows = np.arange(len(ids))
     gain = after[rows, sides] - before[rows, sides]
-    then, now = before.argmax(axis=1) == sides, after.argmax(axis=1) == sides
-    each = np.stack([np.ones(len(ids)), gain, now & ~then, then & ~now], axis=1)
+    won = choices(after)[rows, sides] - choices(before)[rows, sides]
+    each = np.stack([np.ones(len(ids)), gain, np.maximum(won, 0), np.maximum(-won, 0)], axis=1)
     columns = {ALL: each} | {kind: each * (kinds == place)[:, None] for place, kind in enumerate(KINDS)}
     draws = resample(columns, aligned.clusters, seed=seed)
     return {kind: _figures(sums) for kind, sums in draws.items() if sums[0, 0]}

@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, norm
 
 from sft_judge.battles.hostile import hostile_turns
 from sft_judge.battles.schema import FIELDS
@@ -65,17 +65,21 @@ def slice_columns(
     }
 
 
-def slice_figures(draws: dict[str, np.ndarray], masks: dict[str, dict[str, np.ndarray]]) -> dict:
+def slice_figures(
+    draws: dict[str, np.ndarray], masks: dict[str, dict[str, np.ndarray]], losses: np.ndarray, clusters: np.ndarray
+) -> dict:
     """
     `{dimension: {part: {"n", "log_loss", "accuracy", "against_rest", "differs"}}}` of resampled columns.
 
     `against_rest`: its log loss minus that of all other rows; `differs`: that is no chance, at a rate of false
-    discoveries of 5 % among all parts of all dimensions (Benjamini and Hochberg 1995).
+    discoveries of 5 % among all parts of all dimensions (Benjamini and Hochberg 1995). The larger of two p-values
+    counts, by the spread of the part's own draws and by that of all rows: in twenty skewed losses the mean and its
+    standard error are small together, and the first alone finds something in most reports where there is nothing.
     """
-    found, tests = {}, []
+    found, tests, spread = {}, [], _spread(losses, clusters)
     for dimension, named in masks.items():
         found[dimension] = {}
-        for name in named:
+        for name, mask in named.items():
             part = draws[_COLUMN.format(dimension, name)]
             rest = np.stack([draws["n"], draws["log_loss"]], axis=-1) - part[:, :2]
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -84,12 +88,31 @@ def slice_figures(draws: dict[str, np.ndarray], masks: dict[str, dict[str, np.nd
             figures = {"n": int(part[0, 0]), "log_loss": interval(loss), "accuracy": interval(accuracy)}
             figures |= {"against_rest": interval(difference), "differs": False}
             found[dimension][name] = figures
-            tests.append((figures, p_value(difference)))
+            own = p_value(difference)
+            tests.append((figures, None if own is None else max(own, _p_if_alike(losses, mask, clusters, *spread))))
     tested = [(figures, p) for figures, p in tests if p is not None]
     adjusted = false_discovery_control([p for _, p in tested]) if tested else []
     for (figures, _), p in zip(tested, adjusted, strict=True):
         figures["differs"] = bool(p < DISCOVERY_RATE)
     return found
+
+
+def _spread(losses: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Variance of the losses [N], and how they correlate within a cluster, from 0 to 1."""
+    apart = losses - losses.mean()
+    variance, sizes = (apart**2).mean(), np.bincount(clusters)
+    pairs = (sizes**2).sum() - len(losses)  # of different rows in one cluster
+    together = (np.bincount(clusters, apart) ** 2).sum() - (apart**2).sum()
+    return float(variance), float(np.clip(together / (pairs * variance), 0, 1)) if pairs and variance else 0.0
+
+
+def _p_if_alike(losses, mask, clusters, variance: float, correlation: float) -> float:
+    """Two-sided p of the mean loss in `mask` [N] against the others', were all rows spread and correlated alike."""
+    weights = mask / mask.sum() - ~mask / (~mask).sum()  # whose sum over losses is the difference of means
+    within = (np.bincount(clusters, weights) ** 2).sum()
+    error = np.sqrt(variance * ((1 - correlation) * (weights**2).sum() + correlation * within))
+    difference = abs(weights @ losses)
+    return float(2 * norm.sf(difference / error)) if error > 0 else float(difference == 0)
 
 
 def _hostile(battles: pa.Table) -> list[str]:

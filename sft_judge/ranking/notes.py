@@ -1,10 +1,10 @@
 """What a ranking is by and what to mind about it, in sentences for the terminal and the page."""
 
 from sft_judge.audit_page import visible
+from sft_judge.bootstrap import FEW_PROMPTS
 from sft_judge.evaluate.tables import number
 from sft_judge.ranking.fit import PRIOR
 
-FEW_PROMPTS = 20
 MOST_NAMES = 10
 BY = {"votes": "the votes", "judge": "a judge's probabilities", "both": "the votes and a judge's probabilities"}
 LAW = {

@@ -3,8 +3,9 @@ Fit a calibration on rows the judge did not see, and store it in its judge.json.
 
 The simplest form that held-out rows support is kept: none, one temperature, or vector scaling with a and b tied (so
 that exchanging the responses still exchanges the result); a language has parameters of its own where its rows support
-them. The probs file is read raw and stays raw; battles without a verdict are skipped and counted. Rows of a fold that
-the judge was trained on are refused: what is fitted there makes the judge bolder than it deserves.
+them; on few prompts, or on one verdict alone, nothing is fitted. The probs file is read raw and stays raw; battles
+without a verdict are skipped and counted. Rows of a fold that the judge was trained on are refused: what is fitted
+there makes the judge bolder than it deserves.
 
 Somebody else's probs have no judge's folder: with --output in place of --model a copy of the file is written that
 carries the calibration, or of --apply, another file of the same judge.
@@ -72,6 +73,8 @@ def _said(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
     from sft_judge.scaling import described
 
     before, after, gain = (evidence[name] for name in ("before", "after", "gain"))
+    if "too_little" in evidence:
+        return [f"refused: nothing is fitted on {rows} rows: {evidence['too_little']}; the probabilities stay raw"]
     if calibration is None:
         return [
             f"refused: on {rows} rows no calibration has a lower log loss in cross-fitting than none, "
@@ -91,6 +94,7 @@ def _rows(args, probs) -> tuple:
 
     from sft_judge.battles.schema import read_battles, rows_of_fold
     from sft_judge.calibrating import Held
+    from sft_judge.calibration import languages_of
     from sft_judge.evaluate.align import VERDICT_INDEX, column, prompt_clusters
     from sft_judge.probs import average_orders
 
@@ -119,7 +123,7 @@ def _rows(args, probs) -> tuple:
     battles = battles.take(used)
     _check_folds(args, column(battles, "fold"))
     rows = [row_of[id_] for id_ in battles["id"].to_pylist()]
-    languages = np.array(column(battles, "language"), dtype=object)
+    languages = languages_of(probs, ids)[rows]  # the file's own, as they are all that a reader of it has
     return Held(averaged[rows, :num], np.array(verdicts), prompt_clusters(battles), languages), counts
 
 

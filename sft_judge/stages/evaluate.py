@@ -107,10 +107,10 @@ def run(args) -> dict:
     metrics["provenance"] = _provenance(args, files, aligned)
     stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
     metrics |= {"stages": stages} if stages else {}
-    logs = read_logs(args.stages) if args.stages else {}
+    metrics |= {"lengths": length_histograms(aligned.battles), "logs": read_logs(args.stages) if args.stages else {}}
     lists = {"against": against, "worst": metrics["worst"]}
     examples = {name: example_texts(aligned, found, args.examples or 0) for name, found in lists.items()}
-    page = render_report(metrics, length_histograms(aligned.battles), logs, examples)
+    page = render_report(metrics, examples)
     write_json(args.output / "metrics.json", metrics)
     with whole_file(args.output / "report.html") as aside:
         aside.write_text(page, encoding="utf-8")
