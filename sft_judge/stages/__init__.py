@@ -53,6 +53,17 @@ def rows_path(text: str) -> OutputPath:
     return OutputPath(text)
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """`--engine` and `--dtype`: what reads a judge, and in which precision."""
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm", "auto"),
+        default="transformers",
+        help="auto: vLLM where it can run this judge here (transformers)",
+    )
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+
+
 def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     """What stages take that judge several answers to a prompt; `swap` is the default, None for the judge's own."""
     parser.add_argument(
@@ -60,16 +71,10 @@ def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     )
     parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
     parser.add_argument("--output", required=True, type=rows_path, metavar="F", help=".jsonl or .parquet")
-    parser.add_argument(
-        "--engine",
-        choices=("transformers", "vllm", "auto"),
-        default="transformers",
-        help="auto: vLLM where it can run this judge here (transformers)",
-    )
+    add_engine(parser)
     parser.add_argument(
         "--swap", choices=("both", "none"), default=swap, help=f"orders to show ({swap or 'the policy of the judge'})"
     )
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     add_limit(parser)
 
 

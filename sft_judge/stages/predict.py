@@ -16,7 +16,7 @@ import sys
 
 from sft_judge.errors import InputError
 from sft_judge.files import InputPath, OutputPath
-from sft_judge.stages import TimeBudget, add_limit, model_path, positive
+from sft_judge.stages import TimeBudget, add_engine, add_limit, model_path, positive
 
 EXAMPLE = (
     "sft-judge predict --model runs/judge --battles test.parquet --output probs.parquet --engine vllm --check 100"
@@ -29,12 +29,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--output", required=True, nargs="+", type=OutputPath, metavar="F", help="one for each battles"
     )
-    parser.add_argument(
-        "--engine",
-        choices=("transformers", "vllm", "auto"),
-        default="transformers",
-        help="auto: vLLM where it can run this judge here (transformers)",
-    )
+    add_engine(parser)
     parser.add_argument(
         "--swap",
         choices=("both", "none", "budget"),
@@ -43,7 +38,6 @@ def add_arguments(parser):
     )
     parser.add_argument("--out-of-fold", action="store_true", help="score each row by the judge that did not see it")
     parser.add_argument("--fold", type=int, metavar="N", help="only rows of this fold, in files that carry folds")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument(
         "--tensor-parallel", type=positive, default=1, metavar="N", help="GPUs that vLLM spreads one model over (1)"
     )
