@@ -62,23 +62,7 @@ def extra_inputs(args):
 
 def run(args) -> dict:
     from sft_judge.battles.schema import read_battles
-    from sft_judge.evaluate.agreement import (
-        against_votes,
-        agreement,
-        agreement_table,
-        example_texts,
-        write_against_votes,
-    )
     from sft_judge.evaluate.align import align
-    from sft_judge.evaluate.benchmarks import benchmark, benchmark_table
-    from sft_judge.evaluate.cut import cut_tokens
-    from sft_judge.evaluate.measure import caveats, measure
-    from sft_judge.evaluate.policies import policies_table
-    from sft_judge.evaluate.report import length_histograms, preferred_grid, read_logs, render_report
-    from sft_judge.evaluate.robustness import robustness
-    from sft_judge.evaluate.tables import print_table, read_stages, stages_table, worth_table
-    from sft_judge.files import whole_file, write_json
-    from sft_judge.manifest import manifest_path
 
     if args.stages is not None and not args.stages.is_dir():
         raise InputError(f"{args.stages}: no such folder; --stages takes the one that holds the run.")
@@ -90,24 +74,53 @@ def run(args) -> dict:
     if args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
         return _policies_alone(args, files, battles)
     aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
+    metrics = _measured(args, files, main, battles, aligned)
+    _write(args, metrics, aligned)
+    if not args.quiet:
+        _print_tables(metrics)
+    print("\n".join([*metrics["notes"], *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
+    return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}
+
+
+def _measured(args, files: dict, main: str, battles, aligned) -> dict:
+    """The whole of metrics.json."""
+    from sft_judge.evaluate.agreement import against_votes, agreement
+    from sft_judge.evaluate.benchmarks import benchmark
+    from sft_judge.evaluate.cut import cut_tokens
+    from sft_judge.evaluate.measure import caveats, measure
+    from sft_judge.evaluate.provenance import provenance
+    from sft_judge.evaluate.report import length_histograms, preferred_grid, read_logs
+    from sft_judge.evaluate.robustness import robustness
+    from sft_judge.evaluate.tables import read_stages
+    from sft_judge.manifest import manifest_path
+
     *frequencies, worth_note = _frequencies(args, aligned)
-    metrics = measure(aligned, *frequencies, main, args.seed)
-    against = against_votes(aligned)
-    metrics["agreement"], metrics["against_votes"] = agreement(aligned, args.seed), len(against)
-    metrics |= {"benchmark": benchmark(args.benchmark, aligned, args.seed)} if args.benchmark else {}
-    metrics["notes"], metrics["worth_note"] = [*aligned.notes, *caveats(metrics)], worth_note
-    judge = aligned.judges[main]
+    metrics, judge = measure(aligned, *frequencies, main, args.seed), aligned.judges[main]
+    metrics |= {"agreement": agreement(aligned, args.seed), "against_votes": len(against_votes(aligned))}
+    metrics |= {"notes": [*aligned.notes, *caveats(metrics)], "worth_note": worth_note}
     metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
     metrics["cut"] = cut_tokens(judge.source.metadata, aligned.battles)
+    metrics["provenance"] = provenance(files, aligned, args.battles, args.truth, args.fold, args.seed)
+    metrics["lengths"] = length_histograms(aligned.battles)
+    metrics["logs"] = read_logs(args.stages) if args.stages else {}
+    if args.stages and (stages := read_stages(args.stages, manifest_path(outputs(args)[0]))):
+        metrics["stages"] = stages
+    if args.benchmark:
+        metrics["benchmark"] = benchmark(args.benchmark, aligned, args.seed)
     if args.attacked:
         metrics["attacks"] = robustness(aligned, main, args.attacked, args.uncalibrated, args.seed)
     if args.policies:
         judges = {name: judge.calibrated for name, judge in aligned.judges.items()}
         metrics["policies"] = _policies(args, battles, judges)
-    metrics["provenance"] = _provenance(args, files, aligned)
-    stages = read_stages(args.stages, manifest_path(outputs(args)[0])) if args.stages else []
-    metrics |= {"stages": stages} if stages else {}
-    metrics |= {"lengths": length_histograms(aligned.battles), "logs": read_logs(args.stages) if args.stages else {}}
+    return metrics
+
+
+def _write(args, metrics: dict, aligned) -> None:
+    from sft_judge.evaluate.agreement import against_votes, example_texts, write_against_votes
+    from sft_judge.evaluate.report import render_report
+    from sft_judge.files import whole_file, write_json
+
+    against = against_votes(aligned)
     lists = {"against": against, "worst": metrics["worst"]}
     examples = {name: example_texts(aligned, found, args.examples or 0) for name, found in lists.items()}
     page = render_report(metrics, examples)
@@ -115,14 +128,20 @@ def run(args) -> dict:
     with whole_file(args.output / "report.html") as aside:
         aside.write_text(page, encoding="utf-8")
     write_against_votes(outputs(args)[2], against)
-    tables = [*([stages_table(stages)] if stages else []), worth_table(metrics)]
-    tables.append(agreement_table(metrics["agreement"], len(against), metrics["n"]))
-    tables += [benchmark_table(metrics["benchmark"])] if args.benchmark else []
-    tables += [policies_table(metrics["policies"])] if args.policies else []
-    for table in [] if args.quiet else tables:
+
+
+def _print_tables(metrics: dict) -> None:
+    from sft_judge.evaluate.agreement import agreement_table
+    from sft_judge.evaluate.benchmarks import benchmark_table
+    from sft_judge.evaluate.policies import policies_table
+    from sft_judge.evaluate.tables import print_table, stages_table, worth_table
+
+    tables = [stages_table(metrics["stages"])] if "stages" in metrics else []
+    tables += [worth_table(metrics), agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])]
+    tables += [benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []
+    tables += [policies_table(metrics["policies"])] if "policies" in metrics else []
+    for table in tables:
         print_table(table)
-    print("\n".join([*metrics["notes"], *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
-    return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}
 
 
 def _policies(args, battles, judges: dict) -> dict:
@@ -203,53 +222,6 @@ def _frequencies(args, aligned):
             raise InputError(f"{args.train}: no verdicts outside the evaluated rows to take class frequencies from.")
     longer = longer_frequencies(verdicts, longer_response(battles), num)
     return class_frequencies(verdicts, num), longer, note
-
-
-def _provenance(args, files: dict, aligned) -> dict:
-    """What was evaluated: hashes, versions, calibration; `caveat` where something about a file is not as it should."""
-    from sft_judge import __version__
-    from sft_judge.files import content_hash
-    from sft_judge.manifest import git_commit
-    from sft_judge.probs import unfinished
-
-    battles_hash = content_hash(args.battles)
-    judges = {}
-    for name, path in files.items():
-        judge = aligned.judges[name]
-        metadata = judge.source.metadata
-        entry = {"probs": str(path), "sha256": content_hash(path), "calibration": judge.calibrated.reason}
-        entry |= {key: str(metadata[key]) for key in ("model", "engine", "versions", "folds") if metadata.get(key)}
-        caveats = []
-        if not metadata:
-            caveats.append("no metadata: what model made it, and of which battles, is not known")
-        elif metadata.get("battles_sha256") not in (None, battles_hash):
-            caveats.append("predicted from another file of battles with these ids")
-        elif _learnt_in_sample(metadata):
-            caveats.append("its teachers' labels are not proven out of fold")
-        if _fitted_here(judge.calibrated.calibration, battles_hash, args.fold):
-            caveats.append("its calibration was fitted on these very battles")
-        caveats += filter(None, [unfinished(judge.calibrated.orders)])
-        entry |= {"caveat": "; ".join(caveats)} if caveats else {}
-        judges[name] = entry
-    found = {"sft_judge": f"{__version__}, commit {git_commit() or 'unknown'}", "battles": str(args.battles)}
-    found |= {"battles sha256": battles_hash, "seed": args.seed}
-    found |= {"truth": f"{args.truth}, sha256 {content_hash(args.truth)}"} if args.truth else {}
-    return found | {"judges": judges}
-
-
-def _fitted_here(calibration: dict | None, battles_hash: str, fold: int | None) -> bool:
-    if not calibration or calibration.get("battles_sha256") != battles_hash:
-        return False
-    return None in (fold, calibration.get("fold")) or fold == calibration["fold"]
-
-
-def _learnt_in_sample(metadata: dict) -> bool:
-    from sft_judge.calibration import judge_file
-    from sft_judge.spec import read_spec
-
-    file = judge_file(metadata)
-    recipe = read_spec(file.parent).training.get("recipe", {}) if file else {}
-    return bool(recipe.get("labels") and recipe.get("allow_in_sample"))
 
 
 def _caveats(metrics: dict) -> list[str]:
