@@ -180,7 +180,7 @@ def test_a_deadline_on_vllm_is_what_predict_says_and_goes_on_after_an_interrupti
     vllm, rows, tmp_path, monkeypatch, capsys
 ):
     engine, folder, spec, prompt = vllm
-    monkeypatch.setattr("sft_judge.predict_in_time.open_engine", lambda *words: nullcontext(engine))
+    monkeypatch.setattr("sft_judge.predict_in_time.open_engine", lambda *words, **more: nullcontext(engine))
     monkeypatch.setattr(Deadline, "fits", lambda self, tokens, reserve: min(8, len(tokens)))
     write_battles(tmp_path / "battles.parquet", battle_table(rows))
     words = ["predict", "--model", folder, "--battles", str(tmp_path / "battles.parquet"), "--engine", "vllm"]
