@@ -12,7 +12,7 @@ from sft_judge.models import load_tokenizer
 from sft_judge.predict import orders_of, score_battles
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import JudgeSpec, read_spec
-from sft_judge.verdicts import verdict_names
+from sft_judge.verdicts import VERDICTS, verdict_names
 
 Text = str | list[str]  # one turn, or the turns of a conversation
 
@@ -24,7 +24,7 @@ class Judgement:
     a: float
     b: float
     tie: float
-    verdict: str  # the most likely of "a", "b", "tie"
+    verdict: str  # the most likely of "a", "b", "tie"; "tie" too where a and b are exactly as likely
     swap_agreement: bool | None  # whether both orders favour the same verdict; None with one order
 
 
@@ -89,7 +89,7 @@ def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None)
     return [
         Judgement(
             *(float(value) for value in [*row, 0.0][:3]),
-            verdict=names[int(row.argmax())],
+            verdict=VERDICTS[2] if row[0] == row[1] >= row.max() else names[int(row.argmax())],
             swap_agreement=bool(len(set(both)) == 1) if probs.shape[1] == 2 else None,
         )
         for row, both in zip(averaged, agree.tolist(), strict=True)

@@ -314,6 +314,15 @@ def test_unequal_lists_are_an_error_and_no_battles_no_judgements(judge):
         api.judge("p", "a", "b", swap="boht")
 
 
+@pytest.mark.parametrize("words", [["A", "B"], ["A", "B", "tie"]])
+def test_two_responses_that_are_one_are_a_tie_in_either_place(words):
+    orders = np.log([[0.6, 0.4, 0.1], [0.4, 0.6, 0.1]])[:, : len(words)]  # whoever stands first is liked more
+    orders -= np.logaddexp.reduce(orders, axis=1, keepdims=True)
+    spec = JudgeSpec(words, list(range(len(words))), "x", Budget())
+    (one,), (clear,) = judgements(orders[None], spec), judgements(orders[None, :1], spec)
+    assert one.a == one.b and one.verdict == "tie" and clear.verdict == "a"
+
+
 def test_one_battle_on_the_terminal_sums_to_one(judge, capsys):
     words = ["judge", "--model", str(judge), "--prompt", "Name a prime.", "--response-a", "7", "--response-b", "Nine"]
     capsys.readouterr()

@@ -54,7 +54,9 @@ class BattleJudgement(BaseModel):
     a: float
     b: float
     tie: float
-    verdict: Literal["a", "b", "tie"] = Field(description="the most likely one")
+    verdict: Literal["a", "b", "tie"] = Field(
+        description="the most likely one; tie too where a and b are exactly as likely"
+    )
     swap_agreement: bool | None = Field(description="whether both orders favour one verdict; null with one order")
     cut: Cut
 
