@@ -15,6 +15,7 @@ from sft_judge.cli import main
 from sft_judge.engines.transformers_engine import TransformersEngine
 from sft_judge.errors import GateError, InputError
 from sft_judge.files import content_hash
+from sft_judge.judge import judgements
 from sft_judge.models import load_model, load_tokenizer
 from sft_judge.parity import TOLERANCES
 from sft_judge.probs import average_orders, read_probs
