@@ -19,7 +19,7 @@ unit, engine = pytest.mark.unit, pytest.mark.engine
 @engine
 @pytest.mark.parametrize("on_collapse", ["stop", "warn"])
 def test_a_collapse_is_told_with_its_figures(on_collapse, command, tmp_path, capsys):
-    changes = {"learning_rate": 1.0, "lora_dropout": 0.0, "per_device_train_batch_size": 20}
+    changes = {"learning_rate": 0.3, "lora_dropout": 0.0, "per_device_train_batch_size": 20}
     words = command(**changes, max_steps=60, collapse_after=10, on_collapse=on_collapse)
     stop = on_collapse == "stop"
     assert main(words) == (3 if stop else 0)
