@@ -3,8 +3,9 @@ Verdict probabilities from vLLM, by one of two paths with the same numbers.
 
 `classify` lets vLLM take K rows of the head for a score layer, in float32, and build no vocabulary's logits; where
 that would lose something of the family (a soft-cap), `generate` asks for one token and, by `logprob_token_ids`, for
-exactly the verdicts' log-probabilities: they come raw, over the whole vocabulary, and are normalised over the verdicts
-here. `logprobs=K` would return the top K tokens, which need not hold all the verdicts.
+exactly the verdicts' logits, which are normalised over the verdicts here; the softmax over a vocabulary of 256k, which
+vLLM would do for log-probabilities, took a tenth of a row's time. `logprobs=K` would return the top K tokens, which
+need not hold all the verdicts.
 """
 
 import os
@@ -61,7 +62,9 @@ class VllmEngine:
         if path not in (None, self.path):
             raise InputError(f"{model}: vLLM cannot read it by {path}, which would change its probabilities.")
         settings = engine_settings(model, spec, dtype) | {"tensor_parallel_size": gpus}
-        if self.path == "classify":
+        if self.path == "generate":
+            settings["logprobs_mode"] = "raw_logits"
+        else:
             settings |= {"runner": "pooling", "convert": "classify"}
             if not is_classifier(model):
                 settings["hf_overrides"] = _score_layer(model, spec)
