@@ -4,8 +4,8 @@ Prediction on vLLM: the judge's paths against the winners' call and against one 
 Tiny random models with the vocabularies of Qwen2 (152k) and Gemma-2 (256k), planted battles in both orders, prefix
 caching on in every leg and its cache emptied before each. The winners' call is that of the WSDM Cup's solutions: two
 passes of text, `allowed_token_ids`, the top ten log-probabilities. `bare` samples one token of the same token ids as
-ours and returns no log-probability. The engine is ours and hands out logits, which spares the winners' call its softmax
-too. All run in bfloat16, engines in processes of their own that take turns; their start is left out.
+ours and returns no log-probability. The engine is ours and hands out logits, which spares the winners' call its
+softmax too. All run in bfloat16, engines in processes of their own that take turns; their start is left out.
 """
 
 import json
