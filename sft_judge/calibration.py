@@ -7,12 +7,14 @@ after it predicted), else the one the file carries, else none.
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sft_judge.errors import InputError
 from sft_judge.probs import METADATA_KEY, Probs, average_orders
 from sft_judge.scaling import apply_calibration, described
 from sft_judge.spec import FILE, read_spec
@@ -31,6 +33,20 @@ class Calibrated:
     calibration: dict | None
     reason: str
     orders: np.ndarray
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Where each id stands."""
+        return {id_: row for row, id_ in enumerate(self.ids)}
+
+    def rows_of(self, name, ids: list[str], what: str, remedy: str) -> np.ndarray:
+        """Where these ids [N] stand; an `InputError` of the file `name` that says how many of `what` are missing."""
+        missing = [id_ for id_ in ids if id_ not in self.row_of]
+        if missing:
+            raise InputError(
+                f"{name}: no probabilities for {len(missing)} of {len(ids)} {what}, e.g. id {missing[0]!r}. {remedy}"
+            )
+        return np.array([self.row_of[id_] for id_ in ids])
 
 
 def judge_file(metadata: dict) -> Path | None:

@@ -111,14 +111,7 @@ def opinions(name, result: Calibrated, probs: Probs, sample: Sample) -> np.ndarr
 
 def rows_of(name, result: Calibrated, sample: Sample) -> np.ndarray:
     """Where the sample's ids [N] stand in a judge's rows. Raises `InputError` where one is missing."""
-    row_of = {id_: row for row, id_ in enumerate(result.ids)}
-    missing = [id_ for id_ in sample.ids if id_ not in row_of]
-    if missing:
-        raise InputError(
-            f"{name}: no probabilities for {len(missing)} of {len(sample.ids)} ids of the sample, e.g. "
-            f"{missing[0]!r}. Predict all of the test battles."
-        )
-    return np.array([row_of[id_] for id_ in sample.ids])
+    return result.rows_of(name, sample.ids, "ids of the sample", "Predict all of the test battles.")
 
 
 def described(name, result: Calibrated, sample: Sample) -> str:

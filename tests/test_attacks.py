@@ -79,7 +79,7 @@ def test_attacked_probs_that_lack_a_battle_are_refused_in_a_line(battles, tmp_pa
     assert (
         main(["evaluate", *words, "--attacked", str(tmp_path / "few.parquet"), "--output", str(tmp_path / "o")]) == 2
     )
-    assert "no probabilities for 390 of the 400 battles" in capsys.readouterr().err and not (tmp_path / "o").exists()
+    assert "no probabilities for 390 of 400 battles" in capsys.readouterr().err and not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(("model", "orders", "said"), [("n", ["ab"], "made by n"), ("m", ["ab", "ba"], "400 battles")])

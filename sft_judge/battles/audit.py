@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sft_judge.battles.folds import normal_prompt
-from sft_judge.battles.hostile import PATTERNS, hostile_turns
+from sft_judge.battles.hostile import PATTERNS, hostile_rows
 from sft_judge.battles.leaks import LeakSearch
 from sft_judge.battles.schema import FIELDS, BattleFile
 from sft_judge.battles.set_join import ABOVE, BELOW
@@ -78,10 +78,7 @@ class Tally:
 
     def _add_hostile(self, battles: pa.Table) -> None:
         for name in FIELDS:
-            turns = battles[name].combine_chunks()
-            row_of = pc.list_parent_indices(turns)
-            for kind, places in hostile_turns(pc.list_flatten(turns)).items():
-                rows = np.unique(row_of.take(places).to_numpy())
+            for kind, rows in hostile_rows(battles, name).items():
                 self.hostile[kind, name] += len(rows)
                 self.hostile_rows.append(rows + self.num_rows)
 

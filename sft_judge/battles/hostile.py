@@ -7,6 +7,7 @@ them all the same. The kinds and their patterns are written once, here.
 
 import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -72,6 +73,14 @@ PATTERNS = {
 }
 _ANY = "|".join(f"(?:{pattern})" for pattern in PATTERNS.values())
 _KNOWN = "(?i)" + "|".join(re.escape(token) for tokens in CONTROL_TOKENS.values() for token in tokens)
+
+
+def hostile_rows(battles: pa.Table, field: str) -> dict[str, np.ndarray]:
+    """For each kind that is found in a field of battles, the rows that hold it, each once and in order."""
+    turns = battles[field].combine_chunks()
+    row_of = pc.list_parent_indices(turns)
+    found = hostile_turns(pc.list_flatten(turns))
+    return {kind: np.unique(row_of.take(places).to_numpy()) for kind, places in found.items()}
 
 
 def hostile_turns(turns: pa.Array) -> dict[str, pa.Array]:

@@ -103,20 +103,14 @@ def align(
 
 def _judge_rows(path, probs, known, ids, answered, num, raw, battles_path) -> JudgeRows:
     result = calibrated(probs, raw)
-    row_of = {id_: row for row, id_ in enumerate(result.ids)}
-    missing = [id_ for id_ in ids if id_ not in row_of]
-    if missing:
-        raise InputError(
-            f"{path}: no probabilities for {len(missing)} of {len(ids)} battles of {battles_path}, e.g. id "
-            f"{missing[0]!r}. Predict all of them, or give the same --fold and --limit as there."
-        )
-    extra = set(row_of) - set(known)
+    remedy = "Predict all of them, or give the same --fold and --limit as there."
+    rows = result.rows_of(path, ids, f"battles of {battles_path}", remedy)[answered]
+    extra = set(result.ids) - set(known)
     if extra:
         raise InputError(
             f"{path}: {len(extra)} ids are not in {battles_path}, e.g. {min(extra)!r}. Give the battles it is of."
         )
     used = [id_ for id_, keep in zip(ids, answered, strict=True) if keep]
-    rows = np.array([row_of[id_] for id_ in used])
     place = {id_: row for row, id_ in enumerate(used)}
     orders = np.full((len(used), len(ORDERS), num), np.nan)
     scored = np.ones(len(probs.ids), dtype=bool) if probs.scored is None else probs.scored

@@ -44,11 +44,11 @@ def policy_wins(
     clusters, ids = prompt_clusters(battles), battles["id"].to_pylist()
     by = {}
     for name, judge in judges.items():
-        row_of = {id_: row for row, id_ in enumerate(judge.ids) if judge.orders[row]}
-        rows = np.array([row_of.get(id_, -1) for id_ in ids])
-        if not (rows >= 0).any():
+        rows = np.array([judge.row_of.get(id_, -1) for id_ in ids])
+        said = (rows >= 0) & (judge.orders[rows] > 0)  # battles that a deadline left out were not judged
+        if not said.any():
             raise InputError(f"{path}: {name} judged none of the {len(ids)} battles between {one!r} and {other!r}.")
-        by[name] = win_figures(judge.probs[rows], rows >= 0, first, clusters, seed)
+        by[name] = win_figures(judge.probs[rows], said, first, clusters, seed)
     votes = np.array([VERDICT_INDEX.get(name, -1) for name in column(battles, "verdict")])
     if (votes >= 0).any():
         figures = win_figures(np.eye(3)[votes], votes >= 0, first, clusters, seed)

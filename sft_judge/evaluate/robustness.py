@@ -28,17 +28,11 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     attacked, judge = read_probs(path), aligned.judges[name]
     result = calibrated(attacked, raw)
     ids = aligned.battles["id"].to_pylist()
-    row_of = {id_: row for row, id_ in enumerate(result.ids)}
-    missing = [id_ for id_ in ids if id_ not in row_of]
-    if missing:
-        raise InputError(
-            f"{path}: no probabilities for {len(missing)} of the {len(ids)} battles that {name} is evaluated on, e.g. "
-            f"{missing[0]!r}. `sft-judge attack` the same battles and predict them."
-        )
+    remedy = "`sft-judge attack` the same battles and predict them."
+    places = result.rows_of(path, ids, f"battles that {name} is evaluated on", remedy)
     told = [probs.metadata.get("model") for probs in (attacked, judge.source)]
     if all(told) and len({Path(model).resolve() for model in told}) > 1:
         raise InputError(f"{path}: made by {told[0]}, but {name} is {told[1]}. Predict the attacked battles with it.")
-    places = [row_of[id_] for id_ in ids]
     differ = int((result.orders[places] != (~np.isnan(judge.orders[:, :, 0])).sum(axis=1)).sum())
     if differ:
         raise InputError(

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import false_discovery_control, norm
 
-from sft_judge.battles.hostile import hostile_turns
+from sft_judge.battles.hostile import hostile_rows
 from sft_judge.battles.schema import FIELDS
 from sft_judge.battles.style import text_lengths
 from sft_judge.bootstrap import interval, p_value
@@ -119,10 +119,8 @@ def _hostile(battles: pa.Table) -> list[str]:
     """Whether any text of a battle could be taken for a control token, a tag of ours or an order to the judge."""
     hostile = np.zeros(battles.num_rows, dtype=bool)
     for name in FIELDS:
-        texts = battles[name].combine_chunks()
-        rows = np.repeat(np.arange(len(texts)), np.diff(texts.offsets.to_numpy()))
-        for places in hostile_turns(texts.flatten()).values():
-            hostile[rows[places.to_numpy()]] = True
+        for rows in hostile_rows(battles, name).values():
+            hostile[rows] = True
     return ["present" if there else "none" for there in hostile]
 
 

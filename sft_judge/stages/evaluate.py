@@ -62,6 +62,7 @@ def extra_inputs(args):
 
 def run(args) -> dict:
     from sft_judge.battles.schema import read_battles
+    from sft_judge.evaluate.agreement import against_votes
     from sft_judge.evaluate.align import align
 
     if args.stages is not None and not args.stages.is_dir():
@@ -74,17 +75,18 @@ def run(args) -> dict:
     if args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
         return _policies_alone(args, files, battles)
     aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
-    metrics = _measured(args, files, main, battles, aligned)
-    _write(args, metrics, aligned)
+    against = against_votes(aligned)
+    metrics = _measured(args, files, main, battles, aligned, len(against))
+    _write(args, metrics, aligned, against)
     if not args.quiet:
         _print_tables(metrics)
     print("\n".join([*metrics["notes"], *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
     return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}
 
 
-def _measured(args, files: dict, main: str, battles, aligned) -> dict:
+def _measured(args, files: dict, main: str, battles, aligned, num_against: int) -> dict:
     """The whole of metrics.json."""
-    from sft_judge.evaluate.agreement import against_votes, agreement
+    from sft_judge.evaluate.agreement import agreement
     from sft_judge.evaluate.benchmarks import benchmark
     from sft_judge.evaluate.cut import cut_tokens
     from sft_judge.evaluate.measure import caveats, measure
@@ -96,7 +98,7 @@ def _measured(args, files: dict, main: str, battles, aligned) -> dict:
 
     *frequencies, worth_note = _frequencies(args, aligned)
     metrics, judge = measure(aligned, *frequencies, main, args.seed), aligned.judges[main]
-    metrics |= {"agreement": agreement(aligned, args.seed), "against_votes": len(against_votes(aligned))}
+    metrics |= {"agreement": agreement(aligned, args.seed), "against_votes": num_against}
     metrics |= {"notes": [*aligned.notes, *caveats(metrics)], "worth_note": worth_note}
     metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
     metrics["cut"] = cut_tokens(judge.source.metadata, aligned.battles)
@@ -115,12 +117,11 @@ def _measured(args, files: dict, main: str, battles, aligned) -> dict:
     return metrics
 
 
-def _write(args, metrics: dict, aligned) -> None:
-    from sft_judge.evaluate.agreement import against_votes, example_texts, write_against_votes
+def _write(args, metrics: dict, aligned, against: list[dict]) -> None:
+    from sft_judge.evaluate.agreement import example_texts, write_against_votes
     from sft_judge.evaluate.report import render_report
     from sft_judge.files import whole_file, write_json
 
-    against = against_votes(aligned)
     lists = {"against": against, "worst": metrics["worst"]}
     examples = {name: example_texts(aligned, found, args.examples or 0) for name, found in lists.items()}
     page = render_report(metrics, examples)

@@ -44,6 +44,7 @@ def run(args) -> dict:
     from sft_judge.manifest import provenance
     from sft_judge.pair_judging import Entry, judge_entries
     from sft_judge.preference_pairs import Rules, figures, judged_pairs, pair_row, write_card
+    from sft_judge.scaling import described
 
     entries = [Entry.of(group, "round-robin") for group in read_groups(args.candidates, args.limit)]
     judgements_of = argparse.Namespace(**{**vars(args), **dict.fromkeys(RULES)})  # they depend on no rule
@@ -66,7 +67,7 @@ def run(args) -> dict:
         **figures(kept),
         "calls": judge.calls,
         "model": str(args.model),
-        "calibration": f"temperature {calibration['temperature']:.4g}" if calibration else "not calibrated",
+        "calibration": described(calibration) if calibration else "not calibrated",
         "swap": judge.swap,
         "conversational": args.conversational,
         "rules": f"ties dropped; orders that disagree {'kept' if args.keep_disagreements else 'dropped'}; margin at "

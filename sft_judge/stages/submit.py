@@ -136,13 +136,10 @@ def _fitted(args, num_asked: int):
 
 def _not_in_sample(metadata: dict, battles) -> None:
     """Raise `GateError` where a judge was trained on a fold of the battles that weights are to be fitted on."""
-    from sft_judge.calibration import judge_file
+    from sft_judge.calibration import folds_seen
     from sft_judge.evaluate.align import column
-    from sft_judge.spec import read_spec
 
-    file = None if metadata.get("folds") else judge_file(metadata)
-    seen = set(read_spec(file.parent).training.get("folds_seen") or []) if file else set()
-    learnt = sorted(seen & set(column(battles, "fold")))
+    learnt = sorted(set(folds_seen(metadata)) & set(column(battles, "fold")))
     if learnt:
         raise GateError(
             f"{metadata['model']} was trained on fold {', '.join(map(str, learnt))} of these battles, so weights "
