@@ -1,10 +1,8 @@
 """The best of n: what each method says is what its definition says, and a killed run goes on."""
 
 import json
-import shlex
 import shutil
 from itertools import combinations, permutations
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sft_judge import Judge
-from sft_judge.cli import main, parse
+from sft_judge.cli import main
 from sft_judge.engines.transformers_engine import TransformersEngine
 from sft_judge.pair_judging import shown
 from sft_judge.spec import read_spec, write_spec
@@ -251,12 +249,3 @@ def test_a_killed_knockout_goes_on_with_the_rounds_that_are_there(judge, tmp_pat
     assert "18 calls made, 24 more kept from an earlier run" in capsys.readouterr().out
     assert (tmp_path / "killed.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
-
-
-def test_the_guides_commands_are_ones_that_the_stages_take():
-    docs = Path(__file__).parents[1] / "docs"
-    sections = [(docs / name).read_text().split("```")[1] for name in ("measuring.md", "using.md")]
-    lines = [shlex.split(line, comments=True) for line in "\n".join(sections).splitlines() if line]
-    assert {"calibrate", "untrained", "rank", "best-of-n", "preference-pairs"} <= {words[1] for words in lines}
-    for program, stage, *words in lines:
-        assert program == "sft-judge" and parse(stage, words)
