@@ -50,12 +50,13 @@ def make_adapter(base: Path, folder: Path) -> None:
 
     from sft_judge.families import tokenizer_of
     from sft_judge.merge_adapter import hollow_model
+    from sft_judge.models import load_config
     from sft_judge.prompts import JudgePrompt
     from sft_judge.spec import Budget, JudgeSpec, write_spec
     from sft_judge.templates import read_template
 
     settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
-    model = get_peft_model(hollow_model(str(base)), settings)
+    model = get_peft_model(hollow_model(load_config(str(base))), settings)
     model.peft_config["default"].base_model_name_or_path = str(base)
     model.save_pretrained(folder)
     tokenizer = tokenizer_of("qwen2.5")

@@ -2,8 +2,9 @@
 transformers against vLLM for each family that there is a recipe for: `python scripts/parity_families.py [MODEL...]`.
 
 Each model's own class and chat template at tiny size, with random weights that are large enough for probabilities to
-differ from battle to battle; made a judge as it comes (`untrained`) and held by `verify` in float32 and bfloat16, and
-where --w4a16 is given quantised by auto-round and held in that form too. Prints a table, refusals in their place.
+differ from battle to battle; made a judge as it comes (`untrained`), by `merge` in the class that engines take, and
+held by `verify` in float32 and bfloat16, and where --w4a16 is given quantised by auto-round and held in that form too.
+Prints a table, refusals in their place.
 """
 
 import argparse
@@ -56,7 +57,8 @@ def main(models: list[str], rows: int, w4a16: bool) -> None:
             own = folder / str(number)
             judge("base", "--like", model, "--output", own / "base")
             stir(own / "base")
-            judge("untrained", own / "base", "--total-budget", 512, "--output", own / "judge")
+            judge("untrained", own / "base", "--total-budget", 512, "--output", own / "untrained")
+            judge("merge", own / "untrained", "--output", own / "judge")
             seen = {}
             for dtype in ("float32", "bfloat16"):
                 words = ["--battles", folder / "test.parquet", "--engines", "transformers,vllm", "--dtype", dtype]

@@ -12,6 +12,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from sft_judge.errors import InputError
 from sft_judge.merge_adapter import hollow_model, names_in_model
+from sft_judge.models import load_config
 from sft_judge.weight_files import WeightFiles
 
 STATE = ".quant_state.bitsandbytes__"  # what bitsandbytes puts between a weight's name and its kind, nf4 or fp4
@@ -44,7 +45,7 @@ class LoadedIn4Bit:
         self.dtype: str = recorded["dtype"]  # what was quantised, and what comes of it
         self.config = settings_of(recorded)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        hollow = hollow_model(model)
+        hollow = hollow_model(load_config(model))
         own_names = names_in_model(hollow, files)
         Bnb4BitHfQuantizer(self.config).preprocess_model(hollow, device_map=None)
         four_bit = {

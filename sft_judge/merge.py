@@ -17,6 +17,7 @@ from sft_judge.four_bit import LoadedIn4Bit, StoredIn4Bit, weights_of
 from sft_judge.merge_adapter import AdapterByShards, NotByShards
 from sft_judge.models import base_of, is_adapter, load_config, load_model, load_tokenizer, with_adapter
 from sft_judge.spec import JudgeSpec, read_spec, write_spec
+from sft_judge.text_part import TextPart, text_part
 from sft_judge.weight_files import WeightFiles, write_shards
 
 ONTO = ("trained", "plain")
@@ -62,7 +63,10 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
             for place, (model, share, spec) in enumerate(zip(models, shares, specs, strict=True))
         ]
         _check_weights_alike(parts)
-        _write(parts, output)
+        text = text_part(load_config(models[0]), parts[0].files)
+        if text:
+            print(f"{models[0]}: merged as {text.config.architectures[0]}, without what only images pass.", flush=True)
+        _write(parts, output, text)
     load_tokenizer(models[0]).save_pretrained(output)
     spec = specs[0]
     spec.calibration = None  # fitted on other weights
@@ -155,13 +159,20 @@ def _check_weights_alike(parts: list[Part]) -> None:
                 )
 
 
-def _write(parts: list[Part], output: Path) -> None:
-    """The weights and what describes them: the configuration, without a quantisation that they no longer have."""
+def _write(parts: list[Part], output: Path, text: TextPart | None = None) -> None:
+    """
+    The weights and what describes them: the configuration, without a quantisation that they no longer have.
+
+    Only the text model's, where that is given, in its own class.
+    """
     output.mkdir(exist_ok=True)
-    write_shards(parts[0].files, output, lambda name: merged_weight(parts, name))
+    write_shards(parts[0].files, output, lambda name: merged_weight(parts, name), text and text.names)
     folder = parts[0].files.folder
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    fields.pop("quantization_config", None)
-    write_json(output / "config.json", fields)
+    if text:
+        text.config.save_pretrained(output)
+    else:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        fields.pop("quantization_config", None)
+        write_json(output / "config.json", fields)
     if (folder / "generation_config.json").is_file():
         shutil.copyfile(folder / "generation_config.json", output / "generation_config.json")

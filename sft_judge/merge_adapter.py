@@ -11,7 +11,7 @@ import torch
 from peft import PeftConfig, PeftType
 from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.utils import ModulesToSaveWrapper
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -33,7 +33,7 @@ class AdapterByShards:
 
     def __init__(self, adapter: str, files: WeightFiles):
         _check(PeftConfig.from_pretrained(adapter))
-        base = hollow_model(adapter)
+        base = hollow_model(load_config(adapter))
         own_names = names_in_model(base, files)
         ends = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
         ends = {f"{name}.weight" for name, module in base.named_modules() if id(module) in ends}
@@ -76,10 +76,10 @@ class AdapterByShards:
         return merged
 
 
-def hollow_model(model: str) -> torch.nn.Module:
+def hollow_model(config: PretrainedConfig) -> torch.nn.Module:
     """A model of its true shapes in float32, each weight one number that stands for all: it takes no memory."""
     with torch.device("meta"):
-        hollow = AutoModelForCausalLM.from_config(load_config(model), dtype=torch.float32)
+        hollow = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for module in hollow.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             setattr(module, name, torch.nn.Parameter(torch.zeros(()).expand(weight.shape), requires_grad=False))

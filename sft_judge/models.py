@@ -72,6 +72,12 @@ def is_classifier(model: str) -> bool:
     return not is_adapter(model) and str((load_config(model).architectures or [""])[0]).endswith(CLASSIFIER)
 
 
+def sees(model: str) -> bool:
+    """Whether a model's class also takes images, so that engines ask for their processor's files."""
+    config = load_config(model)
+    return config.get_text_config() is not config
+
+
 def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM, **options):
     """
     A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES.

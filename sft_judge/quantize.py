@@ -14,7 +14,7 @@ import torch
 
 from sft_judge.errors import InputError
 from sft_judge.four_bit import bitsandbytes
-from sft_judge.models import load_model, load_tokenizer
+from sft_judge.models import load_model, load_tokenizer, sees
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import read_spec, write_spec
 from sft_judge.training_data import verdict_dataset
@@ -83,6 +83,11 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     dataset, counts = verdict_dataset(battles, prompt, "both", seed=0)
     dataset = dataset.shuffle(seed=tuning.seed)
     rows = pack([ids for views in dataset["input_ids"] for ids in views], seqlen, tuning.nsamples)
+    if sees(model):
+        raise InputError(
+            f"{model}: its class also takes images, for which auto-round asks. `sft-judge merge {model} --output DIR` "
+            "makes one of the text's class, with the same probabilities; quantise that."
+        )
     loaded = load_model(model)
     seqlen_limit = loaded.config.get_text_config().max_position_embeddings
     if seqlen > seqlen_limit:

@@ -62,20 +62,30 @@ class WeightFiles:
         return self.folder / self.file_of[name]
 
 
-def write_shards(like: WeightFiles, output: Path, tensor_of: Callable[[str], torch.Tensor]) -> None:
-    """Write what `tensor_of` gives for each name into `output`, divided into files as `like` is; holds one file."""
+def write_shards(
+    like: WeightFiles, output: Path, tensor_of: Callable[[str], torch.Tensor], names: dict[str, str] | None = None
+) -> None:
+    """
+    Write what `tensor_of` gives for each name into `output`, divided into files as `like` is; holds one file.
+
+    `names` are those to write and how they are called there: by default all, as they are.
+    """
+    called = names or {name: name for name in like.file_of}
     total = 0
-    with Progress("merging", len(like.file_of), "tensors") as progress:
-        for file, names in like.shards().items():
+    with Progress("merging", len(called), "tensors") as progress:
+        for file, stored in like.shards().items():
             tensors = {}
-            for name in names:
-                tensors[name] = tensor_of(name).contiguous()
+            for name in filter(called.__contains__, stored):
+                tensors[called[name]] = tensor_of(name).contiguous()
                 progress.add()
+            if not tensors:
+                continue
             total += sum(tensor.nbytes for tensor in tensors.values())
             save_file(tensors, output / file, metadata={"format": "pt"})
             del tensors
     if (like.folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
-        write_json(output / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": like.file_of})
+        where = {called[name]: file for name, file in like.file_of.items() if name in called}
+        write_json(output / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": where})
 
 
 def hub_folder(model: str, *more: str) -> Path:

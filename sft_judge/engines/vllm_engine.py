@@ -9,13 +9,14 @@ need not hold all the verdicts.
 """
 
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from sft_judge.errors import InputError
 from sft_judge.head_scale import scale_after_head
-from sft_judge.models import check_model_folder, is_adapter, is_classifier, load_config, load_tokenizer
+from sft_judge.models import check_model_folder, is_adapter, is_classifier, load_config, load_tokenizer, sees
 from sft_judge.spec import JudgeSpec
 
 # In our own process: a SIGKILL leaves no engine behind (one of its own outlived us), and it starts in half the time.
@@ -24,6 +25,8 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 # has AMX, and the same judge would answer differently on another machine.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
+
+PROCESSOR = "preprocessor_config.json"  # what makes pixels of an image
 
 
 def why_not(model: str) -> str | None:
@@ -34,6 +37,8 @@ def why_not(model: str) -> str | None:
         return "vLLM is not installed (the extra: pip install 'sft-judge[vllm]')"
     if is_adapter(model):
         return "vLLM takes whole weights (`sft-judge merge` makes them of an adapter)"
+    if sees(model) and not (Path(model) / PROCESSOR).is_file():
+        return f"its class also takes images, and {PROCESSOR} is not there (`sft-judge merge` leaves the text's class)"
     if getattr(load_config(model), "quantization_config", None) and current_platform.is_cpu():
         current_platform.import_kernels()
         if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
@@ -101,9 +106,9 @@ def classify_scale(model: str, spec: JudgeSpec) -> float | None:
     if is_classifier(model):
         return 1.0
     config, tokenizer = load_config(model), load_tokenizer(model)
-    nested = config.get_text_config() is not config  # vLLM would look for the verdicts' tokens in another place
-    tokens = tokenizer.convert_ids_to_tokens(spec.verdict_ids)  # it takes them by name
-    if nested or tokenizer.convert_tokens_to_ids(tokens) != spec.verdict_ids:
+    tokens = tokenizer.convert_ids_to_tokens(spec.verdict_ids)  # vLLM takes them by name
+    # in a class with an image tower it would look for them in another place
+    if sees(model) or tokenizer.convert_tokens_to_ids(tokens) != spec.verdict_ids:
         return None
     return scale_after_head(config, tokenizer)
 
