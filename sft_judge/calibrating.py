@@ -85,25 +85,28 @@ def too_little(held: Held) -> str | None:
     return f"they are of {prompts} prompts, of {FEW_PROMPTS} needed" if prompts < FEW_PROMPTS else None
 
 
-def choose(held: Held) -> tuple[dict | None, dict]:
+def choose(held: Held, form: str | None = None) -> tuple[dict | None, dict]:
     """
     The calibration to keep, fitted on all rows (None: none helps), and what speaks for it.
+
+    A `form` of FORMS is kept whatever it is worth: to compare judges that are calibrated alike.
 
     `{"form", "gain", "before", "after"}`, with intervals over prompts: the drop in log loss in cross-fitting; log loss
     and ece on the rows themselves, raw and with the calibration that was fitted on them. `too_little` says, where it
     stands there, why nothing was fitted.
     """
     raw, lacking = held.losses(None), too_little(held)
-    best, form, calibration = raw, "none", None
-    for name in [] if lacking else FORMS if held.probs.shape[1] == 3 else FORMS[:1]:
+    tried = (form,) if form else FORMS if held.probs.shape[1] == 3 else FORMS[:1]
+    best, kept, calibration = raw, "none", None
+    for name in () if lacking else tried:
         losses = cross_fitted(held, lambda part, name=name: FIT[name](part.probs, part.verdicts))
         gain = interval_of(best - losses, held.clusters)
-        if gain["value" if name == "temperature" else "low"] > 0:
-            best, form, calibration = losses, name, FIT[name](held.probs, held.verdicts)
+        if form or gain["value" if name == "temperature" else "low"] > 0:
+            best, kept, calibration = losses, name, FIT[name](held.probs, held.verdicts)
     if calibration:
-        best, own = _of_languages(held, form, best)
+        best, own = _of_languages(held, kept, best)
         calibration |= {"languages": own} if own else {}
-    evidence = {"form": form, "gain": interval_of(raw - best, held.clusters)}
+    evidence = {"form": kept, "gain": interval_of(raw - best, held.clusters)}
     evidence |= {"too_little": lacking} if lacking else {}
     return calibration, evidence | before_and_after(held, calibration)
 

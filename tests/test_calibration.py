@@ -106,6 +106,16 @@ def test_a_language_has_its_own_temperature_only_where_its_rows_support_it():
     assert "languages" not in choose(held(same, verdicts, languages))[0]
 
 
+def test_a_form_that_is_asked_for_is_kept_whatever_it_is_worth():
+    drawn_rows = (held(*planted(1.0, rows=600, seed=seed)) for seed in range(12))
+    rows = next(rows for rows in drawn_rows if choose(rows)[0] is None)
+    for form, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
+        calibration, evidence = choose(rows, form)
+        assert calibration == fit(rows.probs, rows.verdicts) and evidence["form"] == form
+        assert evidence["gain"]["low"] < 0
+    assert choose(held(rows.probs[:58], rows.verdicts[:58]), "temperature")[0] is None
+
+
 def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits():
     probs, verdicts = planted(2.0)
     assert choose(held(probs[:58], verdicts[:58]))[1]["too_little"] == "they are of 29 prompts, of 30 needed"
@@ -200,6 +210,16 @@ def test_a_calibration_that_does_not_help_is_refused_and_the_judge_stays_raw(jud
     assert choose(held(probs, verdicts, rows_a_prompt=1))[0] is None
     assert calibrate(judge) == 0
     assert "refused: on 400 rows" in capsys.readouterr().out and read_spec(judge).calibration is None
+    assert calibrate(judge, "--form", "vector") == 0
+    assert read_spec(judge).calibration.keys() >= {"temperature", "tie_temperature", "tie_offset"}
+
+
+def test_ties_cannot_be_scaled_where_the_judge_has_none(judge, capsys):
+    probs, _ = planted(1.0, rows=400, num=2)
+    ids = np.array([str(i) for i in range(400)], dtype=object)
+    write_probs(judge.parent / "p.parquet", Probs(ids, np.full(400, "ab"), np.log(probs), {"model": str(judge)}))
+    assert calibrate(judge, "--fold", "1", "--form", "vector") == 2
+    assert "has a and b alone" in capsys.readouterr().err
 
 
 def test_somebody_elses_probs_are_calibrated_in_a_copy_that_stays_raw(judge, tmp_path):

@@ -27,6 +27,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--apply", type=InputPath, metavar="PROBS", help="what --output is a copy of (default: --probs)"
     )
+    parser.add_argument(
+        "--form",
+        choices=("temperature", "vector"),
+        help="keep this one, whatever it is worth (default: chosen by the rows)",
+    )
     parser.add_argument("--fold", type=int, metavar="N", help="only the battles of this fold, kept from training")
     add_limit(parser)
 
@@ -43,7 +48,9 @@ def run(args) -> dict:
         raise InputError("--apply goes with --output; a judge's folder calibrates all of its files.")
     probs = read_probs(args.probs)
     held, counts = _rows(args, probs)
-    calibration, evidence = choose(held)
+    if args.form == "vector" and held.probs.shape[1] == 2:
+        raise InputError(f"--form vector scales ties apart; {args.probs} has a and b alone. Take --form temperature.")
+    calibration, evidence = choose(held, args.form)
     facts = {"fitted_rows": len(held.verdicts), "fold": args.fold, "battles_sha256": content_hash(args.battles)}
     calibration = calibration and calibration | facts | evidence
     _store(args, calibration)
