@@ -216,8 +216,9 @@ def test_a_calibration_that_does_not_help_is_refused_and_the_judge_stays_raw(jud
 
 def test_ties_cannot_be_scaled_where_the_judge_has_none(judge, capsys):
     probs, _ = planted(1.0, rows=400, num=2)
+    logp = np.column_stack([np.log(probs), np.full(400, -np.inf)])
     ids = np.array([str(i) for i in range(400)], dtype=object)
-    write_probs(judge.parent / "p.parquet", Probs(ids, np.full(400, "ab"), np.log(probs), {"model": str(judge)}))
+    write_probs(judge.parent / "p.parquet", Probs(ids, np.full(400, "ab"), logp, {"model": str(judge)}))
     assert calibrate(judge, "--fold", "1", "--form", "vector") == 2
     assert "has a and b alone" in capsys.readouterr().err
 
