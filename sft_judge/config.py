@@ -131,6 +131,9 @@ class JudgeConfig(SFTConfig):
     token_budget: int | None = _help(
         "most tokens in a padding_free micro-batch, whose number of battles then varies; for flash attention"
     )
+    last_layer_at_answer: bool = _help(
+        "the last layer's query and MLP for the answers alone: exact, and less work", False
+    )
     ema_decay: float = _help("keep a moving average of the trained weights, such as 0.99; 0 is none", 0.0)
     limit: int | None = _help("only the first N battles, for a quick try")
     data_license: str | None = _help("licence of the battles, for the model card, as the hub spells it: cc-by-4.0")

@@ -181,7 +181,7 @@ def _optimizer(trained: list, config: JudgeConfig):
 
 
 def _run_step(model, trained: list, optimizer, ledger: Ledger, config: JudgeConfig, rows: int, tokens: int) -> None:
-    head = VerdictHead(model, [0, 1], scatter=config.world_size == 1)
+    head = VerdictHead(model, [0, 1], config.world_size == 1, config.last_layer_at_answer)
     half = config.bf16 or model.get_input_embeddings().weight.dtype is torch.bfloat16  # a GPU's default
     # On fake tensors transformers cannot look whether rows are padded, and makes the mask of padded ones.
     inputs = {"input_ids": torch.zeros(rows, tokens, dtype=torch.long), "attention_mask": None}

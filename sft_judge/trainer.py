@@ -54,7 +54,7 @@ class JudgeTrainer(SFTTrainer):
         config.padding_free = padding_free
         self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
         alone = self.accelerator.distributed_type == DistributedType.NO
-        self.verdict_head = VerdictHead(self.model, verdict_ids, scatter=alone)
+        self.verdict_head = VerdictHead(self.model, verdict_ids, alone, config.last_layer_at_answer)
         self.collapse_guard = CollapseGuard(_frequencies(self.train_dataset))
         self.spike_guard, self.skipped = SpikeGuard(config.spike_factor), 0
         self.status = FINISHED
@@ -162,6 +162,7 @@ class JudgeTrainer(SFTTrainer):
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
+        self.verdict_head.release()
         if self.verdict_head.scatter:
             dense_gradients(self.model)
         step = self.state.global_step + 1
@@ -190,6 +191,7 @@ class JudgeTrainer(SFTTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        self.verdict_head.release()
         logits, log_mass = outputs.logits
         return (loss, None, None) if prediction_loss_only else (loss, (logits.float(), log_mass), inputs["targets"])
 

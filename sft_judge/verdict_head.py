@@ -13,21 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
+from sft_judge.last_layer import at_answers_alone
+
 
 class VerdictHead:
     """Calling it runs a (wrapped) model once, its head at one position a row; no [R, T, V] is ever built."""
 
-    def __init__(self, model, verdict_ids: list[int], scatter: bool = False):
+    def __init__(self, model, verdict_ids: list[int], scatter: bool = False, last_layer: bool = False):
         """
         Attach to `model`'s output embeddings. `model` may be a PEFT model; wrap it for training afterwards.
 
         `scatter` gives the head's weight a sparse gradient of K rows: see `dense_gradients`. Not for launchers whose
-        hooks expect dense ones (DDP, DeepSpeed, FSDP).
+        hooks expect dense ones (DDP, DeepSpeed, FSDP). `last_layer`: that at the answers alone, until `release`.
         """
         self.scatter = scatter
         self.verdict_ids = list(verdict_ids)
         self._positions: Tensor | None = None
         self._whole = False
+        self._answers: tuple[Tensor | int, Tensor] | None = None
+        if last_layer:
+            at_answers_alone(model, lambda: self._answers)
         head = model.get_output_embeddings()
         full_forward = head.forward
         plain = type(head) is torch.nn.Linear  # an adapter on the head, or a quantised one, has rows of its own making
@@ -58,6 +63,7 @@ class VerdictHead:
         """
         first = torch.arange(len(positions), device=positions.device)
         self._positions = (first if len(inputs["input_ids"]) == len(positions) else 0, positions)
+        self._answers = self._positions  # gradient checkpointing runs the layer again in the backward pass
         self._whole = whole
         try:
             output = model(**inputs, use_cache=False)
@@ -65,6 +71,10 @@ class VerdictHead:
             self._positions, self._whole = None, False
         output.logits = output.logits[:, 0]
         return output
+
+    def release(self) -> None:
+        """To be called after the backward pass: the last layer computes every position again."""
+        self._answers = None
 
 
 class _Rows(torch.autograd.Function):

@@ -14,7 +14,9 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sft_judge.collator import VerdictCollator
 from sft_judge.config import JudgeConfig
+from sft_judge.errors import InputError
 from sft_judge.families import tokenizer_of
 from sft_judge.trainer import JudgeTrainer
 from sft_judge.verdict_head import dense_gradients
@@ -125,27 +127,32 @@ def gradients(model) -> dict:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("num_verdicts, tied, lora", [(3, True, False), (2, False, False), (3, False, True)])
-def test_loss_and_gradients_are_those_of_full_logits(family, num_verdicts, tied, lora, tmp_path):
-    naive = make_model(family, tied, lora)
-    model, rows = copy.deepcopy(naive), examples(num_verdicts)
+def judge_trainer(model, rows, folder, num_verdicts=3, **more) -> JudgeTrainer:
     config = JudgeConfig(
-        output_dir=str(tmp_path),
+        output_dir=str(folder),
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
         distill_weight=0.7,
         distill_temperature=2.0,
-        router_aux_loss_coef=0.0 if "moe" in family else None,
+        router_aux_loss_coef=0.0 if "moe" in model.config.model_type else None,
+        **more,
     )
-    trainer = JudgeTrainer(
+    return JudgeTrainer(
         model=model,
         args=config,
         processing_class=tokenizer_of("qwen2.5"),
         train_dataset=Dataset.from_list(rows),
         verdict_ids=VERDICTS[:num_verdicts],
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("num_verdicts, tied, lora", [(3, True, False), (2, False, False), (3, False, True)])
+def test_loss_and_gradients_are_those_of_full_logits(family, num_verdicts, tied, lora, tmp_path):
+    naive = make_model(family, tied, lora)
+    model, rows = copy.deepcopy(naive), examples(num_verdicts)
+    trainer = judge_trainer(model, rows, tmp_path, num_verdicts)
     expected = naive_loss(naive, rows, num_verdicts)
     expected.backward()
     wanted = gradients(naive)
@@ -161,6 +168,55 @@ def test_loss_and_gradients_are_those_of_full_logits(family, num_verdicts, tied,
         difference = abs(seen - expected).item()
         print(f"{family} K={num_verdicts} tied={tied} lora={lora} {side}: {difference:.1e} {error:.1e}")
         assert wanted.keys() == got.keys() and difference < 1e-5 and error < 1e-5
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"qwen3_moe"}))
+@pytest.mark.parametrize("lora, again", [(False, False), (True, True)], ids=["all weights", "LoRA, checkpointing"])
+def test_the_last_layer_at_the_answers_alone_has_the_loss_and_gradients_of_all(family, lora, again, tmp_path):
+    naive = make_model(family, False, lora)
+    model, rows = copy.deepcopy(naive), examples(3)
+    trainer = judge_trainer(model, rows, tmp_path, last_layer_at_answer=True)
+    if again:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    expected = naive_loss(naive, rows, 3)
+    expected.backward()
+    wanted, work = gradients(naive), []
+    model.get_decoder().layers[-1].mlp.down_proj.register_forward_hook(
+        lambda module, inputs, output: work.append(output.shape[:-1].numel())
+    )
+    batch = trainer.data_collator(rows)
+    flat = VerdictCollator(0, padding_free=True)(rows)
+    for each in (batch, on_the_left(batch), flat):
+        model.zero_grad()
+        seen = trainer.compute_loss(model, each, num_items_in_batch=torch.tensor(6))
+        seen.backward()
+        dense_gradients(model)
+        got = gradients(model)
+        error = max((got[name] - gradient).abs().max().item() for name, gradient in wanted.items())
+        assert wanted.keys() == got.keys() and abs(seen - expected).item() < 1e-5 and error < 1e-5
+    assert set(work) == {6}  # of some two hundred tokens
+    tokens = {name: flat[name] for name in ("input_ids", "position_ids")} | {"use_cache": False}
+    trainer.verdict_head.release()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**tokens).logits, naive(**tokens).logits)
+
+
+def test_a_training_step_and_an_evaluation_leave_the_last_layer_whole(tmp_path):
+    model, rows = make_model("qwen2", True, False), examples(3)
+    trainer = judge_trainer(model, rows, tmp_path, last_layer_at_answer=True)
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    ids = torch.tensor([rows[0]["input_ids"][0]])
+    for step in (trainer.training_step, lambda *args: trainer.prediction_step(*args, False)):
+        step(model, trainer.data_collator(rows))
+        for layer in (model.get_decoder().layers[-1].self_attn.q_proj, model.get_decoder().layers[-1].mlp):
+            assert layer(torch.randn(1, ids.shape[1], 64)).abs().sum(dim=-1).min() > 0
+
+
+def test_a_mixture_of_experts_balances_all_tokens_so_its_last_layer_stays_whole(tmp_path):
+    with pytest.raises(InputError, match="last_layer_at_answer: a Qwen3MoeDecoderLayer"):
+        judge_trainer(make_model("qwen3_moe", False, False), examples(3), tmp_path, last_layer_at_answer=True)
 
 
 def test_a_mixture_of_experts_pays_for_balance_as_in_sfttrainer(tmp_path):
