@@ -1,6 +1,7 @@
 """What tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # a shell's background job ignores Ctrl-C, and so would all that the tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.passed_file = None
     if config.getoption("--resume"):
         commit = git_commit()
