@@ -51,7 +51,7 @@ def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
     from sft_judge.prompts import JudgePrompt
     from sft_judge.spec import Budget, JudgeSpec, write_spec
     from sft_judge.templates import read_template
-    from sft_judge.tiny import make_base
+    from sft_judge.tiny import make_base, stir
 
     rows = planted_split(
         preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1, hostile=0.1), "train"
@@ -62,9 +62,7 @@ def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
     make_base(folder / "judge", "qwen2", [*texts, *[template] * 100], vocab=1200, positions=512)
     torch.manual_seed(0)
     model = load_model(str(folder / "judge"), "float32")
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.05)
+    stir(model)
     model.save_pretrained(folder / "judge")
     ids = JudgePrompt(load_tokenizer(str(folder / "judge")), template, words, budget).verdict_ids
     write_spec(folder / "judge", JudgeSpec(words, ids, template, budget, calibration={"temperature": 1.7}))

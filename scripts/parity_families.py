@@ -18,20 +18,17 @@ FAMILIES = (
     *("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen3-8B", "google/gemma-2-9b-it", "google/gemma-3-12b-it"),
     *("meta-llama/Llama-3.3-70B-Instruct", "microsoft/phi-4", "mistralai/Mistral-Small-24B-Instruct-2501"),
 )
-SPREAD = 0.05  # standard deviation of what is added to each weight
 
 
-def stir(folder: Path) -> None:
-    """Add noise to the weights of a tiny model in place."""
+def stir_weights(folder: Path) -> None:
     import torch
 
     from sft_judge.models import load_model
+    from sft_judge.tiny import stir
 
     torch.manual_seed(0)
     model = load_model(str(folder), "float32")
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * SPREAD)
+    stir(model)
     model.save_pretrained(folder)
 
 
@@ -56,7 +53,7 @@ def main(models: list[str], rows: int, w4a16: bool) -> None:
         for number, model in enumerate(models):
             own = folder / str(number)
             judge("base", "--like", model, "--output", own / "base")
-            stir(own / "base")
+            stir_weights(own / "base")
             judge("untrained", own / "base", "--total-budget", 512, "--output", own / "untrained")
             judge("merge", own / "untrained", "--output", own / "judge")
             seen = {}

@@ -1,5 +1,5 @@
 """
-Make every figure of the README again: `make results`, or `python scripts/results.py [demo long distillation bench]`.
+Make every figure of the README again: `make results`, or `python scripts/results.py [SOURCE...]`.
 
 Each source is a command of its own, which goes on where it stopped and skips what is up to date; `--read` runs none
 and takes what is there. Its figures go into the block of the README between its two marks, with the commit, and every
@@ -25,12 +25,14 @@ COMMANDS = {
     "demo": [*JUDGE, "run", "recipes/demo/pipeline.yaml"],
     "long": [*JUDGE, "run", "recipes/demo/long.yaml"],
     "distillation": [*JUDGE, "sweep", "recipes/sweeps/tiny/distillation.yaml", "--jobs", "2"],
+    "ties apart": [*JUDGE, "sweep", "recipes/sweeps/tiny/distillation_vector.yaml", "--jobs", "2"],
     "bench": [sys.executable, "scripts/bench.py", *BENCHES],
 }
 FILES = {
     "demo": "runs/demo/metrics.json",
     "long": "runs/long/metrics.json",
     "distillation": "runs/sweeps/distillation/distillation.json",
+    "ties apart": "runs/sweeps/distillation/distillation_vector.json",
     "bench": "runs/bench.json",
 }
 _FIGURE = re.compile(r"(-?[\d.]+)(?: %)? \[(-?[\d.]+), (-?[\d.]+)\]")
@@ -56,7 +58,12 @@ def distillation_block(found: dict) -> list[str]:
         for name, cell in found["cells"].items()
         if cell["value"]
     ]
-    return [*markdown(["", "expected log loss", f"minus {found['reference']}"], rows), "", f"{found['verdict']}."]
+    return [*markdown(["", "expected log loss", f"minus {found['reference']}"], rows), "", *verdict_block(found)]
+
+
+def verdict_block(found: dict) -> list[str]:
+    """What came of a sweep, in a sentence."""
+    return [f"{found['verdict']}."]
 
 
 def bench_block(found: list[dict]) -> list[str]:
@@ -68,7 +75,13 @@ def bench_block(found: list[dict]) -> list[str]:
     return markdown(["", "ratio", "goal", "rounds"], rows)
 
 
-BLOCKS = {"demo": worth_block, "long": long_block, "distillation": distillation_block, "bench": bench_block}
+BLOCKS = {
+    "demo": worth_block,
+    "long": long_block,
+    "distillation": distillation_block,
+    "ties apart": verdict_block,
+    "bench": bench_block,
+}
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> list[str]:

@@ -79,15 +79,15 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     except ModuleNotFoundError as error:
         raise InputError("auto-round is not installed; take the extra: pip install 'sft-judge[quantize]'.") from error
 
-    seqlen = tuning.seqlen
-    dataset, counts = verdict_dataset(battles, prompt, "both", seed=0)
-    dataset = dataset.shuffle(seed=tuning.seed)
-    rows = pack([ids for views in dataset["input_ids"] for ids in views], seqlen, tuning.nsamples)
     if sees(model):
         raise InputError(
             f"{model}: its class also takes images, for which auto-round asks. `sft-judge merge {model} --output DIR` "
             "makes one of the text's class, with the same probabilities; quantise that."
         )
+    seqlen = tuning.seqlen
+    dataset, counts = verdict_dataset(battles, prompt, "both", seed=0)
+    dataset = dataset.shuffle(seed=tuning.seed)
+    rows = pack([ids for views in dataset["input_ids"] for ids in views], seqlen, tuning.nsamples)
     loaded = load_model(model)
     seqlen_limit = loaded.config.get_text_config().max_position_embeddings
     if seqlen > seqlen_limit:

@@ -9,12 +9,14 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 import trl
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -136,6 +138,13 @@ def make_base(folder: Path, family: str, texts: list[str], hidden=128, layers=2,
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model.num_parameters(), len(tokenizer)
+
+
+def stir(model: PreTrainedModel, spread: float = 0.05) -> None:
+    """Add noise to the weights in place: as drawn, they are so small that a judge says the same of every battle."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * spread)
 
 
 def shrink_config(config: PretrainedConfig, tokenizer) -> PretrainedConfig:

@@ -67,6 +67,9 @@ class VerdictHead:
         self._whole = whole
         try:
             output = model(**inputs, use_cache=False)
+        except BaseException:
+            self.release()
+            raise
         finally:
             self._positions, self._whole = None, False
         output.logits = output.logits[:, 0]

@@ -18,6 +18,7 @@ from sft_judge.models import load_model, load_tokenizer
 from sft_judge.predict import score_battles
 from sft_judge.prompts import JudgePrompt
 from sft_judge.spec import read_spec
+from sft_judge.tiny import stir
 from sft_judge.verdicts import ORDERS
 
 unit = pytest.mark.unit
@@ -78,9 +79,7 @@ def test_families_with_a_sequence_classification_form_have_the_same_probabilitie
     torch.manual_seed(3)
     model = tiny_model(family, torch.float32, vocab_size=AutoConfig.from_pretrained(judge).vocab_size)
     model.resize_token_embeddings(AutoConfig.from_pretrained(judge).vocab_size)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.05)
+    stir(model)
     model.save_pretrained(tmp_path / "base")
     whole = tmp_path / "judge"
     shutil.copytree(judge, whole, ignore=shutil.ignore_patterns("model*", "config.json", "generation_config.json"))

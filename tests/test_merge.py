@@ -19,6 +19,7 @@ from sft_judge import weight_files
 from sft_judge.merge_adapter import AdapterByShards, NotByShards
 from sft_judge.models import load_model
 from sft_judge.spec import read_spec
+from sft_judge.tiny import stir
 from sft_judge.weight_files import WeightFiles, write_shards
 
 unit = pytest.mark.unit
@@ -174,9 +175,7 @@ def test_the_mean_of_factors_is_not_that_of_products(sharded_base, judge, tmp_pa
 def test_adapters_on_two_bases_are_each_merged_into_their_own(sharded_base, judge, tmp_path):
     torch.manual_seed(7)
     other = load_model(str(sharded_base))
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
+    stir(other, 0.1)
     other.save_pretrained(tmp_path / "other", max_shard_size="70KB")  # in other files, too
     folders = [
         judge_of(add_adapter(folder, tmp_path / f"on-{folder.name}", 3), judge)

@@ -127,6 +127,22 @@ def gradients(model) -> dict:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
+def loss_and_gradients(trainer: JudgeTrainer, batch: dict) -> tuple[torch.Tensor, dict]:
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(6))
+    loss.backward()
+    dense_gradients(trainer.model)
+    return loss, gradients(trainer.model)
+
+
+def largest_errors(seen: tuple[torch.Tensor, dict], wanted: tuple[torch.Tensor, dict]) -> tuple[float, float]:
+    """Of the loss, and of any weight's gradient."""
+    assert seen[1].keys() == wanted[1].keys()
+    return abs(seen[0] - wanted[0]).item(), max(
+        (seen[1][name] - each).abs().max().item() for name, each in wanted[1].items()
+    )
+
+
 def judge_trainer(model, rows, folder, num_verdicts=3, **more) -> JudgeTrainer:
     config = JudgeConfig(
         output_dir=str(folder),
@@ -159,15 +175,9 @@ def test_loss_and_gradients_are_those_of_full_logits(family, num_verdicts, tied,
     assert max(gradient.abs().max() for gradient in wanted.values()) > 1e-3
     batch = trainer.data_collator(rows)
     for side, padded in (("right", batch), ("left", on_the_left(batch))):
-        model.zero_grad()
-        seen = trainer.compute_loss(model, padded, num_items_in_batch=torch.tensor(6))
-        seen.backward()
-        dense_gradients(model)
-        got = gradients(model)
-        error = max((got[name] - gradient).abs().max().item() for name, gradient in wanted.items())
-        difference = abs(seen - expected).item()
+        difference, error = largest_errors(loss_and_gradients(trainer, padded), (expected, wanted))
         print(f"{family} K={num_verdicts} tied={tied} lora={lora} {side}: {difference:.1e} {error:.1e}")
-        assert wanted.keys() == got.keys() and difference < 1e-5 and error < 1e-5
+        assert difference < 1e-5 and error < 1e-5
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"qwen3_moe"}))
@@ -188,13 +198,7 @@ def test_the_last_layer_at_the_answers_alone_has_the_loss_and_gradients_of_all(f
     batch = trainer.data_collator(rows)
     flat = VerdictCollator(0, padding_free=True)(rows)
     for each in (batch, on_the_left(batch), flat):
-        model.zero_grad()
-        seen = trainer.compute_loss(model, each, num_items_in_batch=torch.tensor(6))
-        seen.backward()
-        dense_gradients(model)
-        got = gradients(model)
-        error = max((got[name] - gradient).abs().max().item() for name, gradient in wanted.items())
-        assert wanted.keys() == got.keys() and abs(seen - expected).item() < 1e-5 and error < 1e-5
+        assert max(largest_errors(loss_and_gradients(trainer, each), (expected, wanted))) < 1e-5
     assert set(work) == {6}  # of some two hundred tokens
     tokens = {name: flat[name] for name in ("input_ids", "position_ids")} | {"use_cache": False}
     trainer.verdict_head.release()

@@ -22,6 +22,7 @@ from sft_judge.probs import average_orders, read_probs
 from sft_judge.prompts import JudgePrompt
 from sft_judge.resources import find
 from sft_judge.spec import Budget, JudgeSpec, read_spec, write_spec
+from sft_judge.tiny import stir
 
 pytestmark = pytest.mark.unit  # random judges: nothing is trained
 TEMPLATE = find("prompts", "compact").read_text(encoding="utf-8")
@@ -31,9 +32,7 @@ def make_judge(folder, base, seed=0, words=("A", "B", "tie"), adapter=False, **t
     """A judge of random weights, large enough that its probabilities differ from row to row."""
     torch.manual_seed(seed)
     model = load_model(str(base), "float32")
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.05)
+    stir(model)
     if adapter:
         from peft import LoraConfig, get_peft_model
 

@@ -13,20 +13,22 @@ from sft_judge.cli import main
 from sft_judge.engines.vllm_engine import PROCESSOR, why_not
 from sft_judge.models import load_config, load_model
 from sft_judge.text_part import text_part
+from sft_judge.tiny import stir
 from sft_judge.weight_files import WeightFiles
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture(scope="module")
-def seeing(judge, tmp_path_factory):
+@pytest.fixture(scope="module", params=[True, False], ids=["tied head", "head of its own"])
+def seeing(request, judge, tmp_path_factory):
     """A base of Gemma-3's class with an image tower, in several files, with the judge's tokenizer."""
     torch.manual_seed(0)
-    model = tiny_model("gemma3", torch.float32)
+    model = tiny_model("gemma3", torch.float32, tie_word_embeddings=request.param)
     model.resize_token_embeddings(AutoConfig.from_pretrained(judge).vocab_size)
     assert isinstance(model, Gemma3ForConditionalGeneration)
     folder = tmp_path_factory.mktemp("seeing") / "base"
     model.save_pretrained(folder, max_shard_size="300KB")
+    assert ("language_model.lm_head.weight" in stored(folder)) != request.param
     return folder
 
 
@@ -57,24 +59,25 @@ def test_its_files_hold_the_text_alone_with_a_right_index(seeing, judge, tmp_pat
     assert index["metadata"]["total_size"] == sum(weight.nbytes for weight in weights.values())
     for name, file in index["weight_map"].items():
         assert name in load_file(tmp_path / "merged" / file)
-    by_hand = load_model(str(adapter)).merge_and_unload().model.language_model.state_dict()
-    assert {name.removeprefix("model."): True for name in weights} == dict.fromkeys(by_hand, True)
+    own_head = weights.pop("lm_head.weight", None)
+    whole = load_model(str(adapter)).merge_and_unload()
+    assert own_head is None or torch.equal(own_head, whole.get_output_embeddings().weight)
+    by_hand = whole.model.language_model.state_dict()
+    assert weights.keys() == {f"model.{name}" for name in by_hand}
     assert all(torch.equal(weights[f"model.{name}"], weight) for name, weight in by_hand.items())
 
 
 def test_whole_judges_of_such_a_class_are_averaged_in_the_texts_class(seeing, judge, tmp_path):
     torch.manual_seed(5)
     other = load_model(str(seeing))
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
+    stir(other, 0.1)
     other.save_pretrained(tmp_path / "other", max_shard_size="300KB")
     load_model(str(seeing)).save_pretrained(tmp_path / "one")
     judges = [judge_of(tmp_path / name, judge) for name in ("one", "other")]
     assert merge(*judges, output=tmp_path / "merged", weights="0.25,0.75") == 0
     one, two = (load_model(str(folder)).model.language_model.state_dict() for folder in judges)
     merged = stored(tmp_path / "merged")
-    assert len(merged) == len(one)
+    assert merged.keys() - {"lm_head.weight"} == {f"model.{name}" for name in one}
     for name, weight in one.items():
         torch.testing.assert_close(merged[f"model.{name}"], 0.25 * weight + 0.75 * two[name])
 
