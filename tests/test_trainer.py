@@ -52,7 +52,7 @@ def test_a_batch_holds_each_order_of_each_battle_as_a_row():
 @pytest.mark.parametrize(
     "changes",
     [
-        *({}, ONE_BY_ONE, {"padding_free": "true"}, {"pad_to_multiple_of": 64}),
+        *({}, ONE_BY_ONE, {"padding_free": "true"}, {"pad_to_multiple_of": 64}, {"last_layer_at_answer": "true"}),
         pytest.param({"torch_compile": "true"}, marks=pytest.mark.full),
     ],
 )

@@ -329,16 +329,24 @@ def test_lora_on_a_four_bit_base_learns_and_predicts(judges, planted_file, tmp_p
 
 
 @pytest.mark.parametrize(
-    "config",
+    "config, more",
     [
-        "zero3",
-        *(pytest.param(name, marks=pytest.mark.full) for name in ("zero1", "zero2", "zero3_offload", "ddp", "fsdp")),
+        ("zero3", {}),
+        *(
+            pytest.param(name, {}, marks=pytest.mark.full)
+            for name in ("zero1", "zero2", "zero3_offload", "ddp", "fsdp")
+        ),
+        *(
+            pytest.param(name, {"last_layer_at_answer": "true"}, marks=pytest.mark.full)
+            for name in ("zero3", "ddp", "fsdp")
+        ),
     ],
 )
-def test_two_processes_train_as_one_with_the_same_global_batch(config, judges, planted_file, tmp_path):
+def test_two_processes_train_as_one_with_the_same_global_batch(config, more, judges, planted_file, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(["train", *training_words(judges, planted_file, one, per_device_train_batch_size=8)]) == 0
     words = training_words(judges, planted_file, two, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    words += [word for key, value in more.items() for word in (f"--{key}", value)]
     finished = launch(config, words, tmp_path)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert len(re.findall(r"^step 1/4 ", finished.stdout, re.M)) == 1  # one process speaks
