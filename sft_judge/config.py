@@ -13,6 +13,7 @@ from transformers import SchedulerType
 from trl import ModelConfig, SFTConfig
 
 from sft_judge.errors import InputError, nearest
+from sft_judge.op_builds import prepare_builds
 from sft_judge.spec import Budget
 
 CHOICES = {
@@ -150,6 +151,8 @@ class JudgeConfig(SFTConfig):
             self.bf16 = torch.cuda.is_available()
         if self.disable_tqdm is None:  # a bar on a terminal, plain lines on a pipe
             self.disable_tqdm = not sys.stderr.isatty()
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            prepare_builds()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
             self.ddp_backend = self.ddp_backend or "gloo"
             # Else accelerate takes each process for the only one, and gradients stay apart; DeepSpeed refuses it.

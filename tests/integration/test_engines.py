@@ -30,6 +30,7 @@ from sft_judge.engines import open_engine
 from sft_judge.engines.vllm_engine import sampling_params, why_not
 from sft_judge.errors import GateError
 from sft_judge.models import load_model, load_tokenizer
+from sft_judge.op_builds import build_folder
 from sft_judge.parity import TOLERANCES, compare
 from sft_judge.predict import check_engine, score_battles
 from sft_judge.probs import read_probs
@@ -347,6 +348,9 @@ def test_two_processes_train_as_one_with_the_same_global_batch(config, more, jud
     assert main(["train", *training_words(judges, planted_file, one, per_device_train_batch_size=8)]) == 0
     words = training_words(judges, planted_file, two, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     words += [word for key, value in more.items() for word in (f"--{key}", value)]
+    stale = build_folder() / "deepspeed_shm_comm" / "lock"
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.touch()  # as a launch leaves it that is killed while DeepSpeed compiles: torch would wait for ever
     finished = launch(config, words, tmp_path)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert len(re.findall(r"^step 1/4 ", finished.stdout, re.M)) == 1  # one process speaks
