@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from measuring import apart, new_peak, over_rounds, peak, resident, return_freed_memory
+from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory
 
 SIZES = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 10, "num_attention_heads": 32}
 SIZES |= {"num_key_value_heads": 8, "vocab_size": 32_000, "dtype": "bfloat16", "architectures": ["Qwen2ForCausalLM"]}
@@ -88,7 +88,15 @@ def merged_whole(output: Path, adapter: Path) -> tuple[int, float]:
     return peak() - before, time.monotonic() - start
 
 
+CASES = {  # how, and of how many adapters
+    "an adapter": (merged, 1),
+    "the mean of two adapters": (merged, 2),
+    "an adapter, whole in memory": (merged_whole, 1),
+}
+
+
 def main() -> None:
+    names = chosen(__doc__, CASES)
     return_freed_memory()
     import sft_judge.merge
     import sft_judge.quiet  # noqa: F401
@@ -100,15 +108,10 @@ def main() -> None:
         for adapter in adapters:
             apart(make_adapter, base, adapter)
         sizes = [file.stat().st_size for file in base.glob("*.safetensors")]
-        cases = {
-            "an adapter": (merged, adapters[:1]),
-            "the mean of two adapters": (merged, adapters),
-            "an adapter, whole in memory": (merged_whole, adapters[:1]),
-        }
-        for name in sys.argv[1:] or cases:
-            function, models = cases[name]
+        for name in names:
+            function, count = CASES[name]
             with tempfile.TemporaryDirectory(dir=folder) as output:
-                used, seconds = apart(function, Path(output) / "merged", *models)
+                used, seconds = apart(function, Path(output) / "merged", *adapters[:count])
             print(f"  {name}: {used / 1e9:.2f} GB, {seconds:.0f} s", file=sys.stderr, flush=True)
             if function is merged:
                 of = f"{max(sizes) / 1e9:.1f} of {sum(sizes) / 1e9:.1f} GB"

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import apart, new_peak, over_rounds, peak, resident, return_freed_memory
+from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory
 
 STEPS, BATTLES = 3, 16
 TIED, HEADS = {"tie_word_embeddings": True}, {"num_attention_heads": 8, "num_key_value_heads": 2}
@@ -136,11 +136,12 @@ def compare(name: str) -> dict:
 
 
 def main() -> None:
+    names = chosen(__doc__, CONFIGURATIONS)
     return_freed_memory()
     import sft_judge.quiet  # noqa: F401
     import sft_judge.training  # noqa: F401
 
-    print(json.dumps([compare(name) for name in sys.argv[1:] or CONFIGURATIONS]))
+    print(json.dumps([compare(name) for name in names]))
 
 
 if __name__ == "__main__":

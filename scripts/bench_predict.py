@@ -15,7 +15,7 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
-from measuring import over_rounds
+from measuring import chosen, over_rounds
 
 FAMILIES = {"qwen2": 152_064, "gemma2": 256_000}
 GOALS = {"qwen2": ">= 1.5", "gemma2": ">= 1.0"}
@@ -148,8 +148,9 @@ def long_battles(count: int) -> list[dict]:
 
 
 def main() -> None:
+    families = chosen(__doc__, FAMILIES)
     rows, results = long_battles(BATTLES * (ROUNDS + 1)), []
-    for family in sys.argv[1:] or FAMILIES:
+    for family in families:
         with tempfile.TemporaryDirectory() as folder:
             make_judge(Path(folder), family, FAMILIES[family], rows)
             results += measure(family, Path(folder), rows)

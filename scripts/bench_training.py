@@ -17,7 +17,7 @@ import json
 import sys
 import time
 
-from measuring import apart, new_peak, over_rounds, peak, resident, return_freed_memory
+from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory
 
 ROWS, TOKENS, WIDTH, LAYERS = 4, 1024, 256, 4
 VOCABULARIES = {"32k": 32_000, "152k": 152_064, "256k": 256_000}
@@ -185,6 +185,7 @@ def measure_others(name: str, dtype: str) -> list[dict]:
 
 
 def main() -> None:
+    names = chosen(__doc__, VOCABULARIES)
     return_freed_memory()
     import torch
 
@@ -194,7 +195,7 @@ def main() -> None:
     fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     dtypes = ["bfloat16", "float32"] if fast else ["float32"]
     results = []
-    for name in sys.argv[1:] or VOCABULARIES:
+    for name in names:
         for dtype in dtypes:
             results += measure(name, dtype, True)
         results += measure(name, dtypes[0], False)

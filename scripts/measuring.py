@@ -1,13 +1,25 @@
 """What the benchmarks share: memory at its peak, processes of their own, and figures with an interval over rounds."""
 
+import argparse
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def chosen(what: str, known: Iterable[str]) -> list[str]:
+    """The benchmark's parts that its command line names, or all of them; ends with what is known at any other word."""
+    known = list(known)
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all unless named: {', '.join(known)}")
+    names = parser.parse_args().names
+    if unknown := set(names) - set(known):
+        parser.error(f"{', '.join(sorted(unknown))}: expected of {', '.join(known)}")
+    return names or known
 
 
 def return_freed_memory() -> None:

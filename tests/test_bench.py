@@ -68,3 +68,15 @@ def test_distinct_rows_share_no_text():
     module.ROWS = 5
     texts = [tuple(row["prompt"]) for row in module.repeated(rows, True)]
     assert len(set(texts)) == 5 and len(set(row["id"] for row in module.repeated(rows, False))) == 1
+
+
+def test_a_benchmark_runs_all_its_parts_or_those_named_and_refuses_others(monkeypatch, capsys):
+    from measuring import chosen
+
+    for words, expected in (([], ["32k", "152k"]), (["152k"], ["152k"])):
+        monkeypatch.setattr(sys, "argv", ["bench", *words])
+        assert chosen("", {"32k": 1, "152k": 2}) == expected
+    monkeypatch.setattr(sys, "argv", ["bench", "33k"])
+    with pytest.raises(SystemExit):
+        chosen("", {"32k": 1, "152k": 2})
+    assert "33k: expected of 32k, 152k" in capsys.readouterr().err
