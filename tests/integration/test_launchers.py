@@ -97,6 +97,7 @@ def test_two_hosts_over_ssh_train_as_one_process(words, nodes, tmp_path):
     trains_as_one(words, tmp_path)
 
 
+@pytest.mark.full  # as over SSH, by another launcher
 def test_two_nodes_of_slurm_train_as_one_process(words, nodes, tmp_path):
     job = {"SLURM_JOB_ID": "1", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_ON_NODE": "1"}
     run = start(["bash", ROOT / "scripts/slurm.sh", *words("two", 4)], ROOT, nodes | job)
