@@ -63,6 +63,10 @@ def test_a_pipeline_holds_commands_that_parse(recipe):
     unset = [name for name, value in pipeline["vars"].items() if value is None]
     override(pipeline, [f"{name}=file.csv" for name in unset])
     assert steps_of(pipeline, recipe)
+    for settings in pipeline["steps"].values():
+        if "names" in settings and "probs" in settings:
+            files = [settings["probs"]] if isinstance(settings["probs"], str) else settings["probs"]
+            assert len(settings["names"]) == len(files)  # a recipe that extends another may change one of them
 
 
 @of_kind("sweep")
