@@ -33,7 +33,7 @@ demo-files:
 check: setup  ## ruff and the unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "unit and not full"
+	$(BIN)/python -m pytest -m unit
 
 test: setup setup-minimal  ## everything but the full matrix; what CI runs
 	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(BIN)/python -m pytest -m "not full"

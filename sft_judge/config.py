@@ -152,7 +152,7 @@ class JudgeConfig(SFTConfig):
         if self.disable_tqdm is None:  # a bar on a terminal, plain lines on a pipe
             self.disable_tqdm = not sys.stderr.isatty()
         if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-            prepare_builds()
+            prepare_builds()  # before DeepSpeed starts, in TrainingArguments' own __post_init__
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
             self.ddp_backend = self.ddp_backend or "gloo"
             # Else accelerate takes each process for the only one, and gradients stay apart; DeepSpeed refuses it.
