@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sft_judge.files import write_json
+from sft_judge.core.files import write_json
 
 SCRIPTS = Path(__file__).parent
 OUTPUT = SCRIPTS.parent / "runs" / "bench.json"

@@ -23,11 +23,11 @@ def lengths_and_verdicts(folder: Path):
     """Tokens of a row [N] and verdict codes [N] of the battles, and what they are called."""
     import numpy as np
 
-    from sft_judge.battles.schema import read_battles
     from sft_judge.cli import main
-    from sft_judge.config import JudgeConfig
-    from sft_judge.plan import load_of
-    from sft_judge.verdicts import VERDICTS as NAMES
+    from sft_judge.core.verdicts import VERDICTS as NAMES
+    from sft_judge.data.battles import read_battles
+    from sft_judge.pipelines.planning.training_cost import load_of
+    from sft_judge.training.config import JudgeConfig
 
     votes = Path(os.environ.get("SFT_JUDGE_DATA", "")) / VOTES
     if not votes.is_file():
@@ -48,9 +48,9 @@ def trainers(lengths, codes, folder: Path) -> dict:
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
-    from sft_judge.config import JudgeConfig
-    from sft_judge.tiny import qwen2_tokenizer
-    from sft_judge.trainer import JudgeTrainer
+    from sft_judge.modeling.tiny_models import qwen2_tokenizer
+    from sft_judge.training.config import JudgeConfig
+    from sft_judge.training.trainer import JudgeTrainer
 
     set_seed(0)
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "vocab_size": 32_000}
@@ -108,7 +108,7 @@ def steps(both: dict) -> dict[str, list]:
 def main() -> None:
     import numpy as np
 
-    import sft_judge.quiet  # noqa: F401
+    import sft_judge.core.third_party  # noqa: F401
 
     printed, sys.stdout = sys.stdout, sys.stderr  # of what is called here
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ def make_base(folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from sft_judge.families import tokenizer_of
+    from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
     config = AutoConfig.for_model("qwen2", **SIZES)
     config.save_pretrained(folder)
@@ -48,12 +48,12 @@ def make_adapter(base: Path, folder: Path) -> None:
     """A judge that is a random adapter."""
     from peft import LoraConfig, get_peft_model
 
-    from sft_judge.families import tokenizer_of
-    from sft_judge.merge_adapter import hollow_model
-    from sft_judge.models import load_config
-    from sft_judge.prompts import JudgePrompt
-    from sft_judge.spec import Budget, JudgeSpec, write_spec
-    from sft_judge.templates import read_template
+    from sft_judge.conversion.merge_adapter import hollow_model
+    from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
+    from sft_judge.modeling.loading import load_config
+    from sft_judge.modeling.tiny_tokenizers import tokenizer_of
+    from sft_judge.prompts.prompt import JudgePrompt
+    from sft_judge.prompts.templates import read_template
 
     settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
     model = get_peft_model(hollow_model(load_config(str(base))), settings)
@@ -80,7 +80,7 @@ def merged(output: Path, *adapters: Path) -> tuple[int, float]:
 
 def merged_whole(output: Path, adapter: Path) -> tuple[int, float]:
     """The same of PEFT's merge in memory."""
-    from sft_judge.models import load_model
+    from sft_judge.modeling.loading import load_model
 
     before, start = resident(), time.monotonic()
     new_peak()
@@ -98,8 +98,8 @@ CASES = {  # how, and of how many adapters
 def main() -> None:
     names = chosen(__doc__, CASES)
     return_freed_memory()
-    import sft_judge.merge
-    import sft_judge.quiet  # noqa: F401
+    import sft_judge.conversion.merge
+    import sft_judge.core.third_party  # noqa: F401
 
     results = []
     with tempfile.TemporaryDirectory() as folder:

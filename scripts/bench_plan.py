@@ -58,8 +58,8 @@ def make(name: str, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-    from sft_judge.battles.schema import battle_table, write_battles
-    from sft_judge.families import tokenizer_of
+    from sft_judge.data.battles import battle_table, write_battles
+    from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
     family, sizes, _, _ = CONFIGURATIONS[name]
     tokenizer = tokenizer_of(TOKENIZERS[family])
@@ -92,10 +92,10 @@ def predicted(name: str, folder: Path) -> float:
     """Bytes by the plan."""
     from trl import TrlParser
 
-    from sft_judge.architectures import model_config_of
-    from sft_judge.config import JudgeConfig, JudgeModelConfig
-    from sft_judge.resources import find
-    from sft_judge.step_cost import step_cost
+    from sft_judge.core.resources import find
+    from sft_judge.modeling.architectures import model_config_of
+    from sft_judge.pipelines.planning.step_cost import step_cost
+    from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 
     given = ["--config", str(find("recipes", "tiny/train")), *words(name, folder)[2:]]
     config, adapters = TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config(given)
@@ -107,7 +107,7 @@ def measured(name: str, folder: Path) -> float:
     """Bytes of resident memory at the peak of training, above what the libraries hold."""
     from transformers import TrainerCallback
 
-    import sft_judge.training as training
+    import sft_judge.training.train as training
     from sft_judge.cli import main
 
     class ReadWeights(TrainerCallback):
@@ -138,8 +138,8 @@ def compare(name: str) -> dict:
 def main() -> None:
     names = chosen(__doc__, CONFIGURATIONS)
     return_freed_memory()
-    import sft_judge.quiet  # noqa: F401
-    import sft_judge.training  # noqa: F401
+    import sft_judge.core.third_party  # noqa: F401
+    import sft_judge.training.train  # noqa: F401
 
     print(json.dumps([compare(name) for name in names]))
 

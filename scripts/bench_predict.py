@@ -28,11 +28,11 @@ def make_judge(folder: Path, family: str, vocabulary: int, rows: list[dict]) -> 
     """A random judge whose vocabulary is as wide as the family's own, its tokenizer small."""
     from transformers import set_seed
 
-    from sft_judge.models import load_model, load_tokenizer
-    from sft_judge.prompts import JudgePrompt
-    from sft_judge.resources import find
-    from sft_judge.spec import Budget, JudgeSpec, write_spec
-    from sft_judge.tiny import make_base
+    from sft_judge.core.resources import find
+    from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
+    from sft_judge.modeling.loading import load_model, load_tokenizer
+    from sft_judge.modeling.tiny_models import make_base
+    from sft_judge.prompts.prompt import JudgePrompt
 
     template = find("prompts", "pair").read_text(encoding="utf-8")
     texts = [turn for row in rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
@@ -52,9 +52,9 @@ class Legs:
     def __init__(self, folder: Path, path: str):
         from vllm import SamplingParams
 
-        from sft_judge.engines.vllm_engine import VllmEngine
-        from sft_judge.models import load_tokenizer
-        from sft_judge.spec import read_spec
+        from sft_judge.inference.engines.vllm_engine import VllmEngine
+        from sft_judge.modeling.judge_spec import read_spec
+        from sft_judge.modeling.loading import load_tokenizer
 
         spec, self.tokenizer = read_spec(folder), load_tokenizer(str(folder))
         self.engine = VllmEngine(str(folder), spec, "bfloat16", path)
@@ -88,10 +88,10 @@ def serve(pipe, folder: Path, path: str) -> None:
 
 def measure(family: str, folder: Path, rows: list[dict]) -> list[dict]:
     """The ratios of a family's legs."""
-    from sft_judge.models import load_tokenizer
-    from sft_judge.prompts import JudgePrompt
-    from sft_judge.spec import read_spec
-    from sft_judge.verdicts import ORDERS
+    from sft_judge.core.verdicts import ORDERS
+    from sft_judge.modeling.judge_spec import read_spec
+    from sft_judge.modeling.loading import load_tokenizer
+    from sft_judge.prompts.prompt import JudgePrompt
 
     prompt = JudgePrompt.of(load_tokenizer(str(folder)), read_spec(folder))
     shown = list(prompt.encode(rows, ORDERS))
@@ -135,8 +135,8 @@ def report(family: str, taken: dict[str, list[float]], tokens: float) -> list[di
 
 def long_battles(count: int) -> list[dict]:
     """Distinct battles whose answers have the length of real ones."""
-    from sft_judge.battles.planted import planted_split
-    from sft_judge.battles.planted_law import preset_settings
+    from sft_judge.data.synthetic.generator import planted_split
+    from sft_judge.data.synthetic.preference_law import preset_settings
 
     drawn = planted_split(preset_settings("full", rows=count * PARTS, test_rows=1, shifted_rows=1), "train").rows
     battles = []

@@ -37,10 +37,10 @@ def main() -> None:
 def measure(cores: list[int]) -> list[dict]:
     """The ratios on these cores."""
     os.sched_setaffinity(0, cores)
-    from sft_judge.prompts import JudgePrompt
-    from sft_judge.spec import Budget
-    from sft_judge.templates import read_template
-    from sft_judge.tiny import qwen2_tokenizer
+    from sft_judge.modeling.judge_spec import Budget
+    from sft_judge.modeling.tiny_models import qwen2_tokenizer
+    from sft_judge.prompts.prompt import JudgePrompt
+    from sft_judge.prompts.templates import read_template
 
     rows = battles()
     texts = [turn for row in rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
@@ -87,8 +87,8 @@ def timed(call) -> float:
 
 def battles() -> list[dict]:
     """MT-Bench votes, or planted battles where there is no data."""
-    from sft_judge.battles.schema import read_battles
-    from sft_judge.cli import run_stage
+    from sft_judge.core.registry import run_stage
+    from sft_judge.data.battles import read_battles
 
     source = Path(os.environ.get("SFT_JUDGE_DATA", "")) / "lmsys" / "train.csv"
     out, sys.stdout = sys.stdout, sys.stderr  # only the result goes to standard output

@@ -44,14 +44,14 @@ def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
     """A calibrated judge of random weights, and its planted battles, in `battles.parquet` too."""
     import torch
 
-    from sft_judge.battles.planted import planted_split
-    from sft_judge.battles.planted_law import preset_settings
-    from sft_judge.battles.schema import FIELDS, battle_table, write_battles
-    from sft_judge.models import load_model, load_tokenizer
-    from sft_judge.prompts import JudgePrompt
-    from sft_judge.spec import Budget, JudgeSpec, write_spec
-    from sft_judge.templates import read_template
-    from sft_judge.tiny import make_base, stir
+    from sft_judge.data.battles import FIELDS, battle_table, write_battles
+    from sft_judge.data.synthetic.generator import planted_split
+    from sft_judge.data.synthetic.preference_law import preset_settings
+    from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
+    from sft_judge.modeling.loading import load_model, load_tokenizer
+    from sft_judge.modeling.tiny_models import make_base, stir
+    from sft_judge.prompts.prompt import JudgePrompt
+    from sft_judge.prompts.templates import read_template
 
     rows = planted_split(
         preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1, hostile=0.1), "train"
@@ -73,8 +73,8 @@ def predicted(judge: Path, folder: Path) -> dict[str, np.ndarray]:
     """Calibrated probabilities by id, from `predict` in a process of its own."""
     import subprocess
 
-    from sft_judge.calibration import calibrated
-    from sft_judge.probs import read_probs
+    from sft_judge.data.probs import read_probs
+    from sft_judge.inference.calibrated import calibrated
 
     words = ["--model", judge, "--battles", folder / "battles.parquet", "--output", folder / "probs.parquet"]
     command = [sys.executable, "-m", "sft_judge", "predict", *map(str, words), "--engine", "vllm"]

@@ -34,10 +34,10 @@ class Bench:
         from peft import LoraConfig
         from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
-        from sft_judge.config import JudgeConfig
-        from sft_judge.last_layer import at_answers_alone
-        from sft_judge.tiny import qwen2_tokenizer
-        from sft_judge.trainer import JudgeTrainer
+        from sft_judge.modeling.tiny_models import qwen2_tokenizer
+        from sft_judge.modeling.verdict_head import at_answers_alone
+        from sft_judge.training.config import JudgeConfig
+        from sft_judge.training.trainer import JudgeTrainer
 
         set_seed(0)
         config = Qwen2Config(
@@ -189,8 +189,8 @@ def main() -> None:
     return_freed_memory()
     import torch
 
-    import sft_judge.quiet  # noqa: F401
-    import sft_judge.trainer  # noqa: F401
+    import sft_judge.core.third_party  # noqa: F401
+    import sft_judge.training.trainer  # noqa: F401
 
     fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     dtypes = ["bfloat16", "float32"] if fast else ["float32"]

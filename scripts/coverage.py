@@ -15,9 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread eac
 
 import numpy as np
 
-from sft_judge.battles.planted_law import draw_frames, draw_qualities, fit_law, preset_settings
-from sft_judge.bootstrap import interval, resample
-from sft_judge.metrics import figures, row_columns
+from sft_judge.data.synthetic.preference_law import draw_frames, draw_qualities, fit_law, preset_settings
+from sft_judge.evaluation.bootstrap import interval, resample
+from sft_judge.evaluation.metrics import figures, row_columns
 
 PROMPTS, ROWS_A_PROMPT = 400, 3
 ERRORS = {"fair": (0.5, 0.5), "poor": (0.7, 0.9)}  # standard deviations of logits, by prompt and by row

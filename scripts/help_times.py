@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from sft_judge.cli import STAGES
+from sft_judge.core.registry import STAGES
 
 
 def seconds(words: list[str]) -> float:

@@ -23,8 +23,8 @@ FAMILIES = (
 def stir_weights(folder: Path) -> None:
     import torch
 
-    from sft_judge.models import load_model
-    from sft_judge.tiny import stir
+    from sft_judge.modeling.loading import load_model
+    from sft_judge.modeling.tiny_models import stir
 
     torch.manual_seed(0)
     model = load_model(str(folder), "float32")

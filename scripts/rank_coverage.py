@@ -12,10 +12,10 @@ import argparse
 
 import numpy as np
 
-from sft_judge.battles.planted_law import davidson
-from sft_judge.ranking.contests import Contests
-from sft_judge.ranking.draws import parameter_draws
-from sft_judge.ranking.fit import design_matrix, fit
+from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.ranking.bradley_terry import design_matrix, fit
+from sft_judge.ranking.comparisons import Contests
+from sft_judge.ranking.rating_draws import parameter_draws
 
 STRENGTHS, SLOPE = np.array([1.0, 0.6, 0.2, -0.2, -0.6, -1.0]), 0.5
 CASES = {  # battles, battles a prompt, spread of a model over prompts, tie parameter, whether a slope is fitted

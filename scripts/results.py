@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sft_judge.evaluate.tables import number, percent, worth_table
-from sft_judge.files import whole_file
-from sft_judge.manifest import git_commit
+from sft_judge.core.files import whole_file
+from sft_judge.core.manifest import git_commit
+from sft_judge.evaluation.reporting.tables import number, percent, worth_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sft_judge.manifest import manifest_path
+from sft_judge.core.manifest import manifest_path
 
 NUM_WORDS = {"prompt": 45, "response_a": 170, "response_b": 170}
 SOURCES, VERDICTS = ("arena", "cup", "set"), ("a", "b", "tie", None)

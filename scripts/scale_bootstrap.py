@@ -11,9 +11,9 @@ import time
 import numpy as np
 from measuring import peak
 
-from sft_judge.bootstrap import REPEATS, interval, resample
-from sft_judge.evaluate.slices import slice_columns, slice_figures
-from sft_judge.metrics import figures, row_columns
+from sft_judge.evaluation.bootstrap import REPEATS, interval, resample
+from sft_judge.evaluation.metrics import figures, row_columns
+from sft_judge.evaluation.slices import slice_columns, slice_figures
 
 
 def main(rows: int = 1_000_000) -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sft_judge.battles.planted_law import davidson
-from sft_judge.battles.schema import BattleWriter
-from sft_judge.manifest import manifest_path
-from sft_judge.probs import Probs, write_probs
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core.manifest import manifest_path
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import BattleWriter
+from sft_judge.data.probs import Probs, write_probs
+from sft_judge.data.synthetic.preference_law import davidson
 
 AT_ONCE = 50_000
 NU = 0.7

@@ -1,11 +1,6 @@
 """A judge of your own: which of two answers do people prefer, and with what probability."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("sft-judge")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0+unknown"
+from sft_judge.core.version import __version__
 
 __all__ = ["Judge", "__version__"]
 
@@ -13,7 +8,7 @@ __all__ = ["Judge", "__version__"]
 def __getattr__(name: str):
     # Judge pulls in torch; `import sft_judge` and every `--help` must not.
     if name == "Judge":
-        from sft_judge.judge import Judge
+        from sft_judge.inference.judge import Judge
 
         return Judge
     raise AttributeError(f"module 'sft_judge' has no attribute {name!r}")

@@ -13,11 +13,11 @@ import json
 
 import numpy as np
 
-from sft_judge.battles.candidates import make_group
 from sft_judge.client import JudgeClient
-from sft_judge.errors import InputError
-from sft_judge.judge import Judge, Judgement
-from sft_judge.pair_judging import Entry, play
+from sft_judge.core.errors import InputError
+from sft_judge.data.candidates import make_group
+from sft_judge.inference.judge import Judge, Judgement
+from sft_judge.ranking.candidate_judging import Entry, play
 
 CLIP = 1e-4  # outcomes are kept this far from 0 and 1 before log-odds, which are then within 9.2
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_judge.manifest import git_commit
+from sft_judge.core.manifest import git_commit
 
 # Tiny matrices: threads would only wait for one another. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -65,8 +65,8 @@ FAMILIES = ("qwen2", "gemma2")
 @pytest.fixture(scope="session")
 def planted_rows() -> list[dict]:
     """Five dozen planted battles, hostile text among them, in folds 0 to 2."""
-    from sft_judge.battles.planted import planted_split
-    from sft_judge.battles.planted_law import preset_settings
+    from sft_judge.data.synthetic.generator import planted_split
+    from sft_judge.data.synthetic.preference_law import preset_settings
 
     rows = planted_split(preset_settings("easy", rows=60, test_rows=1, shifted_rows=1, hostile=0.1), "train").rows
     return [{**row, "fold": place % 3} for place, row in enumerate(rows)]
@@ -75,7 +75,7 @@ def planted_rows() -> list[dict]:
 @pytest.fixture(scope="session")
 def planted_table(planted_rows):
     """The same as a table of battles."""
-    from sft_judge.battles.schema import battle_table
+    from sft_judge.data.battles import battle_table
 
     return battle_table(planted_rows)
 
@@ -83,7 +83,7 @@ def planted_table(planted_rows):
 @pytest.fixture(scope="session")
 def planted_file(planted_table, tmp_path_factory) -> Path:
     """The same as a Parquet file."""
-    from sft_judge.battles.schema import write_battles
+    from sft_judge.data.battles import write_battles
 
     path = tmp_path_factory.mktemp("planted") / "battles.parquet"
     write_battles(path, planted_table)
@@ -93,8 +93,8 @@ def planted_file(planted_table, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def bases(planted_rows, tmp_path_factory) -> dict[str, Path]:
     """A tiny random model folder for each family, its tokenizer trained on the planted battles."""
-    from sft_judge.resources import find
-    from sft_judge.tiny import make_base
+    from sft_judge.core.resources import find
+    from sft_judge.modeling.tiny_models import make_base
 
     frame = find("prompts", "pair").read_text(encoding="utf-8")
     texts = [turn for row in planted_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
@@ -121,7 +121,7 @@ def judge(bases, tmp_path_factory):
 @pytest.fixture(scope="session")
 def sharded_base(judge, tmp_path_factory):
     """The weights of `judge` in several files and in half precision, as a base."""
-    from sft_judge.models import load_model
+    from sft_judge.modeling.loading import load_model
 
     folder = tmp_path_factory.mktemp("base") / "base"
     load_model(str(judge), "bfloat16").save_pretrained(folder, max_shard_size="100KB")
@@ -172,7 +172,7 @@ def train(command, tmp_path):
 @pytest.fixture(scope="session")
 def tokenizer(base):
     """The tokenizer of each base."""
-    from sft_judge.models import load_tokenizer
+    from sft_judge.modeling.loading import load_tokenizer
 
     return load_tokenizer(str(base))
 
@@ -181,7 +181,7 @@ def prompt_with(tokenizer, budget):
     """The default template's prompt, language shown."""
     from prompt_cases import PAIR, WORDS
 
-    from sft_judge.prompts import JudgePrompt
+    from sft_judge.prompts.prompt import JudgePrompt
 
     return JudgePrompt(tokenizer, PAIR, WORDS, budget, language=True)
 

@@ -8,11 +8,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sft_judge.architectures import KNOWN
 from sft_judge.cli import main
-from sft_judge.families import tokenizer_of
-from sft_judge.models import load_model
-from sft_judge.tiny import shrink_config
+from sft_judge.modeling.architectures import KNOWN
+from sft_judge.modeling.loading import load_model
+from sft_judge.modeling.tiny_models import shrink_config
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
 
 def tiny_model(family: str, dtype: torch.dtype = torch.bfloat16, **sizes):

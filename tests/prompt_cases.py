@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from sft_judge.resources import find
-from sft_judge.spec import Budget
+from sft_judge.core.resources import find
+from sft_judge.modeling.judge_spec import Budget
 
 PAIR = find("prompts", "pair").read_text(encoding="utf-8")
 WORDS = ["A", "B", "tie"]

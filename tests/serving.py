@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
-from sft_judge.engines import open_engine
-from sft_judge.models import load_tokenizer
-from sft_judge.prompts import JudgePrompt
-from sft_judge.serving.app import build_app
-from sft_judge.serving.keys import Keys
-from sft_judge.serving.limits import Limits
-from sft_judge.serving.server import address, bound, uvicorn_server
-from sft_judge.serving.service import Service
-from sft_judge.spec import read_spec
+from sft_judge.inference.engines import open_engine
+from sft_judge.inference.serving.app import build_app
+from sft_judge.inference.serving.auth import Keys
+from sft_judge.inference.serving.limits import Limits
+from sft_judge.inference.serving.server import address, bound, uvicorn_server
+from sft_judge.inference.serving.service import Service
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
 
 BATTLE = {"prompt": "p", "response_a": "a", "response_b": "b"}
 SECRET = "text-of-a-battle"

@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 
-from sft_judge.families import FAMILIES, Family, tokenizer_of
+from sft_judge.modeling.tiny_tokenizers import FAMILIES, Family, tokenizer_of
 
 
 def control_ids(tokenizer) -> set[int]:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from training_runs import ADAPTER_WEIGHTS, CRASH, log_loss_of, losses, weights
 
 from sft_judge.cli import main
-from sft_judge.models import load_model, load_tokenizer
-from sft_judge.prompts import JudgePrompt
-from sft_judge.spec import read_spec
-from sft_judge.trainer import JudgeTrainer
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import load_model, load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training.trainer import JudgeTrainer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 

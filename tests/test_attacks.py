@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from sft_judge.battles.attacks import ATTACKS, KINDS, attack_of, attacked
-from sft_judge.battles.hostile import hostile_turns
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.probs import Probs, write_probs
+from sft_judge.data.attacks import ATTACKS, KINDS, attack_of, attacked
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.data.injection import hostile_turns
+from sft_judge.data.probs import Probs, write_probs
 
 pytestmark = pytest.mark.unit
 ROWS = 400

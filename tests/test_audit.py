@@ -11,19 +11,19 @@ import trl
 from browser import assert_self_contained, opened
 from scipy.stats import binomtest
 
-from sft_judge import audit_page
-from sft_judge.battles import audit as audit_module
-from sft_judge.battles.audit import audit_battles, win_rate
-from sft_judge.battles.examples import choose_examples
-from sft_judge.battles.hostile import PATTERNS, hostile_turns
-from sft_judge.battles.planted import planted_split
-from sft_judge.battles.planted_law import preset_settings
-from sft_judge.battles.planted_words import HOSTILE
-from sft_judge.battles.schema import FIELDS, battle_table, open_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.prompt_view import open_prompt
-from sft_judge.resources import find
-from sft_judge.spec import Budget
+from sft_judge.core.resources import find
+from sft_judge.data import audit as audit_module
+from sft_judge.data.audit import audit_battles, win_rate
+from sft_judge.data.battles import FIELDS, battle_table, open_battles, write_battles
+from sft_judge.data.examples import choose_examples
+from sft_judge.data.injection import PATTERNS, hostile_turns
+from sft_judge.data.synthetic.generator import planted_split
+from sft_judge.data.synthetic.preference_law import preset_settings
+from sft_judge.data.synthetic.vocabulary import HOSTILE
+from sft_judge.evaluation import audit_report as audit_page
+from sft_judge.modeling.judge_spec import Budget
+from sft_judge.prompts.show import open_prompt
 
 pytestmark = pytest.mark.unit
 SCRIPT = "<script>alert(1)</script>"

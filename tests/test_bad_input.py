@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
-from sft_judge.probs import Probs, write_probs
-from sft_judge.prompts import JudgePrompt
-from sft_judge.resources import find
-from sft_judge.spec import Budget, JudgeSpec, write_spec
+from sft_judge.core.resources import find
+from sft_judge.data.probs import Probs, write_probs
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
+from sft_judge.prompts.prompt import JudgePrompt
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +29,7 @@ def quiet():
 @pytest.fixture(scope="module")
 def judge(bases, tmp_path_factory):
     """A judge of random weights."""
-    from sft_judge.models import load_tokenizer
+    from sft_judge.modeling.loading import load_tokenizer
 
     folder = shutil.copytree(bases["qwen2"], tmp_path_factory.mktemp("judge") / "judge")
     template, words, budget = find("prompts", "compact").read_text(), ["A", "B", "tie"], Budget(200, 200, 400)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from training_runs import ADAPTER_WEIGHTS, losses, refuses, weights
 
 from sft_judge.cli import main
-from sft_judge.resources import find
-from sft_judge.tiny import make_base
-from sft_judge.trainer import JudgeTrainer
+from sft_judge.core.resources import find
+from sft_judge.modeling.tiny_models import make_base
+from sft_judge.training.trainer import JudgeTrainer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 ROOT = Path(__file__).parents[1]

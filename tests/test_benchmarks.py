@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from sft_judge.battles.schema import read_battles
 from sft_judge.cli import main
-from sft_judge.evaluate.benchmarks import EXAMPLES
+from sft_judge.data.battles import read_battles
+from sft_judge.evaluation.benchmarks import EXAMPLES
 
 pytestmark = pytest.mark.unit
 ROWS = 6  # in each part

@@ -11,10 +11,10 @@ import pytest
 
 from sft_judge import Judge
 from sft_judge.cli import main
-from sft_judge.engines.transformers_engine import TransformersEngine
-from sft_judge.pair_judging import shown
-from sft_judge.spec import read_spec, write_spec
-from sft_judge.tournaments import FEW, Contest, num_battles, usual_method
+from sft_judge.inference.engines.transformers_engine import TransformersEngine
+from sft_judge.modeling.judge_spec import read_spec, write_spec
+from sft_judge.ranking.candidate_judging import shown
+from sft_judge.ranking.tournaments import FEW, Contest, num_battles, usual_method
 
 pytestmark = pytest.mark.unit
 ANSWERS = [

@@ -5,14 +5,14 @@ import pytest
 from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 
-from sft_judge.battles.schema import battle_table
-from sft_judge.bootstrap import resample
-from sft_judge.evaluate.baselines import baseline_probs, longer_frequencies, longer_response
-from sft_judge.evaluate.bias import family_of, lead, own_columns, own_family, style_columns, style_effects
-from sft_judge.evaluate.pairs import compare, mcnemar, standings
-from sft_judge.evaluate.slices import bucket_labels, slice_columns, slice_figures
-from sft_judge.metrics import row_columns
-from sft_judge.verdicts import swap
+from sft_judge.core.verdicts import swap
+from sft_judge.data.battles import battle_table
+from sft_judge.evaluation.baselines import baseline_probs, longer_frequencies, longer_response
+from sft_judge.evaluation.bias import family_of, lead, own_columns, own_family, style_columns, style_effects
+from sft_judge.evaluation.bootstrap import resample
+from sft_judge.evaluation.metrics import row_columns
+from sft_judge.evaluation.pairs import compare, mcnemar, standings
+from sft_judge.evaluation.slices import bucket_labels, slice_columns, slice_figures
 
 pytestmark = pytest.mark.unit
 ROWS = 600

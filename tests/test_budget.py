@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from prompt_cases import NARROW, PAIR, ROW, TURN, WORDS, battles, swapped
 
-from sft_judge.budget import cut_middle, share_turns, water_fill
-from sft_judge.errors import InputError
-from sft_judge.prompts import JudgePrompt
-from sft_judge.spec import Budget
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.judge_spec import Budget
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.truncation import cut_middle, share_turns, water_fill
 
 pytestmark = pytest.mark.unit
 

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from sft_judge.battles.schema import battle_table, write_battles
-from sft_judge.calibrating import Held, choose, cross_fitted, fit_temperature, fit_vector
-from sft_judge.calibration import calibrated, judge_files
 from sft_judge.cli import main
-from sft_judge.files import content_hash
-from sft_judge.metrics import CLIP, cross_entropy, one_hot
-from sft_judge.probs import Probs, read_probs, write_probs
-from sft_judge.scaling import apply_calibration, apply_scaling
-from sft_judge.spec import Budget, JudgeSpec, read_spec, write_spec
-from sft_judge.verdicts import VERDICTS, swap
+from sft_judge.core.files import content_hash
+from sft_judge.core.verdicts import VERDICTS, swap
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import CLIP, Probs, read_probs, write_probs
+from sft_judge.evaluation.calibration_fit import Held, choose, cross_fitted, fit_temperature, fit_vector
+from sft_judge.evaluation.metrics import cross_entropy, one_hot
+from sft_judge.inference.calibrated import calibrated, judge_files
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec, write_spec
+from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling
 
 pytestmark = pytest.mark.unit
 
@@ -127,7 +127,7 @@ def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits(
 
 
 def test_ties_get_their_own_scaling_only_beyond_chance_also_where_one_temperature_did_not_help(monkeypatch):
-    monkeypatch.setattr("sft_judge.calibrating.cross_fitted", lambda held, fit: losses.pop(0))
+    monkeypatch.setattr("sft_judge.evaluation.calibration_fit.cross_fitted", lambda held, fit: losses.pop(0))
     rows = held(*planted(1.0))
     raw, noise = rows.losses(None), np.random.default_rng(0).normal(0, 1, len(rows.verdicts))
     noise -= noise.mean()

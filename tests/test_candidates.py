@@ -3,9 +3,9 @@
 import pytest
 from test_best_of_n import best_of_n, written
 
-from sft_judge.battles.candidates import make_group, read_groups, write_rows
-from sft_judge.battles.turns import RowError
-from sft_judge.errors import InputError
+from sft_judge.core.errors import InputError
+from sft_judge.data.candidates import make_group, read_groups, write_rows
+from sft_judge.data.importing.conversation import RowError
 
 pytestmark = pytest.mark.unit
 

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from sft_judge import cli
-from sft_judge.cli import STAGES, main
-from sft_judge.errors import GateError, InputError
+from sft_judge.cli import main
+from sft_judge.core.errors import GateError, InputError
+from sft_judge.core.registry import STAGES
 
 pytestmark = pytest.mark.unit
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "pyarrow", "pandas", "scipy", "matplotlib", "vllm")

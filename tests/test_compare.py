@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from sft_judge.compare import better, crossed_mean
+from sft_judge.pipelines.seed_statistics import better, crossed_mean
 
 pytestmark = pytest.mark.unit
 

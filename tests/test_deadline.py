@@ -5,8 +5,17 @@ import argparse
 import numpy as np
 import pytest
 
-from sft_judge.deadline import FIRST_ROWS, SLICE, Deadline, Pass, fit_length_rule, open_rows, score_in_time, unsure
-from sft_judge.stages import TimeBudget
+from sft_judge.commands.arguments import TimeBudget
+from sft_judge.inference.time_budget.scheduler import (
+    FIRST_ROWS,
+    SLICE,
+    Deadline,
+    Pass,
+    fit_length_rule,
+    open_rows,
+    score_in_time,
+    unsure,
+)
 
 pytestmark = pytest.mark.unit
 

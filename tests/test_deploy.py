@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from serving import served
 
-from sft_judge.cli import parse
-from sft_judge.serving.keys import check_exposure
-from sft_judge.serving.limits import Limits
+from sft_judge.core.registry import parse
+from sft_judge.inference.serving.auth import check_exposure
+from sft_judge.inference.serving.limits import Limits
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[1]

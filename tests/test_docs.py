@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_judge.cli import parse
+from sft_judge.core.registry import parse
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[1]

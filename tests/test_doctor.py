@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sft_judge import doctor
 from sft_judge.cli import main
+from sft_judge.core import environment as doctor
 
 pytestmark = pytest.mark.unit
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from test_submit import IDS, submit, write_judge
 
-from sft_judge.battles.schema import battle_table, write_battles
-from sft_judge.ensemble import MEANS, choose, combine, fit_rule, fit_weights, log_loss, read_rule
-from sft_judge.errors import InputError
-from sft_judge.probs import Probs, read_probs, write_probs
-from sft_judge.spec import Budget, JudgeSpec, write_spec
-from sft_judge.verdicts import VERDICTS, swap
+from sft_judge.core.errors import InputError
+from sft_judge.core.verdicts import VERDICTS, swap
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import Probs, read_probs, write_probs
+from sft_judge.inference.ensemble import MEANS, choose, combine, fit_rule, fit_weights, log_loss, read_rule
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 
 pytestmark = pytest.mark.unit
 ROWS = 6000

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sft_judge.eval_metrics import verdict_metrics
+from sft_judge.training.compute_metrics import verdict_metrics
 
 pytestmark = pytest.mark.unit
 

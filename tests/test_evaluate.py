@@ -11,13 +11,13 @@ import pytest
 from browser import assert_self_contained, opened
 from sklearn.metrics import cohen_kappa_score
 
-from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
-from sft_judge.evaluate.slices import bucket_labels, slices
-from sft_judge.evaluate.tables import read_stages
-from sft_judge.probs import Probs, read_probs, write_probs
-from sft_judge.spec import Budget, JudgeSpec, write_spec
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core.manifest import read_stages
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import Probs, read_probs, write_probs
+from sft_judge.evaluation.slices import bucket_labels, slices
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 
 pytestmark = pytest.mark.unit
 ROWS = 300

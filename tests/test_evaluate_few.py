@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
-from sft_judge.probs import Probs, write_probs
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import Probs, write_probs
 
 pytestmark = pytest.mark.unit
 

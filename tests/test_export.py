@@ -11,15 +11,15 @@ from test_predict import make_judge
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
 from sft_judge.cli import main
-from sft_judge.engines import open_engine
-from sft_judge.families import tokenizer_of
-from sft_judge.head_scale import scale_after_head
-from sft_judge.models import load_model, load_tokenizer
-from sft_judge.predict import score_battles
-from sft_judge.prompts import JudgePrompt
-from sft_judge.spec import read_spec
-from sft_judge.tiny import stir
-from sft_judge.verdicts import ORDERS
+from sft_judge.core.verdicts import ORDERS
+from sft_judge.inference.engines import open_engine
+from sft_judge.inference.scoring import score_battles
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import load_model, load_tokenizer
+from sft_judge.modeling.logit_scale import scale_after_head
+from sft_judge.modeling.tiny_models import stir
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
+from sft_judge.prompts.prompt import JudgePrompt
 
 unit = pytest.mark.unit
 

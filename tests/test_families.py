@@ -12,15 +12,15 @@ from spelling import Spelling, control_ids, text_of
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from sft_judge.battles.schema import FIELDS, battle_table
-from sft_judge.errors import InputError
-from sft_judge.families import FAMILIES, tokenizer_of
-from sft_judge.prompts import JudgePrompt
-from sft_judge.resources import find
-from sft_judge.spec import Budget
-from sft_judge.templates import read_template
-from sft_judge.training_data import verdict_dataset
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core.errors import InputError
+from sft_judge.core.resources import find
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import FIELDS, battle_table
+from sft_judge.modeling.judge_spec import Budget
+from sft_judge.modeling.tiny_tokenizers import FAMILIES, tokenizer_of
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.templates import read_template
+from sft_judge.training.dataset import verdict_dataset
 
 unit = pytest.mark.unit
 TEMPLATES = [file.stem for file in sorted(find("prompts", "pair").parent.glob("*.jinja"))]

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft_judge.battles.folds import assign_folds, settle_ties
-from sft_judge.battles.leaks import LeakSearch
-from sft_judge.battles.planted import planted_split
-from sft_judge.battles.planted_law import PlantedSettings
-from sft_judge.battles.schema import battle_table, read_battles, set_column, write_battles
 from sft_judge.cli import main
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import battle_table, read_battles, set_column, write_battles
+from sft_judge.data.preparing.folds import assign_folds, settle_ties
+from sft_judge.data.preparing.leaks import LeakSearch
+from sft_judge.data.synthetic.generator import planted_split
+from sft_judge.data.synthetic.preference_law import PlantedSettings
 
 pytestmark = pytest.mark.unit
 verdicts_drawn = st.sampled_from([*VERDICTS, None])

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sft_judge.battles import schema
-from sft_judge.battles.formats import FORMATS, to_battle
-from sft_judge.battles.schema import FIELDS, battle_table, read_battles, write_battles
-from sft_judge.battles.source_verdicts import Reading, Sides
-from sft_judge.battles.turns import ROLES, RowError
 from sft_judge.cli import main
-from sft_judge.stages import import_battles
-from sft_judge.verdicts import VERDICTS
+from sft_judge.commands import import_battles
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data import battles as schema
+from sft_judge.data.battles import FIELDS, battle_table, read_battles, write_battles
+from sft_judge.data.importing.conversation import ROLES, RowError
+from sft_judge.data.importing.formats import FORMATS, to_battle
+from sft_judge.data.importing.labels import Reading, Sides
 
 pytestmark = pytest.mark.unit
 USER, GOOD, BAD = "What is 2 + 2?", "Four.", "Five."
@@ -388,8 +388,8 @@ def test_a_hub_id_without_a_network_names_the_local_way(tmp_path, capsys, monkey
 
 
 def test_texts_and_lines_have_a_limit(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sft_judge.battles.turns.LONGEST", 100)
-    monkeypatch.setattr("sft_judge.battles.readers.LONGEST_ROW", 1_000)
+    monkeypatch.setattr("sft_judge.data.importing.conversation.LONGEST", 100)
+    monkeypatch.setattr("sft_judge.data.importing.readers.LONGEST_ROW", 1_000)
     long = {**PREFERENCE, "chosen": "x" * 101}
     longer = {**PREFERENCE, "chosen": "x" * 5_000}
     battles, rejects = import_rows(tmp_path, [PREFERENCE, long, longer, PREFERENCE])
@@ -398,7 +398,7 @@ def test_texts_and_lines_have_a_limit(tmp_path, capsys, monkeypatch):
 
 
 def test_a_row_group_that_would_unpack_to_too_much_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sft_judge.battles.readers.LARGEST_GROUP", 10_000)
+    monkeypatch.setattr("sft_judge.data.importing.readers.LARGEST_GROUP", 10_000)
     text = ["x" * 10_000] * 100  # a few hundred bytes on disk
     pq.write_table(pa.table({"prompt": text, "chosen": text, "rejected": text}), tmp_path / "x.parquet")
     refused(capsys, tmp_path, tmp_path / "x.parquet", "unpacked", "smaller row groups")

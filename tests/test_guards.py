@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.guards import CollapseGuard, SpikeGuard
-from sft_judge.learning_rates import question
-from sft_judge.spec import read_spec
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.training.guards import CollapseGuard, SpikeGuard
+from sft_judge.training.learning_rates import question
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from spelling import control_ids, text_of
 from test_families import EVERY, prompt_of
 
-from sft_judge.battles.schema import FIELDS
-from sft_judge.families import FAMILIES, tokenizer_of
-from sft_judge.plain_text import TagGuard
-from sft_judge.prompts import JudgePrompt
-from sft_judge.resources import find
-from sft_judge.spec import Budget
-from sft_judge.tiny import TEMPLATES
+from sft_judge.core.resources import find
+from sft_judge.data.battles import FIELDS
+from sft_judge.modeling.judge_spec import Budget
+from sft_judge.modeling.tiny_models import TEMPLATES
+from sft_judge.modeling.tiny_tokenizers import FAMILIES, tokenizer_of
+from sft_judge.prompts.escaping import TagGuard
+from sft_judge.prompts.prompt import JudgePrompt
 
 unit = pytest.mark.unit
 MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^<>]{1,40}｜>|</?[a-z_0-9]{1,30}>|\[/?[A-Z_]{2,20}\]|<<?/?SYS>>?")

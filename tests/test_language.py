@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sft_judge.battles.language import LanguageDetector, enough_letters, language_name, prose
-from sft_judge.battles.planted import planted_split
-from sft_judge.battles.planted_law import PlantedSettings
-from sft_judge.battles.planted_words import LANGUAGES
-from sft_judge.battles.schema import battle_table, read_battles, set_column, write_battles
 from sft_judge.cli import main
+from sft_judge.data.battles import battle_table, read_battles, set_column, write_battles
+from sft_judge.data.preparing.language import LanguageDetector, enough_letters, language_name, prose
+from sft_judge.data.synthetic.generator import planted_split
+from sft_judge.data.synthetic.preference_law import PlantedSettings
+from sft_judge.data.synthetic.vocabulary import LANGUAGES
 
 pytestmark = pytest.mark.unit
 

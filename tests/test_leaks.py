@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft_judge.battles import set_join
-from sft_judge.battles.leaks import LeakSearch, triple_sets
-from sft_judge.battles.planted import planted_split
-from sft_judge.battles.planted_law import preset_settings
-from sft_judge.battles.schema import battle_table
-from sft_judge.battles.set_join import SetJoin
+from sft_judge.data.battles import battle_table
+from sft_judge.data.preparing import similarity_join as set_join
+from sft_judge.data.preparing.leaks import LeakSearch, triple_sets
+from sft_judge.data.preparing.similarity_join import SetJoin
+from sft_judge.data.synthetic.generator import planted_split
+from sft_judge.data.synthetic.preference_law import preset_settings
 
 pytestmark = pytest.mark.unit
 

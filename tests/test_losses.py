@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft_judge.losses import agreement_loss, distill_loss, hard_loss, judge_loss, log_choice_mass, verdict_loss
+from sft_judge.training.losses import (
+    agreement_loss,
+    distill_loss,
+    hard_loss,
+    judge_loss,
+    log_choice_mass,
+    verdict_loss,
+)
 
 pytestmark = pytest.mark.unit
 SIZES = st.tuples(st.integers(0, 10_000), st.integers(1, 7), st.sampled_from([2, 3]))

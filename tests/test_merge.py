@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from sft_judge import weight_files
-from sft_judge.merge_adapter import AdapterByShards, NotByShards
-from sft_judge.models import load_model
-from sft_judge.spec import read_spec
-from sft_judge.tiny import stir
-from sft_judge.weight_files import WeightFiles, write_shards
+from sft_judge.conversion import weight_files
+from sft_judge.conversion.merge_adapter import AdapterByShards, NotByShards
+from sft_judge.conversion.weight_files import WeightFiles, write_shards
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import load_model
+from sft_judge.modeling.tiny_models import stir
 
 unit = pytest.mark.unit
 KINDS = {

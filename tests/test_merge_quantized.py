@@ -9,9 +9,9 @@ from merging import add_adapter, differences, edit, judge_of, merge, refuses, st
 from safetensors.torch import load_file
 from training_runs import trained_models
 
-from sft_judge.engines import open_engine
-from sft_judge.models import load_model
-from sft_judge.spec import read_spec, write_spec
+from sft_judge.inference.engines import open_engine
+from sft_judge.modeling.judge_spec import read_spec, write_spec
+from sft_judge.modeling.loading import load_model
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 

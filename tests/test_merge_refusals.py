@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from sft_judge.models import load_model
+from sft_judge.modeling.loading import load_model
 
 unit = pytest.mark.unit
 

@@ -5,9 +5,10 @@ import pytest
 from scipy.stats import norm
 from sklearn import metrics as sk
 
-from sft_judge.bootstrap import interval, p_value, resample, rows_needed
-from sft_judge.metrics import (
-    CLIP,
+from sft_judge.core.verdicts import swap
+from sft_judge.data.probs import CLIP
+from sft_judge.evaluation.bootstrap import interval, p_value, resample, rows_needed
+from sft_judge.evaluation.metrics import (
     confidence_bins,
     cross_entropy,
     debiased_ece,
@@ -16,7 +17,6 @@ from sft_judge.metrics import (
     row_columns,
     total,
 )
-from sft_judge.verdicts import swap
 
 pytestmark = pytest.mark.unit
 

@@ -12,9 +12,9 @@ import yaml
 from huggingface_hub import HfApi
 from training_runs import losses
 
-from sft_judge.config import JudgeConfig
-from sft_judge.model_card import write_card
-from sft_judge.spec import Budget, JudgeSpec, read_spec
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.model_card import write_card
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -84,7 +84,7 @@ def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr("sft_judge.saving.HfApi", lambda token: HfApi(endpoint=endpoint, token="hf_none"))
+    monkeypatch.setattr("sft_judge.training.saving.HfApi", lambda token: HfApi(endpoint=endpoint, token="hf_none"))
     Hub.files.clear()
     yield Hub
     server.shutdown()
@@ -103,7 +103,7 @@ def test_a_hub_out_of_reach_costs_no_training(train, monkeypatch, capsys):
     with socket.socket() as closed:  # bound, but nobody listens
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        monkeypatch.setattr("sft_judge.saving.HfApi", lambda token: HfApi(endpoint=endpoint, token="hf_none"))
+        monkeypatch.setattr("sft_judge.training.saving.HfApi", lambda token: HfApi(endpoint=endpoint, token="hf_none"))
         folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine")
     assert (folder / "manifest.json").is_file()
     assert f"Again: hf upload me/mine {folder}" in capsys.readouterr().err

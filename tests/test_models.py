@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sft_judge.cli import main
-from sft_judge.errors import InputError
-from sft_judge.models import load_model, load_tokenizer
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.loading import load_model, load_tokenizer
 
 pytestmark = pytest.mark.unit
 

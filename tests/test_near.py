@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft_judge.battles.near import NEAR, connect, near_pairs, signatures, word_triples
-from sft_judge.battles.order import balanced_order, fair_schedule
+from sft_judge.data.ordering import balanced_order, fair_schedule
+from sft_judge.data.preparing.minhash import NEAR, connect, near_pairs, signatures, word_triples
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_judge.op_builds import build_folder, prepare_builds
+from sft_judge.training.deepspeed_builds import build_folder, prepare_builds
 
 pytestmark = pytest.mark.unit
 

@@ -14,12 +14,12 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sft_judge.collator import VerdictCollator
-from sft_judge.config import JudgeConfig
-from sft_judge.errors import InputError
-from sft_judge.families import tokenizer_of
-from sft_judge.trainer import JudgeTrainer
-from sft_judge.verdict_head import dense_gradients
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
+from sft_judge.modeling.verdict_head import dense_gradients
+from sft_judge.training.collator import VerdictCollator
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.trainer import JudgeTrainer
 
 SIZES = {
     "vocab_size": 512,

@@ -57,7 +57,7 @@ def sft_judge(installed, tmp_path):
 
 def test_every_prompt_and_recipe_of_the_checkout_is_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name.removeprefix("sft_judge/data/") for name in archive.namelist()}
+        packed = {name.removeprefix("sft_judge/resources/") for name in archive.namelist()}
     files = [*ROOT.glob("prompts/**/*.jinja"), *ROOT.glob("recipes/**/*.yaml")]
     assert len(files) >= 3
     assert {file.relative_to(ROOT).as_posix() for file in files} <= packed

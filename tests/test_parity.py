@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy, norm
 
-from sft_judge.errors import GateError
-from sft_judge.parity import MAX_LOG_LOSS_RISE, TOLERANCES, compare, hold, hold_log_loss, log_loss_rise
+from sft_judge.core.errors import GateError
+from sft_judge.inference.parity import MAX_LOG_LOSS_RISE, TOLERANCES, compare, hold, hold_log_loss, log_loss_rise
 
 pytestmark = pytest.mark.unit
 

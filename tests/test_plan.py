@@ -9,16 +9,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from training_runs import losses
 
-from sft_judge.architectures import KNOWN, model_config_of
 from sft_judge.cli import main
-from sft_judge.config import JudgeConfig, JudgeModelConfig
-from sft_judge.families import tokenizer_of
-from sft_judge.losses import verdict_loss
-from sft_judge.models import load_model
-from sft_judge.plan import Load, divided, fits, total_flops
-from sft_judge.step_cost import Ledger, StepCost, step_cost
-from sft_judge.tiny import shrink_config
-from sft_judge.verdict_head import VerdictHead
+from sft_judge.modeling.architectures import KNOWN, model_config_of
+from sft_judge.modeling.loading import load_model
+from sft_judge.modeling.tiny_models import shrink_config
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
+from sft_judge.modeling.verdict_head import VerdictHead
+from sft_judge.pipelines.planning.step_cost import Ledger, StepCost, step_cost
+from sft_judge.pipelines.planning.training_cost import Load, divided, fits, total_flops
+from sft_judge.training.config import JudgeConfig, JudgeModelConfig
+from sft_judge.training.losses import verdict_loss
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 R_DROP = {"num_train_epochs": 1, "rdrop_weight": 1.0}

@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import chisquare
 
-from sft_judge.battles.folds import normal_prompt
-from sft_judge.battles.planted import planted_split
-from sft_judge.battles.planted_law import (
+from sft_judge.cli import main
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.preparing.folds import normal_prompt
+from sft_judge.data.synthetic.generator import planted_split
+from sft_judge.data.synthetic.preference_law import (
     AGAIN,
     COURTESY,
     PRESETS,
@@ -21,9 +23,7 @@ from sft_judge.battles.planted_law import (
     fit_law,
     preset_settings,
 )
-from sft_judge.battles.planted_words import HOSTILE, LANGUAGES
-from sft_judge.cli import main
-from sft_judge.verdicts import VERDICTS
+from sft_judge.data.synthetic.vocabulary import HOSTILE, LANGUAGES
 
 pytestmark = pytest.mark.unit
 SMALL = ["--rows", "300", "--test-rows", "50", "--shifted-rows", "60"]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from browser import assert_self_contained
 
-from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
-from sft_judge.evaluate.policies import win_figures
-from sft_judge.probs import Probs, write_probs
-from sft_judge.verdicts import VERDICTS, swap
+from sft_judge.core.verdicts import VERDICTS, swap
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import Probs, write_probs
+from sft_judge.evaluation.policies import win_figures
 
 pytestmark = pytest.mark.unit
 TUNED, BASE = "dpo", "base"

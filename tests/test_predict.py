@@ -9,20 +9,20 @@ import torch
 from safetensors.torch import load_file
 
 from sft_judge import Judge
-from sft_judge import predict as prediction
-from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
-from sft_judge.engines.transformers_engine import TransformersEngine
-from sft_judge.errors import GateError, InputError
-from sft_judge.files import content_hash
-from sft_judge.judge import judgements
-from sft_judge.models import load_model, load_tokenizer
-from sft_judge.parity import TOLERANCES
-from sft_judge.probs import average_orders, read_probs
-from sft_judge.prompts import JudgePrompt
-from sft_judge.resources import find
-from sft_judge.spec import Budget, JudgeSpec, read_spec, write_spec
-from sft_judge.tiny import stir
+from sft_judge.core.errors import GateError, InputError
+from sft_judge.core.files import content_hash
+from sft_judge.core.resources import find
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import average_orders, read_probs
+from sft_judge.inference import predict as prediction
+from sft_judge.inference.engines.transformers_engine import TransformersEngine
+from sft_judge.inference.judge import judgements
+from sft_judge.inference.parity import TOLERANCES
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec, write_spec
+from sft_judge.modeling.loading import load_model, load_tokenizer
+from sft_judge.modeling.tiny_models import stir
+from sft_judge.prompts.prompt import JudgePrompt
 
 pytestmark = pytest.mark.unit  # random judges: nothing is trained
 TEMPLATE = find("prompts", "compact").read_text(encoding="utf-8")
@@ -140,7 +140,7 @@ def test_the_engine_check_passes_against_itself(judge, planted_file, tmp_path, c
 
 
 def test_a_refused_check_writes_nothing_and_is_not_passed_by_running_again(judge, planted_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("sft_judge.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
+    monkeypatch.setattr("sft_judge.inference.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
     for _ in range(2):
         assert predict(judge, planted_file, tmp_path / "probs.parquet", "--check", "5") == 3
         assert not (tmp_path / "probs.parquet").exists()
@@ -205,7 +205,7 @@ def test_a_fold_without_its_judge_is_an_error(folds, planted_file, tmp_path, cap
 
 
 def test_finished_blocks_are_not_scored_again_after_a_kill(judge, planted_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sft_judge.prediction_work.ROWS_A_BLOCK", 16)
+    monkeypatch.setattr("sft_judge.inference.shards.ROWS_A_BLOCK", 16)
     assert predict(judge, planted_file, tmp_path / "whole.parquet") == 0
     score, scored = TransformersEngine.score, []
 
@@ -234,7 +234,7 @@ def test_finished_blocks_are_not_scored_again_after_a_kill(judge, planted_file, 
 def test_shards_score_each_row_once_and_the_last_one_writes_what_one_process_does(
     folds, planted_file, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("sft_judge.prediction_work.ROWS_A_BLOCK", 8)
+    monkeypatch.setattr("sft_judge.inference.shards.ROWS_A_BLOCK", 8)
     assert predict(folds, planted_file, tmp_path / "whole.parquet", "--out-of-fold") == 0
     score, scored = TransformersEngine.score, []
     monkeypatch.setattr(
@@ -350,7 +350,7 @@ def test_a_merged_adapter_gives_the_adapters_probabilities(base, planted_rows, p
 def test_a_merge_that_changes_probabilities_is_refused_with_status_3(
     bases, planted_file, tmp_path, monkeypatch, capsys
 ):
-    from sft_judge.merge_adapter import AdapterByShards
+    from sft_judge.conversion.merge_adapter import AdapterByShards
 
     adapter = make_judge(tmp_path / "adapter", bases["qwen2"], adapter=True)
     monkeypatch.setattr(AdapterByShards, "merge", lambda self, name, weight: weight)  # forgets the adapter

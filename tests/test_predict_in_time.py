@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from test_predict import exchange, make_judge, predict
 
-from sft_judge.battles.schema import read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.deadline import Deadline, unsure
-from sft_judge.engines.transformers_engine import TransformersEngine
-from sft_judge.evaluate.align import align
-from sft_judge.models import load_tokenizer
-from sft_judge.predict_in_time import fit_rule
-from sft_judge.probs import average_orders, read_probs
-from sft_judge.prompts import JudgePrompt
-from sft_judge.spec import read_spec, write_spec
-from sft_judge.submission import check_submission, read_sample
+from sft_judge.data.battles import read_battles, write_battles
+from sft_judge.data.probs import average_orders, read_probs
+from sft_judge.evaluation.align import align
+from sft_judge.inference.engines.transformers_engine import TransformersEngine
+from sft_judge.inference.submission import check_submission, read_sample
+from sft_judge.inference.time_budget.predict import fit_rule
+from sft_judge.inference.time_budget.scheduler import Deadline, unsure
+from sft_judge.modeling.judge_spec import read_spec, write_spec
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
 
 pytestmark = pytest.mark.unit
 SHARES = [0.4, 0.35, 0.25]
@@ -57,7 +57,7 @@ def sample(planted_rows, tmp_path):
 def small_blocks(monkeypatch):
     """Three battles a block, whatever the time."""
     monkeypatch.setattr(Deadline, "fits", lambda self, tokens, reserve: min(3, len(tokens)))
-    monkeypatch.setattr("sft_judge.predict_in_time.WRITES_SHARE", np.inf)  # each block is written
+    monkeypatch.setattr("sft_judge.inference.time_budget.predict.WRITES_SHARE", np.inf)  # each block is written
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_before_anything_is_loaded_all_battles_have_class_frequencies(
     def stop(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sft_judge.manifest.content_hash", stop)  # the hash of large weights takes minutes
+    monkeypatch.setattr("sft_judge.core.manifest.content_hash", stop)  # the hash of large weights takes minutes
     output, submission = tmp_path / "probs.parquet", tmp_path / "submission.csv"
     assert in_time(judge, planted_file, output, "--sample", str(sample), "--submission", str(submission)) == 130
     probs = read_probs(output)
@@ -240,7 +240,7 @@ def test_two_shards_do_half_each_and_each_writes_what_both_know(
 
 
 def test_a_start_that_takes_longer_than_there_is_time_is_given_up(judge, planted_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sft_judge.predict_in_time.open_engine", lambda *words, **more: time.sleep(600))
+    monkeypatch.setattr("sft_judge.inference.time_budget.predict.open_engine", lambda *words, **more: time.sleep(600))
     assert in_time(judge, planted_file, tmp_path / "probs.parquet", budget="9s") == 0
     assert "0 of 60 battles judged" in capsys.readouterr().out
     assert not read_probs(tmp_path / "probs.parquet").scored.any()

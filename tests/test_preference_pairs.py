@@ -13,9 +13,9 @@ from trl.data_utils import is_conversational
 
 from sft_judge import Judge
 from sft_judge.cli import main
-from sft_judge.judge import Judgement
-from sft_judge.pair_judging import Entry
-from sft_judge.preference_pairs import DISAGREE, LENGTH, MARGIN, PER_PROMPT, TIE, Rules, figures, judged_pairs
+from sft_judge.inference.judge import Judgement
+from sft_judge.ranking.candidate_judging import Entry
+from sft_judge.ranking.preference_pairs import DISAGREE, LENGTH, MARGIN, PER_PROMPT, TIE, Rules, figures, judged_pairs
 
 LOOSE = ("--min-margin", "0", "--max-per-prompt", "99", "--keep-disagreements")
 
@@ -44,7 +44,7 @@ def samples(planted_rows, tmp_path_factory):
 @pytest.fixture
 def groups():
     """Judged pairs of 40 prompts as a judge might have them: probabilities, verdicts and agreement drawn."""
-    from sft_judge.battles.candidates import make_group
+    from sft_judge.data.candidates import make_group
 
     rng, found = np.random.default_rng(0), []
     for place in range(40):
@@ -168,7 +168,7 @@ def test_dpo_and_reward_trainers_of_trl_take_a_step_on_the_file(
     from transformers import AutoModelForSequenceClassification
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
-    from sft_judge.models import load_model, load_tokenizer
+    from sft_judge.modeling.loading import load_model, load_tokenizer
 
     output = tmp_path / f"pairs.{suffix}"
     assert preference_pairs(samples, judge, output, *LOOSE, *(["--conversational"] * conversational)) == 0

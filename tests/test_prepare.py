@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from sft_judge.battles.planted import planted_split
-from sft_judge.battles.planted_law import PlantedSettings
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.data.synthetic.generator import planted_split
+from sft_judge.data.synthetic.preference_law import PlantedSettings
 
 pytestmark = pytest.mark.unit
 
@@ -109,7 +109,7 @@ def test_dropped_ties_are_in_the_rejects_file(tmp_path):
 
 
 def test_a_balanced_order_moves_rows_and_changes_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr("sft_judge.battles.scatter.BUCKET", 70)
+    monkeypatch.setattr("sft_judge.data.preparing.external_sort.BUCKET", 70)
     rows = planted_split(PlantedSettings(rows=500), "train").rows
     plain, _, _ = prepare(tmp_path, rows, folds="4")
     ordered, _, _ = prepare(tmp_path, rows, "--order", "balanced", folds="4")

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sft_judge.errors import InputError
-from sft_judge.probs import Probs, average_orders, read_probs, write_probs
-from sft_judge.verdicts import swap
+from sft_judge.core.errors import InputError
+from sft_judge.core.verdicts import swap
+from sft_judge.data.probs import Probs, average_orders, read_probs, write_probs
 
 pytestmark = pytest.mark.unit
 

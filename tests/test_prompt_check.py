@@ -9,15 +9,15 @@ import shutil
 import pytest
 from rich.console import Console
 
-from sft_judge import prompt_view
 from sft_judge.cli import main
-from sft_judge.families import tokenizer_of
-from sft_judge.models import load_tokenizer
-from sft_judge.prompt_check import check_battles, check_budget, check_tokenizer, check_verdicts, control_tokens
-from sft_judge.prompt_view import segments, show_battle
-from sft_judge.prompts import JudgePrompt
-from sft_judge.spec import Budget, JudgeSpec, write_spec
-from sft_judge.templates import read_template
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
+from sft_judge.prompts import show as prompt_view
+from sft_judge.prompts.check import check_battles, check_budget, check_tokenizer, check_verdicts, control_tokens
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.show import segments, show_battle
+from sft_judge.prompts.templates import read_template
 
 pytestmark = pytest.mark.unit
 PAIR = read_template("pair")

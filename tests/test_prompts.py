@@ -13,13 +13,13 @@ from prompt_cases import HOSTILE, NARROW, PAIR, ROW, WIDE, WORDS, battles, swapp
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sft_judge.battles.schema import battle_table
-from sft_judge.errors import InputError
-from sft_judge.models import load_tokenizer
-from sft_judge.prompts import JudgePrompt, default_words
-from sft_judge.tiny import qwen2_tokenizer
-from sft_judge.training_data import verdict_dataset
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core.errors import InputError
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import battle_table
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.modeling.tiny_models import qwen2_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt, default_words
+from sft_judge.training.dataset import verdict_dataset
 
 pytestmark = pytest.mark.unit
 

@@ -10,14 +10,14 @@ from browser import assert_self_contained, opened
 from contests import NU, STRENGTHS, drawn_contests
 from scipy.stats import spearmanr
 
-from sft_judge.audit_page import visible
-from sft_judge.battles.planted_law import davidson
-from sft_judge.battles.schema import battle_table, write_battles
-from sft_judge.calibration import Calibrated
 from sft_judge.cli import main
-from sft_judge.probs import Probs, write_probs
-from sft_judge.ranking.contests import mean_opinion
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import Probs, write_probs
+from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.evaluation.reporting.battle_text import visible
+from sft_judge.inference.calibrated import Calibrated
+from sft_judge.ranking.comparisons import mean_opinion
 
 pytestmark = pytest.mark.unit
 NAMES = ["aurora", "birch\u202e", "<script>alert(1)</script>", "dune", "ember"]

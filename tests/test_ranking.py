@@ -6,12 +6,12 @@ from contests import NU, STRENGTHS, contests_of, drawn_contests, turned
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from sft_judge.battles.planted_law import davidson
-from sft_judge.battles.style import standardised
-from sft_judge.bootstrap import cluster_draws
-from sft_judge.ranking.draws import parameter_draws
-from sft_judge.ranking.fit import PRIOR, derivatives, design_matrix, fit, weighted_squares, with_prior
-from sft_judge.ranking.measure import ELO, expected_scores, measure, rank_ranges, split_off
+from sft_judge.data.style import standardised
+from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.evaluation.bootstrap import cluster_draws
+from sft_judge.ranking.bradley_terry import PRIOR, derivatives, design_matrix, fit, weighted_squares, with_prior
+from sft_judge.ranking.rating_draws import parameter_draws
+from sft_judge.ranking.ratings import ELO, expected_scores, measure, rank_ranges, split_off
 
 pytestmark = pytest.mark.unit
 

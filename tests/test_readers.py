@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sft_judge.battles.importing import Imported, import_sources
-from sft_judge.battles.schema import read_battles
-from sft_judge.battles.source_verdicts import Reading, Sides
 from sft_judge.cli import main
+from sft_judge.data.battles import read_battles
+from sft_judge.data.importing.importer import Imported, import_sources
+from sft_judge.data.importing.labels import Reading, Sides
 
 pytestmark = pytest.mark.unit
 LMSYS = "id,model_a,model_b,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie".split(",")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sft_judge.config import JudgeConfig, JudgeModelConfig, check_keys
-from sft_judge.models import load_tokenizer
-from sft_judge.pipeline import override, read_pipeline, steps_of
-from sft_judge.prompts import JudgePrompt, default_words
-from sft_judge.recipes import read_recipe
-from sft_judge.spec import Budget
-from sft_judge.sweep import KEYS, read_sweep, unique_steps
+from sft_judge.modeling.judge_spec import Budget
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
+from sft_judge.pipelines.sweep import KEYS, read_sweep, unique_steps
+from sft_judge.prompts.prompt import JudgePrompt, default_words
+from sft_judge.training.config import JudgeConfig, JudgeModelConfig, check_keys
+from sft_judge.training.recipes import read_recipe
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[1]
@@ -112,7 +112,7 @@ def test_a_prompt_renders_and_ends_where_the_verdict_stands(template, base, plan
 @of_kind("training")
 def test_a_training_recipes_learning_rate_is_one_that_is_known_to_work(recipe):
     """Those of real models; the demo's tiny ones take others."""
-    from sft_judge.learning_rates import question
+    from sft_judge.training.learning_rates import question
 
     settings = read_recipe(str(recipe))
     if "model_name_or_path" in settings:
@@ -124,8 +124,8 @@ def test_a_training_recipes_learning_rate_is_one_that_is_known_to_work(recipe):
 def test_quantised_weights_are_refused_under_zero_3(bits):
     from types import SimpleNamespace
 
-    from sft_judge.errors import InputError
-    from sft_judge.training import _base_model
+    from sft_judge.core.errors import InputError
+    from sft_judge.training.train import _base_model
 
     config = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
     with pytest.raises(InputError, match="Take recipes/accelerate/zero2.yaml"):

@@ -10,10 +10,10 @@ from training_runs import (
     soft_labels,
 )
 
-from sft_judge.battles.schema import read_battles
-from sft_judge.files import content_hash
-from sft_judge.models import load_model, load_tokenizer
-from sft_judge.spec import read_spec
+from sft_judge.core.files import content_hash
+from sft_judge.data.battles import read_battles
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import load_model, load_tokenizer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 

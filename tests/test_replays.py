@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from sft_judge.battles.schema import read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import read_battles, write_battles
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,7 @@ from test_predict import make_judge
 
 from sft_judge import Judge
 from sft_judge.client import JudgeClient
-from sft_judge.errors import InputError
+from sft_judge.core.errors import InputError
 from sft_judge.rewards import JudgeReward, PairwiseJudge
 
 
@@ -112,7 +112,7 @@ def test_the_pairwise_judge_names_the_more_probable_whichever_stands_first(judge
 def test_grpo_takes_steps_on_the_rewards_of_a_judge(conversational, judge, bases, planted_rows, tmp_path):
     from trl import GRPOConfig, GRPOTrainer
 
-    from sft_judge.models import load_model, load_tokenizer
+    from sft_judge.modeling.loading import load_model, load_tokenizer
 
     texts = [row["prompt"][0] for row in planted_rows[:8]]
     prompts = [[{"role": "user", "content": text}] for text in texts] if conversational else texts

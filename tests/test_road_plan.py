@@ -7,21 +7,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sft_judge import road_plan
-from sft_judge.architectures import KNOWN, model_config_of
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.config import JudgeConfig, JudgeModelConfig
-from sft_judge.declared import declared_of
-from sft_judge.errors import InputError
-from sft_judge.families import tokenizer_of
-from sft_judge.forward_cost import extended, forward_cost
-from sft_judge.pipeline import read_pipeline, steps_of
-from sft_judge.plan import GPUS, hours
-from sft_judge.road_plan import Piece, Road
-from sft_judge.road_report import total_lines
-from sft_judge.step_cost import step_cost
-from sft_judge.tiny import shrink_config
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.modeling.architectures import KNOWN, model_config_of
+from sft_judge.modeling.tiny_models import shrink_config
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
+from sft_judge.pipelines.pipeline import declared_of, read_pipeline, steps_of
+from sft_judge.pipelines.planning import pipeline_cost as road_plan
+from sft_judge.pipelines.planning.forward_cost import extended, forward_cost
+from sft_judge.pipelines.planning.pipeline_cost import Piece, Road
+from sft_judge.pipelines.planning.report import total_lines
+from sft_judge.pipelines.planning.step_cost import step_cost
+from sft_judge.pipelines.planning.training_cost import GPUS, hours
+from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 
 pytestmark = pytest.mark.unit
 SMALL = "Qwen/Qwen2.5-0.5B-Instruct"

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 from training_runs import make_prompt
 
-from sft_judge.battles.schema import battle_table
-from sft_judge.errors import InputError
-from sft_judge.prompts import JudgePrompt
-from sft_judge.training_data import verdict_dataset
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import battle_table
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training.dataset import verdict_dataset
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -74,14 +74,14 @@ def test_other_content_does_not_hit_the_cache(cache, bases, planted_table, monke
     for variant in variants:
         verdict_dataset(*variant, cached=True)
     assert len(cache) == len(variants)
-    monkeypatch.setattr("sft_judge.row_cache.inspect.getsource", lambda module: "changed code")
+    monkeypatch.setattr("sft_judge.training.dataset_cache.inspect.getsource", lambda module: "changed code")
     verdict_dataset(*variants[0], cached=True)
     assert len(cache) == len(variants) + 1
 
 
 @unit
 def test_columns_that_rows_are_not_made_of_do_not_matter_to_the_cache(cache, bases, planted_table):
-    from sft_judge.battles.schema import set_column
+    from sft_judge.data.battles import set_column
 
     verdict_dataset(planted_table, make_prompt(bases), "both", 0, cached=True)
     models = pa.array([f"model {place}" for place in range(60)])

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_judge.errors import InputError
-from sft_judge.samplers import BalancedSampler, TokenBatches
-from sft_judge.trainer import JudgeTrainer
+from sft_judge.core.errors import InputError
+from sft_judge.training.samplers import BalancedSampler, TokenBatches
+from sft_judge.training.trainer import JudgeTrainer
 
 unit = pytest.mark.unit
 

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sft_judge.battles.schema import FIELDS, TURNS, battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.errors import InputError
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import FIELDS, TURNS, battle_table, read_battles, write_battles
 
 pytestmark = pytest.mark.unit
 

@@ -10,9 +10,9 @@ from serving import served
 from test_predict import make_judge
 
 from sft_judge import Judge
-from sft_judge.battles.schema import write_battles
 from sft_judge.client import AsyncJudgeClient, JudgeClient, ServerError
-from sft_judge.spec import read_spec, write_spec
+from sft_judge.data.battles import write_battles
+from sft_judge.modeling.judge_spec import read_spec, write_spec
 
 pytestmark = pytest.mark.unit
 FIELDS = ("prompt", "response_a", "response_b")

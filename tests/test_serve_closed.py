@@ -11,8 +11,8 @@ import pytest
 from serving import BATTLE, KEY, SECRET, connected, eventually, refused, served
 from test_injection import CORPUS, attack, fuzzed
 
-from sft_judge.prompts import JudgePrompt
-from sft_judge.verdicts import ORDERS
+from sft_judge.core.verdicts import ORDERS
+from sft_judge.prompts.prompt import JudgePrompt
 
 pytestmark = pytest.mark.unit
 LINES_TYPE = "application/x-ndjson"
@@ -117,7 +117,7 @@ def test_unknown_paths_and_methods_are_errors_of_the_same_form(server):
 def test_the_judge_says_where_turns_are_too_many_for_its_budget(judge, server, tmp_path):
     import shutil
 
-    from sft_judge.spec import read_spec, write_spec
+    from sft_judge.modeling.judge_spec import read_spec, write_spec
 
     folder = shutil.copytree(judge, tmp_path / "judge")
     spec = read_spec(folder)
@@ -290,7 +290,7 @@ def test_what_the_document_promises_is_kept(narrow, tmp_path):
 
 
 def test_battles_of_every_shape_fill_no_memory(server, monkeypatch):
-    monkeypatch.setattr("sft_judge.prompts.SHAPES", 10)
+    monkeypatch.setattr("sft_judge.prompts.prompt.SHAPES", 10)
     prompt: JudgePrompt = server[0].prompt
     for number in range(30):
         rows = [{**turns(1), "prompt": ["p"] * (number + 1), "language": None}]

@@ -6,7 +6,7 @@ import pytest
 from serving import BATTLE, KEY, connected, refused, served
 
 from sft_judge.cli import main
-from sft_judge.serving.keys import is_loopback
+from sft_judge.inference.serving.auth import is_loopback
 
 pytestmark = pytest.mark.unit
 

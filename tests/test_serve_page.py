@@ -7,7 +7,7 @@ import pytest
 from browser import faults, tab
 from serving import served
 
-from sft_judge.serving.page import page
+from sft_judge.inference.serving.demo_page import page
 
 pytestmark = pytest.mark.unit
 KEY = "a-key-of-sixteen-letters"

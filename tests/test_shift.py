@@ -8,15 +8,16 @@ import pyarrow as pa
 import pytest
 from browser import assert_self_contained, opened
 
-from sft_judge import cli, pipeline
-from sft_judge.battles.planted import planted_split
-from sft_judge.battles.planted_law import preset_settings
-from sft_judge.battles.schema import battle_table, read_battles, set_column, write_battles
 from sft_judge.cli import main
-from sft_judge.errors import InputError
-from sft_judge.probs import Probs, read_probs, write_probs
-from sft_judge.shift import RULES, check_alike, deal, decide, held_out
-from sft_judge.verdicts import VERDICTS
+from sft_judge.core import registry
+from sft_judge.core.errors import InputError
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import battle_table, read_battles, set_column, write_battles
+from sft_judge.data.probs import Probs, read_probs, write_probs
+from sft_judge.data.synthetic.generator import planted_split
+from sft_judge.data.synthetic.preference_law import preset_settings
+from sft_judge.evaluation.dataset_shift import RULES, check_alike, deal, decide, held_out
+from sft_judge.pipelines import pipeline
 
 ROWS = 600
 
@@ -109,7 +110,7 @@ def world(tmp_path, monkeypatch):
 
     def run_steps(steps, forced, folder):
         for step in steps:
-            args = cli.parse(step.stage, step.argv)
+            args = registry.parse(step.stage, step.argv)
             if step.stage == "train":
                 assert {"--holdout_fold", "--battles", "--output_dir", "--max_steps"} <= set(step.argv)
                 continue

@@ -11,18 +11,19 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
 
-from sft_judge.architectures import KNOWN, model_config_of
-from sft_judge.cli import main, parse
-from sft_judge.config import JudgeConfig, JudgeModelConfig, check_keys
-from sft_judge.families import tokenizer_of
-from sft_judge.models import beside_text, load_model, load_tokenizer
-from sft_judge.pipeline import override, read_pipeline, steps_of
-from sft_judge.recipes import read_recipe, resolved
-from sft_judge.shrink import make_small_inputs, shrunk_settings, shrunk_steps
-from sft_judge.spec import read_spec
-from sft_judge.submission import check_submission, read_sample
-from sft_judge.tiny import shrink_config
-from sft_judge.training import _base_model
+from sft_judge.cli import main
+from sft_judge.core.registry import parse
+from sft_judge.inference.submission import check_submission, read_sample
+from sft_judge.modeling.architectures import KNOWN, model_config_of
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import beside_text, load_model, load_tokenizer
+from sft_judge.modeling.tiny_models import shrink_config
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
+from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
+from sft_judge.pipelines.shrink import make_small_inputs, shrunk_settings, shrunk_steps
+from sft_judge.training.config import JudgeConfig, JudgeModelConfig, check_keys
+from sft_judge.training.recipes import read_recipe, resolved
+from sft_judge.training.train import _base_model
 
 unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 from training_runs import losses
 
 from sft_judge.cli import main
-from sft_judge.spec import read_spec
+from sft_judge.modeling.judge_spec import read_spec
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sft_judge.battles.schema import battle_table
-from sft_judge.battles.style import standardised, style_counts, style_differences
+from sft_judge.data.battles import battle_table
+from sft_judge.data.style import standardised, style_counts, style_differences
 
 pytestmark = pytest.mark.unit
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
-from sft_judge.ensemble import combine
-from sft_judge.probs import Probs, write_probs
-from sft_judge.scaling import apply_scaling
-from sft_judge.spec import Budget, JudgeSpec, write_spec
-from sft_judge.submission import LMSYS, WSDM, check_submission, read_sample, write_submission
-from sft_judge.verdicts import swap
+from sft_judge.core.verdicts import swap
+from sft_judge.data.probs import Probs, write_probs
+from sft_judge.inference.ensemble import combine
+from sft_judge.inference.submission import LMSYS, WSDM, check_submission, read_sample, write_submission
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
+from sft_judge.modeling.temperature_scaling import apply_scaling
 
 pytestmark = pytest.mark.unit
 IDS = ["30", "10", "20", "0x1f"]
@@ -172,7 +172,7 @@ def test_a_sample_like_those_two_is_taken(folder, header, words):
     ],
 )
 def test_a_sample_of_unknown_shape_says_which_are_known(tmp_path, content, said):
-    from sft_judge.errors import InputError
+    from sft_judge.core.errors import InputError
 
     (tmp_path / "sample.csv").write_bytes(content)
     with pytest.raises(InputError) as error:

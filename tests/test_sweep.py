@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sft_judge.battles.schema import read_battles
 from sft_judge.cli import main
-from sft_judge.errors import InputError
-from sft_judge.pipeline import first_output
-from sft_judge.probs import read_probs
-from sft_judge.sweep import read_sweep, unique_steps
-from sft_judge.sweep_results import Scores, _verdict, best_of
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import read_battles
+from sft_judge.data.probs import read_probs
+from sft_judge.pipelines.pipeline import first_output
+from sft_judge.pipelines.sweep import read_sweep, unique_steps
+from sft_judge.pipelines.sweep_report import Scores, _verdict, best_of
 
 ROOT = Path(__file__).parents[1]
 unit, engine = pytest.mark.unit, pytest.mark.engine

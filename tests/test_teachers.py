@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_runs import CLEAN, losses, make_prompt, proof, refuses, soft_labels
 
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.config import JudgeConfig
-from sft_judge.errors import GateError, InputError
-from sft_judge.losses import symmetric_kl
-from sft_judge.probs import Probs, read_probs, write_probs
-from sft_judge.teachers import corrected, in_verdicts, read_teachers, tie_share
-from sft_judge.training_data import verdict_dataset
+from sft_judge.core.errors import GateError, InputError
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.data.probs import Probs, read_probs, write_probs
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.dataset import verdict_dataset
+from sft_judge.training.losses import symmetric_kl
+from sft_judge.training.soft_labels import corrected, in_verdicts, read_teachers, tie_share
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 

@@ -10,11 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM, Ge
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from sft_judge.cli import main
-from sft_judge.engines.vllm_engine import PROCESSOR, why_not
-from sft_judge.models import load_config, load_model
-from sft_judge.text_part import text_part
-from sft_judge.tiny import stir
-from sft_judge.weight_files import WeightFiles
+from sft_judge.conversion.text_only import text_part
+from sft_judge.conversion.weight_files import WeightFiles
+from sft_judge.inference.engines.vllm_engine import PROCESSOR, why_not
+from sft_judge.modeling.loading import load_config, load_model
+from sft_judge.modeling.tiny_models import stir
 
 pytestmark = pytest.mark.unit
 

@@ -17,13 +17,13 @@ from training_runs import (
     weights,
 )
 
-from sft_judge.battles.schema import battle_table, write_battles
 from sft_judge.cli import main
-from sft_judge.collator import VerdictCollator
-from sft_judge.models import load_model, load_tokenizer
-from sft_judge.prompts import JudgePrompt
-from sft_judge.spec import read_spec
-from sft_judge.trainer import JudgeTrainer
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import load_model, load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training.collator import VerdictCollator
+from sft_judge.training.trainer import JudgeTrainer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 ONE_BY_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
@@ -135,7 +135,7 @@ def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row
     train, bases, planted_table, monkeypatch
 ):
     """20 battles in batches of 8: the last batch is short, and none of its rows may be lost."""
-    from sft_judge.verdict_head import VerdictHead
+    from sft_judge.modeling.verdict_head import VerdictHead
 
     calls, forward = [], VerdictHead.__call__
 

@@ -5,12 +5,12 @@ import pyarrow as pa
 import pytest
 from training_runs import make_prompt
 
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.samplers import BalancedSampler
-from sft_judge.trainer import JudgeTrainer
-from sft_judge.training import counts_line
-from sft_judge.training_data import mixed, shown_orders, split_folds, verdict_dataset, verdict_shares
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.training.dataset import mixed, shown_orders, split_folds, verdict_dataset, verdict_shares
+from sft_judge.training.samplers import BalancedSampler
+from sft_judge.training.train import counts_line
+from sft_judge.training.trainer import JudgeTrainer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -126,7 +126,7 @@ def padding(lengths: np.ndarray, size: int = 8) -> float:
 def test_a_run_sees_every_battle_once_an_epoch_and_verdicts_and_sources_evenly(
     train, planted_file, monkeypatch, tmp_path
 ):
-    from sft_judge.battles.schema import set_column
+    from sft_judge.data.battles import set_column
 
     table = read_battles(planted_file)
     sources = ["many" if row % 3 else "few" for row in range(table.num_rows)]
@@ -158,7 +158,7 @@ def test_a_run_sees_every_battle_once_an_epoch_and_verdicts_and_sources_evenly(
 
 @unit
 def test_a_mix_shows_each_source_as_often_as_it_says(planted_table):
-    from sft_judge.battles.schema import set_column
+    from sft_judge.data.battles import set_column
 
     sources = np.array(["x"] * 20 + ["y"] * 30 + ["z"] * 10)
     table = set_column(planted_table, "source", pa.array(sources))

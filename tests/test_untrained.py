@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from sft_judge.battles.schema import battle_table
 from sft_judge.cli import main
-from sft_judge.errors import InputError
-from sft_judge.judge import Judge
-from sft_judge.models import load_tokenizer
-from sft_judge.prompts import JudgePrompt
-from sft_judge.spec import Budget, read_spec
-from sft_judge.templates import read_template
-from sft_judge.untrained import choose_shots, with_shots
+from sft_judge.conversion.zero_shot import choose_shots, with_shots
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import battle_table
+from sft_judge.inference.judge import Judge
+from sft_judge.modeling.judge_spec import Budget, read_spec
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.templates import read_template
 
 pytestmark = pytest.mark.unit
 WORDS = ["A", "B", "tie"]

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
-from sft_judge.models import load_model
-from sft_judge.verdict_head import VerdictHead, dense_gradients
+from sft_judge.modeling.loading import load_model
+from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
 
 pytestmark = pytest.mark.unit
 LENGTHS = [9, 14, 5, 12]

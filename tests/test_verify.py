@@ -5,8 +5,8 @@ import re
 import pytest
 from test_predict import make_judge
 
-from sft_judge.battles.schema import read_battles
 from sft_judge.cli import main
+from sft_judge.data.battles import read_battles
 
 pytestmark = pytest.mark.unit
 

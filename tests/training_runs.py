@@ -7,15 +7,15 @@ import numpy as np
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 
-from sft_judge.battles.schema import read_battles
 from sft_judge.cli import main
-from sft_judge.engines.transformers_engine import TransformersEngine
-from sft_judge.files import content_hash
-from sft_judge.models import load_tokenizer
-from sft_judge.probs import Probs, write_probs
-from sft_judge.prompts import JudgePrompt
-from sft_judge.spec import Budget, read_spec
-from sft_judge.templates import read_template
+from sft_judge.core.files import content_hash
+from sft_judge.data.battles import read_battles
+from sft_judge.data.probs import Probs, write_probs
+from sft_judge.inference.engines.transformers_engine import TransformersEngine
+from sft_judge.modeling.judge_spec import Budget, read_spec
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.templates import read_template
 
 RECIPE = """
 dtype: float32
@@ -51,7 +51,7 @@ sys.exit(main(sys.argv[2:]))
 
 def trained_models(monkeypatch) -> list:
     """The models of the trainings to come in this process, as their trainers have them."""
-    from sft_judge import training
+    from sft_judge.training import train as training
 
     models = []
 

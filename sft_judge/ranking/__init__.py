@@ -1,1 +1,1 @@
-"""Who is better? Ratings of models from the battles they met in, by votes or by a judge, with intervals."""
+"""Models ranked, the best of n answers, preference pairs."""

@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from sft_judge.errors import InputError
+from sft_judge.core.errors import InputError
 
 EXPECTED = 'Expected CSV with the columns model and rating, JSON such as {"x": 1020.5}, or a ranking.json'
 

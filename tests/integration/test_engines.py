@@ -22,24 +22,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_runs import losses, trained_models
 
-import sft_judge.quiet  # noqa: F401
-from sft_judge.battles.schema import battle_table, write_battles
+import sft_judge.core.third_party  # noqa: F401
 from sft_judge.cli import main
-from sft_judge.deadline import Deadline
-from sft_judge.engines import open_engine
-from sft_judge.engines.vllm_engine import sampling_params, why_not
-from sft_judge.errors import GateError
-from sft_judge.models import load_model, load_tokenizer
-from sft_judge.op_builds import build_folder
-from sft_judge.parity import TOLERANCES, compare
-from sft_judge.predict import check_engine, score_battles
-from sft_judge.probs import read_probs
-from sft_judge.prompts import JudgePrompt
-from sft_judge.resources import find
-from sft_judge.spec import Budget, JudgeSpec, read_spec, write_spec
-from sft_judge.tiny import make_base
-from sft_judge.training_data import verdict_dataset
-from sft_judge.verdicts import ORDERS, VERDICTS
+from sft_judge.core.errors import GateError
+from sft_judge.core.resources import find
+from sft_judge.core.verdicts import ORDERS, VERDICTS
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import read_probs
+from sft_judge.inference.engines import open_engine
+from sft_judge.inference.engines.vllm_engine import sampling_params, why_not
+from sft_judge.inference.parity import TOLERANCES, compare
+from sft_judge.inference.predict import check_engine
+from sft_judge.inference.scoring import score_battles
+from sft_judge.inference.time_budget.scheduler import Deadline
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec, write_spec
+from sft_judge.modeling.loading import load_model, load_tokenizer
+from sft_judge.modeling.tiny_models import make_base
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training.dataset import verdict_dataset
+from sft_judge.training.deepspeed_builds import build_folder
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).parents[2]
@@ -150,7 +151,7 @@ def test_predicts_check_passes_and_is_refused_beyond_its_tolerance(vllm, rows, m
     settings = {"check": 6, "dtype": "float32"}
     facts = check_engine(engine, folder, spec, prompt, battle_table(rows), ORDERS, settings)
     assert facts["rows"] == 12 and "max |Δp|" in capsys.readouterr().out
-    monkeypatch.setattr("sft_judge.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
+    monkeypatch.setattr("sft_judge.inference.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
     with pytest.raises(GateError, match="Parity gate"):
         check_engine(engine, folder, spec, prompt, battle_table(rows), ORDERS, settings)
 
@@ -181,7 +182,9 @@ def test_a_deadline_on_vllm_is_what_predict_says_and_goes_on_after_an_interrupti
     vllm, rows, tmp_path, monkeypatch, capsys
 ):
     engine, folder, spec, prompt = vllm
-    monkeypatch.setattr("sft_judge.predict_in_time.open_engine", lambda *words, **more: nullcontext(engine))
+    monkeypatch.setattr(
+        "sft_judge.inference.time_budget.predict.open_engine", lambda *words, **more: nullcontext(engine)
+    )
     monkeypatch.setattr(Deadline, "fits", lambda self, tokens, reserve: min(8, len(tokens)))
     write_battles(tmp_path / "battles.parquet", battle_table(rows))
     words = ["predict", "--model", folder, "--battles", str(tmp_path / "battles.parquet"), "--engine", "vllm"]
@@ -273,7 +276,7 @@ def test_where_vllm_cannot_run_a_quantised_copy_auto_says_so_and_takes_transform
     quantized, judges, planted_file, tmp_path, capsys, monkeypatch
 ):
     reason = "vLLM's 4-bit kernel for CPUs needs AVX-512, which this one has not"
-    monkeypatch.setattr("sft_judge.engines.vllm_engine.why_not", lambda model: reason)
+    monkeypatch.setattr("sft_judge.inference.engines.vllm_engine.why_not", lambda model: reason)
     words = ["--battles", str(planted_file), "--limit", "10"]
     output = ["--model", str(quantized), "--output", str(tmp_path / "probs.parquet")]
     assert main(["predict", *output, *words, "--engine", "auto"]) == 0

@@ -11,8 +11,8 @@ import pytest
 from test_predict import make_judge
 
 from sft_judge.cli import main
-from sft_judge.probs import average_orders, read_probs
-from sft_judge.submission import check_submission, read_sample
+from sft_judge.data.probs import average_orders, read_probs
+from sft_judge.inference.submission import check_submission, read_sample
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "kaggle" / "submit.py"

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sft_judge.probs import read_probs
+from sft_judge.data.probs import read_probs
 
 pytestmark = pytest.mark.engine
 COMMAND = [sys.executable, "-m", "sft_judge", "run", "tiny/pipeline"]

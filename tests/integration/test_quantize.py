@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 from test_predict import make_judge
 
 from sft_judge.cli import main
-from sft_judge.engines import open_engine
-from sft_judge.models import load_tokenizer
-from sft_judge.predict import score_battles
-from sft_judge.prompts import JudgePrompt
-from sft_judge.resources import find
-from sft_judge.spec import read_spec
-from sft_judge.tiny import make_base
-from sft_judge.verdicts import ORDERS
+from sft_judge.core.resources import find
+from sft_judge.core.verdicts import ORDERS
+from sft_judge.inference.engines import open_engine
+from sft_judge.inference.scoring import score_battles
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.modeling.tiny_models import make_base
+from sft_judge.prompts.prompt import JudgePrompt
 
 pytestmark = pytest.mark.engine
 

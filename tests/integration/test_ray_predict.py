@@ -8,9 +8,9 @@ import psutil
 import pytest
 from test_predict import make_judge
 
-from sft_judge import prediction_work
 from sft_judge.cli import main
-from sft_judge.probs import read_probs
+from sft_judge.data.probs import read_probs
+from sft_judge.inference import shards as prediction_work
 
 pytestmark = pytest.mark.engine
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sft_judge.cli import main
-from sft_judge.pipeline import Step, run_steps
+from sft_judge.pipelines.pipeline import Step, run_steps
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).parents[2]

@@ -14,11 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
-from sft_judge.battles.schema import battle_table, write_battles
-from sft_judge.calibration import calibrated
 from sft_judge.cli import main
 from sft_judge.client import AsyncJudgeClient
-from sft_judge.probs import read_probs
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.probs import read_probs
+from sft_judge.inference.calibrated import calibrated
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 from bench_serve import make_judge  # noqa: E402

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sft_judge.battles.schema import battle_table, read_battles, write_battles
 from sft_judge.cli import main
-from sft_judge.probs import read_probs
-from sft_judge.spec import read_spec
-from sft_judge.verify import score
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.data.probs import read_probs
+from sft_judge.inference.verify import score
+from sft_judge.modeling.judge_spec import read_spec
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from sft_judge.probs import read_probs
+from sft_judge.data.probs import read_probs
 
 pytestmark = pytest.mark.engine
 

@@ -1,1 +1,0 @@
-"""The rows: what a battle is, the readers that make them, folds, planted ones."""

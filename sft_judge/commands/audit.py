@@ -1,0 +1,91 @@
+"""
+Look before you train.
+
+Writes audit.json and audit.html (one file, nothing fetched): rows by source, language, verdict, turns and fold; how
+long texts are, in characters and in the tokens of each --model, with the share of battles that a total budget would
+cut; how often the first and the longer answer wins, and whether A and B are alike in length; models; duplicates;
+prompts that stand, equal or nearly, in two folds, by a method that shares no code with the folds; text that looks
+like a control token, a tag, an order or a verdict. No text of a battle is shown unless --examples asks for some.
+"""
+
+from functools import partial
+
+from sft_judge.commands.arguments import add_limit, model_path, positive
+from sft_judge.core.files import InputPath, OutputPath, whole_folder, write_json
+
+EXAMPLE = "sft-judge audit battles.parquet --model runs/demo/judge --output runs/audit"
+
+
+def add_arguments(parser):
+    parser.add_argument("battles", type=InputPath, metavar="BATTLES", help="battles, prepared or not")
+    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--model",
+        type=model_path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a judge, or a plain model, which gets --prompt-template; its tokens are counted. May be given again",
+    )
+    parser.add_argument("--prompt-template", default="pair", metavar="NAME", help="for plain models (pair)")
+    parser.add_argument(
+        "--examples", type=positive, metavar="N", help="show the text of N battles: the longest, hostile ones, others"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which examples (0)")
+    add_limit(parser)
+
+
+def run(args) -> dict:
+    from sft_judge.core.progress import Progress
+    from sft_judge.data.audit import audit_battles
+    from sft_judge.data.battles import open_battles
+    from sft_judge.data.examples import choose_examples, read_rows
+    from sft_judge.evaluation.audit_report import render_audit
+    from sft_judge.evaluation.reporting.tables import print_table
+
+    file = open_battles(args.battles, args.limit)
+    measures = {str(model): token_measure(str(model), args.prompt_template) for model in dict.fromkeys(args.model)}
+    with Progress("audit", file.num_rows) as progress:
+        tally = audit_battles(file, measures, progress.add)
+    audit = tally.audit()
+    chosen = choose_examples(tally.total_lengths(), tally.rows_with_hostile_text(), args.examples or 0, args.seed)
+    examples = [(why, row) for row, why in zip(read_rows(file, list(chosen)), chosen.values(), strict=True)]
+    audit["examples"] = [{"id": row["id"], "why": why} for why, row in examples]
+    tables, page = render_audit(args.battles.name, audit, examples)
+    with whole_folder(args.output) as folder:
+        write_json(folder / "audit.json", audit)
+        (folder / "audit.html").write_text(page, encoding="utf-8")
+    for table in tables:
+        print_table(table)
+    print(f"page: {args.output / 'audit.html'}")
+    return {"audit": {name: audit[name] for name in ("rows", "leaks", "duplicates")}}
+
+
+def token_measure(model: str, template: str):
+    """
+    A function from battles [N] to token counts [N, 4]: prompt, both responses, the whole sequence with its verdict.
+
+    A judge has its own template; a plain model gets the one named. Nothing is cut.
+    """
+    from pathlib import Path
+
+    from sft_judge.modeling.judge_spec import FILE, Budget
+    from sft_judge.prompts.show import open_prompt
+
+    prompt = open_prompt(model, None if (Path(model) / FILE).is_file() else template)
+    endless = 2**40
+    prompt.budget = Budget(endless, endless, endless)
+    return partial(_count_tokens, prompt)
+
+
+def _count_tokens(prompt, battles):
+    import numpy as np
+
+    from sft_judge.data.battles import FIELDS
+
+    rows = []
+    for start in range(0, battles.num_rows, 500):
+        for fields in prompt.fit(battles.slice(start, 500).to_pylist()):
+            lengths = [sum(map(len, getattr(fields, name))) for name in FIELDS]
+            rows.append([*lengths, len(prompt.ids(fields)) + 1])
+    return np.array(rows)

@@ -1,0 +1,65 @@
+"""
+Make a tiny random model of a real family, with a tokenizer trained on the battles' text.
+
+It stands in for pretrained weights in demos and tests; it knows nothing. With real weights, leave this stage out and
+name a model folder or hub id in the recipes. With --like MODEL it is of that model's own class, chat template and
+features, as `train --shrink` has it, and needs no battles.
+"""
+
+from sft_judge.commands.arguments import add_limit, model_path, positive
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import InputPath, OutputPath
+
+EXAMPLE = "sft-judge base --family gemma2 --battles battles.parquet --output runs/base"
+FAMILIES = ("qwen2", "gemma2")
+
+
+def add_arguments(parser):
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--family", choices=FAMILIES)
+    kind.add_argument("--like", type=model_path, metavar="MODEL", help="a folder or hub id; its config.json is enough")
+    parser.add_argument("--battles", nargs="+", type=InputPath, metavar="F", help="text that --family learns from")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
+    parser.add_argument("--prompt-template", default="pair", help="its frame is learnt too")
+    parser.add_argument("--hidden", type=positive, default=128, help="width, a multiple of 128 for W4A16")
+    parser.add_argument("--layers", type=positive, default=2)
+    parser.add_argument("--vocab", type=positive, default=2048, help="tokens to learn, control tokens included")
+    parser.add_argument("--positions", type=positive, default=1024, help="longest sequence")
+    parser.add_argument("--seed", type=int, default=0)
+    add_limit(parser)
+
+
+def run(args):
+    from sft_judge.core.files import whole_folder
+
+    if args.like:
+        from sft_judge.pipelines.shrink import make_small_model
+
+        with whole_folder(args.output) as folder:
+            print(*make_small_model(str(args.like), folder), f"-> {args.output}", sep="\n")
+        return {"like": str(args.like)}
+    if not args.battles:
+        raise InputError("--family needs text for its tokenizer to learn from: --battles F.")
+    return _of_family(args)
+
+
+def _of_family(args) -> dict:
+    from sft_judge.core.files import whole_folder
+    from sft_judge.core.resources import find
+    from sft_judge.data.battles import FIELDS, read_battles
+    from sft_judge.modeling.tiny_models import make_base
+
+    frame = find("prompts", args.prompt_template).read_text(encoding="utf-8")
+    rows = [row for path in args.battles for row in read_battles(path, args.limit).select(FIELDS).to_pylist()]
+    texts = [turn for row in rows for field in FIELDS for turn in row[field]]
+    with whole_folder(args.output) as folder:
+        parameters, vocabulary = make_base(
+            *(folder, args.family, [*texts, *[frame] * 100]),
+            hidden=args.hidden,
+            layers=args.layers,
+            vocab=args.vocab,
+            positions=args.positions,
+            seed=args.seed,
+        )
+    print(f"{args.family}: {parameters:,} parameters, {vocabulary:,} tokens, random weights -> {args.output}")
+    return {"parameters": parameters, "vocabulary": vocabulary}

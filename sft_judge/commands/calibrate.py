@@ -1,0 +1,146 @@
+"""
+Fit a calibration on rows the judge did not see, and store it in its judge.json.
+
+The simplest form that held-out rows support is kept: none, one temperature, or vector scaling with a and b tied (so
+that exchanging the responses still exchanges the result); a language has parameters of its own where its rows support
+them; on few prompts, or on one verdict alone, nothing is fitted. The probs file is read raw and stays raw; battles
+without a verdict are skipped and counted. Rows of a fold that the judge was trained on are refused: what is fitted
+there makes the judge bolder than it deserves.
+
+Somebody else's probs have no judge's folder: with --output in place of --model a copy of the file is written that
+carries the calibration, or of --apply, another file of the same judge.
+"""
+
+from sft_judge.commands.arguments import add_limit
+from sft_judge.core.errors import GateError, InputError
+from sft_judge.core.files import InputPath, OutputPath, content_hash
+
+EXAMPLE = "sft-judge calibrate --probs probs-kept.parquet --battles battles.parquet --model runs/demo/judge --fold 4"
+
+
+def add_arguments(parser):
+    parser.add_argument("--probs", type=InputPath, required=True, help="what the judge said of these battles")
+    parser.add_argument("--battles", type=InputPath, required=True, help="battles with verdicts")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", type=InputPath, help="the judge's folder; its judge.json is changed")
+    where.add_argument("--output", type=OutputPath, metavar="F", help="the probs file to write with its calibration")
+    parser.add_argument(
+        "--apply", type=InputPath, metavar="PROBS", help="what --output is a copy of (default: --probs)"
+    )
+    parser.add_argument(
+        "--form",
+        choices=("temperature", "vector"),
+        help="keep this one, whatever it is worth (default: chosen by the rows)",
+    )
+    parser.add_argument("--fold", type=int, metavar="N", help="only the battles of this fold, kept from training")
+    add_limit(parser)
+
+
+def outputs(args):
+    return [args.model / "calibration" if args.model else args.output]  # beside judge.json, the manifest alone
+
+
+def run(args) -> dict:
+    from sft_judge.data.probs import read_probs
+    from sft_judge.evaluation.calibration_fit import choose
+
+    if args.apply and args.model:
+        raise InputError("--apply goes with --output; a judge's folder calibrates all of its files.")
+    probs = read_probs(args.probs)
+    held, counts = _rows(args, probs)
+    if args.form == "vector" and held.probs.shape[1] == 2:
+        raise InputError(f"--form vector scales ties apart; {args.probs} has a and b alone. Take --form temperature.")
+    calibration, evidence = choose(held, args.form)
+    facts = {"fitted_rows": len(held.verdicts), "fold": args.fold, "battles_sha256": content_hash(args.battles)}
+    calibration = calibration and calibration | facts | evidence
+    _store(args, calibration)
+    print("\n".join(_said(calibration, evidence, facts["fitted_rows"])))
+    print(f"skipped: {', '.join(f'{count} {why}' for why, count in counts.items())}")
+    return {"calibration": calibration, "evidence": evidence, "skipped": counts}
+
+
+def _store(args, calibration: dict | None) -> None:
+    from sft_judge.data.probs import read_probs, write_probs
+    from sft_judge.modeling.judge_spec import read_spec, write_spec
+
+    if args.model:
+        spec = read_spec(args.model)
+        spec.calibration = calibration
+        write_spec(args.model, spec)
+        return
+    probs = read_probs(args.apply or args.probs)
+    if probs.metadata.get("model"):
+        raise InputError(f"{args.apply or args.probs}: made by {probs.metadata['model']}; give that as --model.")
+    probs.metadata |= {"calibration": calibration, "source": str(args.apply or args.probs)}
+    write_probs(args.output, probs)
+
+
+def _said(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
+    from sft_judge.evaluation.reporting.tables import number
+    from sft_judge.modeling.temperature_scaling import described
+
+    before, after, gain = (evidence[name] for name in ("before", "after", "gain"))
+    if "too_little" in evidence:
+        return [f"refused: nothing is fitted on {rows} rows: {evidence['too_little']}; the probabilities stay raw"]
+    if calibration is None:
+        return [
+            f"refused: on {rows} rows no calibration has a lower log loss in cross-fitting than none, "
+            f"{number(before['log_loss'])}; the probabilities stay raw"
+        ]
+    return [
+        f"{described(calibration)} on {rows} rows",
+        f"log loss {number(before['log_loss'])} before, {number(after['log_loss'])} after; ECE "
+        f"{number(before['ece'])} before, {number(after['ece'])} after, on the rows it was fitted on",
+        f"in cross-fitting by prompt it gains {number(gain)}",
+    ]
+
+
+def _rows(args, probs) -> tuple:
+    """The rows to fit on, and what was skipped. Raises `GateError` when a row was trained on."""
+    import numpy as np
+
+    from sft_judge.data.battles import read_battles, rows_of_fold
+    from sft_judge.data.probs import average_orders
+    from sft_judge.evaluation.align import VERDICT_INDEX, column, prompt_clusters
+    from sft_judge.evaluation.calibration_fit import Held
+    from sft_judge.inference.calibrated import languages_of
+
+    battles = rows_of_fold(read_battles(args.battles), args.fold, args.battles).slice(0, args.limit)
+    ids, averaged, orders = average_orders(probs)
+    num, row_of = probs.num_verdicts, {id_: row for row, id_ in enumerate(ids) if orders[row]}
+    used, verdicts = [], []
+    counts = {"without a verdict": 0, "without probabilities": 0, "ties of an a/b judge": 0}
+    for place, (id_, verdict) in enumerate(zip(*(column(battles, name) for name in ("id", "verdict")), strict=True)):
+        index = VERDICT_INDEX.get(verdict)
+        if index is None:
+            counts["without a verdict"] += 1
+        elif id_ not in row_of:
+            counts["without probabilities"] += 1
+        elif index >= num:
+            counts["ties of an a/b judge"] += 1
+        else:
+            used.append(place)
+            verdicts.append(index)
+    if not used:
+        raise InputError(
+            f"{args.probs}: no row to fit on; of {battles.num_rows} battles in {args.battles} "
+            f"{counts['without a verdict']} have no verdict and {counts['without probabilities']} no probabilities "
+            "here. Predict labelled battles first."
+        )
+    battles = battles.take(used)
+    _check_folds(args, column(battles, "fold"))
+    rows = [row_of[id_] for id_ in battles["id"].to_pylist()]
+    languages = languages_of(probs, ids)[rows]  # the file's own, as they are all that a reader of it has
+    return Held(averaged[rows, :num], np.array(verdicts), prompt_clusters(battles), languages), counts
+
+
+def _check_folds(args, folds: list) -> None:
+    from sft_judge.modeling.judge_spec import read_spec
+
+    seen = set(read_spec(args.model).training.get("folds_seen") or []) if args.model else set()
+    in_sample = sorted(seen & set(folds))
+    if in_sample:
+        raise GateError(
+            f"{args.model} was trained on fold {', '.join(map(str, in_sample))} of these rows, so a calibration "
+            "fitted on them is in-sample. Give --fold N for a fold that was kept from training."
+        )

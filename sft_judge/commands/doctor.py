@@ -1,0 +1,42 @@
+"""What is installed, what each missing extra would give, and which GPU is seen. Changes nothing."""
+
+import shlex
+
+EXAMPLE = "sft-judge doctor"
+
+
+def add_arguments(parser):
+    pass
+
+
+def run(args):
+    import platform
+
+    from sft_judge.core import environment as doctor
+    from sft_judge.core.version import __version__
+
+    gpus = doctor.gpus()
+    print(f"sft-judge {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print("\n".join(f"GPU {number}: {gpu}" for number, gpu in enumerate(gpus)) or "no NVIDIA GPU seen")
+    found, missing = doctor.core()
+    print("\ncore\n  " + _listed(found) + "".join(f"\n  MISSING {requirement}" for requirement in missing))
+    print("\nextras")
+    for extra in doctor.extras():
+        if extra.missing:
+            print(f"  - {extra.name:<10} would give {extra.gives}: {_how(extra)}")
+        else:
+            print(f"  + {extra.name:<10} {_listed(extra.installed)}")
+    problems = doctor.problems(bool(gpus))
+    print("\n" + "\n".join(f"problem: {problem}" for problem in problems) if problems else "\nno problems found")
+    return {}
+
+
+def _listed(found: dict[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in found.items())
+
+
+def _how(extra) -> str:
+    """The command for what is missing. Plain `pip install vllm` takes the CUDA build: the set-up script chooses."""
+    if extra.name == "vllm":
+        return "python3 scripts/setup.py"
+    return f"pip install {shlex.join(extra.missing)}"

@@ -1,0 +1,229 @@
+"""
+Metrics with 95 % intervals, and a report: what judges are worth on battles with known verdicts.
+
+Takes one probs file or several of the same battles; several are compared pairwise on the same rows. Each file is read
+raw and calibrated by its judge's own judge.json. With the truth of planted battles, the expected log loss and the
+share of the gap between class frequencies and the best possible are measured too.
+
+--policies A B adds how often A's answer beats B's, by the judges and by the votes. That needs no verdicts: where no
+battle has one, it is all that is reported.
+"""
+
+from pathlib import Path
+
+from sft_judge.commands.arguments import add_limit, positive
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import InputPath, OutputPath
+
+EXAMPLE = (
+    "sft-judge evaluate --probs runs/demo/probs.parquet --battles runs/demo/test.parquet --output runs/demo "
+    "--truth runs/demo/truth.parquet"
+)
+
+
+def add_arguments(parser):
+    parser.add_argument("--probs", type=InputPath, nargs="+", required=True, help="one file a judge")
+    parser.add_argument("--battles", type=InputPath, required=True, help="the battles they were made of")
+    parser.add_argument("--output", type=OutputPath, required=True, help="folder for metrics.json and report.html")
+    parser.add_argument("--names", nargs="+", help="what to call the judges (default: from the files' names)")
+    parser.add_argument("--main", metavar="NAME", help="the judge whose figures lead metrics.json (default: the last)")
+    parser.add_argument("--truth", type=InputPath, help="true probabilities that `sft-judge plant` wrote")
+    parser.add_argument("--attacked", type=InputPath, metavar="PROBS", help="of `sft-judge attack`ed copies of them")
+    parser.add_argument("--train", type=InputPath, help="battles whose verdicts give the class frequencies")
+    parser.add_argument("--fold", type=int, metavar="N", help="evaluate only this fold of the battles")
+    parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
+    parser.add_argument("--stages", type=Path, metavar="DIR", help="folder whose manifests and training logs to show")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument(
+        "--examples",
+        type=positive,
+        metavar="N",
+        help="show the text of N battles where all judges contradict the vote",
+    )
+    parser.add_argument(
+        "--benchmark", choices=("rewardbench", "judgebench"), help="also this benchmark's own score, by its own rules"
+    )
+    parser.add_argument(
+        "--policies", nargs=2, metavar=("A", "B"), help="two models: how often the first one's answer wins"
+    )
+    parser.add_argument("--quiet", action="store_true", help="write the files, print no tables")
+    add_limit(parser)
+
+
+def outputs(args):
+    return [args.output / name for name in ("metrics.json", "report.html", "against_votes.csv")]
+
+
+def extra_inputs(args):
+    from sft_judge.inference.calibrated import judge_files
+
+    return [] if args.uncalibrated else judge_files(args.probs)
+
+
+def run(args) -> dict:
+    from sft_judge.data.battles import read_battles
+    from sft_judge.evaluation.agreement import against_votes
+    from sft_judge.evaluation.align import align
+
+    if args.stages is not None and not args.stages.is_dir():
+        raise InputError(f"{args.stages}: no such folder; --stages takes the one that holds the run.")
+    files = judge_names(args.probs, args.names)
+    main = args.main or list(files)[-1]
+    if main not in files:
+        raise InputError(f"--main {main!r} is no judge here; they are {', '.join(files)}.")
+    battles = read_battles(args.battles)
+    if args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
+        return _policies_alone(args, files, battles)
+    aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
+    against = against_votes(aligned)
+    metrics = _measured(args, files, main, battles, aligned, len(against))
+    _write(args, metrics, aligned, against)
+    if not args.quiet:
+        _print_tables(metrics)
+    print("\n".join([*metrics["notes"], *_caveats(metrics), f"report: {args.output / 'report.html'}"]))
+    return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}
+
+
+def _measured(args, files: dict, main: str, battles, aligned, num_against: int) -> dict:
+    """The whole of metrics.json."""
+    from sft_judge.core.manifest import manifest_path, read_stages
+    from sft_judge.evaluation.agreement import agreement
+    from sft_judge.evaluation.benchmarks import benchmark
+    from sft_judge.evaluation.evaluate import caveats, measure
+    from sft_judge.evaluation.provenance import provenance
+    from sft_judge.evaluation.report import length_histograms, preferred_grid, read_logs
+    from sft_judge.evaluation.robustness import robustness
+    from sft_judge.evaluation.truncation import cut_tokens
+
+    *frequencies, worth_note = _frequencies(args, aligned)
+    metrics, judge = measure(aligned, *frequencies, main, args.seed), aligned.judges[main]
+    metrics |= {"agreement": agreement(aligned, args.seed), "against_votes": num_against}
+    metrics |= {"notes": [*aligned.notes, *caveats(metrics)], "worth_note": worth_note}
+    metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
+    metrics["cut"] = cut_tokens(judge.source.metadata, aligned.battles)
+    metrics["provenance"] = provenance(files, aligned, args.battles, args.truth, args.fold, args.seed)
+    metrics["lengths"] = length_histograms(aligned.battles)
+    metrics["logs"] = read_logs(args.stages) if args.stages else {}
+    if args.stages and (stages := read_stages(args.stages, manifest_path(outputs(args)[0]))):
+        metrics["stages"] = stages
+    if args.benchmark:
+        metrics["benchmark"] = benchmark(args.benchmark, aligned, args.seed)
+    if args.attacked:
+        metrics["attacks"] = robustness(aligned, main, args.attacked, args.uncalibrated, args.seed)
+    if args.policies:
+        judges = {name: judge.calibrated for name, judge in aligned.judges.items()}
+        metrics["policies"] = _policies(args, battles, judges)
+    return metrics
+
+
+def _write(args, metrics: dict, aligned, against: list[dict]) -> None:
+    from sft_judge.core.files import whole_file, write_json
+    from sft_judge.evaluation.agreement import example_texts, write_against_votes
+    from sft_judge.evaluation.report import render_report
+
+    lists = {"against": against, "worst": metrics["worst"]}
+    examples = {name: example_texts(aligned, found, args.examples or 0) for name, found in lists.items()}
+    page = render_report(metrics, examples)
+    write_json(args.output / "metrics.json", metrics)
+    with whole_file(args.output / "report.html") as aside:
+        aside.write_text(page, encoding="utf-8")
+    write_against_votes(outputs(args)[2], against)
+
+
+def _print_tables(metrics: dict) -> None:
+    from sft_judge.evaluation.agreement import agreement_table
+    from sft_judge.evaluation.benchmarks import benchmark_table
+    from sft_judge.evaluation.policies import policies_table
+    from sft_judge.evaluation.reporting.tables import print_table, stages_table, worth_table
+
+    tables = [stages_table(metrics["stages"])] if "stages" in metrics else []
+    tables += [worth_table(metrics), agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])]
+    tables += [benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []
+    tables += [policies_table(metrics["policies"])] if "policies" in metrics else []
+    for table in tables:
+        print_table(table)
+
+
+def _policies(args, battles, judges: dict) -> dict:
+    import pyarrow as pa
+
+    from sft_judge.evaluation.policies import policy_wins
+
+    chosen = battles.filter(pa.array(_kept(args, battles)))
+    return policy_wins(chosen, judges, tuple(args.policies), args.battles, args.seed)
+
+
+def _policies_alone(args, files: dict, battles) -> dict:
+    """Of battles without verdicts, which policy's answers the judges take for better, and nothing else."""
+    from sft_judge.core.files import whole_file, write_json
+    from sft_judge.data.probs import read_probs, unfinished
+    from sft_judge.evaluation.policies import policies_table
+    from sft_judge.evaluation.reporting.html import Section, render_page
+    from sft_judge.evaluation.reporting.tables import print_table
+    from sft_judge.inference.calibrated import calibrated
+
+    judges = {name: calibrated(read_probs(path), args.uncalibrated) for name, path in files.items()}
+    found = _policies(args, battles, judges)
+    table = policies_table(found)
+    notes = ["No battle has a verdict, so nothing says how good these judges are. In brackets: 95 % intervals."]
+    for name, judge in judges.items():
+        notes.append("; ".join(filter(None, [f"{name}: {judge.reason}", unfinished(judge.orders)])))
+    page = render_page("sft_judge: policies", "Which policy wins", notes, [Section("", tables=[table])])
+    write_json(args.output / "metrics.json", {"n": 0, "policies": found, "notes": notes})
+    with whole_file(args.output / "report.html") as aside:
+        aside.write_text(page, encoding="utf-8")
+    if not args.quiet:
+        print_table(table)
+    print("\n".join([*notes, f"report: {args.output / 'report.html'}"]))
+    return {"rows": 0, "battles": found["battles"]}
+
+
+def judge_names(paths: list[Path], names: list[str] | None) -> dict[str, Path]:
+    """`{name: file}`. A file is called by its name, by its folder's where that is `probs`, by all of it in doubt."""
+    if names is None:
+        names = [path.parent.name if path.stem == "probs" and path.parent.name else path.stem for path in paths]
+        names = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(names) != len(paths):
+        raise InputError(f"{len(names)} names for {len(paths)} probs files; give one each, in their order.")
+    taken = [name for name in names if names.count(name) > 1 or name in ("class frequencies", "best possible")]
+    if taken:
+        raise InputError(f"The judge name {taken[0]!r} is taken already; give --names that differ.")
+    return dict(zip(names, paths, strict=True))
+
+
+def _kept(args, battles):
+    """Mask [rows] of the battles that --fold and --limit leave."""
+    import numpy as np
+
+    from sft_judge.data.battles import rows_of_fold
+
+    chosen = rows_of_fold(battles, args.fold, args.battles)["id"].to_pylist()[: args.limit]
+    return np.isin(battles["id"].to_numpy(zero_copy_only=False).astype(str), chosen)
+
+
+def _frequencies(args, aligned):
+    """Class frequencies [K], those of longer, shorter and neither [K], and the sentence that says of what."""
+    import numpy as np
+
+    from sft_judge.data.battles import read_battles
+    from sft_judge.evaluation.align import VERDICT_INDEX
+    from sft_judge.evaluation.baselines import class_frequencies, longer_frequencies, longer_response
+
+    num = aligned.num_verdicts
+    battles, verdicts = aligned.battles, aligned.verdicts
+    note = "frequencies are those of the evaluated rows themselves; --train BATTLES takes them from training"
+    if args.train is not None:
+        battles, note = read_battles(args.train), f"frequencies are those of {args.train}"
+        if args.train.resolve() == args.battles.resolve():  # of a fold in it, nothing may be known beforehand
+            held_out = set(aligned.battles["id"].to_pylist())
+            battles = battles.filter([id_ not in held_out for id_ in battles["id"].to_pylist()])
+        verdicts = np.array([VERDICT_INDEX.get(name, -1) for name in battles["verdict"].to_pylist()], dtype=int)
+        if not ((verdicts >= 0) & (verdicts < num)).any():
+            raise InputError(f"{args.train}: no verdicts outside the evaluated rows to take class frequencies from.")
+    longer = longer_frequencies(verdicts, longer_response(battles), num)
+    return class_frequencies(verdicts, num), longer, note
+
+
+def _caveats(metrics: dict) -> list[str]:
+    judges = metrics["provenance"]["judges"]
+    return [f"caveat: {name}: {judge['caveat']}" for name, judge in judges.items() if "caveat" in judge]

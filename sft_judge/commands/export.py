@@ -1,0 +1,41 @@
+"""
+A judge as a sequence-classification checkpoint: K rows of the head become its score layer.
+
+It opens in transformers' pipeline("text-classification"), in vLLM's classify and in servers like them; its labels are
+those of the order shown, and its probabilities are raw. It is held to the judge itself on --battles, or on planted
+ones. Families that soft-cap their logits (Gemma-2) are refused.
+"""
+
+from sft_judge.commands.arguments import model_path, positive
+from sft_judge.core.files import InputPath, OutputPath
+
+EXAMPLE = "sft-judge export --model runs/judge --output runs/judge-classifier --battles battles.parquet"
+
+
+def add_arguments(parser):
+    parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge of whole weights")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
+    parser.add_argument("--battles", type=InputPath, metavar="F", help="battles for the parity gate (planted ones)")
+    parser.add_argument("--limit", type=positive, metavar="N", default=64, help="battles for the gate (64)")
+
+
+def run(args):
+    from sft_judge.conversion.export_classifier import export_judge
+    from sft_judge.core.files import whole_folder
+    from sft_judge.inference.verify import verify_exported
+
+    with whole_folder(args.output) as folder:
+        facts = export_judge(str(args.model), folder)
+        facts["parity"] = verify_exported(str(args.model), folder, _gate_rows(args.battles, args.limit))
+    print(f"{args.model} -> {args.output}: {facts['architecture']}, labels {', '.join(facts['labels'])}")
+    return facts
+
+
+def _gate_rows(file, num_rows: int) -> list[dict]:
+    from sft_judge.data.battles import read_battles
+    from sft_judge.data.synthetic.generator import planted_split
+    from sft_judge.data.synthetic.preference_law import preset_settings
+
+    if file:
+        return read_battles(file, num_rows).to_pylist()
+    return planted_split(preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1), "train").rows

@@ -1,0 +1,116 @@
+"""
+Make battles from competition files, preference sets and votes.
+
+A SOURCE is a file, a folder, a quoted pattern or the id of a hub data set. Formats are told from the columns:
+  lmsys        JSON lists of turns, one-hot winners        wsdm      plain strings, winner model_a or model_b
+  preference   prompt, chosen, rejected, as TRL has them   rated     two responses, score_a and score_b
+  rewardbench  the same with a subset                      arena     conversation_a, conversation_b, winner
+  battles      our own Parquet or JSONL, verdict or winner judgebench  question, response_A, response_B, label
+Rows without labels get a null verdict. A chosen response lands on side a or b by the seed, as often on each. A row
+that cannot be a battle goes to the rejects file with its reason: rows in = out + rejected + merged. A null turn is
+kept as an empty string, an unpaired surrogate as U+FFFD; both are counted.
+"""
+
+import argparse
+from collections import Counter
+
+from sft_judge.commands.arguments import positive
+from sft_judge.core.files import OutputPath
+
+EXAMPLE = "sft-judge import train.csv --output battles.parquet"
+FORMATS = ("lmsys", "wsdm", "battles", "preference", "rewardbench", "rated", "arena", "judgebench")
+
+
+def not_negative(text: str) -> float:
+    """argparse type: a number of zero or more."""
+    if not float(text) >= 0:
+        raise argparse.ArgumentTypeError(f"{text}, expected 0 or more")
+    return float(text)
+
+
+def add_arguments(parser):
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, pattern or hub id")
+    parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles, .parquet or .jsonl")
+    parser.add_argument("--format", choices=FORMATS, help="where the columns do not tell")
+    parser.add_argument(
+        "--votes",
+        choices=("rows", "soft"),
+        default="rows",
+        help="votes that repeat a pair: a row each, or one row with their shares as soft labels (rows)",
+    )
+    parser.add_argument(
+        "--tie-margin", type=not_negative, default=0.0, metavar="X", help="scores no further apart are a tie (0)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which side a chosen response lands on (0)")
+    parser.add_argument("--split", default="train", help="of a hub data set (train)")
+    parser.add_argument("--rejects", type=OutputPath, metavar="F", help="rejected rows (OUTPUT's stem.rejects.jsonl)")
+    parser.add_argument("--strict", action="store_true", help="the first bad row is an error")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each source")
+
+
+def parse_args(parser, argv):
+    """Patterns become the files they match, so that the manifest knows these."""
+    from sft_judge.data.importing.sources import named_sources
+
+    args = parser.parse_args(argv)
+    args.sources = named_sources(args.sources)
+    return args
+
+
+def outputs(args) -> list:
+    """The rejects file is there only when rows were rejected, so it is not counted on."""
+    return [args.output]
+
+
+def run(args) -> dict:
+    from sft_judge.core.progress import Progress
+    from sft_judge.data.importing.importer import import_sources
+    from sft_judge.data.importing.labels import Reading, Sides
+
+    rejects = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
+    reading = Reading(Sides(args.seed), args.tie_margin)
+    options = {"format_name": args.format, "split": args.split, "strict": args.strict, "limit": args.limit}
+    # votes are merged from a file of their own, as a pair's votes may stand anywhere
+    first = (
+        args.output if args.votes == "rows" else args.output.with_name(f".{args.output.stem}.votes.partial.parquet")
+    )
+    try:
+        with Progress("import") as progress:
+            result = import_sources(args.sources, first, rejects, reading, progress=progress.add, **options)
+        rows_out = result.rows_out if first == args.output else merge(first, args.output)
+    finally:
+        if first != args.output:
+            first.unlink(missing_ok=True)
+    facts = {
+        "rows_in": result.rows_in,
+        "rows_out": rows_out,
+        "rows_rejected": result.rejected,
+        "rows_merged": result.rows_out - rows_out,
+        "rejected_by": dict(result.reasons.most_common()),
+        "mended": {what: count for what, count in Counter(result.mended).items() if count},
+        "formats": result.formats,
+    }
+    print_facts(facts, result.first_reject, rejects)
+    return facts
+
+
+def merge(votes, output) -> int:
+    """Merge a file of votes into one of pairs; how many there are."""
+    from sft_judge.data.battles import BattleWriter, open_battles
+    from sft_judge.data.importing.votes import merge_votes
+
+    with BattleWriter(output) as writer:
+        merge_votes(open_battles(votes), writer.write)
+    return writer.num_rows
+
+
+def print_facts(facts: dict, first: dict | None, rejects) -> None:
+    """What became of the rows; of rejects the reasons and where they are, of files the format they were read as."""
+    print("{rows_in} rows in = {rows_out} out + {rows_rejected} rejected + {rows_merged} merged".format(**facts))
+    print("  read as " + ", ".join(f"{name} ({count})" for name, count in Counter(facts["formats"].values()).items()))
+    for what, count in facts["mended"].items():
+        print(f"  {count} {what}")
+    if first:
+        for reason, count in list(facts["rejected_by"].items())[:8]:
+            print(f"  {count} rejected, {reason}")
+        print(f"  rejected rows: {rejects}; the first is row {first['row']}, {first['field']}: {first['reason']}")

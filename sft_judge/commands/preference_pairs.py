@@ -1,0 +1,82 @@
+"""
+Pairs for DPO out of several answers to each prompt: TRL's prompt, chosen, rejected.
+
+Each pair of different candidates is judged once, in both orders. Dropped, each pair by the first rule that applies,
+all counted: a verdict of tie; orders that disagree; a margin (p_chosen - p_rejected) below --min-margin; all but the
+--max-per-prompt clearest; and with --balance-length, the pairs of least margin on the side that has more of them,
+until the chosen answer is the longer one as often as the shorter one. OUTPUT.card.md says what is in the file. Rows of
+CANDIDATES are as `sft-judge best-of-n` reads them. A killed run goes on where it stopped.
+"""
+
+import argparse
+import sys
+
+from sft_judge.commands.arguments import add_candidates, positive
+from sft_judge.core.errors import InputError
+
+EXAMPLE = "sft-judge preference-pairs samples.jsonl --model runs/judge --output pairs.jsonl --min-margin 0.2"
+RULES = ("min_margin", "max_per_prompt", "keep_disagreements", "balance_length", "conversational")
+
+
+def probability(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text}, expected 0 to 1")
+    return float(text)
+
+
+def add_arguments(parser):
+    add_candidates(parser, swap="both")
+    parser.add_argument("--conversational", action="store_true", help="messages instead of plain strings")
+    parser.add_argument("--min-margin", type=probability, default=0.1, metavar="X", help="0 to 1 (0.1)")
+    parser.add_argument("--max-per-prompt", type=positive, default=1, metavar="N", help="the clearest N (1)")
+    parser.add_argument("--keep-disagreements", action="store_true", help="also pairs on which the orders disagree")
+    parser.add_argument("--balance-length", action="store_true", help="chosen as often longer as shorter")
+
+
+def outputs(args) -> list:
+    return [args.output, args.output.with_name(args.output.name + ".card.md")]
+
+
+def run(args) -> dict:
+    from sft_judge.core.files import whole_file
+    from sft_judge.core.manifest import provenance
+    from sft_judge.data.candidates import read_groups, write_rows
+    from sft_judge.modeling.temperature_scaling import described
+    from sft_judge.ranking.candidate_judging import Entry, judge_entries
+    from sft_judge.ranking.preference_pairs import Rules, figures, judged_pairs, pair_row, write_card
+
+    entries = [Entry.of(group, "round-robin") for group in read_groups(args.candidates, args.limit)]
+    judgements_of = argparse.Namespace(**{**vars(args), **dict.fromkeys(RULES)})  # they depend on no rule
+    judge, work = judge_entries(args, provenance(sys.modules[__name__], judgements_of)["fingerprint"], entries)
+    groups = [judged_pairs(entry) for entry in entries]
+    rules = Rules(args.min_margin, args.max_per_prompt, not args.keep_disagreements, args.balance_length)
+    kept, dropped = rules.keep(groups)
+    counts = ", ".join(f"{count} {what}" for what, count in dropped.items())
+    print(f"{sum(map(len, groups))} pairs judged = {len(kept)} kept + dropped: {counts}")
+    if not kept:
+        raise InputError("No pair is left. The judgements are kept: try again with other rules.")
+    calibration = judge.spec.calibration
+    facts = {
+        "rows": len(kept),
+        "prompts": len(entries),
+        "candidates": sum(len(entry.places) for entry in entries),
+        "copies": sum(len(entry.places) - len(entry.texts) for entry in entries),
+        "judged": sum(map(len, groups)),
+        "dropped": dict(dropped),
+        **figures(kept),
+        "calls": judge.calls,
+        "model": str(args.model),
+        "calibration": described(calibration) if calibration else "not calibrated",
+        "swap": judge.swap,
+        "conversational": args.conversational,
+        "rules": f"ties dropped; orders that disagree {'kept' if args.keep_disagreements else 'dropped'}; margin at "
+        f"least {args.min_margin:g}; at most {args.max_per_prompt} a prompt; lengths "
+        f"{'balanced' if args.balance_length else 'not balanced'}",
+    }
+    write_rows(args.output, [pair_row(pair, args.conversational) for pair in kept])
+    with whole_file(outputs(args)[1]) as aside:
+        write_card(aside, facts)
+    work.clear()
+    print(f"{len(kept)} pairs, mean margin {facts['mean_margin']:.3f} -> {args.output}, {outputs(args)[1].name}")
+    return facts

@@ -1,0 +1,91 @@
+"""
+Quantise a judge with auto-round, calibrated on its own prompts and verdicts, and hold it to the judge that it is of.
+
+Give training battles: those of the fold kept from training (--holdout-fold) are never used, but for the gate, which
+compares the log losses of both (status 3 where the copy's has certainly risen). W4A16 runs in vLLM on a GPU and a CPU
+with AVX-512, W8A16 and FP8_STATIC on a GPU; NF4 and INT8 are bitsandbytes' own, to compare with. The copy has no
+calibration: run `calibrate` on it anew.
+"""
+
+from sft_judge.commands.arguments import add_limit, model_path, natural, positive
+from sft_judge.core.files import InputPath, OutputPath
+
+EXAMPLE = "sft-judge quantize --model runs/judge --battles battles.parquet --output runs/judge-w4a16"
+
+
+def add_arguments(parser):
+    parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge with whole weights")
+    parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
+    parser.add_argument("--scheme", default="W4A16", choices=("W4A16", "W8A16", "FP8_STATIC", "NF4", "INT8"))
+    parser.add_argument(
+        "--format", default="auto_round", choices=("auto_round", "auto_gptq"), help="of the files (auto_round)"
+    )
+    parser.add_argument("--holdout-fold", type=int, metavar="N", help="a fold that must not be used")
+    parser.add_argument("--seqlen", type=positive, default=2048, help="tokens a calibration row")
+    parser.add_argument("--nsamples", type=positive, default=512, help="calibration rows at most")
+    parser.add_argument("--iters", type=natural, default=1000, help="rounds of tuning a block; 0: plain rounding")
+    parser.add_argument("--seed", type=int, default=42, help="of the calibration rows and of auto-round (42)")
+    parser.add_argument("--gate", type=natural, default=64, metavar="N", help="battles for the gate; 0: none (64)")
+    parser.add_argument(
+        "--ladder",
+        metavar="FILE",
+        help="a sweep over settings, such as sweeps/quantization: --output is the cheapest that is no worse",
+    )
+    parser.add_argument("--margin", type=float, default=0.01, help="what a ladder calls no worse (0.01)")
+    add_limit(parser)
+
+
+def run(args):
+    from sft_judge.conversion.quantize import Tuning, quantize_judge
+    from sft_judge.core.errors import InputError
+    from sft_judge.core.files import whole_folder
+    from sft_judge.data.battles import read_battles
+    from sft_judge.inference.verify import verify_forms
+    from sft_judge.modeling.loading import is_adapter
+    from sft_judge.training.dataset import split_folds
+
+    model = str(args.model)
+    if is_adapter(model):
+        raise InputError(f"{model} is an adapter; merge it first: sft-judge merge {model} --output DIR.")
+    if args.ladder:
+        return climb(args, model)
+    battles = read_battles(args.battles)
+    used, _ = split_folds(battles, None, args.holdout_fold)
+    kept = None if args.holdout_fold is None else split_folds(battles, args.holdout_fold, None)[1]
+    tuning = Tuning(args.scheme, args.format, args.seqlen, args.nsamples, args.iters, args.seed)
+    with whole_folder(args.output) as folder:
+        facts = quantize_judge(model, used.slice(0, args.limit), folder, tuning)
+        rows = [row for row in (used if kept is None else kept).to_pylist() if row["verdict"]][: args.gate]
+        if rows:
+            if kept is None:
+                print("gate: on battles that calibration may have used; --holdout-fold keeps some from it")
+            facts |= verify_forms(model, str(folder), rows, ["transformers"], "auto")
+    print(f"{model} -> {args.output} ({args.scheme})")
+    return facts
+
+
+def climb(args, model: str) -> dict:
+    """Run the ladder beside the output, and copy the rung that is chosen."""
+    import shutil
+
+    from sft_judge.core.files import whole_folder
+    from sft_judge.core.manifest import manifest_path
+    from sft_judge.core.resources import find
+    from sft_judge.pipelines.parallel import room
+    from sft_judge.pipelines.quantization_search import cheapest
+    from sft_judge.pipelines.sweep import read_sweep
+    from sft_judge.pipelines.sweep_runner import run_sweep
+
+    folder = f"{args.output}.ladder"
+    given = [f"judge={model}", f"battles={args.battles}", f"run={folder}"]
+    sweep = read_sweep(find("recipes", args.ladder), given)
+    scores, status = run_sweep(sweep, room())
+    if status:
+        raise SystemExit(status)
+    chosen = cheapest(sweep, scores, args.margin)
+    made = scores.models[chosen, sweep.seeds[0]]
+    with whole_folder(args.output) as output:
+        shutil.copytree(made, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(manifest_path(made).name))
+    print(f"{chosen}: the cheapest that is no worse by {args.margin} -> {args.output}; all of them: {folder}")
+    return {"ladder": args.ladder, "chosen": chosen, "margin": args.margin}

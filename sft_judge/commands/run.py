@@ -1,0 +1,103 @@
+"""
+Run a pipeline: its stages in order, each a command that could be typed by hand.
+
+What is up to date (inputs' hashes, settings, the stage's own source) is skipped; what changed is done again, with all
+that depends on it; a run that was killed goes on where it stopped. Everything is in the manifests beside the outputs.
+"""
+
+from sft_judge.commands.arguments import positive
+
+GPU_STAGES = ("train", "shift", "predict", "quantize")
+
+EXAMPLE = "sft-judge run recipes/demo/pipeline.yaml --set plant.rows=2000 --until labels"
+
+
+def add_arguments(parser):
+    parser.add_argument("pipeline", metavar="PIPELINE.yaml", help="a file, or a name such as demo/pipeline")
+    parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="or var=value")
+    parser.add_argument("--until", metavar="STEP", help="stop after this step")
+    parser.add_argument("--force", action="append", default=[], metavar="STEP", help="do this step again")
+    parser.add_argument(
+        "--shrink",
+        action="store_true",
+        help="a dry run on these very files: tiny random models of the same classes, few rows, in RUN-shrunk",
+    )
+    parser.add_argument("--plan", action="store_true", help="only say what would be done, and what it would take")
+    parser.add_argument(
+        "--gpus", type=positive, default=1, metavar="N", help="how many GPUs to plan trainings for (1)"
+    )
+
+
+def run(args):
+    from pathlib import Path
+
+    from sft_judge.core.errors import InputError, nearest
+    from sft_judge.core.resources import find
+    from sft_judge.pipelines.pipeline import declared_of, override, read_pipeline, run_steps, steps_of
+
+    file = find("recipes", args.pipeline)
+    pipeline = read_pipeline(file)
+    override(pipeline, args.set)
+    if args.shrink:
+        pipeline["vars"]["run"] += "-shrunk"
+    steps = steps_of(pipeline, file)
+    if args.shrink:
+        steps = shrunk(steps, Path(pipeline["vars"]["run"]))
+    names = [step.name for step in steps]
+    for name in [*args.force, *([args.until] if args.until else [])]:
+        if name not in names:
+            raise InputError(
+                f"{file} has no step {name!r}.{nearest(name, names)} Known: {', '.join(dict.fromkeys(names))}."
+            )
+    if args.until:
+        steps = steps[: len(names) - names[::-1].index(args.until)]
+    if args.plan:
+        return plan(steps, set(args.force), declared_of(pipeline, file), args.gpus)
+    folder = Path(pipeline["vars"]["run"])
+    status = run_steps(steps, set(args.force), folder)
+    if status:
+        raise SystemExit(status)
+    print_results(folder, steps)
+
+
+def plan(steps, forced, declared, num_gpus):
+    """What is to do, and what that will take. `declared`: battles that are not there yet."""
+    from sft_judge.pipelines.pipeline import up_to_date
+
+    to_do = []
+    for step in steps:
+        wanted = step.name in forced or not up_to_date(step)
+        to_do += [step] if wanted else []
+        print(f"{'to do' if wanted else 'up to date':<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
+    if any(step.stage in GPU_STAGES for step in to_do):
+        from sft_judge.pipelines.planning.report import print_road
+
+        print_road(to_do, steps, declared, num_gpus)
+
+
+def shrunk(steps, folder):
+    """The steps of a dry run; the small models stand in the run's folder."""
+    import torch
+
+    from sft_judge.pipelines.shrink import shrunk_steps
+
+    return shrunk_steps(steps, folder / "small", torch.cuda.is_available())
+
+
+def print_results(folder, steps):
+    """The stages' cost and, where there is a metrics.json, what each judge is worth."""
+    import json
+
+    from sft_judge.core.manifest import read_stages
+    from sft_judge.evaluation.reporting.tables import print_table, stages_table, worth_table
+    from sft_judge.pipelines.pipeline import first_output
+
+    made = {first_output(step) for step in steps}  # the folder may hold another pipeline's outputs too
+    stages = [row for row in read_stages(folder, folder / "none") if folder / row["output"] in made]
+    if stages:
+        print_table(stages_table(stages))
+    if (folder / "metrics.json").is_file():
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if metrics.get("worth"):
+            print_table(worth_table(metrics))
+    print(f"Everything is in {folder}.")

@@ -1,0 +1,151 @@
+"""
+Should a second source of battles be mixed in? The two-way shift table.
+
+One fold of REF and one of OTHER are held out; a judge is trained by the recipe on each set's other folds, and both
+judges are scored on both held-out folds, beside the class frequencies of each set. Writes shift.json and shift.html
+with a verdict (mix, stage, leave out, or cannot tell) that states its rule; the judges are kept in DIR/judges. Every
+key of the recipe can be given as --key value. A run that was killed goes on; what is up to date is not trained again.
+"""
+
+from pathlib import Path
+
+from sft_judge.commands.arguments import add_limit, positive
+from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.resources import find
+from sft_judge.training.recipes import input_paths, required, resolved
+
+EXAMPLE = (
+    "sft-judge shift ours.parquet theirs.parquet --config recipes/demo/teacher.yaml --output runs/shift "
+    "--model_name_or_path runs/demo/post-qwen2"
+)
+SET_HERE = ("battles", "output_dir", "fold", "holdout_fold", "labels", "limit")
+
+
+def add_arguments(parser):
+    parser.add_argument("ref", type=InputPath, metavar="REF", help="battles like those to be judged")
+    parser.add_argument("other", type=InputPath, metavar="OTHER", help="battles that might be added")
+    parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo/teacher")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--folds", type=positive, default=5, metavar="N", help="one of N is held out, where none are stored (5)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the folds, the training and the resampling (0)")
+    parser.usage = "sft-judge shift REF OTHER --config RECIPE --output DIR [--folds N] [--seed N] [--key value ...]"
+    add_limit(parser)
+
+
+def parse_args(parser, argv):
+    """Everything that is not ours goes to the recipe."""
+    args, args.overrides = parser.parse_known_args(argv)
+    return args
+
+
+def extra_inputs(args):
+    """The recipe, and the base it names."""
+    return [find("recipes", args.config), *input_paths(resolved(args.config, args.overrides))]
+
+
+def outputs(args):
+    return [args.output / "shift.json", args.output / "shift.html"]
+
+
+def run(args) -> dict:
+    from sft_judge.core.errors import InputError
+    from sft_judge.core.files import whole_file, write_json
+    from sft_judge.data.battles import read_battles
+    from sft_judge.evaluation.dataset_shift import check_alike, deal, held_out, render_shift, tables_of, verdict_line
+    from sft_judge.evaluation.reporting.tables import print_table
+    from sft_judge.pipelines.pipeline import run_steps
+    from sft_judge.training.config import check_keys
+
+    settings = resolved(args.config, args.overrides)
+    check_keys(settings)
+    required(settings, "model_name_or_path")
+    for key in SET_HERE:
+        if settings.get(key) is not None:
+            raise InputError(f"{key} is {settings[key]!r}, but shift sets it itself for each judge. Leave it out.")
+    if args.folds < 2:
+        raise InputError(f"--folds {args.folds}: expected 2 or more, as one of them is held out.")
+    names = set_names(args.ref, args.other)
+    tables = [read_battles(path, args.limit) for path in (args.ref, args.other)]
+    check_alike([str(args.ref), str(args.other)], tables)
+    tables, said = deal(*tables, args.folds, args.seed)
+    folds, held, left_out = held_out(tables)
+    for name, rows in zip(names, held, strict=True):
+        if rows.num_rows == 0:
+            raise InputError(
+                f"{name}: no held-out battle has a verdict and a prompt that no judge was trained on. Give other "
+                "battles, or files without folds, whose folds are then dealt over both sets together."
+            )
+    paths = write_sets(args.output, tables, held)
+    status = run_steps(steps(args, paths, folds), set(), args.output)
+    if status:
+        raise SystemExit(status)
+    result = measure(args, names, tables, folds, held, paths)
+    for name, count in zip(names, left_out, strict=True):
+        result["sets"][name]["left_out"] = count
+    result |= {"folds": said, "recipe": str(args.config)}
+    write_json(outputs(args)[0], result)
+    with whole_file(outputs(args)[1]) as aside:
+        aside.write_text(render_shift(result), encoding="utf-8")
+    for table in tables_of(result):
+        print_table(table)
+    print(f"{verdict_line(result)}\npage: {outputs(args)[1]}")
+    return {"verdict": result["verdict"]}
+
+
+def set_names(ref: Path, other: Path) -> list[str]:
+    """What to call the sets: their files' names, or all of the paths where those are the same."""
+    return [ref.stem, other.stem] if ref.stem != other.stem else [str(ref), str(other)]
+
+
+def write_sets(folder: Path, tables, held) -> dict[str, list[Path]]:
+    """Write what is trained and scored on; the paths, those of the reference set first."""
+    from sft_judge.data.battles import write_battles
+
+    sides = ("ref", "other")
+    paths = {kind: [folder / f"{kind}-{side}.parquet" for side in sides] for kind in ("battles", "held")}
+    for kind, of_kind in (("battles", tables), ("held", held)):
+        for path, table in zip(paths[kind], of_kind, strict=True):
+            write_battles(path, table)
+    return paths | {"judges": [folder / "judges" / side for side in sides]}
+
+
+def probs_path(judge: Path, held: Path) -> Path:
+    """Where a judge's opinion of held-out rows is kept."""
+    return held.with_name(f"probs-{judge.name}-on-{held.stem.removeprefix('held-')}.parquet")
+
+
+def steps(args, paths: dict[str, list[Path]], folds: list[int]) -> list:
+    """Train a judge on each set, score both sets by each: the very commands a person would give."""
+    from sft_judge.pipelines.pipeline import Step
+
+    found = []
+    for judge, battles, fold in zip(paths["judges"], paths["battles"], folds, strict=True):
+        words = ["--config", args.config, *args.overrides, "--battles", battles, "--output_dir", judge]
+        words += ["--holdout_fold", fold, "--seed", args.seed]
+        found.append(Step(f"train {judge.name}", "train", [str(word) for word in words]))
+        scored = [probs_path(judge, held) for held in paths["held"]]
+        words = ["--model", judge, "--battles", *paths["held"], "--output", *scored, "--engine", "transformers"]
+        found.append(Step(f"score with {judge.name}", "predict", [str(word) for word in words]))
+    return found
+
+
+def measure(args, names: list[str], tables, folds: list[int], held, paths) -> dict:
+    """The figures of shift.json."""
+    from sft_judge.evaluation.align import align
+    from sft_judge.evaluation.dataset_shift import RULES, decide, num_training_rows, score, training_frequencies
+
+    sets = {}
+    for place, name in enumerate(names):
+        path = paths["held"][place]
+        files = {who: probs_path(judge, path) for who, judge in zip(names, paths["judges"], strict=True)}
+        aligned = align(files, held[place], path)
+        frequencies = {
+            who: training_frequencies(table, fold, aligned.num_verdicts)
+            for who, table, fold in zip(names, tables, folds, strict=True)
+        }
+        sets[name] = score(aligned, frequencies, name, names[1 - place], args.seed)
+        sets[name] |= {"fold": folds[place], "trained_on": num_training_rows(tables[place], folds[place])}
+    verdict = decide([one["gains"] for one in sets.values()])
+    return {"verdict": verdict, "rule": RULES[verdict], "sets": sets}

@@ -1,0 +1,169 @@
+"""
+A submission in the sample's format, from one probs file or a weighted mean of several.
+
+Each file is calibrated by its judge's own judge.json before the mean. Samples are those of LMSYS (winner_model_a,
+winner_model_b, winner_tie: probabilities) and WSDM (winner: model_a or model_b), and any like them.
+
+Weights are numbers, one a file; or a rule in JSON, such as {"by": "length", "parts": [{"up_to": 2000, "weights": [0.5,
+0.5]}, {"weights": [0.9, 0.1]}]}, by characters of prompt and responses, or by language; or fitted (--fit) by log loss
+on battles that the judges did not train on, in the form and with the mean (of probabilities, or of their logs) that
+cross-validation prefers. Where a judge was not asked about a battle, the others stand in for it.
+"""
+
+from pathlib import Path
+
+from sft_judge.core.errors import GateError, InputError
+from sft_judge.core.files import InputPath, OutputPath
+
+EXAMPLE = "sft-judge submit --probs probs.parquet --sample sample_submission.csv --output submission.csv"
+
+
+def add_arguments(parser):
+    parser.add_argument("--probs", type=InputPath, nargs="+", required=True, help="one file a judge")
+    parser.add_argument("--sample", type=InputPath, required=True, help="the competition's sample_submission.csv")
+    parser.add_argument("--output", type=OutputPath, required=True, help="the CSV to write")
+    parser.add_argument("--weights", nargs="+", metavar="W", help="one a probs file, or RULE.json (default: equal)")
+    parser.add_argument("--battles", type=InputPath, help="of --probs, for weights by length or language")
+    parser.add_argument(
+        "--fit", type=InputPath, nargs="+", metavar="F", help="held-out probs, in the order of --probs"
+    )
+    parser.add_argument("--fit-battles", type=InputPath, metavar="F", help="their battles, with verdicts")
+    parser.add_argument("--by", nargs="+", choices=("length", "language"), default=[], help="try weights by these")
+    parser.add_argument("--save-weights", type=OutputPath, metavar="RULE.json", help="keep what was fitted")
+    parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
+
+
+def extra_inputs(args):
+    from sft_judge.inference.calibrated import judge_files
+
+    rules = [Path(args.weights[0])] if _is_rule(args.weights) else []
+    return rules + ([] if args.uncalibrated else judge_files([*args.probs, *(args.fit or [])]))
+
+
+def run(args) -> dict:
+    import numpy as np
+
+    from sft_judge.data.probs import read_probs
+    from sft_judge.inference.calibrated import calibrated
+    from sft_judge.inference.ensemble import combine, write_rule
+    from sft_judge.inference.submission import described, opinions, read_sample, rows_of, write_submission
+
+    sample = read_sample(args.sample)
+    rule, facts = _rule(args, sample.num_verdicts)
+    files = {path: read_probs(path) for path in args.probs}
+    results = {path: calibrated(probs, args.uncalibrated) for path, probs in files.items()}
+    members = [opinions(path, results[path], files[path], sample) for path in args.probs]
+    judged = np.stack([results[path].orders[rows_of(path, results[path], sample)] > 0 for path in args.probs], axis=1)
+    for path in args.probs:
+        print(described(path, results[path], sample))
+    weights = rule.weights(_keys(args.battles, rule.by, sample.ids), len(sample.ids))
+    write_submission(args.output, sample, combine(members, weights, sample.num_verdicts, rule.mean, judged))
+    if args.save_weights:
+        write_rule(args.save_weights, rule, facts)
+    print(f"{args.output}: {len(sample.ids)} rows, {', '.join(sample.columns)}")
+    return {"rows": len(sample.ids), "members": len(members), "rule": vars(rule), **facts}
+
+
+def _is_rule(weights: list[str] | None) -> bool:
+    return bool(weights) and len(weights) == 1 and weights[0].endswith(".json")
+
+
+def _rule(args, num_asked: int):
+    """The rule asked for, and what it was fitted on."""
+    from sft_judge.inference.ensemble import Rule, equal, read_rule, shares
+
+    if args.fit and args.weights:
+        raise InputError("--weights says what --fit would find out; give one of them.")
+    if bool(args.fit) != bool(args.fit_battles) or ((args.by or args.save_weights) and not args.fit):
+        raise InputError(
+            "Weights are fitted with --fit PROBS... and --fit-battles F; --by and --save-weights go with them."
+        )
+    if args.fit:
+        _as_many(len(args.fit), "files to fit on", args)
+        return _fitted(args, num_asked)
+    if args.weights is None:
+        return equal(len(args.probs)), {}
+    if _is_rule(args.weights):
+        rule = read_rule(Path(args.weights[0]))
+        _as_many(len(rule.parts[0]["weights"]), "weights", args)
+        return rule, {}
+    try:
+        numbers = [float(weight) for weight in args.weights]
+    except ValueError as error:
+        raise InputError(f"--weights {' '.join(args.weights)}: neither numbers nor a rule's .json file.") from error
+    _as_many(len(numbers), "weights", args)
+    return Rule([{"weights": shares(numbers).tolist()}]), {}
+
+
+def _as_many(count: int, what: str, args) -> None:
+    if count != len(args.probs):
+        raise InputError(f"{count} {what} for {len(args.probs)} probs files; give one each, in their order.")
+
+
+def _fitted(args, num_asked: int):
+    import numpy as np
+
+    from sft_judge.data.battles import read_battles
+    from sft_judge.data.probs import first_verdicts, read_probs
+    from sft_judge.evaluation.align import align
+    from sft_judge.inference.ensemble import choose
+
+    battles = read_battles(args.fit_battles)
+    known = set.intersection(*(set(read_probs(path).ids) for path in args.fit))  # of one fold, say
+    predicted = np.array([name in known for name in battles["id"].to_pylist()])
+    if not predicted.any():
+        raise InputError(f"No battle of {args.fit_battles} is in all of {', '.join(map(str, args.fit))}.")
+    aligned = align(dict(enumerate(args.fit)), battles, args.fit_battles, predicted, raw=args.uncalibrated)
+    for judge in aligned.judges.values():
+        _not_in_sample(judge.source.metadata, aligned.battles)
+    num = min(aligned.num_verdicts, num_asked)
+    keep = np.all([~np.isnan(judge.orders[..., 0]).all(axis=1) for judge in aligned.judges.values()], axis=0)
+    keep &= aligned.verdicts < num
+    if not keep.any():
+        raise InputError(f"No battle of {args.fit_battles} was judged by all of them.")
+    ids = np.array(aligned.battles["id"].to_pylist(), dtype=object)[keep]
+    keys = {by: _keys(args.fit_battles, by, ids) for by in args.by}
+    members = [first_verdicts(judge.probs[keep], num) for judge in aligned.judges.values()]
+    rule, losses = choose(members, aligned.verdicts[keep], aligned.clusters[keep], keys)
+    for name, loss in losses:
+        print(f"{loss:.4f}  {name}")
+    print(f"on {keep.sum()} battles, log loss in cross-validation by prompt; taken: {losses[0][0]}")
+    for part in rule.parts:
+        where = f"up to {part['up_to']} characters: " if "up_to" in part else f"{part.get('language') or ''}: "
+        print(f"  {where.lstrip(': ')}{', '.join(f'{weight:.3f}' for weight in part['weights'])}")
+    return rule, {"fitted_on": int(keep.sum()), "log_losses": dict(losses)}
+
+
+def _not_in_sample(metadata: dict, battles) -> None:
+    """Raise `GateError` where a judge was trained on a fold of the battles that weights are to be fitted on."""
+    from sft_judge.evaluation.align import column
+    from sft_judge.inference.calibrated import folds_seen
+
+    learnt = sorted(set(folds_seen(metadata)) & set(column(battles, "fold")))
+    if learnt:
+        raise GateError(
+            f"{metadata['model']} was trained on fold {', '.join(map(str, learnt))} of these battles, so weights "
+            "fitted there would trust it too much. Fit on battles kept from training, or on `predict --out-of-fold`."
+        )
+
+
+def _keys(path, by: str | None, ids):
+    """Lengths in characters, or languages, of the battles with these ids [N]."""
+    import numpy as np
+
+    from sft_judge.data.battles import FIELDS, read_battles
+    from sft_judge.data.style import text_lengths
+    from sft_judge.evaluation.align import column
+
+    if by is None:
+        return None
+    if path is None:
+        raise InputError(f"Weights by {by} need the battles of --probs: --battles F.")
+    battles = read_battles(path)
+    languages = [value or "unknown" for value in column(battles, "language")]
+    values = languages if by == "language" else sum(text_lengths(battles, name) for name in FIELDS)
+    known = dict(zip(battles["id"].to_pylist(), values, strict=True))
+    missing = [id_ for id_ in ids if id_ not in known]
+    if missing:
+        raise InputError(f"{path}: no battle {missing[0]!r}, of which there are probabilities.")
+    return np.array([known[id_] for id_ in ids], dtype=object if by == "language" else int)

@@ -1,0 +1,51 @@
+"""
+Run a grid over recipes, each cell with several seeds, and say what the intervals support.
+
+A sweep is a pipeline file with `cells` or a `grid` of settings (`step.key: value`), `seeds`, a `reference` and what to
+`score`; `confirm` names fresh seeds with which the best cell and the best reference are run again. Finished steps are
+kept: the same command goes on, and started several times, on machines that share a disk, it shares the work.
+"""
+
+from contextlib import nullcontext
+
+from sft_judge.commands.arguments import positive
+from sft_judge.pipelines.sweep_runner import all_runs, run_sweep
+
+EXAMPLE = "sft-judge sweep recipes/sweeps/tiny/distillation.yaml --jobs 2"
+
+
+def add_arguments(parser):
+    parser.add_argument("sweep", metavar="SWEEP.yaml", help="a file, or a name such as sweeps/tiny/distillation")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="step.key=value", help="or var=value, seeds=[1,2]"
+    )
+    parser.add_argument("--jobs", type=positive, metavar="N", help="steps at once (one a GPU, else one a core)")
+    parser.add_argument("--ray", metavar="auto|ADDRESS", help="let a Ray cluster's nodes work on it too (extra `ray`)")
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+
+
+def run(args):
+    from sft_judge.core.resources import find
+    from sft_judge.pipelines.parallel import room
+    from sft_judge.pipelines.ray_nodes import ray_workers
+    from sft_judge.pipelines.sweep import read_sweep
+
+    sweep = read_sweep(find("recipes", args.sweep), args.set)
+    if args.plan:
+        return print_plan(all_runs(sweep))
+    with ray_workers(args.ray, str(sweep.file), args.set, args.jobs) if args.ray else nullcontext():
+        _, status = run_sweep(sweep, args.jobs or room())
+    if status:
+        raise SystemExit(status)
+
+
+def print_plan(runs: list) -> None:
+    """Each step once, with whether it is up to date."""
+    from sft_judge.pipelines.pipeline import up_to_date
+    from sft_judge.pipelines.sweep import unique_steps
+
+    steps, _ = unique_steps(runs)
+    for step in steps:
+        state = "up to date" if up_to_date(step) else "to do"
+        print(f"{state:<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
+    print(f"{len(runs)} runs, {len(steps)} steps; those with fresh seeds follow from the results")

@@ -1,0 +1,107 @@
+"""
+Train a judge from a recipe.
+
+A recipe is a YAML file of TRL's SFTConfig and ModelConfig keys and the judge's own (battles, fold, labels,
+distill_weight, prompt_template, num_verdicts, total_budget, swap, ...: see sft_judge/config.py). Every key can be
+given on the command line as --key value, which wins. A run that was killed goes on from its last checkpoint.
+
+On several processes: accelerate launch --config_file recipes/accelerate/X.yaml scripts/train.py --config RECIPE
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.resources import find
+from sft_judge.training.recipes import input_paths, output_paths, parsed_recipe, read_overrides, required, resolved
+
+EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_dir runs/teacher/fold-0"
+
+
+def add_arguments(parser):
+    parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo/teacher")
+    parser.add_argument("--limit", metavar="N", help="only the first N battles, for a quick try")
+    parser.add_argument("--allow-in-sample", action="store_true", help="train on labels not proven out of fold")
+    parser.add_argument(
+        "--shrink",
+        action="store_true",
+        help="a dry run: the same architecture and features, tiny, random weights, a few steps on planted battles",
+    )
+    parser.add_argument("--plan", action="store_true", help="only say what it would take: tokens, memory, GPUs, hours")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs to plan for (1)")
+    parser.usage = "sft-judge train --config RECIPE [--plan [--gpus N]] [--shrink] [--limit N] [--key value ...]"
+
+
+def parse_args(parser, argv):
+    """Everything that is not ours goes to the recipe."""
+    args, rest = parser.parse_known_args(argv)
+    args.overrides = [*rest, *(["--limit", args.limit] if args.limit else [])]
+    args.overrides += ["--allow_in_sample", "true"] if args.allow_in_sample else []
+    if args.shrink and not resolved(args.config, args.overrides).get("output_dir"):
+        recipe = find("recipes", args.config)
+        args.overrides += ["--output_dir", f"runs/shrunk/{recipe.parent.name}-{recipe.stem}"]
+    return args
+
+
+def extra_inputs(args):
+    """The recipe, and the files that it names."""
+    return [find("recipes", args.config), *input_paths(resolved(args.config, args.overrides))]
+
+
+def outputs(args):
+    """The judge's folder; nothing is made by a plan."""
+    return [] if args.plan else output_paths(resolved(args.config, args.overrides))
+
+
+def run(args):
+    settings = resolved(args.config, args.overrides)
+    alone = args.plan or args.shrink  # from battles of their own
+    for key in ("model_name_or_path", *([] if args.plan else ["output_dir"]), *([] if alone else ["battles"])):
+        required(settings, key)
+
+    from sft_judge.core.manifest import provenance
+    from sft_judge.pipelines.planning.training_cost import plan_training
+    from sft_judge.training.train import train_judge
+
+    if args.plan:
+        if args.gpus < 1:
+            raise InputError(f"--gpus is {args.gpus}, expected 1 or more.")
+        print(plan_training(*parsed_recipe(args, settings, {}), args.gpus))
+        return None
+
+    small = _shrunk(settings, read_overrides(args.overrides)) if args.shrink else {}
+    if args.shrink:
+        _make_small_inputs(settings, small)
+    config, model_config = parsed_recipe(args, settings, small)
+    return train_judge(config, model_config, provenance(sys.modules[__name__], args)["fingerprint"])
+
+
+def _small_folder(settings: dict) -> Path:
+    output = Path(settings["output_dir"])
+    return output.with_name(f"small-{output.name}")
+
+
+def _shrunk(settings: dict, given: dict) -> dict:
+    import torch
+
+    from sft_judge.pipelines.shrink import shrunk_settings
+
+    small = shrunk_settings(settings, _small_folder(settings), torch.cuda.is_available())
+    return {key: value for key, value in small.items() if key not in given or key == "model_name_or_path"}
+
+
+def _make_small_inputs(settings: dict, small: dict) -> None:
+    """
+    On the first process, before the recipe is parsed: there the others wait for it.
+
+    And once it is parsed, ZeRO-3 divides every model that is made, which takes all processes.
+    """
+    from sft_judge.pipelines.shrink import make_small_inputs
+    from sft_judge.training.config import check_keys
+
+    check_keys(settings)
+    if os.environ.get("RANK", "0") == "0":
+        lines = make_small_inputs(settings["model_name_or_path"], _small_folder(settings))
+        lines += [f"{key}: {value} for {settings.get(key)}" for key, value in small.items()]
+        print("--shrink replaces", *lines, sep="\n  ", flush=True)

@@ -1,0 +1,53 @@
+"""
+The parity gate: engines and forms of one judge give the same numbers, or the worst battle is named (exit status 3).
+
+With one MODEL its engines are compared; with two, the second is held to the first by the paired rise of its log loss
+on labelled battles (and each on its engines, where two are named).
+"""
+
+from sft_judge.commands.arguments import model_path, positive
+from sft_judge.core.files import InputPath
+
+EXAMPLE = "sft-judge verify runs/judge runs/judge-w4a16 --battles battles.parquet --engines transformers,vllm"
+
+
+def add_arguments(parser):
+    parser.add_argument("model", type=model_path, metavar="MODEL")
+    parser.add_argument(
+        "model_b", nargs="?", type=model_path, metavar="MODEL_B", help="another form of the same judge"
+    )
+    parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
+    parser.add_argument(
+        "--engines",
+        default="transformers,vllm",
+        help="comma-separated, the first is the reference; auto: those that can run MODEL_B here",
+    )
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--limit", type=positive, metavar="N", default=200, help="battles to compare on (200)")
+
+
+def outputs(args):
+    """Nothing but the manifest, beside the model verified."""
+    from pathlib import Path
+
+    checked = args.model_b or args.model
+    return [Path(checked) / "verify"] if Path(checked).is_dir() else []
+
+
+def run(args):
+    from sft_judge.core.errors import InputError, nearest
+    from sft_judge.data.battles import read_battles
+    from sft_judge.inference.engines import ENGINES, usable_engines
+    from sft_judge.inference.verify import verify_engines, verify_forms
+
+    checked = str(args.model_b or args.model)
+    engines = usable_engines(checked) if args.engines == "auto" else args.engines.split(",")
+    for name in engines:
+        if name not in ENGINES:
+            raise InputError(f"--engines names {name!r}; known are {', '.join(ENGINES)}.{nearest(name, ENGINES)}")
+    rows = read_battles(args.battles, args.limit).to_pylist()
+    if args.model_b:
+        return verify_forms(str(args.model), str(args.model_b), rows, engines, args.dtype)
+    if len(engines) < 2:
+        raise InputError("One model on one engine leaves nothing to compare; name two engines, or a second model.")
+    return verify_engines(str(args.model), rows, engines, args.dtype)[1]

@@ -1,0 +1,1 @@
+"""Merge, quantise, export, and a plain model as a zero-shot judge."""

@@ -1,0 +1,100 @@
+"""
+The weights that an adapter learnt on where its base was in 4 bits (bitsandbytes), as numbers again.
+
+An adapter makes up for what the quantisation of its base lost: on the base's own weights it is another model.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+from sft_judge.conversion.merge_adapter import hollow_model, names_in_model
+from sft_judge.conversion.weight_files import WeightFiles
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.bnb import bitsandbytes, settings_of
+from sft_judge.modeling.loading import load_config
+
+STATE = ".quant_state.bitsandbytes__"  # what bitsandbytes puts between a weight's name and its kind, nf4 or fp4
+
+
+class LoadedIn4Bit:
+    """
+    A base quantised when it was loaded, with the settings that training recorded in judge.json.
+
+    Quantised are the layers that transformers quantises (not the head), on a GPU where there is one, as in training.
+    """
+
+    def __init__(self, recorded: dict, model: str, files: WeightFiles):
+        self.bitsandbytes = bitsandbytes()
+        self.dtype: str = recorded["dtype"]  # what was quantised, and what comes of it
+        self.config = settings_of(recorded)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        hollow = hollow_model(load_config(model))
+        own_names = names_in_model(hollow, files)
+        Bnb4BitHfQuantizer(self.config).preprocess_model(hollow, device_map=None)
+        four_bit = {
+            f"{name}.weight"
+            for name, module in hollow.named_modules()
+            if isinstance(module, self.bitsandbytes.nn.Linear4bit)
+        }
+        self.names = {name for name, own in own_names.items() if own in four_bit}
+        if len(self.names) < len(four_bit):
+            raise InputError(f"{files.model}: its files do not name the weights as transformers loads them in 4 bits.")
+
+    def read(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """The stored `weight` of this name, through 4 bits where it was in them, in its own dtype."""
+        if name not in self.names:
+            return weight
+        packed = self.bitsandbytes.nn.Params4bit(
+            weight.to(getattr(torch, self.dtype)),
+            requires_grad=False,
+            compress_statistics=self.config.bnb_4bit_use_double_quant,
+            quant_type=self.config.bnb_4bit_quant_type,
+            quant_storage=self.config.bnb_4bit_quant_storage,
+        ).to(self.device)
+        values = self.bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state)
+        return values.to("cpu", weight.dtype)
+
+
+class StoredIn4Bit(WeightFiles):
+    """Files that hold 4-bit weights, read as the numbers that they stand for."""
+
+    def __init__(self, model: str):
+        super().__init__(model)
+        self.bitsandbytes = bitsandbytes()
+        weights = {name.split(STATE)[0] for name in self.file_of if STATE in name}
+        self.parts = {weight: [name for name in self.file_of if name.startswith(f"{weight}.")] for weight in weights}
+        hidden = {name for names in self.parts.values() for name in names}
+        self.hidden = {name: file for name, file in self.file_of.items() if name in hidden}
+        self.file_of = {name: file for name, file in self.file_of.items() if name not in hidden}
+
+    def read(self, name: str) -> torch.Tensor:
+        if name not in self.parts:
+            return super().read(name)
+        packed = super().read(name)
+        return self.bitsandbytes.functional.dequantize_4bit(packed, self._state(name))
+
+    def shape(self, name: str) -> list[int]:
+        return list(self._state(name).shape) if name in self.parts else super().shape(name)
+
+    def _state(self, name: str):
+        kept = {part.removeprefix(f"{name}."): super(StoredIn4Bit, self).read(part) for part in self.parts[name]}
+        return self.bitsandbytes.functional.QuantState.from_dict(kept, device=torch.device("cpu"))
+
+    def _file(self, name: str) -> Path:
+        return self.folder / self.hidden[name] if name in self.hidden else super()._file(name)
+
+
+def weights_of(model: str, config) -> WeightFiles:
+    """The files of a model's weights. Raises `InputError` for a quantisation whose weights are not to be had."""
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return WeightFiles(model)
+    stored = stored if isinstance(stored, dict) else stored.to_dict()
+    if stored.get("load_in_4bit") or stored.get("_load_in_4bit"):
+        return StoredIn4Bit(model)
+    raise InputError(
+        f"{model} is quantised ({stored.get('quant_method')}), so nothing can be added to its weights. Merge first "
+        "and quantise the result; an adapter's base is named by base_model_name_or_path in its adapter_config.json."
+    )

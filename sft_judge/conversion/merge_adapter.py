@@ -1,0 +1,117 @@
+"""
+An adapter into its base, one weight at a time.
+
+PEFT merges a layer by itself, so its own code is used, on a model whose weights take no memory: each is put into its
+layer when it is read from the file, merged, and taken out. The result is that of `merge_and_unload` to the bit, for
+whatever PEFT makes of ranks, scales, DoRA and layouts. PEFT has no merge from file to file. mergekit has one of
+adapters' factors, without DoRA; it would be one more dependency.
+"""
+
+import torch
+from peft import PeftConfig, PeftType
+from peft.tuners.lora import Embedding, Linear, LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from sft_judge.conversion.weight_files import WeightFiles
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.loading import base_of, load_config, with_adapter
+
+# What of LoRA does more than add to the weights of layers
+MORE = ("trainable_token_indices", "layer_replication", "target_parameters", "lora_bias", "alora_invocation_tokens")
+STARTS = (True, False, "gaussian")  # others change the base when they are loaded
+
+
+class NotByShards(Exception):
+    """The adapter cannot be merged weight by weight: it takes the whole model in memory. Says why."""
+
+
+class AdapterByShards:
+    """An adapter in memory on a base that is not. Raises `NotByShards`, or `InputError` for another base's adapter."""
+
+    def __init__(self, adapter: str, files: WeightFiles):
+        _check(PeftConfig.from_pretrained(adapter))
+        base = hollow_model(load_config(adapter))
+        own_names = names_in_model(base, files)
+        ends = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
+        ends = {f"{name}.weight" for name, module in base.named_modules() if id(module) in ends}
+        # float32 stands: low_cpu_mem_usage gives the adapter's weights the base's dtype
+        adapted = with_adapter(base, base_of(adapter), adapter, low_cpu_mem_usage=True)
+        self.layers: dict[str, LoraLayer] = {}  # both by the weight's name in the model
+        self.replaced: dict[str, torch.Tensor] = {}
+        for name, module in adapted.base_model.model.named_modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                saved = module.modules_to_save[module.active_adapters[0]].state_dict()
+                self.replaced |= {f"{name}.{inner}": weight for inner, weight in saved.items()}
+            elif isinstance(module, LoraLayer):
+                if type(module) not in (Linear, Embedding):
+                    raise NotByShards(f"{name} is a {type(module).__name__} of PEFT's")
+                self.layers[f"{name}.weight"] = module
+        changed = {*self.layers, *self.replaced}
+        if _tied(base.config) and changed & ends:
+            raise NotByShards("it changes embeddings that are tied to the head")
+        elsewhere = changed - set(own_names.values())
+        if elsewhere:
+            raise NotByShards(f"{min(elsewhere)} is stored otherwise than it is loaded")
+        self.own_names = {name: own for name, own in own_names.items() if own in changed}
+
+    def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """The weight of this name in the files with what the adapter adds, in the weight's own dtype."""
+        own = self.own_names.get(name)
+        if own is None:
+            return weight
+        if own in self.replaced:
+            return self.replaced[own].to(weight.dtype)
+        layer = self.layers[own]
+        base = layer.get_base_layer()
+        hollow = base.weight
+        if weight.shape != hollow.shape:
+            raise InputError(f"{name} is {list(weight.shape)}, but by its config.json {list(hollow.shape)}.")
+        base.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)  # it is changed in place
+        layer.merge()
+        merged, base.weight = base.weight.data, hollow
+        layer.merged_adapters.clear()
+        return merged
+
+
+def hollow_model(config: PretrainedConfig) -> torch.nn.Module:
+    """A model of its true shapes in float32, each weight one number that stands for all: it takes no memory."""
+    with torch.device("meta"):
+        hollow = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for module in hollow.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(torch.zeros(()).expand(weight.shape), requires_grad=False))
+    return hollow
+
+
+def names_in_model(model: torch.nn.Module, files: WeightFiles) -> dict[str, str]:
+    """The parameter that each stored tensor becomes, by transformers' rules of loading; none that becomes a part."""
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    state = model.state_dict()
+    names = {}
+    for name in files.file_of:
+        own, part_of = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if part_of is None and own in state:
+            names[name] = own
+    return names
+
+
+def _check(config: PeftConfig) -> None:
+    """Raise `NotByShards` for what is not known to add to weights alone."""
+    if config.peft_type != PeftType.LORA:
+        raise NotByShards(f"it is {config.peft_type.value} rather than LoRA")
+    if config.bias != "none":
+        raise NotByShards(f"it trained biases ({config.bias})")
+    if config.init_lora_weights not in STARTS:
+        raise NotByShards(f"its start, {config.init_lora_weights}, is made of the base's weights")
+    more = [name for name in MORE if getattr(config, name, None)]
+    if more:
+        raise NotByShards(f"it has {more[0]}")
+
+
+def _tied(config) -> bool:
+    return any(getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config()))

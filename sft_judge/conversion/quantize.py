@@ -1,0 +1,121 @@
+"""
+A judge in fewer bits: auto-round on its own prompts, with their verdicts, packed so that none is dropped.
+
+auto-round leaves out calibration rows shorter than `seqlen`, and judge prompts have all lengths: they are joined end
+to end and cut into rows of exactly `seqlen` token ids, the ids that the judge was trained on.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.bnb import bitsandbytes
+from sft_judge.modeling.judge_spec import read_spec, write_spec
+from sft_judge.modeling.loading import load_model, load_tokenizer, sees
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training.dataset import verdict_dataset
+
+BITSANDBYTES = ("NF4", "INT8")  # without calibration, to compare with; all else is auto-round's
+BATCH = 8  # calibration rows a round of tuning
+
+
+@dataclass
+class Tuning:
+    """How a judge is quantised, as the flags of `sft-judge quantize`; with 0 `iters` auto-round rounds and no more."""
+
+    scheme: str = "W4A16"
+    format: str = "auto_round"
+    seqlen: int = 2048
+    nsamples: int = 512
+    iters: int = 1000
+    seed: int = 42
+
+
+def pack(sequences: list[list[int]], seqlen: int, num_samples: int) -> torch.Tensor:
+    """Sequences joined end to end, as rows [n, seqlen], n <= num_samples. What is left over is less than a row."""
+    joined = torch.tensor([token for sequence in sequences for token in sequence][: seqlen * num_samples])
+    if len(joined) < seqlen:
+        raise InputError(
+            f"{len(joined)} tokens of calibration prompts do not fill one row of {seqlen}; give more battles."
+        )
+    return joined[: len(joined) // seqlen * seqlen].view(-1, seqlen)
+
+
+def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) -> dict:
+    """
+    Quantise into the folder `output`, judge.json without its calibration; returns facts for the manifest.
+
+    The tuning's seed draws the battles that fill `nsamples` rows, and is auto-round's own.
+    """
+    spec, tokenizer = read_spec(model), load_tokenizer(model)
+    if tuning.scheme in BITSANDBYTES:
+        facts = {}
+        _bitsandbytes(model, tuning.scheme, output)
+    else:
+        facts = _auto_round(model, battles, JudgePrompt.of(tokenizer, spec), output, tuning)
+    tokenizer.save_pretrained(output)
+    spec.calibration = None  # the quantised copy is calibrated anew
+    spec.training = {**spec.training, "quantized": asdict(tuning) | facts}
+    write_spec(output, spec)
+    return facts
+
+
+def _bitsandbytes(model: str, scheme: str, output: Path) -> None:
+    from transformers import BitsAndBytesConfig
+
+    bitsandbytes()
+    four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
+    config = BitsAndBytesConfig(**(four_bit if scheme == "NF4" else {"load_in_8bit": True}))
+    load_model(model, "bfloat16", quantization_config=config).save_pretrained(output)
+
+
+def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path, tuning: Tuning) -> dict:
+    try:
+        from auto_round import AutoRound
+    except ModuleNotFoundError as error:
+        raise InputError("auto-round is not installed; take the extra: pip install 'sft-judge[quantize]'.") from error
+
+    if sees(model):
+        raise InputError(
+            f"{model}: its class also takes images, for which auto-round asks. `sft-judge merge {model} --output DIR` "
+            "makes one of the text's class, with the same probabilities; quantise that."
+        )
+    seqlen = tuning.seqlen
+    dataset, counts = verdict_dataset(battles, prompt, "both", seed=0)
+    dataset = dataset.shuffle(seed=tuning.seed)
+    rows = pack([ids for views in dataset["input_ids"] for ids in views], seqlen, tuning.nsamples)
+    loaded = load_model(model)
+    seqlen_limit = loaded.config.get_text_config().max_position_embeddings
+    if seqlen > seqlen_limit:
+        raise InputError(f"--seqlen {seqlen}, but {model} has {seqlen_limit} positions.")
+    print(f"calibration: {counts['rows']} battles -> {len(rows)} rows of {seqlen} tokens, none dropped")
+    rounder = AutoRound(
+        loaded.to(torch.bfloat16),
+        prompt.tokenizer,
+        scheme=tuning.scheme,
+        dataset=[{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in rows],
+        seqlen=seqlen,
+        nsamples=len(rows),
+        iters=tuning.iters,
+        seed=tuning.seed,
+        batch_size=min(BATCH, len(rows)),
+        device_map=0 if torch.cuda.is_available() else "cpu",
+        enable_torch_compile=torch.cuda.is_available(),
+    )
+    rounder.quantize_and_save(str(output), format=tuning.format)
+    _flatten(output)
+    return {"calibration_rows": len(rows), "calibration_battles": counts["rows"]}
+
+
+def _flatten(output: Path) -> None:
+    """auto-round writes into a sub-folder named after the model; a judge is the folder itself."""
+    if (output / "config.json").is_file():
+        return
+    (inner,) = [folder for folder in output.iterdir() if (folder / "config.json").is_file()]
+    for file in inner.iterdir():
+        shutil.move(str(file), output / file.name)
+    inner.rmdir()

@@ -1,0 +1,96 @@
+"""A model's weights as they stand in its safetensors files: read tensor by tensor, written shard by shard."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import write_json
+from sft_judge.core.progress import Progress
+from sft_judge.modeling.loading import check_weights
+
+
+class WeightFiles:
+    """
+    The tensors of a model folder or hub id by the names in its files; `file_of` says where each stands.
+
+    A file is open while one tensor is read: the pages of a mapped file count as memory for as long as it is. Raises
+    `InputError` where there are no safetensors, or one is missing or cut short.
+    """
+
+    def __init__(self, model: str):
+        self.model = model
+        self.folder = Path(model) if Path(model).is_dir() else hub_folder(model)
+        index, single = self.folder / SAFE_WEIGHTS_INDEX_NAME, self.folder / SAFE_WEIGHTS_NAME
+        if index.is_file():
+            self.file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        elif single.is_file():
+            check_weights([single])
+            with safe_open(single, "pt") as file:
+                self.file_of = dict.fromkeys(file.keys(), SAFE_WEIGHTS_NAME)
+        else:
+            raise InputError(f"{model}: no weights in it; expected {SAFE_WEIGHTS_NAME} or {SAFE_WEIGHTS_INDEX_NAME}.")
+        missing = sorted(file for file in set(self.file_of.values()) if not (self.folder / file).is_file())
+        if missing:
+            raise InputError(f"{index}: names {missing[0]}, which is not there. Copy or make it again.")
+        check_weights(self.folder / file for file in set(self.file_of.values()))
+
+    def shards(self) -> dict[str, list[str]]:
+        """The names of the tensors in each file."""
+        shards: dict[str, list[str]] = {}
+        for name, file in self.file_of.items():
+            shards.setdefault(file, []).append(name)
+        return shards
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, as it is stored."""
+        with safe_open(self._file(name), "pt") as file:
+            return file.get_tensor(name)
+
+    def shape(self, name: str) -> list[int]:
+        """Its shape, from the file's header alone."""
+        with safe_open(self._file(name), "pt") as file:
+            return file.get_slice(name).get_shape()
+
+    def _file(self, name: str) -> Path:
+        return self.folder / self.file_of[name]
+
+
+def write_shards(
+    like: WeightFiles, output: Path, tensor_of: Callable[[str], torch.Tensor], names: dict[str, str] | None = None
+) -> None:
+    """
+    Write what `tensor_of` gives for each name into `output`, divided into files as `like` is; holds one file.
+
+    `names` are those to write and how they are called there: by default all, as they are.
+    """
+    called = names or {name: name for name in like.file_of}
+    total = 0
+    with Progress("merging", len(called), "tensors") as progress:
+        for file, stored in like.shards().items():
+            tensors = {}
+            for name in filter(called.__contains__, stored):
+                tensors[called[name]] = tensor_of(name).contiguous()
+                progress.add()
+            if not tensors:
+                continue
+            total += sum(tensor.nbytes for tensor in tensors.values())
+            save_file(tensors, output / file, metadata={"format": "pt"})
+            del tensors
+    if (like.folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        where = {called[name]: file for name, file in like.file_of.items() if name in called}
+        write_json(output / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def hub_folder(model: str, *more: str) -> Path:
+    """The folder in the hub's cache, with the weights and what describes them; `more` are other patterns of files."""
+    try:
+        return Path(snapshot_download(model, allow_patterns=["model*.safetensors*", "*config.json", *more]))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model}: its weights cannot be had ({str(error).splitlines()[0]}).") from error

@@ -1,0 +1,1 @@
+"""Errors, verdict order, atomic files, manifests and the registry of commands. Imports no other room."""

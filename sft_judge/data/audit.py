@@ -1,0 +1,230 @@
+"""
+What a set of battles is like, as numbers: no text of a battle leaves this module.
+
+Battles stream by once, in Arrow's own operations where a row counts; what is kept of one is a few numbers. Win rates
+are of the labelled rows without ties, with Wilson's 95 % interval (scipy.stats.binomtest).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import FIELDS, BattleFile
+from sft_judge.data.injection import PATTERNS, hostile_rows
+from sft_judge.data.preparing.folds import normal_prompt
+from sft_judge.data.preparing.leaks import LeakSearch
+from sft_judge.data.preparing.similarity_join import ABOVE, BELOW
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+TOTALS = (1536, 2048, 3072, 6144, 8192)  # tokens in all; budgets that the winners' recipes used, and their doubles
+BINS = 60  # of the lengths, on a logarithmic scale
+BY = ("source", "language", "verdict", "fold")
+_JOINT = "\x1e"  # between turns that are compared as one text
+
+
+class Tally:
+    """What is counted while N battles stream by; `audit` turns it into the facts. `measures`: see `audit_battles`."""
+
+    def __init__(self, columns: list[str], measures: dict[str, Callable]):
+        self.by = {name: Counter() for name in (*BY, "turns")}
+        self.lengths = {name: [] for name in FIELDS}  # characters, turns together
+        self.empty, self.hostile, self.models = Counter(), Counter(), Counter()
+        self.verdicts, self.prompts, self.battles, self.hostile_rows = [], [], [], []
+        self.identical = self.num_rows = 0
+        self.measures, self.tokens = measures, {name: [] for name in measures}
+        self.leaks = LeakSearch() if "fold" in columns else None
+
+    def add(self, battles: pa.Table) -> None:
+        """Count some more battles."""
+        battles = battles.combine_chunks()
+        texts = {name: _text(battles, name) for name in FIELDS}
+        for name in BY:
+            known = battles[name] if name in battles.column_names else pa.nulls(battles.num_rows, pa.string())
+            self.by[name] += _counts(known)
+        self.by["turns"] += _counts(pc.list_value_length(battles["prompt"]))
+        for name, text in texts.items():
+            length = pc.utf8_length(text)
+            self.lengths[name].append(length.to_numpy())
+            self.empty[name] += _num(pc.or_(pc.equal(length, 0), pc.utf8_is_space(text)))
+        self.identical += _num(pc.equal(texts["response_a"], texts["response_b"]))
+        self.verdicts.append(pc.fill_null(pc.index_in(battles["verdict"], pa.array(VERDICTS)), -1).to_numpy())
+        self._add_hashes(battles, texts)
+        self._add_models(battles)
+        self._add_hostile(battles)
+        if self.leaks:
+            self.leaks.add(battles, pc.fill_null(battles["fold"], -1).to_numpy())
+        for name, measure in self.measures.items():
+            self.tokens[name].append(measure(battles))
+        self.num_rows += battles.num_rows
+
+    def _add_hashes(self, battles: pa.Table, texts: dict) -> None:
+        prompts = [hash(normal_prompt(turns)) for turns in battles["prompt"].to_pylist()]
+        responses = (texts[name].to_pylist() for name in ("response_a", "response_b"))
+        self.prompts.append(np.array(prompts))
+        self.battles.append(np.array([hash(key) for key in zip(prompts, *responses, strict=True)]))
+
+    def _add_models(self, battles: pa.Table) -> None:
+        for name, won in (("model_a", "a"), ("model_b", "b")):
+            if name not in battles.column_names:
+                continue
+            groups = battles.select([name, "verdict"]).group_by([name, "verdict"]).aggregate([([], "count_all")])
+            for row in groups.to_pylist():
+                outcome = {won: "wins", "tie": "ties", None: "unlabelled"}.get(row["verdict"], "losses")
+                self.models[row[name], outcome] += row["count_all"]
+
+    def _add_hostile(self, battles: pa.Table) -> None:
+        for name in FIELDS:
+            for kind, rows in hostile_rows(battles, name).items():
+                self.hostile[kind, name] += len(rows)
+                self.hostile_rows.append(rows + self.num_rows)
+
+    def audit(self) -> dict:
+        """The facts, as a JSON-able dict."""
+        lengths = {name: np.concatenate(parts) for name, parts in self.lengths.items()}
+        verdicts = np.concatenate(self.verdicts)
+        longer = np.sign(lengths["response_b"].astype(int) - lengths["response_a"])  # -1: a is longer, 1: b is
+        decided = (verdicts >= 0) & (verdicts < 2)
+        uneven = decided & (longer != 0)
+        prompts, battles = (np.unique(np.concatenate(c), return_counts=True)[1] for c in (self.prompts, self.battles))
+        return {
+            "rows": self.num_rows,
+            "rows_by": {name: _ordered(counter) for name, counter in self.by.items()},
+            "characters": {name: quantiles(values) for name, values in lengths.items()},
+            "length_histogram": _histogram(lengths),
+            "length_symmetry": _symmetry(lengths["response_a"], lengths["response_b"]),
+            "tokens": {name: self._token_facts(parts) for name, parts in self.tokens.items()},
+            "empty": {name: self.empty[name] for name in FIELDS},
+            "identical_responses": self.identical,
+            "duplicates": {
+                "different_prompts": len(prompts),
+                "rows_sharing_a_prompt": int(prompts[prompts > 1].sum()),
+                "rows_repeating_a_row": int((battles - 1).sum()),
+            },
+            "first_answer_wins": win_rate(int((verdicts == 0).sum()), int(decided.sum())),
+            "longer_answer_wins": win_rate(int((verdicts == (longer > 0))[uneven].sum()), int(uneven.sum())),
+            "models": self._model_facts(),
+            "hostile_rows": len(self.rows_with_hostile_text()),
+            "hostile_text": {
+                kind: {name: self.hostile[kind, name] for name in FIELDS}
+                for kind in PATTERNS
+                if any(self.hostile[kind, name] for name in FIELDS)
+            },
+            "leaks": self._leak_facts(),
+        }
+
+    def rows_with_hostile_text(self) -> np.ndarray:
+        """Which battles, counted from 0, hold hostile text of any kind."""
+        return np.unique(np.concatenate([np.zeros(0, dtype=int), *self.hostile_rows]))
+
+    def total_lengths(self) -> np.ndarray:
+        """Characters [N] of all three fields."""
+        return sum(np.concatenate(parts).astype(int) for parts in self.lengths.values())
+
+    def _token_facts(self, parts: list[np.ndarray]) -> dict:
+        counts = np.concatenate(parts)  # [N, 4]
+        whole = np.sort(counts[:, 3])
+        marks = np.unique(np.geomspace(max(1, whole[0]), max(2, whole[-1]), BINS).astype(int))
+        return {
+            "quantiles": {name: quantiles(counts[:, place]) for place, name in enumerate((*FIELDS, "whole prompt"))},
+            "share_over": {str(total): float((whole > total).mean()) for total in TOTALS},
+            "longer": {
+                "tokens": marks.tolist(),
+                "share": (1 - np.searchsorted(whole, marks, side="right") / len(whole)).tolist(),
+            },
+        }
+
+    def _model_facts(self) -> list[dict]:
+        names = {name for name, _ in self.models} - {None}
+        rows = []
+        for name in names:
+            counts = {key: self.models[name, key] for key in ("wins", "losses", "ties", "unlabelled")}
+            rate = win_rate(counts["wins"], counts["wins"] + counts["losses"])
+            rows.append({"model": name, "battles": sum(counts.values()), **counts, "win_rate": rate})
+        return sorted(rows, key=lambda row: (-row["battles"], row["model"]))
+
+    def _leak_facts(self) -> dict | None:
+        if self.leaks is None:
+            return None
+        leaks = self.leaks.find()
+        return {
+            "first_turns_in_two_folds": leaks.first_turns,
+            "rows_near_another_fold": int(leaks.leaking.sum()),
+            "jaccard_similarity": ABOVE / BELOW,
+            "different_prompts": leaks.prompts,
+            "pairs_compared": leaks.compared,
+            "example_ids": [list(pair) for pair in leaks.pairs],
+        }
+
+
+def audit_battles(file: BattleFile, measures: dict[str, Callable] | None = None, progress=None) -> Tally:
+    """
+    Count all battles of a file.
+
+    `measures`: by name, a function from a table [N] of battles to tokens [N, 4] of the FIELDS and the whole prompt.
+    `progress(n)` is told of every n rows.
+    """
+    tally = Tally(file.columns, measures or {})
+    for battles in file.batches():
+        tally.add(battles)
+        if progress:
+            progress(battles.num_rows)
+    return tally
+
+
+def quantiles(values: np.ndarray) -> dict[str, float]:
+    """The QUANTILES of values, by name."""
+    return {f"{q:g}": float(value) for q, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
+
+
+def win_rate(wins: int, battles: int) -> dict | None:
+    """A share as {"value", "low", "high", "n"} with Wilson's 95 % interval; None of no battles."""
+    from scipy.stats import binomtest
+
+    if not battles:
+        return None
+    low, high = binomtest(wins, battles).proportion_ci(0.95, method="wilson")
+    return {"value": wins / battles, "low": float(low), "high": float(high), "n": battles}
+
+
+def _text(battles: pa.Table, name: str) -> pa.Array:
+    return pc.binary_join(battles[name].combine_chunks(), "")
+
+
+def _num(mask) -> int:
+    return pc.sum(mask).as_py() or 0
+
+
+def _counts(values) -> Counter:
+    return Counter({row["values"]: row["counts"] for row in pc.value_counts(values).to_pylist()})
+
+
+def _ordered(counter: Counter) -> dict[str, int]:
+    """Counts by name: numbers in their order, names the largest first; what is null is called none and is last."""
+    rank = {
+        value: value if isinstance(value, int) else (-count, value)
+        for value, count in counter.items()
+        if value is not None
+    }
+    named = {str(value): counter[value] for value in sorted(rank, key=rank.get)}
+    return named | ({"none": counter[None]} if None in counter else {})
+
+
+def _histogram(lengths: dict[str, np.ndarray]) -> dict:
+    """`{"edges": [BINS + 1], "counts": {field: [BINS]}}` of characters; empty texts count in the first bin."""
+    longest = max(2, *(int(values.max()) for values in lengths.values()))
+    edges = np.geomspace(1, longest, BINS + 1)
+    edges[-1] = longest
+    counts = {name: np.histogram(np.maximum(values, 1), edges)[0].tolist() for name, values in lengths.items()}
+    return {"edges": edges.tolist(), "counts": counts}
+
+
+def _symmetry(a: np.ndarray, b: np.ndarray) -> dict:
+    """The two-sample Kolmogorov-Smirnov distance between the lengths of A and of B, and its p-value."""
+    from scipy.stats import ks_2samp
+
+    test = ks_2samp(a, b, method="asymp")
+    return {"ks_distance": float(test.statistic), "p_value": float(test.pvalue)}

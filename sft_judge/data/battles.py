@@ -1,0 +1,291 @@
+"""
+What a battle is, and the one table type that all stages read and write.
+
+A battle is a prompt, two responses (each a list of turns) and, where known, the verdict people gave. Battles are an
+Arrow table so that a million of them fit; a stage that needs Python rows takes them in batches.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import whole_file
+from sft_judge.core.verdicts import VERDICTS
+
+TURNS = pa.list_(pa.string())
+REQUIRED = {"id": pa.string(), "prompt": TURNS, "response_a": TURNS, "response_b": TURNS, "verdict": pa.string()}
+OPTIONAL = {
+    "model_a": pa.string(),
+    "model_b": pa.string(),
+    "language": pa.string(),
+    "language_score": pa.float64(),
+    "fold": pa.int64(),
+    "source": pa.string(),
+    "category": pa.string(),  # what kind of request it is, as the source says
+    "weight": pa.float64(),
+    "margin": pa.float64(),  # how clear the preference is, such as the difference of two scores
+    "soft_a": pa.float64(),
+    "soft_b": pa.float64(),
+    "soft_tie": pa.float64(),
+}
+COLUMNS = {**REQUIRED, **OPTIONAL}
+FIELDS = ("prompt", "response_a", "response_b")
+BATCH = 5_000  # battles in memory at a time, about 15 MB of text
+ROW_GROUP = 20_000
+
+
+def battle_table(rows: list[dict]) -> pa.Table:
+    """A table from Python rows; optional columns are kept where at least one row has them."""
+    present = [name for name in OPTIONAL if any(row.get(name) is not None for row in rows)]
+    columns = {**REQUIRED, **{name: OPTIONAL[name] for name in present}}
+    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in columns.items()})
+
+
+@dataclass
+class BattleFile:
+    """
+    A battles file, read and checked in batches so that it need not fit into memory.
+
+    JSONL, the form for exchange by hand, is held whole; Parquet is streamed. `columns` are those that battles have and
+    in which at least one row says something, in the order of REQUIRED and OPTIONAL.
+    """
+
+    path: Path
+    columns: list[str]
+    num_rows: int
+    _table: pa.Table | None = None
+
+    def batches(self, columns: list[str] | None = None, size: int = BATCH) -> Iterator[pa.Table]:
+        """
+        Tables of at most `size` battles in the file's order, each checked. `columns`: only these, of those there are.
+
+        Raises `InputError`, with the row where there is one: missing or unequal turns, an unknown verdict, an id that
+        stands twice.
+        """
+        wanted = [name for name in self.columns if columns is None or name in columns]
+        start, seen = 0, set()
+        for table in self._raw_batches(wanted, size):
+            try:
+                table = table.cast(pa.schema([(name, COLUMNS[name]) for name in wanted]))
+            except pa.ArrowException as error:
+                raise InputError(f"{self.path}: a column has another type than battles have ({error}).") from error
+            _check(self.path, table, start, seen)
+            start += table.num_rows
+            yield table
+
+    def _raw_batches(self, columns: list[str], size: int) -> Iterator[pa.Table]:
+        if self._table is not None:
+            yield from (pa.table(batch) for batch in self._table.select(columns).to_batches(size))
+            return
+        left = self.num_rows
+        try:
+            file = pq.ParquetFile(self.path, pre_buffer=False)  # a buffer would keep all that was read
+            for batch in file.iter_batches(size, columns=columns, use_threads=False):
+                yield pa.table(batch.slice(0, left))
+                left -= batch.num_rows
+                if left <= 0:
+                    return
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            raise _unreadable(self.path, error) from error
+
+    def read(self) -> pa.Table:
+        """All battles as one table."""
+        return pa.concat_tables(self.batches()).combine_chunks()
+
+
+def open_battles(path: Path, limit: int | None = None) -> BattleFile:
+    """
+    Open battles (Parquet, or JSONL with a `.jsonl` ending); `limit` keeps the first rows.
+
+    Raises `InputError` for a missing or unreadable file, a missing column, no rows at all. Competition files come in
+    through `sft-judge import`, not here.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such battles file. `sft-judge import` makes one from competition files.")
+    table = None
+    try:
+        if path.suffix == ".jsonl":
+            table = battle_table(_read_jsonl(path)).slice(0, limit)
+            names, num_rows = table.column_names, table.num_rows
+        else:
+            names, num_rows = _parquet_columns(pq.ParquetFile(path).metadata, limit)
+    except (pa.ArrowException, json.JSONDecodeError, UnicodeError, RecursionError, OverflowError, OSError) as error:
+        raise _unreadable(path, error) from error
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        raise InputError(
+            f"{path}: no column {missing[0]!r}; battles have {', '.join(REQUIRED)}. "
+            "Competition files are made into battles by `sft-judge import`."
+        )
+    if num_rows == 0:
+        raise InputError(f"{path}: no battles in it.")
+    file = BattleFile(path, [name for name in COLUMNS if name in names], num_rows, table)
+    if table is not None:
+        file.read()  # it is held anyway: what is wrong with it is told at once, whichever columns are asked for
+    return file
+
+
+def read_battles(path: Path, limit: int | None = None) -> pa.Table:
+    """All battles of a file as one table, checked. Raises `InputError` as `open_battles` and its `batches` do."""
+    return open_battles(path, limit).read()
+
+
+def _parquet_columns(metadata: pq.FileMetaData, limit: int | None) -> tuple[list[str], int]:
+    """The columns of a Parquet file but the optional ones that are null throughout, and how many rows to read."""
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    said = set()
+    for group in groups:
+        for place in range(group.num_columns):
+            column = group.column(place)
+            known = column.is_stats_set and column.statistics.has_null_count
+            if not known or column.statistics.null_count < column.num_values:
+                said.add(column.path_in_schema.split(".")[0])
+    names = [name for name in metadata.schema.to_arrow_schema().names if name in said or name in REQUIRED]
+    return names, min(metadata.num_rows, metadata.num_rows if limit is None else limit)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"{path}: not a readable battles file ({reason}). Expected Parquet or JSONL as `sft-judge import` writes."
+    )
+
+
+def _read_jsonl(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    for row, value in enumerate(rows):
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{path} row {row + 1}: {json.dumps(value)[:40]}, not an object with {', '.join(FIELDS)}."
+            )
+    return rows
+
+
+def _check(path: Path, table: pa.Table, start: int, seen: set[int]) -> None:
+    """Check a batch whose first row is row `start` of the file; `seen` holds the hashes of the ids so far."""
+
+    def refuse(bad: pa.ChunkedArray, reason: str, values: pa.ChunkedArray | None = None) -> None:
+        row = pc.index(bad, True).as_py()
+        if row >= 0:
+            said = reason.format(repr(values[row].as_py())) if values is not None else reason
+            raise InputError(f"{path} row {start + row + 1}: {said}. `sft-judge import` sorts out such rows.")
+
+    there = table.column_names
+    for name in ("id", *FIELDS):
+        if name in there:
+            refuse(pc.is_null(table[name]), f"no {name}, which every battle has")
+    for name in FIELDS:
+        if name in there:
+            refuse(pc.equal(pc.list_value_length(table[name]), 0), f"no turn in {name}, expected at least one")
+            refuse(_null_turns(table[name]), f"a turn of {name} is null, expected text. Empty text is allowed")
+    if {"response_a", "response_b"} <= set(there):
+        turns = [pc.list_value_length(table[name]) for name in FIELDS[1:]]
+        refuse(pc.not_equal(*turns), "response_a and response_b have unequal numbers of turns")
+    if "verdict" in there:
+        unknown = pc.invert(pc.is_in(table["verdict"], pa.array([*VERDICTS, None])))
+        refuse(unknown, f"verdict {{}}, expected {', '.join(VERDICTS)} or null", table["verdict"])
+    for name in table["id"].to_pylist() if "id" in there else ():
+        if hash(name) in seen:
+            raise InputError(f"{path}: id {name!r} stands in more than one row; ids join the stages.")
+        seen.add(hash(name))
+
+
+def _null_turns(column: pa.ChunkedArray) -> pa.Array:
+    """Which rows [N] have a turn that is null."""
+    rows = column.combine_chunks()
+    bad = pc.list_parent_indices(rows).filter(pc.is_null(pc.list_flatten(rows)))
+    return pc.is_in(pa.array(range(len(rows)), bad.type), bad)
+
+
+def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
+    """The battles of one fold, all of them for None. Raises `InputError` where there are no such rows."""
+    if fold is None:
+        return battles
+    if "fold" not in battles.column_names:
+        raise InputError(f"{path}: no fold column, so --fold {fold} means nothing. `sft-judge prepare` makes folds.")
+    kept = battles.filter(pc.equal(battles["fold"], fold))
+    if kept.num_rows == 0:
+        known = ", ".join(str(value) for value in sorted(pc.unique(battles["fold"].drop_null()).to_pylist()))
+        raise InputError(f"{path}: no battle in fold {fold}; its folds are {known}.")
+    return kept
+
+
+def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """`table` with a column added, or replaced in its place."""
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, values)
+    return table.append_column(name, values)
+
+
+def whole_columns(table: pa.Table) -> pa.Table:
+    """Battles with every column that battles can have, null where nothing is known, in the order of COLUMNS."""
+    there = {name: table[name] for name in table.column_names}
+    columns = {name: there.get(name, pa.nulls(table.num_rows, kind)) for name, kind in COLUMNS.items()}
+    return pa.table(columns).cast(pa.schema(COLUMNS))
+
+
+class BattleWriter:
+    """
+    Battles to a file, batch by batch: Parquet, or JSONL where the name ends so; whole or not at all.
+
+    A context manager. Parquet gets every column that battles can have, null where nothing is known, as the first
+    batch cannot tell what a later one holds; `open_battles` leaves such columns out.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.num_rows = Path(path), 0
+        self._files, self._lines, self._parquet = ExitStack(), None, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return self._files.__exit__(*exception)
+
+    def _open(self) -> None:
+        """At the first battle: input that turns out to be bad before has made no folder."""
+        aside = self._files.enter_context(whole_file(self.path))
+        if self.path.suffix == ".jsonl":
+            self._lines = self._files.enter_context(open(aside, "w", encoding="utf-8"))
+        else:
+            self._parquet = self._files.enter_context(pq.ParquetWriter(aside, pa.schema(COLUMNS), compression="zstd"))
+
+    def write(self, table: pa.Table) -> None:
+        """Append battles; columns that battles don't have are left out."""
+        if not self.num_rows:
+            self._open()
+        self.num_rows += table.num_rows
+        if self._lines:
+            for row in table.to_pylist():
+                known = {name: row[name] for name in row if name in REQUIRED or row[name] is not None}
+                self._lines.write(json.dumps(known, ensure_ascii=False) + "\n")
+            return
+        self._parquet.write_table(whole_columns(table), ROW_GROUP)
+
+
+def write_battles(path: Path, table: pa.Table) -> None:
+    """Write a table of battles: Parquet, or JSONL where the name ends so, whole or not at all."""
+    with BattleWriter(path) as writer:
+        writer.write(table)
+
+
+def labelled_folds(rows: pa.Table) -> set[int | None]:
+    """The folds of the battles that have a label of their own, and so were trained on; None for one without a fold."""
+    folds = rows["fold"].to_pylist() if "fold" in rows.column_names else [None] * rows.num_rows
+    return {fold for fold, known in zip(folds, has_label(rows), strict=True) if known}
+
+
+def has_label(rows: pa.Table) -> np.ndarray:
+    """Mask [R] of the battles with a verdict or soft labels of their own."""
+    labels = [np.array(pc.is_valid(rows[name])) for name in ("verdict", "soft_a") if name in rows.column_names]
+    return np.any(labels, axis=0)

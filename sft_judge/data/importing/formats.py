@@ -1,0 +1,204 @@
+"""
+From one row of a source format to one battle.
+
+The formats are told apart by their columns (`detect_format`). A row that cannot be a battle raises `RowError`; what is
+only odd is mended as each function says, and counted.
+"""
+
+import json
+import math
+from collections import Counter
+
+import pyarrow as pa
+
+from sft_judge.core.errors import InputError, nearest
+from sft_judge.data.battles import FIELDS, OPTIONAL
+from sft_judge.data.importing import conversation as turns
+from sft_judge.data.importing.conversation import SURROGATE, RowError, clean_text
+from sft_judge.data.importing.labels import (
+    LMSYS_WINNERS,
+    SCORES,
+    Reading,
+    named_verdict,
+    one_hot_verdict,
+    row_scores,
+    scored_verdict,
+)
+from sft_judge.data.importing.preference import preference_battle
+
+NEEDED = ("id", *FIELDS)
+
+
+def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
+    """
+    The format of a file with these columns, whose first rows decide between plain strings and JSON lists.
+
+    Raises `InputError` for a column that every format needs and that is missing, naming the nearest there is.
+    """
+    if {"conversation_a", "conversation_b"} <= set(columns):
+        return "arena"
+    if {"chosen", "rejected"} <= set(columns):
+        return "rewardbench" if {"prompt", "subset"} <= set(columns) else "preference"
+    if {"question", "response_A", "response_B", "label"} <= set(columns):
+        return "judgebench"
+    if {*FIELDS} <= set(columns) and any(set(pair) <= set(columns) for pair in SCORES):
+        return "rated"
+    for name in NEEDED:
+        if name not in columns:
+            raise InputError(
+                f"{path}: no column {name!r}.{nearest(name, columns)} There are {', '.join(map(str, columns))[:200]}; "
+                f"expected {', '.join(NEEDED)}, or chosen and rejected, or conversation_a and conversation_b."
+            )
+    if any(str(name).startswith("winner_") for name in columns):
+        missing = [name for name in LMSYS_WINNERS if name not in columns]
+        if missing:
+            raise InputError(
+                f"{path}: no column {missing[0]!r}.{nearest(missing[0], columns)} "
+                f"The LMSYS format has {', '.join(LMSYS_WINNERS)}, or none of them where rows have no labels."
+            )
+        return "lmsys"
+    if "verdict" in columns or any(isinstance(row.get(name), list) for row in first_rows for name in FIELDS):
+        return "battles"
+    if "winner" in columns:
+        return "wsdm"
+    lists = sum(all(_is_json_list(row.get(name)) for name in FIELDS) for row in first_rows)
+    return "lmsys" if lists * 2 > len(first_rows) else "wsdm"
+
+
+def _is_json_list(value) -> bool:
+    try:
+        return (
+            isinstance(value, str)
+            and value.lstrip().startswith("[")
+            and isinstance(json.loads(value, strict=False), list)
+        )
+    except (ValueError, RecursionError):
+        return False
+
+
+def _own_turns(row: dict, read, reading: Reading) -> dict:
+    return {name: read(row.get(name), name, reading.mended) for name in FIELDS}
+
+
+def lmsys_battle(row: dict, reading: Reading) -> dict:
+    """LMSYS CSV: JSON lists of turns, one-hot winners; without winners an unlabelled row."""
+    verdict = one_hot_verdict(row) if LMSYS_WINNERS[0] in row else named_verdict(row, reading.mended)
+    return {**_own_turns(row, turns.json_turns, reading), "verdict": verdict}
+
+
+def wsdm_battle(row: dict, reading: Reading) -> dict:
+    """WSDM Cup: plain strings, the winner by name."""
+    return {**_own_turns(row, turns.plain_turn, reading), "verdict": named_verdict(row, reading.mended)}
+
+
+def own_battle(row: dict, reading: Reading) -> dict:
+    """Our own columns, and the JSONL that is exchanged (`winner`, `meta`)."""
+    return {**_own_turns(row, turns.listed_turns, reading), "verdict": named_verdict(row, reading.mended)}
+
+
+def rated_battle(row: dict, reading: Reading) -> dict:
+    """Two responses with a score each."""
+    scores = row_scores(row, SCORES)
+    verdict, margin = scored_verdict(scores, reading.tie_margin), scores and abs(scores[0] - scores[1])
+    return {**_own_turns(row, turns.listed_turns, reading), "verdict": verdict, "margin": margin}
+
+
+def judgebench_battle(row: dict, reading: Reading) -> dict:
+    """JudgeBench: a question, two responses of one model, and the right one as `A>B` or `B>A`."""
+    verdict = {"A>B": "a", "B>A": "b"}.get(str(row.get("label")))
+    if verdict is None:
+        raise RowError("label", f"{row.get('label')!r}, expected 'A>B' or 'B>A'")
+    names = zip(FIELDS, ("question", "response_A", "response_B"), strict=True)
+    return {
+        **{ours: turns.plain_turn(row.get(name), name, reading.mended) for ours, name in names},
+        "verdict": verdict,
+    }
+
+
+def arena_battle(row: dict, reading: Reading) -> dict:
+    """Two chats with the same prompts, `conversation_a` and `conversation_b`, and the winner by name."""
+    chats = []
+    for name in ("conversation_a", "conversation_b"):
+        messages = turns.read_messages(row.get(name), name, reading.mended)
+        if messages is None:
+            raise RowError(name, "no messages, expected a list of them")
+        chats.append(turns.rounds(messages, name, reading.mended))
+    (prompts, response_a), (others, response_b) = chats
+    if prompts != others:
+        raise RowError("conversation_b", "its prompts are not those of conversation_a")
+    verdict = named_verdict(row, reading.mended)
+    return {"prompt": prompts, "response_a": response_a, "response_b": response_b, "verdict": verdict}
+
+
+FORMATS = {
+    "lmsys": lmsys_battle,
+    "wsdm": wsdm_battle,
+    "battles": own_battle,
+    "preference": preference_battle,
+    "rewardbench": preference_battle,
+    "rated": rated_battle,
+    "judgebench": judgebench_battle,
+    "arena": arena_battle,
+}
+
+
+def to_battle(row: dict, format_name: str, source: str, number: int, reading: Reading) -> dict:
+    """One battle from row `number` of a source. Raises `RowError`; `reading` counts what was repaired on the way."""
+    battle = {"id": row_id(row, format_name) or _made_id(row, format_name, source, number)}
+    battle |= FORMATS[format_name](row, reading)
+    lengths = [len(battle[name]) for name in FIELDS]
+    if lengths[0] == 0:
+        raise RowError("prompt", "an empty list, expected at least one turn")
+    if len(set(lengths)) > 1:
+        raise RowError("response_a" if lengths[0] != lengths[1] else "response_b", f"unequal turns {lengths}")
+    named = row.get("source") or (row.get("subset") if format_name == "rewardbench" else None) or source
+    models = {name: battle[name] for name in ("model_a", "model_b") if battle.get(name)}
+    known = _optional_fields({**row, **models}, reading.mended)
+    return {**battle, **known, "source": clean_text(str(named), reading.mended)}
+
+
+def _optional_fields(row: dict, mended: Counter) -> dict:
+    """What a row says beyond the required: its own columns, or those of `meta` in the exchange JSONL."""
+    meta = row.get("meta") if isinstance(row.get("meta"), dict) else {}
+    stated = {
+        **{name: meta.get(name) for name in ("model_a", "model_b", "category")},
+        "language": meta.get("lang"),
+        **row,
+    }
+    found = {}
+    for name, kind in OPTIONAL.items():
+        value = stated.get(name)
+        if value is None or value == "" or value != value:  # NaN is how pandas says null
+            continue
+        expected = "text" if kind == pa.string() else "a number"
+        if isinstance(value, dict | list | bool):
+            raise RowError(name, f"a {type(value).__name__}, expected {expected}")
+        try:
+            found[name] = clean_text(str(value), mended) if kind == pa.string() else _number(value, kind)
+        except (TypeError, ValueError, OverflowError):
+            raise RowError(name, f"{value!r}, expected {expected}") from None
+    return found
+
+
+def _number(value, kind: pa.DataType) -> int | float:
+    """A number that its column can hold; a fold may be written 3.0. Raises `ValueError` of any other."""
+    number = float(value)
+    if not math.isfinite(number) or (kind == pa.int64() and (number != int(number) or abs(number) >= 2**53)):
+        raise ValueError
+    return int(number) if kind == pa.int64() else number
+
+
+def row_id(row: dict, format_name: str) -> str | None:
+    """The id of a row as text, None where it has none; an Arena's battle is named by its question."""
+    value = row.get("id", row.get({"arena": "question_id", "judgebench": "pair_id"}.get(format_name)))
+    if value is None or isinstance(value, dict | list | bool) or not str(value).strip():
+        return None
+    text = str(value).strip()
+    return None if SURROGATE.search(text) else text
+
+
+def _made_id(row: dict, format_name: str, source: str, number: int) -> str:
+    """Preference sets have no ids of their own: file and row make one. Competition rows must bring theirs."""
+    if "id" in row or format_name in ("lmsys", "wsdm", "battles"):
+        raise RowError("id", "missing, expected a string or a number")
+    return f"{source}-{number}"

@@ -1,0 +1,191 @@
+"""
+Sources to one battles file, in one pass: a row is written as a battle, or to the rejects file with its reason.
+
+Only counts, and a number for each id, stay in memory.
+"""
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import whole_file
+from sft_judge.data.battles import COLUMNS, BattleWriter
+from sft_judge.data.importing.conversation import RowError
+from sft_judge.data.importing.formats import detect_format, row_id, to_battle
+from sft_judge.data.importing.labels import Reading
+from sft_judge.data.importing.readers import EXPECTED, read_rows
+from sft_judge.data.importing.sources import hub_rows, source_files
+
+BATCH = 2_000  # battles turned into Arrow at a time
+PEEK = 50  # rows looked at to tell the formats apart
+
+
+@dataclass
+class Imported:
+    """What became of the rows: `rows_in` = `rows_out` + `rejected`."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    rejected: int = 0
+    reasons: Counter = field(default_factory=Counter)  # of rejected rows, numbers and quoted text left out
+    first_reject: dict | None = None
+    formats: dict[str, str] = field(default_factory=dict)
+    mended: Counter = field(default_factory=Counter)
+
+
+class RejectsWriter:
+    """
+    Rejected rows, one JSON object a line, escaped to ASCII so that whatever was read can be written.
+
+    A context manager. Whole or not at all; without any reject there is no file, and an older one is removed.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.num_rows = Path(path), 0
+
+    def __enter__(self):
+        self._stack, self._file = ExitStack(), None
+        return self
+
+    def write(self, reject: dict) -> None:
+        """Append one rejected row."""
+        if self._file is None:
+            aside = self._stack.enter_context(whole_file(self.path))
+            self._file = self._stack.enter_context(open(aside, "w", encoding="ascii"))
+        self._file.write(json.dumps(reject, default=str) + "\n")
+        self.num_rows += 1
+
+    def __exit__(self, kind, *exception):
+        self._stack.__exit__(kind, *exception)
+        if kind is None and not self.num_rows:
+            self.path.unlink(missing_ok=True)
+
+
+def import_sources(
+    sources: list[Path | str],
+    output: Path,
+    rejects: Path,
+    reading: Reading,
+    *,
+    format_name: str | None = None,
+    split: str = "train",
+    strict: bool = False,
+    limit: int | None = None,
+    progress=None,
+) -> Imported:
+    """
+    Read all sources into `output`; `progress(n)` is told of every n rows. `limit` counts rows of each file.
+
+    `format_name` is one of FORMATS, None to tell by the columns; `split` is that of hub data sets. Raises `InputError`
+    for a file that cannot be read, in which no row is good, or an id that stands twice; with `strict` for the first
+    bad row. Then no file is left.
+    """
+    result = Imported(mended=reading.mended)
+    seen: dict[str, tuple[str, int]] = {}
+    with BattleWriter(output) as writer, RejectsWriter(rejects) as rejected:
+        for name, stem, rows in _opened(sources, split):
+            before = result.rejected, result.rows_out
+            importer = _Importer(name, stem, format_name, strict, reading, result, rejected, seen)
+            battles = importer.battles(itertools.islice(rows, limit))
+            while batch := list(itertools.islice(battles, BATCH)):
+                writer.write(_to_arrow(batch))
+                result.rows_out += len(batch)
+                if progress:
+                    progress(len(batch))
+            if result.rows_out == before[1]:
+                raise importer.nothing_good(result.rejected - before[0])
+    assert result.rows_in == result.rows_out + result.rejected
+    return result
+
+
+def _opened(sources: list[Path | str], split: str) -> Iterator[tuple[str, str, Iterator]]:
+    """(name, short name, rows) of every file or hub data set; files of one name are told apart by their folder."""
+    files = [file for source in sources for file in (source_files(source) if isinstance(source, Path) else [source])]
+    stems = Counter(Path(file).stem for file in files)
+    for file in files:
+        short = Path(file).stem if stems[Path(file).stem] == 1 else f"{Path(file).parent.name}/{Path(file).stem}"
+        yield str(file), short, read_rows(file) if isinstance(file, Path) else hub_rows(file, split)
+
+
+@dataclass
+class _Importer:
+    """One source on its way: its battles are yielded, its rejects written and counted."""
+
+    name: str
+    stem: str
+    format_name: str | None
+    strict: bool
+    reading: Reading
+    result: Imported
+    rejects: RejectsWriter
+    seen: dict[str, tuple[str, int]]  # of all sources: where each id stands
+    first_reject: dict | None = None
+
+    def battles(self, rows: Iterator) -> Iterator[dict]:
+        head = list(itertools.islice(rows, PEEK))
+        if not head:
+            raise InputError(f"{self.name}: a header alone, no rows. {EXPECTED}.")
+        peeked = [row for _, row, problem in head if problem is None]
+        if not peeked:
+            raise InputError(f"{self.name} row {head[0][0]}: {head[0][2].reason}. {EXPECTED}.")
+        columns = list(dict.fromkeys(column for row in peeked for column in row))
+        if self.format_name is None:
+            self.format_name = detect_format(self.name, columns, peeked)
+        self.result.formats[self.name] = self.format_name
+        for number, row, problem in itertools.chain(head, rows):
+            self.result.rows_in += 1
+            try:
+                if problem is not None:
+                    raise problem
+                battle = to_battle(row, self.format_name, self.stem, number, self.reading)
+            except RowError as error:
+                self._check_id(row_id(row, self.format_name), number)
+                self._reject(number, row, error)
+            else:
+                self._check_id(battle["id"], number)
+                yield battle
+
+    def _reject(self, number: int, row: dict, error: RowError) -> None:
+        if self.strict:
+            raise InputError(f"{self.name} row {number}, {error.field}: {error.reason} (--strict).") from error
+        identity = row_id(row, self.format_name)
+        about = {"source": self.name, "row": number, "id": identity, "field": error.field, "reason": error.reason}
+        self.first_reject = self.first_reject or about
+        self.result.first_reject = self.result.first_reject or about
+        self.result.rejected += 1
+        self.result.reasons[f"{error.field}: {_without_values(error.reason)}"] += 1
+        self.rejects.write({**about, "data": row})
+
+    def _check_id(self, identity: str | None, number: int) -> None:
+        if identity is None:
+            return
+        if identity in self.seen:
+            other, row = self.seen[identity]
+            where = f"rows {row} and {number}" if other == self.name else f"row {number}, and in {other} row {row}"
+            raise InputError(
+                f"{self.name}: id {identity!r} stands in {where}; ids join the stages and must be unique."
+            )
+        self.seen[identity] = (self.name, number)
+
+    def nothing_good(self, rejected: int) -> InputError:
+        first = self.first_reject
+        return InputError(
+            f"{self.name}: none of {rejected} rows is a battle; row {first['row']}, {first['field']}: "
+            f"{first['reason']}. Read as {self.format_name!r}; --format names another."
+        )
+
+
+def _without_values(reason: str) -> str:
+    return re.sub(r"\d[\d,.]*", "N", re.sub(r"'[^']*'|\([^)]*\)", "…", reason))[:80]
+
+
+def _to_arrow(rows: list[dict]) -> pa.Table:
+    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in COLUMNS.items()})

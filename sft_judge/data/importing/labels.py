@@ -1,0 +1,90 @@
+"""What the columns of source files say about who won: one-hot flags, names, scores, or which response was chosen."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.importing.conversation import RowError
+
+LMSYS_WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")  # in the order of VERDICTS
+TIES = ("tie", "tie (bothbad)", "tie (both bad)", "bothbad", "both_bad", "both bad")
+WINNER_NAMES = {"model_a": "a", "model_b": "b", "a": "a", "b": "b", **dict.fromkeys(TIES, "tie")}
+SCORES = (("score_a", "score_b"), ("rating_a", "rating_b"))
+CHOSEN_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
+CHOSEN_SCORES += (("chosen_rating", "rejected_rating"), ("rating_chosen", "rating_rejected"))
+
+
+class Sides:
+    """Which side the chosen response lands on: drawn by the seed, and after any two rows one was a and one b."""
+
+    def __init__(self, seed: int):
+        self._draw, self._left = random.Random(seed), []
+
+    def chosen_is_a(self) -> bool:
+        if not self._left:
+            self._left = self._draw.sample([True, False], 2)
+        return self._left.pop()
+
+
+@dataclass
+class Reading:
+    """How rows are read, and what was mended on the way."""
+
+    sides: Sides
+    tie_margin: float = 0.0  # scores no further apart are a tie
+    mended: Counter = field(default_factory=Counter)
+
+
+def one_hot_verdict(row: dict) -> str:
+    """The verdict of LMSYS's three columns, of which exactly one must be 1."""
+    flags = []
+    for name in LMSYS_WINNERS:
+        try:
+            flags.append(float(row[name]))
+        except (KeyError, TypeError, ValueError):
+            raise RowError(name, f"{row.get(name)!r}, expected 0 or 1") from None
+        if flags[-1] not in (0, 1):
+            raise RowError(name, f"{row.get(name)!r}, expected 0 or 1")
+    if sum(flags) != 1:
+        raise RowError("winner", f"{int(sum(flags))} winners, expected exactly one")
+    return VERDICTS[flags.index(1)]
+
+
+def named_verdict(row: dict, mended: Counter) -> str | None:
+    """The verdict of a `verdict` or `winner` column; a row of ours with a null verdict is unlabelled."""
+    if "verdict" in row or "winner" not in row:
+        verdict = row.get("verdict")
+        if verdict not in (*VERDICTS, None):
+            raise RowError("verdict", f"{verdict!r}, expected {', '.join(VERDICTS)} or null")
+        return verdict
+    name = row["winner"].strip() if isinstance(row["winner"], str) else row["winner"]
+    if not isinstance(name, str) or name not in WINNER_NAMES:
+        raise RowError("winner", f"{name!r}, expected one of {', '.join(WINNER_NAMES)}")
+    mended["winners called both bad, read as ties"] += name in TIES[1:]
+    return WINNER_NAMES[name]
+
+
+def scored_verdict(scores: tuple[float, float] | None, margin: float) -> str | None:
+    """The verdict of two scores: a tie where they are at most `margin` apart. None of no scores."""
+    if scores is None:
+        return None
+    difference = scores[0] - scores[1]
+    return "tie" if abs(difference) <= margin else "a" if difference > 0 else "b"
+
+
+def row_scores(row: dict, names) -> tuple[float, float] | None:
+    """The two scores of the first pair of columns that the row has; None where it has none or both are null."""
+    for pair in names:
+        values = [row.get(name) for name in pair]
+        if all(value in (None, "") for value in values):
+            continue
+        for name, value in zip(pair, values, strict=True):
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                raise RowError(name, f"{value!r}, expected a number") from None
+            if number != number:
+                raise RowError(name, "not a number")
+        return float(values[0]), float(values[1])
+    return None

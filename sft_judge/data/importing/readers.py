@@ -1,0 +1,176 @@
+"""
+One source file to rows, whatever is in it: CSV, JSONL, a JSON list or Parquet.
+
+The contents decide what a file is, not its name. What cannot be read at all is an `InputError`; a row that cannot be
+read is given with its problem. Nothing is unpacked: an archive of a few kilobytes can hold more than the disk.
+"""
+
+import codecs
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sft_judge.core.errors import InputError
+from sft_judge.data.importing.conversation import RowError
+
+EXPECTED = "Expected CSV, JSONL, a JSON list or Parquet"
+BATCH = 2_000  # rows of Parquet in memory at a time
+LONGEST_ROW = 64 << 20  # bytes of one line of JSONL, or of one cell of CSV
+LARGEST_GROUP = 4 << 30  # bytes of one row group of Parquet once it is unpacked
+LARGEST_LIST = 1 << 30  # bytes of a file that is one JSON list, which is read whole
+ARCHIVES = {b"PK\x03\x04": "a zip", b"\x1f\x8b": "a gzip", b"7z\xbc\xaf": "a 7z", b"\x28\xb5\x2f\xfd": "a zstd"}
+ARCHIVES |= {b"BZh": "a bzip2", b"\xfd7zXZ": "an xz", b"Rar!": "a rar"}
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
+    """
+    (row number from 1, row, None), or the problem where a row could not even be read.
+
+    Raises `InputError` for a missing or empty file, a folder, and what is neither Parquet nor UTF-8 text.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, expected a file. {EXPECTED}.")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. {EXPECTED}.")
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    if not head.strip():
+        raise InputError(f"{path}: the file is empty. {EXPECTED}.")
+    archive = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
+    if archive:
+        raise InputError(f"{path}: {archive} archive, which is not unpacked here. Unpack it and name the file inside.")
+    if head.startswith(b"PAR1"):
+        return _parquet_rows(path)
+    first_line = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
+    if b"\0" in first_line or not _is_utf8(first_line):
+        raise InputError(f"{path}: not UTF-8 text and not Parquet (it begins {head[:12]!r}). {EXPECTED}.")
+    if first_line.startswith(b"["):
+        return _list_rows(path)
+    return _jsonl_rows(path) if first_line.startswith(b"{") else _csv_rows(path)
+
+
+def _is_utf8(data: bytes) -> bool:
+    """Whether these are UTF-8; a character cut off at the end is none of their fault."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _undecodable(text: str, where: str) -> RowError | None:
+    """The problem of text with bytes that were no UTF-8, which errors="surrogateescape" has kept as U+DC80-U+DCFF."""
+    broken = not text.isascii() and _ESCAPED_BYTE.search(text)
+    return RowError(where, "bytes that are not UTF-8") if broken else None
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
+    try:
+        number, file = 0, pq.ParquetFile(path, pre_buffer=False)  # a buffer would keep all of it
+        groups = [file.metadata.row_group(place).total_byte_size for place in range(file.metadata.num_row_groups)]
+        if max(groups, default=0) > LARGEST_GROUP:
+            raise InputError(
+                f"{path}: a row group of {max(groups) / 2**30:.0f} GiB unpacked; at most {LARGEST_GROUP >> 30} are "
+                "read. Write the file again with smaller row groups."
+            )
+        for batch in file.iter_batches(BATCH, use_threads=False):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row, None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: broken Parquet ({reason}). Download or write it again.") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        for number, line in enumerate((line for line in _lines(file) if line.strip()), start=1):
+            problem = _undecodable(line, "line")
+            if len(line) > LONGEST_ROW:
+                yield number, {"line": line[:200]}, RowError("line", f"longer than {LONGEST_ROW:,} characters")
+                continue
+            try:
+                row = json.loads(line)
+                problem = problem or (None if isinstance(row, dict) else RowError("line", "not a JSON object"))
+            except (ValueError, RecursionError) as error:
+                problem = RowError("line", f"broken JSON ({error})")
+            yield number, row if problem is None else {"line": line.rstrip("\r\n")}, problem
+
+
+def _lines(file) -> Iterator[str]:
+    """The lines of a text file; of one that is too long only so much that it is seen to be."""
+    while line := file.readline(LONGEST_ROW + 1):
+        rest = line
+        while len(rest) > LONGEST_ROW and not rest.endswith("\n"):
+            rest = file.readline(LONGEST_ROW + 1)
+        yield line
+
+
+def _list_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
+    if path.stat().st_size > LARGEST_LIST:
+        raise InputError(
+            f"{path}: one JSON list of {path.stat().st_size / 2**30:.1f} GiB, which would be held whole. "
+            "Write it as JSONL, one object a line."
+        )
+    try:
+        items = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: broken JSON ({error}). {EXPECTED}.") from error
+    if not isinstance(items, list):
+        raise InputError(f"{path}: a JSON {type(items).__name__}, expected a list of objects. {EXPECTED}.")
+    for number, item in enumerate(items, start=1):
+        if isinstance(item, dict):
+            yield number, item, None
+        else:
+            yield number, {"item": item}, RowError("line", "not a JSON object")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
+    csv.field_size_limit(LONGEST_ROW)
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)  # strict: else a quote that never closes swallows rows in silence
+        header = _csv_header(path, reader)
+        number = 0
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells, problem = next(reader), None
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "unexpected end of data" in str(error):
+                    raise InputError(
+                        f"{path} row {number + 1}: a quote opened near line {line} never closes, or the file is cut "
+                        "off. Download it again, or write it with the quotes inside a field doubled."
+                    ) from error
+                cells, problem = [f"line {line}"], RowError("line", f"broken CSV at line {line} ({error})")
+            if cells:  # an empty line is no row
+                number += 1
+                yield number, *_csv_row(header, cells, problem)
+
+
+def _csv_header(path: Path, reader) -> list[str]:
+    try:
+        header = [cell.strip() for cell in next(reader)]
+    except csv.Error as error:
+        raise InputError(f"{path}: the header is broken CSV ({error}). {EXPECTED}.") from error
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: column {twice[0]!r} stands twice in the header; expected each name once.")
+    return header
+
+
+def _csv_row(header: list[str], cells: list[str], problem: RowError | None) -> tuple[dict, RowError | None]:
+    if problem is None and len(cells) != len(header):
+        problem = RowError("line", f"{len(cells)} cells, the header has {len(header)}")
+    row = dict(zip(header, cells, strict=False))
+    for name, cell in row.items():
+        problem = problem or _undecodable(cell, name)
+    return (row if len(cells) == len(header) else {"cells": cells}), problem

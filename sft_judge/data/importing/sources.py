@@ -1,0 +1,64 @@
+"""What `import` is given, as files: a path, a folder, a pattern, or a data set of the Hugging Face hub by its id."""
+
+import glob
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import InputPath
+
+SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
+OURS = ("manifest.json", ".rejects.jsonl")  # what stages leave beside their outputs
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def named_sources(names: list[str]) -> list[Path | str]:
+    """Patterns become the files they match (or stay, where they match none); a hub id stays text."""
+    found: list[Path | str] = []
+    for name in names:
+        matches = [] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
+        is_hub = not Path(name).exists() and _HUB_ID.fullmatch(name) and Path(name).suffix not in SUFFIXES
+        found += [InputPath(match) for match in matches] or [name if is_hub else InputPath(name)]
+    return found
+
+
+def source_files(source: Path) -> list[Path]:
+    """
+    A file itself, or the data files of a folder at any depth, by name. Our own manifests and rejects are no data.
+
+    Raises `InputError` for a folder without any, and for a link that leads out of the folder.
+    """
+    if not source.is_dir():
+        return [source]
+    files = [
+        file
+        for file in sorted(source.rglob("*"))
+        if file.is_file() and file.suffix in SUFFIXES and not file.name.endswith(OURS) and ".partial" not in file.name
+    ]
+    if not files:
+        raise InputError(f"{source}: no {', '.join(SUFFIXES)} in this folder. Name a file or another folder.")
+    for file in files:
+        if not file.resolve().is_relative_to(source.resolve()):
+            raise InputError(f"{file}: a link that leads out of {source}. Name the file that it leads to instead.")
+    return files
+
+
+def hub_rows(name: str, split: str) -> Iterator[tuple[int, dict, None]]:
+    """
+    The rows of one split of a hub data set, numbered from 1, through `datasets`: its files, and no code of it.
+
+    Raises `InputError` where it cannot be had, naming the way that needs no network.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{name}: not a file here, and not to be had from the hub ({reason}). Without a network, fetch it where "
+            f"there is one (`hf download --repo-type dataset {name} --local-dir DIR`) and import DIR."
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        yield number, row, None

@@ -1,0 +1,77 @@
+"""
+Votes that repeat a pair become one battle with their shares as soft labels.
+
+A pair is the same prompt and the same two responses, whichever of them stands first.
+"""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import FIELDS, BattleFile, set_column
+
+SOFT = ("soft_a", "soft_b", "soft_tie")  # in the order of VERDICTS
+LABELS = ("verdict", *SOFT)
+
+
+def pair_key(row: dict) -> tuple[bytes, bool]:
+    """The pair that a battle is about (16 bytes), and whether its responses stand in the order of that pair."""
+    prompt, one, two = ("\x1e".join(f"{len(turn)}:{turn}" for turn in row[name]).encode() for name in FIELDS)
+    ordered = one <= two
+    pair = b"\0\x1f".join((prompt, *((one, two) if ordered else (two, one))))
+    return hashlib.blake2b(pair, digest_size=16).digest(), ordered
+
+
+def merge_votes(battles: BattleFile, write) -> int:
+    """
+    `write` each pair's first vote, with the shares of all its votes in `soft_*` and their number as `weight`.
+
+    The verdict is the one most voted for, a tie where there is no such one. Rows without a label stay as they are, as
+    nobody voted. Returns how many rows were merged into others.
+    """
+    keys, ordered, votes = _read_votes(battles)
+    labelled = ~np.isnan(votes[:, 0])
+    pairs = np.where(labelled, keys, np.arange(len(keys), dtype=np.uint64))
+    _, first, group = np.unique(pairs, return_index=True, return_inverse=True)
+    # a vote counts for the response it was given to, not for the side that this one stood on
+    exchanged = ordered != ordered[first][group]
+    votes[exchanged] = votes[exchanged][:, [1, 0, 2]]
+    totals = np.zeros((len(first), 3))
+    np.add.at(totals, group, votes)
+    kept, start = np.sort(first), 0
+    for table in battles.batches():
+        rows = kept[(kept >= start) & (kept < start + table.num_rows)]
+        write(_with_shares(table.take(pa.array(rows - start)), totals[group[rows]], labelled[rows]))
+        start += table.num_rows
+    return len(keys) - len(first)
+
+
+def _read_votes(battles: BattleFile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every row: a number for its pair [N], its order within the pair [N], its vote [N, 3], NaN of no label."""
+    keys, ordered, votes = [], [], []
+    for table in battles.batches(["prompt", *FIELDS, *LABELS]):
+        for row in table.to_pylist():
+            key, in_order = pair_key(row)
+            keys.append(int.from_bytes(key[:8], "little") | 1 << 63)  # row numbers stand for rows without a label
+            ordered.append(in_order)
+            soft = [row.get(name) for name in SOFT]
+            if soft[0] is not None:
+                votes.append([share or 0.0 for share in soft])
+            else:
+                votes.append([row["verdict"] == verdict if row["verdict"] else np.nan for verdict in VERDICTS])
+    return np.array(keys, np.uint64), np.array(ordered), np.array(votes, float)
+
+
+def _with_shares(table: pa.Table, totals: np.ndarray, labelled: np.ndarray) -> pa.Table:
+    """Rows [n] with their votes [n, 3]; those that nobody voted on keep nulls."""
+    counts = np.where(labelled, totals.sum(axis=1), np.nan)
+    shares = totals / np.where(labelled, counts, 1)[:, None]
+    best = shares.max(axis=1, keepdims=True)
+    winners = np.where((shares == best).sum(axis=1) == 1, shares.argmax(axis=1), VERDICTS.index("tie"))
+    verdicts = [VERDICTS[winner] if there else None for winner, there in zip(winners, labelled, strict=True)]
+    table = set_column(table, "verdict", pa.array(verdicts, pa.string()))
+    for name, column in zip(SOFT, shares.T, strict=True):
+        table = set_column(table, name, pa.array(column, pa.float64(), mask=~labelled))
+    return set_column(table, "weight", pa.array(counts, pa.float64(), mask=~labelled))

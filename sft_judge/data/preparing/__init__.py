@@ -1,0 +1,1 @@
+"""Battles to folds: languages, duplicates, leaks, filters."""

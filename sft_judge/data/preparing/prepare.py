@@ -1,0 +1,234 @@
+"""
+What `prepare` does, in two passes over battles that need not fit into memory: look at all, then write those that stay.
+
+The first pass keeps a few hundred bytes of each battle (hashes, a MinHash signature), never its text.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import BattleFile, set_column, whole_columns
+from sft_judge.data.ordering import balanced_order
+from sft_judge.data.preparing.duplicates import DuplicateIndex
+from sft_judge.data.preparing.external_sort import in_order
+from sft_judge.data.preparing.folds import PromptIndex, deal_folds, settle_ties
+from sft_judge.data.preparing.language import LanguageDetector
+
+TIE = "tie"
+
+
+@dataclass
+class Choices:
+    """What to do. Nothing is left out unless it is asked for."""
+
+    folds: int = 5  # 0: none
+    seed: int = 0
+    ties: str = "keep"  # keep | drop | split
+    dedup: str = "off"  # off | exact | near
+    language: bool = False  # detect where none is stated
+    order: str = "file"  # file | balanced
+    rules: dict[str, Callable[[dict], bool]] = field(default_factory=dict)
+
+
+@dataclass
+class Survey:
+    """What the first pass finds out about N battles; `reasons[n]` says why one goes, "" that it stays."""
+
+    ids: np.ndarray  # strings
+    verdicts: np.ndarray  # codes; `verdict_names` says of what
+    sources: np.ndarray
+    languages: list[str] | None
+    scores: np.ndarray | None
+    reasons: np.ndarray  # strings
+    labelled: np.ndarray
+    is_tie: np.ndarray
+    prompts: PromptIndex
+    stand_ins: np.ndarray | None = None  # the battle that stays for each, where duplicates go
+    disagreeing: int = 0  # duplicates of another verdict than the one that stays
+
+
+class _Codes:
+    """Names as they come to numbers: a million references to few strings."""
+
+    def __init__(self):
+        self.places: dict = {}
+        self.codes: list[int] = []
+
+    def add(self, names: list) -> None:
+        self.codes += [self.places.setdefault(name, len(self.places)) for name in names]
+
+    def array(self) -> np.ndarray:
+        return np.array(self.codes, dtype=np.int32)
+
+
+def survey(files: list[BattleFile], choices: Choices, progress=None) -> Survey:
+    """
+    Look at all battles. `progress(n)` is told of every n.
+
+    Raises `InputError` for an id that stands in two files, and where every battle would go.
+    """
+    detector = LanguageDetector() if choices.language else None
+    ids, languages, scores = [], [], []
+    verdicts, sources, reasons = _Codes(), _Codes(), _Codes()
+    prompts, duplicates = PromptIndex(), DuplicateIndex(choices.dedup == "near")
+    owners: dict[str, Path] = {}
+    columns = None if choices.dedup != "off" or choices.rules else ["id", "prompt", "verdict", "source", "language"]
+    for file in files:
+        for table in file.batches(columns):
+            rows = table.to_pylist()
+            _refuse_shared_ids(rows, file.path, owners, len(files))
+            ids += [row["id"] for row in rows]
+            verdicts.add([row["verdict"] for row in rows])
+            sources.add([row.get("source") for row in rows])
+            prompts.add([row["prompt"] for row in rows])
+            if detector:
+                found = [_language(row, detector) for row in rows]
+                languages += [name for name, _ in found]
+                scores += [score for _, score in found]
+                rows = [{**row, "language": name} for row, (name, _) in zip(rows, found, strict=True)]
+            reasons.add([_reason(row, choices) for row in rows])
+            if choices.dedup != "off":
+                duplicates.add(rows)
+            if progress:
+                progress(len(rows))
+    names = np.array(list(reasons.places), dtype=object)
+    result = Survey(
+        ids=np.array(ids, dtype=object),
+        verdicts=verdicts.array(),
+        sources=sources.array(),
+        languages=languages if detector else None,
+        scores=np.array([np.nan if score is None else score for score in scores]) if detector else None,
+        reasons=names[reasons.array()],
+        labelled=verdicts.array() != verdicts.places.get(None, -1),
+        is_tie=verdicts.array() == verdicts.places.get(TIE, -1),
+        prompts=prompts,
+    )
+    if choices.dedup != "off":
+        result.stand_ins = duplicates.kept(result.reasons == "", result.labelled, result.ids)
+        names = np.array(list(verdicts.places), dtype=object)
+        result.disagreeing = duplicates.disagreeing(result.stand_ins, names[result.verdicts])
+        gone = (result.stand_ins >= 0) & (result.stand_ins != np.arange(len(ids)))
+        result.reasons[gone] = f"{'nearly ' if choices.dedup == 'near' else ''}the same as another battle"
+    if not (result.reasons == "").any():
+        told = ", ".join(f"{count} {reason}" for reason, count in Counter(result.reasons.tolist()).items())
+        raise InputError(f"No battle is left: {told}. Choose other rules.")
+    return result
+
+
+def _refuse_shared_ids(rows: list[dict], path: Path, owners: dict[str, Path], num_files: int) -> None:
+    """A file checks its own ids; here it is about several files."""
+    for row in rows if num_files > 1 else ():
+        if row["id"] in owners:
+            raise InputError(f"{path}: id {row['id']!r} stands in {owners[row['id']]} too; ids join the stages.")
+        owners[row["id"]] = path
+
+
+def _language(row: dict, detector: LanguageDetector) -> tuple[str, float | None]:
+    """A stated language by its name, without a score; a detected one with its score."""
+    return (detector.name(row["language"]), None) if row.get("language") else detector.detect(row["prompt"])
+
+
+def _reason(row: dict, choices: Choices) -> str:
+    if row["verdict"] == TIE and choices.ties == "drop":
+        return "a tie"
+    return next((reason for reason, holds in choices.rules.items() if holds(row)), "")
+
+
+def folds_of(found: Survey, choices: Choices) -> np.ndarray | None:
+    """The fold of each battle that stays [M], None where none are wanted."""
+    if not choices.folds:
+        return None
+    stays = np.flatnonzero(found.reasons == "")
+    groups, hashes = found.prompts.groups()
+    strata = found.verdicts.astype(np.int64) * (found.sources.max() + 1) + found.sources
+    return deal_folds(groups[found.prompts.rows[stays]], hashes, strata[stays], choices.folds, choices.seed)
+
+
+def places_of(found: Survey, choices: Choices) -> np.ndarray | None:
+    """The place in the output of each battle that stays [M]; None where the order of the files stays."""
+    if choices.order == "file":
+        return None
+    stays = np.flatnonzero(found.reasons == "")
+    return np.argsort(balanced_order(found.verdicts[stays], found.sources[stays], choices.seed))
+
+
+def prepared(files: list[BattleFile], found: Survey, folds, ties: str, reject) -> Iterator[pa.Table]:
+    """The battles that stay, in the files' order, with what was found; `reject(dict)` is told of every other one."""
+    start = stayed = 0
+    for file in files:
+        first = start
+        for table in file.batches():
+            span = slice(start, start + table.num_rows)
+            reasons = found.reasons[span]
+            if found.languages is not None:
+                table = set_column(table, "language", pa.array(found.languages[span], pa.string()))
+                scores = found.scores[span]
+                table = set_column(table, "language_score", pa.array(scores, pa.float64(), mask=np.isnan(scores)))
+            for row in np.flatnonzero(reasons != "").tolist():
+                reject(_reject(found, file.path, start + row, first, table.slice(row, 1).to_pylist()[0]))
+            kept = settle_ties(table.filter(pa.array(reasons == "")), "keep" if ties == "drop" else ties)
+            if folds is not None:
+                kept = set_column(kept, "fold", pa.array(folds[stayed : stayed + kept.num_rows], pa.int64()))
+            start, stayed = span.stop, stayed + kept.num_rows
+            yield kept
+
+
+def _reject(found: Survey, path: Path, row: int, first: int, data: dict) -> dict:
+    reason = found.reasons[row]
+    if found.stand_ins is not None and found.stand_ins[row] not in (-1, row):
+        reason = f"{reason}: {found.ids[found.stand_ins[row]]}"
+    about = {"source": str(path), "row": row - first + 1, "id": data["id"], "field": None}
+    return {**about, "reason": reason, "data": data}
+
+
+def in_places(tables: Iterator[pa.Table], places: np.ndarray, output: Path) -> Iterator[pa.Table]:
+    """The rows of `tables` in the order of `places`; files for it stand beside the output for a while."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return in_order((whole_columns(table) for table in tables), places, output.parent)
+
+
+def facts(found: Survey, folds, choices: Choices) -> dict:
+    """What the manifest says: rows in, out and rejected by reason, ties, languages, rows by fold."""
+    gone = Counter(reason for reason in found.reasons.tolist() if reason)
+    stays = np.flatnonzero(found.reasons == "")
+    merged = 0 if found.stand_ins is None else int((found.stand_ins >= 0).sum()) - len(stays)
+    detected = None if found.scores is None else int((~np.isnan(found.scores)).sum())
+    return {
+        "rows_in": len(found.ids),
+        "rows_out": len(stays),
+        "rows_rejected": sum(gone.values()) - merged,
+        "rows_merged": merged,
+        "rejected_by": dict(gone.most_common()),
+        "disagreeing": found.disagreeing,
+        "ties": {choices.ties: int(found.is_tie.sum())},
+        "languages": dict(Counter(found.languages or []).most_common()),
+        "languages_detected": detected,
+        "languages_stated": None if detected is None else len(found.ids) - detected,
+        "rows_by_fold": [] if folds is None else np.bincount(folds, minlength=choices.folds).tolist(),
+    }
+
+
+def overlap(found: Survey, test: BattleFile) -> dict:
+    """
+    How many battles of a test file have a prompt that stands in training, exactly (case and space aside) or nearly.
+
+    Exactly the same first turn counts as near: a follow-up is asked of the same answers.
+    """
+    trained = np.unique(found.prompts.rows[found.reasons == ""])
+    before = len(found.prompts.rows)
+    ids: list[str] = []
+    for table in test.batches(["id", "prompt"]):
+        found.prompts.add(table["prompt"].to_pylist())
+        ids += table["id"].to_pylist()
+    rows = found.prompts.rows[before:]
+    groups, _ = found.prompts.groups()
+    same = np.isin(rows, trained)
+    near = np.isin(groups[rows], groups[trained]) & ~same
+    named = [ids[row] for row in np.flatnonzero(same | near)[:20]]
+    return {"rows": len(ids), "same_prompt": int(same.sum()), "near_prompt": int(near.sum()), "first_ids": named}

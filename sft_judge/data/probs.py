@@ -1,0 +1,208 @@
+"""
+The file between a judge and everything that reads its opinion: one row a battle and order, K log-probabilities.
+
+Rows are un-swapped when written (`a` is always the battle's own response_a) and raw: calibration is applied by the
+reader, once. Parquet carries the provenance in its schema metadata under `sft_judge`; CSV is read, without provenance.
+
+A prediction that its deadline ended leaves battles unread. They stand there all the same, once, in the order "ab",
+with the class frequencies, and a column `scored` says false; a file without that column holds judgements alone. A
+column `language` stands there where the battles have one, for calibrations that go by it.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from scipy.special import log_softmax
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import whole_file
+from sft_judge.core.verdicts import ORDERS, VERDICTS
+
+METADATA_KEY = b"sft_judge"
+COLUMNS = ("id", "order", "logp_a", "logp_b", "logp_tie")
+
+
+@dataclass
+class Probs:
+    """`ids` [R], `orders` [R] "ab" or "ba", `logp` [R, 3] natural log, un-swapped, tie = -inf with two verdicts."""
+
+    ids: np.ndarray
+    orders: np.ndarray
+    logp: np.ndarray
+    metadata: dict = field(default_factory=dict)
+    scored: np.ndarray | None = None  # [R] false for class frequencies in a judgement's place; None: all are judged
+    languages: np.ndarray | None = None  # [R] of the prompts, where the battles say; a calibration may go by them
+
+    @property
+    def num_verdicts(self) -> int:
+        """2 where no row gives a tie any probability."""
+        return 2 if len(self.logp) and np.isneginf(self.logp[:, 2]).all() else 3
+
+    def select(self, keep: np.ndarray) -> "Probs":
+        """The rows that the boolean mask or the indices `keep` name."""
+        more = [None if column is None else column[keep] for column in (self.scored, self.languages)]
+        return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata, *more)
+
+
+def write_probs(path: Path, probs: Probs) -> None:
+    """Write one Parquet file, whole or not at all."""
+    columns = [pa.array(probs.ids, pa.string()), pa.array(probs.orders, pa.string())]
+    columns += [pa.array(probs.logp[:, column], pa.float64()) for column in range(3)]
+    table = pa.table(columns, names=COLUMNS)
+    if probs.scored is not None and not probs.scored.all():
+        table = table.append_column("scored", pa.array(probs.scored, pa.bool_()))
+    if probs.languages is not None:
+        table = table.append_column("language", pa.array(probs.languages, pa.string()))
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(probs.metadata)})
+    with whole_file(path) as aside:
+        pq.write_table(table, aside)
+
+
+def read_probs(path: Path) -> Probs:
+    """
+    Read a probs file and check it: columns, orders, no NaN, no (id, order) twice, each row summing to one within 1e-4.
+
+    One of somebody else's may hold probabilities or logits, a row a battle: see foreign_probs.py.
+
+    Raises `InputError` with the row at fault.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such probs file. `sft-judge predict` writes one.")
+    try:
+        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
+    metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    times = 1  # that a row of the file stands in the table
+    if missing:
+        times = 1 if "order" in table.column_names else len(ORDERS)
+        table = as_probs_table(path, table)
+    if table is None:
+        raise InputError(
+            f"{path}: no column {missing[0]!r}; a probs file has {', '.join(COLUMNS)}, or id with p_a, p_b and p_tie "
+            "(logit_a ... for logits)."
+        )
+    ids = np.array([str(value) for value in table["id"].to_pylist()], dtype=object)
+    orders = np.array(table["order"].to_pylist(), dtype=object)
+    try:
+        logp = np.stack([table[name].to_numpy().astype(float) for name in COLUMNS[2:]], axis=1)
+    except ValueError as error:
+        raise InputError(f"{path}: a log-probability is not a number ({error}).") from error
+    _check(path, ids, orders, logp, times)
+    scored, languages = (
+        np.array(table[name].to_pylist(), dtype=kind) if name in table.column_names else None
+        for name, kind in (("scored", bool), ("language", object))
+    )
+    return Probs(ids, orders, logp, metadata, scored, languages)
+
+
+def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray, times: int) -> None:
+    if len(ids) == 0:
+        raise InputError(f"{path}: no rows.")
+    bad = np.flatnonzero(~np.isin(orders, ORDERS))
+    if len(bad):
+        raise InputError(f"{path} row {bad[0] + 1}: order {orders[bad[0]]!r}, expected one of {', '.join(ORDERS)}.")
+    totals = np.exp(logp).sum(axis=1)
+    bad = np.flatnonzero(~(np.abs(totals - 1) < 1e-4))  # a NaN fails the comparison too
+    if len(bad):
+        raise InputError(
+            f"{path} row {bad[0] // times + 1} (id {ids[bad[0]]}): the probabilities of {', '.join(VERDICTS)} sum to "
+            f"{totals[bad[0]]:.6g}, expected 1. Columns hold natural-log probabilities (p_a ...: plain), normalised."
+        )
+    seen = set()
+    for row, key in enumerate(zip(ids, orders, strict=True)):
+        if key in seen:
+            where = f"{path} row {row // times + 1}: id {key[0]}"
+            raise InputError(f"{where} stands twice in order {key[1]}; ids join the stages.")
+        seen.add(key)
+
+
+def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    One row a battle: `ids` [N] in order of first appearance, raw probabilities [N, 3], number of orders judged [N].
+
+    Two orders become one by the arithmetic mean of the probabilities. The mean of `a` and `b` is taken in a fixed
+    order of summation, so exchanging the responses of a battle exchanges the result to the last bit. A battle of
+    number 0 was judged in no order: its probabilities are class frequencies.
+    """
+    ids, first, inverse = np.unique(probs.ids.astype(str), return_index=True, return_inverse=True)
+    totals = np.zeros((len(ids), 3))
+    np.add.at(totals, inverse, np.exp(probs.logp))
+    counts = np.bincount(inverse, minlength=len(ids))
+    judged = counts if probs.scored is None else np.bincount(inverse[probs.scored], minlength=len(ids))
+    appearance = np.argsort(first, kind="stable")
+    return ids[appearance].astype(object), (totals / counts[:, None])[appearance], judged[appearance]
+
+
+def unfinished(orders: np.ndarray) -> str | None:
+    """What a deadline left undone, for people, from the number of orders judged [N]; None where all are alike."""
+    total, none, one = len(orders), int((orders == 0).sum()), int((orders == 1).sum())
+    if not none and one in (0, total):
+        return None
+    left = f"{one} of {total} battles were judged in one order alone"
+    return f"{none} of {total} battles were not judged and have class frequencies, {left}" if none else left
+
+
+def first_verdicts(probs: np.ndarray, num: int) -> np.ndarray:
+    """The first `num` verdicts of [N, 3], renormalised where the tie is dropped; even where nothing is left."""
+    if num == probs.shape[1]:
+        return probs
+    left = probs[:, :num]
+    sums = left.sum(axis=1, keepdims=True)
+    return np.divide(left, sums, out=np.full_like(left, 1 / num), where=sums > 0)
+
+
+CLIP = 1e-15  # probabilities below this count as this, so that one impossible verdict is not an infinite loss
+
+
+def log_clipped(probs: np.ndarray) -> np.ndarray:
+    """Natural log of probabilities, clipped at CLIP."""
+    return np.log(np.maximum(probs, CLIP))
+
+
+# what their columns may be called, a and b first; the tie may be missing
+PROBABILITIES = (("p_a", "p_b", "p_tie"), ("winner_model_a", "winner_model_b", "winner_tie"))
+LOGITS = (("logit_a", "logit_b", "logit_tie"),)
+
+
+def as_probs_table(path, table: pa.Table) -> pa.Table | None:
+    """
+    The table with `order` and `logp_*`, or None where its columns are called by no name known here.
+
+    Without an order a row counts for both. Raises `InputError` for a negative probability or a text.
+    """
+    for names in (*PROBABILITIES, *LOGITS):
+        if not {"id", *names[:2]} <= set(table.column_names):
+            continue
+        columns = [name for name in names if name in table.column_names]
+        try:
+            values = np.stack([table[name].to_numpy(zero_copy_only=False).astype(float) for name in columns], axis=1)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: one of {', '.join(columns)} is not a number ({error}).") from error
+        if names in PROBABILITIES and (values < 0).any():
+            row = int(np.flatnonzero((values < 0).any(axis=1))[0])
+            raise InputError(f"{path} row {row + 1} (id {table['id'][row]}): a probability is below 0.")
+        with np.errstate(divide="ignore"):
+            logp = log_softmax(values, axis=1) if names in LOGITS else np.log(values)
+        if len(columns) == 2:
+            logp = np.column_stack([logp, np.full(len(logp), -np.inf)])
+        return _in_orders(table, logp)
+    return None
+
+
+def _in_orders(table: pa.Table, logp: np.ndarray) -> pa.Table:
+    ids, orders = table["id"].to_pylist(), None
+    if "order" in table.column_names:
+        orders = table["order"].to_pylist()
+    else:
+        ids, orders = [id_ for id_ in ids for _ in ORDERS], list(ORDERS) * len(ids)
+        logp = np.repeat(logp, len(ORDERS), axis=0)
+    columns = {f"logp_{name}": logp[:, place] for place, name in enumerate(("a", "b", "tie"))}
+    return pa.table({"id": ids, "order": orders, **columns})

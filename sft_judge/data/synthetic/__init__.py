@@ -1,0 +1,1 @@
+"""Battles whose true preference probabilities are known."""

@@ -1,0 +1,39 @@
+"""The truth file of synthetic battles."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sft_judge.core.errors import InputError
+
+TRUTH_COLUMNS = ("id", "p_a", "p_b", "p_tie", "verdict")
+
+
+def read_truth(path: Path) -> tuple[list[str], np.ndarray, list]:
+    """A planted truth file: ids [N], probabilities [N, 3], verdicts [N] by name. Raises `InputError`."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such truth file. `sft-judge plant` writes one.")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable truth file ({str(error).splitlines()[0]}).") from error
+    missing = [name for name in TRUTH_COLUMNS if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; a truth file has {', '.join(TRUTH_COLUMNS)}.")
+    probs = np.stack([table[name].to_numpy().astype(float) for name in TRUTH_COLUMNS[1:4]], axis=1)
+    bad = np.flatnonzero(~(np.abs(probs.sum(axis=1) - 1) < 1e-4))
+    if len(bad):
+        raise InputError(f"{path} row {bad[0] + 1}: true probabilities sum to {probs[bad[0]].sum():.6g}, expected 1.")
+    return [str(id_) for id_ in table["id"].to_pylist()], probs, table["verdict"].to_pylist()
+
+
+def write_truth(path: Path, planted) -> None:
+    """id, p_a, p_b, p_tie (exactly what verdicts were drawn from) and the verdict drawn."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: [row[name] for row in planted.rows] for name in ("id", "verdict")}
+    probs = {name: planted.probs[:, column] for column, name in enumerate(("p_a", "p_b", "p_tie"))}
+    pq.write_table(pa.table({"id": columns["id"], **probs, "verdict": columns["verdict"]}), path)

@@ -1,0 +1,156 @@
+"""
+The audit as tables, for the terminal and for the page. Names from the battles (sources, models) are cut and made
+visible; of their text nothing is here but what `examples` brings.
+"""
+
+from sft_judge.data.battles import FIELDS
+from sft_judge.evaluation.reporting import plots
+from sft_judge.evaluation.reporting.battle_text import FIELD_NAMES, LONGEST_TEXT, battle_text, visible
+from sft_judge.evaluation.reporting.html import Section, Table, render_page
+from sft_judge.evaluation.reporting.tables import percent
+
+MOST = 20  # names in a table or a picture; the others are counted
+
+
+def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tuple[list[Table], str]:
+    """The tables to print, and the page. `audit` as in audit.json, `examples` as (why, battle) pairs."""
+    overview, wins, hostile = overview_table(audit), wins_table(audit), hostile_table(audit)
+    tokens = [tokens_table(audit["tokens"])] if audit["tokens"] else []
+    counts = [counts_table(by, counts) for by, counts in audit["rows_by"].items() if list(counts) != ["none"]]
+    rated = [{**row, "model": visible(row["model"])} for row in audit["models"][:MOST] if row["win_rate"]]
+    sections = [
+        Section("", tables=[overview]),
+        Section("Who wins", tables=[wins]),
+        Section(
+            "Lengths in characters",
+            [plots.length_steps(audit["length_histogram"], FIELD_NAMES)],
+            [quantiles_table("Characters", audit["characters"], symmetry_note(audit["length_symmetry"]))],
+        ),
+        Section("Lengths in tokens", _token_pictures(audit["tokens"]), [*tokens, *_token_quantiles(audit["tokens"])]),
+        *(Section(f"Rows by {table.title.lower()}", tables=[table]) for table in counts),
+        Section("Models", [plots.win_rates(rated)] if rated else [], models_tables(audit["models"])),
+        Section("Text that could be taken for more than text", tables=[hostile]),
+        Section(
+            "Examples",
+            texts=[battle_text(why, row) for why, row in examples],
+            note=f"Turns are cut at {LONGEST_TEXT:,} characters. Characters that cannot be seen stand as their code.",
+        ),
+    ]
+    shown = f"The text of {len(examples)} of them is shown at the end." if examples else "None of their text is shown."
+    title = f"Audit of {visible(name)}"
+    page = render_page(title, title, [f"{audit['rows']:,} battles. {shown}"], sections)
+    return [overview, wins, *tokens, *counts, hostile], page
+
+
+def overview_table(audit: dict) -> Table:
+    """Counts of rows that ask for a second look."""
+    duplicates, leaks = audit["duplicates"], audit["leaks"]
+    rows = [
+        ["rows", f"{audit['rows']:,}"],
+        ["different prompts", f"{duplicates['different_prompts']:,}"],
+        ["rows that share their prompt", f"{duplicates['rows_sharing_a_prompt']:,}"],
+        ["rows that repeat a row", f"{duplicates['rows_repeating_a_row']:,}"],
+        ["rows with identical responses", f"{audit['identical_responses']:,}"],
+        *([f"rows with an empty {FIELD_NAMES[name]}", f"{count:,}"] for name, count in audit["empty"].items()),
+        ["rows with text that could be taken for more", f"{audit['hostile_rows']:,}"],
+    ]
+    if leaks is None:
+        return Table("Overview", ["what", "rows"], rows, "no folds yet, so none of them leaks; `prepare` makes folds")
+    rows += [
+        ["first turns that stand in two folds", f"{leaks['first_turns_in_two_folds']:,}"],
+        ["rows with a near-equal prompt in another fold", f"{leaks['rows_near_another_fold']:,}"],
+    ]
+    note = (
+        f"near-equal prompts in two folds: {leaks['rows_near_another_fold']:,} rows (exact join at Jaccard "
+        f"{leaks['jaccard_similarity']:g} of word triples: {leaks['pairs_compared']:,} pairs of "
+        f"{leaks['different_prompts']:,} prompts compared)"
+    )
+    some = "; ".join(" and ".join(map(visible, pair)) for pair in leaks["example_ids"])
+    return Table("Overview", ["what", "rows"], rows, note + (f", such as {some}" if some else ""))
+
+
+def wins_table(audit: dict) -> Table:
+    """How often the first and the longer answer win."""
+    rates = {"first answer": audit["first_answer_wins"], "longer answer": audit["longer_answer_wins"]}
+    rows = [[name, percent(rate), f"{rate['n'] if rate else 0:,}"] for name, rate in rates.items()]
+    return Table("Wins", ["", "wins", "of battles"], rows, "ties left out; in brackets 95 % (Wilson)")
+
+
+def symmetry_note(symmetry: dict) -> str:
+    """What the Kolmogorov-Smirnov test says about the lengths of A and B."""
+    said = "" if symmetry["p_value"] < 0.05 else "no "
+    return (
+        f"A against B: Kolmogorov-Smirnov distance {symmetry['ks_distance']:.4f}, p = {symmetry['p_value']:.3g}: "
+        f"{said}sign that they differ in length (LMSYS Arena write-up: the two are almost the same)"
+    )
+
+
+def quantiles_table(title: str, lengths: dict[str, dict], note: str = "", folded: bool = False) -> Table:
+    """A row a field, a column a quantile."""
+    names = [f"{float(q):.0%}" for q in next(iter(lengths.values()))]
+    rows = [
+        [FIELD_NAMES.get(field, field), *(f"{value:,.0f}" for value in values.values())]
+        for field, values in lengths.items()
+    ]
+    return Table(title, ["", "shortest", *names[1:-1], "longest"], rows, note, folded)
+
+
+def tokens_table(tokens: dict) -> Table:
+    """The share of battles that a total budget cuts, a row a judge."""
+    totals = list(next(iter(tokens.values()))["share_over"])
+    rows = [
+        [visible(name), *(f"{100 * share:.2f} %" for share in facts["share_over"].values())]
+        for name, facts in tokens.items()
+    ]
+    note = "share of battles whose whole prompt with its verdict is longer than so many tokens, and so would be cut"
+    return Table("Tokens", ["", *(f"{int(total):,}" for total in totals)], rows, note)
+
+
+def _token_quantiles(tokens: dict) -> list[Table]:
+    return [
+        quantiles_table(f"Tokens of {visible(name)}", facts["quantiles"], "", True) for name, facts in tokens.items()
+    ]
+
+
+def _token_pictures(tokens: dict) -> list[str]:
+    curves = {visible(name): facts["longer"] for name, facts in tokens.items()}
+    return (
+        [plots.longer_than(curves, [int(total) for total in next(iter(tokens.values()))["share_over"]])]
+        if tokens
+        else []
+    )
+
+
+def counts_table(by: str, counts: dict[str, int]) -> Table:
+    """How many rows each value has; the rarest together."""
+    total, named = sum(counts.values()), list(counts.items())
+    rows = [(visible(name), count) for name, count in named[:MOST]]
+    if len(named) > MOST:
+        rows.append((f"{len(named) - MOST:,} others", sum(count for _, count in named[MOST:])))
+    shares = [[name, f"{count:,}", f"{100 * count / total:.1f} %"] for name, count in rows]
+    return Table(by.capitalize(), [by, "rows", "share"], shares)
+
+
+def models_tables(models: list[dict]) -> list[Table]:
+    """Battles and wins of the models with most battles, or no table where no model is named."""
+    rows = [
+        [
+            visible(row["model"]),
+            *(f"{row[key]:,}" for key in ("battles", "wins", "losses", "ties")),
+            percent(row["win_rate"]),
+        ]
+        for row in models[:MOST]
+    ]
+    others = models[MOST:]
+    if others:
+        sums = (sum(row[key] for row in others) for key in ("battles", "wins", "losses", "ties"))
+        rows.append([f"{len(others):,} others", *(f"{value:,}" for value in sums), "–"])
+    columns = ["", "battles", "wins", "losses", "ties", "wins of the decided"]
+    return [Table("Models", columns, rows)] if rows else []
+
+
+def hostile_table(audit: dict) -> Table:
+    """How many battles hold text of each kind, by field."""
+    rows = [[kind, *(f"{fields[name]:,}" for name in FIELDS)] for kind, fields in audit["hostile_text"].items()]
+    note = "battles with such text. A judge reads it as text: see `sft-judge prompt show`"
+    return Table("Hostile", ["kind", *FIELD_NAMES.values()], rows or [["any kind", *["0"] * len(FIELDS)]], note)

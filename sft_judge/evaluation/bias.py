@@ -1,0 +1,113 @@
+"""
+What sways a judge beside what is said: looks, length, and whether a model of its own family wrote the response.
+
+A judge may like longer answers because people do. So each effect is measured on people's verdicts, on the judge's
+probabilities, and on the difference of the two, row by row: a calibrated judge that is swayed no more than people has
+a difference of zero, whatever the quality of the answers (the verdict itself stands for it).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sft_judge.data.style import STYLES, standardised, style_counts, style_differences
+from sft_judge.evaluation.align import column
+from sft_judge.evaluation.bootstrap import interval
+from sft_judge.evaluation.metrics import choices, one_hot
+
+# family: what its open weights are called; GPT-2 and GPT-NeoX are not of the family of GPT-4
+FAMILIES = {name: name for name in ("qwen", "gemma", "llama", "mistral", "phi", "deepseek")} | {"gpt": "gpt.?oss"}
+ROWS_A_STYLE = 10
+
+
+def lead(probs: np.ndarray) -> np.ndarray:
+    """Probability of a less that of b [N], from -1 to 1, of probabilities [N, K]."""
+    return probs[:, 0] - probs[:, 1]
+
+
+def style_features(battles: pa.Table) -> dict[str, np.ndarray]:
+    """`{style: [N]}`: differences of the responses on one scale, without those that are always zero."""
+    counts = [style_counts(battles[name], list(STYLES)) for name in ("response_a", "response_b")]
+    values = standardised(style_differences(*counts))
+    return {name: column for name, column in zip(STYLES, values.T, strict=True) if column.any()}
+
+
+def style_columns(features: dict[str, np.ndarray], people: np.ndarray, judge: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    The cross products that `style_effects` solves, of `lead` of people and of a judge [N] each.
+
+    Least squares on all styles at once, with a constant: what one style does when the others stay as they are. None
+    of fewer than ROWS_A_STYLE rows a style, which would say more of the noise than of the styles.
+    """
+    if not features or len(people) < ROWS_A_STYLE * len(features):
+        return {}
+    x = np.stack([np.ones(len(people)), *features.values()], axis=1)
+    return {"style x": x[:, :, None] * x[:, None, :], "style y": x[:, :, None] * np.stack([people, judge], 1)[:, None]}
+
+
+def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
+    """
+    `{style: {"people", "judge", "difference"}}` of resampled columns, each in points of `lead` (0.01 is one percent).
+
+    For one standard deviation more of a style in response a than in b: what it adds to the lead of a. Draws in which
+    the styles cannot be told apart (two always go together, one does not occur) count as undefined.
+    """
+    if "style x" not in draws:
+        return {}
+    products = np.nan_to_num(draws["style x"])
+    defined = np.linalg.matrix_rank(products, hermitian=True) == products.shape[-1]
+    effects = np.full(draws["style y"].shape, np.nan)
+    effects[defined] = np.linalg.solve(products[defined], draws["style y"][defined])
+    return {
+        name: {
+            "people": interval(effects[:, place, 0]),
+            "judge": interval(effects[:, place, 1]),
+            "difference": interval(effects[:, place, 1] - effects[:, place, 0]),
+        }
+        for place, name in enumerate(names, 1)
+    }
+
+
+def longer_columns(longer: np.ndarray, probs: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
+    """Of choices of one of two responses of unequal length: how many name the longer, and how many there are."""
+    found, rows = {}, np.arange(len(longer))
+    for who, chosen in (("judge", choices(probs)), ("people", one_hot(verdicts, probs.shape[1]))):
+        parts = np.stack([chosen[rows, longer], chosen[:, :2].sum(axis=1)], axis=1)
+        found[f"longer {who}"] = np.where((longer >= 0)[:, None], parts, 0.0)
+    return found
+
+
+def family_of(model: str | None) -> str | None:
+    """The family a judge's weights are of, by the `model_type` of its folder or base; None where it is not known."""
+    folder = Path(model) if model else None
+    for name, key in (("config.json", "model_type"), ("adapter_config.json", "base_model_name_or_path")):
+        if folder and (folder / name).is_file():
+            said = Path(str(json.loads((folder / name).read_text(encoding="utf-8")).get(key, ""))).name.lower()
+            return next(
+                (family for family, called in FAMILIES.items() if re.search(f"(?<![a-z]){called}", said)), None
+            )
+    return None
+
+
+def own_columns(battles: pa.Table, family: str | None, probs: np.ndarray, people: np.ndarray) -> dict[str, np.ndarray]:
+    """The lead of the judge's own family over others, of a judge and of people, where just one response is of it."""
+    sides = [column(battles, name) for name in ("model_a", "model_b")]
+    if family is None or not any(sides[0]):
+        return {}
+    pattern = re.compile(rf"(?<![a-z])(chat)?{family}", re.IGNORECASE)
+    of_a, of_b = (np.array([bool(pattern.search(name or "")) for name in names]) for names in sides)
+    sign = of_a.astype(float) - of_b
+    if not sign.any():
+        return {}
+    return {"own": np.stack([np.abs(sign), sign * people, sign * lead(probs)], axis=1)}
+
+
+def own_family(draws: dict[str, np.ndarray], family: str) -> dict:
+    """`{"family", "n", "people", "judge", "difference"}`: how far ahead responses of the judge's own family are."""
+    n, people, judge = np.moveaxis(draws["own"], -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {"people": people / n, "judge": judge / n, "difference": (judge - people) / n}
+    return {"family": family, "n": int(n[0])} | {name: interval(values) for name, values in found.items()}

@@ -1,0 +1,208 @@
+"""
+Do two sources of battles reward the same? A judge trained on each, scored on held-out rows of both.
+
+The two-way table is that of the LMSYS Arena write-up: score the external set with a judge trained on the competition's
+data, and the other way round. What follows from it is decided by one rule, RULES, over gains: by how much a judge's
+log loss is below that of the class frequencies of the set it is scored on, on the same rows.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import set_column
+from sft_judge.data.preparing.folds import assign_folds
+from sft_judge.data.preparing.leaks import LeakSearch
+from sft_judge.evaluation.align import Aligned
+from sft_judge.evaluation.baselines import class_frequencies
+from sft_judge.evaluation.bootstrap import interval, resample
+from sft_judge.evaluation.metrics import figures, row_columns
+from sft_judge.evaluation.reporting.html import Section, Table, render_page
+from sft_judge.evaluation.reporting.plots import slice_losses
+from sft_judge.evaluation.reporting.tables import number, percent
+
+HALF = 0.5  # of what the native judge closes
+RULES = {
+    "cannot tell": "a judge does not beat the class frequencies of its own set, so nothing follows: give it more "
+    "battles, or a recipe that learns from them",
+    "mix": "in both directions the foreign judge beats the class frequencies, and by at least half as much as the "
+    "native judge: train on both together",
+    "stage": "the other set's judge beats the class frequencies of the reference set, but mixing is not borne out: "
+    "train on the other set first, then on the reference set alone",
+    "leave out": "the other set's judge does not beat the class frequencies of the reference set: train without it",
+}
+BEATS = "A judge beats class frequencies where the 95 % interval of its gain, prompts resampled, lies above zero"
+
+
+def deal(ref: pa.Table, other: pa.Table, num_folds: int, seed: int) -> tuple[list[pa.Table], str]:
+    """
+    Both sets with folds, and a sentence on whose: their own where both have some, else dealt over both together.
+
+    Together, so that a prompt that stands in both is held out of both.
+    """
+    tables = [ref, other]
+    if all("fold" in table.column_names for table in tables):
+        return tables, "folds as stored"
+    fields = [
+        set_column(table, "source", pa.array([name] * table.num_rows)).select(["prompt", "verdict", "source"])
+        for name, table in zip(("ref", "other"), tables, strict=True)
+    ]
+    folds = assign_folds(pa.concat_tables(fields), num_folds, seed)
+    parts = np.split(folds, [ref.num_rows])
+    dealt = [set_column(table, "fold", pa.array(part)) for table, part in zip(tables, parts, strict=True)]
+    return dealt, f"{num_folds} folds dealt over both sets together, seed {seed}"
+
+
+def held_out(tables: list[pa.Table]) -> tuple[list[int], list[pa.Table], list[int]]:
+    """
+    For each of two sets the fold that is held out, its rows with a verdict, and how many of them were left out.
+
+    Left out are rows whose prompt, or nearly the same, stands among the rows that either judge is trained on.
+    """
+    search, folds = LeakSearch(), []
+    for table in tables:
+        folds.append(min(set(table["fold"].to_pylist()) - {None}))
+        search.add(table, _is_held(table, folds[-1]).astype(np.int64))
+    leaking = np.split(search.find().leaking, [tables[0].num_rows])
+    kept, left_out = [], []
+    for table, fold, leaks in zip(tables, folds, leaking, strict=True):
+        mine = _is_held(table, fold) & np.array([verdict is not None for verdict in table["verdict"].to_pylist()])
+        kept.append(table.filter(pa.array(mine & ~leaks)))
+        left_out.append(int((mine & leaks).sum()))
+    return folds, kept, left_out
+
+
+def _is_held(table: pa.Table, fold: int) -> np.ndarray:
+    return np.array([value == fold for value in table["fold"].to_pylist()], dtype=bool)
+
+
+def check_alike(names: list[str], tables: list[pa.Table]) -> None:
+    """Raise `InputError` where one set has ties and the other none: the judges would answer different questions."""
+    ties = [table["verdict"].to_pylist().count("tie") for table in tables]
+    if all(ties) != any(ties):
+        first, second = names if ties[0] else names[::-1]
+        raise InputError(
+            f"{first} has {max(ties)} ties and {second} has none: a judge of three verdicts cannot be held against "
+            f"one of two. Take the ties out first: sft-judge prepare {first} --ties drop --output FILE."
+        )
+
+
+def _training_verdicts(table: pa.Table, fold: int) -> np.ndarray:
+    verdicts = table.filter(pa.array(~_is_held(table, fold)))["verdict"].to_pylist()
+    return np.array([VERDICTS.index(verdict) for verdict in verdicts if verdict is not None], dtype=int)
+
+
+def num_training_rows(table: pa.Table, fold: int) -> int:
+    """Rows with a verdict outside the held-out fold."""
+    return len(_training_verdicts(table, fold))
+
+
+def training_frequencies(table: pa.Table, fold: int, num: int) -> np.ndarray:
+    """Class frequencies [K] of the rows outside the held-out fold."""
+    return class_frequencies(_training_verdicts(table, fold), num)
+
+
+def score(aligned: Aligned, frequencies: dict[str, np.ndarray], native: str, foreign: str, seed: int) -> dict:
+    """
+    What two judges and two sets' class frequencies are worth on the held-out rows of the set `native`.
+
+    `scores`: log loss and accuracy of each. `gains`: how far a judge's log loss is below that of the set's own class
+    frequencies; `difference`: foreign minus native; `share`: the foreign gain by the native one. All with intervals.
+    """
+    rows = len(aligned.verdicts)
+    probs = {f"judge of {name}": judge.probs for name, judge in aligned.judges.items()}
+    probs |= {f"class frequencies of {name}": np.tile(values, (rows, 1)) for name, values in frequencies.items()}
+    found = {
+        name: figures(resample(row_columns(values, aligned.verdicts), aligned.clusters, seed=seed))
+        for name, values in probs.items()
+    }
+    losses = {name: values["log_loss"] for name, values in found.items()}
+    own = losses[f"class frequencies of {native}"]
+    gains = {"native": own - losses[f"judge of {native}"], "foreign": own - losses[f"judge of {foreign}"]}
+    known = beats(interval(gains["native"]))  # a share of nothing says nothing
+    return {
+        "rows": rows,
+        "scores": {n: {key: interval(values[key]) for key in ("log_loss", "accuracy")} for n, values in found.items()},
+        "gains": {name: interval(values) for name, values in gains.items()},
+        "difference": interval(gains["native"] - gains["foreign"]),
+        "share": interval(gains["foreign"] / gains["native"]) if known else None,
+    }
+
+
+def beats(gain: dict) -> bool:
+    """Whether a judge with this gain beats class frequencies."""
+    return gain["low"] is not None and gain["low"] > 0
+
+
+def decide(gains: list[dict[str, dict]]) -> str:
+    """A name in RULES, of the gains of the native and the foreign judge on the reference set and on the other."""
+    if not all(beats(one["native"]) for one in gains):
+        return "cannot tell"
+    if all(beats(one["foreign"]) and one["foreign"]["value"] >= HALF * one["native"]["value"] for one in gains):
+        return "mix"
+    return "stage" if beats(gains[0]["foreign"]) else "leave out"
+
+
+def tables_of(result: dict) -> list[Table]:
+    """The two-way table, the gains the rule reads, and what was trained and scored on."""
+    sets = result["sets"]
+    judges = list(next(iter(sets.values()))["scores"])
+    two_way = [[judge, *(cell for one in sets.values() for cell in _worth(one["scores"][judge]))] for judge in judges]
+    columns = ["", *(f"{what} on {name}" for name in sets for what in ("log loss", "accuracy"))]
+    gains = [
+        [
+            name,
+            *(number(one["gains"][who]) for who in ("native", "foreign")),
+            number(one["difference"]),
+            percent(one["share"]),
+        ]
+        for name, one in sets.items()
+    ]
+    facts = [
+        [name, *(f"{one[key]:,}" for key in ("trained_on", "rows", "left_out")), str(one["fold"])]
+        for name, one in sets.items()
+    ]
+    return [
+        Table("Two ways", columns, two_way, "held-out rows; in brackets 95 % intervals, prompts resampled"),
+        Table(
+            "Gains",
+            ["on", "native judge", "foreign judge", "foreign minus native log loss", "foreign share of the gain"],
+            gains,
+            "how far the log loss is below that of the set's own class frequencies, in nats, on the same rows",
+        ),
+        Table(
+            "Sets",
+            ["", "trained on", "scored on", "left out", "held-out fold"],
+            facts,
+            f"{result['folds']}; left out: held-out rows whose prompt, or nearly the same, a judge was trained on",
+        ),
+    ]
+
+
+def _worth(scores: dict) -> list[str]:
+    return [number(scores["log_loss"]), percent(scores["accuracy"])]
+
+
+def verdict_line(result: dict) -> str:
+    """The verdict with its rule, as one line."""
+    return f"verdict: {result['verdict']} ({result['rule']}). {BEATS}."
+
+
+def render_shift(result: dict) -> str:
+    """shift.html."""
+    two_way, gains, facts = tables_of(result)
+    first = next(iter(result["sets"].values()))["scores"]
+    by_judge = {
+        judge: {"slices": {"set": {name: one["scores"][judge] for name, one in result["sets"].items()}}}
+        for judge in first
+    }
+    sections = [
+        Section("Two ways", [slice_losses("set", by_judge)], [two_way]),
+        Section("What the rule reads", tables=[gains]),
+        Section("What was trained and scored", tables=[facts]),
+        Section("Rules", tables=[Table("Rules", [], [list(rule) for rule in RULES.items()], BEATS, prose=True)]),
+    ]
+    heading = " and ".join(result["sets"])
+    notes = [verdict_line(result), f"Recipe: {result['recipe']}."]
+    return render_page(f"Shift: {heading}", f"{heading}: {result['verdict']}", notes, sections)

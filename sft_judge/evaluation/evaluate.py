@@ -1,0 +1,167 @@
+"""
+Aligned judges to figures: the whole of metrics.json but for agreement, stages and provenance.
+
+Every judge is resampled with the same prompts, so pairs and shares of the gap are paired comparisons. The baselines
+and the best possible are judges too: what the frequencies say, and the true probabilities.
+"""
+
+import numpy as np
+
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.probs import CLIP
+from sft_judge.evaluation import bias
+from sft_judge.evaluation.align import Aligned, column
+from sft_judge.evaluation.baselines import FREQUENCIES, baseline_probs, longer_response
+from sft_judge.evaluation.bootstrap import FEW_PROMPTS, interval, resample
+from sft_judge.evaluation.metrics import RAISED, choices, cross_entropy, figures, gap_share, one_hot, row_columns
+from sft_judge.evaluation.pairs import compare, standings
+from sft_judge.evaluation.slices import slice_columns, slice_figures, slices
+from sft_judge.inference.calibrated import folds_seen
+
+BEST = "best possible"
+WORST = 20  # battles listed, those of the largest loss
+
+
+def measure(
+    aligned: Aligned, frequencies: np.ndarray, longer_frequencies: np.ndarray, main: str, seed: int = 0
+) -> dict:
+    """
+    The figures of every judge, of pairs, and the worth table; those of `main` stand at the top level too.
+
+    `frequencies` [K] is what somebody who reads no battle would say, `longer_frequencies` [K] how often the longer
+    response wins, the shorter, and neither.
+    """
+    shared = Shared(aligned)
+    baselines = baseline_probs(frequencies, longer_frequencies, shared.longer)
+    best = {} if aligned.truth is None else {BEST: aligned.truth}
+    draws = {}
+    for name, probs in (baselines | best).items():
+        draws[name] = resample(_row_figures(aligned, probs, None), aligned.clusters, seed=seed)
+    for name in aligned.judges:
+        draws[name] = resample(shared.columns(name), aligned.clusters, seed=seed)
+    judges = {name: shared.figures(name, draws[name]) for name in aligned.judges}
+    result = {**judges[main], "main": main, "num_prompts": int(aligned.clusters.max()) + 1}
+    result["class_frequencies"], result["longer_frequencies"] = frequencies.tolist(), longer_frequencies.tolist()
+    ordered = {name: draws[name] for name in (*baselines, *judges, *best)}
+    result["worth"] = _worth(ordered, aligned.truth is not None)
+    result["worst"] = worst_battles(aligned, main)
+    if len(judges) > 1:
+        right = {name: shared.right(name) == 1 for name in judges}
+        pairs = compare(draws, right)
+        result |= {"judges": judges, "pairs": pairs, "standings": standings(judges, pairs)}
+    return result
+
+
+def caveats(metrics: dict) -> list[str]:
+    """What to know before these figures are believed: few prompts, one verdict alone, clipped probabilities."""
+    found, prompts = [], metrics["num_prompts"]
+    if prompts == 1:
+        found.append("all battles have one prompt, so there are no intervals: they come from resampling prompts")
+    elif prompts < FEW_PROMPTS:
+        found.append(f"{prompts} prompts are few: intervals of so few are too narrow")
+    said = [name for name, count in metrics["verdicts"].items() if count]
+    if len(said) == 1:
+        found.append(f"every verdict is {said[0]}: kappa and much else cannot be measured")
+    for name, judge in (metrics.get("judges") or {metrics["main"]: metrics}).items():
+        if judge["clipped"]:
+            found.append(
+                f"{name} gave {judge['clipped']} verdicts of people a probability below {CLIP:g}, counted as that"
+            )
+        if judge["swap_agreement"]["value"] is None:
+            found.append(f"{name}: no battle is known in two orders, so its agreement under swap is not known either")
+    return found
+
+
+class Shared:
+    """What the judges of `aligned` have in common: slices, styles, the longer response."""
+
+    def __init__(self, aligned: Aligned):
+        self.aligned, self.masks = aligned, slices(aligned.battles)
+        self.longer, self.styles = longer_response(aligned.battles), bias.style_features(aligned.battles)
+        num = aligned.num_verdicts
+        self.people = bias.lead(np.eye(3)[aligned.verdicts][:, :num] if aligned.truth is None else aligned.truth)
+
+    def columns(self, name: str) -> dict[str, np.ndarray]:
+        """Every row column of one judge."""
+        aligned, judge = self.aligned, self.aligned.judges[name]
+        columns = _row_figures(aligned, judge.probs, judge.orders if judge.orders_differ else None)
+        columns |= bias.longer_columns(self.longer, judge.probs, aligned.verdicts)
+        columns |= bias.style_columns(self.styles, self.people, bias.lead(judge.probs))
+        columns |= bias.own_columns(aligned.battles, self._family(name), judge.probs, self.people)
+        return columns | slice_columns(self._masks(name), columns["log_loss"], self.right(name))
+
+    def right(self, name: str) -> np.ndarray:
+        """Whether a judge's verdict is people's [N], 0 or 1; between them where several are equally probable."""
+        return choices(self.aligned.judges[name].probs)[np.arange(len(self.people)), self.aligned.verdicts]
+
+    def figures(self, name: str, draws: dict[str, np.ndarray]) -> dict:
+        """A judge's entry in metrics.json from its resampled columns."""
+        aligned, probs = self.aligned, self.aligned.judges[name].probs
+        bins, losses = draws["bins"][0], cross_entropy(one_hot(aligned.verdicts, aligned.num_verdicts), probs)
+        result = {"n": len(probs), **{key: interval(values, key in RAISED) for key, values in figures(draws).items()}}
+        if "expected" in draws:
+            result["expected_log_loss"] = interval(draws["expected"] / draws["n"])
+        result |= {
+            "verdicts": dict(zip(VERDICTS, np.bincount(aligned.verdicts, minlength=3).tolist(), strict=True)),
+            "clipped": int((probs[np.arange(len(probs)), aligned.verdicts] < CLIP).sum()),
+            "longer_response_rate": {who: _ratio(draws[f"longer {who}"], 0, 1) for who in ("judge", "people")},
+            "style": bias.style_effects(draws, self.styles),
+            "reliability": [
+                {"n": int(count), "confidence": confidence / count, "accuracy": hits / count}
+                for count, confidence, hits in bins.T.tolist()
+                if count
+            ],
+            "slices": slice_figures(draws, self._masks(name), losses, aligned.clusters),
+        }
+        return result | ({"own_family": bias.own_family(draws, self._family(name))} if "own" in draws else {})
+
+    def _family(self, name: str) -> str | None:
+        return bias.family_of(self.aligned.judges[name].source.metadata.get("model"))
+
+    def _masks(self, name: str) -> dict:
+        """The slices, and where it saw some of the rows in training, those too: what it gains by having seen them."""
+        folds = set(folds_seen(self.aligned.judges[name].source.metadata))
+        seen = np.array([fold in folds for fold in column(self.aligned.battles, "fold")])
+        if not seen.any() or seen.all():
+            return self.masks
+        return self.masks | {"training": {"seen in training": seen, "kept from training": ~seen}}
+
+
+def worst_battles(aligned: Aligned, name: str) -> list[dict]:
+    """The battles of the largest loss, `{"row", "id", "vote", "judged", "probability"}` each: that of the vote."""
+    probs = aligned.judges[name].probs
+    of_vote = probs[np.arange(len(probs)), aligned.verdicts]
+    ids = aligned.battles["id"]
+    return [
+        {
+            "row": int(row),
+            "id": ids[row].as_py(),
+            "vote": VERDICTS[aligned.verdicts[row]],
+            "judged": VERDICTS[probs[row].argmax()],
+            "probability": float(of_vote[row]),
+        }
+        for row in np.argsort(of_vote, kind="stable")[:WORST].tolist()
+    ]
+
+
+def _row_figures(aligned: Aligned, probs: np.ndarray, orders: np.ndarray | None) -> dict[str, np.ndarray]:
+    columns = row_columns(probs, aligned.verdicts, orders)
+    return columns if aligned.truth is None else columns | {"expected": cross_entropy(aligned.truth, probs)}
+
+
+def _ratio(sums: np.ndarray, over: int, under: int) -> dict:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return interval(sums[..., over] / sums[..., under])
+
+
+def _worth(draws: dict, with_truth: bool) -> list[dict]:
+    rows = []
+    for name, sums in draws.items():
+        row = {"name": name}
+        if with_truth:
+            expected = {who: draws[who]["expected"] / draws[who]["n"] for who in (name, FREQUENCIES, BEST)}
+            row["expected_log_loss"] = interval(expected[name])
+            row["gap_share"] = interval(gap_share(expected[name], expected[FREQUENCIES], expected[BEST]))
+        found = figures(sums)
+        rows.append(row | {key: interval(found[key]) for key in ("log_loss", "accuracy")})
+    return rows

@@ -1,0 +1,96 @@
+"""
+How often does one policy's answer beat another's? By judges and, where there are any, by votes.
+
+Of battles between the two alone, whichever of them stands as model_a. Verdicts are not needed: a judge's choice is its
+most probable verdict, and a and b at exactly the same probability are a tie, so that no order of the two is favoured.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.verdicts import swap
+from sft_judge.evaluation.align import VERDICT_INDEX, column, prompt_clusters
+from sft_judge.evaluation.bootstrap import interval, resample
+from sft_judge.evaluation.reporting.html import Table
+from sft_judge.evaluation.reporting.tables import number, percent
+from sft_judge.inference.calibrated import Calibrated
+
+VOTES = "the votes"
+TIE = VERDICT_INDEX["tie"]
+
+
+def policy_wins(
+    battles: pa.Table, judges: dict[str, Calibrated], policies: tuple[str, str], path, seed: int = 0
+) -> dict:
+    """
+    `{"policies", "battles", "prompts", "by": {judge or VOTES: figures}}` of the first policy over the second.
+
+    Raises `InputError` where the two never met, or no judge read a battle of theirs.
+    """
+    one, other = policies
+    models = np.array([column(battles, name) for name in ("model_a", "model_b")], dtype=object)  # [2, N]
+    first = (models[0] == one) & (models[1] == other)
+    theirs = first | ((models[0] == other) & (models[1] == one))
+    if one == other or not theirs.any():
+        known = sorted({name for name in models.ravel() if name is not None})
+        unknown = next((name for name in policies if name not in known), None)
+        hint = nearest(unknown, known) if unknown else ""
+        raise InputError(
+            f"{path}: no battle between {one!r} and {other!r}.{hint} Its models are "
+            f"{', '.join(map(str, known[:20])) or 'not named: battles need model_a and model_b'}."
+        )
+    battles, first = battles.filter(pa.array(theirs)), first[theirs]
+    clusters, ids = prompt_clusters(battles), battles["id"].to_pylist()
+    by = {}
+    for name, judge in judges.items():
+        rows = np.array([judge.row_of.get(id_, -1) for id_ in ids])
+        said = (rows >= 0) & (judge.orders[rows] > 0)  # battles that a deadline left out were not judged
+        if not said.any():
+            raise InputError(f"{path}: {name} judged none of the {len(ids)} battles between {one!r} and {other!r}.")
+        by[name] = win_figures(judge.probs[rows], said, first, clusters, seed)
+    votes = np.array([VERDICT_INDEX.get(name, -1) for name in column(battles, "verdict")])
+    if (votes >= 0).any():
+        figures = win_figures(np.eye(3)[votes], votes >= 0, first, clusters, seed)
+        by[VOTES] = {key: value for key, value in figures.items() if key != "mean_probability"}
+    return {"policies": list(policies), "battles": len(ids), "prompts": int(clusters.max()) + 1, "by": by}
+
+
+def win_figures(probs: np.ndarray, said: np.ndarray, first: np.ndarray, clusters: np.ndarray, seed: int = 0) -> dict:
+    """
+    How often a policy won by probabilities [N, 3], where something was `said` [N] and it stood as a if `first` [N].
+
+    Counts, and with intervals over `clusters` [N]: `win_rate` with a tie as half, `win_rate_decided` without ties,
+    `mean_probability` to win, half that of a tie added.
+    """
+    probs = np.where(first[:, None], probs, swap(probs)) * said[:, None]
+    chosen = probs.argmax(axis=1)
+    chosen[(probs[:, 0] == probs[:, 1]) & (chosen < TIE)] = TIE
+    columns = {"chosen": np.eye(3)[chosen] * said[:, None], "probs": probs, "n": said.astype(float)}
+    sums = resample(columns, clusters, seed=seed)
+    won, lost, tied = np.moveaxis(sums["chosen"], -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = {
+            "win_rate": (won + tied / 2) / sums["n"],
+            "win_rate_decided": won / (won + lost),
+            "mean_probability": (sums["probs"][:, 0] + sums["probs"][:, TIE] / 2) / sums["n"],
+        }
+    counts = {name: int(values[0]) for name, values in (("won", won), ("lost", lost), ("tied", tied))}
+    return {"n": int(sums["n"][0]), **counts, **{name: interval(values) for name, values in rates.items()}}
+
+
+def policies_table(found: dict) -> Table:
+    """A row a judge, and one for the votes."""
+    columns = ["", "won, a tie as half", "won of the decided", "mean probability", "won", "lost", "tied", "battles"]
+    rows = [
+        [
+            name,
+            *(percent(figures[key]) for key in ("win_rate", "win_rate_decided")),
+            number(figures.get("mean_probability"), 3),
+            *(f"{figures[key]:,}" for key in ("won", "lost", "tied", "n")),
+        ]
+        for name, figures in found["by"].items()
+    ]
+    one, other = found["policies"]
+    note = f"{one} against {other}, as model_a or model_b: {found['battles']:,} battles, {found['prompts']:,} prompts"
+    return Table("Policies", columns, rows, note)

@@ -1,0 +1,55 @@
+"""Where figures come from, and what to know of each probs file before they are believed."""
+
+from pathlib import Path
+
+from sft_judge.core.files import content_hash
+from sft_judge.core.manifest import git_commit
+from sft_judge.core.version import __version__
+from sft_judge.data.probs import unfinished
+from sft_judge.evaluation.align import Aligned, JudgeRows
+from sft_judge.inference.calibrated import judge_file
+from sft_judge.modeling.judge_spec import read_spec
+
+
+def provenance(
+    files: dict[str, Path], aligned: Aligned, battles: Path, truth: Path | None, fold: int | None, seed: int
+) -> dict:
+    """Hashes, versions and calibrations; a judge's `caveat` where something about its file is not as it should be."""
+    battles_hash, judges = content_hash(battles), {}
+    for name, path in files.items():
+        judge = aligned.judges[name]
+        metadata = judge.source.metadata
+        entry = {"probs": str(path), "sha256": content_hash(path), "calibration": judge.calibrated.reason}
+        entry |= {key: str(metadata[key]) for key in ("model", "engine", "versions", "folds") if metadata.get(key)}
+        caveats = _caveats(judge, battles_hash, fold)
+        judges[name] = entry | ({"caveat": "; ".join(caveats)} if caveats else {})
+    found = {"sft_judge": f"{__version__}, commit {git_commit() or 'unknown'}", "battles": str(battles)}
+    found |= {"battles sha256": battles_hash, "seed": seed}
+    found |= {"truth": f"{truth}, sha256 {content_hash(truth)}"} if truth else {}
+    return found | {"judges": judges}
+
+
+def _caveats(judge: JudgeRows, battles_hash: str, fold: int | None) -> list[str]:
+    metadata, found = judge.source.metadata, []
+    if not metadata:
+        found.append("no metadata: what model made it, and of which battles, is not known")
+    elif metadata.get("battles_sha256") not in (None, battles_hash):
+        found.append("predicted from another file of battles with these ids")
+    elif _learnt_in_sample(metadata):
+        found.append("its teachers' labels are not proven out of fold")
+    if _fitted_here(judge.calibrated.calibration, battles_hash, fold):
+        found.append("its calibration was fitted on these very battles")
+    left = unfinished(judge.calibrated.orders)
+    return found + ([left] if left else [])
+
+
+def _fitted_here(calibration: dict | None, battles_hash: str, fold: int | None) -> bool:
+    if not calibration or calibration.get("battles_sha256") != battles_hash:
+        return False
+    return None in (fold, calibration.get("fold")) or fold == calibration["fold"]
+
+
+def _learnt_in_sample(metadata: dict) -> bool:
+    file = judge_file(metadata)
+    recipe = read_spec(file.parent).training.get("recipe", {}) if file else {}
+    return bool(recipe.get("labels") and recipe.get("allow_in_sample"))

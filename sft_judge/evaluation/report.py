@@ -1,0 +1,175 @@
+"""report.html: what the judges are worth, in pictures and tables. It holds text of battles only where asked."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sft_judge.data.style import text_lengths
+from sft_judge.evaluation.agreement import agreement_table
+from sft_judge.evaluation.benchmarks import benchmark_table
+from sft_judge.evaluation.policies import policies_table
+from sft_judge.evaluation.reporting import plots
+from sft_judge.evaluation.reporting.html import Section, Table, Text, render_page
+from sft_judge.evaluation.reporting.tables import (
+    bias_table,
+    cut_table,
+    figures_table,
+    pairs_table,
+    slice_tables,
+    stages_table,
+    standings_table,
+    style_table,
+    worst_table,
+    worth_table,
+)
+from sft_judge.evaluation.robustness import robustness_table
+
+_LOSSES = ("loss", "eval_log_loss")  # of a training's log: of the rows trained on, and held out
+
+
+def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
+    """
+    The page of `metrics` as in metrics.json, which holds every figure on it.
+
+    `examples` alone hold text of battles: those `against` the votes, and the `worst`.
+    """
+    lengths, logs = metrics["lengths"], metrics["logs"]
+    judges = metrics.get("judges") or {metrics["main"]: metrics}
+    name, main = metrics["main"], judges[metrics["main"]]
+    sections = [
+        Section("", [_worth_picture(metrics, judges)], [replace(worth_table(metrics), main=name)]),
+        Section("Benchmark", tables=[benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []),
+        Section("Policies", tables=[policies_table(metrics["policies"])] if "policies" in metrics else []),
+        Section("Reliability", [plots.reliability(judges)], [_bins_table(name, main)]),
+        *(
+            Section(f"Slices: {dimension}", [plots.slice_losses(dimension, _having(judges, dimension))], [table])
+            for dimension, table in zip(main["slices"], slice_tables(main["slices"]), strict=True)
+        ),
+        Section("Position bias", tables=[bias_table(judges)]),
+        Section(
+            "Style, length and family",
+            [plots.styles(main["style"])] if main["style"] else [],
+            [style_table(name, main)] if main["style"] or "own_family" in main else [],
+        ),
+        Section("Attacks", tables=[robustness_table(name, metrics["attacks"])] if "attacks" in metrics else []),
+        *_comparison(metrics, judges),
+        Section(
+            "Preferred responses",
+            [plots.preferred(metrics["preferred_grid"])] if np.any(metrics["preferred_grid"]) else [],
+            [_grid_table(metrics["preferred_grid"])],
+        ),
+        Section(
+            "Agreement",
+            tables=[agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])],
+            texts=examples["against"],
+        ),
+        Section("Worst battles", tables=[worst_table(metrics["worst"], name)], texts=examples["worst"]),
+        Section("All figures", tables=[figures_table(judges)]),
+        Section("Lengths", [plots.lengths(**lengths)], [_lengths_table(**lengths)]),
+        Section("What was cut", tables=[cut_table(metrics["cut"])] if metrics.get("cut") else []),
+        Section("Log loss by step", [plots.losses(logs)] if logs else [], [_logs_table(logs)] if logs else []),
+        Section("Cost", tables=[stages_table(metrics["stages"])] if metrics.get("stages") else []),
+        Section("Provenance", tables=[_provenance_table(metrics["provenance"])]),
+    ]
+    notes = [
+        f"{metrics['n']:,} battles over {metrics['num_prompts']:,} prompts. In brackets: 95 % intervals, prompts "
+        "resampled. Log loss in nats, lower is better.",
+        *metrics["notes"],
+    ]
+    return render_page(f"sft_judge: {name}", "What the judges are worth", notes, sections)
+
+
+def _worth_picture(metrics: dict, judges: dict) -> str:
+    key = "expected_log_loss" if "expected_log_loss" in metrics["worth"][0] else "log_loss"
+    rows = [row | {"judge": row["name"] in judges} for row in metrics["worth"]]
+    return plots.worth(rows, key, metrics["main"])
+
+
+def _having(judges: dict, dimension: str) -> dict:
+    return {name: figures for name, figures in judges.items() if dimension in figures["slices"]}
+
+
+def _comparison(metrics: dict, judges: dict) -> list[Section]:
+    if "pairs" not in metrics:
+        return []
+    return [
+        Section("Comparison", tables=[standings_table(metrics["standings"], judges), pairs_table(metrics["pairs"])])
+    ]
+
+
+def _provenance_table(provenance: dict) -> Table:
+    rows = [[key, str(value), ""] for key, value in provenance.items() if key != "judges"]
+    for name, judge in provenance["judges"].items():
+        rows += [[name if place == 0 else "", key, str(judge[key])] for place, key in enumerate(judge)]
+    return Table("Provenance", [], rows, prose=True)
+
+
+def _bins_table(name: str, judge: dict) -> Table:
+    rows = [
+        [str(point["n"]), f"{point['confidence']:.3f}", f"{point['accuracy']:.3f}"] for point in judge["reliability"]
+    ]
+    columns = ["rows", "mean probability of the chosen verdict", "how often right"]
+    return Table(f"Bins of {name}", columns, rows, folded=True)
+
+
+def _grid_table(grid: list[list[int]]) -> Table:
+    edges = [f"{place / len(grid):.1f}" for place in range(len(grid))]
+    rows = [[f"from {edge}", *map(str, counts)] for edge, counts in zip(edges, grid, strict=True)]
+    columns = ["preferred, by the other's", *edges]
+    return Table("Battles by the probability of either response", columns, rows, folded=True)
+
+
+def _lengths_table(counts: dict[str, list[int]], edges: list[float]) -> Table:
+    rows = [[f"{edge:.0f}", *map(str, values)] for edge, *values in zip(edges[:-1], *counts.values(), strict=True)]
+    return Table("Texts by length", ["characters from", *counts], rows, folded=True)
+
+
+def _logs_table(logs: dict[str, list[dict]]) -> Table:
+    rows = []
+    for name, log in logs.items():
+        for row in log:
+            rows.append([name, str(row["step"]), *(f"{row[key]:.4f}" if key in row else "" for key in _LOSSES)])
+    return Table("Losses", ["", "step", "training", "held out"], rows, folded=True)
+
+
+def preferred_grid(probs: np.ndarray, verdicts: np.ndarray, cells: int = 10) -> list[list[int]]:
+    """
+    Battles [cells, cells] by the probability of the response that people prefer (rows) and of the other (columns).
+
+    The scatter of "better" and "worse" rewards that align-anything's homework draws, as counts: 50,000 points are no
+    picture. Ties are no preference and are left out.
+    """
+    decided = np.flatnonzero(verdicts < 2)
+    better, worse = probs[decided, verdicts[decided]], probs[decided, 1 - verdicts[decided]]
+    return np.histogram2d(better, worse, bins=cells, range=[[0, 1], [0, 1]])[0].astype(int).tolist()
+
+
+def length_histograms(battles: pa.Table, bins: int = 40) -> dict:
+    """`{"counts": {field: [bins]}, "edges": [bins + 1]}` of characters; the longest hundredth is put in the last."""
+    texts = {"prompt": ["prompt"], "response": ["response_a", "response_b"]}
+    values = {name: np.concatenate([text_lengths(battles, part) for part in parts]) for name, parts in texts.items()}
+    top = max(1.0, *(float(np.quantile(lengths, 0.99)) for lengths in values.values()))
+    edges = np.linspace(0, top, bins + 1)
+    counts = {name: np.histogram(np.minimum(lengths, top), edges)[0].tolist() for name, lengths in values.items()}
+    return {"counts": counts, "edges": edges.tolist()}
+
+
+def read_logs(folder: Path) -> dict[str, list[dict]]:
+    """
+    Step and losses of the `trainer_log.json` files below a folder, by their own folder's name.
+
+    Files that are no logs are left out, and so are losses that are no numbers.
+    """
+    logs = {}
+    for file in sorted(folder.rglob("trainer_log.json")):
+        try:
+            log = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(log, list) and log and all(isinstance(row, dict) for row in log):
+            rows = ({key: row[key] for key in ("step", *_LOSSES) if np.isfinite(row.get(key, np.nan))} for row in log)
+            logs[file.parent.relative_to(folder).as_posix()] = [row for row in rows if len(row) > 1 and "step" in row]
+    return logs

@@ -1,0 +1,225 @@
+"""
+The tables of figures, which stand both on the terminal and in the report.
+
+What a number looks like is decided here: four places for log loss, one for percent, the interval in brackets.
+"""
+
+import sys
+
+from sft_judge.evaluation.reporting.html import Table
+
+
+def number(figure: dict | None, digits: int = 4) -> str:
+    """`0.9012 [0.8900, 0.9134]`, or a dash where there is nothing to measure."""
+    return _spread(figure, lambda value: f"{value:.{digits}f}")
+
+
+def percent(figure: dict | None) -> str:
+    """`61.2 % [58.0, 64.1]`."""
+    return _spread(figure, lambda value: f"{100 * value:.1f}", " %")
+
+
+def points(figure: dict | None) -> str:
+    """`+3.1 [1.2, 5.0]`, percentage points of a difference between probabilities."""
+    return _spread(figure, lambda value: f"{100 * value:+.1f}")
+
+
+def count(figure: dict | None) -> str:
+    """`1,234 [1,200, 1,268]`."""
+    return _spread(figure, lambda value: f"{value:,.0f}")
+
+
+def _spread(figure, form, unit="") -> str:
+    if figure is None or figure["value"] is None:
+        return "–"
+    if figure["low"] is None:
+        return form(figure["value"]) + unit
+    return f"{form(figure['value'])}{unit} [{form(figure['low'])}, {form(figure['high'])}]"
+
+
+def worth_table(metrics: dict) -> Table:
+    """What each judge is worth between class frequencies and, with a truth, the best possible."""
+    with_truth = "gap_share" in metrics["worth"][0]
+    columns = ["", *(["expected log loss", "share of the gap"] if with_truth else []), "log loss", "accuracy"]
+    rows = [
+        [
+            row["name"],
+            *([number(row["expected_log_loss"]), percent(row["gap_share"])] if with_truth else []),
+            number(row["log_loss"]),
+            percent(row["accuracy"]),
+        ]
+        for row in metrics["worth"]
+    ]
+    return Table("Worth", columns, rows, metrics["worth_note"])
+
+
+def figures_table(judges: dict) -> Table:
+    """The other figures of one number, a column a judge."""
+    labels = {
+        "accuracy_ties_half": ("accuracy, a tie of one side as half", percent),
+        "accuracy_without_ties": ("accuracy where neither side says tie", percent),
+        "tie_recall": ("ties found", percent),
+        "brier": ("Brier score", number),
+        "ece": ("calibration error (ECE)", number),
+        "macro_f1": ("macro F1", number),
+        "kappa": ("Cohen's kappa", number),
+        "better_mean": ("mean probability of the response that people prefer", number),
+        "worse_mean": ("mean probability of the other", number),
+        "worse_below_better": ("battles where the preferred one has more", count),
+        "worse_above_better": ("battles where it has less", count),
+        "margin_mean": ("log-odds of the preferred one, mean", number),
+        "margin_std": ("log-odds of the preferred one, standard deviation", number),
+    }
+    rows = [[label, *(form(figures[key]) for figures in judges.values())] for key, (label, form) in labels.items()]
+    rows.append(["verdicts given less than 1e-15", *(str(figures["clipped"]) for figures in judges.values())])
+    return Table("Figures", ["", *judges], rows, "the response that people prefer: of the battles that are no ties")
+
+
+def bias_table(judges: dict) -> Table:
+    """Whether the place of a response, or its length, sways a judge."""
+    rows = [
+        [
+            name,
+            percent(figures["swap_agreement"]),
+            percent(figures["first_position_rate"]),
+            points(figures["position_effect"]),
+            percent(figures["longer_response_rate"]["judge"]),
+            percent(figures["longer_response_rate"]["people"]),
+        ]
+        for name, figures in judges.items()
+    ]
+    columns = ["", "same verdict in both orders", "chooses the first shown", "probability it gains by that"]
+    columns += ["chooses the longer", "people choose it"]
+    return Table("Position and length", columns, rows, "of the choices of a response; ties are no choice")
+
+
+def style_table(name: str, figures: dict) -> Table:
+    """What one standard deviation more of each style does, the others held fixed."""
+    rows = [
+        [style, points(effect["people"]), points(effect["judge"]), points(effect["difference"])]
+        for style, effect in figures["style"].items()
+    ]
+    if "own_family" in figures:
+        own = figures["own_family"]
+        label = f"written by its own family, {own['family']} ({own['n']} battles)"
+        rows.append([label, points(own["people"]), points(own["judge"]), points(own["difference"])])
+    note = (
+        "percentage points by which response a leads b, for one standard deviation more of it than b has, the other "
+        "styles held fixed; the last column is what the judge is swayed beyond people"
+    )
+    return Table(f"What sways {name}", ["", "people", "the judge", "the judge beyond people"], rows, note)
+
+
+def pairs_table(pairs: list[dict]) -> Table:
+    """Paired differences on the same rows, and what would be needed to tell them."""
+    keys = [key for key in ("delta_expected_log_loss", "delta_log_loss", "delta_accuracy") if key in pairs[0]]
+    rows = [
+        [
+            f"{pair['a']} − {pair['b']}",
+            *((percent if key == "delta_accuracy" else number)(pair[key]) for key in keys),
+            *(
+                f"{pair['rows_needed'][key]:,}" if pair["rows_needed"][key] else "–"
+                for key in ("log_loss", "accuracy")
+            ),
+            f"{pair['mcnemar']['only_a']} : {pair['mcnemar']['only_b']}, p {pair['mcnemar']['p']:.2g}",
+        ]
+        for pair in pairs
+    ]
+    columns = ["", *(key.removeprefix("delta_").replace("_", " ") for key in keys)]
+    columns += ["rows to tell by log loss", "by accuracy", "McNemar"]
+    note = (
+        "differences on the same rows; a log loss below zero: the first is better. Rows to tell: so many like these "
+        "would show a difference of this size, at 5 % and with a power of 80 %. McNemar: battles that one alone has "
+        "right, rows taken as independent"
+    )
+    return Table("Pairs", columns, rows, note)
+
+
+def standings_table(standings: list[dict], judges: dict) -> Table:
+    """The judges in order, as far as these rows can order them."""
+    rows = [
+        [
+            one["name"],
+            f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} to {one['last']}",
+            number(judges[one["name"]]["log_loss"]),
+            percent(judges[one["name"]]["accuracy"]),
+        ]
+        for one in standings
+    ]
+    note = "places by log loss that a judge may have: two share one where no difference is seen, for so many pairs"
+    return Table("Order", ["", "place", "log loss", "accuracy"], rows, note)
+
+
+_STAR = "* beyond chance, for as many parts as were looked at (a false discovery rate of 5 %)"
+
+
+def slice_tables(slices: dict) -> list[Table]:
+    """A table for each dimension of slices."""
+    return [
+        Table(
+            dimension.capitalize(),
+            ["", "rows", "log loss", "accuracy", "log loss against the rest"],
+            [
+                [
+                    name,
+                    str(part["n"]),
+                    number(part["log_loss"]),
+                    percent(part["accuracy"]),
+                    number(part["against_rest"]) + (" *" if part["differs"] else ""),
+                ]
+                for name, part in parts.items()
+            ],
+            _STAR if any(part["differs"] for part in parts.values()) else "",
+        )
+        for dimension, parts in slices.items()
+    ]
+
+
+def worst_table(worst: list[dict], name: str) -> Table:
+    """The battles on which a judge is most wrong, by id."""
+    rows = [[one["id"], one["vote"], one["judged"], f"{one['probability']:.2g}"] for one in worst]
+    columns = ["id", "people", "the judge", "its probability of what people say"]
+    return Table(f"Where {name} is most wrong", columns, rows, folded=True)
+
+
+def cut_table(cut: dict) -> Table:
+    """How many battles the judge's budget cut, and by how much."""
+    rows = [
+        [field.replace("_", " "), f"{part['battles']:,}", f"{part['tokens']:,}"]
+        for field, part in cut["fields"].items()
+    ]
+    note = f"{cut['battles']:,} of {cut['n']:,} battles were cut in the middle to the judge's budget"
+    return Table("Cut", ["", "battles", "tokens left out"], rows, note)
+
+
+def stages_table(stages: list[dict]) -> Table:
+    """Time, peak memory and output of each stage, and their total."""
+    rows = [[str(row["stage"]), row["output"], f"{row['seconds']:.1f}", str(row["peak_memory_mb"])] for row in stages]
+    rows.append(
+        [
+            "all",
+            f"{len(stages)} outputs",
+            f"{sum(row['seconds'] for row in stages):.1f}",
+            str(max(row["peak_memory_mb"] for row in stages)),
+        ]
+    )
+    return Table("Stages", ["stage", "output", "seconds", "peak MB"], rows)
+
+
+def print_table(table: Table) -> None:
+    """Print on standard output: lines fitted to a terminal, plain and never cut on a pipe."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 200, highlight=False)
+    drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD if terminal else box.ASCII2)
+    for name in table.columns:
+        drawn.add_column(Text(name), overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.print(drawn)
+    if table.note:
+        print(table.note)

@@ -1,0 +1,149 @@
+"""
+Parts of the battles on which a judge may be better or worse: language, turns, lengths, source, models, category.
+
+Small parts are put together as "other", so that no row is left out and no interval is a joke. A part's log loss is
+held against that of all other rows, and how many parts were looked at is allowed for.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+from scipy.stats import false_discovery_control, norm
+
+from sft_judge.data.battles import FIELDS
+from sft_judge.data.injection import hostile_rows
+from sft_judge.data.style import text_lengths
+from sft_judge.evaluation.align import column
+from sft_judge.evaluation.bootstrap import interval, p_value
+
+MIN_ROWS = 20
+MOST_PARTS = 25  # of a dimension; the rarest beyond are "other" too
+DISCOVERY_RATE = 0.05
+_COLUMN = "slice {} {}"
+
+
+def slices(battles: pa.Table) -> dict[str, dict[str, np.ndarray]]:
+    """`{dimension: {name: mask [N]}}`; a dimension of one part says nothing and is left out."""
+    a, b = (text_lengths(battles, name) for name in ("response_a", "response_b"))
+    turns = [min(len(turns or ()), 3) for turns in battles["prompt"].to_pylist()]
+    labels = {
+        "language": [value or "unknown" for value in column(battles, "language")],
+        "turns": [f"{count} or more" if count == 3 else str(count) for count in turns],
+        "characters": bucket_labels(a + b + text_lengths(battles, "prompt")),
+        "difference in length": bucket_labels(np.round(100 * np.abs(a - b) / np.maximum(a + b, 1)).astype(int), " %"),
+        "source": [value or "unknown" for value in column(battles, "source")],
+        "category": [value or "unknown" for value in column(battles, "category")],
+        "text that could be taken for more": _hostile(battles),
+    }
+    parts = {dimension: _masks(values) for dimension, values in labels.items()}
+    parts["model"] = _model_masks(column(battles, "model_a"), column(battles, "model_b"))
+    return {dimension: masks for dimension, masks in parts.items() if len(masks) > 1}
+
+
+def bucket_labels(values: np.ndarray, unit: str = "", num: int = 4) -> list[str]:
+    """The bucket of each whole number [N], `num` of about equal size, named by what they hold."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, num + 1)[1:-1]).astype(int))
+    bucket = np.searchsorted(edges, values, side="left")
+    lows, highs = [0, *(edges + 1)], [*edges, None]
+    names = [
+        f"{low} to {high}{unit}" if high is not None else f"{low}{unit} and more"
+        for low, high in zip(lows, highs, strict=True)
+    ]
+    return [names[index] for index in bucket]
+
+
+def slice_columns(
+    masks: dict[str, dict[str, np.ndarray]], losses: np.ndarray, hits: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What `slice_figures` reads: rows, log losses [N] and right verdicts [N] in each part."""
+    parts = np.stack([np.ones(len(losses)), losses, hits], axis=1)
+    return {
+        _COLUMN.format(dimension, name): parts * mask[:, None]
+        for dimension, named in masks.items()
+        for name, mask in named.items()
+    }
+
+
+def slice_figures(
+    draws: dict[str, np.ndarray], masks: dict[str, dict[str, np.ndarray]], losses: np.ndarray, clusters: np.ndarray
+) -> dict:
+    """
+    `{dimension: {part: {"n", "log_loss", "accuracy", "against_rest", "differs"}}}` of resampled columns.
+
+    `against_rest`: its log loss minus that of all other rows; `differs`: that is no chance, at a rate of false
+    discoveries of 5 % among all parts of all dimensions (Benjamini and Hochberg 1995). The larger of two p-values
+    counts, by the spread of the part's own draws and by that of all rows: in twenty skewed losses the mean and its
+    standard error are small together, and the first alone finds something in most reports where there is nothing.
+    """
+    found, tests, spread = {}, [], _spread(losses, clusters)
+    for dimension, named in masks.items():
+        found[dimension] = {}
+        for name, mask in named.items():
+            part = draws[_COLUMN.format(dimension, name)]
+            rest = np.stack([draws["n"], draws["log_loss"]], axis=-1) - part[:, :2]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                loss, accuracy = part[:, 1] / part[:, 0], part[:, 2] / part[:, 0]
+                difference = loss - rest[:, 1] / rest[:, 0]
+            figures = {"n": int(part[0, 0]), "log_loss": interval(loss), "accuracy": interval(accuracy)}
+            figures |= {"against_rest": interval(difference), "differs": False}
+            found[dimension][name] = figures
+            own = p_value(difference)
+            tests.append((figures, None if own is None else max(own, _p_if_alike(losses, mask, clusters, *spread))))
+    tested = [(figures, p) for figures, p in tests if p is not None]
+    adjusted = false_discovery_control([p for _, p in tested]) if tested else []
+    for (figures, _), p in zip(tested, adjusted, strict=True):
+        figures["differs"] = bool(p < DISCOVERY_RATE)
+    return found
+
+
+def _spread(losses: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Variance of the losses [N], and how they correlate within a cluster, from 0 to 1."""
+    apart = losses - losses.mean()
+    variance, sizes = (apart**2).mean(), np.bincount(clusters)
+    pairs = (sizes**2).sum() - len(losses)  # of different rows in one cluster
+    together = (np.bincount(clusters, apart) ** 2).sum() - (apart**2).sum()
+    return float(variance), float(np.clip(together / (pairs * variance), 0, 1)) if pairs and variance else 0.0
+
+
+def _p_if_alike(losses, mask, clusters, variance: float, correlation: float) -> float:
+    """Two-sided p of the mean loss in `mask` [N] against the others', were all rows spread and correlated alike."""
+    weights = mask / mask.sum() - ~mask / (~mask).sum()  # whose sum over losses is the difference of means
+    within = (np.bincount(clusters, weights) ** 2).sum()
+    error = np.sqrt(variance * ((1 - correlation) * (weights**2).sum() + correlation * within))
+    difference = abs(weights @ losses)
+    return float(2 * norm.sf(difference / error)) if error > 0 else float(difference == 0)
+
+
+def _hostile(battles: pa.Table) -> list[str]:
+    """Whether any text of a battle could be taken for a control token, a tag of ours or an order to the judge."""
+    hostile = np.zeros(battles.num_rows, dtype=bool)
+    for name in FIELDS:
+        for rows in hostile_rows(battles, name).values():
+            hostile[rows] = True
+    return ["present" if there else "none" for there in hostile]
+
+
+def _masks(values: list[str]) -> dict[str, np.ndarray]:
+    counts = Counter(values)
+    kept = {name for name, count in counts.most_common(MOST_PARTS) if count >= MIN_ROWS or len(counts) == 1}
+    other = f"other ({len(counts) - len(kept)})"
+    values = np.array([value if value in kept else other for value in values], dtype=object)
+    ordered = sorted(set(values), key=lambda name: (name == other, _natural(name)))
+    return {name: values == name for name in ordered}
+
+
+def _model_masks(of_a: list, of_b: list) -> dict[str, np.ndarray]:
+    """The battles that each model took part in, each battle in two parts; those of rarer models are "other"."""
+    a, b = (np.array([name or "" for name in names], dtype=object) for names in (of_a, of_b))
+    counts = Counter([*a, *b])
+    counts.pop("", None)
+    kept = [name for name, count in counts.most_common(MOST_PARTS) if count >= MIN_ROWS]
+    masks = {name: (a == name) | (b == name) for name in sorted(kept)}
+    others = ~np.isin(a, kept) | ~np.isin(b, kept)
+    return masks | ({f"other ({len(counts) - len(kept)})": others} if masks and others.any() else {})
+
+
+def _natural(name: str) -> tuple:
+    first = name.split()[0] if name.split() else ""
+    return (0, int(first), name) if first.isdecimal() else (1, 0, name)

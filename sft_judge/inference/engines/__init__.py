@@ -1,0 +1,50 @@
+"""
+Engines read the verdicts out: token ids in, log-probabilities over the verdicts out, the same on each.
+
+An engine is a context manager with `score(prompts) -> [N, K]`; vLLM is imported only by its own module.
+"""
+
+ENGINES = ("transformers", "vllm")
+
+
+def usable_engines(model: str) -> list[str]:
+    """
+    The engines that can run a model on this machine, transformers first: what `auto` chooses from.
+
+    Says in a line why vLLM is left out where it is.
+    """
+    from sft_judge.inference.engines.vllm_engine import why_not
+
+    reason = why_not(model)
+    if reason is None:
+        return list(ENGINES)
+    print(f"{reason}: transformers reads {model} instead.")
+    return ["transformers"]
+
+
+def open_engine(name: str, model: str, spec, dtype: str = "auto", onto: str = "trained", gpus: int = 1):
+    """
+    The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`.
+
+    `auto` is settled here: vLLM would run a float32 judge in bfloat16, transformers a quantised one in float16. An
+    adapter that learnt on a base in 4 or 8 bits is read on one, by transformers alone, or on the base as it is stored
+    where `onto` is `plain`. `gpus`: how many vLLM spreads the model's layers over (tensor parallel).
+    """
+    from sft_judge.modeling.loading import dtype_of, is_adapter
+
+    training = spec.training if is_adapter(model) and onto == "trained" else {}
+    recorded = training.get("loaded_in_4bit") or training.get("loaded_in_8bit")
+    if recorded and name == "transformers":
+        from sft_judge.inference.engines.transformers_engine import TransformersEngine
+        from sft_judge.modeling.bnb import settings_of
+
+        dtype = recorded["dtype"] if dtype == "auto" else dtype
+        return TransformersEngine(model, spec, dtype, quantization_config=settings_of(recorded))
+    dtype = dtype_of(model, dtype)
+    if name == "vllm":
+        from sft_judge.inference.engines.vllm_engine import VllmEngine
+
+        return VllmEngine(model, spec, dtype, gpus=gpus)
+    from sft_judge.inference.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine(model, spec, dtype)

@@ -1,0 +1,107 @@
+"""Verdict probabilities from transformers: the reference that other engines are held to."""
+
+import sys
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.judge_spec import JudgeSpec
+from sft_judge.modeling.loading import is_classifier, load_model, load_tokenizer
+from sft_judge.modeling.verdict_head import VerdictHead
+
+TOKENS_A_BATCH = 8192
+
+
+class TransformersEngine:
+    """One forward a batch of similar lengths; a row's result does not depend on the batch beyond float rounding."""
+
+    def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto", **options):
+        self.tokenizer = load_tokenizer(model)
+        classifier = is_classifier(model)
+        if classifier:
+            options["kind"] = AutoModelForSequenceClassification
+        self.model = load_model(model, dtype, **options).to("cuda" if torch.cuda.is_available() else "cpu")
+        if self.model.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            _widen(self.model)
+        self.head = None if classifier else VerdictHead(self.model, spec.verdict_ids)
+        self.name, self.tokens_a_batch = model, TOKENS_A_BATCH
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        del self.model, self.head
+
+    @torch.inference_mode()
+    def score(self, prompts: list[list[int]]) -> np.ndarray:
+        """
+        Log-probabilities [N, K] over the verdicts, in float64.
+
+        Out of memory, it goes on with half the batch, and stays there; `InputError` where one row alone is too much.
+        """
+        scored = [np.empty(0)] * len(prompts)
+        waiting = _batches([len(prompt) for prompt in prompts], self.tokens_a_batch)[::-1]
+        while waiting:
+            batch = waiting.pop()
+            try:
+                logp = self._forward([prompts[row] for row in batch])
+            except torch.OutOfMemoryError as error:
+                self._halve(len(batch), len(prompts[batch[0]]), error)
+            else:
+                for row, values in zip(batch, logp, strict=True):
+                    scored[row] = values
+                continue
+            torch.cuda.empty_cache()  # outside the handler, whose traceback holds the tensors
+            rows = sorted(row for rows in (batch, *waiting) for row in rows)
+            shorter = _batches([len(prompts[row]) for row in rows], self.tokens_a_batch)
+            waiting = [[rows[place] for place in places] for places in shorter][::-1]
+        return np.stack(scored)
+
+    def _forward(self, prompts: list[list[int]]) -> np.ndarray:
+        """Log-probabilities [N, K] of one padded batch."""
+        device = next(self.model.parameters()).device
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids = torch.full((len(prompts), int(lengths.max())), self.tokenizer.pad_token_id)
+        for place, prompt in enumerate(prompts):
+            ids[place, : lengths[place]] = torch.tensor(prompt)
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
+        if self.head is None:  # a classifier finds the last tokens by itself
+            logits = self.model(**inputs, use_cache=False).logits
+        else:
+            logits = self.head(self.model, inputs, (lengths - 1).to(device)).logits
+        return torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
+
+    def _halve(self, num_rows: int, longest: int, error: torch.OutOfMemoryError) -> None:
+        if num_rows == 1:
+            raise InputError(
+                f"{self.name}: out of memory with one battle of {longest} tokens ({str(error).splitlines()[0]}). Give "
+                "it fewer bits (sft-judge quantize, --dtype bfloat16), --engine vllm, a larger GPU, or train it on a "
+                "smaller total_budget."
+            ) from error
+        self.tokens_a_batch = num_rows * longest // 2
+        print(f"out of memory: batches of {self.tokens_a_batch} tokens from here on", file=sys.stderr, flush=True)
+
+
+def _widen(model) -> None:
+    """
+    auto-round's layers in float32, where a CPU emulates half precision: their weights are the same numbers.
+
+    A product in bfloat16 takes 80 times as long there. transformers refuses `.float()` of a quantised model, as other
+    kernels want half precision; those for such a CPU multiply in the precision of what comes in.
+    """
+    if any(hasattr(module, "qweight") for module in model.modules()):
+        torch.nn.Module.float(model)
+
+
+def _batches(lengths: list[int], tokens: int) -> list[list[int]]:
+    """Rows sorted by length, at most so many padded tokens together."""
+    batches, batch = [], []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            batches.append(batch)
+            batch = []
+        batch.append(row)
+    return batches + [batch]

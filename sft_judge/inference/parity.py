@@ -1,0 +1,84 @@
+"""
+The parity gate: two engines, or two forms of one judge, give the same probabilities, or the worst battle is named.
+
+The tolerances are the project's promises, as max |difference of a probability| over verdicts, and stand here alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sft_judge.core.errors import GateError
+
+TOLERANCES = {
+    ("engines", "float32"): 2e-3,
+    ("engines", "bfloat16"): 2e-2,
+    ("engines", "float16"): 2e-2,
+    ("merged", "float32"): 1e-4,
+    ("merged", "bfloat16"): 2e-2,
+    ("merged", "float16"): 2e-2,
+}
+WORST = 3  # battles named
+MAX_LOG_LOSS_RISE = 0.02  # nats: a quantised form may cost this much, beyond what its paired interval leaves open
+
+
+@dataclass
+class Parity:
+    """How a second scoring [N, K] of the same prompts differs from the first."""
+
+    name: str
+    max_difference: float
+    mean_difference: float
+    kl: float  # mean KL(first ‖ second), nats
+    flips: int  # rows whose most likely verdict differs
+    rows: int
+    worst: dict[str, float]  # id and order of the rows that differ most, and by how much
+
+    def __str__(self) -> str:
+        worst = ", ".join(f"{label} {difference:.1e}" for label, difference in self.worst.items())
+        return (
+            f"{self.name}: max |Δp| {self.max_difference:.2e}, mean |Δp| {self.mean_difference:.2e}, mean KL "
+            f"{self.kl:.1e}, {self.flips} of {self.rows} verdicts flip; worst: {worst}"
+        )
+
+
+def compare(name: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
+    """Compare log-probabilities [N, K] of the same rows; `labels` [N] name them."""
+    difference = np.abs(np.exp(logp) - np.exp(other)).max(axis=1)
+    with np.errstate(invalid="ignore"):  # a verdict without probability adds nothing
+        kl = np.where(logp == -np.inf, 0.0, np.exp(logp) * (logp - other)).sum(axis=1).mean()
+    flips = int((logp.argmax(axis=1) != other.argmax(axis=1)).sum())
+    order = np.argsort(-np.nan_to_num(difference, nan=np.inf), kind="stable")
+    worst = {labels[row]: float(difference[row]) for row in order[:WORST]}
+    return Parity(name, float(difference.max()), float(difference.mean()), float(kl), flips, len(labels), worst)
+
+
+def hold(parity: Parity, tolerance: float) -> None:
+    """Raise `GateError` where the largest difference is above `tolerance`, or not a number."""
+    if not parity.max_difference <= tolerance:
+        raise GateError(f"Parity gate: {parity}; allowed is {tolerance:g}.")
+
+
+def check(kind: str, name: str, precision: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
+    """Compare, print, and hold to the promise of this kind and precision."""
+    parity = compare(f"{name} ({precision})", logp, other, labels)
+    print(parity)
+    hold(parity, TOLERANCES[kind, precision])
+    return parity
+
+
+def log_loss_rise(logp: np.ndarray, other: np.ndarray, verdicts: np.ndarray) -> tuple[float, float, float]:
+    """Mean rise of the log loss from `logp` to `other` [N, K] on verdicts [N], with its paired 95 % interval."""
+    rows = np.arange(len(verdicts))
+    rise = logp[rows, verdicts] - other[rows, verdicts]
+    margin = 1.96 * rise.std(ddof=1) / np.sqrt(len(rise))
+    return float(rise.mean()), float(rise.mean() - margin), float(rise.mean() + margin)
+
+
+def hold_log_loss(name: str, rise: tuple[float, float, float]) -> None:
+    """Raise `GateError` where the log loss has certainly risen by more than MAX_LOG_LOSS_RISE."""
+    if not rise[1] <= MAX_LOG_LOSS_RISE:
+        raise GateError(
+            f"Parity gate: {name} raises the log loss by {rise[0]:.4f} [{rise[1]:.4f}, {rise[2]:.4f}]; "
+            f"allowed is {MAX_LOG_LOSS_RISE}."
+        )

@@ -1,0 +1,172 @@
+"""
+Battles to verdict probabilities: who scores which row, in which orders, and how a killed run goes on.
+
+A judge is one folder, or a folder of `fold-*` judges. Out of fold, a row is scored by the one judge that did not see
+its fold; rows without a fold are scored by all, and averaged. Finished shards stand beside the output until all are.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import content_hash, partial_path
+from sft_judge.core.manifest import versions
+from sft_judge.core.progress import Progress
+from sft_judge.data.battles import labelled_folds, read_battles, rows_of_fold
+from sft_judge.data.probs import Probs, write_probs
+from sft_judge.inference.engines import open_engine
+from sft_judge.inference.out_of_fold import find_judges, fold_owners, plan
+from sft_judge.inference.parity import check
+from sft_judge.inference.ray_actors import score_on_ray
+from sft_judge.inference.scoring import labelled_scores, orders_of, score_battles
+from sft_judge.inference.shards import Work, blocks
+from sft_judge.modeling.judge_spec import JudgeSpec
+from sft_judge.modeling.loading import dtype_of, load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
+
+
+@dataclass
+class Job:
+    """One battles file to be scored into one probs file."""
+
+    battles_path: Path
+    output: Path
+    battles: pa.Table
+
+    @property
+    def languages(self) -> np.ndarray | None:
+        """Of the prompts [N]; None where the battles say nothing of them."""
+        if "language" not in self.battles.column_names:
+            return None
+        return np.array(self.battles["language"].to_pylist(), dtype=object)
+
+
+@dataclass(eq=False)
+class Block:
+    """Some of the rows that a judge scores: where their scores go, and which of the battles they are."""
+
+    work: Work
+    judge: int
+    place: slice
+    battles: pa.Table
+    indices: np.ndarray
+
+    def rows(self) -> list[dict]:
+        return self.battles.take(self.indices).to_pylist()
+
+    def save(self, logp: np.ndarray, progress: Progress) -> None:
+        self.work.save(self.judge, self.place, logp)
+        progress.add(len(self.indices))
+
+
+def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprint: str) -> dict | None:
+    """
+    Score every job with every judge it needs, each judge loaded once; returns facts for the manifest.
+
+    `settings`: `swap` (both | none | None for the judge's own), `out_of_fold`, `dtype`, `check` (rows to hold against
+    transformers, or None), `shard` (i, n): the i-th of n processes that share the work and the disk, `ray` (a
+    cluster's address, or None). None is returned, and no output is written, where others have blocks to do still.
+    """
+    judges = find_judges(model)
+    plans = [plan(judges, job.battles, settings["out_of_fold"], content_hash(job.battles_path)) for job in jobs]
+    works = [Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
+    facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": engine}
+    for number, (folder, spec) in enumerate(judges.items()):
+        orders = orders_of(settings["swap"] or spec.swap)
+        todo = [(work, number, job, wanted[folder]) for work, job, wanted in zip(works, jobs, plans, strict=True)]
+        # a check that has refused once must not be passed by finished shards
+        mine = settings["shard"]
+        if settings["check"] or not all(work.finished(number, len(indices), mine) for work, _, _, indices in todo):
+            facts |= _run_judge(folder, spec, engine, orders, todo, settings)
+    for work, wanted in zip(works, plans, strict=True):
+        if not all(work.finished(number, len(wanted[folder])) for number, folder in enumerate(judges)):
+            return None
+    for work, job, wanted in zip(works, jobs, plans, strict=True):
+        write_probs(job.output, _gather(work, job, judges, wanted, model, engine, settings))
+        work.clear()
+    return facts
+
+
+def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: list, settings: dict) -> dict:
+    every = [
+        Block(work, number, place, job.battles, indices[place])
+        for work, number, job, indices in todo
+        for place in blocks(len(indices), settings["shard"])
+    ]
+    left = [block for block in every if not block.work.block(block.judge, block.place).is_file()]
+    with Progress(f"predict {folder}", sum(len(block.indices) for block in every)) as progress:
+        progress.add(progress.total - sum(len(block.indices) for block in left))
+        if settings["ray"]:
+            scorer = {"folder": folder, "engine": engine_name, "dtype": settings["dtype"], "orders": orders}
+            for block, logp in score_on_ray(settings["ray"], scorer, [(block, block.rows()) for block in left]):
+                block.save(logp, progress)
+            return {}
+        prompt = JudgePrompt.of(load_tokenizer(folder), spec)
+        with open_engine(engine_name, folder, spec, settings["dtype"], gpus=settings["tensor_parallel"]) as engine:
+            for block in left:
+                block.save(score_battles(engine, prompt, block.rows(), orders), progress)
+            if settings["check"]:
+                return {"check": check_engine(engine, folder, spec, prompt, todo[0][2].battles, orders, settings)}
+    return {}
+
+
+def check_engine(engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Table, orders, settings: dict) -> dict:
+    """Hold an engine to transformers on the first `check` battles. Prints; raises `GateError` beyond the tolerance."""
+    rows = battles.slice(0, settings["check"]).to_pylist()
+    with open_engine("transformers", folder, spec, settings["dtype"]) as reference:
+        expected, labels = labelled_scores(reference, prompt, rows, orders)
+    seen, _ = labelled_scores(engine, prompt, rows, orders)
+    dtype = dtype_of(folder, settings["dtype"])
+    parity = check("engines", f"{folder}, engine against transformers", dtype, seen, expected, labels)
+    return {"max_difference": parity.max_difference, "rows": parity.rows, "dtype": dtype}
+
+
+def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, engine: str, settings: dict) -> Probs:
+    """Mean over the judges that scored a row, then one probs row for each battle and order."""
+    first = next(iter(judges.values()))
+    orders = orders_of(settings["swap"] or first.swap)
+    total = np.zeros((job.battles.num_rows, len(orders), first.num_verdicts))
+    count = np.zeros(job.battles.num_rows)
+    for number, folder in enumerate(judges):
+        indices = wanted[folder]
+        for block in blocks(len(indices)):
+            total[indices[block]] += np.exp(np.load(work.block(number, block)))
+            count[indices[block]] += 1
+    with np.errstate(divide="ignore"):
+        logp = np.log(total / count[:, None, None])
+    logp = np.concatenate([logp, np.full((*logp.shape[:2], 3 - logp.shape[-1]), -np.inf)], axis=-1)
+    ids = np.repeat(np.array(job.battles["id"].to_pylist(), dtype=object), len(orders))
+    metadata = {
+        "model": str(model),
+        "calibration": first.calibration if len(judges) == 1 else None,
+        "battles_sha256": content_hash(job.battles_path),
+        "engine": engine,
+        "versions": versions(),
+        "rows": job.battles.num_rows,
+        "judges": {folder: content_hash(folder) for folder in judges},
+    }
+    if settings["out_of_fold"]:
+        metadata["folds"] = {
+            str(fold): {"model": folder, "folds_seen": judges[folder].training.get("folds_seen", [])}
+            for fold, folder in fold_owners(judges, labelled_folds(job.battles) - {None}).items()
+        }
+        metadata["without_label"] = list(judges)  # of rows that nobody trained on: the mean of all
+    shown = np.tile(np.array(orders, dtype=object), job.battles.num_rows)
+    languages = None if job.languages is None else np.repeat(job.languages, len(orders))
+    return Probs(ids, shown, logp.reshape(-1, 3), metadata, languages=languages)
+
+
+def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:
+    """Pair battles files with outputs; `fold` keeps only that fold's rows, in files that carry folds."""
+    if len(battles) != len(outputs):
+        raise InputError(f"{len(battles)} battles files for {len(outputs)} outputs; give one --output for each.")
+    jobs = []
+    for path, output in zip(battles, outputs, strict=True):
+        table = read_battles(path)
+        if "fold" in table.column_names:
+            table = rows_of_fold(table, fold, path)
+        jobs.append(Job(path, output, table.slice(0, limit)))
+    return jobs

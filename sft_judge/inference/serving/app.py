@@ -1,0 +1,144 @@
+"""The routes: `/v1/judge` and its batch form, `/health`, `/metrics`, the page at `/`, and the OpenAPI document."""
+
+import asyncio
+import json
+
+from sft_judge.inference.serving.auth import Keys
+from sft_judge.inference.serving.demo_page import content_policy, page
+from sft_judge.inference.serving.errors import CODES, HttpError, add_handlers, unavailable
+from sft_judge.inference.serving.middleware import BATCH, Guard
+from sft_judge.inference.serving.schema import EXAMPLES, Answer, Error
+from sft_judge.inference.serving.service import Service
+
+LINES = "application/x-ndjson"
+PAGE_HEADERS = {
+    "Content-Security-Policy": content_policy(),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def build_app(service: Service, keys: Keys, registries: tuple = (), others=None):
+    """The ASGI app. `registries` are of metrics beside ours; `others` is an app for every path that is not ours."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+
+    from sft_judge.core.version import __version__
+
+    app = FastAPI(title="sft_judge", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    add_handlers(app)
+    errors = {status: {"model": Error} for status in (400, 401, 408, 413, 415, 429, 503)}
+    broken = {503: {"model": Error}}
+
+    @app.post("/v1/judge", openapi_extra=_body(service), response_model=Answer, responses=errors)
+    async def judge(request: Request):
+        """With what probability people prefer each answer of one or several battles."""
+        body = await _body_of(request, "application/json")
+        return JSONResponse(await _while_connected(request, service.answer(body)))
+
+    lines = {200: {"content": {LINES: {"schema": {"type": "string"}}}}}
+    batch_route = {"openapi_extra": _lines(), "response_class": Response, "responses": {**errors, **lines}}
+
+    @app.post(BATCH, **batch_route)
+    async def batch(request: Request):
+        """A battle a line (JSONL), and a line for each, in order: its judgement, or `{"error": ...}`."""
+        body = await _body_of(request, LINES, "application/jsonl")
+        return _stream(service.answer_lines(body), service.limits.seconds)
+
+    @app.get("/health", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}, **broken})
+    async def health():
+        """200 as long as the engine lives."""
+        if not service.engine.alive:
+            raise unavailable("The judge's engine has stopped.")
+        return {"status": "ok", "model": service.name}
+
+    plain = {200: {"content": {"text/plain": {}}}, 401: {"model": Error}}
+
+    @app.get("/metrics", response_class=Response, responses=plain)
+    async def prometheus():
+        """For Prometheus: vLLM's metrics, and the judge's own."""
+        return PlainTextResponse(service.metrics.text(*registries))
+
+    @app.get("/", include_in_schema=False)
+    async def root():
+        return HTMLResponse(page(service.name, bool(keys)), headers=PAGE_HEADERS)
+
+    if others is not None:
+        app.mount("/", others)
+    if keys:
+        _document_keys(app)
+    return Guard(app, keys, service)
+
+
+async def _body_of(request, *types: str) -> bytes:
+    """The body, where its content type is one of these. Raises `HttpError` 415."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given not in types:
+        raise HttpError(415, CODES[415], f"The content type is {given[:100]!r}, expected {types[0]}.")
+    return await request.body()
+
+
+async def _while_connected(request, work):
+    """The result of `work`, which is cancelled when the client hangs up."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HttpError(408, CODES[408], "The client has hung up.")  # nobody reads this; it is counted
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _hung_up(request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _stream(lines, seconds: int):
+    """An answer in lines. It ends where the client has hung up, or takes nothing for so many seconds."""
+    from fastapi.responses import StreamingResponse
+
+    class Lines(StreamingResponse):
+        async def stream_response(self, send):
+            async def patient(message):
+                async with asyncio.timeout(seconds):
+                    await send(message)
+
+            await super().stream_response(patient)
+
+        async def __call__(self, scope, receive, send):
+            try:
+                await super().__call__(scope, receive, send)
+            except* TimeoutError:
+                pass
+            finally:
+                await lines.aclose()
+
+    return Lines(lines, media_type=LINES)
+
+
+def _body(service: Service) -> dict:
+    one, many = service.requests.one.model_json_schema(), service.requests.many.model_json_schema()
+    nested = many.pop("$defs")["Battle"]
+    many["properties"]["battles"]["items"] = nested
+    content = {"application/json": {"schema": {"anyOf": [one, many]}, "examples": EXAMPLES}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _lines() -> dict:
+    line = json.dumps(EXAMPLES["one battle"]["value"])
+    schema = {"description": "one battle a line, as /v1/judge takes it"}
+    content = {LINES: {"schema": schema, "example": f"{line}\n{line}\n"}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _document_keys(app) -> None:
+    """Say in the OpenAPI document which routes ask for a key."""
+    document = app.openapi()
+    document.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        if path != "/health":
+            for operation in methods.values():
+                operation["security"] = [{"key": []}]

@@ -1,0 +1,105 @@
+"""vLLM's asynchronous engine for one judge: token ids in, log-probabilities over the verdicts out."""
+
+import asyncio
+import itertools
+import subprocess
+import sys
+from argparse import Namespace
+from contextlib import asynccontextmanager, contextmanager
+
+import numpy as np
+
+from sft_judge.core.errors import InputError
+from sft_judge.inference.engines.vllm_engine import check_usable, engine_settings, sampling_params, verdict_logp
+from sft_judge.inference.serving.errors import unavailable
+from sft_judge.modeling.judge_spec import JudgeSpec
+from sft_judge.modeling.loading import is_classifier
+
+
+class AsyncVllm:
+    """The engine runs in a process of its own. A cancelled `score` takes its requests out of it."""
+
+    def __init__(self, client, spec: JudgeSpec):
+        self.client = client
+        self._params, self._ids = sampling_params(spec.verdict_ids), spec.verdict_ids
+        self._numbers = itertools.count()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's process still runs."""
+        return not self.client.errored
+
+    async def score(self, prompts: list[list[int]]) -> np.ndarray:
+        """Log-probabilities [N, K] over the verdicts. Raises `HttpError` 503 where the engine is dead."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._last(ids)) for ids in prompts]
+        except* EngineDeadError:
+            raise unavailable("The judge's engine has stopped.") from None
+        return verdict_logp([task.result() for task in tasks], self._ids)
+
+    async def _last(self, ids: list[int]):
+        async for output in self.client.generate(
+            {"prompt_token_ids": ids}, self._params, f"judge-{next(self._numbers)}"
+        ):
+            last = output
+        return last
+
+
+_KILL = """
+import os, sys
+sys.stdin.read()
+for pid in map(int, sys.argv[1:]):
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        pass
+"""
+
+
+def vllm_arguments(model: str, spec: JudgeSpec, dtype: str, name: str, words: list[str]) -> Namespace:
+    """vLLM's own server arguments: those of a judge, changed by `words`, flags of vLLM. Raises `InputError`."""
+    check_usable(model, "Serve the judge it was made from, or on another machine.")
+    if is_classifier(model):
+        raise InputError(f"{model} is a classifier made by `sft-judge export`. Serve the judge that it was made of.")
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser(prog="vLLM", add_help=False, exit_on_error=False))
+    parser.error = _refuse
+    parser.set_defaults(**engine_settings(model, spec, dtype), served_model_name=[name])
+    args = parser.parse_args(words)
+    validate_parsed_serve_args(args)
+    return args
+
+
+def _refuse(message: str):
+    raise InputError(f"vLLM's flags, after `--`: {message}.")
+
+
+@asynccontextmanager
+async def running(args: Namespace):
+    """vLLM's engine client, shut down on the way out."""
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+
+    async with build_async_engine_client(args) as client:
+        with _not_outlived():
+            yield client
+
+
+@contextmanager
+def _not_outlived():
+    """
+    See that vLLM's processes end when this one is killed, which they do not by themselves: they would keep the GPU.
+
+    A process that waits for the end of its input, which comes with the end of this one, however that comes.
+    """
+    import psutil
+
+    engines = [child for child in psutil.Process().children(recursive=True) if child.name().startswith("VLLM")]
+    words = [sys.executable, "-c", _KILL, *(str(engine.pid) for engine in engines)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as waiting:
+        yield
+        waiting.kill()

@@ -1,0 +1,168 @@
+"""
+What `POST /v1/judge` takes and answers, as pydantic models: they check a body, and write the OpenAPI document.
+
+The models of a request carry the server's limits, so they are made for them. Columns of a battles file that a judge
+does not look at may stand in a battle; any other unknown key is an error.
+"""
+
+import json
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
+from pydantic_core import PydanticCustomError
+
+from sft_judge.data.battles import OPTIONAL, REQUIRED
+from sft_judge.data.importing.conversation import clean_text
+from sft_judge.inference.serving.errors import CODES, HttpError
+from sft_judge.inference.serving.limits import Limits
+
+EXAMPLE = {"prompt": "Name a prime.", "response_a": "Seven.", "response_b": "Nine, of course."}
+EXAMPLES = {
+    "one battle": {"value": EXAMPLE},
+    "several, in one order": {
+        "value": {
+            "battles": [
+                {"id": "first", **EXAMPLE},
+                {
+                    "id": "second",
+                    "prompt": ["Hi", "Name a prime."],
+                    "response_a": ["Hi!", "7"],
+                    "response_b": ["", "9"],
+                },
+            ],
+            "swap": "none",
+        }
+    },
+}
+_SEEN = {"id", "prompt", "response_a", "response_b", "language"}
+_NOT_SEEN = (set(REQUIRED) | set(OPTIONAL)) - _SEEN
+
+
+class Cut(BaseModel):
+    """Tokens that the budget left out of each text."""
+
+    prompt: int
+    response_a: int
+    response_b: int
+
+
+class BattleJudgement(BaseModel):
+    """Calibrated probabilities that sum to one; `tie` is 0 for a judge of two verdicts."""
+
+    id: str | None = Field(description="as in the request")
+    a: float
+    b: float
+    tie: float
+    verdict: Literal["a", "b", "tie"] = Field(
+        description="the most likely one; tie too where a and b are exactly as likely"
+    )
+    swap_agreement: bool | None = Field(description="whether both orders favour one verdict; null with one order")
+    cut: Cut
+
+
+class Answer(BaseModel):
+    """The judgements, in the order asked."""
+
+    model: str
+    calibration: dict | None = Field(description="its temperatures and what they were fitted on; null: raw")
+    judgements: list[BattleJudgement]
+
+
+class Error(BaseModel):
+    """Every answer that is not 200."""
+
+    class Detail(BaseModel):
+        """`param` is the field at fault, such as `battles.3.prompt`."""
+
+        code: str
+        message: str
+        param: str | None
+
+    error: Detail
+
+
+class Requests:
+    """The models of a request under these limits."""
+
+    def __init__(self, limits: Limits):
+        text = {"type": "string", "maxLength": limits.characters}
+        turns = {"type": "array", "items": text, "minItems": 1, "maxItems": limits.turns}
+        turn = Annotated[str, Field(strict=True, max_length=limits.characters)]
+        text_or_turns = Annotated[
+            Annotated[list[turn], Field(min_length=1, max_length=limits.turns)],
+            BeforeValidator(_as_turns),
+            WithJsonSchema({"anyOf": [text, turns], "description": "one text, or the turns of a conversation"}),
+        ]
+        short = Annotated[str, Field(strict=True, max_length=200)]
+        swap = (
+            Literal["both", "none"] | None,
+            Field(None, description="the orders shown; by default the judge's own"),
+        )
+        self.battle = create_model(
+            "Battle",
+            __config__=ConfigDict(extra="forbid"),
+            __doc__="A prompt and two responses.",
+            id=(short | None, None),
+            prompt=(text_or_turns, ...),
+            response_a=(text_or_turns, ...),
+            response_b=(text_or_turns, ...),
+            language=(short | None, Field(None, description="of the prompt, for a judge that is shown it")),
+        )
+        self.one = create_model("OneBattle", __base__=self.battle, swap=swap)
+        battle = Annotated[self.battle, BeforeValidator(_without_unseen)]
+        self.many = create_model(
+            "Battles",
+            __config__=ConfigDict(extra="forbid"),
+            __doc__="Several battles.",
+            battles=(Annotated[list[battle], Field(min_length=1, max_length=limits.battles)], ...),
+            swap=swap,
+        )
+
+    def read(self, body: bytes, one: bool = False) -> tuple[list[dict], str | None]:
+        """The rows of a request, as `JudgePrompt` takes them, and `swap`; `one`: a bare battle. Raises `HttpError`."""
+        value = read_json(body)
+        try:
+            if "battles" in value and not one:
+                many = self.many.model_validate(value)
+                return [battle.model_dump() for battle in many.battles], many.swap
+            row = self.one.model_validate(_without_unseen(value)).model_dump()
+            swap = row.pop("swap")
+            return [row], swap
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            param = ".".join(map(str, first["loc"])) or None
+            raise HttpError(400, CODES[400], f"{param or 'the body'}: {first['msg']}.", param) from None
+
+
+def read_json(body: bytes) -> dict:
+    """The object that a body is. Raises `HttpError` 400 for anything else."""
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise HttpError(400, CODES[400], f"The body is not UTF-8: byte {error.start} does not fit.") from None
+    except json.JSONDecodeError as error:
+        raise HttpError(400, CODES[400], f"The body is not JSON: {error}.") from None
+    except RecursionError:
+        raise HttpError(400, CODES[400], "The body is nested too deeply.") from None
+    except ValueError as error:  # NaN, or a number of thousands of digits
+        raise HttpError(400, CODES[400], f"The body is not JSON: {str(error).split(';')[0]}.") from None
+    if not isinstance(value, dict):
+        raise HttpError(400, CODES[400], 'The body is not an object; expected a battle, or {"battles": [...]}.')
+    return value
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _as_turns(value):
+    """A text as its turns, mended as `import` mends it; pydantic looks at the turns."""
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list):
+        raise PydanticCustomError("turns", "expected a string or a list of strings")
+    return [clean_text(turn, Counter()) if isinstance(turn, str) else turn for turn in value]
+
+
+def _without_unseen(value):
+    return {key: item for key, item in value.items() if key not in _NOT_SEEN} if isinstance(value, dict) else value

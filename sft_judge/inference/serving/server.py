@@ -1,0 +1,141 @@
+"""
+The server's life: the port first, then the engine, then requests, until it is told to stop or the engine dies.
+
+A stop (SIGTERM, SIGINT) takes no new connection, lets the requests in work end, and is status 0. A dead engine turns
+`/health` red and requests to 503 for a few seconds, so that whoever deals out the work sees it, and then ends the
+process with status 1, so that whoever supervises it starts another.
+"""
+
+import asyncio
+import copy
+import json
+import signal
+import socket
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft_judge.core.errors import InputError
+from sft_judge.inference.serving.app import build_app
+from sft_judge.inference.serving.async_engine import AsyncVllm, running, vllm_arguments
+from sft_judge.inference.serving.auth import Keys
+from sft_judge.inference.serving.errors import HttpError
+from sft_judge.inference.serving.limits import Limits
+from sft_judge.inference.serving.openai_routes import openai_app
+from sft_judge.inference.serving.schema import EXAMPLE
+from sft_judge.inference.serving.service import Service
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.loading import dtype_of, load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
+
+RED_SECONDS = 5  # for how long a server without its engine still says so
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `sft-judge serve` was told; `vllm` are flags of vLLM's own."""
+
+    model: str
+    name: str | None
+    host: str
+    port: int
+    keys: list[str]
+    dtype: str
+    with_openai: bool
+    log_requests: bool
+    limits: Limits
+    vllm: list[str]
+
+
+def serve(settings: Settings) -> bool:
+    """Serve until told to stop. Whether the engine was alive to the end."""
+    import uvloop
+
+    spec = read_spec(settings.model)
+    prompt = JudgePrompt.of(load_tokenizer(settings.model), spec)
+    name = settings.name or Path(settings.model).resolve().name
+    with bound(settings.host, settings.port) as listener:
+        args = vllm_arguments(settings.model, spec, dtype_of(settings.model, settings.dtype), name, settings.vllm)
+        return uvloop.run(_serve(settings, name, spec, prompt, args, listener))
+
+
+async def _serve(settings: Settings, name: str, spec, prompt: JudgePrompt, args, listener: socket.socket) -> bool:
+    from vllm.v1.metrics.prometheus import get_prometheus_registry
+
+    async with running(args) as client:
+        service = Service(name, AsyncVllm(client, spec), prompt, spec, settings.limits)
+        await _try_out(service, settings.model)
+        others = await openai_app(client, args) if settings.with_openai else None
+        app = build_app(service, Keys(settings.keys), (get_prometheus_registry(),), others)
+        server = uvicorn_server(app, settings.limits, settings.log_requests)
+
+        def stop():
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        watch = asyncio.create_task(_watch(service.engine, stop))
+        await server.serve(sockets=[listener])
+        watch.cancel()
+        return service.engine.alive
+
+
+async def _try_out(service: Service, model: str) -> None:
+    """One battle before anybody may ask: an engine that cannot run a judge starts, and dies on the first request."""
+    try:
+        await service.answer(json.dumps(EXAMPLE).encode())
+    except HttpError as error:
+        raise InputError(f"{model}: {error} It failed on a first battle; what vLLM said stands above.") from error
+
+
+def uvicorn_server(app, limits: Limits, log_requests: bool):
+    """uvicorn's server, without its handling of signals, which raises them again when all is done."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def capture_signals(self):
+            return nullcontext()
+
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            print(f"serving at {address(sockets[0])}", flush=True)
+
+    log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    log_config["handlers"]["access"]["stream"] = "ext://sys.stderr"  # standard output has the address alone
+    config = uvicorn.Config(
+        app,
+        log_level="info" if log_requests else "warning",
+        http="h11",  # it bounds the head of a request; httptools keeps gigabytes of headers, keys or no keys
+        access_log=log_requests,
+        log_config=log_config,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=limits.seconds,
+    )
+    return Server(config)
+
+
+async def _watch(engine: AsyncVllm, stop) -> None:
+    while engine.alive:
+        await asyncio.sleep(LOOK_SECONDS)
+    await asyncio.sleep(RED_SECONDS)
+    stop()
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that holds the port and does not listen yet. Raises `InputError` where it cannot be had."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except OSError as error:
+        raise InputError(f"{host}:{port}: {error.strerror or error}. Give another --host or --port.") from error
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """Where a browser finds it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,97 @@
+"""
+From the body of a request to its answer: read, tokenise, score in the engine, average, calibrate.
+
+Bodies are read and tokenised by one thread of their own, so that a long one holds up neither the health check nor the
+answers of others; one alone, as a tokenizer of transformers cannot be used by two at once.
+"""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+from sft_judge.core.errors import InputError
+from sft_judge.inference.judge import judgements
+from sft_judge.inference.scoring import orders_of, unswapped
+from sft_judge.inference.serving.errors import CODES, HttpError, unavailable
+from sft_judge.inference.serving.limits import Limits, Queue
+from sft_judge.inference.serving.prometheus import Metrics
+from sft_judge.inference.serving.schema import Requests
+from sft_judge.modeling.judge_spec import JudgeSpec
+from sft_judge.prompts.prompt import JudgePrompt
+
+
+class Service:
+    """A judge on an engine, which has `alive` and `async score(prompts) -> [N, K]`, and what it may be asked."""
+
+    def __init__(self, name: str, engine, prompt: JudgePrompt, spec: JudgeSpec, limits: Limits):
+        self.name, self.engine, self.prompt, self.spec, self.limits = name, engine, prompt, spec, limits
+        self.requests, self.queue = Requests(limits), Queue(limits.queue)
+        self.metrics = Metrics(self.queue)
+        self._reader = ThreadPoolExecutor(1, "reader")
+        self._batch_room = asyncio.Semaphore(limits.battles)  # lines of all batches that are in the engine at once
+
+    async def answer(self, body: bytes) -> dict:
+        """The answer to one request. Raises `HttpError`."""
+        start = time.monotonic()
+        judged = await self._judge(body)
+        self.queue.last_seconds = time.monotonic() - start
+        self.metrics.seconds.observe(self.queue.last_seconds)
+        return {"model": self.name, "calibration": self.spec.calibration, "judgements": judged}
+
+    async def answer_lines(self, body: bytes) -> AsyncIterator[str]:
+        """A line for each line of a batch, in order: its judgement, or why there is none."""
+        lines = enumerate((line for line in body.split(b"\n") if line.strip()), 1)
+        window = deque()
+        try:
+            for number, line in lines:
+                window.append(asyncio.create_task(self._line(number, line)))
+                if len(window) == self.limits.battles:
+                    yield await window.popleft()
+            while window:
+                yield await window.popleft()
+        finally:
+            for task in window:
+                task.cancel()
+
+    async def _line(self, number: int, line: bytes) -> str:
+        try:
+            async with self._batch_room:
+                (answer,) = await self._judge(line, in_batch=True)
+        except HttpError as error:
+            answer = error.content()
+            answer["error"]["message"] = f"line {number}: {error}"
+        return json.dumps(answer) + "\n"
+
+    async def _judge(self, body: bytes, in_batch: bool = False) -> list[dict]:
+        """`in_batch`: the body is one battle, and takes no place in the queue."""
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, body, in_batch)
+                rows, fitted, orders, prompts = await work
+                with self.queue.places(0 if in_batch else len(rows) - 1):
+                    logp = unswapped(await self.engine.score(prompts), orders)
+        except TimeoutError:
+            message = f"The judge took longer than {self.limits.seconds} s; it has more to do than it can. Try again."
+            raise unavailable(message) from None
+        self.metrics.battles.inc(len(rows))
+        judged = judgements(logp, self.spec, [row.get("language") for row in rows])
+        return [
+            {"id": row["id"], **asdict(judgement), "cut": fields.cut}
+            for row, fields, judgement in zip(rows, fitted, judged, strict=True)
+        ]
+
+    def _read(self, body: bytes, in_batch: bool) -> tuple:
+        rows, swap = self.requests.read(body, in_batch)
+        orders = orders_of(swap or self.spec.swap)
+        fitted = []
+        for place, row in enumerate(rows):
+            try:
+                fitted += self.prompt.fit([row])
+            except InputError as error:  # more turns than the budget has tokens
+                param = f"battles.{place}" if len(rows) > 1 else None
+                raise HttpError(400, CODES[400], str(error), param) from None
+        return rows, fitted, orders, [self.prompt.ids(fields, order) for fields in fitted for order in orders]

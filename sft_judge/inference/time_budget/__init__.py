@@ -1,0 +1,1 @@
+"""Prediction within a time budget: one order first, the second where time allows."""

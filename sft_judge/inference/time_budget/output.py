@@ -1,0 +1,115 @@
+"""
+What stands on disk while a deadline runs: a probs file of all battles, and a submission, each replaced whole.
+
+A battle that is not judged yet has class frequencies: how often people gave each verdict in training, as judge.json
+has it, or even odds where it does not.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import content_hash
+from sft_judge.core.manifest import versions
+from sft_judge.core.verdicts import ORDERS
+from sft_judge.data.probs import Probs, read_probs, write_probs
+from sft_judge.inference.calibrated import calibrated
+from sft_judge.inference.ensemble import combine
+from sft_judge.inference.out_of_fold import find_judges
+from sft_judge.inference.predict import Job
+from sft_judge.inference.submission import Sample, opinions, write_submission
+
+COUNTS = ("judged", "judged_in_both_orders", "complete")
+
+
+class TimedOutput:
+    """
+    A job against a deadline: `battles`, their `ids` [N], the judge's `model` and `spec`, `path`, and `swap`.
+
+    `swap` is one of both, none and budget, or None: none for a judge that is read in one order, else budget. Raises
+    `InputError` for a folder of folds.
+    """
+
+    def __init__(self, model: str, job: Job, swap: str | None, sample: Sample | None, submission: Path | None):
+        judges = find_judges(model)
+        if len(judges) > 1:
+            raise InputError(f"{model} holds {len(judges)} judges; --time-budget takes one: name it, or merge them.")
+        self.model, self.spec = model, judges[model]
+        self.battles, self.path, self.languages = job.battles, job.output, job.languages
+        self.sample, self.submission = sample, submission
+        self.ids = np.array(job.battles["id"].to_pylist(), dtype=object)
+        self.swap = swap or ("none" if self.spec.swap == "none" else "budget")
+        self._battles_sha256 = content_hash(job.battles_path)
+
+    def frequencies(self) -> tuple[np.ndarray, str]:
+        """Class frequencies [K], and where they are from."""
+        shares = self.spec.training.get("verdict_shares")
+        known = np.array(shares or [1 / self.spec.num_verdicts] * self.spec.num_verdicts)
+        if self.swap == "both":  # exchanging the responses must exchange the result, judged or not
+            known[:2] = known[:2].mean()
+        return known, "verdicts in training, by judge.json" if shares else "even odds, as judge.json has no shares"
+
+    def nothing(self) -> np.ndarray:
+        """Scores [N, 2, K] of which none is known."""
+        return np.full((len(self.ids), len(ORDERS), self.spec.num_verdicts), np.nan)
+
+    def known(self, fingerprint: str) -> np.ndarray:
+        """Scores [N, 2, K] in the file that stands there, NaN where it has none or is of something else."""
+        scores = self.nothing()
+        if not self.path.is_file():
+            return scores
+        probs = read_probs(self.path)
+        if probs.metadata.get("deadline", {}).get("fingerprint") != fingerprint:
+            return scores
+        judged = probs if probs.scored is None else probs.select(probs.scored)
+        place = {id_: row for row, id_ in enumerate(self.ids)}
+        rows = [place[id_] for id_ in judged.ids]
+        scores[rows, [ORDERS.index(order) for order in judged.orders]] = judged.logp[:, : scores.shape[2]]
+        return scores
+
+    def write_frequencies(self) -> None:
+        """Where there is no output yet, one of class frequencies: before anything that takes time."""
+        if not all(path.is_file() for path in (self.path, self.submission) if path is not None):
+            self.write(self.nothing(), {"engine": None})
+
+    def write(self, scores: np.ndarray, facts: dict) -> dict:
+        """Replace the probs file and the submission by what is known; returns counts."""
+        probs = self.probs(scores, facts)
+        said = None if self.sample is None else opinions(self.path, calibrated(probs), probs, self.sample)
+        write_probs(self.path, probs)
+        if said is not None:
+            mean = combine([said], np.ones(1), self.sample.num_verdicts)
+            write_submission(self.submission, self.sample, mean)
+        return {key: probs.metadata["deadline"][key] for key in ("battles", *COUNTS)}
+
+    def probs(self, scores: np.ndarray, facts: dict) -> Probs:
+        """The probs of what is known, scores [N, 2, K] with NaN where nothing is, and class frequencies elsewhere."""
+        frequencies, source = self.frequencies()
+        known = ~np.isnan(scores[:, :, 0])
+        unknown = ~known.any(axis=1)
+        filled = np.where(unknown[:, None, None], np.log(frequencies), scores)
+        filled = np.concatenate([filled, np.full((*filled.shape[:2], 3 - filled.shape[2]), -np.inf)], axis=2)
+        rows, places = np.nonzero(known | (unknown[:, None] & [True, False]))
+        counts = (int((~unknown).sum()), int(known.all(axis=1).sum()))
+        whole = bool((known[:, 0] if self.swap == "none" else known.all(axis=1)).all())
+        metadata = {
+            "model": self.model,
+            "calibration": self.spec.calibration,
+            "battles_sha256": self._battles_sha256,
+            "engine": facts["engine"],
+            "versions": versions(),
+            "rows": len(known),
+            "judges": facts.get("judges"),
+            "deadline": {
+                "swap": self.swap,
+                "battles": len(known),
+                **dict(zip(COUNTS, (*counts, whole), strict=True)),
+                "class_frequencies": frequencies.tolist(),
+                "class_frequencies_from": source,
+                **{key: value for key, value in facts.items() if key not in ("engine", "judges")},
+            },
+        }
+        orders = np.array(ORDERS, dtype=object)[places]
+        languages = None if self.languages is None else self.languages[rows]
+        return Probs(self.ids[rows], orders, filled[rows, places], metadata, ~unknown[rows], languages)

@@ -1,0 +1,202 @@
+"""
+Prediction against a deadline: a whole probs file from the first seconds on, better with every block.
+
+First every battle has the class frequencies; then the shortest are judged first, in one order; then the other order,
+where it helps most. The file, and the submission beside it, are replaced whole as blocks are done, so a kill at any
+moment leaves valid ones; the blocks stand beside them, and the same command goes on from there.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import content_hash, partial_path
+from sft_judge.core.progress import SECONDS_BETWEEN_LINES
+from sft_judge.core.verdicts import ORDERS, VERDICTS
+from sft_judge.data.battles import read_battles
+from sft_judge.data.probs import average_orders, log_clipped, read_probs
+from sft_judge.inference.engines import open_engine
+from sft_judge.inference.scoring import score_battles
+from sft_judge.inference.shards import RowWork
+from sft_judge.inference.time_budget.output import TimedOutput
+from sft_judge.inference.time_budget.scheduler import Deadline, Pass, fit_length_rule, open_rows, score_in_time, unsure
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.prompts.prompt import JudgePrompt
+
+ROWS_MEASURED, ROWS_OF_A_RULE = 512, 4000  # battles tokenised at once, and looked at by the length rule
+WRITES_SHARE = 0.05  # of the time, for replacing the output
+END_SHARE = 0.1  # of what the start took, for the end: an engine that is slow to come is slow to go
+
+
+class OutOfTime(BaseException):
+    """The alarm: a start or a block that takes far longer than it should is given up."""
+
+
+def predict_in_time(output: TimedOutput, deadline: Deadline, settings: dict, fingerprint: str) -> dict:
+    """
+    Score as much as the time allows, replacing the output as it grows; returns facts for the manifest.
+
+    `settings`: `engine`, `dtype`, `shard` (i, n), `uncertain_in` (a probs file whose least certain battles come first,
+    or None) and `length_rule` (probs and battles to fit it on, or None).
+    """
+    known = output.known(fingerprint)
+    work = RowWork(partial_path(output.path).with_suffix(".shards.partial"), fingerprint, known)
+    facts = {"engine": settings["engine"], "judges": {output.model: content_hash(Path(output.model))}}
+    facts |= {"fingerprint": fingerprint, "time_budget": deadline.budget}
+    report = Report(output, work, deadline, settings["shard"][1], facts)
+    report.write()
+    prompt = JudgePrompt.of(load_tokenizer(output.model), output.spec)
+    try:
+        with alarm((1 - END_SHARE) * deadline.left()) as ring_in:
+            tokens = work.lengths(lambda: token_lengths(prompt, output.battles.to_pylist()))
+            passes = passes_of(output, tokens, settings, prompt)
+            if any(len(each.choose(work.scores())) for each in passes):
+                name, dtype, gpus = (settings[key] for key in ("engine", "dtype", "tensor_parallel"))
+                with open_engine(name, output.model, output.spec, dtype, gpus=gpus) as engine:
+                    facts["started_after"] = round(deadline.elapsed(), 1)
+                    # for a block that is late; a start would be in vain
+                    ring_in(deadline.left() + deadline.margin / 2)
+                    score = partial(_score, engine, prompt, output.battles, work)
+                    for place, queue in score_in_time(passes, tokens, deadline, work.scores, score, report.reserve):
+                        report.block(passes[place:], queue, tokens)
+                    ring_in(0)
+    except OutOfTime:
+        print("predict: out of time; a block at work is left out", file=sys.stderr)
+    facts["seconds"] = round(deadline.elapsed(), 1)
+    counts = report.write()
+    if counts["complete"] and settings["shard"][1] == 1:
+        work.forget()
+    return counts | facts
+
+
+def _score(engine, prompt: JudgePrompt, battles, work: RowWork, rows: np.ndarray, orders: tuple[str, ...]) -> None:
+    work.add(rows, orders, score_battles(engine, prompt, battles.take(rows).to_pylist(), orders))
+
+
+def passes_of(output: TimedOutput, tokens: np.ndarray, settings: dict, prompt: JudgePrompt) -> list[Pass]:
+    """The rounds of a policy over this shard's rows, of which `tokens` [N] are the lengths."""
+    index, count = settings["shard"]
+    first = np.argsort(tokens, kind="stable")
+    if settings["uncertain_in"]:
+        first = np.argsort(-unsure_in(settings["uncertain_in"], output.ids), kind="stable")
+    mine = first[index::count]
+    rule = fit_rule(*settings["length_rule"], prompt) if settings["length_rule"] else None
+
+    def in_turn(orders, scores):
+        return mine[open_rows(scores, orders)[mine]]
+
+    def most_helped(scores):
+        rows = in_turn(("ba",), scores)
+        worth = unsure(np.exp(scores[rows, 0])) if rule is None else rule(tokens[rows]) / tokens[rows]
+        return rows[np.argsort(-worth, kind="stable")]
+
+    if output.swap == "budget":
+        return [Pass(("ab",), partial(in_turn, ("ab",))), Pass(("ba",), most_helped)]
+    orders = ORDERS if output.swap == "both" else ORDERS[:1]
+    return [Pass(orders, partial(in_turn, orders))]
+
+
+def unsure_in(path: Path, ids: np.ndarray) -> np.ndarray:
+    """How unsure a probs file is of these battles [N]. Raises `InputError` where it lacks one."""
+    known, probs, _ = average_orders(read_probs(path))
+    place = {id_: row for row, id_ in enumerate(known)}
+    missing = [id_ for id_ in ids if id_ not in place]
+    if missing:
+        raise InputError(f"{path}: no probabilities for {len(missing)} of the battles, e.g. id {missing[0]!r}.")
+    return unsure(probs[[place[id_] for id_ in ids]])
+
+
+def fit_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Callable[[np.ndarray], np.ndarray]:
+    """What the other order gains at a length in tokens, from probs in both orders of battles with verdicts."""
+    battles = {row["id"]: row for row in read_battles(battles_path).to_pylist() if row["verdict"] is not None}
+    probs = read_probs(path)
+    said = {(id_, order): row for id_, order, row in zip(probs.ids, probs.orders, np.exp(probs.logp), strict=True)}
+    ids = [id_ for id_ in battles if all((id_, order) in said for order in ORDERS)]
+    if not ids:
+        raise InputError(f"{path}: no battle of {battles_path} with a verdict was judged in both orders.")
+    ids = [ids[row] for row in np.unique(np.linspace(0, len(ids) - 1, ROWS_OF_A_RULE).astype(int))]
+    truth = [VERDICTS.index(battles[id_]["verdict"]) for id_ in ids]
+    one, other = (np.array([said[id_, order][k] for id_, k in zip(ids, truth, strict=True)]) for order in ORDERS)
+    gains = log_clipped((one + other) / 2) - log_clipped(one)
+    return fit_length_rule(token_lengths(prompt, [battles[id_] for id_ in ids]), gains)
+
+
+def token_lengths(prompt: JudgePrompt, rows: list[dict]) -> np.ndarray:
+    """Tokens [N] of each battle's prompt in its own order."""
+    parts = [rows[start : start + ROWS_MEASURED] for start in range(0, len(rows), ROWS_MEASURED)]
+    return np.array([len(ids) for part in parts for (ids,) in prompt.encode(part, ORDERS[:1])], dtype=float)
+
+
+class Report:
+    """Replaces the output, not so often that it costs much, and says what will be done in time."""
+
+    def __init__(self, output: TimedOutput, work: RowWork, deadline: Deadline, num_shards: int, facts: dict):
+        self.output, self.work, self.deadline, self.facts = output, work, deadline, facts
+        self.num_shards = num_shards
+        self._took, self._written, self._said, self._blocks = 0.0, -np.inf, -np.inf, 0
+
+    def reserve(self) -> float:
+        """Seconds that the last write and the engine's end need."""
+        return 2 * self._took + END_SHARE * self.facts["started_after"]
+
+    def write(self) -> dict:
+        """Replace the output by what all processes have done so far; returns its counts."""
+        began = time.monotonic()
+        with self.work.alone():
+            counts = self.output.write(self.work.scores(), self.facts)
+        self._written = time.monotonic()
+        self._took = self._written - began
+        return counts
+
+    def block(self, passes: list[Pass], queue: np.ndarray, tokens: np.ndarray) -> None:
+        """After a block of the first of these passes, which leaves the rows of `queue`."""
+        now = time.monotonic()
+        if self._took < WRITES_SHARE * (now - self._written):
+            self.write()
+        self._blocks += 1
+        if self._blocks != 3 and now - self._said < SECONDS_BETWEEN_LINES:
+            return
+        scores = self.work.scores()
+        later = tokens[passes[1].choose(scores)] if len(passes) > 1 else np.empty(0)
+        first, second = self.deadline.forecast(tokens[queue] * len(passes[0].orders), later)
+        if self._blocks == 3:  # the first are small, and warm up
+            self.facts["planned"] = self._planned(passes[0].orders, first, second, scores)
+        self._said = now
+        print(
+            f"predict: {len(queue)} battles left in order {' and '.join(passes[0].orders)}, {first} of them in time"
+            + (f", then {second} in the other" if second else "")
+            + f"; {self.deadline.rate:.0f} tokens/s, {max(self.deadline.left(), 0):.0f} s left",
+            file=sys.stderr,
+        )
+
+    def _planned(self, orders: tuple[str, ...], first: int, second: int, scores: np.ndarray) -> dict:
+        """Rows that will be judged once and twice, the other shards being as fast."""
+        known = ~np.isnan(scores[:, :, 0])
+        more = np.array([first if "ab" in orders else 0, first if "ba" in orders else second]) * self.num_shards
+        once, twice = np.minimum([known.any(axis=1).sum(), known.all(axis=1).sum()] + more, len(known)).tolist()
+        return {"after": round(self.deadline.elapsed(), 1), "judged": once, "judged_in_both_orders": twice}
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[Callable[[float], None]]:
+    """Raise `OutOfTime` in the block once so many seconds have passed; yields what sets them anew, 0 for never."""
+
+    def ring(signum, frame):
+        raise OutOfTime
+
+    if seconds <= 0:
+        raise OutOfTime
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield partial(signal.setitimer, signal.ITIMER_REAL)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,75 @@
+"""
+judge.json: what makes a model folder a judge.
+
+It stands beside the weights and is the only place from which a later stage takes the prompt, the budget, the verdict
+words or the calibration, so training and serving cannot differ.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.files import write_json
+from sft_judge.modeling.temperature_scaling import apply_calibration
+
+FILE = "judge.json"
+
+
+@dataclass
+class Budget:
+    """Tokens allowed: for the prompt, for each response, and for the whole sequence with its verdict."""
+
+    prompt: int = 2048
+    response: int = 2048
+    total: int = 6160
+
+
+@dataclass
+class JudgeSpec:
+    """The fields of judge.json. `verdict_ids[k]` is the one token of `verdict_words[k]`, in the order of VERDICTS."""
+
+    verdict_words: list[str]
+    verdict_ids: list[int]
+    template: str  # the text of the prompt template, not its name
+    budget: Budget
+    language: bool = False  # whether the prompt's language is shown
+    swap: str = "both"  # orders that prediction runs by default: both | none
+    calibration: dict | None = None  # what scaling.py applies, and what it was fitted on; None: raw probabilities
+    training: dict = field(default_factory=dict)  # what it was trained on and how, for people and for provenance
+    version: int = 1
+
+    @property
+    def num_verdicts(self) -> int:
+        """K, 2 or 3."""
+        return len(self.verdict_ids)
+
+    def calibrate(self, probs: np.ndarray, languages: list | None = None) -> np.ndarray:
+        """This judge's calibration of raw probabilities [N, K] of averaged orders; `languages` [N] where known."""
+        return apply_calibration(probs, self.calibration, languages)
+
+
+def read_spec(folder: Path) -> JudgeSpec:
+    """Read judge.json of a model folder. Raises `InputError` where there is none or it is not one of ours."""
+    file = Path(folder) / FILE
+    if not file.is_file():
+        raise InputError(
+            f"{folder}: no {FILE} in it, so it is not a judge. `sft-judge train` and `merge` make one; a plain model "
+            "needs training first."
+        )
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        unknown = set(fields) - set(JudgeSpec.__dataclass_fields__)
+        if unknown:
+            name = sorted(unknown)[0]
+            raise InputError(f"{file}: unknown key {name!r}.{nearest(name, JudgeSpec.__dataclass_fields__)}")
+        return JudgeSpec(**{**fields, "budget": Budget(**fields["budget"])})
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: not a valid {FILE} ({error}). Train or merge the judge again.") from error
+
+
+def write_spec(folder: Path, spec: JudgeSpec) -> None:
+    """Write judge.json beside the weights."""
+    write_json(Path(folder) / FILE, asdict(spec))

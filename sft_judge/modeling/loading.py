@@ -1,0 +1,211 @@
+"""Load a judge or its base. Safetensors only, no remote code, and nothing asks the network where a path is local."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import is_flash_attn_2_available
+
+from sft_judge.core.errors import InputError
+
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+CLASSIFIER = "ForSequenceClassification"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def is_adapter(model: str) -> bool:
+    """Whether a folder holds a PEFT adapter rather than whole weights."""
+    return (Path(model) / ADAPTER).is_file()
+
+
+def base_of(model: str) -> str:
+    """The base an adapter stands on, or the model itself."""
+    if not is_adapter(model):
+        return str(model)
+    base = json.loads((Path(model) / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if (base.startswith((".", "/")) or base.count("/") > 1) and not Path(base).is_dir():
+        raise InputError(
+            f"{model}: its adapter stands on {base}, which is not here. Give the path it was trained from."
+        )
+    return base
+
+
+def load_tokenizer(model: str):
+    """The tokenizer beside the weights; a family without a pad token pads with its end token."""
+    check_model_folder(model)
+    # transformers makes an empty tokenizer of the family where a folder has none
+    if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in TOKENIZERS):
+        raise InputError(f"{model}: no tokenizer in it; expected {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model}: no tokenizer could be loaded ({_first_line(error)}).") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_config(model: str):
+    """The configuration of a model, or of the base that an adapter stands on."""
+    check_model_folder(model)
+    try:
+        return AutoConfig.from_pretrained(base_of(model), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model}: its config.json cannot be read ({_first_line(error)}).") from error
+
+
+def dtype_of(model: str, dtype: str = "auto") -> str:
+    """The precision that a model runs in: as asked, or its own. auto-round's layers run in half precision alone."""
+    config = load_config(model)
+    wanted = str(config.dtype or "float32").removeprefix("torch.") if dtype == "auto" else dtype
+    return "bfloat16" if wanted == "float32" and getattr(config, "quantization_config", None) else wanted
+
+
+def is_classifier(model: str) -> bool:
+    """Whether a folder holds a classifier, as `sft-judge export` writes it."""
+    return not is_adapter(model) and str((load_config(model).architectures or [""])[0]).endswith(CLASSIFIER)
+
+
+def sees(model: str) -> bool:
+    """Whether a model's class also takes images, so that engines ask for their processor's files."""
+    config = load_config(model)
+    return config.get_text_config() is not config
+
+
+def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM, **options):
+    """
+    A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES.
+
+    `kind` is the auto class. A classifier is refused as a language model: its head would be drawn at random.
+    """
+    check_model_folder(model)
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    precision = dtype if dtype in (None, "auto") else getattr(torch, dtype)
+    try:
+        base = base_of(model)
+        check_model_folder(base)
+        if kind is AutoModelForCausalLM and is_classifier(base):
+            raise InputError(f"{base} is a classifier made by `sft-judge export`. Give the judge that it was made of.")
+        if stand_in := _gptq_by_auto_round(base):
+            options["config"] = stand_in
+        options["attn_implementation"] = _attention(base, options.get("attn_implementation"))
+        loaded = kind.from_pretrained(base, dtype=precision, use_safetensors=True, trust_remote_code=False, **options)
+        if is_adapter(model):
+            loaded = with_adapter(loaded, base, model)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
+        raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
+    if loaded.dtype == torch.float32:
+        _multiply_as_asked(loaded)
+    return loaded.eval()
+
+
+def _multiply_as_asked(model) -> None:
+    """
+    bitsandbytes' 4-bit layers in float32 where that is asked for, on every CPU.
+
+    Where one has AVX-512 with bfloat16, it packs the weights for products in bfloat16 alone: probabilities then differ
+    by 5e-4 from those of other machines, and of the merged model.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _gptq_by_auto_round(base: str):
+    """
+    For auto-round's weights in GPTQ's form, a configuration by which auto-round reads them itself; else None.
+
+    transformers asks for optimum and gptqmodel, whose kernels want a GPU; vLLM reads the form as it is.
+    """
+    config = load_config(base)
+    stored = getattr(config, "quantization_config", None) or {}
+    if stored.get("quant_method") != "gptq" or stored.get("provider") != "auto-round":
+        return None
+    own = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}
+    config.quantization_config = {**stored, **own}
+    return config
+
+
+def with_adapter(model, base: str, adapter: str, **options) -> PeftModel:
+    """The base with its adapter. peft only warns of layers that one of the two has not, and leaves those unchanged."""
+    not_its_own = f"{adapter}: its adapter was not made for {base}"
+    config = PeftConfig.from_pretrained(adapter)
+    try:
+        loaded = PeftModel.from_pretrained(model, adapter, config=config, **options)
+    except RuntimeError as error:  # torch: a list of size mismatches below a line that says nothing
+        raise InputError(f"{not_its_own} ({str(error).splitlines()[-1].strip()}).") from error
+    with safe_open(Path(adapter) / ADAPTER_WEIGHTS, "pt") as file:
+        saved = {name for name in file.keys() if "lora_" in name}
+    wanted = {name for name in get_peft_model_state_dict(loaded, save_embedding_layers=False) if "lora_" in name}
+    if saved != wanted:
+        name = min(saved ^ wanted)
+        raise InputError(f"{not_its_own}: {name} is in {'the adapter' if name in saved else 'the base'} alone.")
+    return loaded
+
+
+def beside_text(model) -> dict[str, torch.nn.Module]:
+    """The modules, by name, that text does not pass: those of an image tower, in families that have one."""
+    text = (model.get_decoder(), model.get_output_embeddings())
+    reached = {id(module) for part in text for module in part.modules()}
+    above = {name for name, module in model.named_modules() if id(module) in reached}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name not in above and not any(inner.startswith(f"{name}." if name else "") for inner in above)
+    }
+
+
+def _attention(base: str, wanted: str | None) -> str | None:
+    """The attention to load with. Flash attention gives way, saying so, where it is not installed or has no GPU."""
+    if wanted == "flash_attention_2" and not is_flash_attn_2_available():
+        print(f"flash_attention_2 is not to be had here: {base} takes the next best.", file=sys.stderr, flush=True)
+        wanted = None
+    return attention_for(base, load_config(base), wanted)
+
+
+def attention_for(name: str, config, wanted: str | None) -> str | None:
+    """As wanted, or eager for Gemma-2: transformers' own choice, sdpa, leaves out its soft-cap in silence."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    if capped and wanted == "sdpa":
+        raise InputError(f"{name} soft-caps its attention, which sdpa leaves out; take eager or flash_attention_2.")
+    return wanted or ("eager" if capped else None)
+
+
+def check_model_folder(model: str) -> None:
+    """
+    Raise `InputError` where a local path is not a model folder: better than a hub's 404 on a misspelt path.
+
+    Also where a file of weights is cut short, which its header tells: each engine would say so in its own way.
+    """
+    path = Path(model)
+    local = path.exists() or str(model).startswith((".", "/")) or str(model).count("/") > 1
+    if not local:
+        return
+    if not path.is_dir():
+        raise InputError(f"{model}: no such model folder.")
+    if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
+        raise InputError(f"{model}: not a model folder, it has neither config.json nor {ADAPTER}.")
+    check_weights(path.glob("*.safetensors"))
+
+
+def check_weights(files: Iterable[Path]) -> None:
+    """Raise `InputError` for a safetensors file that is cut short: its header tells."""
+    for file in sorted(files):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise InputError(f"{file}: damaged or cut short ({_first_line(error)}). Copy or make it again.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,265 @@
+"""
+A pipeline file to finished stages: what is up to date is skipped, what a kill interrupted goes on.
+
+A pipeline names variables and steps; a step is a `sft-judge` command with its arguments. Nothing is kept but the
+manifests beside the outputs: a step is up to date when its manifest holds the fingerprint of today's inputs, settings
+and stage source, and its outputs are still what the manifest says.
+"""
+
+import fcntl
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sft_judge import cli
+from sft_judge.core import registry
+from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.files import content_hash
+from sft_judge.core.manifest import manifest_path, provenance, stage_outputs
+
+KEYS = ("vars", "declared", "steps", "extends", "drop")
+
+# Imported once and inherited by every step, as each would spend seconds on it.
+PRELOAD = [
+    "sft_judge.core.third_party",
+    *(
+        "sft_judge.training.train",
+        "sft_judge.inference.predict",
+        "sft_judge.inference.engines.transformers_engine",
+        "sft_judge.modeling.tiny_models",
+    ),
+]
+
+
+@dataclass
+class Step:
+    """One command of a pipeline; a step with `each` becomes several of the same name."""
+
+    name: str
+    stage: str
+    argv: list[str]
+
+
+def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
+    """
+    The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed. A step
+    of its own says `before` which of them it stands.
+
+    `also` are the keys of a file that is more than a pipeline, as a sweep is; they are inherited too.
+    """
+    try:
+        pipeline = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
+    keys = (*KEYS, *also)
+    if not isinstance(pipeline, dict):
+        raise InputError(f"{file}: expected a mapping with {', '.join(keys)}.")
+    check_known(file, "key", pipeline, keys)
+    if "extends" not in pipeline:
+        return pipeline
+    base = read_pipeline(Path(file).parent / pipeline["extends"], also)
+    steps = base["steps"]
+    new = [name for name, step in pipeline.get("steps", {}).items() if "before" in step]
+    check_known(file, "step", [name for name in pipeline.get("steps", {}) if name not in new], steps)
+    for name, changes in pipeline.get("steps", {}).items():
+        steps = _inserted(file, steps, name, changes) if name in new else steps | {name: {**steps[name], **changes}}
+    check_known(file, "step", pipeline.get("drop", []), steps)
+    kept = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
+    more = {name: value for name, value in {**base, **pipeline}.items() if name in also}
+    merged = {key: {**base.get(key, {}), **pipeline.get(key, {})} for key in ("vars", "declared")}
+    return {**merged, "steps": kept, **more}
+
+
+def _inserted(file, steps: dict, name: str, step: dict) -> dict:
+    """The steps with a new one before that which its `before` names."""
+    check_known(file, "step", [step["before"]], steps)
+    place = list(steps).index(step["before"])
+    whole = list(steps.items())
+    new = (name, {key: value for key, value in step.items() if key != "before"})
+    return dict([*whole[:place], new, *whole[place:]])
+
+
+def override(pipeline: dict, assignments: list[str]) -> None:
+    """Apply `step.key=value` and `var=value`, the value read as YAML."""
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment}: expected step.key=value or var=value.")
+        assign(pipeline, "--set", key, yaml.safe_load(value))
+
+
+def assign(pipeline: dict, where: str, key: str, value) -> None:
+    """Give `step.key` or `var` a value. Raises `InputError` for one that the pipeline does not have."""
+    step, dot, name = key.partition(".")
+    check_known(where, "step" if dot else "var", [step], pipeline["steps"] if dot else pipeline["vars"])
+    target = pipeline["steps"][step] if dot else pipeline["vars"]
+    target[name if dot else step] = value
+
+
+def steps_of(pipeline: dict, file: Path) -> list[Step]:
+    """The commands of a pipeline, filled in. Raises `InputError` for an unknown stage, variable or argument."""
+    variables = pipeline.get("vars", {})
+    for name, value in variables.items():
+        if value is None:
+            raise InputError(f"{file}: the variable {name!r} has no value; give it: --set {name}=...")
+    steps = []
+    for name, fields in pipeline["steps"].items():
+        fields = dict(fields)
+        stage, each = fields.pop("stage", name), fields.pop("each", {})
+        registry.stage_module(stage)
+        for values in itertools.product(*each.values()):
+            scope = {**variables, **dict(zip(each, values, strict=True))}
+            steps.append(Step(name, stage, [str(fill(file, name, word, scope)) for word in _words(stage, fields)]))
+    for step in steps:
+        registry.parse(step.stage, step.argv)  # a wrong argument stops before anything runs
+    return steps
+
+
+def outputs_of(step: Step) -> list[Path]:
+    """The files and folders that a step makes; its manifest stands beside the first."""
+    return [
+        Path(path) for path in stage_outputs(registry.stage_module(step.stage), registry.parse(step.stage, step.argv))
+    ]
+
+
+def first_output(step: Step) -> Path | None:
+    """What a step's manifest stands beside."""
+    return next(iter(outputs_of(step)), None)
+
+
+def up_to_date(step: Step) -> bool:
+    """Whether the step's outputs are those of today's inputs, settings and source."""
+    module, args = registry.stage_module(step.stage), registry.parse(step.stage, step.argv)
+    outputs = stage_outputs(module, args)
+    manifest = manifest_path(outputs[0]) if outputs else None
+    if manifest is None or not manifest.is_file():
+        return False
+    made = json.loads(manifest.read_text(encoding="utf-8"))
+    unchanged = all(Path(path).exists() and content_hash(path) == known for path, known in made["outputs"].items())
+    return unchanged and made["fingerprint"] == provenance(module, args)["fingerprint"]
+
+
+def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:
+    """Run what is not up to date, each step in a process of its own; the exit status of the first that fails, or 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock.partial", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another `sft-judge run` is at work there. Wait for it, or end it.") from error
+        for number, step in enumerate(steps, 1):
+            if step.name not in forced and up_to_date(step):
+                print(f"[{number}/{len(steps)}] {step.name}: up to date", flush=True)
+                continue
+            print(f"[{number}/{len(steps)}] {step.name}: sft-judge {step.stage} {' '.join(step.argv)}", flush=True)
+            status = _run(step)
+            if status:
+                return status
+    return 0
+
+
+def start_step(step: Step, log: Path | None = None, threads: int | None = None, gpu: str | None = None):
+    """
+    Start a step in a process of its own, which ends when this one does.
+
+    What it prints goes to the file `log` where one is named; `threads` of torch and the one `gpu` it may use, else
+    all there are.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_step_process, args=([step.stage, *step.argv], log, threads, gpu))
+    process.start()
+    return process
+
+
+def exit_status(process) -> int:
+    """The status of a finished process, as a shell gives it."""
+    return process.exitcode if process.exitcode >= 0 else 128 - process.exitcode
+
+
+def _run(step: Step) -> int:
+    process = start_step(step)
+    try:
+        process.join()
+    except BaseException:  # whatever stops us stops the step, and goes on up
+        process.terminate()
+        process.join()
+        raise
+    return exit_status(process)
+
+
+def _step_process(argv: list[str], log: Path | None, threads: int | None, gpu: str | None) -> None:
+    if log is not None:
+        with open(log, "w") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    sys.exit(cli.main(argv, nested=True))
+
+
+def _die_with(parent) -> None:
+    """A killed run leaves no step behind, one that the fork server only began after the kill included."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _words(stage: str, fields: dict) -> list:
+    """A step's mapping as command-line words. Training settings keep their underscores: they are field names."""
+    words = [str(word) for word in fields.get("args", [])]
+    for key, value in fields.items():
+        flag = f"--{key if stage == 'train' else key.replace('_', '-')}"
+        if key == "args" or value is None or value is False:
+            continue
+        bare = value is True and (stage != "train" or key in ("plan", "shrink"))
+        words += [flag] if bare else [flag, *(value if isinstance(value, list) else [value])]
+    return words
+
+
+def fill(file, step: str, word, scope: dict):
+    """A word of a step with the variables' values in it."""
+    try:
+        return word.format_map(scope) if isinstance(word, str) else word
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{file}: step {step!r} has {word!r}, known variables are {', '.join(scope)}.") from error
+
+
+def check_known(where, what: str, names, known) -> None:
+    """Raise `InputError` for the first of the names that is not known, with the nearest that is."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"{where}: unknown {what} {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A battles file that is not there yet: its rows, the mean tokens of one shown in one order, and its folds."""
+
+    rows: int
+    tokens: int
+    folds: int = 0
+
+
+def declared_of(pipeline: dict, file: Path) -> dict[Path, Declared]:
+    """What a pipeline says of battles that are not there yet. Raises `InputError` where it is not whole numbers."""
+    found = {}
+    for name, counts in pipeline.get("declared", {}).items():
+        check_known(file, f"key of declared {name}", counts, Declared.__dataclass_fields__)
+        for key in ("rows", "tokens"):
+            if not (isinstance(counts.get(key), int) and counts[key] > 0):
+                raise InputError(f"{file}: declared {name} has {key} {counts.get(key)!r}, expected a number above 0.")
+        found[Path(fill(file, "declared", name, pipeline.get("vars", {})))] = Declared(**counts)
+    return found

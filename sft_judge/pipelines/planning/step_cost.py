@@ -1,0 +1,234 @@
+"""
+What a training step allocates and computes, found by running it on fake tensors: shapes and dtypes, no storage.
+
+It is the recipe's own model class, adapter, head, attention and optimizer, so nothing has to be kept in step with a
+formula. Every storage that torch would allocate is counted when it appears and when it goes; FLOPs are torch's own
+formulas of its matrix products and attention kernels.
+"""
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer
+
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.loading import attention_for, beside_text
+from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
+from sft_judge.training.adapters import adapter_config
+from sft_judge.training.config import JudgeConfig, JudgeModelConfig
+from sft_judge.training.losses import verdict_loss
+
+ATTENTION = "_scaled_dot_product"  # in the names of torch's fused kernels
+ADAM_8BIT = 2 * (1 + 4 / 256)  # bytes a parameter: two moments, a float32 scale for 256 values (bitsandbytes)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """
+    Bytes of one micro-batch with its optimizer step, on one GPU that holds all of it, and FLOPs.
+
+    `head` is the LM head's own weight (0 where it is tied), `activations` all else that is held at the peak.
+    """
+
+    parameters: int
+    trained: int
+    weights: int
+    head: int
+    gradients: int
+    optimizer: int
+    activations: int
+    largest_layer: int
+    linear_flops: int  # grow with the tokens
+    attention_flops: int  # grow with the square of a row's tokens
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.head + self.gradients + self.optimizer + self.activations
+
+
+class Ledger(TorchDispatchMode):
+    """Live and peak bytes of the storages that operations make, and FLOPs."""
+
+    def __init__(self, known):
+        """`known`: tensors that stand there before, and are not counted."""
+        super().__init__()
+        self.live = self.peak = self.linear_flops = self.attention_flops = 0
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = operation(*args, **kwargs)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:  # a sparse one is made of such
+                self._add(leaf.untyped_storage())
+        self._count(operation, args, kwargs, out)
+        return out
+
+    def _add(self, storage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
+
+    def _count(self, operation, args, kwargs, out) -> None:
+        name = operation.overloadpacket.__name__
+        if name.startswith(ATTENTION):
+            tensors = [each for each in args if isinstance(each, torch.Tensor)]
+            shapes = [tensor.shape for tensor in tensors[: 4 if "backward" in name else 3]]
+            formula = sdpa_backward_flop_count if "backward" in name else sdpa_flop_count
+            self.attention_flops += formula(*shapes)
+        elif operation.overloadpacket in flop_registry:
+            flops = flop_registry[operation.overloadpacket](*args, **kwargs, out_val=out)
+            if name in ("bmm", "baddbmm"):  # attention written out
+                self.attention_flops += flops
+            else:
+                self.linear_flops += flops
+
+
+def step_cost(
+    model_config: PretrainedConfig, config: JudgeConfig, adapters: JudgeModelConfig, rows: int, tokens: int
+) -> StepCost:
+    """
+    The cost of a micro-batch of `rows` rows of `tokens` tokens each.
+
+    Raises `InputError` for a model whose shapes depend on its data, as those of some mixtures of experts do.
+    """
+    meta = meta_model(model_config, adapters)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = _on_fake_memory(meta, config, adapters)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer, states = _optimizer(trained, config)
+        kept = [weight.grad for weight in trained] if config.gradient_accumulation_steps > 1 else []
+        if not kept:
+            for weight in trained:
+                weight.grad = None
+        ledger = Ledger([*model.parameters(), *model.buffers(), *states, *kept])
+        try:
+            _run_step(model, trained, optimizer, ledger, config, rows, tokens)
+        except DynamicOutputShapeException as error:
+            raise InputError(f"{type(meta).__name__}: --plan cannot follow shapes that depend on data.") from error
+    gradients, numbers = (sum(map(size, trained)) for size in (_bytes, torch.Tensor.numel))
+    state = sum(map(_bytes, states)) if optimizer else ADAM_8BIT * numbers
+    fresh = 0 if kept else gradients  # they are in the ledger's peak
+    return StepCost(
+        parameters=meta.num_parameters() - (numbers if adapters.use_peft else 0),
+        trained=numbers,
+        gradients=gradients,
+        optimizer=round(state),
+        activations=max(ledger.peak - fresh, 0) + _opened(model, adapters),
+        linear_flops=ledger.linear_flops,
+        attention_flops=ledger.attention_flops,
+        **_weights(model, adapters),
+    )
+
+
+def meta_model(model_config: PretrainedConfig, adapters: JudgeModelConfig):
+    """The model with its adapters, without storage."""
+    dtype = model_config.dtype or torch.float32
+    if adapters.dtype not in (None, "auto"):
+        dtype = getattr(torch, adapters.dtype)
+    wanted = attention_for(adapters.model_name_or_path, model_config, adapters.attn_implementation)
+    if wanted is None or wanted.startswith("flash"):
+        wanted = "sdpa"  # needs as little memory, a soft-cap in the kernel adds none, and runs on fake tensors
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=wanted)
+        for module in beside_text(model).values():
+            module.requires_grad_(False)
+        lora = adapter_config(adapters, model)
+        return model if lora is None else get_peft_model(model, lora, low_cpu_mem_usage=True)
+
+
+def _on_fake_memory(model, config: JudgeConfig, adapters: JudgeModelConfig):
+    model = model.to_empty(device="cpu").train()
+    _base(model).tie_weights()
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if adapters.use_peft:
+            model.enable_input_require_grads()
+    if adapters.load_in_4bit or adapters.load_in_8bit:  # SFTTrainer trains adapters of quantised weights in bfloat16
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.to(torch.bfloat16)
+    return model
+
+
+def _base(model):
+    """Without its adapter."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _optimizer(trained: list, config: JudgeConfig):
+    """The optimizer after a first step, so that its state is there, and its state; None for one of 8 bits."""
+    for weight in trained:
+        weight.grad = torch.empty_like(weight)
+    if "8bit" in config.optim:
+        return None, []
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(config)
+    optimizer = kind(trained, **options)
+    optimizer.step()
+    return optimizer, [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, torch.Tensor)]
+
+
+def _run_step(model, trained: list, optimizer, ledger: Ledger, config: JudgeConfig, rows: int, tokens: int) -> None:
+    head = VerdictHead(model, [0, 1], config.world_size == 1, config.last_layer_at_answer)
+    half = config.bf16 or model.get_input_embeddings().weight.dtype is torch.bfloat16  # a GPU's default
+    # On fake tensors transformers cannot look whether rows are padded, and makes the mask of padded ones.
+    inputs = {"input_ids": torch.zeros(rows, tokens, dtype=torch.long), "attention_mask": None}
+    with ledger:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = head(model, inputs, torch.full((rows,), tokens - 2)).logits
+        verdict_loss(logits, torch.ones(rows, 2)).sum().backward()
+        dense_gradients(model)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        if optimizer is not None:
+            optimizer.step()
+
+
+def _weights(model, adapters: JudgeModelConfig) -> dict[str, int]:
+    """Bytes of the weights, the head's apart, and of the largest layer, which ZeRO-3 gathers whole."""
+    base = _base(model)
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    own_head = head.weight is not embedding.weight
+    packed = {id(module.weight): _packed(adapters) for module in _quantised(model, head, adapters)}
+    sizes = {id(weight): _bytes(weight, packed.get(id(weight))) for weight in model.parameters()}
+    layers = next(module for module in base.get_decoder().modules() if isinstance(module, torch.nn.ModuleList))
+    largest = max(sum(sizes[id(weight)] for weight in layer.parameters()) for layer in layers)
+    of_head = sizes[id(head.weight)] if own_head else 0
+    total = sum(sizes.values()) + sum(map(_bytes, model.buffers()))
+    return {"weights": total - of_head, "head": of_head, "largest_layer": max(largest, sizes[id(embedding.weight)])}
+
+
+def _quantised(model, head, adapters: JudgeModelConfig) -> list:
+    """The linear layers that bitsandbytes packs: all but the head and the adapters."""
+    if not (adapters.load_in_4bit or adapters.load_in_8bit):
+        return []
+    own = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    return [module for module in own if module is not head and not module.weight.requires_grad]
+
+
+def _packed(adapters: JudgeModelConfig) -> float:
+    """Bytes a weight: 8 bits, or 4 with a scale for 64 of them, which double quantisation makes a byte."""
+    if adapters.load_in_8bit:
+        return 1.0
+    return 0.5 + (1 / 64 + 4 / (64 * 256) if adapters.use_bnb_nested_quant else 4 / 64)
+
+
+def _opened(model, adapters: JudgeModelConfig) -> int:
+    """A weight of 4 bits is opened where it is multiplied: the largest of them."""
+    opened = _quantised(model, model.get_output_embeddings(), adapters) if adapters.load_in_4bit else []
+    return max((_bytes(module.weight) for module in opened), default=0)
+
+
+def _bytes(tensor, each: float | None = None) -> int:
+    return round(tensor.numel() * (tensor.element_size() if each is None else each))

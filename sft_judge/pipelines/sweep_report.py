@@ -1,0 +1,190 @@
+"""What a sweep's runs are worth: a row a cell, paired with the reference, and a verdict that its intervals support."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from sft_judge.core.manifest import manifest_path
+from sft_judge.data.battles import read_battles, rows_of_fold
+from sft_judge.evaluation.align import align, column
+from sft_judge.evaluation.metrics import choices, cross_entropy, one_hot
+from sft_judge.evaluation.reporting.html import Section, Table, render_page
+from sft_judge.evaluation.reporting.plots import differences
+from sft_judge.evaluation.reporting.tables import number, percent
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.pipelines.seed_statistics import Mean, better, crossed_mean
+from sft_judge.pipelines.sweep import Run, Sweep
+
+COSTS = ("megabytes", "seconds_to_make", "rows_a_second")
+Values = dict[tuple[str, int], np.ndarray]  # of each run [N], one number a battle
+
+
+class Scores:
+    """Values of finished runs on the battles that all of them were scored on."""
+
+    def __init__(self, measure: str):
+        self.measure = measure
+        self.values: Values = {}
+        self.raw: Values = {}
+        self.status: dict[tuple[str, int], str] = {}
+        self.models: dict[tuple[str, int], Path] = {}
+        self.costs: dict[tuple[str, int], dict[str, float]] = {}
+        self.clusters = None
+
+    def add(self, run: Run) -> None:
+        """Read a finished run's probabilities; with a calibration they are taken calibrated, and raw beside."""
+        key, score = (run.cell, run.seed), run.score
+        battles_file = Path(score["battles"])
+        battles = read_battles(battles_file)
+        keep = None
+        if score.get("fold") is not None:
+            kept = set(rows_of_fold(battles, int(score["fold"]), battles_file)["id"].to_pylist())
+            keep = np.array([name in kept for name in column(battles, "id")])
+        truth = Path(score["truth"]) if "truth" in score else None
+        aligned = align({run.cell: Path(score["probs"])}, battles, battles_file, keep, truth)
+        judge = aligned.judges[run.cell]
+        self.values[key] = _of_each(self.measure, aligned, judge.probs)
+        self.raw[key] = _of_each(self.measure, aligned, np.nanmean(judge.orders, axis=1))  # NaN: an order not run
+        self.clusters = aligned.clusters
+        model = judge.source.metadata.get("model")
+        if model and (Path(model) / "judge.json").is_file():
+            self.status[key] = read_spec(Path(model)).training.get("status", "finished")
+            self.models[key] = Path(model)
+            self.costs[key] = _costs(Path(model), Path(score["probs"]))
+
+    def cost(self, cell: str, name: str) -> float:
+        """Median over the cell's runs of one of `_costs`."""
+        return float(np.median([costs[name] for (own, _), costs in self.costs.items() if own == cell]))
+
+    def mean(self, cell: str, seeds: list[int], raw: bool = False) -> Mean | None:
+        """Over the cell's finished runs among these seeds."""
+        values = self.raw if raw else self.values
+        found = [values[cell, seed] for seed in seeds if (cell, seed) in values]
+        return crossed_mean(np.stack(found), self.clusters) if found else None
+
+    def difference(self, cell: str, other: str, seeds: list[int], confidence: float = 0.95) -> Mean | None:
+        """Cell less other, paired by seed and battle, over the seeds that both have."""
+        both = [seed for seed in seeds if (cell, seed) in self.values and (other, seed) in self.values]
+        pairs = [self.values[cell, seed] - self.values[other, seed] for seed in both]
+        return crossed_mean(np.stack(pairs), self.clusters, confidence) if pairs else None
+
+
+def _costs(model: Path, probs: Path) -> dict[str, float]:
+    """What a run's model takes on disk, took to make, and how many rows a second it predicts, its start included."""
+    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    made = json.loads(manifest_path(model).read_text()) if manifest_path(model).is_file() else {}
+    beside = (json.loads(file.read_text()) for file in probs.parent.glob("*.manifest.json"))  # that of a first output
+    predicted = next((each for each in beside if str(probs) in each["outputs"]), None)
+    rate = predicted["rows"] / predicted["seconds"] if predicted else np.nan
+    return {"megabytes": size / 2**20, "seconds_to_make": made.get("seconds", 0.0), "rows_a_second": rate}
+
+
+def _of_each(measure: str, aligned, probs: np.ndarray) -> np.ndarray:
+    if measure == "accuracy":
+        return choices(probs)[np.arange(len(probs)), aligned.verdicts]
+    target = aligned.truth if measure == "expected_log_loss" else one_hot(aligned.verdicts, probs.shape[1])
+    return cross_entropy(target, probs)
+
+
+def best_of(scores: Scores, cells: list[str], seeds: list[int]) -> str | None:
+    """The cell with the best mean over the choosing seeds; None where none has finished."""
+    means = {cell: mean.value for cell in cells if (mean := scores.mean(cell, seeds))}
+    choose = max if scores.measure == "accuracy" else min
+    return choose(means, key=means.get) if means else None
+
+
+def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None]) -> dict:
+    """
+    The content of the sweep's JSON, the best cell first.
+
+    `chosen` are the best cell and the best reference on the choosing seeds.
+    """
+    best, reference = chosen
+    cells = {}
+    for name, settings in sweep.cells.items():
+        mean, raw = (scores.mean(name, sweep.seeds, raw) for raw in (False, True))
+        paired = scores.difference(name, reference, sweep.seeds) if reference and name != reference else None
+        statuses = [scores.status[name, seed] for seed in sweep.seeds if (name, seed) in scores.status]
+        cells[name] = {
+            "settings": settings,
+            "value": mean and mean.as_dict(),
+            "raw": raw and raw.as_dict(),
+            "difference": paired and paired.as_dict(),
+            "stopped_or_collapsed": sum(status != "finished" for status in statuses),
+            "costs": {each: scores.cost(name, each) for each in COSTS}
+            if (name, sweep.seeds[0]) in scores.costs
+            else {},
+        }
+    sign = -1 if sweep.measure == "accuracy" else 1  # the best first, those without a finished run last
+    order = sorted(cells, key=lambda name: sign * cells[name]["value"]["value"] if cells[name]["value"] else math.inf)
+    cells = {name: cells[name] for name in order}
+    found = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": cells}
+    found |= {"reference": reference, "best": best, "confirm": sweep.confirm}
+    return found | _verdict(sweep, scores, best, reference)
+
+
+def _verdict(sweep: Sweep, scores: Scores, best: str | None, reference: str | None) -> dict:
+    """Whether the best cell beats the best reference: on fresh seeds, or allowing for all that were looked at."""
+    if best is None or reference is None or best == reference:
+        return {"confirmed": None, "verdict": "nothing to compare: the reference, or all else, has no finished run"}
+    tried = len(sweep.cells) - len(sweep.references)
+    if sweep.confirm:
+        paired = scores.difference(best, reference, sweep.confirm)
+        where = f"on fresh seeds {_range(sweep.confirm)}"
+    else:
+        paired = scores.difference(best, reference, sweep.seeds, 1 - 0.05 / max(1, tried))
+        where = f"allowing for {tried} cells looked at (Bonferroni)"
+    if paired is None:
+        return {"confirmed": None, "verdict": f"{best} is not confirmed yet: no fresh seed has finished"}
+    said = better(paired, sweep.measure == "accuracy")
+    winner = {"better": f"{best} is better than {reference}", "worse": f"{best} is worse than {reference}"}
+    words = winner.get(said, f"no winner: no difference seen between {best} and {reference}")
+    line = f"{words}: {_signed(paired)} {where}, {len(scores.clusters)} battles x {paired.seeds} seeds"
+    return {"confirmed": paired.as_dict(), "verdict": line}
+
+
+def _signed(mean: Mean) -> str:
+    return f"{mean.value:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}]"
+
+
+def _range(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def table_of(result: dict) -> Table:
+    """A row a cell."""
+    reference = result["reference"]
+    show = percent if result["measure"] == "accuracy" else number
+    what = result["measure"].replace("_", " ")
+    cells = [(name, cell) for name, cell in result["cells"].items() if cell["value"]]
+    sized = len({round(cell["costs"].get("megabytes", 0), 1) for _, cell in cells}) > 1
+    collapsed = any(cell["stopped_or_collapsed"] for _, cell in cells)
+    rows = [
+        [
+            name,
+            str(cell["value"]["seeds"]),
+            show(cell["value"]),
+            "–" if cell["value"]["spread"] is None else f"{cell['value']['spread']:.4f}",
+            show({**cell["raw"], "low": None}),
+            "reference" if name == reference else number(cell["difference"]),
+            "" if name == reference or not cell["difference"] else f"{cell['difference']['p']:.3f}",
+            *([str(cell["stopped_or_collapsed"] or "")] if collapsed else []),
+            *([f"{cell['costs'].get(each, math.nan):.1f}" for each in COSTS] if sized else []),
+        ]
+        for name, cell in cells
+    ]
+    columns = ["", "seeds", what, "SD of seeds", "uncalibrated", f"minus {reference}", "p"]
+    columns += ["collapsed"] if collapsed else []
+    columns += ["MB", "s to make", "rows/s, start included"] if sized else []
+    left_out = [name for name, cell in result["cells"].items() if not cell["value"]]
+    note = f"{result['battles']} battles; 95 % intervals over seeds and prompts, differences paired by both"
+    note += f"; no run finished of: {', '.join(left_out)}" if left_out else ""
+    return Table("Sweep", columns, rows, note)
+
+
+def render_sweep(title: str, result: dict) -> str:
+    """sweep.html."""
+    section = Section("Cells", [differences(result)], [table_of(result)])
+    return render_page(title, title, [result["verdict"]], [section])

@@ -1,0 +1,51 @@
+"""A sweep's runs, and its table."""
+
+import sys
+
+
+def all_runs(sweep) -> list:
+    """Every cell with every choosing seed."""
+    return [sweep.run(cell, seed) for seed in sweep.seeds for cell in sweep.cells]
+
+
+def run_sweep(sweep, jobs: int):
+    """Run what is not done, write and print the table; returns the scores and the worst status of a step."""
+    from sft_judge.core.files import whole_file, write_json
+    from sft_judge.evaluation.reporting.tables import print_table
+    from sft_judge.pipelines.sweep_report import Scores, best_of, render_sweep, summary, table_of
+
+    scores = Scores(sweep.measure)
+    status = run_all(all_runs(sweep), scores, sweep.folder, jobs)
+    others = [cell for cell in sweep.cells if cell not in sweep.references]
+    chosen = best_of(scores, others, sweep.seeds), best_of(scores, sweep.references, sweep.seeds)
+    fresh = [sweep.run(cell, seed) for seed in sweep.confirm for cell in chosen if cell]
+    status = max(status, run_all(fresh, scores, sweep.folder, jobs))
+    if scores.values:
+        result = summary(sweep, scores, chosen)
+        page = sweep.folder / f"{sweep.file.stem}.html"
+        write_json(page.with_suffix(".json"), result)
+        with whole_file(page) as aside:
+            aside.write_text(render_sweep(f"Sweep: {sweep.file.stem}", result), encoding="utf-8")
+        print_table(table_of(result))
+        print(f"{result['verdict']}\npage: {page}")
+    return scores, status
+
+
+def run_all(runs: list, scores, folder, jobs: int) -> int:
+    """Run them and score those that finish; the worst status of a step. What failed is said, with its own words."""
+    from sft_judge.pipelines.parallel import log_file, run_side_by_side
+    from sft_judge.pipelines.sweep import unique_steps
+
+    steps, before = unique_steps(runs)
+    statuses = run_side_by_side(steps, before, jobs, folder / "logs")
+    done = {(steps[place].stage, *steps[place].argv) for place, status in statuses.items() if status == 0}
+    for run in runs:
+        if all((step.stage, *step.argv) in done for step in run.steps):
+            scores.add(run)
+    for place, status in statuses.items():
+        if status:
+            log = log_file(folder / "logs", steps[place])
+            said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            why = said[-1] if said else f"ended with status {status} and said nothing"
+            print(f"sft-judge: {steps[place].name} failed: {why} ({log})", file=sys.stderr)
+    return max(statuses.values(), default=0)

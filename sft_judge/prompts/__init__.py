@@ -1,0 +1,1 @@
+"""A battle and a token budget to token ids."""

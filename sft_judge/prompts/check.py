@@ -1,0 +1,166 @@
+"""
+What `sft-judge prompt check` says: whether a model, its prompt, a budget and the battles go together.
+
+Each check gives findings, one line each. `wrong` would break a run or its result, `warning` is for a person to decide,
+`ok` says what was looked at.
+"""
+
+import re
+from dataclasses import astuple
+from typing import NamedTuple
+
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import FIELDS
+from sft_judge.modeling.judge_spec import FILE, Budget, JudgeSpec, read_spec
+from sft_judge.modeling.loading import load_config
+from sft_judge.prompts.prompt import Fields, JudgePrompt, verdict_id
+from sft_judge.prompts.show import open_prompt
+
+BATCH = 1000  # battles tokenised at a time
+BUDGET_KEYS = ("prompt_budget", "response_budget", "total_budget")  # what a recipe calls them
+
+
+class Finding(NamedTuple):
+    """One line of the check: `level` is ok, warning or wrong."""
+
+    level: str
+    text: str
+
+
+def check_model(model: str, template: str | None, budget: tuple | None, rows: list[dict]) -> None:
+    """Print all findings. Raises `InputError` where one of them is wrong."""
+    prompt = open_prompt(model, template, budget, check=False)
+    spec = read_spec(model) if template is None else None
+    positions = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
+    findings = [
+        *check_verdicts(prompt, spec),
+        *check_budget(prompt, spec),
+        *check_tokenizer(prompt),
+        *check_battles(prompt, rows, positions),
+    ]
+    for finding in findings:
+        print(f"{finding.level}: {finding.text}")
+    wrong = [finding for finding in findings if finding.level == "wrong"]
+    if wrong:
+        raise InputError(f"{model}: {len(wrong)} of {len(findings)} checks found what would break a run, see above.")
+
+
+def check_verdicts(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]:
+    """Verdict words: one token each where the answer stands, distinct, those of judge.json; " A" against "A"."""
+    try:
+        ids = prompt.verdict_ids
+    except InputError as error:
+        return [Finding("wrong", str(error))]
+    known = ", ".join(f"{word!r} = {token}" for word, token in zip(prompt.words, ids, strict=True))
+    findings = [Finding("ok", f"the verdict words are one token each where the answer stands: {known}")]
+    if spec and spec.verdict_ids != ids:
+        findings.append(Finding("wrong", f"the tokenizer gives verdict ids {ids}, {FILE} {spec.verdict_ids}"))
+    spaced = [_spaced_id(prompt, word) for word in prompt.words]
+    if any(other not in (None, token) for other, token in zip(spaced, ids, strict=True)):
+        other = ", ".join(
+            f"{' ' + word!r} = {token or 'several'}" for word, token in zip(prompt.words, spaced, strict=True)
+        )
+        glued = not prompt.tail.endswith("\n") and not _ends_on_control_token(prompt)
+        findings.append(
+            Finding(
+                "warning" if glued else "ok",
+                f"with a space before them they are other tokens ({other}); the judge reads those without, after "
+                f"{prompt.tail[-12:]!r}" + (", where a model would rather write a space" if glued else ""),
+            )
+        )
+    return findings
+
+
+def check_budget(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]:
+    """Whether the budget served, judge.json's and the one trained with are the same."""
+    if spec is None:
+        return []
+    findings = []
+    recipe = spec.training.get("recipe", {})
+    budgets = {"served": prompt.budget, FILE: spec.budget}
+    if all(key in recipe for key in BUDGET_KEYS):
+        budgets["trained"] = Budget(*(recipe[key] for key in BUDGET_KEYS))
+    said = ", ".join(f"{name} {'/'.join(map(str, astuple(budget)))}" for name, budget in budgets.items())
+    if len(set(map(astuple, budgets.values()))) > 1:
+        findings.append(Finding("warning", f"the budget differs (prompt/response/total): {said}"))
+    else:
+        findings.append(Finding("ok", f"one budget (prompt/response/total): {said}"))
+    return findings
+
+
+def check_tokenizer(prompt: JudgePrompt) -> list[Finding]:
+    """A pad token, and an answer that does not stand inside the model's thoughts."""
+    findings = []
+    tokenizer = prompt.tokenizer
+    if tokenizer.pad_token_id is None:
+        findings.append(Finding("wrong", "the tokenizer has no pad token and no end token, so no batch can be made"))
+    elif tokenizer.pad_token_id == tokenizer.eos_token_id:
+        findings.append(Finding("ok", f"the end token {tokenizer.pad_token!r} pads, which the attention mask hides"))
+    opened = [name for name in re.findall(r"<(\w*think\w*)>", prompt.tail) if f"</{name}>" not in prompt.tail]
+    if opened:
+        findings.append(
+            Finding(
+                "warning",
+                f"the chat template opens <{opened[0]}> before the answer, even with enable_thinking off: an "
+                "untrained model would think there, not answer. Take the family's template without thinking",
+            )
+        )
+    return findings
+
+
+def check_battles(prompt: JudgePrompt, rows: list[dict], positions: int | None) -> list[Finding]:
+    """Lengths against the budget and the context, cuts by field, control tokens, and seams between fields."""
+    counts = dict.fromkeys((*FIELDS, "seams", "control"), 0)
+    longest = 0
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        for fields in prompt.fit(part):
+            ids = prompt.ids(fields)
+            longest = max(longest, len(ids) + 1)
+            counts["seams"] += (
+                prompt.tokenizer(prompt.tokenizer.decode(ids), add_special_tokens=False)["input_ids"] != ids
+            )
+            counts["control"] += control_tokens(prompt, fields)
+            for name in FIELDS:
+                counts[name] += fields.cut[name] > 0
+    cut = ", ".join(f"{name} {counts[name]} ({counts[name] / len(rows):.1%})" for name in FIELDS)
+    lengths = f"{len(rows)} battles, the longest {longest} tokens of {prompt.budget.total}"
+    return [
+        *_check_context(prompt.budget.total, longest, positions),
+        Finding("ok", f"{lengths}; cut by the budget: {cut}"),
+        Finding("wrong" if counts["control"] else "ok", f"control tokens from fields: {counts['control']}"),
+        Finding(
+            "ok",
+            f"{counts['seams']} of {len(rows)} would tokenise otherwise as one text: fields are tokenised alone, in "
+            "training and in serving",
+        ),
+    ]
+
+
+def control_tokens(prompt: JudgePrompt, fields: Fields) -> int:
+    """How many tokens of the fields are added tokens (control tokens among them), spaces and line breaks apart."""
+    added = prompt.tokenizer.added_tokens_decoder.items()
+    control = {token for token, added_token in added if added_token.content.strip(" \t\r\n▁")}
+    turns = [*fields.prompt, *fields.response_a, *fields.response_b, fields.language or []]
+    return sum(token in control for turn in turns for token in turn)
+
+
+def _check_context(total: int, longest: int, positions: int | None) -> list[Finding]:
+    if positions is None or total <= positions:
+        return [] if positions is None else [Finding("ok", f"the context of {positions} holds the budget of {total}")]
+    needs = (
+        f"and the longest battle has {longest}" if longest > positions else f"though no battle has more than {longest}"
+    )
+    return [Finding("wrong", f"the model's context is {positions} tokens, the budget {total}, {needs}")]
+
+
+def _spaced_id(prompt: JudgePrompt, word: str) -> int | None:
+    try:
+        return verdict_id(prompt.tokenizer, prompt.tail, " " + word)
+    except InputError:
+        return None
+
+
+def _ends_on_control_token(prompt: JudgePrompt) -> bool:
+    last = prompt.frame(1, 1, 1, False).pieces[-1][-1]
+    return last in prompt.tokenizer.added_tokens_decoder

@@ -1,0 +1,141 @@
+"""
+Text from a battle as data: it is spelled out, and can be neither a control token nor a tag of our own frame.
+
+Control tokens are kept out by construction: the vocabulary that fields are encoded with does not hold them. Tags are
+plain text in every family, so one in a field is shown with a backslash, `<\\/Request>`, which can be undone.
+"""
+
+import json
+import re
+from collections.abc import Container, Iterable
+
+from tokenizers import Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from sft_judge.core.errors import InputError
+
+# Allowed inside a tag: spaces, "▁" (a space to SentencePiece), and characters that cannot be seen.
+_GAP = r"[\s▁\x00-\x1f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*+"
+_TAG = re.compile(r"<\s*/?\s*([^<>\n]{1,80}?)\s*/?\s*>")
+# These make no "<", ">" or letter of a tag out of something else.
+_HARMLESS_NORMALIZERS = ("NFC", "NFD", "Prepend")
+
+
+def tokenizer_state(tokenizer) -> dict:
+    """What tokenizer.json says, without what a call may have left in it."""
+    return json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+
+
+def plain_copy(name: str, state: dict) -> Tokenizer:
+    """
+    A copy of a tokenizer that has no control tokens: it spells them out like any other text, and adds no prefix.
+
+    Every added token counts, also those that are not `special` (`<think>`, `<unused0>`), but for spaces and line
+    breaks, which are text. They leave the vocabulary with all merges through them, so that no text can become one.
+    Raises `InputError` for a model that is not byte-pair, or whose vocabulary then cannot spell every text.
+    """
+    model = dict(state["model"])
+    if model["type"] != "BPE":
+        raise InputError(f"{name}: a {model['type']} tokenizer; a judge needs byte-pair (BPE).")
+    control = {token["content"] for token in state["added_tokens"] if token["content"].strip(" \t\r\n▁")}
+    if model.get("byte_fallback"):
+        control -= set(_byte_tokens())
+    prefix = len(model.get("continuing_subword_prefix") or "")
+    model["vocab"] = {symbol: token for symbol, token in model["vocab"].items() if symbol not in control}
+    merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    model["merges"] = [
+        [left, right] for left, right in merges if control.isdisjoint((left, right, left + right[prefix:]))
+    ]
+    model |= {"unk_token": None, "dropout": None}
+    state = state | {"model": model, "added_tokens": [], "post_processor": None}
+    _check_spells_all(name, state, control)
+    return Tokenizer.from_str(json.dumps(without_prefix(state)))
+
+
+def without_prefix(state):
+    """What tokenizer.json says, less the space that some families put before a text: a field does not begin one."""
+    if isinstance(state, list):
+        return [without_prefix(value) for value in state if not _is(value, "Prepend")]
+    if not isinstance(state, dict):
+        return state
+    changes = {"add_prefix_space": False} if _is(state, "ByteLevel") else {}
+    changes |= {"prepend_scheme": "never"} if _is(state, "Metaspace") else {}
+    parts = {key: without_prefix(state[key]) for key in ("pretokenizers", "normalizers") if key in state}
+    for key in ("normalizer", "pre_tokenizer"):
+        if key in state:
+            parts[key] = None if _is(state[key], "Prepend") else without_prefix(state[key])
+    return {**state, **parts, **changes}
+
+
+def inside_characters(plain: Tokenizer) -> frozenset[int]:
+    """The tokens that begin within a character: with a continuation byte of UTF-8 (0x80 to 0xBF)."""
+    vocabulary = plain.get_vocab()
+    if json.loads(plain.to_str())["model"].get("byte_fallback"):
+        return frozenset(vocabulary[symbol] for symbol in _byte_tokens()[0x80:0xC0])
+    inside = {symbol for byte, symbol in bytes_to_unicode().items() if 0x80 <= byte <= 0xBF}
+    return frozenset(token for symbol, token in vocabulary.items() if symbol[:1] in inside)
+
+
+def tag_names(text: str, control: Container[str] = ()) -> set[str]:
+    """What stands in angle brackets in a frame, control tokens apart; no slashes, and a number stands for any."""
+    return {re.sub(r"\d+", "0", tag[1]) for tag in _TAG.finditer(text) if tag[0] not in control}
+
+
+class TagGuard:
+    """
+    Puts a backslash into tags of these names wherever they stand in a field's text, and takes it out again.
+
+    A tag is found opening or closing, in any case, with spaces and unseen characters inside. One that has backslashes
+    gets one more, so `unescape(escape(text)) == text` for every text.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        words = "|".join(sorted(map(_name_pattern, names))) or r"(?!)"
+        tag = rf"(?=\\*+{_GAP}(?:/{_GAP})?+(?:{words}){_GAP}(?:/{_GAP})?+>)"
+        self._bare = re.compile("<" + tag, re.IGNORECASE)
+        self._escaped = re.compile(r"<\\" + tag, re.IGNORECASE)
+
+    def escape(self, text: str) -> str:
+        """The text as it is shown."""
+        return self._bare.sub(r"<\\", text) if "<" in text else text
+
+    def unescape(self, text: str) -> str:
+        """The text as it was."""
+        return self._escaped.sub("<", text)
+
+    def find(self, text: str) -> list[str]:
+        """The tags in a text that have no backslash."""
+        found = (text[place.start() : text.index(">", place.start()) + 1] for place in self._bare.finditer(text))
+        return [tag for tag in found if not tag.startswith("<\\")]
+
+
+def changes_brackets(state: dict) -> bool:
+    """Whether the normalizer may turn other text into a tag, as NFKC makes "<" of a full-width bracket."""
+    normalizer = state["normalizer"]
+    parts = normalizer.get("normalizers", [normalizer]) if normalizer else []
+    return not all(part["type"] in _HARMLESS_NORMALIZERS or part.get("content") == "▁" for part in parts)
+
+
+def _check_spells_all(name: str, state: dict, control: set[str]) -> None:
+    byte_level = '"ByteLevel"' in json.dumps([state["pre_tokenizer"], state["normalizer"]])
+    if not byte_level and not state["model"].get("byte_fallback"):
+        raise InputError(f"{name}: its vocabulary has no bytes, so rare characters would be lost; take another model.")
+    symbols = bytes_to_unicode().values() if byte_level else _byte_tokens()
+    for symbol in symbols:
+        if symbol in control:
+            raise InputError(f"{name}: plain text can become the control token {symbol!r}, a single character.")
+        if symbol not in state["model"]["vocab"]:
+            raise InputError(f"{name}: its vocabulary lacks the byte {symbol!r}, so text with it would be lost.")
+
+
+def _name_pattern(name: str) -> str:
+    words = [r"\d+".join(map(re.escape, word.split("0"))) for word in name.split()]
+    return _GAP.join(words)
+
+
+def _byte_tokens() -> list[str]:
+    return [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def _is(value, kind: str) -> bool:
+    return isinstance(value, dict) and value.get("type") == kind

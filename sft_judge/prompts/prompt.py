@@ -1,0 +1,254 @@
+"""
+A battle and a token budget become token ids, the same way for training, labelling, quantising and serving.
+
+The frame is rendered once per *shape* of battle. Ids are frame ids and field ids joined: a field is encoded alone, as
+data, so the place of the answer is the length of the prompt, never something searched for in text.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+
+from tokenizers import Tokenizer
+
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import FIELDS
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec
+from sft_judge.prompts.escaping import (
+    TagGuard,
+    changes_brackets,
+    inside_characters,
+    plain_copy,
+    tag_names,
+    tokenizer_state,
+    without_prefix,
+)
+from sft_judge.prompts.templates import FrameTemplate
+from sft_judge.prompts.truncation import cut_middle, share_turns, water_fill
+
+logger = logging.getLogger(__name__)
+
+CUT_MARKER = " [...] "  # stands where the middle of a turn was left out
+SHAPES = 1024  # frames that are kept at once
+_ANY_SHAPE = (2, 2, 2, True)  # shows the tags that a template has for several turns and for a language
+
+
+@dataclass
+class Fields:
+    """The tokens of one battle after the budget: turns of each field, the language, and how many tokens were cut."""
+
+    prompt: list[list[int]]
+    response_a: list[list[int]]
+    response_b: list[list[int]]
+    language: list[int] | None
+    cut: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around the fields: `pieces[i]` comes before `slots[i]`, and the last piece after the last slot."""
+
+    pieces: list[list[int]]
+    slots: list[tuple[str, int]]
+    texts: list[str]  # of the pieces; the verdict follows the last
+    length: int  # tokens
+
+
+class JudgePrompt:
+    """The prompt of one judge: a tokenizer, the text of a template, the verdict words, a budget."""
+
+    def __init__(self, tokenizer, template: str, words: list[str], budget: Budget, language: bool = False):
+        if not tokenizer.is_fast:
+            raise InputError(f"{tokenizer.name_or_path}: no fast tokenizer (tokenizer.json), which a judge needs.")
+        self.tokenizer = tokenizer
+        self.template = template
+        self.words = list(words)
+        self.budget = budget
+        self.language = language
+        self._template = FrameTemplate(template)
+        state = tokenizer_state(tokenizer)
+        self.plain = plain_copy(tokenizer.name_or_path, state)
+        self._normalize = self.plain.normalizer.normalize_str if changes_brackets(state) else None
+        self._inside = inside_characters(self.plain)
+        continued = without_prefix(state)
+        self._continued = None if continued == state else Tokenizer.from_str(json.dumps(continued))
+        self.marker = self.plain.encode(CUT_MARKER, add_special_tokens=False).ids
+        self._frames: dict[tuple, Frame] = {}
+        self._guards: dict[tuple, TagGuard] = {}
+
+    @classmethod
+    def of(cls, tokenizer, spec: JudgeSpec, check: bool = True) -> "JudgePrompt":
+        """The prompt that judge.json describes. `check`: raises `InputError` where the tokenizer is another."""
+        prompt = cls(tokenizer, spec.template, spec.verdict_words, spec.budget, spec.language)
+        if check and prompt.verdict_ids != spec.verdict_ids:
+            where = tokenizer.name_or_path
+            raise InputError(
+                f"{where}: the tokenizer gives verdict ids {prompt.verdict_ids}, judge.json {spec.verdict_ids}."
+            )
+        return prompt
+
+    @cached_property
+    def verdict_ids(self) -> list[int]:
+        """
+        The one token of each verdict word, in the place where the answer stands.
+
+        Raises `InputError` where a word is several tokens there, merges with the text before it, or equals another.
+        """
+        ids = [verdict_id(self.tokenizer, self.tail, word) for word in self.words]
+        if len(set(ids)) < len(ids):
+            raise InputError(f"Verdict words {self.words} share a token in {self.tokenizer.name_or_path}: {ids}.")
+        return ids
+
+    @property
+    def tail(self) -> str:
+        """The text that the verdict follows."""
+        return self.frame(1, 1, 1, False).texts[-1]
+
+    def settings(self) -> dict:
+        """Everything that the ids depend on, as plain values."""
+        return {
+            "tokenizer": tokenizer_state(self.tokenizer),
+            "chat_template": self.tokenizer.chat_template,
+            "special_tokens": {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()},
+            "template": self.template,
+            "words": self.words,
+            "budget": asdict(self.budget),
+            "language": self.language,
+        }
+
+    def fit(self, rows: list[dict]) -> list[Fields]:
+        """Tokenise the fields of battles and cut them to the budget. Exchanging the responses exchanges the cuts."""
+        shown = [self.shown(row) for row in rows]
+        texts = list({turn: None for fields in shown for turns in fields.values() for turn in turns})
+        # not encode_batch_fast, which leaves out the offsets and was a fifth slower (tokenizers 0.23)
+        encoded = self.plain.encode_batch(texts, add_special_tokens=False)
+        ids = {text: encoding.ids for text, encoding in zip(texts, encoded, strict=True)}
+        return [self._fit_row({name: [ids[turn] for turn in row[name]] for name in row}) for row in shown]
+
+    def shown(self, row: dict) -> dict[str, list[str]]:
+        """The turns of each field (and the language, as one turn or none) as text, with tags of the frame escaped."""
+        fields = {name: row[name] for name in FIELDS}
+        fields["language"] = [row["language"]] if self.language and row.get("language") else []
+        if self._normalize:
+            fields = {name: list(map(self._normalize, turns)) for name, turns in fields.items()}
+        escape = self.guard(_shape(fields)).escape
+        return {name: [escape(turn) for turn in turns] for name, turns in fields.items()}
+
+    def ids(self, fields: Fields, order: str = "ab") -> list[int]:
+        """Prompt ids of a fitted battle, its responses in the given order. The verdict is the token that follows."""
+        frame, shown = self.placed(fields, order)
+        ids = list(frame.pieces[0])
+        for (name, turn), piece in zip(frame.slots, frame.pieces[1:], strict=True):
+            ids += shown[name][turn]
+            ids += piece
+        return ids
+
+    def placed(self, fields: Fields, order: str) -> tuple[Frame, dict[str, list[list[int]]]]:
+        """The frame of a fitted battle and what goes into its slots, the responses in the given order."""
+        first, second = (fields.response_a, fields.response_b)[:: 1 if order == "ab" else -1]
+        frame = self.frame(len(fields.prompt), len(first), len(second), fields.language is not None)
+        return frame, {
+            "prompt": fields.prompt,
+            "response_a": first,
+            "response_b": second,
+            "language": [fields.language],
+        }
+
+    def encode(self, rows: list[dict], orders: tuple[str, ...]) -> list[list[list[int]]]:
+        """Prompt ids [rows][orders][tokens]."""
+        return [[self.ids(fields, order) for order in orders] for fields in self.fit(rows)]
+
+    def frame(self, num_prompt: int, num_a: int, num_b: int, language: bool) -> Frame:
+        """The frame for battles with these numbers of turns."""
+        key = (num_prompt, num_a, num_b, language)
+        if key not in self._frames:
+            if len(self._frames) == SHAPES:  # who sends battles of every shape to a server fills no memory
+                self._frames.clear()
+                self._guards.clear()
+            counts = dict(zip(FIELDS, key[:3], strict=True))
+            texts, slots = self._template.render(self.tokenizer, counts, language, self.words)
+            pieces = [self._frame_ids(text, place > 0) for place, text in enumerate(texts)]
+            self._frames[key] = Frame(pieces, slots, texts, sum(map(len, pieces)))
+        return self._frames[key]
+
+    def _frame_ids(self, text: str, continued: bool) -> list[int]:
+        """A piece of frame; one that stands after a field does not begin with the space put before a text."""
+        if continued and self._continued:
+            return self._continued.encode(text, add_special_tokens=False).ids
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def guard(self, shape: tuple) -> TagGuard:
+        """What escapes the frame's tags in the fields of battles of this shape, the same for both orders."""
+        if shape not in self._guards:
+            swapped = (shape[0], shape[2], shape[1], shape[3])
+            texts = [text for key in {shape, swapped, _ANY_SHAPE} for text in self.frame(*key).texts]
+            known = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+            self._guards[shape] = _tag_guard(frozenset().union(*(tag_names(text, known) for text in texts)))
+        return self._guards[shape]
+
+    def _fit_row(self, groups: dict[str, list[list[int]]]) -> Fields:
+        num_prompt, num_a, num_b, shows_language = _shape(groups)
+        language = groups["language"][0][: self.budget.prompt] if shows_language else None
+        lengths = [sum(map(len, groups[name])) for name in FIELDS]
+        limits = (self.budget.prompt, self.budget.response, self.budget.response)
+        # the longer of the two orders' frames, so that exchanging the responses cannot change a cut
+        frames = [self.frame(num_prompt, *pair, shows_language) for pair in {(num_a, num_b), (num_b, num_a)}]
+        room = self.budget.total - 1 - len(language or ()) - max(frame.length for frame in frames)
+        num_turns = num_prompt + num_a + num_b
+        if room < num_turns and room < sum(lengths):
+            raise InputError(
+                f"Budget too small: {self.budget.total} tokens in all leave {max(room, 0)} beside the frame of the "
+                f"prompt, for {num_turns} turns. Raise the total budget to at least {self.budget.total + 64 - room}."
+            )
+        allowed = water_fill([min(pair) for pair in zip(lengths, limits, strict=True)], max(room, 0))
+        fitted, cut = {}, {}
+        for name, length, allowance in zip(FIELDS, lengths, allowed, strict=True):
+            fitted[name] = groups[name] if length <= allowance else self._cut(groups[name], allowance)
+            cut[name] = 0 if length <= allowance else length - sum(map(len, fitted[name]))
+        return Fields(**fitted, language=language, cut=cut)
+
+    def _cut(self, turns: list[list[int]], allowance: int) -> list[list[int]]:
+        shares = share_turns([len(turn) for turn in turns], allowance)
+        return [cut_middle(turn, room, self.marker, self._inside) for turn, room in zip(turns, shares, strict=True)]
+
+
+def verdict_id(tokenizer, tail: str, word: str) -> int:
+    """The token that `word` becomes after the text `tail`; an `InputError` where it is not exactly one more token."""
+    before = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    after = tokenizer(tail + word, add_special_tokens=False)["input_ids"]
+    if after[: len(before)] != before:
+        raise InputError(
+            f"Verdict {word!r} merges with the text before it ({tail[-20:]!r}) in {tokenizer.name_or_path}. "
+            "End the prompt template on a line break or choose another word."
+        )
+    if len(after) != len(before) + 1:
+        tokens = tokenizer.convert_ids_to_tokens(after[len(before) :])
+        raise InputError(
+            f"Verdict {word!r} is {len(tokens)} tokens {tokens} in {tokenizer.name_or_path}, but the loss looks at "
+            "one answer token. Use a shorter verdict word, e.g. 'C' for a tie."
+        )
+    return after[-1]
+
+
+def default_words(tokenizer, template: str, num_verdicts: int) -> list[str]:
+    """A, B and tie, or C where the tokenizer has no single token for tie."""
+    if num_verdicts == 2:
+        return ["A", "B"]
+    words = ["A", "B", "tie"]
+    texts, _ = FrameTemplate(template).render(tokenizer, dict.fromkeys(FIELDS, 1), False, words)
+    try:
+        verdict_id(tokenizer, texts[-1], words[2])
+    except InputError:
+        words[2] = "C"
+        logger.warning("'tie' is not one token in %s: the verdict words are A, B, C.", tokenizer.name_or_path)
+    return words
+
+
+def _shape(fields: dict[str, list]) -> tuple[int, int, int, bool]:
+    return (*(len(fields[name]) for name in FIELDS), bool(fields["language"]))
+
+
+@lru_cache(maxsize=64)
+def _tag_guard(names: frozenset[str]) -> TagGuard:
+    return TagGuard(names)

@@ -1,0 +1,130 @@
+"""
+Groups of candidates to judgements, round by round, by one start of the engine; a killed run goes on.
+
+Finished blocks of each round stand beside the output. Which battles a later round has follows from the rounds before,
+so the same command finds them again.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sft_judge.core.files import partial_path
+from sft_judge.core.progress import Progress
+from sft_judge.data.candidates import Group
+from sft_judge.inference.engines import usable_engines
+from sft_judge.inference.judge import Judge, Judgement, judgements
+from sft_judge.inference.scoring import orders_of, score_battles
+from sft_judge.inference.shards import Work, blocks
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.ranking.tournaments import Contest, num_battles, usual_method
+
+
+@dataclass
+class Entry:
+    """A group's contest among its different responses: `texts` [num], and which of them each response [n] is."""
+
+    group: Group
+    contest: Contest
+    texts: list[list[str]]
+    places: list[int]
+
+    @classmethod
+    def of(cls, group: Group, method: str | None) -> "Entry":
+        """Enter a group; the anchor is its reference where it has one, else its first candidate."""
+        texts, places = group.distinct()
+        anchor = places[-1] if group.has_reference else 0
+        return cls(group, Contest(len(texts), method or usual_method(len(texts)), anchor), texts, places)
+
+    @property
+    def num_battles(self) -> int:
+        """How many battles it takes."""
+        return num_battles(self.contest.method, self.contest.num)
+
+    def battle(self, pair: tuple[int, int]) -> dict:
+        """The battle of a pair, its two responses in the order of `shown`."""
+        one, two = (self.texts[place] for place in shown(pair))
+        group = self.group
+        return {"prompt": group.prompts, "response_a": one, "response_b": two, "language": group.language}
+
+
+def shown(pair: tuple[int, int]) -> tuple[int, int]:
+    """Who is response_a: in a round robin everyone about half of the time, which counts where one order is judged."""
+    return pair if sum(pair) % 2 else pair[::-1]
+
+
+def exchanged(judgement: Judgement) -> Judgement:
+    """The same with a and b exchanged."""
+    names = {"a": "b", "b": "a", "tie": "tie"}
+    return replace(judgement, a=judgement.b, b=judgement.a, verdict=names[judgement.verdict])
+
+
+class PairJudge:
+    """A judge that keeps what it has judged; its engine starts at the first battle that is not there yet."""
+
+    def __init__(self, model: str, engine: str, dtype: str, swap: str | None, work: Work):
+        self.spec = read_spec(model)
+        self.swap = swap or self.spec.swap
+        self.orders = orders_of(self.swap)
+        self.kept, self.calls = 0, 0  # calls of the engine: a battle in one order
+        self._settings, self._work, self._judge, self._round = (model, engine, dtype), work, None, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._judge is not None:
+            self._judge.__exit__(*error)
+
+    def judge(self, battles: list[dict]) -> list[Judgement]:
+        """Judgements of one round's battles, in order, calibrated."""
+        scores = []
+        with Progress(f"judge, round {self._round + 1}", len(battles), "battles") as progress:
+            for place in blocks(len(battles)):
+                file, rows = self._work.block(self._round, place), battles[place]
+                if file.is_file():
+                    self.kept += len(rows) * len(self.orders)
+                else:
+                    self._work.save(self._round, place, self._score(rows))
+                scores.append(np.load(file))
+                progress.add(len(rows))
+        self._round += 1
+        return judgements(np.concatenate(scores), self.spec)
+
+    def _score(self, rows: list[dict]) -> np.ndarray:
+        if self._judge is None:
+            model, engine, dtype = self._settings
+            self._judge = Judge.load(model, usable_engines(model)[-1] if engine == "auto" else engine, dtype)
+        self.calls += len(rows) * len(self.orders)
+        return score_battles(self._judge.engine, self._judge.prompt, rows, self.orders)
+
+
+def play(entries: list[Entry], judge: Callable[[list[dict]], list[Judgement]]) -> None:
+    """Have all battles judged that the contests need, those of one round together."""
+    while due := [(entry, pair) for entry in entries for pair in entry.contest.due()]:
+        answers = judge([entry.battle(pair) for entry, pair in due])
+        for (entry, pair), answer in zip(due, answers, strict=True):
+            entry.contest.judged[pair] = answer if shown(pair) == pair else exchanged(answer)
+
+
+def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Work]:
+    """
+    Play the contests with a stage's arguments, saying before and after what it takes; `stamp`: what judgements are of.
+
+    The work is left on disk, for the stage to clear once its output stands.
+    """
+    work = Work(partial_path(args.output).with_suffix(".judged.partial"), stamp)
+    with PairJudge(str(args.model), args.engine, args.dtype, args.swap, work) as judge:
+        battles = sum(entry.num_battles for entry in entries)
+        methods = Counter(entry.contest.method for entry in entries).items()
+        copies = sum(len(entry.places) - len(entry.texts) for entry in entries)
+        print(
+            f"{len(entries)} prompts: {', '.join(f'{name} for {count}' for name, count in methods)}; {copies} "
+            f"candidates are copies; {battles} battles, {battles * len(judge.orders)} calls (swap {judge.swap})"
+        )
+        play(entries, judge.judge)
+        kept = f", {judge.kept} more kept from an earlier run" if judge.kept else ""
+        print(f"{judge.calls} calls made{kept}")
+        return judge, work

@@ -1,0 +1,206 @@
+"""
+Battles as contests between models: who met whom, on which prompt, and what came of it, by the votes or by a judge.
+
+Of a battle only what counts is kept: its models, a number for its prompt, and where asked for a few counts of style.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import BattleFile
+from sft_judge.data.importing.votes import SOFT
+from sft_judge.data.style import standardised, style_counts, style_differences
+from sft_judge.inference.calibrated import Calibrated
+from sft_judge.inference.ensemble import combine
+
+NAMES = ("model_a", "model_b")
+MOST_WEIGHT = 1_000_000  # of a battle; beyond it the prior would be lost in the rounding
+
+
+@dataclass
+class Opinion:
+    """What judges think: probabilities [U, 3], and the row of each battle's id."""
+
+    probs: np.ndarray
+    row_of: dict[str, int]
+
+
+@dataclass
+class Contests:
+    """
+    N battles among M `models`: `sides` [N, 2] index into them, of responses a and b; `counts` [N, 3] how much is said
+    for each of VERDICTS; `clusters` [N], a number a prompt from 0; `features` [N, F], a less b, named `controls`.
+    """
+
+    models: list[str]
+    sides: np.ndarray
+    counts: np.ndarray
+    clusters: np.ndarray
+    features: np.ndarray
+    controls: list[str]
+    skipped: dict[str, int] = field(default_factory=dict)  # why: how many battles
+
+    def keep(self, models: np.ndarray) -> "Contests":
+        """Only the models that the mask [M] names, and their battles with one another."""
+        rows = models[self.sides].all(axis=1)
+        return replace(
+            self,
+            models=[name for name, there in zip(self.models, models, strict=True) if there],
+            sides=(np.cumsum(models) - 1)[self.sides[rows]],
+            counts=self.counts[rows],
+            clusters=np.unique(self.clusters[rows], return_inverse=True)[1],
+            features=self.features[rows],
+        )
+
+
+def mean_opinion(judges: list[Calibrated]) -> Opinion:
+    """
+    The mean of several judges' calibrated probabilities, of each battle over those that judged it.
+
+    Where one of them knows no tie, no tie is given. Battles that none judged (a deadline) are not there.
+    """
+    ids = list(dict.fromkeys(name for judge in judges for name in judge.ids[judge.orders > 0]))
+    row_of = {name: row for row, name in enumerate(ids)}
+    members, judged = [], np.zeros((len(ids), len(judges)), dtype=bool)
+    for place, judge in enumerate(judges):
+        there = np.flatnonzero(judge.orders > 0)
+        rows = [row_of[name] for name in judge.ids[there]]
+        probs = np.full((len(ids), 3), 1 / 3)
+        probs[rows], judged[rows, place] = judge.probs[there], True
+        members.append(probs)
+    num = 3 if all(judge.probs[:, 2].any() for judge in judges) else 2
+    mean = combine(members, np.ones(len(judges)), num, judged=judged)
+    return Opinion(np.pad(mean, ((0, 0), (0, 3 - num))), row_of)
+
+
+def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, controls: list[str], progress) -> Contests:
+    """
+    The contests of a battles file, by its `votes`, a judge's `opinion`, or the sum of both.
+
+    A control in which no two responses differ is left out.
+
+    Raises `InputError` where no model is named, or nothing is said of any battle. `progress(n)` is told of n rows.
+    """
+    missing = [name for name in NAMES if name not in file.columns]
+    if missing:
+        raise InputError(
+            f"{file.path}: no {missing[0]} in any battle, so whose responses they are is not known. "
+            "`sft-judge import` keeps model_a and model_b where the source names them."
+        )
+    models, prompts, parts = {}, {}, []
+    columns = ["id", "prompt", *NAMES, "verdict", *SOFT, "weight", *(("response_a", "response_b") if controls else ())]
+    for battles in file.batches(columns):
+        sides = np.stack([numbers(battles[name].combine_chunks(), models) for name in NAMES], axis=1)
+        clusters = numbers(pc.binary_join(battles["prompt"].combine_chunks(), "\x1e"), prompts, hash)
+        parts.append((sides, evidence(battles, votes, opinion), clusters, _features(battles, controls)))
+        progress(battles.num_rows)
+    sides, counts, clusters, features = (np.concatenate(part) for part in zip(*parts, strict=True))
+    wrong = np.flatnonzero(~((counts >= 0) & (counts <= MOST_WEIGHT)).all(axis=1))  # a NaN is wrong too
+    if len(wrong):
+        raise InputError(
+            f"{file.path} row {wrong[0] + 1}: counts as {counts[wrong[0]].tolist()} for {', '.join(VERDICTS)}; "
+            f"weights and soft labels are numbers from 0 to {MOST_WEIGHT:,}."
+        )
+    source = "verdict" if opinion is None else "verdict or probabilities" if votes else "probabilities"
+    used, skipped = usable(sides, counts, source)
+    if not used.any():
+        why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
+        raise InputError(f"{file.path}: nothing to rank by in {file.num_rows} battles ({why}).")
+    features = standardised(features[used])
+    differ = features.any(axis=0)
+    return Contests(
+        models=list(models),
+        sides=sides[used],
+        counts=counts[used],
+        clusters=np.unique(clusters[used], return_inverse=True)[1],
+        features=features[:, differ],
+        controls=[name for name, there in zip(controls, differ, strict=True) if there],
+        skipped=skipped,
+    )
+
+
+def usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarray, dict[str, int]]:
+    """Which battles [N] have two models and say something, and how many have not, by why; `source` is what may say."""
+    named, known, other = (sides >= 0).all(axis=1), counts.sum(axis=1) > 0, sides[:, 0] != sides[:, 1]
+    skipped = {
+        "without both models' names": ~named,
+        "of a model against itself": named & ~other,
+        f"without {source}": named & other & ~known,
+    }
+    return named & other & known, {why: int(rows.sum()) for why, rows in skipped.items()}
+
+
+def numbers(column: pa.Array, known: dict, key=lambda name: name) -> np.ndarray:
+    """A number [N] for each different value of a column, by first appearance in all of its batches; -1 for null."""
+    encoded = column.dictionary_encode()
+    of_value = [known.setdefault(key(name), len(known)) for name in encoded.dictionary.to_pylist()]
+    return np.array([*of_value, -1])[pc.fill_null(encoded.indices, len(of_value)).to_numpy()]
+
+
+def evidence(battles: pa.Table, votes: bool, opinion: Opinion | None) -> np.ndarray:
+    """How much is said for each verdict [N, 3]: votes or their shares, a judge's probabilities; times the weight."""
+    rows, there = battles.num_rows, battles.column_names
+    counts = np.zeros((rows, 3))
+    if votes:
+        place = pc.fill_null(pc.index_in(battles["verdict"], pa.array(VERDICTS)), -1).to_numpy()
+        counts += np.eye(4)[place][:, :3]
+        if set(SOFT) <= set(there):
+            shares = np.stack([battles[name].to_numpy() for name in SOFT], axis=1)
+            counts = np.where(np.isnan(shares).any(axis=1, keepdims=True), counts, shares)
+    if opinion is not None:
+        found = [opinion.row_of.get(name, -1) for name in battles["id"].to_pylist()]
+        counts += np.concatenate([opinion.probs, np.zeros((1, 3))])[found]
+    if "weight" in there:
+        weight = battles["weight"].to_numpy()
+        with np.errstate(invalid="ignore"):  # an infinite weight of nothing: the caller refuses it
+            counts *= np.where(np.isnan(weight), 1.0, weight)[:, None]
+    return counts
+
+
+def _features(battles: pa.Table, controls: list[str]) -> np.ndarray:
+    if not controls:
+        return np.zeros((battles.num_rows, 0))
+    return style_differences(*(style_counts(battles[name], controls) for name in ("response_a", "response_b")))
+
+
+def pair_counts(contests: Contests) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    The P pairs that met [P, 2], the smaller number first; for each battle its pair [N], and its counts [N, 3] as seen
+    from the pair's first.
+    """
+    size, turned = len(contests.models), (contests.sides[:, 0] > contests.sides[:, 1])[:, None]
+    cells, place = np.unique(np.sort(contests.sides, axis=1) @ [size, 1], return_inverse=True)
+    return (
+        np.stack(np.divmod(cells, size), axis=1),
+        place,
+        np.where(turned, contests.counts[:, [1, 0, 2]], contests.counts),
+    )
+
+
+def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Which models [M] can be compared: a number for each group that met, directly or through others; and for each group
+    of which every model beat or tied every other, directly or through others (Ford 1957: the likelihood bounds how far
+    the models of one such group are from each other, and from no other model).
+    """
+    size = (len(contests.models),) * 2
+    a, b = contests.sides.T
+    not_lost, not_won = contests.counts[:, 0] + contests.counts[:, 2], contests.counts[:, 1] + contests.counts[:, 2]
+    beaten = sparse.csr_array((np.concatenate([not_lost, not_won]), (np.r_[a, b], np.r_[b, a])), size)
+    beaten.eliminate_zeros()
+    weak, strong = (connected_components(beaten, connection=kind)[1] for kind in ("weak", "strong"))
+    return weak, strong
+
+
+def largest(groups: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """The mask [M] of the group with the most battles [N, 2] within it; of no model where no group has any."""
+    one, other = groups[sides].T
+    within = one[one == other]
+    return groups == np.bincount(within).argmax() if len(within) else np.zeros(len(groups), dtype=bool)

@@ -1,0 +1,51 @@
+"""
+Ratings drawn anew: the cluster bootstrap over prompts of `bootstrap.py`, of the parameters of a fit.
+
+Without covariates a draw is no more than counts of verdicts for each pair of models, and each draw is fitted anew.
+With covariates every battle is a row of its own; then a draw is one Newton step from the data's fit, by the slopes
+that the drawn prompts add up to (the estimating function bootstrap, Hu and Kalbfleisch 2000).
+"""
+
+import numpy as np
+from scipy import sparse
+
+from sft_judge.evaluation.bootstrap import REPEATS, cluster_draws
+from sft_judge.ranking.bradley_terry import derivatives, design_matrix, fit, row_scores, with_prior
+from sft_judge.ranking.comparisons import Contests, pair_counts
+
+
+def parameter_draws(contests: Contests, ties: bool, repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
+    """[1 + repeats, M + F], with `ties` a last column log nu; row 0 is of the data themselves."""
+    return (_stepped if contests.controls else _fitted)(contests, ties, repeats, seed)
+
+
+def _fitted(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
+    pairs, place, counts = pair_counts(contests)
+    battle, verdict = np.nonzero(counts)
+    num_clusters = int(contests.clusters.max()) + 1
+    cells = (contests.clusters[battle], 3 * place[battle] + verdict)
+    sums = sparse.csr_array((counts[battle, verdict], cells), (num_clusters, 3 * len(pairs)))
+    design = design_matrix(pairs, len(contests.models))
+    parameters = [fit(design, sums.sum(axis=0).reshape(1, -1, 3), ties)]
+    drawn = [weights @ sums for weights in cluster_draws(num_clusters, repeats, seed)]
+    if drawn:
+        parameters.append(fit(design, np.concatenate(drawn).reshape(repeats, -1, 3), ties, parameters[0][0]))
+    return np.concatenate(parameters)
+
+
+def _stepped(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
+    plain = design_matrix(contests.sides, len(contests.models), contests.features)
+    found = fit(plain, contests.counts[None], ties)
+    design, counts = with_prior(plain, contests.counts[None], ties)
+    by_utility, by_nu, *_ = (row[0] for row in row_scores(design, counts, found))
+    slopes = sparse.csr_array(design * by_utility[:, None])
+    if ties:
+        slopes = sparse.hstack([slopes, sparse.csr_array(by_nu[:, None])], "csr")
+    num_rows, num_clusters = len(contests.clusters), int(contests.clusters.max()) + 1
+    members = (contests.clusters, np.arange(num_rows))
+    of_cluster = sparse.csr_array((np.ones(num_rows), members), (num_clusters, num_rows)) @ slopes[:num_rows]
+    of_prior = slopes[num_rows:].sum(axis=0)
+    drawn = [weights @ of_cluster + of_prior for weights in cluster_draws(num_clusters, repeats, seed)]
+    curvature = derivatives(design, counts, found)[1][0]
+    steps = np.linalg.solve(curvature, np.concatenate(drawn).T).T
+    return np.concatenate([found, found + steps])

@@ -1,0 +1,188 @@
+"""A ranking for people: the table on the terminal, the page with its pictures, and the CSV."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+
+from sft_judge.core.files import whole_file
+from sft_judge.evaluation.bootstrap import FEW_PROMPTS
+from sft_judge.evaluation.reporting.battle_text import visible
+from sft_judge.evaluation.reporting.html import Section, Table, render_page
+from sft_judge.evaluation.reporting.plots import COLOURS, GREY, svg
+from sft_judge.evaluation.reporting.tables import number, percent
+from sft_judge.ranking.bradley_terry import PRIOR
+
+MOST_RATINGS, MOST_CELLS, MOST_NUMBERS = 100, 30, 14  # models in a picture: ratings, a matrix, one with numbers
+_BATTLE_COLOURS = LinearSegmentedColormap.from_list("battles", [COLOURS[1], "#e4e4e4", COLOURS[0]])
+_CSV_COLUMNS = (
+    *("rank", "rank_high", "model", "rating", "rating_low", "rating_high"),
+    *("win_rate", "win_rate_low", "win_rate_high", "battles", "wins", "losses", "ties"),
+)
+
+
+def render_ranking(name: str, ranking: dict) -> tuple[list[Table], str]:
+    """The tables to print, and the page. `ranking` as in ranking.json."""
+    tables = [ranking_table(ranking), *([controls_table(ranking["controls"])] if ranking["controls"] else [])]
+    rows, matrix = ranking["models"], ranking["matrix"]
+    names = [visible(row["model"], 30) for row in rows[:MOST_CELLS]]
+    pictures = [score_matrix(kind, names, matrix[kind]) for kind in ("observed", "predicted")]
+    cut = f" The first {MOST_CELLS} of {len(rows)}; ranking.json has all." if len(rows) > MOST_CELLS else ""
+    sections = [
+        Section("", [ratings(rows[:MOST_RATINGS])], tables[:1]),
+        Section("Held equal", tables=tables[1:]),
+        Section(
+            "Who beats whom",
+            pictures,
+            note="What the model of the row gets of a battle with that of the column, in %; a tie is half. Where two "
+            f"never met, nothing was observed.{cut}",
+        ),
+    ]
+    title = f"Ranking by {visible(name)}"
+    return tables, render_page(title, title, [*ranking["notes"], *ranking["caveats"]], sections)
+
+
+def ranking_table(ranking: dict) -> Table:
+    """A row a model, best first."""
+    columns = ["", "rank", "rating", "wins against the others", "battles"]
+    rows = [
+        [
+            visible(row["model"]),
+            _range(row["rank"], row["rank_high"]),
+            number(row["rating"], 0),
+            percent(row["win_rate"]),
+            f"{row['battles']:,.0f}",
+        ]
+        for row in ranking["models"]
+    ]
+    note = (
+        "rank: one more than the models that are significantly better, to as many as are not significantly worse. "
+        "wins: predicted against all others, each as often; a tie is half"
+    )
+    return Table("Ranking", columns, rows, note)
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def controls_table(controls: list[dict]) -> Table:
+    """What more of each thing that is held equal is worth."""
+    rows = [[control["name"], number(control["coefficient"], 3)] for control in controls]
+    note = (
+        "log-odds of winning for one standard deviation of (a - b) / (a + b), models alike; above 0: more of it wins"
+    )
+    return Table("Held equal", ["", "worth"], rows, note)
+
+
+def ratings(rows: list[dict]) -> str:
+    """The rating of each model with its interval, best first."""
+
+    def draw(axes):
+        found = [row["rating"] for row in rows]
+        values = [rating["value"] for rating in found]
+        ends = [[rating[end] for rating in found] for end in ("low", "high")]
+        spread = None if found[0]["low"] is None else np.abs(np.array(ends) - values)
+        axes.errorbar(values, range(len(rows)), xerr=spread, fmt="o", markersize=4, color=COLOURS[0])
+        axes.set_yticks(range(len(rows)), [visible(row["model"], 30) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+        axes.set_xlabel("rating, with its 95 % interval")
+
+    return svg("ratings", draw, 0.9 + 0.26 * len(rows))
+
+
+def score_matrix(kind: str, names: list[str], scores: list[list]) -> str:
+    """A matrix of scores as colours, of the first models; blue where the row's model is ahead."""
+    size = len(names)
+    values = np.array([[np.nan if cell is None else cell for cell in row[:size]] for row in scores[:size]])
+
+    def draw(axes):
+        axes.pcolormesh(np.ma.masked_invalid(100 * values), cmap=_BATTLE_COLOURS, vmin=0, vmax=100)
+        if size <= MOST_NUMBERS:
+            for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
+                text = f"{100 * values[row, column]:.0f}"
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color="#202020", fontsize=9)
+        axes.set_xticks(np.arange(size) + 0.5, names, rotation=90)
+        axes.set_yticks(np.arange(size) + 0.5, names)
+        axes.invert_yaxis()
+        axes.tick_params(length=0)
+        axes.set_title(kind, fontsize=10)
+
+    return svg(f"{kind} scores", draw, 1.8 + 0.24 * size)
+
+
+def write_csv(path: Path, ranking: dict) -> None:
+    """A row a model, best first."""
+    with whole_file(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _CSV_COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for row in ranking["models"]:
+            spread = {
+                f"{name}{'' if end == 'value' else '_' + end}": value
+                for name in ("rating", "win_rate")
+                for end, value in row[name].items()
+            }
+            writer.writerow(row | spread)
+
+
+MOST_NAMES = 10
+BY = {"votes": "the votes", "judge": "a judge's probabilities", "both": "the votes and a judge's probabilities"}
+LAW = {
+    "bradley-terry": "Bradley-Terry, a tie is half a win of each",
+    "davidson": "Davidson's model, a tie is a verdict of its own, and 400 points are odds of ten to one without ties",
+}
+
+
+def notes(ranking: dict, anchor: tuple[str, float] | None, said: list[str]) -> list[str]:
+    """What it is by; `said` of the judges' calibration."""
+    skipped = ", ".join(f"{count:,} {why}" for why, count in ranking["skipped"].items() if count)
+    prompts = "one prompt" if ranking["prompts"] == 1 else f"{ranking['prompts']:,} prompts"
+    counted = f"{ranking['battles']:,} of {ranking['rows']:,} battles over {prompts}"
+    fixed = f"{visible(anchor[0])} is fixed at {anchor[1]:g}" if anchor else "the mean is 1000"
+    found = [
+        f"{counted}; skipped: {skipped}." if skipped else f"{counted}.",
+        f"By {BY[ranking['from']]}. {LAW[ranking['method']]}. Elo's scale, {fixed}. In brackets: 95 % intervals, "
+        "prompts resampled.",
+        f"Each model has besides {PRIOR} battles with one of average strength that come out evenly, so that every "
+        "rating is finite.",
+        *said,
+    ]
+    if ranking["controls"]:
+        equal = ", ".join(control["name"] for control in ranking["controls"])
+        found.append(f"Held equal: {equal}. Ratings and predictions are of responses that are alike in it.")
+    if ranking["from"] != "votes":
+        found.append("That a judge may favour a model is in no interval: hold it against votes where there are any.")
+    if ranking.get("reference", {}).get("spearman"):
+        spearman, common = number(ranking["reference"]["spearman"], 3), ranking["reference"]["models"]
+        found.append(f"Spearman's correlation with the reference: {spearman}, over {common} models.")
+    return found
+
+
+def caveats(ranking: dict, controls: list[str]) -> list[str]:
+    """What to mind; `controls` are those that were asked for."""
+    found = []
+    if ranking["left_out"]:
+        found.append(f"left out, as no battle connects them with the others: {names(ranking['left_out'])}")
+    if ranking["unbounded"]:
+        found.append(
+            "won or lost all their battles with the others, so how far they are from these is not known: "
+            + names(ranking["unbounded"])
+        )
+    if ranking["prompts"] == 1:
+        found.append("all battles have one prompt, so there are no intervals, and no rank is certain")
+    elif ranking["prompts"] < FEW_PROMPTS:
+        found.append(f"{ranking['prompts']} prompts: intervals from so few are too narrow")
+    unseen = [name for name in controls if name not in [control["name"] for control in ranking["controls"]]]
+    if unseen:
+        found.append(f"not held equal, as no two responses differ in it: {', '.join(unseen)}")
+    if ranking.get("reference", {}).get("missing"):
+        found.append(f"not in the reference: {names(ranking['reference']['missing'])}")
+    return found
+
+
+def names(models: list[str]) -> str:
+    """Names in a sentence, the first MOST_NAMES."""
+    more = f" and {len(models) - MOST_NAMES} more" if len(models) > MOST_NAMES else ""
+    return ", ".join(visible(name) for name in sorted(models)[:MOST_NAMES]) + more

@@ -1,0 +1,81 @@
+"""LoRA and its relatives, as PEFT has them: which modules, which start, and how a PiSSA adapter is put back."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from trl import get_peft_config
+
+from sft_judge.core.errors import InputError, nearest
+from sft_judge.modeling.loading import beside_text
+from sft_judge.training.config import JudgeModelConfig
+
+# Presets of lora_target_modules: the fused projections are Phi-3's.
+PRESETS = {"all_linear": "all-linear", "qkv": ("q_proj", "k_proj", "v_proj", "qkv_proj")}
+MUTATING = ("pissa", "olora")  # their start changes the base's weights
+
+
+def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
+    """The adapter that a recipe asks for; None to train all parameters. Raises `InputError` for a bad start."""
+    lora = get_peft_config(config)
+    if lora is None:
+        return None
+    wanted = config.lora_target_modules
+    preset = PRESETS.get(wanted if isinstance(wanted, str) else wanted[0] if wanted and len(wanted) == 1 else None)
+    if preset:
+        names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        lora.target_modules = preset if isinstance(preset, str) else {name for name in preset if name in names}
+    else:
+        _check_targets(lora.target_modules, model)
+    lora.exclude_modules = list(beside_text(model)) or None
+    if mutates_base(config) and (config.load_in_4bit or config.load_in_8bit):
+        raise InputError(
+            f"lora_init is {config.lora_init!r}, which changes the base's weights, but they are quantised. "
+            "Leave lora_init out, or train on the unquantised base."
+        )
+    lora.init_lora_weights = {"default": True}.get(config.lora_init, config.lora_init)
+    return lora
+
+
+def _check_targets(targets, model) -> None:
+    """Raise `InputError` for a target by which no module goes, with the names there are; patterns are left to PEFT."""
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    short = sorted({name.rsplit(".", 1)[-1] for name in names})
+    if isinstance(targets, str):  # TRL makes a list of one a string, which PEFT takes for a pattern
+        targets = [targets] if targets.isidentifier() else []
+    for target in targets or []:
+        if not any(f".{name}".endswith(f".{target}") for name, _ in model.named_modules()):
+            raise InputError(
+                f"lora_target_modules names {target!r}, but the model has {', '.join(short)}; or all_linear, or qkv."
+                f"{nearest(target, short)}"
+            )
+
+
+def mutates_base(config: JudgeModelConfig) -> bool:
+    """Whether the adapter stands on other weights than the base's own, as PiSSA's residual does."""
+    return bool(config.use_peft) and config.lora_init.startswith(MUTATING)
+
+
+def scale_line(lora: LoraConfig, model) -> str:
+    """What is trained, in a line: alpha / r acts as a factor of the learning rate."""
+    scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    kind = "DoRA" if lora.use_dora else "LoRA"
+    over = "sqrt(r)" if lora.use_rslora else "r"
+    return f"{kind} r {lora.r}, alpha {lora.lora_alpha}, alpha / {over} {scale:g}; {trained:,} parameters trained"
+
+
+def keep_start(model: PeftModel, folder: Path) -> None:
+    """Write the adapter's start into `folder`, once: a run that goes on must subtract the first one's."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        model.save_pretrained(folder)
+
+
+def save_on_base(model: PeftModel, start: Path, folder: Path) -> None:
+    """
+    Write an adapter that stands on the base as it was: what was learnt less its start, of twice the rank.
+
+    W + dW = W_res + BA and W = W_res + B0 A0, so dW = [B | -B0] [A ; A0] (Meng et al. 2024, PiSSA, appendix C,
+    https://arxiv.org/abs/2404.02948).
+    """
+    model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))

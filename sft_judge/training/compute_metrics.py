@@ -1,0 +1,42 @@
+"""What the trainer reports of its held-out battles: the figures that `evaluate` gives, with their intervals."""
+
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import softmax
+
+from sft_judge.core.verdicts import swap
+from sft_judge.evaluation.align import prompt_clusters
+from sft_judge.evaluation.bootstrap import interval, resample
+from sft_judge.evaluation.metrics import cross_entropy, figures, row_columns
+
+WITH_INTERVAL, PLAIN = ("log_loss", "accuracy"), ("swap_agreement", "first_position_rate")
+
+
+def eval_metrics(battles: pa.Table):
+    """A `compute_metrics` for Trainer: what it sees are these battles, each in both orders."""
+    return partial(verdict_metrics, clusters=prompt_clusters(battles))
+
+
+def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:
+    """
+    Figures of verdict logits and targets [N, 2, K], and the log [N, 2] of the mass on the verdicts.
+
+    A battle's probabilities are the mean of those of its two orders, as everywhere else. `log_loss` is in nats
+    against the targets, which may be soft; `accuracy` against the likeliest; both with `_low` and `_high`, a 95 %
+    interval over prompts (`clusters` [N]). `choice_mass` is the probability that the whole vocabulary's softmax leaves
+    to the verdicts.
+    """
+    (logits, log_mass), targets = prediction.predictions, prediction.label_ids
+    orders = softmax(logits.astype(float), axis=-1)
+    orders[:, 1] = swap(orders[:, 1])
+    probs, targets = orders.mean(axis=1), targets[:, 0]
+    columns = row_columns(probs, targets.argmax(axis=1), orders) | {"log_loss": cross_entropy(targets, probs)}
+    drawn = figures(resample(columns, clusters))
+    found = {name: drawn[name][0] for name in (*WITH_INTERVAL, *PLAIN)}
+    for name in WITH_INTERVAL:
+        ends = interval(drawn[name])
+        found |= {f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
+    found["choice_mass"] = np.exp(log_mass).mean()
+    return {name: float(value) for name, value in sorted(found.items()) if value is not None}  # no ends of one prompt

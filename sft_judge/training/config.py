@@ -1,0 +1,243 @@
+"""
+What a recipe may say, read by TRL's parser. One field, one description; the only home of defaults.
+
+`JudgeConfig` is TRL's SFTConfig and the judge's own settings; `JudgeModelConfig` is TRL's ModelConfig with the LoRA
+settings of the WSDM Cup 3rd-place write-up as defaults.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field, fields
+
+from transformers import SchedulerType
+from trl import ModelConfig, SFTConfig
+
+from sft_judge.core.errors import InputError, nearest
+from sft_judge.modeling.judge_spec import Budget
+from sft_judge.training.deepspeed_builds import prepare_builds
+
+CHOICES = {
+    "swap": ("both", "random", "none"),
+    "battle_order": ("balanced", "by_length", "random"),
+    "on_collapse": ("stop", "warn"),
+    "distill_kind": ("kl", "cosine", "both"),
+    "teacher_ties": ("drop", "split"),
+    "on_spike": ("none", "skip", "stop"),
+    "lr_scheduler_type": tuple(kind.value for kind in SchedulerType),
+}
+LORA_INITS = ("default", "pissa", "olora", "gaussian", "orthogonal", "loftq")
+MANY = 10**9
+RANGES = {  # TRL's settings among them: what it takes without a word fails in a traceback, or trains nothing
+    "learning_rate": (0, 1),
+    "warmup_steps": (0, MANY),
+    "seed": (0, 2**32 - 1),
+    "num_train_epochs": (1e-6, MANY),
+    "adam_beta1": (0, 0.99999),
+    "adam_beta2": (0, 0.99999),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "dataloader_num_workers"), (0, MANY)),
+    **dict.fromkeys(("prompt_budget", "response_budget", "total_budget"), (1, MANY)),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, MANY)),
+    "gradient_accumulation_steps": (1, MANY),
+    "logging_steps": (1e-6, MANY),
+    "label_smoothing_factor": (0, 1),
+    "ema_decay": (0, 0.99999),
+    **dict.fromkeys(("margin_scale", "agreement_weight", "full_vocab_weight", "rdrop_weight"), (0, 1000)),
+    "correct_above": (0.5, 1),
+    "collapse_after": (1, MANY),
+    "spike_factor": (1, MANY),
+}
+ADAPTER_RANGES = {"lora_r": (1, 2**16), "lora_alpha": (1, 2**16), "lora_dropout": (0, 0.999)}
+
+
+def _check_ranges(config, ranges: dict) -> None:
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise InputError(f"{name} is {value}, expected {low:g} to {high:g}.")
+
+
+def _help(text: str, default=None, **options):
+    return field(**(options or {"default": default}), metadata={"help": text})
+
+
+@dataclass
+class JudgeModelConfig(ModelConfig):
+    """TRL's ModelConfig: r 64, alpha 32, dropout 0.05 on all linear layers but the head."""
+
+    lora_r: int = _help("rank of the adapters", 64)
+    lora_alpha: int = _help("adapters are scaled by alpha / r", 32)
+    lora_target_modules: list[str] | None = field(
+        default_factory=lambda: ["all_linear"],
+        metadata={"help": "modules with an adapter, by name, or all_linear (which spares the head) or qkv"},
+    )
+    lora_init: str = _help(
+        "default, pissa, pissa_niter_16, olora, gaussian, orthogonal or loftq, as PEFT has them", "default"
+    )
+    dtype: str | None = _help("float32, bfloat16, float16 or auto (the checkpoint's own)", "auto")
+
+    def __post_init__(self):
+        _check_ranges(self, ADAPTER_RANGES)
+        if self.lora_init not in LORA_INITS and not self.lora_init.startswith("pissa_niter_"):
+            known = ", ".join(LORA_INITS)
+            raise InputError(
+                f"lora_init is {self.lora_init!r}, expected {known}.{nearest(self.lora_init, LORA_INITS)}"
+            )
+        super().__post_init__()
+
+
+@dataclass
+class JudgeConfig(SFTConfig):
+    """TRL's SFTConfig and what makes the trained model a judge."""
+
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "mix"]  # JSON on the command line
+
+    battles: str | None = _help("battles to train on (Parquet or JSONL)")
+    fold: int | None = _help("the fold left out of training and evaluated on")
+    holdout_fold: int | None = _help("a fold this run must not see at all, kept for calibration")
+    labels: list[str] | None = _help("probs files of the teachers, out of fold: soft labels by (id, order)")
+    distill_weight: list[float] = _help(
+        "the teachers' share of the loss, dealt out evenly, or each one's; the rest is the hard loss",
+        default_factory=lambda: [0.9],
+    )
+    distill_temperature: list[float] = _help(
+        "temperature that softens teacher and student alike, of all teachers or of each", default_factory=lambda: [5.0]
+    )
+    distill_kind: str = _help("kl, cosine (one less the cosine of the distributions) or both, their mean", "kl")
+    distill_confidence: bool = _help("weigh a teacher's label by how sure it is", False)
+    teacher_ties: str = _help("what a student of two verdicts makes of a teacher's tie: drop or split", "drop")
+    correct_above: float = _help("teachers surer than this of another verdict take the label's place; 1: never", 1.0)
+    rdrop_weight: float = _help("weight of the symmetric KL between two passes with other dropout (R-Drop)", 0.0)
+    prompt_template: str = _help("a name in prompts/ or a template file", "pair")
+    num_verdicts: int | None = _help("2 or 3; by default 3 where the battles hold a tie")
+    verdict_words: list[str] | None = _help("the answer words, one token each; by default A, B and tie (or C)")
+    prompt_budget: int = _help("tokens allowed for the prompt", Budget.prompt)
+    response_budget: int = _help("tokens allowed for each response", Budget.response)
+    total_budget: int = _help("tokens allowed for the whole sequence with its verdict", Budget.total)
+    show_language: bool = _help("tell the judge the prompt's language", False)
+    margin_scale: float = _help("times a battle's `margin`, taken from the preferred verdict's logit", 0.0)
+    agreement_weight: float = _help("weight of the symmetric KL between a battle's two orders", 0.0)
+    full_vocab_weight: float = _help("weight of -log of the probability left to the verdicts", 0.0)
+    on_collapse: str = _help("stop or warn, when the judge is no better than the class frequencies", "stop")
+    collapse_after: int = _help("steps before that is looked at", 300)
+    on_spike: str = _help("none, skip or stop, when a micro-batch's loss is far above the others'", "none")
+    spike_factor: float = _help("a spike is this many times the running mean", 4.0)
+    swap: str = _help("orders a battle is trained in: both (in one step), random (one of them) or none", "both")
+    mix: dict | str | None = _help(
+        "how often each source is shown, e.g. {arena: 1, synthetic: 0.25}; by default all once"
+    )
+    battle_order: str = _help(
+        "balanced (verdicts and sources alike in every stretch), by_length (so in every 200 batches) or random",
+        "balanced",
+    )
+    token_budget: int | None = _help(
+        "most tokens in a padding_free micro-batch, whose number of battles then varies; for flash attention"
+    )
+    last_layer_at_answer: bool = _help(
+        "the last layer's query and MLP for the answers alone: exact, and less work", False
+    )
+    ema_decay: float = _help("keep a moving average of the trained weights, such as 0.99; 0 is none", 0.0)
+    limit: int | None = _help("only the first N battles, for a quick try")
+    data_license: str | None = _help("licence of the battles, for the model card, as the hub spells it: cc-by-4.0")
+    allow_in_sample: bool = _help("train on teacher labels that are not proven out of fold", False)
+
+    # SFTTrainer would drop the rows it cuts; prompts.py fits the budget before.
+    max_length: int | None = _help("must stay unset: the budget is fitted in prompts.py")
+    report_to: None | str | list[str] = _help("trackers, as TRL takes them", "none")
+
+    def __post_init__(self):
+        import torch
+
+        if self.bf16 is None and not self.fp16:  # TRL's default of bf16 wants a GPU
+            self.bf16 = torch.cuda.is_available()
+        if self.disable_tqdm is None:  # a bar on a terminal, plain lines on a pipe
+            self.disable_tqdm = not sys.stderr.isatty()
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            prepare_builds()  # before DeepSpeed starts, in TrainingArguments' own __post_init__
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
+            self.ddp_backend = self.ddp_backend or "gloo"
+            # Else accelerate takes each process for the only one, and gradients stay apart; DeepSpeed refuses it.
+            self.use_cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        if self.max_length is not None:
+            raise InputError(
+                f"max_length is {self.max_length}, but SFTTrainer drops the rows it cuts; set total_budget instead."
+            )
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}.{nearest(value, known)}")
+        _check_ranges(self, RANGES)
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise InputError(f"max_steps is {self.max_steps}, expected 1 or more, or -1 to go by num_train_epochs.")
+        if self.eval_strategy != "no" and self.fold is None:
+            raise InputError(
+                f"eval_strategy is {self.eval_strategy}, but no fold is left out to evaluate on; set fold."
+            )
+        self._fit_teachers()
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}, expected 1 or more.")
+        if self.num_verdicts not in (None, 2, 3):
+            raise InputError(f"num_verdicts is {self.num_verdicts}, expected 2 or 3.")
+        if self.ema_decay and self.load_best_model_at_end:
+            raise InputError("ema_decay and load_best_model_at_end each choose the final weights; take one.")
+        if self.token_budget is not None and not self.padding_free:
+            raise InputError("token_budget is for padding_free batches: set that too, or per_device_train_batch_size.")
+        if self.packing:
+            raise InputError("packing is on, but a packed row has many answers and attention would cross them.")
+        if self.use_liger_kernel:
+            self._fit_liger()
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        super().__post_init__()
+        if not isinstance(self.mix, dict | None):
+            raise InputError(
+                f"mix is {self.mix!r}, expected a rate for each source, such as {{arena: 1, synthetic: 0.25}}."
+            )
+        wrong = [name for name, rate in (self.mix or {}).items() if not isinstance(rate, int | float) or not rate >= 0]
+        if wrong:
+            raise InputError(f"mix gives {wrong[0]} the rate {self.mix[wrong[0]]!r}, expected a number of 0 or more.")
+
+    def _fit_teachers(self) -> None:
+        """One weight and one temperature for each file of labels; a single value in YAML is a list of one."""
+        for name in ("labels", "distill_weight", "distill_temperature"):
+            value = getattr(self, name)
+            setattr(self, name, value if isinstance(value, list | None) else [value])
+        count = len(self.labels or [None])
+        for name, low, high in (("distill_weight", 0, 1), ("distill_temperature", 0.01, 1000)):
+            values = getattr(self, name)
+            if len(values) not in (1, count):
+                raise InputError(
+                    f"{name} has {len(values)} values for {count} files of labels; give one, or one each."
+                )
+            for value in values:
+                if not low <= value <= high:
+                    raise InputError(f"{name} is {value}, expected {low} to {high}.")
+        one = len(self.distill_weight) == 1
+        self.teacher_weights = [self.distill_weight[0] / count] * count if one else self.distill_weight
+        self.teacher_temperatures = self.distill_temperature * (count if len(self.distill_temperature) == 1 else 1)
+        if sum(self.teacher_weights) > 1 + 1e-9:
+            raise InputError(f"distill_weight adds up to {sum(self.teacher_weights):g}, expected at most 1.")
+
+    def _fit_liger(self) -> None:
+        """Liger's kernels where they are to be had; its fused loss is over the vocabulary, which ours never builds."""
+        import torch
+        from transformers.utils import is_liger_kernel_available
+
+        if not (is_liger_kernel_available() and torch.cuda.is_available()):
+            print(
+                "use_liger_kernel: it is not installed or has no GPU; going on without.", file=sys.stderr, flush=True
+            )
+            self.use_liger_kernel = False
+        off = {"fused_linear_cross_entropy": False, "cross_entropy": False}
+        self.liger_kernel_config = {**(self.liger_kernel_config or {}), **off}
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.prompt_budget, self.response_budget, self.total_budget)
+
+
+def check_keys(keys) -> None:
+    """Raise `InputError` for a recipe or command-line key that is no field, naming the nearest one."""
+    known = {item.name for config in (JudgeConfig, JudgeModelConfig) for item in fields(config) if item.init}
+    for key in keys:
+        if key not in known:
+            raise InputError(f"Unknown key {key!r} in the recipe or on the command line.{nearest(key, known)}")

@@ -1,0 +1,221 @@
+"""Battles to the trainer's rows: which ones a run may see, their targets, a teacher's labels for the order shown."""
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features
+from datasets.table import InMemoryTable
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.progress import Progress
+from sft_judge.core.verdicts import ORDERS, VERDICTS, swap
+from sft_judge.data.battles import FIELDS, has_label
+from sft_judge.data.ordering import mixed_rows
+from sft_judge.prompts import escaping as plain_text
+from sft_judge.prompts import prompt as prompts
+from sft_judge.prompts import templates
+from sft_judge.prompts import truncation as budget
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training import soft_labels as teachers
+from sft_judge.training.dataset_cache import cached_rows, fingerprint
+from sft_judge.training.soft_labels import corrected, teacher_label
+
+BATCH = 1000  # rows tokenised at a time
+# the columns that rows are made of
+SEEN = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
+# the code that they are made by: when it changes, no old row counts
+MODULES = (prompts, plain_text, templates, budget, teachers)
+
+
+def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -> tuple[pa.Table, pa.Table | None]:
+    """
+    The battles to train on and those to evaluate on.
+
+    Training leaves out both folds; evaluation is `fold` alone. Raises `InputError` for a fold the battles don't have.
+    """
+    if fold is None and holdout_fold is None:
+        return battles, None
+    if "fold" not in battles.column_names:
+        raise InputError("The battles have no folds; `sft-judge prepare` makes them.")
+    known = set(pc.unique(battles["fold"]).to_pylist()) - {None}
+    for wanted in {fold, holdout_fold} - {None}:
+        if wanted not in known:
+            raise InputError(f"No battle is in fold {wanted}; the folds are {sorted(known)}.")
+    left_out = pa.array([value for value in (fold, holdout_fold) if value is not None], pa.int64())
+    train = battles.filter(pc.invert(pc.is_in(battles["fold"], left_out)))
+    return train, None if fold is None else battles.filter(pc.equal(battles["fold"], fold))
+
+
+def mixed(battles: pa.Table, mix: dict[str, float] | None, seed: int) -> pa.Table:
+    """The battles with each source as often as `mix` says; all of them, once, where it says nothing."""
+    if mix is None:
+        return battles
+    num_rows = battles.num_rows
+    sources = battles["source"].to_pylist() if "source" in battles.column_names else [None] * num_rows
+    return battles.take(pa.array(mixed_rows(sources, mix, seed)))
+
+
+def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
+    """Probabilities [K] of a row's own label: one-hot, its soft labels, or None for an unlabelled row."""
+    if row.get("soft_a") is not None:
+        soft = [row.get(f"soft_{name}") or 0.0 for name in VERDICTS[:num_verdicts]]
+        if not sum(soft) > 0 or min(soft) < 0:
+            raise InputError(f"Battle {row['id']} has soft labels {soft}, expected shares that add up to more than 0.")
+        return [value / sum(soft) for value in soft]
+    if row["verdict"] is None:
+        return None
+    column = VERDICTS.index(row["verdict"])
+    if column >= num_verdicts:
+        raise InputError(
+            f"Battle {row['id']} is a tie, but the judge has two verdicts. "
+            "Drop or split the ties: `sft-judge prepare --ties drop` (or split)."
+        )
+    return [float(place == column) for place in range(num_verdicts)]
+
+
+def verdict_shares(battles: pa.Table, num_verdicts: int) -> list[float] | None:
+    """How often people gave each verdict [K], each count one higher (Laplace); None where no battle has a label."""
+    columns = [name for name in ("id", "verdict", "soft_a", "soft_b", "soft_tie") if name in battles.column_names]
+    targets = [hard_targets(row, num_verdicts) for row in battles.select(columns).to_pylist()]
+    labels = [target for target in targets if target is not None]
+    if not labels:
+        return None
+    total = np.sum(labels, axis=0) + 1
+    return (total / total.sum()).tolist()
+
+
+def shown_orders(policy: str, ids: list[str], seed: int) -> list[tuple[str, ...]]:
+    """For each battle the orders it is trained in; `random` draws one a battle, fixed by the seed."""
+    if policy == "random":
+        draws = np.random.default_rng(seed).integers(0, 2, len(ids))
+        return [(ORDERS[draw],) for draw in draws]
+    return [ORDERS if policy == "both" else ORDERS[:1]] * len(ids)
+
+
+def verdict_dataset(
+    battles: pa.Table,
+    prompt: JudgePrompt,
+    policy: str,
+    seed: int,
+    teacher: dict | None = None,
+    correct_above: float = 1.0,
+    cached: bool = False,
+) -> tuple[Dataset, dict]:
+    """
+    The trainer's rows in the order of the battles, and counts.
+
+    `teacher` maps (id, order) to N teachers' probabilities [N, K] of the battle's own a and b; a row gets them in the
+    order shown, and its own label gives way to theirs as `teachers.corrected` says.
+    `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out), `corrected`
+    and `cut`: for each field the battles in which it was cut, and the tokens that went.
+    """
+    columns = [name for name in SEEN if name in battles.column_names and (name != "language" or prompt.language)]
+    battles = battles.select(columns)
+    rows = partial(verdict_rows, battles, prompt, policy, seed, teacher, correct_above)
+    schema = _schema(teacher is not None)
+    if cached:
+        settings = {**prompt.settings(), "policy": policy, "seed": seed, "correct_above": correct_above}
+        name = fingerprint([sys.modules[__name__], *MODULES], settings, battles, teacher)
+        dataset = cached_rows(rows, Features.from_arrow_schema(schema), name)
+    else:
+        batches = [pa.RecordBatch.from_pylist(list(part), schema=schema) for part in _parts(rows())]
+        dataset = Dataset(InMemoryTable(pa.Table.from_batches(batches, schema)))
+    if not len(dataset):
+        raise InputError("No battle with a verdict is left to train on.")
+    cut = np.array(pc.list_flatten(dataset.data["cut"])).reshape(-1, len(FIELDS))
+    counts = {"rows": len(dataset), "unlabelled": battles.num_rows - len(dataset)}
+    counts["corrected"] = pc.sum(dataset.data["corrected"]).as_py()
+    counts["cut"] = {
+        name: {"battles": int((tokens > 0).sum()), "tokens": int(tokens.sum())}
+        for name, tokens in zip(FIELDS, cut.T, strict=True)
+    }
+    return dataset.remove_columns(["cut", "corrected"]), counts
+
+
+def verdict_rows(
+    battles: pa.Table,
+    prompt: JudgePrompt,
+    policy: str,
+    seed: int,
+    teacher: dict | None,
+    correct_above: float,
+) -> Iterator[dict]:
+    """
+    A row for each labelled battle.
+
+    `input_ids` [V][T], `targets` [V][K] and perhaps `teacher` [V][N][K], `weight` with a mean of 1 over the rows, so
+    that weights leave the learning rate alone, `margin`, `length` in tokens, `id`, `row` its number, `source`, `cut`,
+    `corrected`: whether its label gave way to the teachers'.
+    """
+    num_verdicts, number = len(prompt.words), 0
+    mean_weight = _mean_weight(battles, teacher)
+    with Progress("tokenise", battles.num_rows) as progress:
+        for start in range(0, battles.num_rows, BATCH):
+            rows = battles.slice(start, BATCH).to_pylist()
+            orders = shown_orders(policy, [row["id"] for row in rows], seed + start)
+            for row, fields, shown in zip(rows, prompt.fit(rows), orders, strict=True):
+                hard = hard_targets(row, num_verdicts)
+                soft = None if teacher is None else [teacher_label(teacher, row["id"], order) for order in shown]
+                own = hard
+                if hard is not None and soft is not None:
+                    hard = corrected(hard, soft, correct_above)
+                if hard is not None or soft is not None:
+                    known = {"id": row["id"], "row": number, "source": str(row.get("source"))}
+                    known |= {"weight": _weight(row) / mean_weight, "margin": row.get("margin") or 0.0}
+                    known |= {"corrected": hard is not own}
+                    yield _example(prompt, fields, shown, hard, soft) | known
+                    number += 1
+            progress.add(len(rows))
+
+
+def _weight(row: dict) -> float:
+    return 1.0 if row.get("weight") is None else row["weight"]
+
+
+def _mean_weight(battles: pa.Table, teacher: dict | None) -> float:
+    """Over the rows that are trained on. Raises `InputError` for a negative weight, or where all are 0."""
+    if "weight" not in battles.column_names:
+        return 1.0
+    weights = np.array(pc.fill_null(battles["weight"], 1.0))
+    if (weights < 0).any():
+        row = int(weights.argmin())
+        raise InputError(f"Battle {battles['id'][row]} has the weight {weights[row]:g}, expected 0 or more.")
+    mean = weights[has_label(battles) | (teacher is not None)].mean() if len(weights) else 1.0
+    if mean == 0:
+        raise InputError("Every battle's weight is 0: nothing would be trained on.")
+    return float(mean)
+
+
+def _parts(rows: Iterator[dict]) -> Iterator[Iterator[dict]]:
+    for first in rows:
+        yield chain([first], islice(rows, BATCH - 1))
+
+
+def _example(prompt: JudgePrompt, fields, shown: tuple[str, ...], hard, soft) -> dict:
+    example = {"input_ids": [], "targets": []}
+    for place, order in enumerate(shown):
+        own = soft[place].mean(axis=0) if hard is None else hard
+        target = list(swap(own)) if order == "ba" else list(own)
+        verdict = prompt.verdict_ids[int(np.argmax(target))]
+        example["input_ids"].append([*prompt.ids(fields, order), verdict])
+        example["targets"].append(target)
+    if soft is not None:
+        example["teacher"] = [
+            (swap(labels) if order == "ba" else labels).tolist() for labels, order in zip(soft, shown, strict=True)
+        ]
+    cut = [fields.cut[name] for name in FIELDS]
+    return example | {"length": sum(map(len, example["input_ids"])), "cut": cut}
+
+
+def _schema(teacher: bool) -> pa.Schema:
+    probs = pa.list_(pa.list_(pa.float32()))
+    ids, cut = pa.list_(pa.list_(pa.int32())), pa.list_(pa.int32())
+    fields = [("input_ids", ids), ("targets", probs), ("length", pa.int64()), ("cut", cut), ("source", pa.string())]
+    fields += [("id", pa.string()), ("row", pa.int64()), ("weight", pa.float32()), ("margin", pa.float32())]
+    fields += [("corrected", pa.bool_())]
+    return pa.schema(fields + ([("teacher", pa.list_(probs))] if teacher else []))

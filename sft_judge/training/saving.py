@@ -1,0 +1,72 @@
+"""A finished training to a judge's folder, which appears when all is done, and to the hub where that was asked for."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+
+from sft_judge.core.files import replace_folder, write_json
+from sft_judge.modeling.judge_spec import JudgeSpec, write_spec
+from sft_judge.modeling.loading import ADAPTER
+from sft_judge.training.adapters import save_on_base
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.model_card import write_card
+from sft_judge.training.trainer import JudgeTrainer
+
+
+def save_judge(
+    trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, output: Path, start: Path | None, sources: list
+) -> None:
+    """Write the finished judge whole at `output`, its adapter on the base as it was where `start` holds another."""
+    config = trainer.args
+    work = Path(config.output_dir)
+    finished = work / "judge"
+    trainer.save_model(str(finished))
+    if trainer.is_world_process_zero():
+        if start:
+            save_on_base(trainer.model, start, finished)
+        tokenizer.save_pretrained(finished)
+        write_spec(finished, spec)
+        write_card(finished, output.name, spec, config, sources)
+        write_json(finished / "trainer_log.json", timeless(trainer.state.log_history))
+        _sort_target_modules(finished / ADAPTER)
+        (finished / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
+        replace_folder(finished, output)
+        shutil.rmtree(work, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def push(folder: Path, config: JudgeConfig) -> None:
+    """
+    Upload the finished judge to `hub_model_id`, by default its folder's name in the user's own space.
+
+    A hub that cannot be reached, or refuses, costs no training: it is said, with the command that tries again.
+    """
+    name, hub = config.hub_model_id or folder.name, HfApi(token=config.hub_token)
+    try:
+        repo = hub.create_repo(name, private=config.hub_private_repo, exist_ok=True)
+        hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message="A judge trained by sft_judge")
+    except (OSError, HTTPError) as error:
+        why = " ".join(str(error).split())
+        print(f"sft-judge: not pushed ({why}). Again: hf upload {name} {folder}", file=sys.stderr, flush=True)
+    else:
+        print(f"pushed to {repo}", flush=True)
+
+
+def timeless(history: list[dict]) -> list[dict]:
+    """The log without times and rates: the same training makes the same folder. The manifest has the seconds."""
+    return [
+        {key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))}
+        for entry in history
+    ]
+
+
+def _sort_target_modules(file: Path) -> None:
+    """PEFT writes a set, in another order each time."""
+    if file.is_file():
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(fields.get("target_modules"), list):
+            write_json(file, {**fields, "target_modules": sorted(fields["target_modules"])})

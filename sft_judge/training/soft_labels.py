@@ -1,0 +1,134 @@
+"""
+Teachers' labels: proven out of fold, in the verdicts of the student, of all teachers together.
+
+A label is a probability of a battle's own a and b in the order shown, so any teacher serves any student: other
+tokenizers, other templates, and other verdicts by the rules of `in_verdicts`.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.optimize import brentq
+
+from sft_judge.core.errors import GateError, InputError
+from sft_judge.core.files import content_hash
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import labelled_folds
+from sft_judge.data.probs import Probs, first_verdicts, read_probs
+
+ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
+NU = (1e-6, 1e6)  # where Davidson's parameter is looked for
+
+
+def read_teachers(
+    paths: list[Path],
+    battles: Path,
+    rows: pa.Table,
+    num_verdicts: int,
+    student: Path,
+    ties: str = "drop",
+    allow_in_sample: bool = False,
+) -> dict:
+    """
+    N teachers' labels by (id, order): probabilities [N, K] of the rows that all of them have.
+
+    `rows` are the battles of the file `battles` that are trained on: their folds must be proven, their ties tell a
+    teacher of two verdicts how many there are. Raises `GateError` unless each file's metadata proves every label out
+    of fold (`allow_in_sample` takes it all the same), `InputError` for a file named twice, or for a folder `student`
+    that would take the place of the judges that made one.
+    """
+    files = [read_probs(path) for path in paths]
+    hashes = [content_hash(path) for path in paths]
+    for path, known in zip(paths, hashes, strict=True):
+        if hashes.count(known) > 1:
+            raise InputError(f"{path} is among the labels twice: a teacher counts once; give it a higher weight.")
+    each = []
+    for path, probs in zip(paths, files, strict=True):
+        _not_the_teacher(path, probs, student)
+        if probs.scored is not None and not probs.scored.all():
+            raise InputError(
+                f"{path}: {int((~probs.scored).sum())} battles hold class frequencies, which are no labels."
+            )
+        if not allow_in_sample:
+            check_out_of_fold(path, probs, battles, rows)
+        values = in_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))
+        each.append(dict(zip(zip(probs.ids, probs.orders, strict=True), values, strict=True)))
+    return {
+        key: np.stack([labels[key] for labels in each]) for key in each[0] if all(key in labels for labels in each)
+    }
+
+
+def _not_the_teacher(path: Path, probs: Probs, student: Path) -> None:
+    made_by = probs.metadata.get("model")
+    if made_by and student.resolve() in (Path(made_by).resolve(), *Path(made_by).resolve().parents):
+        raise InputError(f"output_dir {student} holds the teacher of {path}, which it would replace. Name another.")
+
+
+def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
+    """The teachers' probabilities [N, K] for a battle in an order, or an `InputError` that names the battle."""
+    if (battle, order) not in teacher:
+        raise InputError(
+            f"The teacher's labels have no row for battle {battle} in order {order}. Predict both orders."
+        )
+    return teacher[battle, order]
+
+
+def corrected(hard: list[float], labels: Iterable[np.ndarray], above: float) -> list[float]:
+    """
+    A row's own label [K], or the teachers' where they are sure that it is wrong.
+
+    `labels` are [N, K] in each order shown. Where their mean gives a verdict more than `above` (1: never) and the
+    row's own label does not favour it, that mean takes its place (the WSDM Cup 1st place corrected 125 rows by hand).
+    """
+    mean = np.mean([label.mean(axis=0) for label in labels], axis=0)
+    sure = int(mean.argmax())
+    return mean.tolist() if mean[sure] > above and sure != int(np.argmax(hard)) else hard
+
+
+def in_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np.ndarray:
+    """
+    A teacher's probabilities [R, 3] (tie 0 where it knows none) in the `num` verdicts of a student [R, num].
+
+    Three to two: the tie is dropped, or half of it added to each (`split`). Two to three: ties as Davidson (1970) has
+    them, p_tie proportional to nu * sqrt(p_a p_b), nu such that `share` of the verdicts are ties; the odds of a and b
+    stay.
+    """
+    knows_ties = (probs[:, 2] > 0).any()
+    if num == 2:
+        return probs[:, :2] + probs[:, 2:] / 2 if ties == "split" else first_verdicts(probs, 2)
+    if knows_ties:
+        return probs / probs.sum(axis=1, keepdims=True)
+    even = np.sqrt(probs[:, 0] * probs[:, 1])
+
+    def shares(nu: float) -> np.ndarray:
+        return nu * even / (1 + nu * even)
+
+    if not shares(NU[0]).mean() < share < shares(NU[1]).mean():
+        return probs  # no ties to be had, or none wanted
+    tie = shares(np.exp(brentq(lambda log_nu: shares(np.exp(log_nu)).mean() - share, *np.log(NU))))
+    return np.column_stack([probs[:, :2] * (1 - tie)[:, None], tie])
+
+
+def tie_share(rows: pa.Table) -> float:
+    """Of the battles with a verdict, how many are ties."""
+    verdicts = rows["verdict"].drop_null()
+    return pc.mean(pc.equal(verdicts, VERDICTS[2])).as_py() if len(verdicts) else 0.0
+
+
+def check_out_of_fold(path: Path, probs: Probs, battles: Path, rows: pa.Table) -> None:
+    """Raise `GateError` unless each labelled battle's label is proven to be of a model that did not train on it."""
+    folds = probs.metadata.get("folds")
+    if not folds:
+        raise GateError(f"{path}: nothing proves these labels out of fold. {ADVICE}")
+    for fold, model in folds.items():
+        if int(fold) in model["folds_seen"]:
+            raise GateError(f"{path}: fold {fold} was labelled by {model['model']}, which trained on it. {ADVICE}")
+    if probs.metadata.get("battles_sha256") != content_hash(battles):
+        raise GateError(f"{path}: labels of another battles file than {battles}. Predict them for this one.")
+    unproven = sorted(set(map(str, labelled_folds(rows))) - set(folds))
+    if unproven:
+        what = "battles without a fold" if unproven == ["None"] else f"fold {unproven[0]}"
+        raise GateError(f"{path}: no model is named that left out {what}. {ADVICE}")
