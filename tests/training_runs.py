@@ -35,7 +35,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CRASH = """
 import os, signal, sys
 from transformers import TrainerCallback
-import sft_judge.training as training
+import sft_judge.training.train as training
 from sft_judge.cli import main
 
 class Crash(TrainerCallback):
