@@ -21,7 +21,7 @@ from scipy.special import log_softmax
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
-from sft_judge.core.verdicts import ORDERS, VERDICTS
+from sft_judge.core.verdicts import ORDERS, VERDICTS, average_over_orders, widen
 
 METADATA_KEY = b"sft_judge"
 COLUMNS = ("id", "order", "logp_a", "logp_b", "logp_tie")
@@ -128,17 +128,15 @@ def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     One row a battle: `ids` [N] in order of first appearance, raw probabilities [N, 3], number of orders judged [N].
 
-    Two orders become one by the arithmetic mean of the probabilities. The mean of `a` and `b` is taken in a fixed
-    order of summation, so exchanging the responses of a battle exchanges the result to the last bit. A battle of
-    number 0 was judged in no order: its probabilities are class frequencies.
+    Two orders become one by the arithmetic mean of the probabilities. A battle of number 0 was judged in no order: its
+    probabilities are class frequencies.
     """
     ids, first, inverse = np.unique(probs.ids.astype(str), return_index=True, return_inverse=True)
-    totals = np.zeros((len(ids), 3))
-    np.add.at(totals, inverse, np.exp(probs.logp))
-    counts = np.bincount(inverse, minlength=len(ids))
-    judged = counts if probs.scored is None else np.bincount(inverse[probs.scored], minlength=len(ids))
+    by_order = np.full((len(ids), len(ORDERS), len(VERDICTS)), np.nan)
+    by_order[inverse, (probs.orders == ORDERS[1]).astype(int)] = np.exp(probs.logp)
+    judged = np.bincount(inverse if probs.scored is None else inverse[probs.scored], minlength=len(ids))
     appearance = np.argsort(first, kind="stable")
-    return ids[appearance].astype(object), (totals / counts[:, None])[appearance], judged[appearance]
+    return ids[appearance].astype(object), average_over_orders(by_order)[appearance], judged[appearance]
 
 
 def unfinished(orders: np.ndarray) -> str | None:
@@ -191,9 +189,7 @@ def as_probs_table(path, table: pa.Table) -> pa.Table | None:
             raise InputError(f"{path} row {row + 1} (id {table['id'][row]}): a probability is below 0.")
         with np.errstate(divide="ignore"):
             logp = log_softmax(values, axis=1) if names in LOGITS else np.log(values)
-        if len(columns) == 2:
-            logp = np.column_stack([logp, np.full(len(logp), -np.inf)])
-        return _in_orders(table, logp)
+        return _in_orders(table, widen(logp, -np.inf))
     return None
 
 

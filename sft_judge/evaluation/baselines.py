@@ -8,6 +8,7 @@ each is one higher (Laplace), so that no verdict is impossible.
 import numpy as np
 import pyarrow as pa
 
+from sft_judge.core.verdicts import swap
 from sft_judge.data.style import text_lengths
 
 FREQUENCIES, LONGER = "class frequencies", "the longer answer"
@@ -36,5 +37,5 @@ def longer_frequencies(verdicts: np.ndarray, longer: np.ndarray, num: int) -> np
 def baseline_probs(frequencies: np.ndarray, of_longer: np.ndarray, longer: np.ndarray) -> dict[str, np.ndarray]:
     """`{baseline: [N, K]}` for rows whose longer response is `longer` [N]."""
     constant = np.tile(frequencies, (len(longer), 1))
-    by_length = np.where((longer == 1)[:, None], of_longer[[1, 0, 2][: len(of_longer)]], of_longer)
+    by_length = np.where((longer == 1)[:, None], swap(of_longer), of_longer)
     return {FREQUENCIES: constant, LONGER: np.where((longer < 0)[:, None], constant, by_length)}

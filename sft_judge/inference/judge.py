@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import VERDICTS, verdict_names
+from sft_judge.core.verdicts import VERDICTS, average_over_orders, widen
 from sft_judge.data.importing.conversation import clean_text
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.scoring import orders_of, score_battles
@@ -84,15 +84,14 @@ def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None)
     """Un-swapped log-probabilities [N, orders, K] as judgements: the orders' mean probability, then calibrated."""
     probs = np.exp(logp)
     agree = probs.argmax(axis=2)
-    averaged = spec.calibrate(probs.mean(axis=1), languages)
-    names = verdict_names(spec.num_verdicts)
+    averaged = spec.calibrate(average_over_orders(probs), languages)
     return [
         Judgement(
-            *(float(value) for value in [*row, 0.0][:3]),
-            verdict=VERDICTS[2] if row[0] == row[1] >= row.max() else names[int(row.argmax())],
+            *map(float, row),
+            verdict=VERDICTS[2] if row[0] == row[1] >= row.max() else VERDICTS[int(row.argmax())],
             swap_agreement=bool(len(set(both)) == 1) if probs.shape[1] == 2 else None,
         )
-        for row, both in zip(averaged, agree.tolist(), strict=True)
+        for row, both in zip(widen(averaged), agree.tolist(), strict=True)
     ]
 
 

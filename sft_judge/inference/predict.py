@@ -15,6 +15,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.files import content_hash, partial_path
 from sft_judge.core.manifest import versions
 from sft_judge.core.progress import Progress
+from sft_judge.core.verdicts import widen
 from sft_judge.data.battles import labelled_folds, read_battles, rows_of_fold
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.inference.engines import open_engine
@@ -137,7 +138,7 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, engine
             count[indices[block]] += 1
     with np.errstate(divide="ignore"):
         logp = np.log(total / count[:, None, None])
-    logp = np.concatenate([logp, np.full((*logp.shape[:2], 3 - logp.shape[-1]), -np.inf)], axis=-1)
+    logp = widen(logp, -np.inf)
     ids = np.repeat(np.array(job.battles["id"].to_pylist(), dtype=object), len(orders))
     metadata = {
         "model": str(model),

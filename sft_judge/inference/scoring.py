@@ -3,7 +3,7 @@
 import numpy as np
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import ORDERS, swap
+from sft_judge.core.verdicts import ORDERS, unswap
 from sft_judge.prompts.prompt import JudgePrompt
 
 SWAPS = ("both", "none")
@@ -19,15 +19,7 @@ def orders_of(policy: str) -> tuple[str, ...]:
 def score_battles(engine, prompt: JudgePrompt, rows: list[dict], orders: tuple[str, ...]) -> np.ndarray:
     """Un-swapped log-probabilities [rows, orders, K]."""
     prompts = [ids for shown in prompt.encode(rows, orders) for ids in shown]
-    return unswapped(engine.score(prompts), orders)
-
-
-def unswapped(logp: np.ndarray, orders: tuple[str, ...]) -> np.ndarray:
-    """What an engine says of each row in each order [rows * orders, K], as un-swapped [rows, orders, K]."""
-    logp = logp.reshape(-1, len(orders), logp.shape[-1])
-    return np.stack(
-        [logp[:, place] if order == "ab" else swap(logp[:, place]) for place, order in enumerate(orders)], 1
-    )
+    return unswap(engine.score(prompts), orders)
 
 
 def labelled_scores(engine, prompt: JudgePrompt, rows: list[dict], orders) -> tuple[np.ndarray, list[str]]:

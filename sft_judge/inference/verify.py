@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import verdict_names
+from sft_judge.core.verdicts import average_over_orders, verdict_names
 from sft_judge.data.battles import read_battles
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.parity import check, compare, hold_log_loss, log_loss_rise
@@ -46,7 +46,7 @@ def _print_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> tupl
     names = verdict_names(first.shape[1])
     known = [place for place, row in enumerate(rows) if row["verdict"] in names]
     averaged = [
-        np.log(np.exp(logp).reshape(len(rows), -1, len(names)).mean(axis=1))[known] for logp in (first, second)
+        np.log(average_over_orders(np.exp(logp).reshape(len(rows), -1, len(names))))[known] for logp in (first, second)
     ]
     rise = log_loss_rise(*averaged, np.array([names.index(rows[place]["verdict"]) for place in known]))
     print(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(known)} battles")

@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import VERDICTS
+from sft_judge.core.verdicts import VERDICTS, swap, widen
 from sft_judge.data.battles import BattleFile
 from sft_judge.data.importing.votes import SOFT
 from sft_judge.data.style import standardised, style_counts, style_differences
@@ -77,7 +77,7 @@ def mean_opinion(judges: list[Calibrated]) -> Opinion:
         members.append(probs)
     num = 3 if all(judge.probs[:, 2].any() for judge in judges) else 2
     mean = combine(members, np.ones(len(judges)), num, judged=judged)
-    return Opinion(np.pad(mean, ((0, 0), (0, 3 - num))), row_of)
+    return Opinion(widen(mean), row_of)
 
 
 def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, controls: list[str], progress) -> Contests:
@@ -180,7 +180,7 @@ def pair_counts(contests: Contests) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return (
         np.stack(np.divmod(cells, size), axis=1),
         place,
-        np.where(turned, contests.counts[:, [1, 0, 2]], contests.counts),
+        np.where(turned, swap(contests.counts), contests.counts),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
-from sft_judge.core.verdicts import swap
+from sft_judge.core.verdicts import ORDERS, average_over_orders, unswap
 from sft_judge.evaluation.align import prompt_clusters
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.metrics import cross_entropy, figures, row_columns
@@ -29,9 +29,8 @@ def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:
     to the verdicts.
     """
     (logits, log_mass), targets = prediction.predictions, prediction.label_ids
-    orders = softmax(logits.astype(float), axis=-1)
-    orders[:, 1] = swap(orders[:, 1])
-    probs, targets = orders.mean(axis=1), targets[:, 0]
+    orders = unswap(softmax(logits.astype(float), axis=-1), ORDERS)
+    probs, targets = average_over_orders(orders), targets[:, 0]
     columns = row_columns(probs, targets.argmax(axis=1), orders) | {"log_loss": cross_entropy(targets, probs)}
     drawn = figures(resample(columns, clusters))
     found = {name: drawn[name][0] for name in (*WITH_INTERVAL, *PLAIN)}

@@ -199,8 +199,8 @@ def _parts(rows: Iterator[dict]) -> Iterator[Iterator[dict]]:
 def _example(prompt: JudgePrompt, fields, shown: tuple[str, ...], hard, soft) -> dict:
     example = {"input_ids": [], "targets": []}
     for place, order in enumerate(shown):
-        own = soft[place].mean(axis=0) if hard is None else hard
-        target = list(swap(own)) if order == "ba" else list(own)
+        own = soft[place].mean(axis=0) if hard is None else np.asarray(hard)
+        target = list(swap(own) if order == "ba" else own)
         verdict = prompt.verdict_ids[int(np.argmax(target))]
         example["input_ids"].append([*prompt.ids(fields, order), verdict])
         example["targets"].append(target)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sft_judge.core.verdicts import swap
+
 
 def verdict_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy [R] of logits [R, K] against probabilities [R, K]. Hard labels are one-hot."""
@@ -84,7 +86,7 @@ def agreement_loss(logits: Tensor) -> Tensor:
 
     The second order's verdicts a and b stand for the other response, so its columns are exchanged first.
     """
-    return symmetric_kl(logits[:, 0], logits[:, 1][:, [1, 0, 2][: logits.shape[-1]]])
+    return symmetric_kl(logits[:, 0], swap(logits[:, 1]))
 
 
 def symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
-from sft_judge.core.verdicts import VERDICTS
+from sft_judge.core.verdicts import VERDICTS, swap
 from sft_judge.data.battles import FIELDS, BattleFile, set_column
 
 SOFT = ("soft_a", "soft_b", "soft_tie")  # in the order of VERDICTS
@@ -37,7 +37,7 @@ def merge_votes(battles: BattleFile, write) -> int:
     _, first, group = np.unique(pairs, return_index=True, return_inverse=True)
     # a vote counts for the response it was given to, not for the side that this one stood on
     exchanged = ordered != ordered[first][group]
-    votes[exchanged] = votes[exchanged][:, [1, 0, 2]]
+    votes[exchanged] = swap(votes[exchanged])
     totals = np.zeros((len(first), 3))
     np.add.at(totals, group, votes)
     kept, start = np.sort(first), 0

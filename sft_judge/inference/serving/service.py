@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from sft_judge.core.errors import InputError
+from sft_judge.core.verdicts import unswap
 from sft_judge.inference.judge import judgements
-from sft_judge.inference.scoring import orders_of, unswapped
+from sft_judge.inference.scoring import orders_of
 from sft_judge.inference.serving.errors import CODES, HttpError, unavailable
 from sft_judge.inference.serving.limits import Limits, Queue
 from sft_judge.inference.serving.prometheus import Metrics
@@ -73,7 +74,7 @@ class Service:
                 work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, body, in_batch)
                 rows, fitted, orders, prompts = await work
                 with self.queue.places(0 if in_batch else len(rows) - 1):
-                    logp = unswapped(await self.engine.score(prompts), orders)
+                    logp = unswap(await self.engine.score(prompts), orders)
         except TimeoutError:
             message = f"The judge took longer than {self.limits.seconds} s; it has more to do than it can. Try again."
             raise unavailable(message) from None

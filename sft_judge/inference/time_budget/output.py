@@ -12,7 +12,7 @@ import numpy as np
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import content_hash
 from sft_judge.core.manifest import versions
-from sft_judge.core.verdicts import ORDERS
+from sft_judge.core.verdicts import ORDERS, widen
 from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.inference.calibrated import calibrated
 from sft_judge.inference.ensemble import combine
@@ -89,7 +89,7 @@ class TimedOutput:
         known = ~np.isnan(scores[:, :, 0])
         unknown = ~known.any(axis=1)
         filled = np.where(unknown[:, None, None], np.log(frequencies), scores)
-        filled = np.concatenate([filled, np.full((*filled.shape[:2], 3 - filled.shape[2]), -np.inf)], axis=2)
+        filled = widen(filled, -np.inf)
         rows, places = np.nonzero(known | (unknown[:, None] & [True, False]))
         counts = (int((~unknown).sum()), int(known.all(axis=1).sum()))
         whole = bool((known[:, 0] if self.swap == "none" else known.all(axis=1)).all())
