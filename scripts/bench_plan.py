@@ -90,15 +90,11 @@ def words(name: str, folder: Path) -> list[str]:
 
 def predicted(name: str, folder: Path) -> float:
     """Bytes by the plan."""
-    from trl import TrlParser
-
-    from sft_judge.core.resources import find
     from sft_judge.modeling.architectures import model_config_of
     from sft_judge.pipelines.planning.step_cost import step_cost
-    from sft_judge.training.config import JudgeConfig, JudgeModelConfig
+    from sft_judge.training.recipes import read_recipe
 
-    given = ["--config", str(find("recipes", "tiny/train")), *words(name, folder)[2:]]
-    config, adapters = TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config(given)
+    config, adapters = read_recipe("tiny/train", words(name, folder)[2:]).configs()
     model_config = model_config_of(adapters.model_name_or_path)
     return step_cost(model_config, config, adapters, 2 * config.per_device_train_batch_size, config.total_budget).peak
 

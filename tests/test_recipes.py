@@ -12,7 +12,7 @@ from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
 from sft_judge.pipelines.sweep import KEYS, read_sweep, unique_steps
 from sft_judge.prompts.prompt import JudgePrompt, default_words
-from sft_judge.training.config import JudgeConfig, JudgeModelConfig, check_keys
+from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.recipes import read_recipe
 
 pytestmark = pytest.mark.unit
@@ -47,12 +47,9 @@ def test_there_are_recipes_of_each_kind_and_prompts():
 
 @of_kind("training")
 def test_a_training_recipe_is_read_by_the_parser_it_is_for(recipe, tmp_path):
-    from trl import TrlParser
-
-    check_keys(read_recipe(str(recipe)))
-    words = ["--config", str(recipe), "--output_dir", str(tmp_path)]
-    config, model_config = TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config(words)
-    for key, value in read_recipe(str(recipe)).items():
+    read = read_recipe(str(recipe), ["--output_dir", str(tmp_path)])
+    config, model_config = read.configs()
+    for key, value in read.values.items():
         holder = config if key in JudgeConfig.__dataclass_fields__ else model_config
         assert getattr(holder, key) in (value, [value])  # a single value of a list
 
@@ -114,7 +111,7 @@ def test_a_training_recipes_learning_rate_is_one_that_is_known_to_work(recipe):
     """Those of real models; the demo's tiny ones take others."""
     from sft_judge.training.learning_rates import question
 
-    settings = read_recipe(str(recipe))
+    settings = read_recipe(str(recipe)).settings
     if "model_name_or_path" in settings:
         for parameters in (5e8, 1.4e10, 7.2e10):
             assert question(settings["learning_rate"], int(parameters), settings["use_peft"]) is None
@@ -125,8 +122,8 @@ def test_quantised_weights_are_refused_under_zero_3(bits):
     from types import SimpleNamespace
 
     from sft_judge.core.errors import InputError
-    from sft_judge.training.train import _base_model
+    from sft_judge.training.base_model import load_base
 
     config = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
     with pytest.raises(InputError, match="Take recipes/accelerate/zero2.yaml"):
-        _base_model("none", JudgeModelConfig(**{bits: True}), config)
+        load_base(JudgeModelConfig(model_name_or_path="none", **{bits: True}), config)

@@ -12,6 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
 
 from sft_judge.cli import main
+from sft_judge.core.errors import InputError
 from sft_judge.core.registry import parse
 from sft_judge.inference.submission import check_submission, read_sample
 from sft_judge.modeling.architectures import KNOWN, model_config_of
@@ -21,14 +22,14 @@ from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
 from sft_judge.pipelines.shrink import make_small_inputs, shrunk_settings, shrunk_steps
+from sft_judge.training.base_model import load_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig, check_keys
-from sft_judge.training.recipes import read_recipe, resolved
-from sft_judge.training.train import _base_model
+from sft_judge.training.recipes import read_recipe
 
 unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
 ROOT = Path(__file__).parents[1]
-RECIPES = [path for path in sorted((ROOT / "recipes").glob("*/*.yaml")) if read_recipe(str(path)).get("use_peft")]
-RECIPES = [path for path in RECIPES if "model_name_or_path" in read_recipe(str(path))]
+RECIPES = [path for path in sorted((ROOT / "recipes").glob("*/*.yaml")) if "use_peft" in read_recipe(str(path)).values]
+RECIPES = [path for path in RECIPES if "model_name_or_path" in read_recipe(str(path)).values]
 # one a family; each kind of recipe among them
 ONE_A_FAMILY = [
     "qwen2.5-0.5b/student",
@@ -106,9 +107,12 @@ def test_the_readmes_recipe_for_a_new_model_is_one():
 
 
 @unit
-def test_liger_gives_way_where_it_cannot_run(tmp_path, capsys):
+def test_liger_is_refused_where_it_cannot_run_and_left_out_of_a_dry_run(tmp_path):
     config = JudgeConfig(output_dir=str(tmp_path), use_liger_kernel=True)
-    assert not config.use_liger_kernel and "going on without" in capsys.readouterr().err
+    with pytest.raises(InputError, match="use_liger_kernel is set"):
+        load_base(JudgeModelConfig(model_name_or_path="none"), config)
+    small = shrunk_settings({"use_liger_kernel": True}, tmp_path, gpu=False)
+    assert small["use_liger_kernel"] is False
 
 
 @unit
@@ -117,7 +121,7 @@ def test_weights_that_text_does_not_reach_are_not_trained(tmp_path):
     folder = tmp_path / "small"
     make_small_inputs("google/gemma-3-12b-it", folder)
     config = JudgeConfig(output_dir=str(tmp_path))
-    model = _base_model(str(folder / "model"), JudgeModelConfig(attn_implementation="eager"), config)
+    model = load_base(JudgeModelConfig(model_name_or_path=str(folder / "model"), attn_implementation="eager"), config)
     trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
     assert all(grad == ("vision_tower" not in name and "projector" not in name) for name, grad in trained.items())
     assert {True, False} == set(trained.values())
@@ -125,7 +129,7 @@ def test_weights_that_text_does_not_reach_are_not_trained(tmp_path):
 
 def check_shrunk(folder: Path, recipe: Path) -> None:
     """A judge stands there, trained with the recipe's own settings but those that were named as replaced."""
-    spec, settings = read_spec(folder), read_recipe(str(recipe))
+    spec, settings = read_spec(folder), read_recipe(str(recipe)).values
     assert spec.training["steps"] == 4 and spec.training["status"] == "finished"
     assert spec.training["recipe"]["per_device_train_batch_size"] == settings["per_device_train_batch_size"]
     assert spec.training["recipe"]["gradient_accumulation_steps"] == settings["gradient_accumulation_steps"]
@@ -143,7 +147,7 @@ def test_a_recipe_runs_shrunk(name, tmp_path, monkeypatch, capsys):
     assert main(["train", "--config", str(recipe), "--shrink"]) == 0
     folder = tmp_path / "runs" / "shrunk" / name.replace("/", "-")
     check_shrunk(folder, recipe)
-    known = KNOWN[read_recipe(str(recipe))["model_name_or_path"]]
+    known = KNOWN[read_recipe(str(recipe)).values["model_name_or_path"]]
     base = load_model(str(folder.with_name(f"small-{folder.name}") / "model"))
     assert base.config.model_type == known.model_type
     said = capsys.readouterr().out
@@ -197,8 +201,8 @@ def test_a_shrunk_road_has_a_tiny_model_for_each_that_no_step_makes_and_few_rows
     for step in small:
         args = parse(step.stage, step.argv)
         if step.stage == "train":
-            settings = resolved(args.config, args.overrides)
-            assert settings["max_steps"] == 2 and settings["load_in_4bit"]
+            settings = read_recipe(args.config, args.overrides).settings
+            assert settings["max_steps"] == "2" and settings["load_in_4bit"]
             assert settings["battles"].startswith("runs/wsdm")
             seen.add(settings["model_name_or_path"])
         if step.stage == "quantize":

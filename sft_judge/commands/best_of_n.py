@@ -12,8 +12,6 @@ A row of CANDIDATES has `prompt` (a text, a list of turns or a chat) and `candid
 a row of the output has id, prompt, best, best_index, scores, method, calls, tied, condorcet_winner, cyclic_triples.
 """
 
-import sys
-
 from sft_judge.commands.arguments import add_candidates
 from sft_judge.core.errors import InputError
 
@@ -33,13 +31,12 @@ def before(args) -> None:
 
 
 def run(args) -> dict:
-    from sft_judge.core.manifest import provenance
     from sft_judge.data.candidates import read_groups, write_rows
     from sft_judge.ranking.candidate_judging import Entry, judge_entries
 
     method = "anchor" if args.anchor else args.method
     entries = [Entry.of(group, method) for group in read_groups(args.candidates, args.limit, args.anchor)]
-    judge, work = judge_entries(args, provenance(sys.modules[__name__], args)["fingerprint"], entries)
+    judge, work = judge_entries(args, args.provenance["fingerprint"], entries)
     rows = [best_row(entry, len(judge.orders)) for entry in entries]
     write_rows(args.output, rows)
     work.clear()

@@ -153,7 +153,8 @@ def _run_in_time(args):
 
 def _stamp(args, **changes) -> str:
     """What scores depend on: not on who computes them, nor on `changes`."""
-    from sft_judge.core.manifest import provenance
+    from sft_judge.core.manifest import fingerprint
 
     changes |= {"shard": (0, 1), "ray": None, "tensor_parallel": 1}
-    return provenance(sys.modules[__name__], argparse.Namespace(**{**vars(args), **changes}))["fingerprint"]
+    changed = argparse.Namespace(**{**vars(args), **changes})
+    return fingerprint(sys.modules[__name__], changed, args.provenance["inputs"])

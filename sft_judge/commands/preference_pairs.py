@@ -40,7 +40,7 @@ def outputs(args) -> list:
 
 def run(args) -> dict:
     from sft_judge.core.files import whole_file
-    from sft_judge.core.manifest import provenance
+    from sft_judge.core.manifest import fingerprint
     from sft_judge.data.candidates import read_groups, write_rows
     from sft_judge.modeling.temperature_scaling import described
     from sft_judge.ranking.candidate_judging import Entry, judge_entries
@@ -48,7 +48,8 @@ def run(args) -> dict:
 
     entries = [Entry.of(group, "round-robin") for group in read_groups(args.candidates, args.limit)]
     judgements_of = argparse.Namespace(**{**vars(args), **dict.fromkeys(RULES)})  # they depend on no rule
-    judge, work = judge_entries(args, provenance(sys.modules[__name__], judgements_of)["fingerprint"], entries)
+    stamp = fingerprint(sys.modules[__name__], judgements_of, args.provenance["inputs"])
+    judge, work = judge_entries(args, stamp, entries)
     groups = [judged_pairs(entry) for entry in entries]
     rules = Rules(args.min_margin, args.max_per_prompt, not args.keep_disagreements, args.balance_length)
     kept, dropped = rules.keep(groups)

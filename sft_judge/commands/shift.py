@@ -12,7 +12,7 @@ from pathlib import Path
 from sft_judge.commands.arguments import add_limit, positive
 from sft_judge.core.files import InputPath, OutputPath
 from sft_judge.core.resources import find
-from sft_judge.training.recipes import input_paths, required, resolved
+from sft_judge.training.recipes import read_recipe
 
 EXAMPLE = (
     "sft-judge shift ours.parquet theirs.parquet --config recipes/demo/teacher.yaml --output runs/shift "
@@ -42,7 +42,7 @@ def parse_args(parser, argv):
 
 def extra_inputs(args):
     """The recipe, and the base it names."""
-    return [find("recipes", args.config), *input_paths(resolved(args.config, args.overrides))]
+    return [find("recipes", args.config), *read_recipe(args.config, args.overrides).input_paths()]
 
 
 def outputs(args):
@@ -58,9 +58,10 @@ def run(args) -> dict:
     from sft_judge.pipelines.pipeline import run_steps
     from sft_judge.training.config import check_keys
 
-    settings = resolved(args.config, args.overrides)
+    recipe = read_recipe(args.config, args.overrides)
+    settings = recipe.settings
     check_keys(settings)
-    required(settings, "model_name_or_path")
+    recipe.require("model_name_or_path")
     for key in SET_HERE:
         if settings.get(key) is not None:
             raise InputError(f"{key} is {settings[key]!r}, but shift sets it itself for each judge. Leave it out.")

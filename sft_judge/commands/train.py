@@ -9,12 +9,11 @@ On several processes: accelerate launch --config_file recipes/accelerate/X.yaml 
 """
 
 import os
-import sys
 from pathlib import Path
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.resources import find
-from sft_judge.training.recipes import input_paths, output_paths, parsed_recipe, read_overrides, required, resolved
+from sft_judge.training.recipes import Recipe, read_recipe, split_overrides
 
 EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_dir runs/teacher/fold-0"
 
@@ -38,7 +37,7 @@ def parse_args(parser, argv):
     args, rest = parser.parse_known_args(argv)
     args.overrides = [*rest, *(["--limit", args.limit] if args.limit else [])]
     args.overrides += ["--allow_in_sample", "true"] if args.allow_in_sample else []
-    if args.shrink and not resolved(args.config, args.overrides).get("output_dir"):
+    if args.shrink and not recipe_of(args).settings.get("output_dir"):
         recipe = find("recipes", args.config)
         args.overrides += ["--output_dir", f"runs/shrunk/{recipe.parent.name}-{recipe.stem}"]
     return args
@@ -46,35 +45,41 @@ def parse_args(parser, argv):
 
 def extra_inputs(args):
     """The recipe, and the files that it names."""
-    return [find("recipes", args.config), *input_paths(resolved(args.config, args.overrides))]
+    return [find("recipes", args.config), *recipe_of(args).input_paths()]
 
 
 def outputs(args):
     """The judge's folder; nothing is made by a plan."""
-    return [] if args.plan else output_paths(resolved(args.config, args.overrides))
+    return [] if args.plan else recipe_of(args).output_paths()
 
 
 def run(args):
-    settings = resolved(args.config, args.overrides)
+    recipe = recipe_of(args)
     alone = args.plan or args.shrink  # from battles of their own
     for key in ("model_name_or_path", *([] if args.plan else ["output_dir"]), *([] if alone else ["battles"])):
-        required(settings, key)
+        recipe.require(key)
 
-    from sft_judge.core.manifest import provenance
     from sft_judge.pipelines.planning.training_cost import plan_training
+    from sft_judge.training.machine import prepare_launch
     from sft_judge.training.train import train_judge
 
     if args.plan:
         if args.gpus < 1:
             raise InputError(f"--gpus is {args.gpus}, expected 1 or more.")
-        print(plan_training(*parsed_recipe(args, settings, {}), args.gpus))
+        print(plan_training(*recipe.configs(), args.gpus))
         return None
 
-    small = _shrunk(settings, read_overrides(args.overrides)) if args.shrink else {}
+    prepare_launch()
+    small = {}
     if args.shrink:
-        _make_small_inputs(settings, small)
-    config, model_config = parsed_recipe(args, settings, small)
-    return train_judge(config, model_config, provenance(sys.modules[__name__], args)["fingerprint"])
+        small = _shrunk(recipe)
+        _make_small_inputs(recipe.settings, small)
+    return train_judge(*recipe.configs(small), args.provenance["fingerprint"])
+
+
+def recipe_of(args) -> Recipe:
+    """Read the recipe that the arguments name, with their overrides."""
+    return read_recipe(args.config, args.overrides)
 
 
 def _small_folder(settings: dict) -> Path:
@@ -82,11 +87,12 @@ def _small_folder(settings: dict) -> Path:
     return output.with_name(f"small-{output.name}")
 
 
-def _shrunk(settings: dict, given: dict) -> dict:
+def _shrunk(recipe: Recipe) -> dict:
     import torch
 
     from sft_judge.pipelines.shrink import shrunk_settings
 
+    settings, given = recipe.settings, split_overrides(recipe.overrides)
     small = shrunk_settings(settings, _small_folder(settings), torch.cuda.is_available())
     return {key: value for key, value in small.items() if key not in given or key == "model_name_or_path"}
 

@@ -43,10 +43,28 @@ def provenance(module, args) -> dict:
     A missing input stands with its name alone, which will not match a real one.
     """
     inputs = {str(path): content_hash(path) if path.exists() else "missing" for path in stage_inputs(module, args)}
-    settings = {key: _plain(value) for key, value in vars(args).items()}
-    parts = [module.__name__, source_hash(module.__name__), settings, inputs]
-    stamp = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    settings = _settings(args)
+    stamp = fingerprint(module, args, inputs)
     return {"fingerprint": stamp, "inputs": inputs, "settings": settings, "seed": settings.get("seed")}
+
+
+def fingerprint(module, args, hashes: dict[str, str]) -> str:
+    """
+    SHA-256 of a stage's source, settings and inputs.
+
+    Args:
+        module: the stage's module.
+        args: its arguments.
+        hashes: content hashes by path, of these inputs and perhaps of more.
+    """
+    inputs = {str(path): hashes[str(path)] for path in stage_inputs(module, args)}
+    parts = [module.__name__, source_hash(module.__name__), _settings(args), inputs]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _settings(args) -> dict:
+    """The arguments as plain values, without the `provenance` that `run_stage` adds to them."""
+    return {key: _plain(value) for key, value in vars(args).items() if key != "provenance"}
 
 
 def _plain(value):

@@ -84,6 +84,7 @@ def run_stage(stage: str, argv: list[str]) -> int:
     if "before" in vars(module):
         module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models
     known = provenance(module, args)  # before the stage runs: an input that changes meanwhile is not what was read
+    args.provenance = known
     with Meter() as meter:
         facts = module.run(args)
     outputs = stage_outputs(module, args)

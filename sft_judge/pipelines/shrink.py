@@ -22,7 +22,7 @@ from sft_judge.modeling.architectures import KNOWN, model_config_of, tokenizer_a
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.pipelines.pipeline import Step, outputs_of
-from sft_judge.training.recipes import required, resolved
+from sft_judge.training.recipes import read_recipe
 
 ROWS, STEPS = 64, 4
 SOURCE_ROWS = 120  # of each source that a pipeline trains on
@@ -43,6 +43,8 @@ def shrunk_settings(settings: dict, folder: Path, gpu: bool) -> dict:
         new["dtype"] = "float32"
         if str(settings.get("optim")).startswith("paged"):
             new["optim"] = "adamw_torch"
+        if settings.get("use_liger_kernel"):
+            new["use_liger_kernel"] = False
     return {key: value for key, value in new.items() if settings.get(key) != value}
 
 
@@ -111,7 +113,7 @@ def _sources(step: Step, made: dict[str, Step]):
     if step.stage == "import":
         yield step
     elif step.stage == "train":
-        yield from _sources_of([resolved(args.config, args.overrides).get("battles")], made)
+        yield from _sources_of([read_recipe(args.config, args.overrides).settings.get("battles")], made)
     elif step.stage == "shift":
         yield from _sources_of([args.ref, args.other], made)
     elif step.stage == "prepare":
@@ -127,9 +129,9 @@ def _sources_of(files: list, made: dict[str, Step]):
 def _small_training(step: Step, made: dict, folder: Path, bases: dict[str, Step], gpu: bool) -> list[str]:
     """The words that shrink a training; the step of its tiny base goes to `bases`."""
     args = registry.parse(step.stage, step.argv)
-    settings = resolved(args.config, args.overrides)
-    model = required(settings, "model_name_or_path")
-    new = shrunk_settings({**settings, "battles": "given"}, folder, gpu)
+    recipe = read_recipe(args.config, args.overrides)
+    model = recipe.require("model_name_or_path")
+    new = shrunk_settings({**recipe.settings, "battles": "given"}, folder, gpu)
     new |= SMALL_ROAD
     del new["model_name_or_path"]
     if str(model) not in made:

@@ -5,8 +5,7 @@ What a recipe may say, read by TRL's parser. One field, one description; the onl
 settings of the WSDM Cup 3rd-place write-up as defaults.
 """
 
-import os
-import sys
+import copy
 from dataclasses import dataclass, field, fields
 
 from transformers import SchedulerType
@@ -14,7 +13,7 @@ from trl import ModelConfig, SFTConfig
 
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.modeling.judge_spec import Budget
-from sft_judge.training.deepspeed_builds import prepare_builds
+from sft_judge.training.machine import DEFAULTS
 
 CHOICES = {
     "swap": ("both", "random", "none"),
@@ -144,20 +143,20 @@ class JudgeConfig(SFTConfig):
     max_length: int | None = _help("must stay unset: the budget is fitted in prompts.py")
     report_to: None | str | list[str] = _help("trackers, as TRL takes them", "none")
 
-    def __post_init__(self):
-        import torch
+    # what is best on this machine, where nothing else is said
+    bf16: bool | None = _help("bfloat16 mixed precision; by default on a GPU", default_factory=DEFAULTS["bf16"])
+    disable_tqdm: bool | None = _help(
+        "plain lines instead of a progress bar; by default on a pipe", default_factory=DEFAULTS["disable_tqdm"]
+    )
+    ddp_backend: str | None = _help(
+        "torch's backend; by default gloo for several processes on CPUs", default_factory=DEFAULTS["ddp_backend"]
+    )
+    use_cpu: bool = _help("train on the CPU; by default in a launch without GPUs", default_factory=DEFAULTS["use_cpu"])
+    dataloader_pin_memory: bool = _help(
+        "pin batches in memory; by default with a GPU", default_factory=DEFAULTS["dataloader_pin_memory"]
+    )
 
-        if self.bf16 is None and not self.fp16:  # TRL's default of bf16 wants a GPU
-            self.bf16 = torch.cuda.is_available()
-        if self.disable_tqdm is None:  # a bar on a terminal, plain lines on a pipe
-            self.disable_tqdm = not sys.stderr.isatty()
-        if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-            prepare_builds()  # before DeepSpeed starts, in TrainingArguments' own __post_init__
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
-            self.ddp_backend = self.ddp_backend or "gloo"
-            # Else accelerate takes each process for the only one, and gradients stay apart; DeepSpeed refuses it.
-            self.use_cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+    def __post_init__(self):
         if self.max_length is not None:
             raise InputError(
                 f"max_length is {self.max_length}, but SFTTrainer drops the rows it cuts; set total_budget instead."
@@ -173,7 +172,7 @@ class JudgeConfig(SFTConfig):
             raise InputError(
                 f"eval_strategy is {self.eval_strategy}, but no fold is left out to evaluate on; set fold."
             )
-        self._fit_teachers()
+        self._check_teachers()
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit is {self.limit}, expected 1 or more.")
         if self.num_verdicts not in (None, 2, 3):
@@ -184,8 +183,9 @@ class JudgeConfig(SFTConfig):
             raise InputError("token_budget is for padding_free batches: set that too, or per_device_train_batch_size.")
         if self.packing:
             raise InputError("packing is on, but a packed row has many answers and attention would cross them.")
-        if self.use_liger_kernel:
-            self._fit_liger()
+        if self.use_liger_kernel:  # its fused loss is over the vocabulary, which ours never builds
+            off = {"fused_linear_cross_entropy": False, "cross_entropy": False}
+            self.liger_kernel_config = {**(self.liger_kernel_config or {}), **off}
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__post_init__()
         if not isinstance(self.mix, dict | None):
@@ -196,8 +196,8 @@ class JudgeConfig(SFTConfig):
         if wrong:
             raise InputError(f"mix gives {wrong[0]} the rate {self.mix[wrong[0]]!r}, expected a number of 0 or more.")
 
-    def _fit_teachers(self) -> None:
-        """One weight and one temperature for each file of labels; a single value in YAML is a list of one."""
+    def _check_teachers(self) -> None:
+        """Check that there is one weight and temperature, or one a file of labels. A single value is a list of one."""
         for name in ("labels", "distill_weight", "distill_temperature"):
             value = getattr(self, name)
             setattr(self, name, value if isinstance(value, list | None) else [value])
@@ -211,24 +211,27 @@ class JudgeConfig(SFTConfig):
             for value in values:
                 if not low <= value <= high:
                     raise InputError(f"{name} is {value}, expected {low} to {high}.")
-        one = len(self.distill_weight) == 1
-        self.teacher_weights = [self.distill_weight[0] / count] * count if one else self.distill_weight
-        self.teacher_temperatures = self.distill_temperature * (count if len(self.distill_temperature) == 1 else 1)
         if sum(self.teacher_weights) > 1 + 1e-9:
             raise InputError(f"distill_weight adds up to {sum(self.teacher_weights):g}, expected at most 1.")
 
-    def _fit_liger(self) -> None:
-        """Liger's kernels where they are to be had; its fused loss is over the vocabulary, which ours never builds."""
-        import torch
-        from transformers.utils import is_liger_kernel_available
+    @property
+    def teacher_weights(self) -> list[float]:
+        """The share of the loss of each teacher."""
+        count = len(self.labels or [None])
+        return [self.distill_weight[0] / count] * count if len(self.distill_weight) == 1 else self.distill_weight
 
-        if not (is_liger_kernel_available() and torch.cuda.is_available()):
-            print(
-                "use_liger_kernel: it is not installed or has no GPU; going on without.", file=sys.stderr, flush=True
-            )
-            self.use_liger_kernel = False
-        off = {"fused_linear_cross_entropy": False, "cross_entropy": False}
-        self.liger_kernel_config = {**(self.liger_kernel_config or {}), **off}
+    @property
+    def teacher_temperatures(self) -> list[float]:
+        """The temperature of each teacher's distribution."""
+        count = len(self.labels or [None])
+        return self.distill_temperature * (count if len(self.distill_temperature) == 1 else 1)
+
+    def with_changes(self, **changes) -> "JudgeConfig":
+        """Return a copy with other values; `dataclasses.replace` would start DeepSpeed a second time."""
+        other = copy.copy(self)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
 
     @property
     def budget(self) -> Budget:

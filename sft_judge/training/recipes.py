@@ -1,7 +1,13 @@
-"""A recipe and its overrides as plain values, without torch: what a run reads and writes is told before it starts."""
+"""
+Recipes: a YAML file of settings and the words of a command line that win over it.
+
+Reading one needs no torch, so that a pipeline can ask what a run reads and writes. The words are given their types by
+TRL's parser alone, in `Recipe.configs`.
+"""
 
 import contextlib
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -13,20 +19,93 @@ from sft_judge.core.resources import find
 PATH_KEYS = ("model_name_or_path", "battles", "labels")
 
 
-def read_recipe(name: str) -> dict:
-    """The mapping in a recipe file. Raises `InputError` where it is not YAML or not a mapping."""
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file and its overrides. Values of the file are typed by YAML; overrides are text until `configs`."""
+
+    name: str  # as the user wrote it
+    values: dict  # of the file
+    overrides: list[str]  # words of the command line: --key value
+
+    @property
+    def settings(self) -> dict:
+        """The values of the file, and over them the words of the command line, a list where there are several."""
+        given = split_overrides(self.overrides)
+        return self.values | {key: words if len(words) > 1 else words[0] for key, words in given.items()}
+
+    def require(self, key: str):
+        """Return the value of a setting. Raises `InputError` if neither the file nor the command line gives it."""
+        value = self.settings.get(key)
+        if value is None:
+            raise InputError(f"The recipe has no {key!r}, and none was given on the command line (--{key}).")
+        return value
+
+    def input_paths(self) -> list[Path]:
+        """List the local files and folders that training will read."""
+        values = [self.settings[key] for key in PATH_KEYS if self.settings.get(key)]
+        names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+        return [InputPath(name) for name in names if Path(name).exists() or str(name).count("/") > 1]
+
+    def output_paths(self) -> list[Path]:
+        """List the folder that training will make."""
+        return [OutputPath(self.require("output_dir"))]
+
+    def configs(self, replaced: dict | None = None):
+        """
+        Parse the settings with TRL's parser.
+
+        Args:
+            replaced: values that win over the file's, and give way to the command line.
+
+        Returns:
+            A `JudgeConfig` and a `JudgeModelConfig`.
+
+        Raises:
+            InputError: a key is unknown, or a value has the wrong type or is out of range.
+        """
+        from trl import TrlParser
+
+        from sft_judge.training.config import JudgeConfig, JudgeModelConfig, check_keys
+        from sft_judge.training.machine import DEFAULTS
+
+        check_keys(self.settings)
+        parser = TrlParser((JudgeConfig, JudgeModelConfig))
+        by_machine = {name: default() for name, default in DEFAULTS.items()}
+        parser.set_defaults_with_config(**{**by_machine, **self.values, **(replaced or {})})
+        usage = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(usage):
+                return parser.parse_args_into_dataclasses(args=self.overrides)
+        except SystemExit as error:  # argparse: a value of the wrong type, after a page of usage
+            message = usage.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
+            raise InputError(f"{self.name}: a setting has a value of the wrong type: {message}") from error
+        except ValueError as error:  # of transformers' and TRL's own checks
+            raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
+
+
+def read_recipe(name: str, overrides: list[str] = ()) -> Recipe:
+    """
+    Read a recipe file.
+
+    Args:
+        name: a file, or the name of a recipe of ours such as "demo/teacher".
+        overrides: words of the command line.
+
+    Raises:
+        InputError: there is no such file, or it is not a YAML mapping, or the words are not `--key value`.
+    """
     file = find("recipes", name)
     try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"{file}: expected `key: value` lines, found {type(recipe).__name__}.")
-    return recipe
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: expected `key: value` lines, found {type(values).__name__}.")
+    return Recipe(str(name), values, list(overrides))
 
 
-def read_overrides(words: list[str]) -> dict[str, list[str]]:
-    """`--key value`, `--key=value` and, for settings that are lists, `--key value value`."""
+def split_overrides(words: list[str]) -> dict[str, list[str]]:
+    """Split `--key value`, `--key=value` and, for settings that are lists, `--key value value`, by key."""
     overrides, rest = {}, list(words)
     while rest:
         word = rest.pop(0)
@@ -40,48 +119,3 @@ def read_overrides(words: list[str]) -> dict[str, list[str]]:
             raise InputError(f"--{key} has no value; settings are `--key value`.")
         overrides[key] = values
     return overrides
-
-
-def resolved(name: str, words: list[str]) -> dict:
-    """The recipe with its overrides, the overrides parsed as YAML values ("4" is a number, "null" is none)."""
-    given = {key: [yaml.safe_load(value) for value in values] for key, values in read_overrides(words).items()}
-    return read_recipe(name) | {key: values if len(values) > 1 else values[0] for key, values in given.items()}
-
-
-def input_paths(settings: dict) -> list[Path]:
-    """The local files and folders that training will read."""
-    values = [settings[key] for key in PATH_KEYS if settings.get(key)]
-    named = [name for value in values for name in (value if isinstance(value, list) else [value])]
-    return [InputPath(value) for value in named if Path(value).exists() or str(value).count("/") > 1]
-
-
-def output_paths(settings: dict) -> list[Path]:
-    """The folder that training will make."""
-    return [OutputPath(required(settings, "output_dir"))]
-
-
-def required(settings: dict, key: str):
-    """The value of a key that training cannot do without, or an `InputError`."""
-    if settings.get(key) is None:
-        raise InputError(f"The recipe has no {key!r}, and none was given on the command line (--{key}).")
-    return settings[key]
-
-
-def parsed_recipe(args, settings: dict, small: dict):
-    """The recipe's two configurations; what `small` replaces gives way to the command line alone."""
-    from trl import TrlParser
-
-    from sft_judge.training.config import JudgeConfig, JudgeModelConfig, check_keys
-
-    check_keys(settings)
-    words = ["--config", str(find("recipes", args.config))]
-    words += [str(word) for key, value in small.items() for word in (f"--{key}", value)]
-    usage = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(usage):
-            return TrlParser((JudgeConfig, JudgeModelConfig)).parse_args_and_config([*words, *args.overrides])
-    except SystemExit as error:  # argparse: a value of the wrong type, after a page of usage
-        said = usage.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
-        raise InputError(f"{args.config}: a setting has a value of the wrong type: {said}") from error
-    except ValueError as error:  # of transformers' and TRL's own checks
-        raise error if isinstance(error, InputError) else InputError(f"{args.config}: {error}") from error

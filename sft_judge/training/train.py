@@ -1,23 +1,29 @@
-"""A recipe to a judge: rows, model, trainer, and a folder that appears when all is done."""
+"""
+A recipe to a judge: read the rows, load the model, train, and write a folder that appears when all is done.
+
+Work in progress is kept beside the output in `.NAME.partial`, with the fingerprint of the settings that it belongs to:
+the same settings go on from the last checkpoint, others start afresh.
+"""
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from transformers import BitsAndBytesConfig
-from trl import get_quantization_config
+from datasets import Dataset
 
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import check_folder, content_hash, partial_path, write_json
 from sft_judge.data.battles import read_battles
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
-from sft_judge.modeling.loading import beside_text, is_adapter, load_model, load_tokenizer
+from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt, default_words
 from sft_judge.prompts.templates import read_template
 from sft_judge.training.adapters import adapter_config, keep_start, mutates_base, scale_line
+from sft_judge.training.base_model import check_dropout, check_whole_weights, load_base, quantization_facts
 from sft_judge.training.callbacks import EmaCallback
 from sft_judge.training.compute_metrics import eval_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
@@ -31,124 +37,89 @@ from sft_judge.training.trainer import JudgeTrainer
 
 def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
     """
-    Train a judge and put its folder at `config.output_dir`; returns facts for the manifest.
+    Train a judge and put its folder at `config.output_dir`.
 
-    Work in progress stands beside it in `.NAME.partial`, with the fingerprint of the settings that it belongs to: the
-    same settings go on from the last checkpoint, others start afresh.
+    Args:
+        config: settings of the training and of the judge; left as they are.
+        model_config: settings of the base model and of its adapter.
+        fingerprint: identifies all that the result depends on; unfinished work of another one is thrown away.
+
+    Returns:
+        Facts for the manifest.
+
+    Raises:
+        InputError: settings, battles, labels or model do not go together.
+        GateError: a guard stopped the run, or labels are not proven out of fold.
     """
     output = Path(config.output_dir)
     check_folder(output)
-    model_name = model_config.model_name_or_path
-    battles_file = Path(config.battles)
-    tokenizer = load_tokenizer(model_name)
+    tokenizer = load_tokenizer(model_config.model_name_or_path)
+    data = prepare_data(config, tokenizer)
+    if config.process_index == 0:
+        print(counts_line(data.counts, config.total_budget), flush=True)
+
+    model = load_base(model_config, config)
+    base = {"base": model_config.model_name_or_path, **quantization_facts(model)}
+    lora = adapter_config(model_config, model)
+    check_dropout(config, model, lora)
+
+    work = partial_path(output)
+    checkpoint = open_work(work, fingerprint, config)
+    # Trainer would push the work in progress
+    trainer = make_trainer(config.with_changes(output_dir=str(work), push_to_hub=False), model, lora, tokenizer, data)
+    start = _keep_start(trainer, model_config, config, work)
+    trained = _fit(trainer, checkpoint)
+
+    facts = training_facts(config, data, base, trainer)
+    spec = judge_spec(config, data.prompt, facts)
+    save_judge(trainer, tokenizer, spec, output, start, data.sources())
+    if config.push_to_hub and trainer.is_world_process_zero():
+        push(output, config)
+    # of a whole run, not of what was left of one
+    costs = _costs(trainer, data, trained) if checkpoint is None else {}
+    return facts | costs | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
+
+
+@dataclass
+class TrainingData:
+    """The rows of a run: battles, the prompt that shows them, and the trainer's data sets made of both."""
+
+    rows: pa.Table
+    prompt: JudgePrompt
+    train_set: Dataset
+    counts: dict  # rows, unlabelled, corrected, cut: see verdict_dataset
+    eval_set: Dataset | None = None
+    compute_metrics: object = None
+
+    def sources(self) -> list[str | None]:
+        """The source of each battle `[N]`; empty where the battles name none."""
+        return self.rows["source"].to_pylist() if "source" in self.rows.column_names else []
+
+
+def prepare_data(config: JudgeConfig, tokenizer) -> TrainingData:
+    """Read a recipe's battles and labels and tokenise them; rows of the same content are taken from disk."""
     train_rows, eval_rows = read_rows(config)
     prompt = judge_prompt(config, tokenizer, train_rows)
     teacher = None
     if config.labels:
-        files = [Path(file) for file in config.labels]
-        options = (len(prompt.words), output, config.teacher_ties, config.allow_in_sample)
-        teacher = read_teachers(files, battles_file, train_rows, *options)
+        teacher = read_teachers(
+            [Path(file) for file in config.labels],
+            Path(config.battles),
+            train_rows,
+            len(prompt.words),
+            Path(config.output_dir),
+            config.teacher_ties,
+            config.allow_in_sample,
+        )
     train_set, counts = verdict_dataset(
         train_rows, prompt, config.swap, config.seed, teacher, config.correct_above, cached=True
     )
-    if config.process_index == 0:
-        print(counts_line(counts, config.total_budget), flush=True)
-    eval_set = metrics = None
+    data = TrainingData(train_rows, prompt, train_set, counts)
     if eval_rows is not None:
-        eval_set, _ = verdict_dataset(eval_rows, prompt, "both", config.seed, cached=True)
-        metrics = eval_metrics(eval_rows.filter(pc.is_in(eval_rows["id"], pa.array(eval_set["id"]))))
-
-    model = _base_model(model_name, model_config, config)
-    quantized = _quantized(model)
-    lora = adapter_config(model_config, model)
-    _check_dropout(config, model, lora)
-    work = partial_path(output)
-    checkpoint = open_work(work, fingerprint, config)
-    config.output_dir = str(work)
-    wanted_on_hub, config.push_to_hub = config.push_to_hub, False  # Trainer would push the work in progress
-    trainer = JudgeTrainer(
-        model=model,
-        args=config,
-        processing_class=tokenizer,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
-        peft_config=lora,
-        compute_metrics=metrics,
-        verdict_ids=prompt.verdict_ids,
-    )
-    if config.process_index == 0:
-        _say_what_is_trained(trainer, lora)
-    if config.ema_decay:
-        trainer.add_callback(_ema(config))
-    start = None
-    if mutates_base(model_config):
-        _needs_whole_weights(f"lora_init {model_config.lora_init}", config)
-        start = work / "start"
-    if start and config.process_index == 0:
-        keep_start(trainer.model, start)
-    try:
-        trained = trainer.train(resume_from_checkpoint=checkpoint)
-    except GateError as error:
-        if config.process_index == 0:
-            log = timeless(trainer.state.log_history)
-            write_json(work / "stopped.json", {"status": trainer.status, "why": str(error), "log": log})
-        raise
-    facts = {
-        **counts,
-        "battles_sha256": content_hash(battles_file),
-        "folds_seen": sorted({*_folds(train_rows), *_folds_of_base(model_name, battles_file)}),
-        "verdict_shares": verdict_shares(train_rows, len(prompt.words)),
-        "base": model_name,
-        **quantized,
-        "steps": trainer.state.global_step,
-        "status": trainer.status,
-        **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
-        "eval": _final_evaluation(trainer),
-    }
-    template = read_template(config.prompt_template)
-    spec = JudgeSpec(prompt.words, prompt.verdict_ids, template, config.budget, config.show_language)
-    spec.training = {**facts, "seed": config.seed, "recipe": _resolved(config)}
-    sources = train_rows["source"].to_pylist() if "source" in train_rows.column_names else []
-    save_judge(trainer, tokenizer, spec, output, start, sources)
-    if wanted_on_hub and trainer.is_world_process_zero():
-        push(output, config)
-    if checkpoint is None:  # of the whole run, not of what was left of it
-        tokens = sum(train_set["length"]) * trainer.state.epoch
-        facts["tokens_per_second"] = round(tokens / trained.metrics["train_runtime"])
-    if torch.cuda.is_available():
-        facts["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return facts | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
-
-
-def _check_dropout(config: JudgeConfig, model, lora) -> None:
-    """Raise `InputError` where R-Drop's two passes would be the same."""
-    rates = [getattr(model.config.get_text_config(), "attention_dropout", 0.0), lora.lora_dropout if lora else 0.0]
-    rates += [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
-    if config.rdrop_weight > 0 and not max(rates) > 0:
-        raise InputError("rdrop_weight is set, but nothing drops out: two passes are the same. Set lora_dropout.")
-
-
-def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
-    if lora:
-        print(scale_line(lora, trainer.model), flush=True)
-    doubt = question(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)
-    if doubt:
-        print(f"sft-judge: {doubt}", file=sys.stderr, flush=True)
-
-
-def _ema(config: JudgeConfig) -> EmaCallback:
-    _needs_whole_weights("ema_decay", config)
-    return EmaCallback(config.ema_decay)
-
-
-def _needs_whole_weights(what: str, config: JudgeConfig) -> None:
-    """Raise `InputError` where a launcher divides the weights among the processes."""
-    if _zero_stage(config) == 3 or config.fsdp_plugin_args:
-        raise InputError(f"{what} needs whole weights on each process; take ZeRO-2, ZeRO-1 or DDP, or leave it out.")
-
-
-def _zero_stage(config: JudgeConfig) -> int:
-    return config.deepspeed_plugin.zero_stage if config.deepspeed_plugin else 0
+        data.eval_set, _ = verdict_dataset(eval_rows, prompt, "both", config.seed, cached=True)
+        evaluated = eval_rows.filter(pc.is_in(eval_rows["id"], pa.array(data.eval_set["id"])))
+        data.compute_metrics = eval_metrics(evaluated)
+    return data
 
 
 def read_rows(config: JudgeConfig) -> tuple[pa.Table, pa.Table | None]:
@@ -174,40 +145,91 @@ def counts_line(counts: dict, total: int) -> str:
     return f"{counts['rows']} battles, {counts['unlabelled']} unlabelled left out{fixed}; cut to {total} tokens: {cut}"
 
 
-def _base_model(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
-    if is_adapter(name):
-        raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
-    options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}
-    if _zero_stage(config) == 3 and (model_config.load_in_8bit or model_config.load_in_4bit):
-        raise InputError(
-            "ZeRO-3 divides weights, which quantised ones do not bear: with 8 bits the loss is ten times too high "
-            "(bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or leave out load_in_8bit and load_in_4bit."
-        )
-    quantization = get_quantization_config(model_config)
-    if quantization is not None:
-        options["quantization_config"] = quantization
-    model = load_model(name, model_config.dtype, **options)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions and config.total_budget > positions:
-        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
-    for module in beside_text(model).values():  # it would get no gradient, which DDP waits for
-        module.requires_grad_(False)
-    return model.train()
+def make_trainer(config: JudgeConfig, model, lora, tokenizer, data: TrainingData) -> JudgeTrainer:
+    """Make the trainer of a run, and say on the first process what is trained."""
+    trainer = JudgeTrainer(
+        model=model,
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=data.train_set,
+        eval_dataset=data.eval_set,
+        peft_config=lora,
+        compute_metrics=data.compute_metrics,
+        verdict_ids=data.prompt.verdict_ids,
+    )
+    if config.process_index == 0:
+        _say_what_is_trained(trainer, lora)
+    if config.ema_decay:
+        check_whole_weights("ema_decay", config)
+        trainer.add_callback(EmaCallback(config.ema_decay))
+    return trainer
 
 
-def _quantized(model) -> dict:
-    """How bitsandbytes quantised the base when it was loaded, if so: the adapter stands on those weights."""
-    config = getattr(model.config, "quantization_config", None)
-    if not isinstance(config, BitsAndBytesConfig):
-        return {}
-    bits, prefix = (4, "bnb_4bit_") if config.load_in_4bit else (8, "llm_int8_")
-    settings = config.to_dict().items()
-    kept = {name: value for name, value in settings if name == f"load_in_{bits}bit" or name.startswith(prefix)}
-    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    return {f"loaded_in_{bits}bit": {"dtype": dtype, "quantization_config": kept}}
+def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
+    if lora:
+        print(scale_line(lora, trainer.model), flush=True)
+    doubt = question(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)
+    if doubt:
+        print(f"sft-judge: {doubt}", file=sys.stderr, flush=True)
 
 
-def _resolved(config: JudgeConfig) -> dict:
+def _keep_start(trainer: JudgeTrainer, model_config: JudgeModelConfig, config: JudgeConfig, work: Path) -> Path | None:
+    """Keep the adapter's start, to subtract it at the end, if that start changed the base; else return None."""
+    if not mutates_base(model_config):
+        return None
+    check_whole_weights(f"lora_init {model_config.lora_init}", config)
+    start = work / "start"
+    if config.process_index == 0:
+        keep_start(trainer.model, start)
+    return start
+
+
+def _fit(trainer: JudgeTrainer, checkpoint: str | None):
+    """Train, from a checkpoint if there is one; a run that a guard stops leaves its log in `stopped.json`."""
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint)
+    except GateError as error:
+        if trainer.is_world_process_zero():
+            log = timeless(trainer.state.log_history)
+            stopped = {"status": trainer.status, "why": str(error), "log": log}
+            write_json(Path(trainer.args.output_dir) / "stopped.json", stopped)
+        raise
+
+
+def training_facts(config: JudgeConfig, data: TrainingData, base: dict, trainer: JudgeTrainer) -> dict:
+    """What a finished run saw and how it ended, for judge.json and the manifest."""
+    battles = Path(config.battles)
+    return {
+        **data.counts,
+        "battles_sha256": content_hash(battles),
+        "folds_seen": sorted({*_folds(data.rows), *_folds_of_base(base["base"], battles)}),
+        "verdict_shares": verdict_shares(data.rows, len(data.prompt.words)),
+        **base,
+        "steps": trainer.state.global_step,
+        "status": trainer.status,
+        **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
+        "eval": _final_evaluation(trainer),
+    }
+
+
+def judge_spec(config: JudgeConfig, prompt: JudgePrompt, facts: dict) -> JudgeSpec:
+    """What judge.json says of a judge that was trained with these settings."""
+    spec = JudgeSpec(
+        prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget, config.show_language
+    )
+    spec.training = {**facts, "seed": config.seed, "recipe": _recipe(config)}
+    return spec
+
+
+def _costs(trainer: JudgeTrainer, data: TrainingData, trained) -> dict:
+    tokens = sum(data.train_set["length"]) * trainer.state.epoch
+    costs = {"tokens_per_second": round(tokens / trained.metrics["train_runtime"])}
+    if torch.cuda.is_available():
+        costs["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return costs
+
+
+def _recipe(config: JudgeConfig) -> dict:
     """The judge's own settings and those of the optimiser, as plain values."""
     own = JudgeConfig.__annotations__
     optimiser = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps")

@@ -33,16 +33,15 @@ class JudgeTrainer(SFTTrainer):
     A step's loss is the mean over all its rows: however they are dealt to processes and accumulated batches, the sum
     of the rows' losses is divided by their number in the whole step, which Trainer counts from the labels, one a row.
 
-    Takes a dataset of token ids as `training_data.py` makes it; SFTTrainer's own preparation is skipped.
+    Takes a dataset of token ids as `dataset.py` makes it; SFTTrainer's own preparation is skipped.
     """
 
     def __init__(self, *args, verdict_ids: list[int], processing_class, **kwargs):
         config = kwargs["args"]
-        padding_free, config.padding_free = config.padding_free, False  # SFTTrainer's would want its own collator
-        collator = VerdictCollator(processing_class.pad_token_id, config.pad_to_multiple_of, padding_free)
+        collator = VerdictCollator(processing_class.pad_token_id, config.pad_to_multiple_of, config.padding_free)
         kwargs.setdefault("data_collator", collator)
+        kwargs["args"] = config.with_changes(padding_free=False)  # SFTTrainer's would want its own collator
         super().__init__(*args, processing_class=processing_class, **kwargs)
-        config.padding_free = padding_free
         self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
         alone = self.accelerator.distributed_type == DistributedType.NO
         self.verdict_head = VerdictHead(self.model, verdict_ids, alone, config.last_layer_at_answer)

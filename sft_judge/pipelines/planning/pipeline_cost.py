@@ -33,7 +33,7 @@ from sft_judge.pipelines.planning.training_cost import (
     views_of,
 )
 from sft_judge.training.config import JudgeModelConfig
-from sft_judge.training.recipes import parsed_recipe, resolved
+from sft_judge.training.recipes import read_recipe
 from sft_judge.training.train import judge_prompt
 
 SAMPLE = 2000  # battles whose tokens are counted, of a file that is there
@@ -104,7 +104,7 @@ class Road:
                 model = args.models[0]
             else:
                 training = training or step
-                model = resolved(args.config, args.overrides)["model_name_or_path"]
+                model = read_recipe(args.config, args.overrides).require("model_name_or_path")
         return str(model), training, bits
 
     def piece(self, step: Step) -> Piece:
@@ -162,9 +162,10 @@ def _counted(battles: pa.Table, config, model: str, labelled: bool) -> Rows:
 
 
 def _train(road: Road, step: Step, args, share: float = 1.0) -> Piece:
-    settings = resolved(args.config, args.overrides)
+    recipe = read_recipe(args.config, args.overrides)
+    settings = recipe.settings
     model, _, _ = road.trained(settings["model_name_or_path"])
-    config, adapters = parsed_recipe(args, settings, {})
+    config, adapters = recipe.configs()
     adapters.model_name_or_path = model
     rows = road.rows(config.battles, config, model, labelled=True)
     left_out = {config.fold, config.holdout_fold} - {None}
@@ -197,7 +198,7 @@ def _predict(road: Road, step: Step, args) -> Piece:
     if training is None:
         raise InputError(f"{args.model} is made by no step of this pipeline")
     words = registry.parse("train", training.argv)
-    config, adapters = parsed_recipe(words, resolved(words.config, words.overrides), {})
+    config, adapters = read_recipe(words.config, words.overrides).configs()
     if road.makers(args.model)[0].stage == "train" and adapters.load_in_4bit:
         bits = 4  # an adapter is read on the base that it learnt on
     cost = road.forward_cost(model, config.total_budget)
@@ -228,7 +229,7 @@ def _quantize(road: Road, step: Step, args) -> Piece:
 
 def _merge(road: Road, step: Step, args) -> Piece:
     model, training, _ = road.trained(args.models[0])
-    tokens = resolved(*_recipe(training)).get("total_budget", 512) if training else 512
+    tokens = int(read_recipe(*_recipe(training)).settings.get("total_budget", 512)) if training else 512
     return Piece(step.name, disk=_weight_bytes(road.forward_cost(model, tokens), None))
 
 
