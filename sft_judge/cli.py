@@ -13,6 +13,7 @@ import signal
 import sys
 
 from sft_judge.core.errors import GateError, InputError
+from sft_judge.core.logs import show_messages
 from sft_judge.core.registry import STAGES, run_stage
 
 
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
         print(f"sft-judge {__version__}")
         return 0
     importlib.import_module("sft_judge.core.third_party")
+    show_messages()
     signal.signal(signal.SIGTERM, _terminated)
     try:
         return run_stage(argv[0], argv[1:])

@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from sft_judge.cli import main
+from sft_judge.commands.console import print_prompt
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
-from sft_judge.prompts import show as prompt_view
 from sft_judge.prompts.check import check_battles, check_budget, check_tokenizer, check_verdicts, control_tokens
 from sft_judge.prompts.prompt import JudgePrompt
-from sft_judge.prompts.show import segments, show_battle
+from sft_judge.prompts.show import segments
 from sft_judge.prompts.templates import read_template
 
 pytestmark = pytest.mark.unit
@@ -74,8 +74,8 @@ def test_segments_tell_fields_control_tokens_and_cuts_apart():
 def shown(prompt, terminal: bool, monkeypatch) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, soft_wrap=True, color_system="standard" if terminal else None)
-    monkeypatch.setattr(prompt_view, "Console", lambda **options: console)
-    show_battle(prompt, [ROW], "7", "ab")
+    monkeypatch.setattr("rich.console.Console", lambda **options: console)
+    print_prompt(prompt, ROW, "ab")
     return out.getvalue()
 
 

@@ -6,6 +6,7 @@ import re
 import time
 from pathlib import Path
 
+from sft_judge.core.choices import DTYPES, ENGINES, SWAPS
 from sft_judge.core.files import InputPath, OutputPath
 
 
@@ -57,11 +58,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """`--engine` and `--dtype`: what reads a judge, and in which precision."""
     parser.add_argument(
         "--engine",
-        choices=("transformers", "vllm", "auto"),
-        default="transformers",
+        choices=(*ENGINES, "auto"),
+        default=ENGINES[0],
         help="auto: vLLM where it can run this judge here (transformers)",
     )
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--dtype", default="auto", choices=DTYPES)
 
 
 def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
@@ -73,7 +74,7 @@ def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     parser.add_argument("--output", required=True, type=rows_path, metavar="F", help=".jsonl or .parquet")
     add_engine(parser)
     parser.add_argument(
-        "--swap", choices=("both", "none"), default=swap, help=f"orders to show ({swap or 'the policy of the judge'})"
+        "--swap", choices=SWAPS, default=swap, help=f"orders to show ({swap or 'the policy of the judge'})"
     )
     add_limit(parser)
 

@@ -36,12 +36,12 @@ def add_arguments(parser):
 
 
 def run(args) -> dict:
+    from sft_judge.commands.console import print_table
     from sft_judge.core.progress import Progress
     from sft_judge.data.audit import audit_battles
     from sft_judge.data.battles import open_battles
     from sft_judge.data.examples import choose_examples, read_rows
     from sft_judge.evaluation.audit_report import render_audit
-    from sft_judge.evaluation.reporting.tables import print_table
 
     file = open_battles(args.battles, args.limit)
     measures = {str(model): token_measure(str(model), args.prompt_template) for model in dict.fromkeys(args.model)}

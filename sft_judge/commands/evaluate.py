@@ -131,10 +131,11 @@ def _write(args, metrics: dict, aligned, against: list[dict]) -> None:
 
 
 def _print_tables(metrics: dict) -> None:
+    from sft_judge.commands.console import print_table
     from sft_judge.evaluation.agreement import agreement_table
     from sft_judge.evaluation.benchmarks import benchmark_table
     from sft_judge.evaluation.policies import policies_table
-    from sft_judge.evaluation.reporting.tables import print_table, stages_table, worth_table
+    from sft_judge.evaluation.reporting.tables import stages_table, worth_table
 
     tables = [stages_table(metrics["stages"])] if "stages" in metrics else []
     tables += [worth_table(metrics), agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])]
@@ -155,11 +156,11 @@ def _policies(args, battles, judges: dict) -> dict:
 
 def _policies_alone(args, files: dict, battles) -> dict:
     """Of battles without verdicts, which policy's answers the judges take for better, and nothing else."""
+    from sft_judge.commands.console import print_table
     from sft_judge.core.files import whole_file, write_json
     from sft_judge.data.probs import read_probs, unfinished
     from sft_judge.evaluation.policies import policies_table
     from sft_judge.evaluation.reporting.html import Section, render_page
-    from sft_judge.evaluation.reporting.tables import print_table
     from sft_judge.inference.calibrated import calibrated
 
     judges = {name: calibrated(read_probs(path), args.uncalibrated) for name, path in files.items()}

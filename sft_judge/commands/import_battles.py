@@ -15,10 +15,10 @@ import argparse
 from collections import Counter
 
 from sft_judge.commands.arguments import positive
+from sft_judge.core.choices import IMPORT_FORMATS
 from sft_judge.core.files import OutputPath
 
 EXAMPLE = "sft-judge import train.csv --output battles.parquet"
-FORMATS = ("lmsys", "wsdm", "battles", "preference", "rewardbench", "rated", "arena", "judgebench")
 
 
 def not_negative(text: str) -> float:
@@ -31,7 +31,7 @@ def not_negative(text: str) -> float:
 def add_arguments(parser):
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, pattern or hub id")
     parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles, .parquet or .jsonl")
-    parser.add_argument("--format", choices=FORMATS, help="where the columns do not tell")
+    parser.add_argument("--format", choices=IMPORT_FORMATS, help="where the columns do not tell")
     parser.add_argument(
         "--votes",
         choices=("rows", "soft"),

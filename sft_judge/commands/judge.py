@@ -5,6 +5,7 @@ Prints what people are expected to prefer, over both orders of the responses, ca
 """
 
 from sft_judge.commands.arguments import model_path
+from sft_judge.core.choices import ENGINES
 
 EXAMPLE = (
     "sft-judge judge --model runs/demo/judge --prompt 'Name a prime.' --response-a '7' --response-b 'Nine, of course'"
@@ -16,7 +17,7 @@ def add_arguments(parser):
     parser.add_argument("--prompt", required=True, metavar="P")
     parser.add_argument("--response-a", required=True, metavar="A")
     parser.add_argument("--response-b", required=True, metavar="B")
-    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
 
 

@@ -15,6 +15,7 @@ import argparse
 import sys
 
 from sft_judge.commands.arguments import TimeBudget, add_engine, add_limit, model_path, positive
+from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
 
@@ -32,7 +33,7 @@ def add_arguments(parser):
     add_engine(parser)
     parser.add_argument(
         "--swap",
-        choices=("both", "none", "budget"),
+        choices=(*SWAPS, "budget"),
         help="orders to show, by default the judge's own policy; budget, with --time-budget: the second one where it "
         "helps most",
     )

@@ -43,8 +43,10 @@ def budget(text: str) -> tuple[int, int, int]:
 
 
 def run(args):
+    from sft_judge.commands.console import print_prompt
+    from sft_judge.core.errors import InputError
     from sft_judge.prompts.check import check_model
-    from sft_judge.prompts.show import made_up_battle, open_prompt, show_battle
+    from sft_judge.prompts.show import made_up_battle, open_prompt, pick_row
 
     rows = [made_up_battle()]
     if args.battles:
@@ -52,6 +54,12 @@ def run(args):
 
         rows = read_battles(args.battles, args.limit).to_pylist()
     if args.action == "show":
-        show_battle(open_prompt(str(args.model), args.template, args.budget), rows, args.id, args.order)
-    else:
-        check_model(str(args.model), args.template, args.budget, rows)
+        return print_prompt(
+            open_prompt(str(args.model), args.template, args.budget), pick_row(rows, args.id), args.order
+        )
+    findings = check_model(str(args.model), args.template, args.budget, rows)
+    for finding in findings:
+        print(f"{finding.level}: {finding.text}")
+    wrong = sum(finding.level == "wrong" for finding in findings)
+    if wrong:
+        raise InputError(f"{args.model}: {wrong} of {len(findings)} checks found what would break a run, see above.")

@@ -8,6 +8,7 @@ calibration: run `calibrate` on it anew.
 """
 
 from sft_judge.commands.arguments import add_limit, model_path, natural, positive
+from sft_judge.core.choices import BITS_OF_SCHEME, QUANTIZED_FORMATS
 from sft_judge.core.files import InputPath, OutputPath
 
 EXAMPLE = "sft-judge quantize --model runs/judge --battles battles.parquet --output runs/judge-w4a16"
@@ -17,10 +18,8 @@ def add_arguments(parser):
     parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge with whole weights")
     parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
     parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
-    parser.add_argument("--scheme", default="W4A16", choices=("W4A16", "W8A16", "FP8_STATIC", "NF4", "INT8"))
-    parser.add_argument(
-        "--format", default="auto_round", choices=("auto_round", "auto_gptq"), help="of the files (auto_round)"
-    )
+    parser.add_argument("--scheme", default="W4A16", choices=tuple(BITS_OF_SCHEME))
+    parser.add_argument("--format", default="auto_round", choices=QUANTIZED_FORMATS, help="of the files (auto_round)")
     parser.add_argument("--holdout-fold", type=int, metavar="N", help="a fold that must not be used")
     parser.add_argument("--seqlen", type=positive, default=2048, help="tokens a calibration row")
     parser.add_argument("--nsamples", type=positive, default=512, help="calibration rows at most")
@@ -69,6 +68,7 @@ def climb(args, model: str) -> dict:
     """Run the ladder beside the output, and copy the rung that is chosen."""
     import shutil
 
+    from sft_judge.commands.sweep import print_results
     from sft_judge.core.files import whole_folder
     from sft_judge.core.manifest import manifest_path
     from sft_judge.core.resources import find
@@ -80,7 +80,8 @@ def climb(args, model: str) -> dict:
     folder = f"{args.output}.ladder"
     given = [f"judge={model}", f"battles={args.battles}", f"run={folder}"]
     sweep = read_sweep(find("recipes", args.ladder), given)
-    scores, status = run_sweep(sweep, room())
+    scores, result, status = run_sweep(sweep, room())
+    print_results(sweep, result)
     if status:
         raise SystemExit(status)
     chosen = cheapest(sweep, scores, args.margin)

@@ -60,11 +60,11 @@ def extra_inputs(args):
 
 
 def run(args) -> dict:
+    from sft_judge.commands.console import print_table
     from sft_judge.core.files import check_folder, whole_file, write_json
     from sft_judge.core.progress import Progress
     from sft_judge.data.battles import open_battles
     from sft_judge.data.style import CONTROLS
-    from sft_judge.evaluation.reporting.tables import print_table
     from sft_judge.ranking.comparisons import read_contests
     from sft_judge.ranking.ratings import measure, split_off
     from sft_judge.ranking.reference import read_reference

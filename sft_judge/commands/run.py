@@ -88,8 +88,9 @@ def print_results(folder, steps):
     """The stages' cost and, where there is a metrics.json, what each judge is worth."""
     import json
 
+    from sft_judge.commands.console import print_table
     from sft_judge.core.manifest import read_stages
-    from sft_judge.evaluation.reporting.tables import print_table, stages_table, worth_table
+    from sft_judge.evaluation.reporting.tables import stages_table, worth_table
     from sft_judge.pipelines.pipeline import first_output
 
     made = {first_output(step) for step in steps}  # the folder may hold another pipeline's outputs too

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from sft_judge.commands.arguments import positive
+from sft_judge.core.choices import DTYPES
 
 EXAMPLE = "sft-judge serve --model runs/demo/judge --port 8000"
 
@@ -26,7 +27,7 @@ def add_arguments(parser):
     parser.add_argument("--insecure", action="store_true", help="bind a public address without keys")
     parser.add_argument("--with-openai", action="store_true", help="vLLM's own /v1/completions and the like too")
     parser.add_argument("--log-requests", action="store_true", help="a line a request: path and status, never a text")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--dtype", default="auto", choices=DTYPES)
     for name, help_ in HELP.items():
         default = getattr(Limits, name)
         flag = f"--max-{name.replace('_', '-')}"

@@ -50,11 +50,11 @@ def outputs(args):
 
 
 def run(args) -> dict:
+    from sft_judge.commands.console import print_table
     from sft_judge.core.errors import InputError
     from sft_judge.core.files import whole_file, write_json
     from sft_judge.data.battles import read_battles
     from sft_judge.evaluation.dataset_shift import check_alike, deal, held_out, render_shift, tables_of, verdict_line
-    from sft_judge.evaluation.reporting.tables import print_table
     from sft_judge.pipelines.pipeline import run_steps
     from sft_judge.training.config import check_keys
 

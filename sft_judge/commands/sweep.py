@@ -9,7 +9,7 @@ kept: the same command goes on, and started several times, on machines that shar
 from contextlib import nullcontext
 
 from sft_judge.commands.arguments import positive
-from sft_judge.pipelines.sweep_runner import all_runs, run_sweep
+from sft_judge.pipelines.sweep_runner import all_runs, page_of, run_sweep
 
 EXAMPLE = "sft-judge sweep recipes/sweeps/tiny/distillation.yaml --jobs 2"
 
@@ -34,9 +34,20 @@ def run(args):
     if args.plan:
         return print_plan(all_runs(sweep))
     with ray_workers(args.ray, str(sweep.file), args.set, args.jobs) if args.ray else nullcontext():
-        _, status = run_sweep(sweep, args.jobs or room())
+        _, result, status = run_sweep(sweep, args.jobs or room())
+    print_results(sweep, result)
     if status:
         raise SystemExit(status)
+
+
+def print_results(sweep, result: dict | None) -> None:
+    """Print the table and the verdict of a sweep; nothing if no run finished."""
+    from sft_judge.commands.console import print_table
+    from sft_judge.pipelines.sweep_report import table_of
+
+    if result:
+        print_table(table_of(result))
+        print(f"{result['verdict']}\npage: {page_of(sweep)}")
 
 
 def print_plan(runs: list) -> None:

@@ -6,6 +6,7 @@ on labelled battles (and each on its engines, where two are named).
 """
 
 from sft_judge.commands.arguments import model_path, positive
+from sft_judge.core.choices import DTYPES, ENGINES
 from sft_judge.core.files import InputPath
 
 EXAMPLE = "sft-judge verify runs/judge runs/judge-w4a16 --battles battles.parquet --engines transformers,vllm"
@@ -19,10 +20,10 @@ def add_arguments(parser):
     parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
     parser.add_argument(
         "--engines",
-        default="transformers,vllm",
+        default=",".join(ENGINES),
         help="comma-separated, the first is the reference; auto: those that can run MODEL_B here",
     )
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--dtype", default="auto", choices=DTYPES)
     parser.add_argument("--limit", type=positive, metavar="N", default=200, help="battles to compare on (200)")
 
 
@@ -37,7 +38,7 @@ def outputs(args):
 def run(args):
     from sft_judge.core.errors import InputError, nearest
     from sft_judge.data.battles import read_battles
-    from sft_judge.inference.engines import ENGINES, usable_engines
+    from sft_judge.inference.engines import usable_engines
     from sft_judge.inference.verify import verify_engines, verify_forms
 
     checked = str(args.model_b or args.model)

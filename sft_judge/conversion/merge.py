@@ -1,9 +1,9 @@
 """Adapters into their base, and judges averaged: weight by weight, so that about one file of weights is in memory."""
 
 import json
+import logging
 import math
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,8 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.files import write_json
 from sft_judge.modeling.judge_spec import JudgeSpec, read_spec, write_spec
 from sft_judge.modeling.loading import base_of, is_adapter, load_config, load_model, load_tokenizer, with_adapter
+
+logger = logging.getLogger(__name__)
 
 ONTO = ("trained", "plain")
 
@@ -65,7 +67,7 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
         _check_weights_alike(parts)
         text = text_part(load_config(models[0]), parts[0].files)
         if text:
-            print(f"{models[0]}: merged as {text.config.architectures[0]}, without what only images pass.", flush=True)
+            logger.info(f"{models[0]}: merged as {text.config.architectures[0]}, without what only images pass.")
         _write(parts, output, text)
     load_tokenizer(models[0]).save_pretrained(output)
     spec = specs[0]
@@ -118,11 +120,11 @@ def _part(model: str, share: float, spec: JudgeSpec, onto: str, scratch: Path) -
     four_bit, recorded = None, spec.training.get("loaded_in_4bit")
     if recorded and onto == "trained" and not isinstance(files, StoredIn4Bit):
         four_bit = LoadedIn4Bit(recorded, model, files)
-        print(f"{model}: its base is taken as it was in training, through 4 bits (--onto {onto}).", flush=True)
+        logger.info(f"{model}: its base is taken as it was in training, through 4 bits (--onto {onto}).")
     try:
         return Part(share, files, AdapterByShards(model, files), four_bit)
     except NotByShards as why:
-        print(f"{model}: {why}, so its base is loaded whole into memory.", file=sys.stderr, flush=True)
+        logger.warning(f"{model}: {why}, so its base is loaded whole into memory.")
         _merge_whole(model, Part(share, files, four_bit=four_bit), scratch)
         return Part(share, WeightFiles(str(scratch)))
 

@@ -5,6 +5,7 @@ auto-round leaves out calibration rows shorter than `seqlen`, and judge prompts 
 to end and cut into rows of exactly `seqlen` token ids, the ids that the judge was trained on.
 """
 
+import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from sft_judge.core.choices import BITSANDBYTES_SCHEMES
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.bnb import bitsandbytes
 from sft_judge.modeling.judge_spec import read_spec, write_spec
@@ -19,7 +21,8 @@ from sft_judge.modeling.loading import load_model, load_tokenizer, sees
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.dataset import verdict_dataset
 
-BITSANDBYTES = ("NF4", "INT8")  # without calibration, to compare with; all else is auto-round's
+logger = logging.getLogger(__name__)
+
 BATCH = 8  # calibration rows a round of tuning
 
 
@@ -52,7 +55,7 @@ def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) 
     The tuning's seed draws the battles that fill `nsamples` rows, and is auto-round's own.
     """
     spec, tokenizer = read_spec(model), load_tokenizer(model)
-    if tuning.scheme in BITSANDBYTES:
+    if tuning.scheme in BITSANDBYTES_SCHEMES:
         facts = {}
         _bitsandbytes(model, tuning.scheme, output)
     else:
@@ -92,7 +95,7 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     seqlen_limit = loaded.config.get_text_config().max_position_embeddings
     if seqlen > seqlen_limit:
         raise InputError(f"--seqlen {seqlen}, but {model} has {seqlen_limit} positions.")
-    print(f"calibration: {counts['rows']} battles -> {len(rows)} rows of {seqlen} tokens, none dropped")
+    logger.info(f"calibration: {counts['rows']} battles -> {len(rows)} rows of {seqlen} tokens, none dropped")
     rounder = AutoRound(
         loaded.to(torch.bfloat16),
         prompt.tokenizer,

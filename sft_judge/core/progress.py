@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from tqdm import tqdm
+
 SECONDS_BETWEEN_LINES = 10
 
 
@@ -18,8 +20,6 @@ class Progress:
     def __enter__(self):
         self._start = self._last = time.monotonic()
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
             self._bar = tqdm(total=self.total, desc=self.label, unit=f" {self.unit}", leave=True)
         return self
 
@@ -33,7 +33,7 @@ class Progress:
             rate = self.done / (self._last - self._start)
             left = f", {(self.total - self.done) / rate:.0f} s left" if self.total else ""
             of = f"/{self.total}" if self.total else ""
-            print(f"{self.label}: {self.done}{of} {self.unit}, {rate:.0f}/s{left}", file=sys.stderr)
+            tqdm.write(f"{self.label}: {self.done}{of} {self.unit}, {rate:.0f}/s{left}", file=sys.stderr)
 
     def __exit__(self, *error):
         if self._bar is not None:

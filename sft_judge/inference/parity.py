@@ -4,11 +4,14 @@ The parity gate: two engines, or two forms of one judge, give the same probabili
 The tolerances are the project's promises, as max |difference of a probability| over verdicts, and stand here alone.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 
 from sft_judge.core.errors import GateError
+
+logger = logging.getLogger(__name__)
 
 TOLERANCES = {
     ("engines", "float32"): 2e-3,
@@ -60,9 +63,9 @@ def hold(parity: Parity, tolerance: float) -> None:
 
 
 def check(kind: str, name: str, precision: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
-    """Compare, print, and hold to the promise of this kind and precision."""
+    """Compare, log, and hold to the promise of this kind and precision."""
     parity = compare(f"{name} ({precision})", logp, other, labels)
-    print(parity)
+    logger.info(str(parity))
     hold(parity, TOLERANCES[kind, precision])
     return parity
 

@@ -5,6 +5,7 @@ Nothing but Ray is shared: the nodes need the package and the judge, by a path t
 An actor that dies is started again and its block goes to another; blocks that came back are on disk already.
 """
 
+import logging
 import os
 import pickle
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from sft_judge.core.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 CPU_SHARE = 0.4  # of a core for each actor without a GPU: Ray Data needs some for reading, or waits for ever
 
@@ -30,7 +33,7 @@ def score_on_ray(address: str, scorer: dict, blocks: list[tuple]) -> Iterator[tu
         gpus = int(ray.cluster_resources().get("GPU", 0))
         actors = gpus or sum(node["Alive"] for node in ray.nodes())
         resources = {"num_gpus": 1} if gpus else {"num_cpus": CPU_SHARE}
-        print(f"Ray: {min(actors, len(blocks))} actors", flush=True)
+        logger.info(f"Ray: {min(actors, len(blocks))} actors")
         items = [{"place": place, "rows": pickle.dumps(rows)} for place, (_, rows) in enumerate(blocks)]
         scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             BlockScorer,

@@ -2,11 +2,10 @@
 
 import numpy as np
 
+from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import ORDERS, unswap
 from sft_judge.prompts.prompt import JudgePrompt
-
-SWAPS = ("both", "none")
 
 
 def orders_of(policy: str) -> tuple[str, ...]:

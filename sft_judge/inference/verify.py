@@ -1,5 +1,6 @@
 """`sft-judge verify`: one judge on several engines, or two forms of a judge, on the same prompts."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from sft_judge.inference.scoring import labelled_scores, orders_of
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import dtype_of, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
+
+logger = logging.getLogger(__name__)
 
 
 def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", onto: str = "trained"):
@@ -28,7 +31,7 @@ def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", o
 
 
 def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str) -> tuple[np.ndarray, dict]:
-    """Hold engines to the first. Returns its scores, and facts. Prints; raises `GateError` beyond the tolerance."""
+    """Hold engines to the first. Returns its scores, and facts. Logs; raises `GateError` beyond the tolerance."""
     precision = dtype_of(model, dtype)
     reference, labels = score(model, rows, engines[0], dtype)
     facts = {"dtype": precision}
@@ -37,11 +40,11 @@ def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str)
         seen, _ = score(model, rows, engine, dtype)
         facts[engine] = check("engines", name, precision, reference, seen, labels).max_difference
         if all(row["verdict"] for row in rows):
-            facts["log_loss_rise"] = _print_rise(reference, seen, rows)
+            facts["log_loss_rise"] = _log_rise(reference, seen, rows)
     return reference, facts
 
 
-def _print_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> tuple[float, float, float]:
+def _log_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> tuple[float, float, float]:
     """The paired rise of the log loss from one scoring [rows * orders, K] to the other, of verdicts that K has."""
     names = verdict_names(first.shape[1])
     known = [place for place, row in enumerate(rows) if row["verdict"] in names]
@@ -49,7 +52,7 @@ def _print_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> tupl
         np.log(average_over_orders(np.exp(logp).reshape(len(rows), -1, len(names))))[known] for logp in (first, second)
     ]
     rise = log_loss_rise(*averaged, np.array([names.index(rows[place]["verdict"]) for place in known]))
-    print(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(known)} battles")
+    logger.info(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(known)} battles")
     return rise
 
 
@@ -57,7 +60,7 @@ def verify_forms(model: str, other: str, rows: list[dict], engines: list[str], d
     """
     Hold a second form of a judge (quantised, say) to the first by its paired rise of the log loss on labelled battles.
 
-    Both are compared on the first engine named; the second form is held to itself on the others. Prints; raises
+    Both are compared on the first engine named; the second form is held to itself on the others. Logs; raises
     `GateError`.
     """
     unlabelled = sum(row["verdict"] is None for row in rows)
@@ -67,15 +70,15 @@ def verify_forms(model: str, other: str, rows: list[dict], engines: list[str], d
         )
     second, facts = verify_engines(other, rows, engines, dtype)
     first, labels = score(model, rows, engines[0], dtype)
-    print(compare(f"{model} against {other}", first, second, labels))
-    rise = _print_rise(first, second, rows)
+    logger.info(str(compare(f"{model} against {other}", first, second, labels)))
+    rise = _log_rise(first, second, rows)
     hold_log_loss(other, rise)
     return {**facts, "log_loss_rise": rise, "rows": len(rows)}
 
 
 def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: str = "trained") -> dict:
     """
-    Hold an adapter to its merged form in transformers. Prints; raises `GateError` beyond the tolerance.
+    Hold an adapter to its merged form in transformers. Logs; raises `GateError` beyond the tolerance.
 
     `onto` as in merge.py: the adapter stands on its base in 4 bits where it was trained on one.
     """
@@ -89,7 +92,7 @@ def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: 
 
 
 def verify_exported(model: str, exported: Path, rows: list[dict]) -> dict:
-    """Hold a classifier to the judge that it was made of. Prints; raises `GateError` beyond the tolerance."""
+    """Hold a classifier to the judge that it was made of. Logs; raises `GateError` beyond the tolerance."""
     dtype = dtype_of(model)
     (expected, labels), (seen, _) = (score(str(form), rows, "transformers") for form in (model, exported))
     parity = check("merged", "judge against classifier", dtype, expected, seen, labels)

@@ -1,7 +1,7 @@
 """Load a judge or its base. Safetensors only, no remote code, and nothing asks the network where a path is local."""
 
 import json
-import sys
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
+from sft_judge.core.choices import DTYPES
 from sft_judge.core.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 CLASSIFIER = "ForSequenceClassification"
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def is_adapter(model: str) -> bool:
@@ -167,7 +169,7 @@ def beside_text(model) -> dict[str, torch.nn.Module]:
 def _attention(base: str, wanted: str | None) -> str | None:
     """The attention to load with. Flash attention gives way, saying so, where it is not installed or has no GPU."""
     if wanted == "flash_attention_2" and not is_flash_attn_2_available():
-        print(f"flash_attention_2 is not to be had here: {base} takes the next best.", file=sys.stderr, flush=True)
+        logger.warning(f"flash_attention_2 is not to be had here: {base} takes the next best.")
         wanted = None
     return attention_for(base, load_config(base), wanted)
 

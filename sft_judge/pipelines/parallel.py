@@ -6,6 +6,7 @@ output, which a kill lets go: to spread the work, the same command is started ag
 """
 
 import fcntl
+import logging
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import IO
 
 from sft_judge.core.files import partial_path
 from sft_judge.pipelines.pipeline import Step, exit_status, first_output, start_step, up_to_date
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 2  # at what other processes hold
 
@@ -82,7 +85,7 @@ def _start(steps: list[Step], place: int, lock: IO, jobs: int, taken: set[int], 
     gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
     gpu = gpus[slot % len(gpus)] if gpus and jobs > 1 else None
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    print(f"[{place + 1}/{len(steps)}] {steps[place].name}: {first_output(steps[place])}", flush=True)
+    logger.info(f"[{place + 1}/{len(steps)}] {steps[place].name}: {first_output(steps[place])}")
     return _Job(place, start_step(steps[place], log_file(logs, steps[place]), threads, gpu), lock, slot)
 
 

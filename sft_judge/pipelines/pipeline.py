@@ -9,6 +9,7 @@ and stage source, and its outputs are still what the manifest says.
 import fcntl
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,8 @@ from sft_judge.core import registry
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import content_hash
 from sft_judge.core.manifest import manifest_path, provenance, stage_outputs
+
+logger = logging.getLogger(__name__)
 
 KEYS = ("vars", "declared", "steps", "extends", "drop")
 
@@ -157,9 +160,9 @@ def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:
             raise InputError(f"{folder}: another `sft-judge run` is at work there. Wait for it, or end it.") from error
         for number, step in enumerate(steps, 1):
             if step.name not in forced and up_to_date(step):
-                print(f"[{number}/{len(steps)}] {step.name}: up to date", flush=True)
+                logger.info(f"[{number}/{len(steps)}] {step.name}: up to date")
                 continue
-            print(f"[{number}/{len(steps)}] {step.name}: sft-judge {step.stage} {' '.join(step.argv)}", flush=True)
+            logger.info(f"[{number}/{len(steps)}] {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
             status = _run(step)
             if status:
                 return status

@@ -5,10 +5,13 @@ The nodes share the disk and the working directory. A worker that dies lets go o
 step; the process that asked for them works too, so that the sweep ends even when all of them die.
 """
 
+import logging
 import os
 from contextlib import contextmanager
 
 from sft_judge.inference.ray_actors import connect
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def ray_workers(address: str, sweep: str, assignments: list[str], jobs: int | No
 
     here = ray.get_runtime_context().get_node_id()
     others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    print(f"Ray: {len(others)} more nodes work on it", flush=True)
+    logger.info(f"Ray: {len(others)} more nodes work on it")
     words = ["sweep", sweep, *(["--jobs", str(jobs)] if jobs else [])]
     words += [word for assignment in assignments for word in ("--set", assignment)]
     work = ray.remote(max_retries=0, num_cpus=0)(_work)

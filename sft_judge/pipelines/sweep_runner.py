@@ -1,6 +1,9 @@
 """A sweep's runs, and its table."""
 
-import sys
+import logging
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 def all_runs(sweep) -> list:
@@ -9,10 +12,18 @@ def all_runs(sweep) -> list:
 
 
 def run_sweep(sweep, jobs: int):
-    """Run what is not done, write and print the table; returns the scores and the worst status of a step."""
+    """
+    Run what is not done and write the results beside each other as JSON and as a page.
+
+    Args:
+        sweep: a `Sweep`.
+        jobs: how many steps run at once.
+
+    Returns:
+        The scores, the results as a dictionary (None if no run finished), and the worst exit status of a step.
+    """
     from sft_judge.core.files import whole_file, write_json
-    from sft_judge.evaluation.reporting.tables import print_table
-    from sft_judge.pipelines.sweep_report import Scores, best_of, render_sweep, summary, table_of
+    from sft_judge.pipelines.sweep_report import Scores, best_of, render_sweep, summary
 
     scores = Scores(sweep.measure)
     status = run_all(all_runs(sweep), scores, sweep.folder, jobs)
@@ -20,15 +31,19 @@ def run_sweep(sweep, jobs: int):
     chosen = best_of(scores, others, sweep.seeds), best_of(scores, sweep.references, sweep.seeds)
     fresh = [sweep.run(cell, seed) for seed in sweep.confirm for cell in chosen if cell]
     status = max(status, run_all(fresh, scores, sweep.folder, jobs))
+    result = None
     if scores.values:
         result = summary(sweep, scores, chosen)
-        page = sweep.folder / f"{sweep.file.stem}.html"
+        page = page_of(sweep)
         write_json(page.with_suffix(".json"), result)
         with whole_file(page) as aside:
             aside.write_text(render_sweep(f"Sweep: {sweep.file.stem}", result), encoding="utf-8")
-        print_table(table_of(result))
-        print(f"{result['verdict']}\npage: {page}")
-    return scores, status
+    return scores, result, status
+
+
+def page_of(sweep) -> Path:
+    """The page with a sweep's results; the JSON file beside it has the same name."""
+    return sweep.folder / f"{sweep.file.stem}.html"
 
 
 def run_all(runs: list, scores, folder, jobs: int) -> int:
@@ -47,5 +62,5 @@ def run_all(runs: list, scores, folder, jobs: int) -> int:
             log = log_file(folder / "logs", steps[place])
             said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             why = said[-1] if said else f"ended with status {status} and said nothing"
-            print(f"sft-judge: {steps[place].name} failed: {why} ({log})", file=sys.stderr)
+            logger.warning(f"{steps[place].name} failed: {why} ({log})")
     return max(statuses.values(), default=0)

@@ -27,22 +27,17 @@ class Finding(NamedTuple):
     text: str
 
 
-def check_model(model: str, template: str | None, budget: tuple | None, rows: list[dict]) -> None:
-    """Print all findings. Raises `InputError` where one of them is wrong."""
+def check_model(model: str, template: str | None, budget: tuple | None, rows: list[dict]) -> list[Finding]:
+    """All findings of a model, its prompt, a budget and battles."""
     prompt = open_prompt(model, template, budget, check=False)
     spec = read_spec(model) if template is None else None
     positions = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
-    findings = [
+    return [
         *check_verdicts(prompt, spec),
         *check_budget(prompt, spec),
         *check_tokenizer(prompt),
         *check_battles(prompt, rows, positions),
     ]
-    for finding in findings:
-        print(f"{finding.level}: {finding.text}")
-    wrong = [finding for finding in findings if finding.level == "wrong"]
-    if wrong:
-        raise InputError(f"{model}: {len(wrong)} of {len(findings)} checks found what would break a run, see above.")
 
 
 def check_verdicts(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]:

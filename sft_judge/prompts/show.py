@@ -1,14 +1,12 @@
 """
-What `sft-judge prompt show` prints: the very text a judge reads, marked, and the tokens of each field.
+The very text a judge reads, in parts to be marked, and the tokens of each field: for `sft-judge prompt show`.
 
 On a terminal the marks are colours; on a pipe they are brackets that the legend explains. Characters that would act on
 a terminal or turn the text around are shown by their code.
 """
 
 import re
-
-from rich.console import Console
-from rich.text import Text
+from collections.abc import Iterator
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS
@@ -55,27 +53,12 @@ def made_up_battle() -> dict:
     return {"id": "made up", "language": None, **{name: [text] for name, text in texts.items()}}
 
 
-def show_battle(prompt: JudgePrompt, rows: list[dict], wanted: str | None, order: str) -> None:
-    """Print one battle: the text with its marks, the answer slot with the verdicts' ids, tokens before and after."""
+def pick_row(rows: list[dict], wanted: str | None) -> dict:
+    """Return the battle with an id, or the first. Raises `InputError` if none has the id."""
     row = next((row for row in rows if wanted is None or row["id"] == wanted), None)
     if row is None:
         raise InputError(f"No battle has id {wanted!r}; the first is {rows[0]['id']!r}.")
-    fields = prompt.fit([row])[0]
-    verdicts = zip(VERDICTS, prompt.words, prompt.verdict_ids, strict=False)
-    console = Console(soft_wrap=True)
-    text = Text()
-    for kind, part in segments(prompt, row, fields, order):
-        style, before, after = MARKS[kind]
-        text.append(part, style) if console.is_terminal else text.append(f"{before}{part}{after}")
-    console.print(text)
-    console.print(Text("▲ the answer: " + ", ".join(f"{name} = {word!r} ({token})" for name, word, token in verdicts)))
-    for line in _token_lines(prompt, row, fields):
-        console.print(Text(line))
-    console.print(
-        Text(f"{len(prompt.ids(fields, order)) + 1} tokens of {prompt.budget.total}, the verdict's included")
-    )
-    if not console.is_terminal:
-        console.print(Text(LEGEND))
+    return row
 
 
 def segments(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> list[tuple[str, str]]:
@@ -121,11 +104,13 @@ def _start(encoding, place: int) -> int:
     return encoding.offsets[place][0] if place < len(encoding.ids) else None
 
 
-def _token_lines(prompt: JudgePrompt, row: dict, fields: Fields):
-    """For each field its tokens after and before the budget, turn by turn where it has several."""
-    shown = prompt.shown(row)
+def token_lines(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> Iterator[str]:
+    """The verdicts' tokens; for each field its tokens after and before the budget, turn by turn; and their total."""
+    shown, verdicts = prompt.shown(row), zip(VERDICTS, prompt.words, prompt.verdict_ids, strict=False)
+    yield "▲ the answer: " + ", ".join(f"{name} = {word!r} ({token})" for name, word, token in verdicts)
     for name in FIELDS:
         kept = [len(turn) for turn in getattr(fields, name)]
         whole = [len(prompt.plain.encode(text, add_special_tokens=False).ids) for text in shown[name]]
         turns = ", ".join(f"{after} of {before}" for after, before in zip(kept, whole, strict=True))
         yield f"{name}: {sum(kept)} of {sum(whole)} tokens" + (f" (turns: {turns})" if len(kept) > 1 else "")
+    yield f"{len(prompt.ids(fields, order)) + 1} tokens of {prompt.budget.total}, the verdict's included"

@@ -5,6 +5,7 @@ Finished blocks of each round stand beside the output. Which battles a later rou
 so the same command finds them again.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from sft_judge.inference.scoring import orders_of, score_battles
 from sft_judge.inference.shards import Work, blocks
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.ranking.tournaments import Contest, num_battles, usual_method
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -120,11 +123,11 @@ def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Wo
         battles = sum(entry.num_battles for entry in entries)
         methods = Counter(entry.contest.method for entry in entries).items()
         copies = sum(len(entry.places) - len(entry.texts) for entry in entries)
-        print(
+        logger.info(
             f"{len(entries)} prompts: {', '.join(f'{name} for {count}' for name, count in methods)}; {copies} "
             f"candidates are copies; {battles} battles, {battles * len(judge.orders)} calls (swap {judge.swap})"
         )
         play(entries, judge.judge)
         kept = f", {judge.kept} more kept from an earlier run" if judge.kept else ""
-        print(f"{judge.calls} calls made{kept}")
+        logger.info(f"{judge.calls} calls made{kept}")
         return judge, work

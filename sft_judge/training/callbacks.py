@@ -1,11 +1,14 @@
 """An exponential moving average of what is trained, which becomes the judge when training ends."""
 
+import logging
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+logger = logging.getLogger(__name__)
 
 FILE = "ema.safetensors"
 
@@ -59,4 +62,4 @@ class PlainLines(TrainerCallback):
         if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
         shown = [f"{key} {float(logs[key]):.4g}" for key in ("loss", "learning_rate", "eval_log_loss") if key in logs]
-        print(f"step {state.global_step}/{state.max_steps}  {'  '.join(shown)}", flush=True)
+        logger.info(f"step {state.global_step}/{state.max_steps}  {'  '.join(shown)}")

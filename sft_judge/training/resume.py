@@ -1,12 +1,15 @@
 """A run's work in progress: whose it is, and the checkpoint that it goes on from."""
 
 import json
+import logging
 import shutil
 import zipfile
 from pathlib import Path
 
 from sft_judge.modeling.loading import check_weights
 from sft_judge.training.config import JudgeConfig
+
+logger = logging.getLogger(__name__)
 
 
 def open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
@@ -22,7 +25,7 @@ def open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
     for checkpoint in _checkpoints(work) if known else []:
         damage = _damage(checkpoint)
         if config.process_index == 0:
-            print(f"{checkpoint} is left out: {damage}." if damage else f"Going on from {checkpoint}.", flush=True)
+            logger.info(f"{checkpoint} is left out: {damage}." if damage else f"Going on from {checkpoint}.")
         if not damage:
             return str(checkpoint)
     return None

@@ -1,8 +1,8 @@
 """A finished training to a judge's folder, which appears when all is done, and to the hub where that was asked for."""
 
 import json
+import logging
 import shutil
-import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -15,6 +15,8 @@ from sft_judge.training.adapters import save_on_base
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.model_card import write_card
 from sft_judge.training.trainer import JudgeTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def save_judge(
@@ -51,9 +53,9 @@ def push(folder: Path, config: JudgeConfig) -> None:
         hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message="A judge trained by sft_judge")
     except (OSError, HTTPError) as error:
         why = " ".join(str(error).split())
-        print(f"sft-judge: not pushed ({why}). Again: hf upload {name} {folder}", file=sys.stderr, flush=True)
+        logger.warning(f"not pushed ({why}). Again: hf upload {name} {folder}")
     else:
-        print(f"pushed to {repo}", flush=True)
+        logger.info(f"pushed to {repo}")
 
 
 def timeless(history: list[dict]) -> list[dict]:

@@ -6,7 +6,7 @@ the same settings go on from the last checkpoint, others start afresh.
 """
 
 import json
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from sft_judge.training.saving import push, save_judge, timeless
 from sft_judge.training.soft_labels import read_teachers
 from sft_judge.training.trainer import JudgeTrainer
 
+logger = logging.getLogger(__name__)
+
 
 def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
     """
@@ -56,7 +58,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     tokenizer = load_tokenizer(model_config.model_name_or_path)
     data = prepare_data(config, tokenizer)
     if config.process_index == 0:
-        print(counts_line(data.counts, config.total_budget), flush=True)
+        logger.info(counts_line(data.counts, config.total_budget))
 
     model = load_base(model_config, config)
     base = {"base": model_config.model_name_or_path, **quantization_facts(model)}
@@ -167,10 +169,10 @@ def make_trainer(config: JudgeConfig, model, lora, tokenizer, data: TrainingData
 
 def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
     if lora:
-        print(scale_line(lora, trainer.model), flush=True)
+        logger.info(scale_line(lora, trainer.model))
     doubt = question(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)
     if doubt:
-        print(f"sft-judge: {doubt}", file=sys.stderr, flush=True)
+        logger.warning(doubt)
 
 
 def _keep_start(trainer: JudgeTrainer, model_config: JudgeModelConfig, config: JudgeConfig, work: Path) -> Path | None:

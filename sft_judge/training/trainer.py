@@ -5,7 +5,7 @@ One forward of the trunk a step, K rows of the head at the answer position. A ba
 its orders, so the two always meet in one step. Soft labels are a column, not a second trainer.
 """
 
-import sys
+import logging
 
 import torch
 from accelerate.utils import DistributedType
@@ -22,6 +22,8 @@ from sft_judge.training.collator import VerdictCollator, twice
 from sft_judge.training.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
 from sft_judge.training.losses import agreement_loss, hard_loss, judge_loss, log_choice_mass, symmetric_kl
 from sft_judge.training.samplers import BalancedSampler, TokenBatches
+
+logger = logging.getLogger(__name__)
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -136,7 +138,7 @@ class JudgeTrainer(SFTTrainer):
         if self.args.on_spike == "stop":
             raise self._stopped(SPIKE, f"{seen}, in battles {self._names(inputs['row'])}")
         self.skipped += 1
-        print(f"step {self.state.global_step + 1}: left out a batch with {seen}", file=sys.stderr, flush=True)
+        logger.warning(f"step {self.state.global_step + 1}: left out a batch with {seen}")
         return True
 
     def _names(self, rows: Tensor, most: int = 8) -> str:
@@ -170,9 +172,7 @@ class JudgeTrainer(SFTTrainer):
             raise self._stopped(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
         status = COLLAPSED if wrong else FINISHED
         if status != self.status:
-            print(
-                f"step {step}: {wrong or 'the judge beats the class frequencies again'}", file=sys.stderr, flush=True
-            )
+            logger.warning(f"step {step}: {wrong or 'the judge beats the class frequencies again'}")
         self.status = status
 
     # One forward in evaluation too. `compute_metrics` sees verdict logits [N, V, K], the log of the mass on the

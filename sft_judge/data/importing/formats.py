@@ -11,6 +11,7 @@ from collections import Counter
 
 import pyarrow as pa
 
+from sft_judge.core.choices import IMPORT_FORMATS
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.data.battles import FIELDS, OPTIONAL
 from sft_judge.data.importing import conversation as turns
@@ -140,6 +141,7 @@ FORMATS = {
     "judgebench": judgebench_battle,
     "arena": arena_battle,
 }
+assert set(FORMATS) == set(IMPORT_FORMATS)
 
 
 def to_battle(row: dict, format_name: str, source: str, number: int, reading: Reading) -> dict:

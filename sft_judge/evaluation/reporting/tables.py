@@ -4,8 +4,6 @@ The tables of figures, which stand both on the terminal and in the report.
 What a number looks like is decided here: four places for log loss, one for percent, the interval in brackets.
 """
 
-import sys
-
 from sft_judge.evaluation.reporting.html import Table
 
 
@@ -204,22 +202,3 @@ def stages_table(stages: list[dict]) -> Table:
         ]
     )
     return Table("Stages", ["stage", "output", "seconds", "peak MB"], rows)
-
-
-def print_table(table: Table) -> None:
-    """Print on standard output: lines fitted to a terminal, plain and never cut on a pipe."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 200, highlight=False)
-    drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD if terminal else box.ASCII2)
-    for name in table.columns:
-        drawn.add_column(Text(name), overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    console.print(drawn)
-    if table.note:
-        print(table.note)

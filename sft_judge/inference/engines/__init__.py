@@ -4,7 +4,11 @@ Engines read the verdicts out: token ids in, log-probabilities over the verdicts
 An engine is a context manager with `score(prompts) -> [N, K]`; vLLM is imported only by its own module.
 """
 
-ENGINES = ("transformers", "vllm")
+import logging
+
+from sft_judge.core.choices import ENGINES
+
+logger = logging.getLogger(__name__)
 
 
 def usable_engines(model: str) -> list[str]:
@@ -18,7 +22,7 @@ def usable_engines(model: str) -> list[str]:
     reason = why_not(model)
     if reason is None:
         return list(ENGINES)
-    print(f"{reason}: transformers reads {model} instead.")
+    logger.warning(f"{reason}: transformers reads {model} instead.")
     return ["transformers"]
 
 

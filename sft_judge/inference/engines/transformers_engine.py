@@ -1,6 +1,6 @@
 """Verdict probabilities from transformers: the reference that other engines are held to."""
 
-import sys
+import logging
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from sft_judge.core.errors import InputError
 from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.modeling.loading import is_classifier, load_model, load_tokenizer
 from sft_judge.modeling.verdict_head import VerdictHead
+
+logger = logging.getLogger(__name__)
 
 TOKENS_A_BATCH = 8192
 
@@ -82,7 +84,7 @@ class TransformersEngine:
                 "smaller total_budget."
             ) from error
         self.tokens_a_batch = num_rows * longest // 2
-        print(f"out of memory: batches of {self.tokens_a_batch} tokens from here on", file=sys.stderr, flush=True)
+        logger.warning(f"out of memory: batches of {self.tokens_a_batch} tokens from here on")
 
 
 def _widen(model) -> None:

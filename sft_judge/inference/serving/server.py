@@ -9,6 +9,7 @@ process with status 1, so that whoever supervises it starts another.
 import asyncio
 import copy
 import json
+import logging
 import signal
 import socket
 from contextlib import nullcontext
@@ -27,6 +28,8 @@ from sft_judge.inference.serving.service import Service
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import dtype_of, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
+
+logger = logging.getLogger(__name__)
 
 RED_SECONDS = 5  # for how long a server without its engine still says so
 LOOK_SECONDS = 0.5
@@ -99,7 +102,7 @@ def uvicorn_server(app, limits: Limits, log_requests: bool):
 
         async def startup(self, sockets=None):
             await super().startup(sockets)
-            print(f"serving at {address(sockets[0])}", flush=True)
+            logger.info(f"serving at {address(sockets[0])}")
 
     log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     log_config["handlers"]["access"]["stream"] = "ext://sys.stderr"  # standard output has the address alone

@@ -6,8 +6,8 @@ where it helps most. The file, and the submission beside it, are replaced whole 
 moment leaves valid ones; the blocks stand beside them, and the same command goes on from there.
 """
 
+import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +29,8 @@ from sft_judge.inference.time_budget.output import TimedOutput
 from sft_judge.inference.time_budget.scheduler import Deadline, Pass, fit_length_rule, open_rows, score_in_time, unsure
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
+
+logger = logging.getLogger(__name__)
 
 ROWS_MEASURED, ROWS_OF_A_RULE = 512, 4000  # battles tokenised at once, and looked at by the length rule
 WRITES_SHARE = 0.05  # of the time, for replacing the output
@@ -68,7 +70,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: dict, fin
                         report.block(passes[place:], queue, tokens)
                     ring_in(0)
     except OutOfTime:
-        print("predict: out of time; a block at work is left out", file=sys.stderr)
+        logger.warning("out of time; a block at work is left out")
     facts["seconds"] = round(deadline.elapsed(), 1)
     counts = report.write()
     if counts["complete"] and settings["shard"][1] == 1:
@@ -169,11 +171,10 @@ class Report:
         if self._blocks == 3:  # the first are small, and warm up
             self.facts["planned"] = self._planned(passes[0].orders, first, second, scores)
         self._said = now
-        print(
+        logger.info(
             f"predict: {len(queue)} battles left in order {' and '.join(passes[0].orders)}, {first} of them in time"
             + (f", then {second} in the other" if second else "")
-            + f"; {self.deadline.rate:.0f} tokens/s, {max(self.deadline.left(), 0):.0f} s left",
-            file=sys.stderr,
+            + f"; {self.deadline.rate:.0f} tokens/s, {max(self.deadline.left(), 0):.0f} s left"
         )
 
     def _planned(self, orders: tuple[str, ...], first: int, second: int, scores: np.ndarray) -> dict:

@@ -1,0 +1,23 @@
+"""Show the package's log messages to the user of a command: plain lines, warnings on standard error."""
+
+import logging
+import sys
+
+ROOT_LOGGER = logging.getLogger("sft_judge")
+
+
+class _Lines(logging.Handler):
+    """Print each message; the streams are looked up at each message, since a caller may have replaced them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_warning = record.levelno >= logging.WARNING
+        prefix = "warning: " if is_warning else ""
+        print(prefix + record.getMessage(), file=sys.stderr if is_warning else sys.stdout, flush=True)
+
+
+def show_messages() -> None:
+    """Print the package's messages from INFO on; done once a process."""
+    if not any(isinstance(handler, _Lines) for handler in ROOT_LOGGER.handlers):
+        ROOT_LOGGER.addHandler(_Lines())
+        ROOT_LOGGER.setLevel(logging.INFO)
+        ROOT_LOGGER.propagate = False
