@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sft_judge.core.logs import show_messages
 from sft_judge.core.manifest import git_commit
 
 # Tiny matrices: threads would only wait for one another. Set before torch is imported.
@@ -21,6 +22,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     # a shell's background job ignores Ctrl-C, and so would all that the tests start
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    show_messages()  # as a command does
     config.passed_file = None
     if config.getoption("--resume"):
         commit = git_commit()

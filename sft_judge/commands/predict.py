@@ -79,17 +79,17 @@ def shard(text: str) -> tuple[int, int]:
 def run(args):
     from sft_judge.inference.engines import usable_engines
     from sft_judge.inference.out_of_fold import find_judges
-    from sft_judge.inference.predict import open_jobs, predict
+    from sft_judge.inference.predict import PredictSettings, open_jobs, predict
 
     if args.time_budget:
         return _run_in_time(args)
     jobs = open_jobs(args.battles, args.output, args.fold, args.limit)
-    names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray", "tensor_parallel")
-    settings = {name: getattr(args, name) for name in names}
     engine = args.engine
     if engine == "auto":
         engine = usable_engines(next(iter(find_judges(str(args.model)))))[-1]
-    facts = predict(str(args.model), jobs, engine, settings, _stamp(args))
+    names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray", "tensor_parallel")
+    settings = PredictSettings(engine, **{name: getattr(args, name) for name in names})
+    facts = predict(str(args.model), jobs, settings, _stamp(args))
     if facts is None:
         print("this shard is done; the last one to finish writes the output")
         return None
@@ -132,14 +132,13 @@ def _output(args):
 
 def _run_in_time(args):
     from sft_judge.inference.engines import usable_engines
-    from sft_judge.inference.time_budget.predict import predict_in_time
+    from sft_judge.inference.time_budget.predict import TimedSettings, predict_in_time
     from sft_judge.inference.time_budget.scheduler import Deadline
 
     deadline = Deadline(args.time_budget, args.time_budget.started)
-    settings = {
-        name: getattr(args, name) for name in ("dtype", "shard", "uncertain_in", "length_rule", "tensor_parallel")
-    }
-    settings["engine"] = usable_engines(str(args.model))[-1] if args.engine == "auto" else args.engine
+    names = ("dtype", "shard", "uncertain_in", "length_rule", "tensor_parallel")
+    engine = usable_engines(str(args.model))[-1] if args.engine == "auto" else args.engine
+    settings = TimedSettings(engine, **{name: getattr(args, name) for name in names})
     # what is known of a battle does not depend on these
     free = ("time_budget", "sample", "submission", "uncertain_in", "length_rule")
     stamp = _stamp(args, **dict.fromkeys(free))

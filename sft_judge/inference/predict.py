@@ -29,6 +29,20 @@ from sft_judge.modeling.loading import dtype_of, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
 
 
+@dataclass(frozen=True)
+class PredictSettings:
+    """How battles are scored."""
+
+    engine: str  # of ENGINES
+    dtype: str = "auto"  # of DTYPES
+    swap: str | None = None  # of SWAPS; None: the judge's own policy
+    out_of_fold: bool = False  # score each labelled row by the judge that did not see its fold
+    check: int | None = None  # battles to hold against transformers
+    shard: tuple[int, int] = (0, 1)  # (i, n): the i-th of n processes that share the work and the disk
+    ray: str | None = None  # address of a cluster
+    tensor_parallel: int = 1  # GPUs that vLLM spreads one model over
+
+
 @dataclass
 class Job:
     """One battles file to be scored into one probs file."""
@@ -63,72 +77,82 @@ class Block:
         progress.add(len(self.indices))
 
 
-def predict(model: str, jobs: list[Job], engine: str, settings: dict, fingerprint: str) -> dict | None:
+def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint: str) -> dict | None:
     """
-    Score every job with every judge it needs, each judge loaded once; returns facts for the manifest.
+    Score every job with every judge it needs, each judge loaded once, and write the probs files.
 
-    `settings`: `swap` (both | none | None for the judge's own), `out_of_fold`, `dtype`, `check` (rows to hold against
-    transformers, or None), `shard` (i, n): the i-th of n processes that share the work and the disk, `ray` (a
-    cluster's address, or None). None is returned, and no output is written, where others have blocks to do still.
+    Args:
+        model: folder of a judge, or of `fold-*` judges.
+        jobs: battles files and their outputs.
+        settings: how they are scored.
+        fingerprint: identifies all that the scores depend on; unfinished work of another one is thrown away.
+
+    Returns:
+        Facts for the manifest, or None, and no output is written, if other processes still have blocks to do.
+
+    Raises:
+        GateError: a row would be scored by a judge that was trained on it, or `check` fails.
     """
     judges = find_judges(model)
-    plans = [plan(judges, job.battles, settings["out_of_fold"], content_hash(job.battles_path)) for job in jobs]
+    plans = [plan(judges, job.battles, settings.out_of_fold, content_hash(job.battles_path)) for job in jobs]
     works = [Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
-    facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": engine}
+    facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": settings.engine}
     for number, (folder, spec) in enumerate(judges.items()):
-        orders = orders_of(settings["swap"] or spec.swap)
+        orders = orders_of(settings.swap or spec.swap)
         todo = [(work, number, job, wanted[folder]) for work, job, wanted in zip(works, jobs, plans, strict=True)]
         # a check that has refused once must not be passed by finished shards
-        mine = settings["shard"]
-        if settings["check"] or not all(work.finished(number, len(indices), mine) for work, _, _, indices in todo):
-            facts |= _run_judge(folder, spec, engine, orders, todo, settings)
+        mine = settings.shard
+        if settings.check or not all(work.finished(number, len(indices), mine) for work, _, _, indices in todo):
+            facts |= _run_judge(folder, spec, orders, todo, settings)
     for work, wanted in zip(works, plans, strict=True):
         if not all(work.finished(number, len(wanted[folder])) for number, folder in enumerate(judges)):
             return None
     for work, job, wanted in zip(works, jobs, plans, strict=True):
-        write_probs(job.output, _gather(work, job, judges, wanted, model, engine, settings))
+        write_probs(job.output, _gather(work, job, judges, wanted, model, settings))
         work.clear()
     return facts
 
 
-def _run_judge(folder: str, spec: JudgeSpec, engine_name: str, orders, todo: list, settings: dict) -> dict:
+def _run_judge(folder: str, spec: JudgeSpec, orders, todo: list, settings: PredictSettings) -> dict:
     every = [
         Block(work, number, place, job.battles, indices[place])
         for work, number, job, indices in todo
-        for place in blocks(len(indices), settings["shard"])
+        for place in blocks(len(indices), settings.shard)
     ]
     left = [block for block in every if not block.work.block(block.judge, block.place).is_file()]
     with Progress(f"predict {folder}", sum(len(block.indices) for block in every)) as progress:
         progress.add(progress.total - sum(len(block.indices) for block in left))
-        if settings["ray"]:
-            scorer = {"folder": folder, "engine": engine_name, "dtype": settings["dtype"], "orders": orders}
-            for block, logp in score_on_ray(settings["ray"], scorer, [(block, block.rows()) for block in left]):
+        if settings.ray:
+            scorer = {"folder": folder, "engine": settings.engine, "dtype": settings.dtype, "orders": orders}
+            for block, logp in score_on_ray(settings.ray, scorer, [(block, block.rows()) for block in left]):
                 block.save(logp, progress)
             return {}
         prompt = JudgePrompt.of(load_tokenizer(folder), spec)
-        with open_engine(engine_name, folder, spec, settings["dtype"], gpus=settings["tensor_parallel"]) as engine:
+        with open_engine(settings.engine, folder, spec, settings.dtype, gpus=settings.tensor_parallel) as engine:
             for block in left:
                 block.save(score_battles(engine, prompt, block.rows(), orders), progress)
-            if settings["check"]:
+            if settings.check:
                 return {"check": check_engine(engine, folder, spec, prompt, todo[0][2].battles, orders, settings)}
     return {}
 
 
-def check_engine(engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Table, orders, settings: dict) -> dict:
-    """Hold an engine to transformers on the first `check` battles. Prints; raises `GateError` beyond the tolerance."""
-    rows = battles.slice(0, settings["check"]).to_pylist()
-    with open_engine("transformers", folder, spec, settings["dtype"]) as reference:
+def check_engine(
+    engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Table, orders, settings: PredictSettings
+) -> dict:
+    """Hold an engine to transformers on the first `check` battles. Logs; raises `GateError` beyond the tolerance."""
+    rows = battles.slice(0, settings.check).to_pylist()
+    with open_engine("transformers", folder, spec, settings.dtype) as reference:
         expected, labels = labelled_scores(reference, prompt, rows, orders)
     seen, _ = labelled_scores(engine, prompt, rows, orders)
-    dtype = dtype_of(folder, settings["dtype"])
+    dtype = dtype_of(folder, settings.dtype)
     parity = check("engines", f"{folder}, engine against transformers", dtype, seen, expected, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows, "dtype": dtype}
 
 
-def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, engine: str, settings: dict) -> Probs:
+def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, settings: PredictSettings) -> Probs:
     """Mean over the judges that scored a row, then one probs row for each battle and order."""
     first = next(iter(judges.values()))
-    orders = orders_of(settings["swap"] or first.swap)
+    orders = orders_of(settings.swap or first.swap)
     total = np.zeros((job.battles.num_rows, len(orders), first.num_verdicts))
     count = np.zeros(job.battles.num_rows)
     for number, folder in enumerate(judges):
@@ -144,12 +168,12 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, engine
         "model": str(model),
         "calibration": first.calibration if len(judges) == 1 else None,
         "battles_sha256": content_hash(job.battles_path),
-        "engine": engine,
+        "engine": settings.engine,
         "versions": versions(),
         "rows": job.battles.num_rows,
         "judges": {folder: content_hash(folder) for folder in judges},
     }
-    if settings["out_of_fold"]:
+    if settings.out_of_fold:
         metadata["folds"] = {
             str(fold): {"model": folder, "folds_seen": judges[folder].training.get("folds_seen", [])}
             for fold, folder in fold_owners(judges, labelled_folds(job.battles) - {None}).items()

@@ -32,7 +32,7 @@ from sft_judge.data.probs import read_probs
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.engines.vllm_engine import sampling_params, why_not
 from sft_judge.inference.parity import TOLERANCES, compare
-from sft_judge.inference.predict import check_engine
+from sft_judge.inference.predict import PredictSettings, check_engine
 from sft_judge.inference.scoring import score_battles
 from sft_judge.inference.time_budget.scheduler import Deadline
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec, write_spec
@@ -148,7 +148,7 @@ def test_exchanged_responses_exchange_a_and_b_on_vllm(vllm, rows):
 
 def test_predicts_check_passes_and_is_refused_beyond_its_tolerance(vllm, rows, monkeypatch, capsys):
     engine, folder, spec, prompt = vllm
-    settings = {"check": 6, "dtype": "float32"}
+    settings = PredictSettings("vllm", "float32", check=6)
     facts = check_engine(engine, folder, spec, prompt, battle_table(rows), ORDERS, settings)
     assert facts["rows"] == 12 and "max |Δp|" in capsys.readouterr().out
     monkeypatch.setattr("sft_judge.inference.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -37,22 +38,40 @@ WRITES_SHARE = 0.05  # of the time, for replacing the output
 END_SHARE = 0.1  # of what the start took, for the end: an engine that is slow to come is slow to go
 
 
+@dataclass(frozen=True)
+class TimedSettings:
+    """How battles are scored against a deadline."""
+
+    engine: str  # of ENGINES
+    dtype: str = "auto"  # of DTYPES
+    shard: tuple[int, int] = (0, 1)  # (i, n): the i-th of n processes that share the work and the disk
+    tensor_parallel: int = 1  # GPUs that vLLM spreads one model over
+    uncertain_in: Path | None = None  # a probs file, whose least certain battles come first
+    length_rule: tuple[Path, Path] | None = None  # probs and battles to fit the rule on
+
+
 class OutOfTime(BaseException):
     """The alarm: a start or a block that takes far longer than it should is given up."""
 
 
-def predict_in_time(output: TimedOutput, deadline: Deadline, settings: dict, fingerprint: str) -> dict:
+def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSettings, fingerprint: str) -> dict:
     """
-    Score as much as the time allows, replacing the output as it grows; returns facts for the manifest.
+    Score as much as the time allows, replacing the output as it grows.
 
-    `settings`: `engine`, `dtype`, `shard` (i, n), `uncertain_in` (a probs file whose least certain battles come first,
-    or None) and `length_rule` (probs and battles to fit it on, or None).
+    Args:
+        output: the probs file, and the submission kept beside it.
+        deadline: the time there is.
+        settings: how battles are scored, and which come first.
+        fingerprint: identifies all that the scores depend on; scores of another one are not used.
+
+    Returns:
+        Facts for the manifest.
     """
     known = output.known(fingerprint)
     work = RowWork(partial_path(output.path).with_suffix(".shards.partial"), fingerprint, known)
-    facts = {"engine": settings["engine"], "judges": {output.model: content_hash(Path(output.model))}}
+    facts = {"engine": settings.engine, "judges": {output.model: content_hash(Path(output.model))}}
     facts |= {"fingerprint": fingerprint, "time_budget": deadline.budget}
-    report = Report(output, work, deadline, settings["shard"][1], facts)
+    report = Report(output, work, deadline, settings.shard[1], facts)
     report.write()
     prompt = JudgePrompt.of(load_tokenizer(output.model), output.spec)
     try:
@@ -60,8 +79,8 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: dict, fin
             tokens = work.lengths(lambda: token_lengths(prompt, output.battles.to_pylist()))
             passes = passes_of(output, tokens, settings, prompt)
             if any(len(each.choose(work.scores())) for each in passes):
-                name, dtype, gpus = (settings[key] for key in ("engine", "dtype", "tensor_parallel"))
-                with open_engine(name, output.model, output.spec, dtype, gpus=gpus) as engine:
+                options = (settings.engine, output.model, output.spec, settings.dtype)
+                with open_engine(*options, gpus=settings.tensor_parallel) as engine:
                     facts["started_after"] = round(deadline.elapsed(), 1)
                     # for a block that is late; a start would be in vain
                     ring_in(deadline.left() + deadline.margin / 2)
@@ -73,7 +92,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: dict, fin
         logger.warning("out of time; a block at work is left out")
     facts["seconds"] = round(deadline.elapsed(), 1)
     counts = report.write()
-    if counts["complete"] and settings["shard"][1] == 1:
+    if counts["complete"] and settings.shard[1] == 1:
         work.forget()
     return counts | facts
 
@@ -82,14 +101,14 @@ def _score(engine, prompt: JudgePrompt, battles, work: RowWork, rows: np.ndarray
     work.add(rows, orders, score_battles(engine, prompt, battles.take(rows).to_pylist(), orders))
 
 
-def passes_of(output: TimedOutput, tokens: np.ndarray, settings: dict, prompt: JudgePrompt) -> list[Pass]:
+def passes_of(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings, prompt: JudgePrompt) -> list[Pass]:
     """The rounds of a policy over this shard's rows, of which `tokens` [N] are the lengths."""
-    index, count = settings["shard"]
+    index, count = settings.shard
     first = np.argsort(tokens, kind="stable")
-    if settings["uncertain_in"]:
-        first = np.argsort(-unsure_in(settings["uncertain_in"], output.ids), kind="stable")
+    if settings.uncertain_in:
+        first = np.argsort(-unsure_in(settings.uncertain_in, output.ids), kind="stable")
     mine = first[index::count]
-    rule = fit_rule(*settings["length_rule"], prompt) if settings["length_rule"] else None
+    rule = fit_rule(*settings.length_rule, prompt) if settings.length_rule else None
 
     def in_turn(orders, scores):
         return mine[open_rows(scores, orders)[mine]]
