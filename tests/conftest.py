@@ -113,7 +113,7 @@ def base(request, bases) -> Path:
 @pytest.fixture(scope="session")
 def judge(bases, tmp_path_factory):
     """A whole judge of random weights, of the family qwen2."""
-    from test_predict import make_judge
+    from helpers.judges import make_judge
 
     return make_judge(tmp_path_factory.mktemp("judge") / "judge", bases["qwen2"], folds_seen=[0])
 
@@ -131,7 +131,7 @@ def sharded_base(judge, tmp_path_factory):
 @pytest.fixture
 def adapters(sharded_base, judge, tmp_path):
     """Two judges that are adapters on one base: LoRA, and DoRA with its own rank."""
-    from merging import add_adapter, judge_of
+    from helpers.merging import add_adapter, judge_of
 
     folders = [
         add_adapter(sharded_base, tmp_path / "one", 1),
@@ -143,7 +143,7 @@ def adapters(sharded_base, judge, tmp_path):
 @pytest.fixture
 def command(bases, planted_file, tmp_path):
     """A function that gives the words of a training command; a setting of None is left out."""
-    from training_runs import RECIPE
+    from helpers.training_runs import RECIPE
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
 
@@ -179,8 +179,7 @@ def tokenizer(base):
 
 def prompt_with(tokenizer, budget):
     """The default template's prompt, language shown."""
-    from prompt_cases import PAIR, WORDS
-
+    from helpers.prompt_cases import PAIR, WORDS
     from sft_judge.prompts.prompt import JudgePrompt
 
     return JudgePrompt(tokenizer, PAIR, WORDS, budget, language=True)
@@ -189,7 +188,7 @@ def prompt_with(tokenizer, budget):
 @pytest.fixture(scope="session")
 def wide(tokenizer):
     """A prompt that cuts nothing."""
-    from prompt_cases import WIDE
+    from helpers.prompt_cases import WIDE
 
     return prompt_with(tokenizer, WIDE)
 
@@ -197,6 +196,6 @@ def wide(tokenizer):
 @pytest.fixture(scope="session")
 def narrow(tokenizer):
     """A prompt that cuts whatever is long."""
-    from prompt_cases import NARROW
+    from helpers.prompt_cases import NARROW
 
     return prompt_with(tokenizer, NARROW)

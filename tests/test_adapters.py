@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from training_runs import ADAPTER_WEIGHTS, CRASH, log_loss_of, losses, weights
 
+from helpers.training_runs import ADAPTER_WEIGHTS, CRASH, log_loss_of, losses, weights
 from sft_judge.cli import main
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trl
-from browser import assert_self_contained, opened
 from scipy.stats import binomtest
 
+from helpers.browser import assert_self_contained, opened
 from sft_judge.cli import main
 from sft_judge.core.resources import find
 from sft_judge.data import audit as audit_module

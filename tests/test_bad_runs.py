@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from training_runs import ADAPTER_WEIGHTS, losses, refuses, weights
 
+from helpers.training_runs import ADAPTER_WEIGHTS, losses, refuses, weights
 from sft_judge.cli import main
 from sft_judge.core.resources import find
 from sft_judge.modeling.tiny_models import make_base

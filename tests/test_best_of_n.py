@@ -1,6 +1,5 @@
 """The best of n: what each method says is what its definition says, and a killed run goes on."""
 
-import json
 import shutil
 from itertools import combinations, permutations
 from types import SimpleNamespace
@@ -9,22 +8,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.candidates import ANSWERS, best_of_n, rows_of, written
 from sft_judge import Judge
-from sft_judge.cli import main
 from sft_judge.inference.engines.transformers_engine import TransformersEngine
 from sft_judge.modeling.judge_spec import read_spec, write_spec
 from sft_judge.ranking.candidate_judging import shown
 from sft_judge.ranking.tournaments import FEW, Contest, num_battles, usual_method
 
 pytestmark = pytest.mark.unit
-ANSWERS = [
-    "clouds gather slowly",
-    "thanks and welcome",
-    "shut up",
-    "nonsense of the first kind",
-    "I do not know",
-    "42",
-]
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +26,6 @@ def calibrated_judge(judge, tmp_path_factory):
     spec.calibration = {"temperature": 0.4}
     write_spec(folder, spec)
     return folder
-
-
-def written(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def best_of_n(candidates, model, output, *options) -> int:
-    return main(["best-of-n", str(candidates), "--model", str(model), "--output", str(output), *options])
-
-
-def rows_of(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def outcome(model, prompt, one, two) -> float:

@@ -6,8 +6,8 @@ import math
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from prompt_cases import NARROW, PAIR, ROW, TURN, WORDS, battles, swapped
 
+from helpers.prompt_cases import NARROW, PAIR, ROW, TURN, WORDS, battles, swapped
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.judge_spec import Budget
 from sft_judge.prompts.prompt import JudgePrompt

@@ -1,8 +1,8 @@
 """Candidates: what a row of several answers to a prompt may be, and what is refused by its number."""
 
 import pytest
-from test_best_of_n import best_of_n, written
 
+from helpers.candidates import best_of_n, written
 from sft_judge.core.errors import InputError
 from sft_judge.data.candidates import make_group, read_groups, write_rows
 from sft_judge.data.importing.conversation import RowError

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from test_submit import IDS, submit, write_judge
 
+from helpers.submissions import IDS, submit, write_judge
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS, swap
 from sft_judge.data.battles import battle_table, write_battles

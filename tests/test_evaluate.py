@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from browser import assert_self_contained, opened
 from sklearn.metrics import cohen_kappa_score
 
+from helpers.browser import assert_self_contained, opened
 from sft_judge.cli import main
 from sft_judge.core.manifest import read_stages
 from sft_judge.core.verdicts import VERDICTS

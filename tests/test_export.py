@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from merging import tiny_model
-from test_predict import make_judge
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
+from helpers.judges import make_judge
+from helpers.merging import tiny_model
 from sft_judge.cli import main
 from sft_judge.core.verdicts import ORDERS
 from sft_judge.inference.engines import open_engine

@@ -3,17 +3,15 @@
 import re
 import unicodedata
 from copy import deepcopy
-from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from prompt_cases import LONG, TURN, battles, swapped
-from spelling import Spelling, control_ids, text_of
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from helpers.prompt_cases import EVERY, LONG, TURN, battles, prompt_of, swapped
+from helpers.spelling import Spelling, control_ids, text_of
 from sft_judge.core.errors import InputError
-from sft_judge.core.resources import find
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, battle_table
 from sft_judge.modeling.judge_spec import Budget
@@ -23,15 +21,7 @@ from sft_judge.prompts.templates import read_template
 from sft_judge.training.dataset import verdict_dataset
 
 unit = pytest.mark.unit
-TEMPLATES = [file.stem for file in sorted(find("prompts", "pair").parent.glob("*.jinja"))]
-EVERY = [(family, template) for family in FAMILIES for template in TEMPLATES]
 few = settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
-
-
-@cache
-def prompt_of(family: str, template: str, *budget: int, words=("A", "B", "tie")) -> JudgePrompt:
-    sizes = budget or (100_000, 100_000, 400_000)
-    return JudgePrompt(tokenizer_of(family), read_template(template), list(words), Budget(*sizes), language=True)
 
 
 def turns_of(fields: dict) -> list:

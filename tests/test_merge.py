@@ -10,11 +10,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from merging import add_adapter, differences, judge_of, merge, stored, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from helpers.merging import add_adapter, differences, judge_of, merge, stored, tiny_model
 from sft_judge.conversion import weight_files
 from sft_judge.conversion.merge_adapter import AdapterByShards, NotByShards
 from sft_judge.conversion.weight_files import WeightFiles, write_shards

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
-from merging import add_adapter, differences, edit, judge_of, merge, refuses, stored
 from safetensors.torch import load_file
-from training_runs import trained_models
 
+from helpers.merging import add_adapter, differences, edit, judge_of, merge, refuses, stored
+from helpers.training_runs import trained_models
 from sft_judge.inference.engines import open_engine
 from sft_judge.modeling.judge_spec import read_spec, write_spec
 from sft_judge.modeling.loading import load_model

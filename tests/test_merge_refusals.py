@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from merging import add_adapter, edit, judge_of, refuses
 from peft import PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from helpers.merging import add_adapter, edit, judge_of, refuses
 from sft_judge.modeling.loading import load_model
 
 unit = pytest.mark.unit

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import HfApi
-from training_runs import losses
 
+from helpers.training_runs import losses
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.model_card import write_card

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from training_runs import losses
 
+from helpers.training_runs import losses
 from sft_judge.cli import main
 from sft_judge.modeling.architectures import KNOWN, model_config_of
 from sft_judge.modeling.loading import load_model

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from browser import assert_self_contained
 
+from helpers.browser import assert_self_contained
 from sft_judge.cli import main
 from sft_judge.core.verdicts import VERDICTS, swap
 from sft_judge.data.battles import battle_table, write_battles

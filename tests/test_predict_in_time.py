@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_predict import exchange, make_judge, predict
 
+from helpers.judges import exchange, make_judge, predict
 from sft_judge.cli import main
 from sft_judge.data.battles import read_battles, write_battles
 from sft_judge.data.probs import average_orders, read_probs

@@ -7,10 +7,10 @@ from itertools import combinations
 import datasets
 import numpy as np
 import pytest
-from test_best_of_n import ANSWERS, rows_of, written
-from test_predict import make_judge
 from trl.data_utils import is_conversational
 
+from helpers.candidates import ANSWERS, rows_of, written
+from helpers.judges import make_judge
 from sft_judge import Judge
 from sft_judge.cli import main
 from sft_judge.inference.judge import Judgement

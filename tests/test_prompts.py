@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import jinja2
 import pytest
 from hypothesis import HealthCheck, given, settings
-from prompt_cases import HOSTILE, NARROW, PAIR, ROW, WIDE, WORDS, battles, swapped
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from helpers.prompt_cases import HOSTILE, NARROW, PAIR, ROW, WIDE, WORDS, battles, swapped
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table

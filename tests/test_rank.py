@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from browser import assert_self_contained, opened
-from contests import NU, STRENGTHS, drawn_contests
 from scipy.stats import spearmanr
 
+from helpers.browser import assert_self_contained, opened
+from helpers.contests import NU, STRENGTHS, drawn_contests
 from sft_judge.cli import main
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from contests import NU, STRENGTHS, contests_of, drawn_contests, turned
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
+from helpers.contests import NU, STRENGTHS, contests_of, drawn_contests, turned
 from sft_judge.data.style import standardised
 from sft_judge.data.synthetic.preference_law import davidson
 from sft_judge.evaluation.bootstrap import cluster_draws

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from training_runs import (
+
+from helpers.training_runs import (
     CLEAN,
     proof,
     refuses,
     soft_labels,
 )
-
 from sft_judge.core.files import content_hash
 from sft_judge.data.battles import read_battles
 from sft_judge.modeling.judge_spec import read_spec

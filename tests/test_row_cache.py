@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from training_runs import make_prompt
 
+from helpers.training_runs import make_prompt
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import battle_table
 from sft_judge.prompts.prompt import JudgePrompt

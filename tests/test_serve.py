@@ -6,9 +6,9 @@ import json
 import httpx
 import numpy as np
 import pytest
-from serving import served
-from test_predict import make_judge
 
+from helpers.judges import make_judge
+from helpers.serving import served
 from sft_judge import Judge
 from sft_judge.client import AsyncJudgeClient, JudgeClient, ServerError
 from sft_judge.data.battles import write_battles

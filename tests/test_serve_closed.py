@@ -8,9 +8,9 @@ import sys
 
 import httpx
 import pytest
-from serving import BATTLE, KEY, SECRET, connected, eventually, refused, served
-from test_injection import CORPUS, attack, fuzzed
 
+from helpers.injection import CORPUS, attack, fuzzed
+from helpers.serving import BATTLE, KEY, SECRET, connected, eventually, refused, served
 from sft_judge.core.verdicts import ORDERS
 from sft_judge.prompts.prompt import JudgePrompt
 

@@ -3,8 +3,8 @@
 import socket
 
 import pytest
-from serving import BATTLE, KEY, connected, refused, served
 
+from helpers.serving import BATTLE, KEY, connected, refused, served
 from sft_judge.cli import main
 from sft_judge.inference.serving.auth import is_loopback
 

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from browser import faults, tab
-from serving import served
 
+from helpers.browser import faults, tab
+from helpers.serving import served
 from sft_judge.inference.serving.demo_page import page
 
 pytestmark = pytest.mark.unit

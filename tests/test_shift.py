@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from browser import assert_self_contained, opened
 
+from helpers.browser import assert_self_contained, opened
 from sft_judge.cli import main
 from sft_judge.core import registry
 from sft_judge.core.errors import InputError

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from training_runs import losses
 
+from helpers.training_runs import losses
 from sft_judge.cli import main
 from sft_judge.modeling.judge_spec import read_spec
 

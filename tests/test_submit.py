@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from sft_judge.cli import main
+from helpers.submissions import IDS, submit, write_judge
 from sft_judge.core.verdicts import swap
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.inference.ensemble import combine
@@ -14,16 +14,6 @@ from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 from sft_judge.modeling.temperature_scaling import apply_scaling
 
 pytestmark = pytest.mark.unit
-IDS = ["30", "10", "20", "0x1f"]
-
-
-def write_judge(path, seed=0, num=3, ids=IDS, metadata=None):
-    probs = np.zeros((len(ids), 3))
-    probs[:, :num] = np.random.default_rng(seed).dirichlet(np.ones(num), len(ids))
-    with np.errstate(divide="ignore"):
-        logp = np.log(probs)
-    write_probs(path, Probs(np.array(sorted(ids), dtype=object), np.full(len(ids), "ab"), logp, metadata or {}))
-    return dict(zip(sorted(ids), probs, strict=True))
 
 
 @pytest.fixture
@@ -33,12 +23,6 @@ def folder(tmp_path):
     )
     (tmp_path / "wsdm.csv").write_text("id,winner\n" + "".join(f"{i},model_a\n" for i in IDS))
     return tmp_path
-
-
-def submit(folder, sample, judges=("one",), *more):
-    files = [str(folder / f"{name}.parquet") for name in judges]
-    sample, output = str(folder / f"{sample}.csv"), str(folder / "out.csv")
-    return main(["submit", "--probs", *files, "--sample", sample, "--output", output, *more])
 
 
 def rows_of(folder):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_runs import CLEAN, losses, make_prompt, proof, refuses, soft_labels
 
+from helpers.training_runs import CLEAN, losses, make_prompt, proof, refuses, soft_labels
 from sft_judge.cli import main
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.data.battles import battle_table, read_battles, write_battles

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from merging import add_adapter, judge_of, merge, stored, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from helpers.merging import add_adapter, judge_of, merge, stored, tiny_model
 from sft_judge.cli import main
 from sft_judge.conversion.text_only import text_part
 from sft_judge.conversion.weight_files import WeightFiles

@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, log_loss
-from training_runs import (
+
+from helpers.training_runs import (
     CRASH,
     log_loss_of,
     losses,
     weights,
 )
-
 from sft_judge.cli import main
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.modeling.judge_spec import read_spec

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from training_runs import make_prompt
 
+from helpers.training_runs import make_prompt
 from sft_judge.cli import main
 from sft_judge.data.battles import battle_table, read_battles, write_battles
 from sft_judge.training.dataset import mixed, shown_orders, split_folds, verdict_dataset, verdict_shares

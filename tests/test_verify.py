@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from test_predict import make_judge
 
+from helpers.judges import make_judge
 from sft_judge.cli import main
 from sft_judge.data.battles import read_battles
 

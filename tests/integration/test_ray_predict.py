@@ -6,8 +6,8 @@ import time
 import numpy as np
 import psutil
 import pytest
-from test_predict import make_judge
 
+from helpers.judges import make_judge
 from sft_judge.cli import main
 from sft_judge.data.probs import read_probs
 from sft_judge.inference import shards as prediction_work

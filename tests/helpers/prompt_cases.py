@@ -1,9 +1,14 @@
 """Battles of any text, hostile text among it, for the tests of prompts. Their prompts are fixtures: conftest.py."""
 
+from functools import cache
+
 from hypothesis import strategies as st
 
 from sft_judge.core.resources import find
 from sft_judge.modeling.judge_spec import Budget
+from sft_judge.modeling.tiny_tokenizers import FAMILIES, tokenizer_of
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.templates import read_template
 
 PAIR = find("prompts", "pair").read_text(encoding="utf-8")
 WORDS = ["A", "B", "tie"]
@@ -46,3 +51,11 @@ def swapped(row: dict) -> dict:
 
 
 ROW = {"prompt": ["Why?", "And?"], "response_a": ["So.", "Ah"], "response_b": ["", "漢字"], "language": "English"}
+TEMPLATES = [file.stem for file in sorted(find("prompts", "pair").parent.glob("*.jinja"))]
+EVERY = [(family, template) for family in FAMILIES for template in TEMPLATES]
+
+
+@cache
+def prompt_of(family: str, template: str, *budget: int, words=("A", "B", "tie")) -> JudgePrompt:
+    sizes = budget or (100_000, 100_000, 400_000)
+    return JudgePrompt(tokenizer_of(family), read_template(template), list(words), Budget(*sizes), language=True)
