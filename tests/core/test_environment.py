@@ -11,7 +11,7 @@ from sft_judge.cli import main
 from sft_judge.core import environment as doctor
 
 pytestmark = pytest.mark.unit
-PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.fixture
