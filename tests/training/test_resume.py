@@ -18,7 +18,7 @@ from sft_judge.modeling.tiny_models import make_base
 from sft_judge.training.trainer import JudgeTrainer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def cut_short(file: Path) -> None:
