@@ -9,7 +9,7 @@ from helpers.training_runs import losses
 from sft_judge.cli import main
 from sft_judge.modeling.judge_spec import read_spec
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.engine

@@ -197,7 +197,7 @@ def test_the_plan_of_a_pipeline_is_printed_after_what_is_to_do(road, tmp_path, c
 
 @pytest.mark.parametrize("name", ["lmsys", "wsdm"])
 def test_a_competitions_pipeline_declares_all_battles_that_its_steps_need(name):
-    file = Path(__file__).parents[1] / "recipes" / name / "pipeline.yaml"
+    file = Path(__file__).parents[3] / "recipes" / name / "pipeline.yaml"
     pipeline = read_pipeline(file)
     pipeline["vars"] = {key: value or "file.csv" for key, value in pipeline["vars"].items()}
     declared = declared_of(pipeline, file)

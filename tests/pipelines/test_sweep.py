@@ -20,7 +20,7 @@ from sft_judge.pipelines.pipeline import first_output
 from sft_judge.pipelines.sweep import read_sweep, unique_steps
 from sft_judge.pipelines.sweep_report import Scores, _verdict, best_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 unit, engine = pytest.mark.unit, pytest.mark.engine
 SWEEP = """
 vars: {run: "RUN"}

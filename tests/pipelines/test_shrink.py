@@ -26,7 +26,7 @@ from sft_judge.training.recipes import read_recipe, resolved
 from sft_judge.training.train import _base_model
 
 unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPES = [path for path in sorted((ROOT / "recipes").glob("*/*.yaml")) if read_recipe(str(path)).get("use_peft")]
 RECIPES = [path for path in RECIPES if "model_name_or_path" in read_recipe(str(path))]
 # one a family; each kind of recipe among them
