@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sft_judge.cli import main
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import battle_table, read_battles, set_column, write_battles
+from sft_judge.data.battles import battle_table, read_battles, set_column
 from sft_judge.data.preparing.folds import assign_folds, settle_ties
 from sft_judge.data.preparing.leaks import LeakSearch
 from sft_judge.data.synthetic.generator import planted_split
@@ -111,54 +111,6 @@ def test_ties_are_kept_dropped_or_split():
     assert [row["verdict"] for row in split] == ["a", None, None]
     assert [row["soft_a"] for row in split] == [None, 0.5, None]
     assert [row["soft_tie"] for row in split] == [None, 0.0, None]
-
-
-def test_prepare_counts_every_row_and_joins_files(tmp_path, capsys):
-    table = planted_table(200)
-    paths = [tmp_path / "one.parquet", tmp_path / "two.jsonl"]
-    for path, part in zip(paths, (table.slice(0, 120), table.slice(120)), strict=True):
-        write_battles(path, part)
-    output = tmp_path / "out.parquet"
-    assert main(["prepare", *map(str, paths), "--output", str(output), "--ties", "drop", "--folds", "4"]) == 0
-    kept = [row for row in table.to_pylist() if row["verdict"] != "tie"]
-    assert f"200 rows in = {len(kept)} out + {200 - len(kept)} rejected + 0 merged" in capsys.readouterr().out
-    read = read_battles(output)
-    assert read["id"].to_pylist() == [row["id"] for row in kept]
-    assert set(read["fold"].to_pylist()) == {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize(
-    "options, said",
-    [
-        (["--folds", "1"], "expected 2 or more"),
-        (["--folds", "50"], "cannot make 50 folds"),
-        (["--ties", "halve"], "split"),
-        (["--limit", "0"], "0 is not a positive number"),
-    ],
-)
-def test_bad_settings_are_one_clear_line(options, said, tmp_path, capsys):
-    write_battles(tmp_path / "b.parquet", planted_table(20))
-    assert main(["prepare", str(tmp_path / "b.parquet"), "--output", str(tmp_path / "o.parquet"), *options]) == 2
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and not (tmp_path / "o.parquet").exists()
-
-
-def test_bad_battles_are_one_clear_line(tmp_path, capsys):
-    good = tmp_path / "b.parquet"
-    write_battles(good, planted_table(20))
-    (tmp_path / "twin.parquet").write_bytes(good.read_bytes())
-    (tmp_path / "empty.parquet").write_bytes(b"")
-    (tmp_path / "garbage.parquet").write_bytes(bytes(range(256)))
-    for sources, said in (
-        (["none.parquet"], "no such battles file"),
-        (["empty.parquet"], "empty.parquet"),
-        (["garbage.parquet"], "garbage.parquet"),
-        (["b.parquet", "twin.parquet"], "stands in"),
-    ):
-        paths = [str(tmp_path / source) for source in sources]
-        assert main(["prepare", *paths, "--output", str(tmp_path / "o.parquet")]) == 2
-        error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1 and not (tmp_path / "o.parquet").exists()
 
 
 def test_real_votes_make_five_clean_folds(data_folder, tmp_path):
