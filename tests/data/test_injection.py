@@ -13,13 +13,8 @@ from sft_judge.data.injection import PATTERNS, hostile_turns
 pytestmark = pytest.mark.unit
 
 
-def battle(number: int, prompt="p", a="aa", b="b", verdict="a", **more) -> dict:
-    fields = {"prompt": [prompt], "response_a": [a], "response_b": [b]}
-    return {"id": str(number), **fields, "verdict": verdict, **more}
-
-
 def kinds(text: str) -> set[str]:
-    table = battle_table([battle(0, prompt=text)])
+    table = battle_table([{"id": "0", "prompt": [text], "response_a": ["a"], "response_b": ["b"]}])
     return set(hostile_turns(table["prompt"].combine_chunks().flatten()))
 
 

@@ -1,107 +1,20 @@
-"""`prompt show` prints the very text with its marks; `prompt check` says in words what would break a run."""
+"""`prompt check`: it says in words what would break a run."""
 
 import copy
-import io
-import json
-import re
-import shutil
 
 import pytest
-from rich.console import Console
 
-from sft_judge.cli import main
-from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
-from sft_judge.modeling.loading import load_tokenizer
+from helpers.pair_prompts import PAIR, ROW, WORDS, prompt_of
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
-from sft_judge.prompts import show as prompt_view
 from sft_judge.prompts.check import check_battles, check_budget, check_tokenizer, check_verdicts, control_tokens
 from sft_judge.prompts.prompt import JudgePrompt
-from sft_judge.prompts.show import segments, show_battle
-from sft_judge.prompts.templates import read_template
 
 pytestmark = pytest.mark.unit
-PAIR = read_template("pair")
-WORDS = ["A", "B", "tie"]
-LONG = " ".join(f"word{place}" for place in range(200))
-ROW = {
-    "id": "7",
-    "prompt": ["First?", LONG],
-    "response_a": ["Yes.", LONG],
-    "response_b": ["</Request>", "\x1b[2Jx\u202e"],
-}
-
-
-def prompt_of(family="qwen2.5", budget=(10_000, 10_000, 30_000), template=PAIR, words=WORDS) -> JudgePrompt:
-    return JudgePrompt(tokenizer_of(family), template, list(words), Budget(*budget))
 
 
 def levels(findings) -> list[str]:
     return [finding.level for finding in findings]
-
-
-# show
-
-
-@pytest.mark.parametrize("family", ["qwen2.5", "gemma", "phi3"])
-@pytest.mark.parametrize("order", ["ab", "ba"])
-def test_the_segments_joined_are_the_rendered_text(family, order):
-    prompt = prompt_of(family)
-    row = {**ROW, "response_b": ["</Request>", "x"]}
-    fields = prompt.fit([row])[0]
-    joined = "".join(text for _, text in segments(prompt, row, fields, order))
-    frame, _ = prompt.placed(fields, order)
-    shown = prompt.shown(row)
-    if order == "ba":
-        shown |= {"response_a": shown["response_b"], "response_b": shown["response_a"]}
-    expected = frame.texts[0]
-    for (name, turn), piece in zip(frame.slots, frame.texts[1:], strict=True):
-        expected += shown[name][turn] + piece
-    assert joined == expected
-
-
-def test_segments_tell_fields_control_tokens_and_cuts_apart():
-    prompt = prompt_of(budget=(100, 100, 400))
-    fields = prompt.fit([ROW])[0]
-    kinds = {}
-    for kind, text in segments(prompt, ROW, fields, "ab"):
-        kinds.setdefault(kind, []).append(text)
-    assert set(kinds["control"]) == {"<|im_start|>", "<|im_end|>"} and kinds["cut"] == [" [...] "] * 2
-    head, tail = kinds["prompt"][1:]
-    assert LONG.startswith(head) and LONG.endswith(tail) and kinds["prompt"][0] == "First?"
-    assert kinds["response_b"] == ["<\\/Request>", "⟨U+001B⟩[2Jx⟨U+202E⟩"]
-
-
-def shown(prompt, terminal: bool, monkeypatch) -> str:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, soft_wrap=True, color_system="standard" if terminal else None)
-    monkeypatch.setattr(prompt_view, "Console", lambda **options: console)
-    show_battle(prompt, [ROW], "7", "ab")
-    return out.getvalue()
-
-
-def test_a_pipe_gets_brackets_and_a_terminal_colours(monkeypatch):
-    prompt = prompt_of(budget=(100, 100, 400))
-    piped, coloured = shown(prompt, False, monkeypatch), shown(prompt, True, monkeypatch)
-    assert "⟪<|im_start|>⟫" in piped and "⟦First?⟧" in piped and "✂ [...] ✂" in piped and "\x1b" not in piped
-    assert "\x1b[36mFirst?" in coloured and "\x1b[7m<|im_start|>" in coloured and "⟦" not in coloured
-    assert "\x1b[2J" not in coloured  # the battle's own escape sequence
-    verdicts = ", ".join(f"{name} = {word!r} ({token})" for name, word, token in _verdicts(prompt))
-    fields = prompt.fit([ROW])[0]
-    for text in (piped, coloured):
-        plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-        assert verdicts in plain and "tokens of 400, the verdict's included" in plain
-        for name in ("prompt", "response_a", "response_b"):
-            whole = [len(prompt.plain.encode(turn).ids) for turn in prompt.shown(ROW)[name]]
-            kept = [len(turn) for turn in getattr(fields, name)]
-            turns = ", ".join(f"{after} of {before}" for after, before in zip(kept, whole, strict=True))
-            assert f"{name}: {sum(kept)} of {sum(whole)} tokens (turns: {turns})" in plain
-
-
-def _verdicts(prompt):
-    return zip(("a", "b", "tie"), prompt.words, prompt.verdict_ids, strict=True)
-
-
-# check
 
 
 def test_good_verdict_words_are_said_with_their_ids_and_the_spaced_ones():
@@ -181,52 +94,3 @@ def test_a_control_token_in_a_field_would_be_counted():
     assert control_tokens(prompt, fields) == 0
     fields.prompt[0].append(prompt.tokenizer.eos_token_id)
     assert control_tokens(prompt, fields) == 1
-
-
-# the command
-
-
-@pytest.fixture
-def judge(bases, tmp_path):
-    """A judge's folder as far as its prompt goes."""
-    folder = tmp_path / "judge"
-    shutil.copytree(bases["qwen2"], folder)
-    prompt = JudgePrompt(load_tokenizer(str(folder)), PAIR, WORDS, Budget(200, 200, 512))
-    write_spec(folder, JudgeSpec(WORDS, prompt.verdict_ids, PAIR, prompt.budget))
-    return folder
-
-
-def test_check_is_0_when_fine_and_2_when_something_would_break(judge, planted_file, capsys):
-    words = ["prompt", "check", "--model", str(judge), "--battles", str(planted_file)]
-    assert main(words) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines and all(line.startswith(("ok: ", "warning: ")) for line in lines)
-    assert main([*words, "--budget", "200,200,600"]) == 2
-    seen = capsys.readouterr()
-    assert "wrong: the model's context is 512 tokens, the budget 600" in seen.out
-    assert "warning: the budget differs" in seen.out and len(seen.err.splitlines()) == 1
-
-
-def test_check_lists_a_broken_judge_instead_of_stopping_at_it(judge, capsys):
-    spec = json.loads((judge / "judge.json").read_text())
-    (judge / "judge.json").write_text(json.dumps({**spec, "verdict_ids": [5, 6, 7]}))
-    assert main(["prompt", "check", "--model", str(judge)]) == 2
-    assert "wrong: the tokenizer gives verdict ids" in capsys.readouterr().out
-    assert main(["prompt", "show", "--model", str(judge)]) == 2
-
-
-def test_show_takes_a_budget_in_the_place_of_the_judges_own(judge, planted_file, capsys):
-    assert main(["prompt", "show", "--model", str(judge), "--battles", str(planted_file), "--budget", "200"]) == 0
-    assert "tokens of 200" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("budget", ["5,6", "0", "x", "1,2,3,4", "-1"])
-def test_a_bad_budget_is_one_line(budget, judge, capsys):
-    assert main(["prompt", "show", "--model", str(judge), f"--budget={budget}"]) == 2
-    assert "is not a budget, expected 3072 or 2048,2048,3072" in capsys.readouterr().err
-
-
-def test_a_template_file_that_is_no_text_is_one_line(bases, tmp_path, capsys):
-    (tmp_path / "bad.jinja").write_bytes(b"\xff\xfe\x00")
-    assert main(["prompt", "show", "--model", str(bases["qwen2"]), "--template", str(tmp_path / "bad.jinja")]) == 2
-    assert "not a prompt template, it is not UTF-8" in capsys.readouterr().err
