@@ -119,6 +119,25 @@ def judge(bases, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def each_judge(base, tmp_path_factory):
+    """A whole judge of random weights, of one family after the other."""
+    from helpers.judges import make_judge
+
+    return make_judge(tmp_path_factory.mktemp("judge") / "judge", base)
+
+
+@pytest.fixture(scope="session")
+def folds(bases, tmp_path_factory):
+    """Three judges, each of which left out the fold of its name."""
+    from helpers.judges import make_judge
+
+    folder = tmp_path_factory.mktemp("folds")
+    for fold in range(3):
+        make_judge(folder / f"fold-{fold}", bases["qwen2"], fold, folds_seen=sorted({0, 1, 2} - {fold}))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def sharded_base(judge, tmp_path_factory):
     """The weights of `judge` in several files and in half precision, as a base."""
     from sft_judge.modeling.loading import load_model
