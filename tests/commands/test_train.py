@@ -1,6 +1,11 @@
-"""What a training refuses: one line, status 2 or 3, and nothing left behind."""
+"""`sft-judge train`: what it refuses, each in a line with nothing left behind, and what it writes of itself."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +15,15 @@ from helpers.training_runs import (
     refuses,
     soft_labels,
 )
+from sft_judge.cli import main
 from sft_judge.core.files import content_hash
+from sft_judge.core.resources import find
 from sft_judge.data.battles import read_battles
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
+ROOT = Path(__file__).parents[2]
 
 
 @unit
@@ -101,3 +109,90 @@ def test_what_is_saved_says_what_it_was_trained_on(train, planted_file):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["rows"] == 20 and manifest["inputs"][str(planted_file)] == content_hash(planted_file)
     assert not (folder / "training_args.bin").exists()
+
+
+unit, engine = pytest.mark.unit, pytest.mark.engine
+ROOT = Path(__file__).parents[2]
+
+
+# settings
+
+
+@unit
+@pytest.mark.parametrize(
+    "old, new, reason",
+    [
+        ("in response_b", "in []", "shows turn 1 of 'response_b' 0 times"),
+        ("response_b", "response_a", "shows turn 1 of 'response_a' 2 times"),
+        ("in response_b", "in respons_b", "'respons_b' is undefined"),
+        ("block user", "block usr", "no block 'user'"),
+    ],
+)
+def test_a_template_that_does_not_show_each_answer_once_is_refused(old, new, reason, command, tmp_path, capsys):
+    text = find("prompts", "compact").read_text(encoding="utf-8")
+    words = command(prompt_template=tmp_path / "own.jinja")
+    (tmp_path / "own.jinja").write_text(text.replace(old, new))
+    refuses(words, 2, reason, tmp_path, capsys)
+
+
+@unit
+def test_a_verdict_of_two_tokens_is_refused_with_its_tokens(command, tmp_path, capsys):
+    words = command(verdict_words=["A", "B", "undecided"])
+    refuses(words, 2, "but the loss looks at one answer token", tmp_path, capsys)
+
+
+@unit
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": -1},
+        {"per_device_train_batch_size": 0},
+        {"gradient_accumulation_steps": 0},
+        {"max_steps": 0},
+        {"lora_r": 0},
+        {"lora_dropout": 1.5},
+        {"warmup_steps": -1},
+        {"logging_steps": 0},
+        {"seed": -1},
+        {"lora_init": "pisa"},
+        {"lora_target_modules": "foo"},
+        {"lr_scheduler_type": "cosin"},
+        {"eval_strategy": "steps"},
+        {"bf16": "maybe"},
+        {"limit": -2},
+        {"num_train_epochs": 0},
+        {"adam_beta1": 2},
+        {"prompt_budget": 0},
+        {"mix": "arena"},
+    ],
+    ids=str,
+)
+def test_a_value_that_no_training_can_have_is_one_line(changes, command, tmp_path, capsys):
+    words = command(**changes)
+    before = {path.name for path in tmp_path.iterdir()}
+    assert main(words) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "Loading weights" not in line]
+    assert len(said) == 1 and said[0].startswith("sft-judge:") and next(iter(changes)) in said[0]
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@unit
+def test_a_plan_for_no_gpu_is_refused(command, tmp_path, capsys):
+    refuses([*command(), "--plan", "--gpus", "0"], 2, "--gpus is 0, expected 1 or more", tmp_path, capsys)
+
+
+# several processes
+
+
+@engine
+def test_a_port_in_use_gives_way_to_another_on_one_machine(command, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        line = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", str(taken.getsockname()[1])]
+        line += ["--config_file", str(ROOT / "recipes/accelerate/ddp.yaml"), str(ROOT / "scripts/train.py")]
+        told = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}  # as in a user's shell
+        options = {"cwd": tmp_path, "env": told, "capture_output": True, "text": True, "timeout": 300}
+        finished = subprocess.run([*line, *command(max_steps=1)[1:]], **options)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "is already in use" in finished.stderr and (tmp_path / "judge" / "judge.json").is_file()

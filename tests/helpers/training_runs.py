@@ -105,6 +105,10 @@ def make_prompt(bases, words=("A", "B", "tie"), template="compact", budget=(200,
     return JudgePrompt(tokenizer, read_template(template), list(words), Budget(*budget), **options)
 
 
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
 def refuses(words, status, reason, tmp_path, capsys):
     before = {path.name for path in tmp_path.iterdir()}
     capsys.readouterr()
