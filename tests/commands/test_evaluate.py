@@ -16,7 +16,6 @@ from sft_judge.core.manifest import read_stages
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
-from sft_judge.evaluation.slices import bucket_labels, slices
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 
 pytestmark = pytest.mark.unit
@@ -294,20 +293,59 @@ def test_ids_that_do_not_meet_are_counted_with_an_example(world, tmp_path, capsy
         assert said in capsys.readouterr().err
 
 
-def test_small_slices_are_put_together_and_no_row_is_lost():
-    languages = ["English"] * 60 + ["French"] * 5 + ["Thai"] * 4
-    rows = [
-        {"id": str(i), "prompt": ["p"], "response_a": ["x" * i], "response_b": ["y"], "verdict": "a", "language": name}
-        for i, name in enumerate(languages)
-    ]
-    found = slices(battle_table(rows))
-    assert {name: int(mask.sum()) for name, mask in found["language"].items()} == {"English": 60, "other (2)": 9}
-    assert "turns" not in found  # all have one
-    assert bucket_labels(np.array([5, 5, 5])) == ["0 to 5"] * 3
-
-
 def test_a_browser_opens_the_report_without_a_console_error_or_a_script_run(world, tmp_path):
     assert evaluate(world, tmp_path, ["good", "fair"]) == 0
     shown = opened(tmp_path / "report.html")
     assert shown.count("<svg") >= 3  # pictures are there
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown  # a language's name stayed text
+
+
+def evaluated(folder, verdicts, prompts, probs=None) -> tuple[dict, str]:
+    """metrics.json, read as strictly as others read it, and the page, of two judges of such battles."""
+    rng, count = np.random.default_rng(0), len(verdicts)
+    rows = [
+        {
+            "id": f"{i}",
+            "prompt": [f"p{i % prompts}"],
+            "response_a": ["**x** " * rng.integers(1, 9)],
+            "response_b": ["- y\n" * rng.integers(1, 9)],
+            "verdict": VERDICTS[verdict],
+            "language": ("English", "German")[i % 2],
+            "model_a": "one",
+            "model_b": "other",
+        }
+        for i, verdict in enumerate(verdicts)
+    ]
+    write_battles(folder / "battles.parquet", battle_table(rows))
+    ids = np.array([row["id"] for row in rows], dtype=object)
+    files = [folder / "first.parquet", folder / "second.parquet"]
+    for file in files:
+        said = rng.dirichlet([1, 1, 1], count) if probs is None else np.asarray(probs)
+        write_probs(file, Probs(ids, np.full(count, "ab"), np.log(said), {"model": "m"}))
+    words = ["evaluate", "--probs", *map(str, files), "--battles", str(folder / "battles.parquet"), "--quiet"]
+    assert main([*words, "--output", str(folder / "out"), "--policies", "one", "other"]) == 0
+    text = (folder / "out" / "metrics.json").read_text()
+    metrics = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in metrics.json"))
+    return metrics, (folder / "out" / "report.html").read_text()
+
+
+FEW = {
+    "one row": ([0], 1, "all battles have one prompt"),
+    "two rows": ([0, 1], 2, "2 prompts are few"),
+    "five rows": ([0, 1, 2, 0, 1], 5, "5 prompts are few"),
+    "one prompt": ([0, 1, 2, 0, 1, 2] * 20, 1, "all battles have one prompt"),
+    "two prompts": ([0, 1, 2, 0, 1, 2] * 20, 2, "2 prompts are few"),
+    "one verdict": ([0] * 100, 50, "every verdict is a"),
+    "ties alone": ([2] * 100, 50, "every verdict is tie"),
+}
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_battles_that_say_little_make_a_report_that_says_so(tmp_path, case):
+    verdicts, prompts, caveat = FEW[case]
+    metrics, page = evaluated(tmp_path, verdicts, prompts)
+    assert caveat in " ".join(metrics["notes"]) and caveat in page
+    assert metrics["n"] == len(verdicts) and metrics["log_loss"]["value"] > 0
+    assert (metrics["log_loss"]["low"] is None) == (prompts == 1)
+    effects = [effect[who]["value"] for effect in metrics["style"].values() for who in ("people", "judge")]
+    assert all(effect is None for effect in effects)  # a alone is bold, b alone has lists: which of them sways?

@@ -111,10 +111,6 @@ def test_what_is_saved_says_what_it_was_trained_on(train, planted_file):
     assert not (folder / "training_args.bin").exists()
 
 
-unit, engine = pytest.mark.unit, pytest.mark.engine
-ROOT = Path(__file__).parents[2]
-
-
 # settings
 
 
