@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.submissions import IDS, submit, write_judge
-from sft_judge.core.verdicts import swap
 from sft_judge.data.probs import Probs, write_probs
-from sft_judge.inference.ensemble import combine
-from sft_judge.inference.submission import LMSYS, WSDM, check_submission, read_sample, write_submission
+from sft_judge.inference.submission import LMSYS, WSDM
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 from sft_judge.modeling.temperature_scaling import apply_scaling
 
@@ -77,12 +75,6 @@ def test_the_ensemble_is_the_weighted_mean_of_calibrated_judges(folder):
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
-def test_exchange_of_responses_exchanges_the_ensemble_to_the_bit():
-    members = [np.random.default_rng(seed).dirichlet(np.ones(3), 500) for seed in range(3)]
-    mean = combine(members, [0.2, 0.3, 0.7], 3)
-    np.testing.assert_array_equal(combine([swap(probs) for probs in members], [0.2, 0.3, 0.7], 3), swap(mean))
-
-
 def test_ids_that_the_sample_does_not_have_are_a_warning(folder, capsys):
     write_judge(folder / "one.parquet", ids=[*IDS, "more"])
     assert submit(folder, "lmsys") == 0
@@ -139,38 +131,3 @@ def test_a_sample_like_those_two_is_taken(folder, header, words):
         else:
             shares = said[: len(roles) - 1] / said[: len(roles) - 1].sum()
             np.testing.assert_allclose([float(row[name]) for name in roles[1:]], shares)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"id,winner\n1,left\n", "known words for a winner"),
-        (b"id,other_id,winner\n1,2,model_a\n", "(LMSYS) or"),
-        (b"id,p_a,p_tie\n1,2,3\n", "(LMSYS) or"),
-        (b"", "columns none"),
-        (b"id,score\n1,2\n", "(LMSYS) or"),
-        (b"id,winner\n", "a header and no rows"),
-        (b"id,winner\n1,model_a\n1,model_b\n", "stands twice"),
-        (b"id,winner\n1\n", "row 1: 1 values, expected 2"),
-        (b"\xff\xfe\x00garbage", "not a readable CSV"),
-    ],
-)
-def test_a_sample_of_unknown_shape_says_which_are_known(tmp_path, content, said):
-    from sft_judge.core.errors import InputError
-
-    (tmp_path / "sample.csv").write_bytes(content)
-    with pytest.raises(InputError) as error:
-        read_sample(tmp_path / "sample.csv")
-    assert said in str(error.value)
-
-
-def test_a_submission_with_a_hole_is_never_put_in_place(folder):
-    sample = read_sample(folder / "lmsys.csv")
-    probs = np.full((4, 3), 1 / 3)
-    probs[2, 1] = np.nan
-    with pytest.raises(RuntimeError):
-        write_submission(folder / "out.csv", sample, probs)
-    assert not (folder / "out.csv").exists()
-    (folder / "out.csv").write_text("id,winner_model_a,winner_model_b,winner_tie\n10,1,0,0\n")
-    with pytest.raises(RuntimeError, match="ids"):
-        check_submission(folder / "out.csv", sample)

@@ -268,3 +268,9 @@ def test_bad_weights_are_one_line(folder, capsys, case):
     assert submit(folder, "lmsys", ["one"], *words) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and not (folder / "out.csv").exists()
+
+
+def test_exchange_of_responses_exchanges_the_ensemble_to_the_bit():
+    members = [np.random.default_rng(seed).dirichlet(np.ones(3), 500) for seed in range(3)]
+    mean = combine(members, [0.2, 0.3, 0.7], 3)
+    np.testing.assert_array_equal(combine([swap(probs) for probs in members], [0.2, 0.3, 0.7], 3), swap(mean))
