@@ -25,6 +25,8 @@ from sft_judge.prompts.prompt import JudgePrompt
 BATTLE = {"prompt": "p", "response_a": "a", "response_b": "b"}
 SECRET = "text-of-a-battle"
 KEY = "a-key-of-sixteen-letters"
+LINES_TYPE = "application/x-ndjson"
+JSON, LINES = {"content-type": "application/json"}, {"content-type": LINES_TYPE}
 
 
 class Reference:
@@ -67,6 +69,10 @@ def served(folder: Path, engine=None, keys=(), **limits):
                 engine.busy = False
                 server.should_exit = True
                 thread.join()
+
+
+def shares(judgements) -> np.ndarray:
+    return np.array([[judged[name] for name in ("a", "b", "tie")] for judged in judgements])
 
 
 def refused(response, status: int, param: str | None = None) -> str:

@@ -1,16 +1,13 @@
 """`POST /v1/judge`: the numbers of the API, battles in and judgements out in order, on transformers behind the app."""
 
-import asyncio
 import json
 
-import httpx
 import numpy as np
 import pytest
 
 from helpers.judges import make_judge
-from helpers.serving import served
+from helpers.serving import served, shares
 from sft_judge import Judge
-from sft_judge.client import AsyncJudgeClient, JudgeClient, ServerError
 from sft_judge.data.battles import write_battles
 from sft_judge.modeling.judge_spec import read_spec, write_spec
 
@@ -39,10 +36,6 @@ def server(calibrated):
 @pytest.fixture
 def battles(planted_rows):
     return [{name: row[name] for name in ("id", *FIELDS)} for row in planted_rows[:20]]
-
-
-def shares(judgements) -> np.ndarray:
-    return np.array([[judged[name] for name in ("a", "b", "tie")] for judged in judgements])
 
 
 @pytest.mark.parametrize("swap", ["both", "none", None])
@@ -137,44 +130,6 @@ def test_a_battles_file_in_jsonl_is_a_batch(server, planted_table, battles, tmp_
     )
     alone = server[1].post("/v1/judge", json={"battles": battles}).json()["judgements"]
     np.testing.assert_allclose(shares(answers), shares(alone), atol=1e-6)
-
-
-def test_the_clients_give_what_the_server_says(server, battles):
-    service, client = server
-    rows = battles * 5
-    expected = client.post("/v1/judge", json={"battles": battles}).json()["judgements"]
-
-    async def ask():
-        async with AsyncJudgeClient(str(client.base_url)) as judge:
-            return await judge.judge(rows)
-
-    with JudgeClient(str(client.base_url)) as judge:
-        sync = judge.judge(rows)
-        assert judge.judge([]) == []
-        with pytest.raises(ServerError, match="400 bad_request") as caught:
-            judge.judge([{**battles[0], "prompt": 3}])
-    assert caught.value.param == "battles.0.prompt"
-    for answers in (sync, asyncio.run(ask())):
-        assert [judged["id"] for judged in answers] == [row["id"] for row in rows]
-        np.testing.assert_allclose(shares(answers), np.tile(shares(expected), (5, 1)), atol=1e-6)
-
-
-def test_the_clients_wait_where_the_queue_is_full(server, calibrated, battles):
-    """The queue takes one request of twenty; four at once are all answered, as each comes back when told to."""
-    with served(calibrated, server[0].engine, battles=20, queue=21) as (service, client):
-
-        async def ask():
-            async with AsyncJudgeClient(str(client.base_url), tries=60) as judge:
-                return await asyncio.gather(*(judge.judge(battles) for _ in range(4)))
-
-        answers = asyncio.run(ask())
-        assert [[judged["id"] for judged in answer] for answer in answers] == [[row["id"] for row in battles]] * 4
-        assert service.metrics.registry.get_sample_value("sft_judge_requests_total", {"status": "429"}) >= 1
-
-
-def test_a_server_that_is_not_there_is_tried_again_and_then_told():
-    with JudgeClient("http://127.0.0.1:9", tries=2) as judge, pytest.raises(httpx.TransportError):
-        judge.judge([dict.fromkeys(FIELDS, "x")])
 
 
 def test_metrics_and_health_say_what_was_done(server, battles):
