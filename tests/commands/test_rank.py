@@ -16,8 +16,6 @@ from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.data.synthetic.preference_law import davidson
 from sft_judge.evaluation.reporting.battle_text import visible
-from sft_judge.inference.calibrated import Calibrated
-from sft_judge.ranking.comparisons import mean_opinion
 
 pytestmark = pytest.mark.unit
 NAMES = ["aurora", "birch\u202e", "<script>alert(1)</script>", "dune", "ember"]
@@ -81,19 +79,6 @@ def test_votes_a_judge_and_both_are_counted(world, tmp_path, capsys):
     assert judge == pytest.approx(sorted(judge, reverse=True))
     said = capsys.readouterr().out
     assert "400 of 400 battles over 100 prompts" in said and "raw: no calibration" in said
-
-
-def test_several_judges_are_averaged_and_what_a_deadline_left_unread_is_no_opinion():
-    ids = np.array(["x", "y", "z"], dtype=object)
-    probs = np.random.default_rng(0).dirichlet([1, 1, 1], size=(2, 3))
-    orders = np.array([[1, 1, 0], [1, 0, 0]])
-    judges = [Calibrated(ids, part, None, "", judged) for part, judged in zip(probs, orders, strict=True)]
-    opinion = mean_opinion(judges)
-    assert list(opinion.row_of) == ["x", "y"]
-    np.testing.assert_allclose(opinion.probs, [probs[:, 0].mean(axis=0), probs[0, 1]])
-    judges[1].probs[:, 2] = 0
-    of_two = mean_opinion(judges).probs
-    assert (of_two[:, 2] == 0).all() and of_two.sum(axis=1) == pytest.approx(1)
 
 
 def test_the_csv_and_the_table_say_what_the_json_says(world, tmp_path, capsys):

@@ -2,102 +2,13 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
-from sklearn.linear_model import LogisticRegression
 
 from helpers.contests import NU, STRENGTHS, contests_of, drawn_contests, turned
-from sft_judge.data.style import standardised
 from sft_judge.data.synthetic.preference_law import davidson
-from sft_judge.evaluation.bootstrap import cluster_draws
-from sft_judge.ranking.bradley_terry import PRIOR, derivatives, design_matrix, fit, weighted_squares, with_prior
 from sft_judge.ranking.rating_draws import parameter_draws
 from sft_judge.ranking.ratings import ELO, expected_scores, measure, rank_ranges, split_off
 
 pytestmark = pytest.mark.unit
-
-
-def test_bradley_terry_is_a_logistic_regression_on_who_met_whom():
-    contests = drawn_contests(slope=np.array([0.5, -0.2]))
-    found = fit(design_matrix(contests.sides, 5, contests.features), contests.counts[None], ties=False)[0]
-    design = np.vstack([design_matrix(contests.sides, 5, contests.features).toarray(), np.eye(7)])
-    wins = np.vstack([contests.counts[:, :2] + contests.counts[:, 2:] / 2, np.full((7, 2), PRIOR / 2)])
-    regression = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-8, max_iter=1000)
-    regression.fit(np.vstack([design, design]), np.repeat([1, 0], len(design)), wins.T.ravel())
-    assert found == pytest.approx(regression.coef_[0], abs=1e-4)
-
-
-def test_davidson_is_the_maximum_that_a_general_optimiser_finds():
-    contests = drawn_contests()
-
-    def loss(parameters):
-        strengths, nu = parameters[:-1], np.exp(parameters[-1])
-        of_rows = np.log(davidson(strengths[contests.sides], nu))
-        of_prior = np.log(davidson(np.stack([strengths, np.zeros(5)], axis=1), nu))
-        return -(contests.counts * of_rows).sum() - PRIOR / 3 * of_prior.sum()
-
-    found = fit(design_matrix(contests.sides, 5), contests.counts[None], ties=True)[0]
-    assert found == pytest.approx(minimize(loss, np.zeros(6), tol=1e-9).x, abs=1e-4)
-
-
-@pytest.mark.parametrize("ties", [True, False])
-def test_strengths_that_made_the_probabilities_come_back_from_them(ties):
-    pairs = np.array([(i, j) for i in range(5) for j in range(i)])
-    probs = davidson(STRENGTHS[pairs], NU if ties else 0.0)
-    found = fit(design_matrix(pairs, 5), 1e6 * probs[None], ties)[0]
-    assert found[:5] - found[:5].mean() == pytest.approx(STRENGTHS, abs=1e-4)
-    assert not ties or np.exp(found[5]) == pytest.approx(NU, abs=1e-4)
-
-
-def test_a_maximum_is_found_also_where_counts_are_one_sided_or_of_very_unlike_size():
-    rng, pairs = np.random.default_rng(0), np.array([(i, j) for i in range(6) for j in range(i)])
-    for _ in range(60):
-        some = rng.random((2, 15, 3)) < rng.random()
-        counts = some * 10 ** rng.uniform(-6, 5, size=(2, 15, 3))
-        for design in (design_matrix(pairs, 6), design_matrix(pairs, 6, standardised(rng.normal(size=(15, 2))))):
-            for ties in (False, True):
-                found = fit(design, counts, ties)
-                slope, curvature = derivatives(*with_prior(design, counts, ties), found)
-                gain = (slope * np.linalg.solve(curvature, slope[..., None])[..., 0]).sum(axis=1)
-                assert (np.abs(gain) < 1e-9).all()  # nats that another step would bring
-
-
-def test_weighted_squares_are_those_of_dense_algebra_for_one_and_for_many():
-    rng = np.random.default_rng(0)
-    design = design_matrix(np.array([(0, 1), (1, 2), (0, 2)]), 3, rng.normal(size=(3, 2)))
-    weights = rng.random((4, 3))
-    expected = [design.toarray().T @ np.diag(row) @ design.toarray() for row in weights]
-    np.testing.assert_allclose(weighted_squares(design, weights), expected, atol=1e-12)
-    np.testing.assert_allclose(weighted_squares(design, weights[:1]), expected[:1], atol=1e-12)
-
-
-@pytest.mark.parametrize("ties", [True, False])
-def test_a_draw_is_the_fit_of_the_rows_of_the_drawn_prompts(ties):
-    contests = drawn_contests(rows=200)
-    draws = parameter_draws(contests, ties, repeats=5, seed=3)
-    weights = np.concatenate(list(cluster_draws(int(contests.clusters.max()) + 1, 5, 3)))
-    for draw, weight in zip(draws[1:], weights, strict=True):
-        rows = np.repeat(np.arange(200), weight[contests.clusters].astype(int))
-        again = fit(design_matrix(contests.sides[rows], 5), contests.counts[None, rows], ties)[0]
-        assert draw == pytest.approx(again, abs=1e-6)
-
-
-@pytest.mark.parametrize("ties", [True, False])
-def test_with_things_held_equal_a_draw_is_close_to_the_fit_of_its_rows_and_the_data_are_fitted_whole(ties):
-    contests = drawn_contests(rows=2000, slope=np.array([0.5, -0.2]))
-    draws = parameter_draws(contests, ties, repeats=40, seed=3)
-    design = design_matrix(contests.sides, 5, contests.features)
-    assert draws[0] == pytest.approx(fit(design, contests.counts[None], ties)[0])
-    weights = np.concatenate(list(cluster_draws(int(contests.clusters.max()) + 1, 40, 3)))
-    again = fit(design, contests.counts * weights[:, contests.clusters, None], ties)
-    assert (np.sqrt(((draws[1:] - again) ** 2).mean(axis=0)) < 0.1 * again.std(axis=0)).all()
-
-
-@pytest.mark.parametrize("slope", [None, np.array([0.5, -0.2])])
-def test_of_one_prompt_every_draw_is_the_data(slope):
-    contests = drawn_contests(rows=30, slope=slope)
-    contests.clusters[:] = 0
-    draws = parameter_draws(contests, True, repeats=3)
-    np.testing.assert_allclose(draws[1:], np.tile(draws[0], (3, 1)), atol=1e-6)
 
 
 def test_planted_strengths_and_slopes_are_within_their_intervals():
