@@ -1,4 +1,4 @@
-"""Dry runs: published sizes are right, a shrunk model keeps its class and features, every recipe runs."""
+"""Dry runs: what cannot run here is replaced and named, and every recipe runs shrunk."""
 
 import json
 import os
@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
 
 from sft_judge.cli import main
 from sft_judge.core.registry import parse
@@ -17,7 +15,6 @@ from sft_judge.inference.submission import check_submission, read_sample
 from sft_judge.modeling.architectures import KNOWN, model_config_of
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import beside_text, load_model, load_tokenizer
-from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
 from sft_judge.pipelines.shrink import make_small_inputs, shrunk_settings, shrunk_steps
@@ -39,50 +36,6 @@ ONE_A_FAMILY = [
     "phi-4/student",
     "mistral-small/postpretrain",
 ]
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "head_dim")
-KEPT = ("attn_logit_softcapping", "final_logit_softcapping", "hidden_act", "hidden_activation", "rms_norm_eps")
-
-
-@unit
-@pytest.mark.parametrize("model", KNOWN)
-def test_published_sizes_add_up_to_the_model_cards_parameters(model):
-    with torch.device("meta"):
-        parameters = AutoModelForCausalLM.from_config(model_config_of(model)).num_parameters()
-    assert parameters / 1e9 == pytest.approx(KNOWN[model].billions, abs=1e-3)
-
-
-@unit
-@pytest.mark.parametrize("model", KNOWN)
-def test_a_shrunk_model_is_of_the_same_class_with_the_same_features(model):
-    config = model_config_of(model)
-    small = shrink_config(config, tokenizer_of(KNOWN[model].tokenizer))
-    text, small_text = config.get_text_config(), small.get_text_config()
-    assert type(small) is type(config) and type(small_text) is type(text)
-    for name in (*KEPT, "tie_word_embeddings"):
-        assert getattr(small_text, name, None) == getattr(text, name, None)
-    assert all(getattr(small_text, name) < getattr(text, name) for name in SIZES if getattr(text, name, None))
-    kinds = getattr(text, "layer_types", None) or []
-    assert len(getattr(small_text, "layer_types", None) or []) == (2 if kinds else 0)
-    with torch.device("meta"):
-        model, whole = (AutoModelForCausalLM.from_config(each) for each in (small, config))
-    assert type(model) is type(whole) and model.num_parameters() < 5e6
-
-
-@unit
-@pytest.mark.parametrize(
-    "config",
-    [Qwen3MoeConfig(num_experts=128), GraniteConfig(logits_scaling=8.0)],
-    ids=lambda config: config.model_type,
-)
-def test_experts_and_a_logit_scale_are_kept(config):
-    small = shrink_config(config, tokenizer_of("qwen3"))
-    assert getattr(small, "logits_scaling", None) == getattr(config, "logits_scaling", None)
-    model = AutoModelForCausalLM.from_config(small)
-    assert model.num_parameters() < 5e6
-    with torch.no_grad():  # a router that picks more experts than there are fails here
-        assert model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.isfinite().all()
-    if hasattr(config, "num_experts"):
-        assert 1 < small.num_experts_per_tok < small.num_experts
 
 
 @unit
