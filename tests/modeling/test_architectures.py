@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from sft_judge.modeling.architectures import KNOWN, model_config_of
 
-unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
+unit = pytest.mark.unit
 
 
 @unit

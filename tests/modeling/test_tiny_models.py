@@ -8,7 +8,7 @@ from sft_judge.modeling.architectures import KNOWN, model_config_of
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
-unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
+unit = pytest.mark.unit
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "head_dim")
 KEPT = ("attn_logit_softcapping", "final_logit_softcapping", "hidden_act", "hidden_activation", "rms_norm_eps")
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from helpers.training_runs import ADAPTER_WEIGHTS, CRASH, weights
 from sft_judge.training.trainer import JudgeTrainer
 
-unit, engine = pytest.mark.unit, pytest.mark.engine
+engine = pytest.mark.engine
 
 
 @engine

@@ -4,7 +4,7 @@ import pytest
 
 from sft_judge.training.learning_rates import question
 
-unit, engine = pytest.mark.unit, pytest.mark.engine
+unit = pytest.mark.unit
 
 
 @unit

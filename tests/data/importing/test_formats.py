@@ -1,8 +1,6 @@
 """Preference sets, ratings, Arena chats, votes: what each says becomes one battle, or a reject with its reason."""
 
-import csv
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +10,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from helpers.importing import BAD, GOOD, PREFERENCE, USER, import_rows, refused
 from sft_judge.cli import main
 from sft_judge.commands import import_battles
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data import battles as schema
-from sft_judge.data.battles import FIELDS, battle_table, read_battles, write_battles
+from sft_judge.data.battles import FIELDS, read_battles
 from sft_judge.data.importing.conversation import ROLES, RowError
 from sft_judge.data.importing.formats import FORMATS, to_battle
 from sft_judge.data.importing.labels import Reading, Sides
 
 pytestmark = pytest.mark.unit
-USER, GOOD, BAD = "What is 2 + 2?", "Four.", "Five."
 
 
 def user(text):
@@ -31,16 +29,6 @@ def user(text):
 
 def assistant(text):
     return {"role": "assistant", "content": text}
-
-
-def import_rows(tmp_path, rows, *options, name="rows.jsonl"):
-    """Import rows written as JSONL through the command line; the battles [N] and the rejects."""
-    source, output = tmp_path / name, tmp_path / "out" / "battles.parquet"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["import", str(source), "--output", str(output), *options]) == 0
-    rejects = output.with_name("battles.rejects.jsonl")
-    lines = rejects.read_text().splitlines() if rejects.exists() else []
-    return read_battles(output).to_pylist(), [json.loads(line) for line in lines]
 
 
 def responses(battle):
@@ -179,7 +167,6 @@ def test_arena_parquet_is_read_like_its_jsonl(tmp_path):
     assert read_battles(output).to_pylist() == import_rows(tmp_path, [row])[0]
 
 
-PREFERENCE = {"prompt": USER, "chosen": GOOD, "rejected": BAD}
 ARENA = {f"conversation_{side}": [user("Hi"), assistant(side)] for side in "ab"} | {"winner": "tie", "id": "1"}
 BAD_ROWS = {
     "no rejected": (PREFERENCE, {"rejected": None}, "rejected", "missing or null"),
@@ -245,8 +232,6 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 COLUMNS = [*FIELDS, "id", "verdict", "winner", "winner_model_a", "winner_model_b", "winner_tie", "chosen", "rejected"]
-COLUMNS += ["score_a", "score_b", "score_chosen", "score_rejected", "conversation_a", "conversation_b", "question_id"]
-COLUMNS += ["conversations", "meta", "source", "subset", "weight", "soft_a", "fold", "model_a", "language"]
 
 
 OWN = {"id": "1", "prompt": "p", "response_a": "a", "response_b": "b"}
@@ -281,112 +266,6 @@ def test_whatever_a_row_holds_it_is_a_battle_or_a_reject(format_name, changes):
     assert found["verdict"] in (*VERDICTS, None)
 
 
-# Votes
-
-
-def votes(*verdicts, prompt="p", a="x", b="y"):
-    row = {"prompt": [prompt], "response_a": [a], "response_b": [b]}
-    return [{**row, "id": f"{prompt}{a}{place}", "verdict": verdict} for place, verdict in enumerate(verdicts)]
-
-
-def test_votes_of_a_pair_become_their_shares(tmp_path, capsys):
-    rows = [
-        *votes("a", "a", "b", "tie"),
-        *votes("b", "a", prompt="q"),
-        *votes(None, None, prompt="r"),
-        *votes("tie", prompt="s"),
-    ]
-    rows += votes("a", "a", a="y", b="x")  # the first pair, exchanged: two votes for its b
-    battles, _ = import_rows(tmp_path, rows, "--votes", "soft")
-    assert "11 rows in = 5 out + 0 rejected + 6 merged" in capsys.readouterr().out
-    shares = [[battle["soft_a"], battle["soft_b"], battle["soft_tie"]] for battle in battles]
-    assert np.allclose(shares[0], [2 / 6, 3 / 6, 1 / 6]) and shares[1] == [0.5, 0.5, 0] and shares[4] == [0, 0, 1]
-    assert shares[2:4] == [[None] * 3] * 2  # nobody voted, nothing is merged
-    assert [battle["verdict"] for battle in battles] == ["b", "tie", None, None, "tie"]
-    assert [battle["weight"] for battle in battles] == [6, 2, None, None, 1]
-
-
-def test_shares_are_those_that_a_plain_count_gives(tmp_path):
-    draw = np.random.default_rng(0)
-    rows = []
-    for number in range(400):
-        pair = draw.integers(0, 40)
-        sides = ("x", "y") if draw.integers(0, 2) else ("y", "x")
-        verdict = VERDICTS[draw.integers(0, 3)]
-        rows.append(
-            {
-                "id": str(number),
-                "prompt": [f"p{pair}"],
-                "response_a": [sides[0]],
-                "response_b": [sides[1]],
-                "verdict": verdict,
-            }
-        )
-    counted: dict[str, Counter] = {}
-    for row in rows:
-        winner = "tie" if row["verdict"] == "tie" else row[f"response_{row['verdict']}"][0]
-        counted.setdefault(row["prompt"][0], Counter())[winner] += 1
-    battles, _ = import_rows(tmp_path, rows, "--votes", "soft")
-    assert len(battles) == len(counted)
-    for battle in battles:
-        count = counted[battle["prompt"][0]]
-        expected = [count[battle["response_a"][0]], count[battle["response_b"][0]], count["tie"]]
-        assert np.allclose(
-            [battle["soft_a"], battle["soft_b"], battle["soft_tie"]], np.array(expected) / sum(expected)
-        )
-
-
-# Sources
-
-
-def test_a_folder_and_a_pattern_are_their_files(tmp_path):
-    folder = tmp_path / "set"
-    (folder / "deep").mkdir(parents=True)
-    for number, file in enumerate(("a.jsonl", "deep/b.jsonl")):
-        (folder / file).write_text(json.dumps({**PREFERENCE, "prompt": f"p{number}"}) + "\n")
-    (folder / "notes.txt").write_text("no data")
-    write_battles(folder / "c.parquet", battle_table([{**votes("a")[0], "id": "7"}]))
-    (folder / "c.parquet.manifest.json").write_text("{}")
-    for source, ids in ((folder, ["a-1", "7", "b-1"]), (f"{folder}/*.jsonl", ["a-1"])):
-        output = tmp_path / "battles.parquet"
-        assert main(["import", str(source), "--output", str(output)]) == 0
-        assert read_battles(output)["id"].to_pylist() == ids
-
-
-def test_files_of_one_name_are_told_apart(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "train.jsonl").write_text(json.dumps(PREFERENCE) + "\n")
-    output = tmp_path / "battles.parquet"
-    assert main(["import", str(tmp_path / "one"), str(tmp_path / "two"), "--output", str(output)]) == 0
-    assert read_battles(output)["id"].to_pylist() == ["one/train-1", "two/train-1"]
-
-
-def refused(capsys, tmp_path, source, *said):
-    assert main(["import", str(source), "--output", str(tmp_path / "out.parquet")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
-    for words in said:
-        assert words in error
-
-
-def test_a_link_out_of_a_folder_is_refused(tmp_path, capsys):
-    (tmp_path / "secret.jsonl").write_text(json.dumps(PREFERENCE) + "\n")
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "x.jsonl").symlink_to(tmp_path / "secret.jsonl")
-    refused(capsys, tmp_path, tmp_path / "set", "x.jsonl", "leads out of")
-
-
-def test_a_pattern_that_matches_nothing_is_one_clear_line(tmp_path, capsys):
-    refused(capsys, tmp_path, tmp_path / "*.csv", "*.csv: no such file")
-
-
-def test_a_hub_id_without_a_network_names_the_local_way(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    refused(capsys, tmp_path, "nobody/no-such-set", "not to be had from the hub", "--local-dir DIR")
-
-
 def test_texts_and_lines_have_a_limit(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sft_judge.data.importing.conversation.LONGEST", 100)
     monkeypatch.setattr("sft_judge.data.importing.readers.LONGEST_ROW", 1_000)
@@ -414,14 +293,3 @@ def test_a_json_list_is_read_like_jsonl(tmp_path):
 
 def test_the_command_offers_the_formats_there_are():
     assert set(import_battles.FORMATS) == set(FORMATS)
-
-
-def test_soft_votes_of_the_real_file_are_its_own_pairs(data_folder, tmp_path):
-    source, output = data_folder / "lmsys/train.csv", tmp_path / "soft.parquet"
-    assert main(["import", str(source), "--output", str(output), "--votes", "soft"]) == 0
-    with open(source, encoding="utf-8", newline="") as file:
-        pairs = Counter(
-            (row["prompt"], frozenset((row["response_a"], row["response_b"]))) for row in csv.DictReader(file)
-        )
-    table = read_battles(output)
-    assert table.num_rows == len(pairs) and sum(table["weight"].to_pylist()) == sum(pairs.values())
