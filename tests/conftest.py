@@ -115,9 +115,28 @@ def base(request, bases) -> Path:
 @pytest.fixture(scope="session")
 def judge(bases, tmp_path_factory):
     """A whole judge of random weights, of the family qwen2."""
-    from test_predict import make_judge
+    from helpers.judges import make_judge
 
     return make_judge(tmp_path_factory.mktemp("judge") / "judge", bases["qwen2"], folds_seen=[0])
+
+
+@pytest.fixture(scope="session")
+def each_judge(base, tmp_path_factory):
+    """A whole judge of random weights, of one family after the other."""
+    from helpers.judges import make_judge
+
+    return make_judge(tmp_path_factory.mktemp("judge") / "judge", base)
+
+
+@pytest.fixture(scope="session")
+def folds(bases, tmp_path_factory):
+    """Three judges, each of which left out the fold of its name."""
+    from helpers.judges import make_judge
+
+    folder = tmp_path_factory.mktemp("folds")
+    for fold in range(3):
+        make_judge(folder / f"fold-{fold}", bases["qwen2"], fold, folds_seen=sorted({0, 1, 2} - {fold}))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +152,7 @@ def sharded_base(judge, tmp_path_factory):
 @pytest.fixture
 def adapters(sharded_base, judge, tmp_path):
     """Two judges that are adapters on one base: LoRA, and DoRA with its own rank."""
-    from merging import add_adapter, judge_of
+    from helpers.merging import add_adapter, judge_of
 
     folders = [
         add_adapter(sharded_base, tmp_path / "one", 1),
@@ -145,7 +164,7 @@ def adapters(sharded_base, judge, tmp_path):
 @pytest.fixture
 def command(bases, planted_file, tmp_path):
     """A function that gives the words of a training command; a setting of None is left out."""
-    from training_runs import RECIPE
+    from helpers.training_runs import RECIPE
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
 
@@ -181,8 +200,7 @@ def tokenizer(base):
 
 def prompt_with(tokenizer, budget):
     """The default template's prompt, language shown."""
-    from prompt_cases import PAIR, WORDS
-
+    from helpers.prompt_cases import PAIR, WORDS
     from sft_judge.prompts.prompt import JudgePrompt
 
     return JudgePrompt(tokenizer, PAIR, WORDS, budget, language=True)
@@ -191,7 +209,7 @@ def prompt_with(tokenizer, budget):
 @pytest.fixture(scope="session")
 def wide(tokenizer):
     """A prompt that cuts nothing."""
-    from prompt_cases import WIDE
+    from helpers.prompt_cases import WIDE
 
     return prompt_with(tokenizer, WIDE)
 
@@ -199,6 +217,6 @@ def wide(tokenizer):
 @pytest.fixture(scope="session")
 def narrow(tokenizer):
     """A prompt that cuts whatever is long."""
-    from prompt_cases import NARROW
+    from helpers.prompt_cases import NARROW
 
     return prompt_with(tokenizer, NARROW)

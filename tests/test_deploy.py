@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from serving import served
 
+from helpers.serving import served
 from sft_judge.core.registry import parse
 from sft_judge.inference.serving.auth import check_exposure
 from sft_judge.inference.serving.limits import Limits

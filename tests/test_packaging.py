@@ -64,11 +64,12 @@ def test_every_prompt_and_recipe_of_the_checkout_is_in_the_wheel(wheel):
 
 
 def test_a_prompt_is_found_by_name_in_the_wheels_own_copy(sft_judge, installed):
-    code = "import sft_judge; from sft_judge.resources import find; print(sft_judge.__file__, find('prompts', 'pair'))"
+    found = "print(sft_judge.__file__, find('prompts', 'pair'))"
+    code = f"import sft_judge; from sft_judge.core.resources import find; {found}"
     run = sft_judge("-c", code, program="python")
     module, prompt = (Path(word) for word in run.stdout.split())
     assert module.is_relative_to(installed.parent) and not module.is_relative_to(ROOT)
-    assert prompt == module.parent / "data" / "prompts" / "pair.jinja"
+    assert prompt == module.parent / "resources" / "prompts" / "pair.jinja"
     assert prompt.read_bytes() == (ROOT / "prompts" / "pair.jinja").read_bytes()
 
 

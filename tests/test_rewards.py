@@ -6,10 +6,10 @@ from itertools import combinations
 import datasets
 import numpy as np
 import pytest
-from serving import served
-from test_best_of_n import ANSWERS
-from test_predict import make_judge
 
+from helpers.candidates import ANSWERS
+from helpers.judges import make_judge
+from helpers.serving import served
 from sft_judge import Judge
 from sft_judge.client import JudgeClient
 from sft_judge.core.errors import InputError

@@ -20,9 +20,9 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_runs import losses, trained_models
 
 import sft_judge.core.third_party  # noqa: F401
+from helpers.training_runs import losses, trained_models
 from sft_judge.cli import main
 from sft_judge.core.errors import GateError
 from sft_judge.core.resources import find

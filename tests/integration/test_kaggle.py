@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_predict import make_judge
 
+from helpers.judges import make_judge
 from sft_judge.cli import main
 from sft_judge.data.probs import average_orders, read_probs
 from sft_judge.inference.submission import check_submission, read_sample

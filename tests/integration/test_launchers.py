@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from training_runs import losses, weights
 
+from helpers.training_runs import losses, weights
 from sft_judge.cli import main
 
 pytestmark = pytest.mark.engine

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from test_predict import make_judge
 
+from helpers.judges import make_judge
 from sft_judge.cli import main
 from sft_judge.core.resources import find
 from sft_judge.core.verdicts import ORDERS

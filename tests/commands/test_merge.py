@@ -1,0 +1,81 @@
+"""`sft-judge merge`: held to the probabilities of what is merged, averaged by weight, and refused in a line."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.judges import make_judge, naive
+from sft_judge.cli import main
+from sft_judge.modeling.judge_spec import read_spec
+
+pytestmark = pytest.mark.unit  # random judges: nothing is trained
+
+
+@pytest.fixture
+def judge(each_judge):
+    return each_judge
+
+
+def test_a_merged_adapter_gives_the_adapters_probabilities(base, planted_rows, planted_file, tmp_path, capsys):
+    adapter = make_judge(tmp_path / "adapter", base, adapter=True)
+    merged = tmp_path / "merged"
+    words = ["--output", str(merged), "--battles", str(planted_file), "--limit", "8"]
+    assert main(["merge", str(adapter), *words]) == 0
+    assert "adapter against merged" in capsys.readouterr().out
+    assert (merged / "model.safetensors").is_file() and not (merged / "adapter_config.json").exists()
+    np.testing.assert_allclose(naive(merged, planted_rows[:8]), naive(adapter, planted_rows[:8]), atol=1e-4)
+
+
+def test_a_merge_that_changes_probabilities_is_refused_with_status_3(
+    bases, planted_file, tmp_path, monkeypatch, capsys
+):
+    from sft_judge.conversion.merge_adapter import AdapterByShards
+
+    adapter = make_judge(tmp_path / "adapter", bases["qwen2"], adapter=True)
+    monkeypatch.setattr(AdapterByShards, "merge", lambda self, name, weight: weight)  # forgets the adapter
+    before = {path.name for path in tmp_path.iterdir()}
+    assert main(["merge", str(adapter), "--output", str(tmp_path / "merged"), "--battles", str(planted_file)]) == 3
+    assert "Parity gate" in capsys.readouterr().err and {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_judge_merged_with_itself_is_itself(judge, tmp_path):
+    assert main(["merge", str(judge), str(judge), "--output", str(tmp_path / "merged"), "--weights", "0.25,0.75"]) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (judge, tmp_path / "merged"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-7, rtol=1e-6)
+
+
+def test_merged_weights_are_the_weighted_mean(folds, tmp_path):
+    models = [str(folds / f"fold-{fold}") for fold in range(2)]
+    assert main(["merge", *models, "--output", str(tmp_path / "merged"), "--weights", "0.75,0.25"]) == 0
+    one, two, merged = (load_file(f"{folder}/model.safetensors") for folder in (*models, tmp_path / "merged"))
+    for name, value in merged.items():
+        torch.testing.assert_close(value, 0.75 * one[name] + 0.25 * two[name], atol=1e-6, rtol=1e-5)
+    assert read_spec(tmp_path / "merged").training["folds_seen"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "weights, reason",
+    [
+        ("1", "1 weights"),
+        ("1,0", "above 0"),
+        ("1,-1", "above 0"),
+        ("a,b", "numbers"),
+        ("3,1", "sum to 4"),
+        ("0.5,0.49", "sum to 0.99"),
+    ],
+)
+def test_bad_weights_are_an_error(weights, reason, folds, tmp_path, capsys):
+    models = [str(folds / f"fold-{fold}") for fold in range(2)]
+    assert main(["merge", *models, "--output", str(tmp_path / "merged"), f"--weights={weights}"]) == 2
+    assert reason in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_judges_of_two_families_or_prompts_are_not_merged(bases, folds, tmp_path, capsys):
+    gemma = make_judge(tmp_path / "gemma", bases["gemma2"])
+    two = make_judge(tmp_path / "two", bases["qwen2"], words=("A", "B"))
+    for other, reason in ((gemma, "verdict_ids"), (two, "verdict_words")):
+        assert main(["merge", str(folds / "fold-0"), str(other), "--output", str(tmp_path / "merged")]) == 2
+        assert f"differ in '{reason}'" in capsys.readouterr().err

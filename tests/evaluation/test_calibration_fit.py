@@ -1,0 +1,124 @@
+"""Calibrations: found where planted, symmetric, kept only where held-out rows support them."""
+
+import numpy as np
+import pytest
+
+from helpers.drawn_probs import drawn, held, loss, planted
+from sft_judge.core.verdicts import swap
+from sft_judge.data.probs import CLIP
+from sft_judge.evaluation.calibration_fit import choose, cross_fitted, fit_temperature, fit_vector
+from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize("num", [2, 3])
+def test_the_planted_temperature_is_recovered(temperature, num):
+    probs, verdicts = planted(temperature, num=num)
+    assert fit_temperature(probs, verdicts)["temperature"] == pytest.approx(temperature, rel=0.08)
+
+
+def test_a_planted_scaling_of_ties_is_recovered():
+    rng = np.random.default_rng(0)
+    raw = rng.dirichlet([1, 1, 1], 20_000)
+    wanted = {"temperature": 1.5, "tie_temperature": 0.8, "tie_offset": 0.7}
+    found = fit_vector(raw, drawn(apply_scaling(raw, **wanted), rng))
+    assert found == pytest.approx(wanted, rel=0.12)
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, fit_vector])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fitted_rows_never_get_worse(fit, seed):
+    probs, verdicts = planted(rows=30, seed=seed)
+    assert loss(probs, verdicts, fit(probs, verdicts)) <= loss(probs, verdicts) + 1e-9
+
+
+@pytest.mark.parametrize("fit, num", [(fit_temperature, 2), (fit_temperature, 3), (fit_vector, 3)])
+def test_exchange_of_responses_exchanges_the_calibrated_result_to_the_bit(fit, num):
+    probs, verdicts = planted(1.7, num=num)
+    exchanged = np.array([1, 0, 2])[verdicts]
+    found = fit(probs, verdicts)
+    assert fit(swap(probs), exchanged) == pytest.approx(found, rel=1e-4)
+    np.testing.assert_array_equal(apply_calibration(swap(probs), found), swap(apply_calibration(probs, found)))
+
+
+def test_a_probability_of_zero_stays_zero_and_rows_sum_to_one():
+    probs = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1e-300, 1.0, 0.0]])
+    scaled = apply_scaling(probs, 3.0, 0.5, 2.0)
+    np.testing.assert_array_equal(scaled == 0, probs == 0)
+    np.testing.assert_allclose(scaled.sum(axis=1), 1)
+    assert scaled[1, 0] == scaled[1, 1] and -np.log(max(scaled[0, 1], CLIP)) > 30
+
+
+def test_no_calibration_is_kept_where_the_probabilities_are_right_already():
+    kept = [choose(held(*planted(1.0, rows=600, seed=seed)))[0] for seed in range(12)]
+    assert sum(one is None for one in kept) >= 6  # a fitted temperature of 1.01 is worse on the next rows
+
+
+def test_a_temperature_is_kept_where_it_helps_and_ties_get_their_own_only_where_that_does():
+    calibration, evidence = choose(held(*planted(2.0)))
+    assert set(calibration) == {"temperature"} and evidence["form"] == "temperature" and evidence["gain"]["low"] > 0
+    rng = np.random.default_rng(0)
+    raw = rng.dirichlet([1, 1, 1], 4000)
+    calibration, evidence = choose(held(raw, drawn(apply_scaling(raw, 1.5, 0.8, 1.0), rng)))
+    assert set(calibration) == {"temperature", "tie_temperature", "tie_offset"} and evidence["form"] == "vector"
+
+
+def test_a_language_has_its_own_temperature_only_where_its_rows_support_it():
+    bold, verdicts = planted(0.4, rows=3000, seed=1)
+    right, others = planted(2.5, rows=3000, seed=2)
+    languages = np.array(["English", "German"], dtype=object).repeat([3000, 3000])
+    calibration, _ = choose(held(np.concatenate([bold, right]), np.concatenate([verdicts, others]), languages))
+    assert calibration["languages"]["English"]["temperature"] == pytest.approx(0.4, rel=0.1)
+    scaled = apply_calibration(np.stack([bold[0], bold[0]]), calibration, ["English", "French"])
+    np.testing.assert_allclose(scaled[0], apply_scaling(bold[0], calibration["languages"]["English"]["temperature"]))
+    np.testing.assert_allclose(scaled[1], apply_scaling(bold[0], calibration["temperature"]))
+    same, verdicts = planted(2.0, rows=6000)
+    assert "languages" not in choose(held(same, verdicts, languages))[0]
+
+
+def test_a_form_that_is_asked_for_is_kept_whatever_it_is_worth():
+    drawn_rows = (held(*planted(1.0, rows=600, seed=seed)) for seed in range(12))
+    rows = next(rows for rows in drawn_rows if choose(rows)[0] is None)
+    for form, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
+        calibration, evidence = choose(rows, form)
+        assert calibration == fit(rows.probs, rows.verdicts) and evidence["form"] == form
+        assert evidence["gain"]["low"] < 0
+    assert choose(held(rows.probs[:58], rows.verdicts[:58]), "temperature")[0] is None
+
+
+def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits():
+    probs, verdicts = planted(2.0)
+    assert choose(held(probs[:58], verdicts[:58]))[1]["too_little"] == "they are of 29 prompts, of 30 needed"
+    calibration, evidence = choose(held(probs, np.zeros_like(verdicts)))
+    assert calibration is None and evidence["form"] == "none" and "every verdict is a" in evidence["too_little"]
+    languages = np.array(["English", "German"], dtype=object).repeat([3000, 1000])
+    calibration, _ = choose(held(probs, np.where(languages == "German", 0, verdicts), languages))
+    assert "German" not in calibration.get("languages", {})
+
+
+def test_ties_get_their_own_scaling_only_beyond_chance_also_where_one_temperature_did_not_help(monkeypatch):
+    monkeypatch.setattr("sft_judge.evaluation.calibration_fit.cross_fitted", lambda held, fit: losses.pop(0))
+    rows = held(*planted(1.0))
+    raw, noise = rows.losses(None), np.random.default_rng(0).normal(0, 1, len(rows.verdicts))
+    noise -= noise.mean()
+    losses = [raw + 0.1, raw - 1e-3 + noise]  # of one temperature, of three parameters: lower, but not beyond chance
+    assert choose(rows)[0] is None
+    losses = [raw + 0.1, raw - 0.1 + noise]
+    assert choose(rows)[1]["form"] == "vector"
+
+
+def test_cross_fitting_never_scores_a_prompt_on_a_fit_that_saw_it():
+    probs, verdicts = planted(rows=100)
+    rows, seen = held(probs, verdicts, rows_a_prompt=4), []
+
+    def fit(part):
+        seen.append({tuple(row) for row in part.probs})
+        return {"temperature": float(len(seen))}
+
+    losses = cross_fitted(rows, fit)
+    for prompt in range(25):
+        its = slice(4 * prompt, 4 * prompt + 4)
+        (turn,) = {k for k in range(1, 6) if np.allclose(losses[its], rows.losses({"temperature": float(k)})[its])}
+        assert not seen[turn - 1] & {tuple(row) for row in probs[its]}

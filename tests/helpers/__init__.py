@@ -1,0 +1,1 @@
+"""What tests share beyond fixtures: judges and files made, servers started, second computations."""

@@ -1,0 +1,41 @@
+"""Draws of strengths: each is the fit of the rows that were drawn."""
+
+import numpy as np
+import pytest
+
+from helpers.contests import drawn_contests
+from sft_judge.evaluation.bootstrap import cluster_draws
+from sft_judge.ranking.bradley_terry import design_matrix, fit
+from sft_judge.ranking.rating_draws import parameter_draws
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_a_draw_is_the_fit_of_the_rows_of_the_drawn_prompts(ties):
+    contests = drawn_contests(rows=200)
+    draws = parameter_draws(contests, ties, repeats=5, seed=3)
+    weights = np.concatenate(list(cluster_draws(int(contests.clusters.max()) + 1, 5, 3)))
+    for draw, weight in zip(draws[1:], weights, strict=True):
+        rows = np.repeat(np.arange(200), weight[contests.clusters].astype(int))
+        again = fit(design_matrix(contests.sides[rows], 5), contests.counts[None, rows], ties)[0]
+        assert draw == pytest.approx(again, abs=1e-6)
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_with_things_held_equal_a_draw_is_close_to_the_fit_of_its_rows_and_the_data_are_fitted_whole(ties):
+    contests = drawn_contests(rows=2000, slope=np.array([0.5, -0.2]))
+    draws = parameter_draws(contests, ties, repeats=40, seed=3)
+    design = design_matrix(contests.sides, 5, contests.features)
+    assert draws[0] == pytest.approx(fit(design, contests.counts[None], ties)[0])
+    weights = np.concatenate(list(cluster_draws(int(contests.clusters.max()) + 1, 40, 3)))
+    again = fit(design, contests.counts * weights[:, contests.clusters, None], ties)
+    assert (np.sqrt(((draws[1:] - again) ** 2).mean(axis=0)) < 0.1 * again.std(axis=0)).all()
+
+
+@pytest.mark.parametrize("slope", [None, np.array([0.5, -0.2])])
+def test_of_one_prompt_every_draw_is_the_data(slope):
+    contests = drawn_contests(rows=30, slope=slope)
+    contests.clusters[:] = 0
+    draws = parameter_draws(contests, True, repeats=3)
+    np.testing.assert_allclose(draws[1:], np.tile(draws[0], (3, 1)), atol=1e-6)

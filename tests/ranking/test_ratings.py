@@ -1,0 +1,104 @@
+"""Strengths of models and their intervals: against second computations, planted ones and simulation."""
+
+import numpy as np
+import pytest
+
+from helpers.contests import NU, STRENGTHS, contests_of, drawn_contests, turned
+from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.ranking.rating_draws import parameter_draws
+from sft_judge.ranking.ratings import ELO, expected_scores, measure, rank_ranges, split_off
+
+pytestmark = pytest.mark.unit
+
+
+def test_planted_strengths_and_slopes_are_within_their_intervals():
+    contests = drawn_contests(rows=6000, slope=np.array([0.6, 0.0]))
+    ranking = measure(contests, "davidson")
+    assert [row["model"] for row in ranking["models"]] == contests.models
+    for row, strength in zip(ranking["models"], STRENGTHS, strict=True):
+        assert row["rating"]["low"] < 1000 + ELO * strength < row["rating"]["high"]
+    for control, slope in zip(ranking["controls"], (0.6, 0.0), strict=True):
+        assert control["coefficient"]["low"] < slope < control["coefficient"]["high"]
+    assert ranking["tie_parameter"]["low"] < NU < ranking["tie_parameter"]["high"]
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    covered = []
+    for seed in range(200):
+        draws = ELO * parameter_draws(drawn_contests(rows=300, seed=seed), True, repeats=200, seed=seed)[:, :5]
+        draws -= draws.mean(axis=1, keepdims=True)
+        low, high = np.percentile(draws[1:], [2.5, 97.5], axis=0)
+        covered.append((low <= ELO * STRENGTHS) & (ELO * STRENGTHS <= high))
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_which_response_is_a_makes_no_difference():
+    contests = drawn_contests(slope=np.array([0.5, 0.0]))
+    rows = np.random.default_rng(1).random(len(contests.sides)) < 0.5
+    for plain in (contests, contests_of(contests.sides, contests.counts, contests.clusters)):
+        one, other = measure(plain, "davidson"), measure(turned(plain, rows), "davidson")
+        for ours, theirs in zip(one["controls"], other["controls"], strict=True):
+            assert ours["coefficient"] == pytest.approx(theirs["coefficient"])
+        for ours, theirs in zip(one["models"], other["models"], strict=True):
+            assert ours["rating"] == pytest.approx(theirs["rating"]) and ours["wins"] == theirs["wins"]
+
+
+def test_the_mean_is_1000_and_an_anchor_moves_all_alike():
+    contests = drawn_contests()
+    plain = {row["model"]: row["rating"]["value"] for row in measure(contests, "bradley-terry")["models"]}
+    anchored = {row["model"]: row["rating"] for row in measure(contests, "bradley-terry", ("model 2", 500))["models"]}
+    assert np.mean(list(plain.values())) == pytest.approx(1000)
+    assert anchored["model 2"] == {"value": 500, "low": 500, "high": 500}
+    for name, rating in plain.items():
+        assert anchored[name]["value"] - 500 == pytest.approx(rating - plain["model 2"])
+
+
+def test_400_points_are_odds_of_ten_to_one_and_win_rates_are_the_mean_of_expected_scores():
+    scores = expected_scores(np.array([400, 0, 0]) / ELO, None)
+    assert scores[0, 1] == pytest.approx(10 / 11) and scores[1, 2] == pytest.approx(0.5)
+    with_ties = expected_scores(np.array([0.7, 0.0]), np.log(NU))
+    a, b, tie = davidson(np.array([[0.7, 0.0]]), NU)[0]
+    assert with_ties[0, 1] == pytest.approx(a + tie / 2) and with_ties[1, 0] == pytest.approx(b + tie / 2)
+    ranking = measure(drawn_contests(), "davidson")
+    matrix = np.array(ranking["matrix"]["predicted"], dtype=float)
+    rates = [row["win_rate"]["value"] for row in ranking["models"]]
+    assert rates == pytest.approx(np.nanmean(matrix, axis=1), abs=1e-5)
+
+
+def test_ranks_count_the_models_that_are_significantly_better_or_worse():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(400, 5)) + np.array([0, 0.5, 9, 20, 20.5])
+    best, worst = rank_ranges(points)
+    for one in range(5):
+        leads = [np.percentile(points[1:, other] - points[1:, one], 2.5) > 0 for other in range(5)]
+        trails = [np.percentile(points[1:, one] - points[1:, other], 2.5) > 0 for other in range(5)]
+        assert best[one] == 1 + sum(leads) and worst[one] == 5 - sum(trails)
+    assert list(zip(best, worst, strict=True)) == [(4, 5), (4, 5), (3, 3), (1, 2), (1, 2)]
+
+
+def test_models_that_no_battle_connects_are_left_out_and_one_that_only_won_is_named():
+    sides = np.array([(0, 1), (1, 2), (2, 0), (3, 0), (3, 1), (4, 5)])
+    contests = contests_of(sides, np.eye(3)[[0, 0, 0, 0, 0, 2]], num=6)
+    kept, left_out, unbounded = split_off(contests)
+    assert kept.models == ["model 0", "model 1", "model 2", "model 3"]
+    assert left_out == ["model 4", "model 5"] and unbounded == ["model 3"]
+    assert split_off(turned(contests, np.arange(6) % 2 == 0))[1:] == (left_out, unbounded)
+    rating = measure(kept, "bradley-terry")["models"][0]["rating"]
+    assert np.isfinite([rating["value"], rating["low"], rating["high"]]).all()
+
+
+def test_of_two_models_of_which_one_won_all_neither_has_a_bound():
+    contests = contests_of(np.array([(0, 1), (1, 0), (0, 1)]), np.eye(3)[[0, 1, 0]], num=2)
+    assert split_off(contests)[1:] == ([], ["model 0", "model 1"])
+
+
+def test_a_model_of_few_battles_does_not_make_the_others_unsure():
+    contests = drawn_contests(rows=2000)
+    plain = {row["model"]: row["rating"] for row in measure(contests, "bradley-terry")["models"]}
+    sides = np.vstack([contests.sides, [(5, 0)] * 3])
+    counts = np.vstack([contests.counts, np.eye(3)[[0, 1, 0]]])
+    more = contests_of(sides, counts, np.append(contests.clusters, [5000, 5001, 5002]), num=6)
+    for row in measure(more, "bradley-terry")["models"]:
+        if row["model"] in plain:
+            width, before = (figure["high"] - figure["low"] for figure in (row["rating"], plain[row["model"]]))
+            assert width < 1.3 * before

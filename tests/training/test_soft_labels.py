@@ -1,0 +1,286 @@
+"""Teachers' labels: proven out of fold, in the student's verdicts, several together, what a student makes of it."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.training_runs import CLEAN, losses, make_prompt, proof, refuses, soft_labels
+from sft_judge.cli import main
+from sft_judge.core.errors import GateError, InputError
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.data.probs import Probs, read_probs, write_probs
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.dataset import verdict_dataset
+from sft_judge.training.losses import symmetric_kl
+from sft_judge.training.soft_labels import corrected, in_verdicts, read_teachers, tie_share
+
+unit, engine = pytest.mark.unit, pytest.mark.engine
+
+
+def read(labels, battles, num=3, **options):
+    return read_teachers([labels], battles, read_battles(battles), num, labels.parent / "student", **options)
+
+
+# Proof
+
+
+@unit
+def test_labels_are_taken_when_each_fold_was_labelled_by_a_model_that_did_not_see_it(planted_file, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
+    teacher = read(labels, planted_file)
+    assert len(teacher) == 120 and all(probs.sum() == pytest.approx(1) for probs in teacher.values())
+
+
+@unit
+@pytest.mark.parametrize(
+    "folds, reason",
+    [
+        (None, "nothing proves"),
+        ({}, "nothing proves"),
+        (proof({0: [1, 2], 1: [0, 1], 2: [0, 1]}), "fold 1 was labelled by fold-1"),
+        (proof({0: [1, 2], 1: [0, 2]}), "no model is named that left out fold 2"),
+    ],
+)
+def test_labels_that_are_not_proven_out_of_fold_are_refused(folds, reason, planted_file, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, folds)
+    with pytest.raises(GateError, match=reason):
+        read(labels, planted_file)
+    assert len(read(labels, planted_file, allow_in_sample=True)) == 120
+
+
+@unit
+def test_labels_of_another_battles_file_are_refused(planted_file, planted_table, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
+    write_battles(tmp_path / "other.parquet", planted_table.slice(1))
+    with pytest.raises(GateError, match="another battles file"):
+        read(labels, tmp_path / "other.parquet")
+
+
+@unit
+def test_a_battle_without_a_fold_is_proven_only_where_nobody_can_have_trained_on_it(planted_table, tmp_path):
+    rows = planted_table.to_pylist()
+    for verdict, refused in (("a", True), (None, False)):
+        table = battle_table([{**rows[0], "fold": None, "verdict": verdict}, *rows[1:]])
+        write_battles(tmp_path / "battles.parquet", table)
+        labels = soft_labels(tmp_path / "labels.parquet", tmp_path / "battles.parquet", CLEAN)
+        if refused:
+            with pytest.raises(GateError, match="battles without a fold"):
+                read(labels, tmp_path / "battles.parquet")
+        else:
+            assert len(read(labels, tmp_path / "battles.parquet")) == 120
+
+
+@unit
+def test_the_same_labels_twice_are_refused(planted_file, planted_table, tmp_path):
+    files = [soft_labels(tmp_path / f"{name}.parquet", planted_file, CLEAN) for name in "ab"]
+    with pytest.raises(InputError, match="among the labels twice"):
+        read_teachers(files, planted_file, planted_table, 3, tmp_path / "student")
+
+
+# Verdicts
+
+
+def drawn(rows: int, tie: bool, seed: int = 0) -> np.ndarray:
+    probs = np.random.default_rng(seed).dirichlet(np.ones(3 if tie else 2), rows)
+    return probs if tie else np.column_stack([probs, np.zeros(rows)])
+
+
+@unit
+def test_a_tie_is_dropped_or_split_for_a_student_of_two_verdicts():
+    probs = drawn(30, tie=True)
+    for (a, b, tie), dropped, split in zip(
+        probs, in_verdicts(probs, 2, "drop", 0.2), in_verdicts(probs, 2, "split", 0.2), strict=True
+    ):
+        assert dropped == pytest.approx([a / (a + b), b / (a + b)])
+        assert split == pytest.approx([a + tie / 2, b + tie / 2])
+    assert in_verdicts(np.array([[0.0, 0.0, 1.0]]), 2, "drop", 0.2).tolist() == [[0.5, 0.5]]
+
+
+@given(st.integers(2, 60), st.floats(0.01, 0.6), st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+@unit
+def test_a_teacher_that_knows_no_ties_gives_as_many_as_there_are_most_where_it_is_undecided(rows, share, seed):
+    probs = drawn(rows, tie=False, seed=seed)
+    seen = in_verdicts(probs, 3, "drop", share)
+    assert seen.sum(axis=1) == pytest.approx(np.ones(rows)) and seen[:, 2].mean() == pytest.approx(share, abs=1e-6)
+    np.testing.assert_allclose(seen[:, 0] * probs[:, 1], seen[:, 1] * probs[:, 0], atol=1e-12)  # the odds stay
+    order = np.argsort(np.abs(probs[:, 0] - 0.5))
+    assert (np.diff(seen[order, 2]) <= 1e-12).all()
+    exchanged = in_verdicts(probs[:, [1, 0, 2]], 3, "drop", share)
+    np.testing.assert_allclose(exchanged, seen[:, [1, 0, 2]], atol=1e-9)
+
+
+@unit
+def test_the_share_of_ties_is_that_of_the_battles_with_a_verdict(planted_table):
+    verdicts = planted_table["verdict"].to_pylist()
+    assert tie_share(planted_table) == pytest.approx(verdicts.count("tie") / len(verdicts))
+    none = planted_table.set_column(
+        planted_table.column_names.index("verdict"), "verdict", pa.nulls(planted_table.num_rows, pa.string())
+    )
+    assert tie_share(none) == 0.0
+
+
+# Other people's outputs
+
+
+@unit
+@pytest.mark.parametrize("columns", ["p", "logit", "winner_model"])
+def test_a_table_of_somebody_elses_probabilities_or_logits_counts_for_both_orders(columns, tmp_path):
+    probs = drawn(5, tie=True)
+    names = {
+        "p": ("p_a", "p_b", "p_tie"),
+        "logit": ("logit_a", "logit_b", "logit_tie"),
+        "winner_model": ("winner_model_a", "winner_model_b", "winner_tie"),
+    }[columns]
+    values = np.log(probs) + 3.0 if columns == "logit" else probs
+    lines = [f"x{row},{','.join(map(repr, map(float, of_row)))}" for row, of_row in enumerate(values)]
+    (tmp_path / "theirs.csv").write_text("\n".join([f"id,{','.join(names)}", *lines]) + "\n")
+    seen = read_probs(tmp_path / "theirs.csv")
+    assert seen.ids.tolist() == [f"x{row}" for row in range(5) for _ in "12"]
+    assert seen.orders.tolist() == ["ab", "ba"] * 5 and seen.metadata == {}
+    np.testing.assert_allclose(np.exp(seen.logp), np.repeat(probs, 2, axis=0), atol=1e-9)
+
+
+@unit
+def test_their_rows_must_be_numbers_that_sum_to_one(tmp_path):
+    for text, reason in (("x,0.5,0.7", "sum to 1.2"), ("x,0.5,", "sum to nan"), ("x,-0.5,1.5", "below 0")):
+        (tmp_path / "theirs.csv").write_text(f"id,p_a,p_b\n{text}\n")
+        with pytest.raises(InputError, match=reason):
+            read_probs(tmp_path / "theirs.csv")
+
+
+# Corrections
+
+
+@unit
+def test_a_label_gives_way_only_to_teachers_that_are_surer_than_asked_of_another_verdict():
+    labels = [np.array([[0.95, 0.03, 0.02], [0.90, 0.05, 0.05]]), np.array([[0.99, 0.01, 0.0], [0.92, 0.04, 0.04]])]
+    mean = (labels[0].mean(axis=0) + labels[1].mean(axis=0)) / 2
+    assert corrected([0.0, 1.0, 0.0], labels, 0.93) == pytest.approx(mean.tolist())
+    for hard, above in (([0.0, 1.0, 0.0], 0.95), ([0.0, 1.0, 0.0], 1.0), ([1.0, 0.0, 0.0], 0.5)):
+        assert corrected(hard, labels, above) is hard
+
+
+@unit
+def test_corrected_labels_are_counted_and_stand_in_the_order_shown(bases, planted_table):
+    prompt, rows = make_prompt(bases), planted_table.slice(0, 12)
+    against = {"a": [0.01, 0.97, 0.02], "b": [0.97, 0.01, 0.02], "tie": [0.97, 0.01, 0.02]}
+    teacher = {
+        (row["id"], order): np.array([against[row["verdict"]] if place % 3 == 0 else [0.4, 0.3, 0.3]])
+        for place, row in enumerate(rows.to_pylist())
+        for order in ("ab", "ba")
+    }
+    dataset, counts = verdict_dataset(rows, prompt, "both", 0, teacher, correct_above=0.9)
+    plain, none = verdict_dataset(rows, prompt, "both", 0, teacher)
+    assert (counts["corrected"], none["corrected"]) == (4, 0)
+    for place, row in enumerate(rows.to_pylist()):
+        if place % 3:
+            assert dataset[place]["targets"] == plain[place]["targets"]
+        else:
+            a, b, tie = against[row["verdict"]]
+            np.testing.assert_allclose(dataset[place]["targets"], [[a, b, tie], [b, a, tie]], rtol=1e-6)
+
+
+# Settings
+
+
+@unit
+@pytest.mark.parametrize(
+    "given, reason",
+    [
+        ({"labels": ["a", "b"], "distill_weight": [0.5, 0.3, 0.1]}, "distill_weight has 3 values for 2 files"),
+        ({"labels": ["a", "b"], "distill_temperature": [1.0, 2.0, 3.0]}, "distill_temperature has 3 values for 2"),
+        ({"labels": ["a", "b"], "distill_weight": [0.6, 0.5]}, "adds up to 1.1, expected at most 1"),
+        ({"distill_weight": 1.5}, "distill_weight is 1.5, expected 0 to 1"),
+        ({"distill_kind": "kll"}, "Did you mean 'kl'"),
+        ({"correct_above": 0.3}, "correct_above is 0.3, expected 0.5 to 1"),
+    ],
+)
+def test_settings_that_do_not_fit_the_teachers_are_refused(given, reason, tmp_path):
+    with pytest.raises(InputError, match=reason):
+        JudgeConfig(output_dir=str(tmp_path), **given)
+
+
+@unit
+def test_one_weight_is_dealt_out_among_the_teachers_and_one_temperature_is_of_all(tmp_path):
+    config = JudgeConfig(output_dir=str(tmp_path), labels=["a", "b"], distill_weight=0.9, distill_temperature=3.0)
+    assert (config.teacher_weights, config.teacher_temperatures) == ([0.45, 0.45], [3.0, 3.0])
+    each = JudgeConfig(
+        output_dir=str(tmp_path), labels=["a", "b"], distill_weight=[0.5, 0.2], distill_temperature=[1, 5]
+    )
+    assert (each.teacher_weights, each.teacher_temperatures) == ([0.5, 0.2], [1, 5])
+
+
+# Through the command line
+
+
+@engine
+def test_two_teachers_each_with_its_weight_and_temperature_give_the_naive_loss(train, planted_file, tmp_path):
+    """The first step, before anything moved: against the plain losses of one teacher alone, and of none."""
+    files = [soft_labels(tmp_path / "one.parquet", planted_file, CLEAN), tmp_path / "two.parquet"]
+    one = read_probs(files[0])
+    write_probs(files[1], Probs(one.ids, one.orders, np.roll(one.logp, 2, axis=0), one.metadata))
+    same = {"limit": 4, "lora_dropout": 0.0, "max_steps": 1}
+    hard = losses(train("hard", **same))[0]
+    alone = [
+        losses(train(f"alone-{place}", labels=file, distill_weight=1.0, distill_temperature=temperature, **same))[0]
+        for place, (file, temperature) in enumerate(zip(files, (1.0, 5.0), strict=True))
+    ]
+    settings = {"labels": files, "distill_weight": [0.45, 0.35], "distill_temperature": [1.0, 5.0]}
+    seen = losses(train("both", **settings, **same))[0]
+    assert seen == pytest.approx(0.2 * hard + 0.45 * alone[0] + 0.35 * alone[1], abs=1e-5)
+    assert json.loads((tmp_path / "both" / "judge.json").read_text())["training"]["corrected"] == 0
+
+
+@engine
+@pytest.mark.parametrize("layout", [{}, {"padding_free": "true"}])
+def test_r_drop_without_differing_passes_is_the_plain_curve(layout, train):
+    """Dropout of almost nothing: the passes are the same, their mean is the plain loss, their KL nothing."""
+    same = {"max_steps": 4, **layout}
+    plain = losses(train("plain", lora_dropout=0.0, **same))
+    again = losses(train("again", lora_dropout=1e-9, rdrop_weight=5.0, **same))
+    np.testing.assert_allclose(again, plain, atol=2e-5)
+
+
+@engine
+def test_r_drop_adds_what_dropout_makes_of_the_passes(train):
+    same = {"max_steps": 6, "lora_dropout": 0.5, "learning_rate": 0.02}
+    with_it, without = losses(train("with", rdrop_weight=50.0, **same)), losses(train("without", **same))
+    assert with_it[0] == pytest.approx(without[0], abs=1e-4)  # a fresh adapter adds nothing
+    assert max(with_it[1:]) > max(without[1:]) + 1e-3
+
+
+@engine
+def test_r_drop_without_dropout_and_a_student_in_its_teachers_place_are_refused(
+    command, planted_file, tmp_path, capsys
+):
+    refuses(command(lora_dropout=0.0, rdrop_weight=1.0), 2, "nothing drops out", tmp_path, capsys)
+    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
+    probs = read_probs(labels)
+    for model in (tmp_path / "judge", tmp_path / "judge" / "fold-0"):
+        write_probs(labels, Probs(probs.ids, probs.orders, probs.logp, {**probs.metadata, "model": str(model)}))
+        refuses(command(labels=labels), 2, "which it would replace", tmp_path, capsys)
+
+
+@unit
+def test_symmetric_kl_is_the_mean_of_both_ways_and_zero_for_equal_passes():
+    draw = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 4, 2, 3, generator=draw)
+    p, q = torch.softmax(one, -1), torch.softmax(other, -1)
+    both = F.kl_div(p.log(), q, reduction="none").sum(-1) + F.kl_div(q.log(), p, reduction="none").sum(-1)
+    torch.testing.assert_close(symmetric_kl(one, other), both / 2)
+    assert symmetric_kl(one, one + 3.0).abs().max() < 1e-6
+
+
+@unit
+def test_the_front_door_says_what_a_wrong_labels_file_is(command, tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("id,a\n1,2\n")
+    capsys.readouterr()
+    assert main(command(labels=tmp_path / "labels.csv")) == 2
+    assert "logp_a" in capsys.readouterr().err
