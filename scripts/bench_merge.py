@@ -48,7 +48,7 @@ def make_adapter(base: Path, folder: Path) -> None:
     """A judge that is a random adapter."""
     from peft import LoraConfig, get_peft_model
 
-    from sft_judge.conversion.merge_adapter import hollow_model
+    from sft_judge.conversion.merge_adapter import make_meta_model
     from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
     from sft_judge.modeling.loading import load_config
     from sft_judge.modeling.tiny_tokenizers import tokenizer_of
@@ -56,7 +56,7 @@ def make_adapter(base: Path, folder: Path) -> None:
     from sft_judge.prompts.templates import read_template
 
     settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
-    model = get_peft_model(hollow_model(load_config(str(base))), settings)
+    model = get_peft_model(make_meta_model(load_config(str(base))), settings)
     model.peft_config["default"].base_model_name_or_path = str(base)
     model.save_pretrained(folder)
     tokenizer = tokenizer_of("qwen2.5")

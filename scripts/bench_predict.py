@@ -28,13 +28,13 @@ def make_judge(folder: Path, family: str, vocabulary: int, rows: list[dict]) -> 
     """A random judge whose vocabulary is as wide as the family's own, its tokenizer small."""
     from transformers import set_seed
 
-    from sft_judge.core.resources import find
+    from sft_judge.core.resources import find_resource
     from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
     from sft_judge.modeling.loading import load_model, load_tokenizer
     from sft_judge.modeling.tiny_models import make_base
     from sft_judge.prompts.prompt import JudgePrompt
 
-    template = find("prompts", "pair").read_text(encoding="utf-8")
+    template = find_resource("prompts", "pair").read_text(encoding="utf-8")
     texts = [turn for row in rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
     make_base(folder, family, [*texts, *[template] * 100], hidden=256, layers=4, vocab=2000, positions=2048)
     set_seed(0)
@@ -135,10 +135,10 @@ def report(family: str, taken: dict[str, list[float]], tokens: float) -> list[di
 
 def long_battles(count: int) -> list[dict]:
     """Distinct battles whose answers have the length of real ones."""
-    from sft_judge.data.synthetic.generator import planted_split
-    from sft_judge.data.synthetic.preference_law import preset_settings
+    from sft_judge.data.synthetic.generator import generate_split
+    from sft_judge.data.synthetic.preference_model import preset_settings
 
-    drawn = planted_split(preset_settings("full", rows=count * PARTS, test_rows=1, shifted_rows=1), "train").rows
+    drawn = generate_split(preset_settings("full", rows=count * PARTS, test_rows=1, shifted_rows=1), "train").rows
     battles = []
     for start in range(0, len(drawn), PARTS):
         parts = drawn[start : start + PARTS]

@@ -45,15 +45,15 @@ def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
     import torch
 
     from sft_judge.data.battles import FIELDS, battle_table, write_battles
-    from sft_judge.data.synthetic.generator import planted_split
-    from sft_judge.data.synthetic.preference_law import preset_settings
+    from sft_judge.data.synthetic.generator import generate_split
+    from sft_judge.data.synthetic.preference_model import preset_settings
     from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
     from sft_judge.modeling.loading import load_model, load_tokenizer
-    from sft_judge.modeling.tiny_models import make_base, stir
+    from sft_judge.modeling.tiny_models import make_base, perturb_weights
     from sft_judge.prompts.prompt import JudgePrompt
     from sft_judge.prompts.templates import read_template
 
-    rows = planted_split(
+    rows = generate_split(
         preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1, hostile=0.1), "train"
     ).rows
     write_battles(folder / "battles.parquet", battle_table(rows))
@@ -62,7 +62,7 @@ def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
     make_base(folder / "judge", "qwen2", [*texts, *[template] * 100], vocab=1200, positions=512)
     torch.manual_seed(0)
     model = load_model(str(folder / "judge"), "float32")
-    stir(model)
+    perturb_weights(model)
     model.save_pretrained(folder / "judge")
     ids = JudgePrompt(load_tokenizer(str(folder / "judge")), template, words, budget).verdict_ids
     write_spec(folder / "judge", JudgeSpec(words, ids, template, budget, calibration={"temperature": 1.7}))
@@ -74,12 +74,12 @@ def predicted(judge: Path, folder: Path) -> dict[str, np.ndarray]:
     import subprocess
 
     from sft_judge.data.probs import read_probs
-    from sft_judge.inference.calibrated import calibrated
+    from sft_judge.inference.calibrated import calibrate_probs
 
     words = ["--model", judge, "--battles", folder / "battles.parquet", "--output", folder / "probs.parquet"]
     command = [sys.executable, "-m", "sft_judge", "predict", *map(str, words), "--engine", "vllm"]
     subprocess.run(command, stdout=sys.stderr, check=True)
-    known = calibrated(read_probs(folder / "probs.parquet"))
+    known = calibrate_probs(read_probs(folder / "probs.parquet"))
     return dict(zip(known.ids, known.probs, strict=True))
 
 

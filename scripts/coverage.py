@@ -15,14 +15,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread eac
 
 import numpy as np
 
-from sft_judge.data.synthetic.preference_law import draw_frames, draw_qualities, fit_law, preset_settings
+from sft_judge.data.synthetic.preference_model import (
+    draw_frames,
+    draw_qualities,
+    fit_preference_model,
+    preset_settings,
+)
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.metrics import figures, row_columns
 
 PROMPTS, ROWS_A_PROMPT = 400, 3
 ERRORS = {"fair": (0.5, 0.5), "poor": (0.7, 0.9)}  # standard deviations of logits, by prompt and by row
 SETTINGS = preset_settings("easy")
-LAW = fit_law(SETTINGS, "train")
+LAW = fit_preference_model(SETTINGS, "train")
 
 
 def one_repeat(seed: int) -> tuple[dict, dict]:

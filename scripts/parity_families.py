@@ -24,11 +24,11 @@ def stir_weights(folder: Path) -> None:
     import torch
 
     from sft_judge.modeling.loading import load_model
-    from sft_judge.modeling.tiny_models import stir
+    from sft_judge.modeling.tiny_models import perturb_weights
 
     torch.manual_seed(0)
     model = load_model(str(folder), "float32")
-    stir(model)
+    perturb_weights(model)
     model.save_pretrained(folder)
 
 

@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.data.synthetic.preference_model import davidson
 from sft_judge.ranking.bradley_terry import design_matrix, fit
 from sft_judge.ranking.comparisons import Contests
 from sft_judge.ranking.rating_draws import parameter_draws

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sft_judge.core.files import whole_file
 from sft_judge.core.manifest import git_commit
-from sft_judge.evaluation.reporting.tables import number, percent, worth_table
+from sft_judge.evaluation.reporting.tables import number, percent, skill_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -40,7 +40,7 @@ _FIGURE = re.compile(r"(-?[\d.]+)(?: %)? \[(-?[\d.]+), (-?[\d.]+)\]")
 
 def worth_block(found: dict) -> list[str]:
     """The worth table of a metrics.json."""
-    table = worth_table(found)
+    table = skill_table(found)
     return [*markdown(table.columns, table.rows), "", f"{found['n']:,} unseen battles; {table.note}."]
 
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 from measuring import peak
 
-from sft_judge.evaluation.bootstrap import REPEATS, interval, resample
+from sft_judge.evaluation.bootstrap import NUM_RESAMPLES, interval, resample
 from sft_judge.evaluation.metrics import figures, row_columns
 from sft_judge.evaluation.slices import slice_columns, slice_figures
 
@@ -32,7 +32,8 @@ def main(rows: int = 1_000_000) -> None:
     seconds = time.perf_counter() - start
     width = sum(np.prod(column.shape[1:], dtype=int) for column in columns.values())
     print(
-        f"{rows:,} rows, {clusters.max() + 1:,} prompts, {width} sums a row, {REPEATS:,} resamples: {seconds:.1f} s, "
+        f"{rows:,} rows, {clusters.max() + 1:,} prompts, {width} sums a row, "
+        f"{NUM_RESAMPLES:,} resamples: {seconds:.1f} s, "
         f"peak {peak() / 2**30:.2f} GB; log loss {found['log_loss']}"
     )
 

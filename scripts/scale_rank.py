@@ -21,7 +21,7 @@ from sft_judge.core.manifest import manifest_path
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import BattleWriter
 from sft_judge.data.probs import Probs, write_probs
-from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.data.synthetic.preference_model import davidson
 
 AT_ONCE = 50_000
 NU = 0.7

@@ -17,12 +17,12 @@ from sft_judge.client import JudgeClient
 from sft_judge.core.errors import InputError
 from sft_judge.data.candidates import make_group
 from sft_judge.inference.judge import Judge, Judgement
-from sft_judge.ranking.candidate_judging import Entry, play
+from sft_judge.ranking.candidate_judging import Entry, play_contests
 
 CLIP = 1e-4  # outcomes are kept this far from 0 and 1 before log-odds, which are then within 9.2
 
 
-def judged(judge: Judge | JudgeClient, battles: list[dict], swap: str | None) -> list[Judgement]:
+def judge_battles(judge: Judge | JudgeClient, battles: list[dict], swap: str | None) -> list[Judgement]:
     """Judgements of battles, in order, by either kind of judge."""
     if isinstance(judge, JudgeClient):
         fields = ("a", "b", "tie", "verdict", "swap_agreement")
@@ -62,7 +62,7 @@ class JudgeReward:
             group = make_group(prompts[members[0]], texts)
             group.has_reference = bool(reference)
             entries.append(Entry.of(group, "anchor" if reference else "round-robin"))
-        play(entries, lambda battles: judged(self.judge, battles, self.swap))
+        play_contests(entries, lambda battles: judge_battles(self.judge, battles, self.swap))
         rewards = np.empty(len(prompts))
         for members, entry in zip(rows.values(), entries, strict=True):
             rewards[members] = self._rewards(entry)
@@ -97,5 +97,5 @@ class PairwiseJudge:
             {"prompt": group.prompts, "response_a": group.responses[0], "response_b": group.responses[1]}
             for group in groups
         ]
-        answers = judged(self._judge, battles, "both" if shuffle_order else "none")
+        answers = judge_battles(self._judge, battles, "both" if shuffle_order else "none")
         return [-1 if answer.a == answer.b else int(answer.b > answer.a) for answer in answers]

@@ -67,10 +67,10 @@ FAMILIES = ("qwen2", "gemma2")
 @pytest.fixture(scope="session")
 def planted_rows() -> list[dict]:
     """Five dozen planted battles, hostile text among them, in folds 0 to 2."""
-    from sft_judge.data.synthetic.generator import planted_split
-    from sft_judge.data.synthetic.preference_law import preset_settings
+    from sft_judge.data.synthetic.generator import generate_split
+    from sft_judge.data.synthetic.preference_model import preset_settings
 
-    rows = planted_split(preset_settings("easy", rows=60, test_rows=1, shifted_rows=1, hostile=0.1), "train").rows
+    rows = generate_split(preset_settings("easy", rows=60, test_rows=1, shifted_rows=1, hostile=0.1), "train").rows
     return [{**row, "fold": place % 3} for place, row in enumerate(rows)]
 
 
@@ -95,10 +95,10 @@ def planted_file(planted_table, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def bases(planted_rows, tmp_path_factory) -> dict[str, Path]:
     """A tiny random model folder for each family, its tokenizer trained on the planted battles."""
-    from sft_judge.core.resources import find
+    from sft_judge.core.resources import find_resource
     from sft_judge.modeling.tiny_models import make_base
 
-    frame = find("prompts", "pair").read_text(encoding="utf-8")
+    frame = find_resource("prompts", "pair").read_text(encoding="utf-8")
     texts = [turn for row in planted_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
     folder = tmp_path_factory.mktemp("bases")
     for family in FAMILIES:

@@ -11,7 +11,7 @@ from sft_judge.modeling.judge_spec import Budget
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
 from sft_judge.pipelines.sweep import KEYS, read_sweep, unique_steps
-from sft_judge.prompts.prompt import JudgePrompt, default_words
+from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.recipes import read_recipe
 
@@ -98,7 +98,7 @@ def test_the_header_launches_this_very_file(recipe):
 @pytest.mark.parametrize("template", PROMPTS, ids=lambda path: path.stem)
 def test_a_prompt_renders_and_ends_where_the_verdict_stands(template, base, planted_rows):
     tokenizer, text = load_tokenizer(str(base)), template.read_text(encoding="utf-8")
-    prompt = JudgePrompt(tokenizer, text, default_words(tokenizer, text, 3), Budget())
+    prompt = JudgePrompt(tokenizer, text, choose_verdict_words(tokenizer, text, 3), Budget())
     assert len(set(prompt.verdict_ids)) == 3
     for row, (ids,) in zip(planted_rows[:6], prompt.encode(planted_rows[:6], ("ab",)), strict=True):
         shown = tokenizer.decode(ids)
@@ -109,12 +109,12 @@ def test_a_prompt_renders_and_ends_where_the_verdict_stands(template, base, plan
 @of_kind("training")
 def test_a_training_recipes_learning_rate_is_one_that_is_known_to_work(recipe):
     """Those of real models; the demo's tiny ones take others."""
-    from sft_judge.training.learning_rates import question
+    from sft_judge.training.learning_rates import question_learning_rate
 
     settings = read_recipe(str(recipe)).settings
     if "model_name_or_path" in settings:
         for parameters in (5e8, 1.4e10, 7.2e10):
-            assert question(settings["learning_rate"], int(parameters), settings["use_peft"]) is None
+            assert question_learning_rate(settings["learning_rate"], int(parameters), settings["use_peft"]) is None
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])

@@ -20,11 +20,11 @@ def add_arguments(parser):
 def run(args) -> dict:
     from collections import Counter
 
-    from sft_judge.data.attacks import KINDS, attack_of, attacked
+    from sft_judge.data.attacks import KINDS, add_attacks, assign_attacks
     from sft_judge.data.battles import read_battles, write_battles
 
     battles = read_battles(args.battles, args.limit)
-    write_battles(args.output, attacked(battles))
-    counts = Counter(KINDS[kind] for kind in attack_of(battles["id"].to_pylist())[1])
+    write_battles(args.output, add_attacks(battles))
+    counts = Counter(KINDS[kind] for kind in assign_attacks(battles["id"].to_pylist())[1])
     print(f"{battles.num_rows} battles -> {args.output}: {', '.join(f'{n} {kind}' for kind, n in counts.items())}")
     return {"rows": battles.num_rows, "kinds": dict(counts)}

@@ -45,11 +45,11 @@ def run(args):
 
 def _of_family(args) -> dict:
     from sft_judge.core.files import whole_folder
-    from sft_judge.core.resources import find
+    from sft_judge.core.resources import find_resource
     from sft_judge.data.battles import FIELDS, read_battles
     from sft_judge.modeling.tiny_models import make_base
 
-    frame = find("prompts", args.prompt_template).read_text(encoding="utf-8")
+    frame = find_resource("prompts", args.prompt_template).read_text(encoding="utf-8")
     rows = [row for path in args.battles for row in read_battles(path, args.limit).select(FIELDS).to_pylist()]
     texts = [turn for row in rows for field in FIELDS for turn in row[field]]
     with whole_folder(args.output) as folder:

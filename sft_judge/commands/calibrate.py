@@ -42,7 +42,7 @@ def outputs(args):
 
 def run(args) -> dict:
     from sft_judge.data.probs import read_probs
-    from sft_judge.evaluation.calibration_fit import choose
+    from sft_judge.evaluation.calibration_fit import choose_calibration
 
     if args.apply and args.model:
         raise InputError("--apply goes with --output; a judge's folder calibrates all of its files.")
@@ -50,7 +50,7 @@ def run(args) -> dict:
     held, counts = _rows(args, probs)
     if args.form == "vector" and held.probs.shape[1] == 2:
         raise InputError(f"--form vector scales ties apart; {args.probs} has a and b alone. Take --form temperature.")
-    calibration, evidence = choose(held, args.form)
+    calibration, evidence = choose_calibration(held, args.form)
     facts = {"fitted_rows": len(held.verdicts), "fold": args.fold, "battles_sha256": content_hash(args.battles)}
     calibration = calibration and calibration | facts | evidence
     _store(args, calibration)
@@ -77,7 +77,7 @@ def _store(args, calibration: dict | None) -> None:
 
 def _said(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
     from sft_judge.evaluation.reporting.tables import number
-    from sft_judge.modeling.temperature_scaling import described
+    from sft_judge.modeling.temperature_scaling import describe_calibration
 
     before, after, gain = (evidence[name] for name in ("before", "after", "gain"))
     if "too_little" in evidence:
@@ -88,7 +88,7 @@ def _said(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
             f"{number(before['log_loss'])}; the probabilities stay raw"
         ]
     return [
-        f"{described(calibration)} on {rows} rows",
+        f"{describe_calibration(calibration)} on {rows} rows",
         f"log loss {number(before['log_loss'])} before, {number(after['log_loss'])} after; ECE "
         f"{number(before['ece'])} before, {number(after['ece'])} after, on the rows it was fitted on",
         f"in cross-fitting by prompt it gains {number(gain)}",
@@ -102,7 +102,7 @@ def _rows(args, probs) -> tuple:
     from sft_judge.data.battles import read_battles, rows_of_fold
     from sft_judge.data.probs import average_orders
     from sft_judge.evaluation.align import VERDICT_INDEX, column, prompt_clusters
-    from sft_judge.evaluation.calibration_fit import Held
+    from sft_judge.evaluation.calibration_fit import HeldOut
     from sft_judge.inference.calibrated import languages_of
 
     battles = rows_of_fold(read_battles(args.battles), args.fold, args.battles).slice(0, args.limit)
@@ -131,7 +131,7 @@ def _rows(args, probs) -> tuple:
     _check_folds(args, column(battles, "fold"))
     rows = [row_of[id_] for id_ in battles["id"].to_pylist()]
     languages = languages_of(probs, ids)[rows]  # the file's own, as they are all that a reader of it has
-    return Held(averaged[rows, :num], np.array(verdicts), prompt_clusters(battles), languages), counts
+    return HeldOut(averaged[rows, :num], np.array(verdicts), prompt_clusters(battles), languages), counts
 
 
 def _check_folds(args, folds: list) -> None:

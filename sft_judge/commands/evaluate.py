@@ -63,7 +63,7 @@ def extra_inputs(args):
 def run(args) -> dict:
     from sft_judge.data.battles import read_battles
     from sft_judge.evaluation.agreement import against_votes
-    from sft_judge.evaluation.align import align
+    from sft_judge.evaluation.align import align_judges
 
     if args.stages is not None and not args.stages.is_dir():
         raise InputError(f"{args.stages}: no such folder; --stages takes the one that holds the run.")
@@ -74,7 +74,7 @@ def run(args) -> dict:
     battles = read_battles(args.battles)
     if args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
         return _policies_alone(args, files, battles)
-    aligned = align(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
+    aligned = align_judges(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
     against = against_votes(aligned)
     metrics = _measured(args, files, main, battles, aligned, len(against))
     _write(args, metrics, aligned, against)
@@ -89,19 +89,19 @@ def _measured(args, files: dict, main: str, battles, aligned, num_against: int) 
     from sft_judge.core.manifest import manifest_path, read_stages
     from sft_judge.evaluation.agreement import agreement
     from sft_judge.evaluation.benchmarks import benchmark
-    from sft_judge.evaluation.evaluate import caveats, measure
-    from sft_judge.evaluation.provenance import provenance
+    from sft_judge.evaluation.evaluate import caveats, measure_judges
+    from sft_judge.evaluation.provenance import collect_judge_provenance
     from sft_judge.evaluation.report import length_histograms, preferred_grid, read_logs
     from sft_judge.evaluation.robustness import robustness
     from sft_judge.evaluation.truncation import cut_tokens
 
     *frequencies, worth_note = _frequencies(args, aligned)
-    metrics, judge = measure(aligned, *frequencies, main, args.seed), aligned.judges[main]
+    metrics, judge = measure_judges(aligned, *frequencies, main, args.seed), aligned.judges[main]
     metrics |= {"agreement": agreement(aligned, args.seed), "against_votes": num_against}
     metrics |= {"notes": [*aligned.notes, *caveats(metrics)], "worth_note": worth_note}
     metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
     metrics["cut"] = cut_tokens(judge.source.metadata, aligned.battles)
-    metrics["provenance"] = provenance(files, aligned, args.battles, args.truth, args.fold, args.seed)
+    metrics["provenance"] = collect_judge_provenance(files, aligned, args.battles, args.truth, args.fold, args.seed)
     metrics["lengths"] = length_histograms(aligned.battles)
     metrics["logs"] = read_logs(args.stages) if args.stages else {}
     if args.stages and (stages := read_stages(args.stages, manifest_path(outputs(args)[0]))):
@@ -135,10 +135,10 @@ def _print_tables(metrics: dict) -> None:
     from sft_judge.evaluation.agreement import agreement_table
     from sft_judge.evaluation.benchmarks import benchmark_table
     from sft_judge.evaluation.policies import policies_table
-    from sft_judge.evaluation.reporting.tables import stages_table, worth_table
+    from sft_judge.evaluation.reporting.tables import skill_table, stages_table
 
     tables = [stages_table(metrics["stages"])] if "stages" in metrics else []
-    tables += [worth_table(metrics), agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])]
+    tables += [skill_table(metrics), agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])]
     tables += [benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []
     tables += [policies_table(metrics["policies"])] if "policies" in metrics else []
     for table in tables:
@@ -158,17 +158,17 @@ def _policies_alone(args, files: dict, battles) -> dict:
     """Of battles without verdicts, which policy's answers the judges take for better, and nothing else."""
     from sft_judge.commands.console import print_table
     from sft_judge.core.files import whole_file, write_json
-    from sft_judge.data.probs import read_probs, unfinished
+    from sft_judge.data.probs import describe_unfinished, read_probs
     from sft_judge.evaluation.policies import policies_table
     from sft_judge.evaluation.reporting.html import Section, render_page
-    from sft_judge.inference.calibrated import calibrated
+    from sft_judge.inference.calibrated import calibrate_probs
 
-    judges = {name: calibrated(read_probs(path), args.uncalibrated) for name, path in files.items()}
+    judges = {name: calibrate_probs(read_probs(path), args.uncalibrated) for name, path in files.items()}
     found = _policies(args, battles, judges)
     table = policies_table(found)
     notes = ["No battle has a verdict, so nothing says how good these judges are. In brackets: 95 % intervals."]
     for name, judge in judges.items():
-        notes.append("; ".join(filter(None, [f"{name}: {judge.reason}", unfinished(judge.orders)])))
+        notes.append("; ".join(filter(None, [f"{name}: {judge.reason}", describe_unfinished(judge.orders)])))
     page = render_page("sft_judge: policies", "Which policy wins", notes, [Section("", tables=[table])])
     write_json(args.output / "metrics.json", {"n": 0, "policies": found, "notes": notes})
     with whole_file(args.output / "report.html") as aside:

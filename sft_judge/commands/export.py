@@ -33,9 +33,9 @@ def run(args):
 
 def _gate_rows(file, num_rows: int) -> list[dict]:
     from sft_judge.data.battles import read_battles
-    from sft_judge.data.synthetic.generator import planted_split
-    from sft_judge.data.synthetic.preference_law import preset_settings
+    from sft_judge.data.synthetic.generator import generate_split
+    from sft_judge.data.synthetic.preference_model import preset_settings
 
     if file:
         return read_battles(file, num_rows).to_pylist()
-    return planted_split(preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1), "train").rows
+    return generate_split(preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1), "train").rows

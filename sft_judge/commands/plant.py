@@ -39,9 +39,9 @@ def add_arguments(parser):
 
 def run(args) -> dict:
     from sft_judge.data.synthetic.competition_files import write_competition_csv, write_sample
-    from sft_judge.data.synthetic.generator import planted_split
-    from sft_judge.data.synthetic.preference_law import SPLITS, preset_settings
-    from sft_judge.data.synthetic.truth import write_truth
+    from sft_judge.data.synthetic.generator import generate_split
+    from sft_judge.data.synthetic.ground_truth import write_truth
+    from sft_judge.data.synthetic.preference_model import SPLITS, preset_settings
 
     knobs = {name: getattr(args, name) for name in KNOBS}
     languages = tuple(args.languages.split(",")) if args.languages else None
@@ -50,7 +50,7 @@ def run(args) -> dict:
     with whole_folder(args.output) as folder:
         (folder / "truth").mkdir()
         for split in SPLITS:
-            planted = planted_split(settings, split)
+            planted = generate_split(settings, split)
             write_competition_csv(folder / f"{split}.csv", planted.rows, labelled=split != "test")
             write_truth(folder / "truth" / f"{split}.parquet", planted)
             summary[split] = summarise(planted)

@@ -42,7 +42,7 @@ def run(args) -> dict:
     from sft_judge.core.files import whole_file
     from sft_judge.core.manifest import fingerprint
     from sft_judge.data.candidates import read_groups, write_rows
-    from sft_judge.modeling.temperature_scaling import described
+    from sft_judge.modeling.temperature_scaling import describe_calibration
     from sft_judge.ranking.candidate_judging import Entry, judge_entries
     from sft_judge.ranking.preference_pairs import Rules, figures, judged_pairs, pair_row, write_card
 
@@ -68,7 +68,7 @@ def run(args) -> dict:
         **figures(kept),
         "calls": judge.calls,
         "model": str(args.model),
-        "calibration": described(calibration) if calibration else "not calibrated",
+        "calibration": describe_calibration(calibration) if calibration else "not calibrated",
         "swap": judge.swap,
         "conversational": args.conversational,
         "rules": f"ties dropped; orders that disagree {'kept' if args.keep_disagreements else 'dropped'}; margin at "

@@ -78,20 +78,20 @@ def run(args) -> dict:
     empty, boilerplate = args.drop_empty, args.drop_boilerplate
     rules = chosen_rules(empty, boilerplate, args.least_characters, args.most_characters, args.languages)
     common = {name: getattr(args, name) for name in ("folds", "seed", "ties", "dedup", "language", "order")}
-    choices = preparing.Choices(**common, rules=rules)
+    choices = preparing.PrepareSettings(**common, rules=rules)
     num_rows = sum(file.num_rows for file in files)
     with Progress("prepare", num_rows) as progress:
         found = preparing.survey(files, choices, progress.add)
     dealt, places = preparing.folds_of(found, choices), preparing.places_of(found, choices)
     rejects_path = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
     with BattleWriter(args.output) as writer, RejectsWriter(rejects_path) as rejects:
-        tables = preparing.prepared(files, found, dealt, args.ties, rejects.write)
-        for table in tables if places is None else preparing.in_places(tables, places, args.output):
+        tables = preparing.prepare_battles(files, found, dealt, args.ties, rejects.write)
+        for table in tables if places is None else preparing.reorder_battles(tables, places, args.output):
             writer.write(table)
     assert num_rows == writer.num_rows + rejects.num_rows
-    facts = preparing.facts(found, dealt, choices)
+    facts = preparing.count_outcomes(found, dealt, choices)
     if args.against:
-        facts["against"] = preparing.overlap(found, open_battles(args.against))
+        facts["against"] = preparing.measure_overlap(found, open_battles(args.against))
     print_facts(facts, rejects_path)
     return facts
 

@@ -46,9 +46,9 @@ def run(args):
     from sft_judge.commands.console import print_prompt
     from sft_judge.core.errors import InputError
     from sft_judge.prompts.check import check_model
-    from sft_judge.prompts.show import made_up_battle, open_prompt, pick_row
+    from sft_judge.prompts.show import example_battle, open_prompt, pick_row
 
-    rows = [made_up_battle()]
+    rows = [example_battle()]
     if args.battles:
         from sft_judge.data.battles import read_battles
 

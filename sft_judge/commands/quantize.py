@@ -48,7 +48,7 @@ def run(args):
     if is_adapter(model):
         raise InputError(f"{model} is an adapter; merge it first: sft-judge merge {model} --output DIR.")
     if args.ladder:
-        return climb(args, model)
+        return run_ladder(args, model)
     battles = read_battles(args.battles)
     used, _ = split_folds(battles, None, args.holdout_fold)
     kept = None if args.holdout_fold is None else split_folds(battles, args.holdout_fold, None)[1]
@@ -64,27 +64,27 @@ def run(args):
     return facts
 
 
-def climb(args, model: str) -> dict:
+def run_ladder(args, model: str) -> dict:
     """Run the ladder beside the output, and copy the rung that is chosen."""
     import shutil
 
     from sft_judge.commands.sweep import print_results
     from sft_judge.core.files import whole_folder
     from sft_judge.core.manifest import manifest_path
-    from sft_judge.core.resources import find
-    from sft_judge.pipelines.parallel import room
-    from sft_judge.pipelines.quantization_search import cheapest
+    from sft_judge.core.resources import find_resource
+    from sft_judge.pipelines.parallel import default_num_jobs
+    from sft_judge.pipelines.quantization_search import find_cheapest
     from sft_judge.pipelines.sweep import read_sweep
     from sft_judge.pipelines.sweep_runner import run_sweep
 
     folder = f"{args.output}.ladder"
     given = [f"judge={model}", f"battles={args.battles}", f"run={folder}"]
-    sweep = read_sweep(find("recipes", args.ladder), given)
-    scores, result, status = run_sweep(sweep, room())
+    sweep = read_sweep(find_resource("recipes", args.ladder), given)
+    scores, result, status = run_sweep(sweep, default_num_jobs())
     print_results(sweep, result)
     if status:
         raise SystemExit(status)
-    chosen = cheapest(sweep, scores, args.margin)
+    chosen = find_cheapest(sweep, scores, args.margin)
     made = scores.models[chosen, sweep.seeds[0]]
     with whole_folder(args.output) as output:
         shutil.copytree(made, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(manifest_path(made).name))

@@ -66,7 +66,7 @@ def run(args) -> dict:
     from sft_judge.data.battles import open_battles
     from sft_judge.data.style import CONTROLS
     from sft_judge.ranking.comparisons import read_contests
-    from sft_judge.ranking.ratings import measure, split_off
+    from sft_judge.ranking.ratings import rate_models, split_off
     from sft_judge.ranking.reference import read_reference
     from sft_judge.ranking.report import caveats, names, notes, render_ranking, write_csv
 
@@ -76,7 +76,7 @@ def run(args) -> dict:
         raise InputError(f"--from {source} {'takes no' if args.probs else 'needs a judge:'} --probs.")
     reference = read_reference(args.reference) if args.reference else None
     controls = [name for kind in dict.fromkeys(args.control) for name in CONTROLS[kind]]
-    opinion, said = _opinion(args)
+    opinion, said = _predictions(args)
     file = open_battles(args.battles, args.limit)
     with Progress("rank", file.num_rows) as progress:
         everything = read_contests(file, source != "judge", opinion, controls, progress.add)
@@ -86,7 +86,7 @@ def run(args) -> dict:
             f"--anchor {args.anchor[0]!r}: no such model is ranked.{nearest(args.anchor[0], contests.models)} "
             f"There are {names(contests.models)}."
         )
-    ranking = measure(contests, args.method, args.anchor, reference, args.seed)
+    ranking = rate_models(contests, args.method, args.anchor, reference, args.seed)
     everything.skipped["of models left out"] = len(everything.clusters) - len(contests.clusters)
     ranking |= {"from": source, "rows": file.num_rows, "skipped": everything.skipped}
     ranking |= {"left_out": left_out, "unbounded": unbounded}
@@ -103,20 +103,20 @@ def run(args) -> dict:
     return {"battles": ranking["battles"], "models": len(contests.models), "skipped": everything.skipped}
 
 
-def _opinion(args):
+def _predictions(args):
     """The judges' mean opinion or None, and how each was calibrated."""
-    from sft_judge.data.probs import read_probs, unfinished
-    from sft_judge.inference.calibrated import calibrated
-    from sft_judge.ranking.comparisons import mean_opinion
+    from sft_judge.data.probs import describe_unfinished, read_probs
+    from sft_judge.inference.calibrated import calibrate_probs
+    from sft_judge.ranking.comparisons import average_predictions
 
     if not args.probs:
         return None, []
     files = [read_probs(path) for path in args.probs]
-    judges = [calibrated(probs, args.uncalibrated) for probs in files]
+    judges = [calibrate_probs(probs, args.uncalibrated) for probs in files]
     said = [
-        "; ".join(filter(None, [f"{path}: {judge.reason}", unfinished(judge.orders)]))
+        "; ".join(filter(None, [f"{path}: {judge.reason}", describe_unfinished(judge.orders)]))
         for path, judge in zip(args.probs, judges, strict=True)
     ]
     if len({probs.num_verdicts for probs in files}) > 1:
         said.append("A judge knows no tie, so those of all judges are left out.")
-    return mean_opinion(judges), said
+    return average_predictions(judges), said

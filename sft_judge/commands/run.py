@@ -32,10 +32,10 @@ def run(args):
     from pathlib import Path
 
     from sft_judge.core.errors import InputError, nearest
-    from sft_judge.core.resources import find
+    from sft_judge.core.resources import find_resource
     from sft_judge.pipelines.pipeline import declared_of, override, read_pipeline, run_steps, steps_of
 
-    file = find("recipes", args.pipeline)
+    file = find_resource("recipes", args.pipeline)
     pipeline = read_pipeline(file)
     override(pipeline, args.set)
     if args.shrink:
@@ -90,7 +90,7 @@ def print_results(folder, steps):
 
     from sft_judge.commands.console import print_table
     from sft_judge.core.manifest import read_stages
-    from sft_judge.evaluation.reporting.tables import stages_table, worth_table
+    from sft_judge.evaluation.reporting.tables import skill_table, stages_table
     from sft_judge.pipelines.pipeline import first_output
 
     made = {first_output(step) for step in steps}  # the folder may hold another pipeline's outputs too
@@ -100,5 +100,5 @@ def print_results(folder, steps):
     if (folder / "metrics.json").is_file():
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if metrics.get("worth"):
-            print_table(worth_table(metrics))
+            print_table(skill_table(metrics))
     print(f"Everything is in {folder}.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sft_judge.commands.arguments import add_limit, positive
 from sft_judge.core.files import InputPath, OutputPath
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.training.recipes import read_recipe
 
 EXAMPLE = (
@@ -42,7 +42,7 @@ def parse_args(parser, argv):
 
 def extra_inputs(args):
     """The recipe, and the base it names."""
-    return [find("recipes", args.config), *read_recipe(args.config, args.overrides).input_paths()]
+    return [find_resource("recipes", args.config), *read_recipe(args.config, args.overrides).input_paths()]
 
 
 def outputs(args):
@@ -54,7 +54,14 @@ def run(args) -> dict:
     from sft_judge.core.errors import InputError
     from sft_judge.core.files import whole_file, write_json
     from sft_judge.data.battles import read_battles
-    from sft_judge.evaluation.dataset_shift import check_alike, deal, held_out, render_shift, tables_of, verdict_line
+    from sft_judge.evaluation.dataset_shift import (
+        check_comparable,
+        deal_folds,
+        render_shift,
+        split_held_out,
+        tables_of,
+        verdict_line,
+    )
     from sft_judge.pipelines.pipeline import run_steps
     from sft_judge.training.config import check_keys
 
@@ -69,9 +76,9 @@ def run(args) -> dict:
         raise InputError(f"--folds {args.folds}: expected 2 or more, as one of them is held out.")
     names = set_names(args.ref, args.other)
     tables = [read_battles(path, args.limit) for path in (args.ref, args.other)]
-    check_alike([str(args.ref), str(args.other)], tables)
-    tables, said = deal(*tables, args.folds, args.seed)
-    folds, held, left_out = held_out(tables)
+    check_comparable([str(args.ref), str(args.other)], tables)
+    tables, said = deal_folds(*tables, args.folds, args.seed)
+    folds, held, left_out = split_held_out(tables)
     for name, rows in zip(names, held, strict=True):
         if rows.num_rows == 0:
             raise InputError(
@@ -79,10 +86,10 @@ def run(args) -> dict:
                 "battles, or files without folds, whose folds are then dealt over both sets together."
             )
     paths = write_sets(args.output, tables, held)
-    status = run_steps(steps(args, paths, folds), set(), args.output)
+    status = run_steps(list_steps(args, paths, folds), set(), args.output)
     if status:
         raise SystemExit(status)
-    result = measure(args, names, tables, folds, held, paths)
+    result = score_sets(args, names, tables, folds, held, paths)
     for name, count in zip(names, left_out, strict=True):
         result["sets"][name]["left_out"] = count
     result |= {"folds": said, "recipe": str(args.config)}
@@ -117,7 +124,7 @@ def probs_path(judge: Path, held: Path) -> Path:
     return held.with_name(f"probs-{judge.name}-on-{held.stem.removeprefix('held-')}.parquet")
 
 
-def steps(args, paths: dict[str, list[Path]], folds: list[int]) -> list:
+def list_steps(args, paths: dict[str, list[Path]], folds: list[int]) -> list:
     """Train a judge on each set, score both sets by each: the very commands a person would give."""
     from sft_judge.pipelines.pipeline import Step
 
@@ -132,21 +139,21 @@ def steps(args, paths: dict[str, list[Path]], folds: list[int]) -> list:
     return found
 
 
-def measure(args, names: list[str], tables, folds: list[int], held, paths) -> dict:
+def score_sets(args, names: list[str], tables, folds: list[int], held, paths) -> dict:
     """The figures of shift.json."""
-    from sft_judge.evaluation.align import align
-    from sft_judge.evaluation.dataset_shift import RULES, decide, num_training_rows, score, training_frequencies
+    from sft_judge.evaluation.align import align_judges
+    from sft_judge.evaluation.dataset_shift import RULES, decide, num_training_rows, score_judges, training_frequencies
 
     sets = {}
     for place, name in enumerate(names):
         path = paths["held"][place]
         files = {who: probs_path(judge, path) for who, judge in zip(names, paths["judges"], strict=True)}
-        aligned = align(files, held[place], path)
+        aligned = align_judges(files, held[place], path)
         frequencies = {
             who: training_frequencies(table, fold, aligned.num_verdicts)
             for who, table, fold in zip(names, tables, folds, strict=True)
         }
-        sets[name] = score(aligned, frequencies, name, names[1 - place], args.seed)
+        sets[name] = score_judges(aligned, frequencies, name, names[1 - place], args.seed)
         sets[name] |= {"fold": folds[place], "trained_on": num_training_rows(tables[place], folds[place])}
     verdict = decide([one["gains"] for one in sets.values()])
     return {"verdict": verdict, "rule": RULES[verdict], "sets": sets}

@@ -44,18 +44,20 @@ def run(args) -> dict:
     import numpy as np
 
     from sft_judge.data.probs import read_probs
-    from sft_judge.inference.calibrated import calibrated
+    from sft_judge.inference.calibrated import calibrate_probs
     from sft_judge.inference.ensemble import combine, write_rule
-    from sft_judge.inference.submission import described, opinions, read_sample, rows_of, write_submission
+    from sft_judge.inference.submission import arrange_probs, describe_member, find_rows, read_sample, write_submission
 
     sample = read_sample(args.sample)
     rule, facts = _rule(args, sample.num_verdicts)
     files = {path: read_probs(path) for path in args.probs}
-    results = {path: calibrated(probs, args.uncalibrated) for path, probs in files.items()}
-    members = [opinions(path, results[path], files[path], sample) for path in args.probs]
-    judged = np.stack([results[path].orders[rows_of(path, results[path], sample)] > 0 for path in args.probs], axis=1)
+    results = {path: calibrate_probs(probs, args.uncalibrated) for path, probs in files.items()}
+    members = [arrange_probs(path, results[path], files[path], sample) for path in args.probs]
+    judged = np.stack(
+        [results[path].orders[find_rows(path, results[path], sample)] > 0 for path in args.probs], axis=1
+    )
     for path in args.probs:
-        print(described(path, results[path], sample))
+        print(describe_member(path, results[path], sample))
     weights = rule.weights(_keys(args.battles, rule.by, sample.ids), len(sample.ids))
     write_submission(args.output, sample, combine(members, weights, sample.num_verdicts, rule.mean, judged))
     if args.save_weights:
@@ -70,7 +72,7 @@ def _is_rule(weights: list[str] | None) -> bool:
 
 def _rule(args, num_asked: int):
     """The rule asked for, and what it was fitted on."""
-    from sft_judge.inference.ensemble import Rule, equal, read_rule, shares
+    from sft_judge.inference.ensemble import Rule, equal_rule, normalise_weights, read_rule
 
     if args.fit and args.weights:
         raise InputError("--weights says what --fit would find out; give one of them.")
@@ -82,7 +84,7 @@ def _rule(args, num_asked: int):
         _as_many(len(args.fit), "files to fit on", args)
         return _fitted(args, num_asked)
     if args.weights is None:
-        return equal(len(args.probs)), {}
+        return equal_rule(len(args.probs)), {}
     if _is_rule(args.weights):
         rule = read_rule(Path(args.weights[0]))
         _as_many(len(rule.parts[0]["weights"]), "weights", args)
@@ -92,7 +94,7 @@ def _rule(args, num_asked: int):
     except ValueError as error:
         raise InputError(f"--weights {' '.join(args.weights)}: neither numbers nor a rule's .json file.") from error
     _as_many(len(numbers), "weights", args)
-    return Rule([{"weights": shares(numbers).tolist()}]), {}
+    return Rule([{"weights": normalise_weights(numbers).tolist()}]), {}
 
 
 def _as_many(count: int, what: str, args) -> None:
@@ -105,15 +107,15 @@ def _fitted(args, num_asked: int):
 
     from sft_judge.data.battles import read_battles
     from sft_judge.data.probs import first_verdicts, read_probs
-    from sft_judge.evaluation.align import align
-    from sft_judge.inference.ensemble import choose
+    from sft_judge.evaluation.align import align_judges
+    from sft_judge.inference.ensemble import choose_rule
 
     battles = read_battles(args.fit_battles)
     known = set.intersection(*(set(read_probs(path).ids) for path in args.fit))  # of one fold, say
     predicted = np.array([name in known for name in battles["id"].to_pylist()])
     if not predicted.any():
         raise InputError(f"No battle of {args.fit_battles} is in all of {', '.join(map(str, args.fit))}.")
-    aligned = align(dict(enumerate(args.fit)), battles, args.fit_battles, predicted, raw=args.uncalibrated)
+    aligned = align_judges(dict(enumerate(args.fit)), battles, args.fit_battles, predicted, raw=args.uncalibrated)
     for judge in aligned.judges.values():
         _not_in_sample(judge.source.metadata, aligned.battles)
     num = min(aligned.num_verdicts, num_asked)
@@ -124,7 +126,7 @@ def _fitted(args, num_asked: int):
     ids = np.array(aligned.battles["id"].to_pylist(), dtype=object)[keep]
     keys = {by: _keys(args.fit_battles, by, ids) for by in args.by}
     members = [first_verdicts(judge.probs[keep], num) for judge in aligned.judges.values()]
-    rule, losses = choose(members, aligned.verdicts[keep], aligned.clusters[keep], keys)
+    rule, losses = choose_rule(members, aligned.verdicts[keep], aligned.clusters[keep], keys)
     for name, loss in losses:
         print(f"{loss:.4f}  {name}")
     print(f"on {keep.sum()} battles, log loss in cross-validation by prompt; taken: {losses[0][0]}")

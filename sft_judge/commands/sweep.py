@@ -25,16 +25,16 @@ def add_arguments(parser):
 
 
 def run(args):
-    from sft_judge.core.resources import find
-    from sft_judge.pipelines.parallel import room
+    from sft_judge.core.resources import find_resource
+    from sft_judge.pipelines.parallel import default_num_jobs
     from sft_judge.pipelines.ray_nodes import ray_workers
     from sft_judge.pipelines.sweep import read_sweep
 
-    sweep = read_sweep(find("recipes", args.sweep), args.set)
+    sweep = read_sweep(find_resource("recipes", args.sweep), args.set)
     if args.plan:
         return print_plan(all_runs(sweep))
     with ray_workers(args.ray, str(sweep.file), args.set, args.jobs) if args.ray else nullcontext():
-        _, result, status = run_sweep(sweep, args.jobs or room())
+        _, result, status = run_sweep(sweep, args.jobs or default_num_jobs())
     print_results(sweep, result)
     if status:
         raise SystemExit(status)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.training.recipes import Recipe, read_recipe, split_overrides
 
 EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_dir runs/teacher/fold-0"
@@ -38,14 +38,14 @@ def parse_args(parser, argv):
     args.overrides = [*rest, *(["--limit", args.limit] if args.limit else [])]
     args.overrides += ["--allow_in_sample", "true"] if args.allow_in_sample else []
     if args.shrink and not recipe_of(args).settings.get("output_dir"):
-        recipe = find("recipes", args.config)
+        recipe = find_resource("recipes", args.config)
         args.overrides += ["--output_dir", f"runs/shrunk/{recipe.parent.name}-{recipe.stem}"]
     return args
 
 
 def extra_inputs(args):
     """The recipe, and the files that it names."""
-    return [find("recipes", args.config), *recipe_of(args).input_paths()]
+    return [find_resource("recipes", args.config), *recipe_of(args).input_paths()]
 
 
 def outputs(args):

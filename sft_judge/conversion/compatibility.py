@@ -8,10 +8,10 @@ from sft_judge.modeling.loading import load_config, load_tokenizer
 
 PROMPT = ("verdict_words", "verdict_ids", "template", "budget", "language")
 # What a configuration holds beside the architecture
-BESIDE = ("_name_or_path", "transformers_version", "dtype", "use_cache", "quantization_config")
+IGNORED_CONFIG_KEYS = ("_name_or_path", "transformers_version", "dtype", "use_cache", "quantization_config")
 
 
-def check_alike(models: list[str], specs: list[JudgeSpec]) -> None:
+def check_compatible(models: list[str], specs: list[JudgeSpec]) -> None:
     """Raise `InputError` where one differs from the first in what an average needs to be common."""
     configs = [load_config(model) for model in models]
     tokenizers = [_tokenizer_parts(model) for model in models] if len(models) > 1 else []
@@ -53,7 +53,7 @@ def _fields(config: dict, above: str = "") -> dict:
     for name, value in config.items():
         if isinstance(value, dict):
             fields |= _fields(value, f"{above}{name}.")
-        elif name not in BESIDE and not str(name).endswith("_token_id"):
+        elif name not in IGNORED_CONFIG_KEYS and not str(name).endswith("_token_id"):
             fields[f"{above}{name}"] = value
     return fields
 

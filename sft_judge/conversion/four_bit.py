@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from sft_judge.conversion.merge_adapter import hollow_model, names_in_model
+from sft_judge.conversion.merge_adapter import make_meta_model, names_in_model
 from sft_judge.conversion.weight_files import WeightFiles
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.bnb import bitsandbytes, settings_of
@@ -30,7 +30,7 @@ class LoadedIn4Bit:
         self.dtype: str = recorded["dtype"]  # what was quantised, and what comes of it
         self.config = settings_of(recorded)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        hollow = hollow_model(load_config(model))
+        hollow = make_meta_model(load_config(model))
         own_names = names_in_model(hollow, files)
         Bnb4BitHfQuantizer(self.config).preprocess_model(hollow, device_map=None)
         four_bit = {

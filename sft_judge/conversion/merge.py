@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from sft_judge.conversion.compatibility import check_alike
+from sft_judge.conversion.compatibility import check_compatible
 from sft_judge.conversion.four_bit import LoadedIn4Bit, StoredIn4Bit, weights_of
 from sft_judge.conversion.merge_adapter import AdapterByShards, NotByShards
-from sft_judge.conversion.text_only import TextPart, text_part
+from sft_judge.conversion.text_only import TextPart, find_text_only
 from sft_judge.conversion.weight_files import WeightFiles, write_shards
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import write_json
@@ -58,14 +58,14 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
     """
     shares = shares_of(weights, models)
     specs = [read_spec(model) for model in models]
-    check_alike(models, specs)
+    check_compatible(models, specs)
     with TemporaryDirectory(dir=output) as scratch:
         parts = [
             _part(model, share, spec, onto, Path(scratch) / str(place))
             for place, (model, share, spec) in enumerate(zip(models, shares, specs, strict=True))
         ]
-        _check_weights_alike(parts)
-        text = text_part(load_config(models[0]), parts[0].files)
+        _check_same_weights(parts)
+        text = find_text_only(load_config(models[0]), parts[0].files)
         if text:
             logger.info(f"{models[0]}: merged as {text.config.architectures[0]}, without what only images pass.")
         _write(parts, output, text)
@@ -143,7 +143,7 @@ def _merge_whole(model: str, base: Part, folder: Path) -> None:
     adapted.merge_and_unload().save_pretrained(folder)
 
 
-def _check_weights_alike(parts: list[Part]) -> None:
+def _check_same_weights(parts: list[Part]) -> None:
     """Raise `InputError` where the files of two judges hold other tensors, or of other shapes."""
     first = parts[0].files
     for other in (part.files for part in parts[1:]):

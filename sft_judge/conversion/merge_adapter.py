@@ -20,8 +20,14 @@ from sft_judge.core.errors import InputError
 from sft_judge.modeling.loading import base_of, load_config, with_adapter
 
 # What of LoRA does more than add to the weights of layers
-MORE = ("trainable_token_indices", "layer_replication", "target_parameters", "lora_bias", "alora_invocation_tokens")
-STARTS = (True, False, "gaussian")  # others change the base when they are loaded
+UNSUPPORTED_SETTINGS = (
+    "trainable_token_indices",
+    "layer_replication",
+    "target_parameters",
+    "lora_bias",
+    "alora_invocation_tokens",
+)
+HARMLESS_INITS = (True, False, "gaussian")  # others change the base when they are loaded
 
 
 class NotByShards(Exception):
@@ -33,7 +39,7 @@ class AdapterByShards:
 
     def __init__(self, adapter: str, files: WeightFiles):
         _check(PeftConfig.from_pretrained(adapter))
-        base = hollow_model(load_config(adapter))
+        base = make_meta_model(load_config(adapter))
         own_names = names_in_model(base, files)
         ends = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
         ends = {f"{name}.weight" for name, module in base.named_modules() if id(module) in ends}
@@ -76,7 +82,7 @@ class AdapterByShards:
         return merged
 
 
-def hollow_model(config: PretrainedConfig) -> torch.nn.Module:
+def make_meta_model(config: PretrainedConfig) -> torch.nn.Module:
     """A model of its true shapes in float32, each weight one number that stands for all: it takes no memory."""
     with torch.device("meta"):
         hollow = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -106,9 +112,9 @@ def _check(config: PeftConfig) -> None:
         raise NotByShards(f"it is {config.peft_type.value} rather than LoRA")
     if config.bias != "none":
         raise NotByShards(f"it trained biases ({config.bias})")
-    if config.init_lora_weights not in STARTS:
+    if config.init_lora_weights not in HARMLESS_INITS:
         raise NotByShards(f"its start, {config.init_lora_weights}, is made of the base's weights")
-    more = [name for name in MORE if getattr(config, name, None)]
+    more = [name for name in UNSUPPORTED_SETTINGS if getattr(config, name, None)]
     if more:
         raise NotByShards(f"it has {more[0]}")
 

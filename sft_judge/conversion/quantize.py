@@ -17,13 +17,13 @@ from sft_judge.core.choices import BITSANDBYTES_SCHEMES
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.bnb import bitsandbytes
 from sft_judge.modeling.judge_spec import read_spec, write_spec
-from sft_judge.modeling.loading import load_model, load_tokenizer, sees
+from sft_judge.modeling.loading import is_multimodal, load_model, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.dataset import verdict_dataset
 
 logger = logging.getLogger(__name__)
 
-BATCH = 8  # calibration rows a round of tuning
+ROWS_PER_ROUND = 8  # calibration rows a round of tuning
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Tuning:
     seed: int = 42
 
 
-def pack(sequences: list[list[int]], seqlen: int, num_samples: int) -> torch.Tensor:
+def pack_sequences(sequences: list[list[int]], seqlen: int, num_samples: int) -> torch.Tensor:
     """Sequences joined end to end, as rows [n, seqlen], n <= num_samples. What is left over is less than a row."""
     joined = torch.tensor([token for sequence in sequences for token in sequence][: seqlen * num_samples])
     if len(joined) < seqlen:
@@ -82,7 +82,7 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     except ModuleNotFoundError as error:
         raise InputError("auto-round is not installed; take the extra: pip install 'sft-judge[quantize]'.") from error
 
-    if sees(model):
+    if is_multimodal(model):
         raise InputError(
             f"{model}: its class also takes images, for which auto-round asks. `sft-judge merge {model} --output DIR` "
             "makes one of the text's class, with the same probabilities; quantise that."
@@ -90,7 +90,7 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     seqlen = tuning.seqlen
     dataset, counts = verdict_dataset(battles, prompt, "both", seed=0)
     dataset = dataset.shuffle(seed=tuning.seed)
-    rows = pack([ids for views in dataset["input_ids"] for ids in views], seqlen, tuning.nsamples)
+    rows = pack_sequences([ids for views in dataset["input_ids"] for ids in views], seqlen, tuning.nsamples)
     loaded = load_model(model)
     seqlen_limit = loaded.config.get_text_config().max_position_embeddings
     if seqlen > seqlen_limit:
@@ -105,7 +105,7 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
         nsamples=len(rows),
         iters=tuning.iters,
         seed=tuning.seed,
-        batch_size=min(BATCH, len(rows)),
+        batch_size=min(ROWS_PER_ROUND, len(rows)),
         device_map=0 if torch.cuda.is_available() else "cpu",
         enable_torch_compile=torch.cuda.is_available(),
     )

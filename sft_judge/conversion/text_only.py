@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-from sft_judge.conversion.merge_adapter import hollow_model, names_in_model
+from sft_judge.conversion.merge_adapter import make_meta_model, names_in_model
 from sft_judge.conversion.weight_files import WeightFiles
 
 
@@ -21,17 +21,17 @@ class TextPart:
     names: dict[str, str]
 
 
-def text_part(config: PretrainedConfig, files: WeightFiles) -> TextPart | None:
+def find_text_only(config: PretrainedConfig, files: WeightFiles) -> TextPart | None:
     """The text model in a model's `files`; None for one that is text alone, or whose text has no class of its own."""
     inner = config.get_text_config()
     if inner is config:
         return None
     inner.tie_word_embeddings, inner.dtype = config.tie_word_embeddings, config.dtype
     try:
-        text = hollow_model(inner)
+        text = make_meta_model(inner)
     except ValueError:  # transformers: no causal language model for this class of configuration
         return None
-    whole = hollow_model(config)
+    whole = make_meta_model(config)
     inside, above = (next(name for name, each in m.named_modules() if each is m.get_decoder()) for m in (text, whole))
     wanted = text.state_dict().keys()
     names = {}

@@ -17,13 +17,13 @@ from sft_judge.conversion.weight_files import hub_folder
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import verdict_names
 from sft_judge.data.battles import FIELDS
-from sft_judge.data.injection import hostile_turns
+from sft_judge.data.injection import find_injections
 from sft_judge.modeling.judge_spec import FILE, Budget, JudgeSpec, write_spec
 from sft_judge.modeling.loading import load_tokenizer
-from sft_judge.prompts.prompt import JudgePrompt, default_words
+from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
 from sft_judge.prompts.templates import FrameTemplate
 
-LONGEST = 600  # characters of a battle that is shown as solved
+MAX_SHOT_CHARACTERS = 600  # characters of a battle that is shown as solved
 _USER = re.compile(r"\{%-?\s*block\s+user\s*-?%\}")
 
 
@@ -39,8 +39,8 @@ def make_untrained(
     if (source / FILE).is_file() or (source / "adapter_config.json").is_file():
         raise InputError(f"{model} is a judge or an adapter already; an untrained judge is made of a plain model.")
     tokenizer = load_tokenizer(str(model))
-    words = default_words(tokenizer, template, num_verdicts)
-    text = with_shots(template, shots, words)
+    words = choose_verdict_words(tokenizer, template, num_verdicts)
+    text = add_shots(template, shots, words)
     prompt = JudgePrompt(tokenizer, text, words, budget)
     spec = JudgeSpec(words, prompt.verdict_ids, text, budget)
     spec.training = {"base": str(model), "status": "untrained", "shots": len(shots)}
@@ -51,7 +51,7 @@ def make_untrained(
     return spec
 
 
-def with_shots(template: str, shots: list[dict], words: list[str]) -> str:
+def add_shots(template: str, shots: list[dict], words: list[str]) -> str:
     """The text of a template whose user turn begins with solved battles, each as the template itself would show it."""
     if not shots:
         return template
@@ -77,7 +77,8 @@ def choose_shots(battles: pa.Table, count: int, num_verdicts: int, seed: int = 0
         if row is None:
             raise InputError(
                 f"No {len(found) + 1} battles to show as solved: of {battles.num_rows}, {len(fit)} have a verdict, at "
-                f"most {LONGEST} characters and no text like control tokens; the next one is to be {wanted!r}. Give "
+                f"most {MAX_SHOT_CHARACTERS} characters and no text like control tokens; the next one is to be "
+                f"{wanted!r}. Give "
                 "more battles or fewer --shots."
             )
         asked.add(tuple(row["prompt"]))
@@ -87,8 +88,8 @@ def choose_shots(battles: pa.Table, count: int, num_verdicts: int, seed: int = 0
 
 def _harmless(row: dict) -> bool:
     turns = [turn for name in FIELDS for turn in row[name]]
-    short = sum(map(len, turns)) <= LONGEST
-    return short and not any("{%" in turn for turn in turns) and not hostile_turns(pa.array(turns, pa.string()))
+    short = sum(map(len, turns)) <= MAX_SHOT_CHARACTERS
+    return short and not any("{%" in turn for turn in turns) and not find_injections(pa.array(turns, pa.string()))
 
 
 def _link(source: Path, target: Path) -> None:

@@ -36,7 +36,7 @@ def paths_in(settings: dict, kind: type) -> list[Path]:
     return [value for value in values if isinstance(value, kind)]
 
 
-def provenance(module, args) -> dict:
+def collect_provenance(module, args) -> dict:
     """
     What a stage's output depends on: `inputs` by hash, `settings`, and one `fingerprint` of both and of the source.
 

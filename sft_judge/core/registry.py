@@ -5,7 +5,7 @@ import importlib
 import os
 
 from sft_judge.core.errors import InputError, nearest
-from sft_judge.core.manifest import Meter, provenance, stage_outputs, write_manifest
+from sft_judge.core.manifest import Meter, collect_provenance, stage_outputs, write_manifest
 
 # stage: (module under sft_judge.commands, what it does)
 STAGES = {
@@ -83,7 +83,9 @@ def run_stage(stage: str, argv: list[str]) -> int:
     args = parse(stage, argv)
     if "before" in vars(module):
         module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models
-    known = provenance(module, args)  # before the stage runs: an input that changes meanwhile is not what was read
+    known = collect_provenance(
+        module, args
+    )  # before the stage runs: an input that changes meanwhile is not what was read
     args.provenance = known
     with Meter() as meter:
         facts = module.run(args)

@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).parent.parent
 SUFFIXES = {"prompts": ".jinja", "recipes": ".yaml"}
 
 
-def find(kind: str, name: str) -> Path:
+def find_resource(kind: str, name: str) -> Path:
     """The file of a prompt template ("pair") or a recipe ("demo/teacher", "recipes/demo/teacher.yaml")."""
     suffix = SUFFIXES[kind]
     if Path(name).is_file():

@@ -22,15 +22,15 @@ ATTACKS = {
 KINDS = tuple(ATTACKS)
 
 
-def attack_of(ids) -> tuple[np.ndarray, np.ndarray]:
+def assign_attacks(ids) -> tuple[np.ndarray, np.ndarray]:
     """The side that tries, 0 for a and 1 for b, and the index into KINDS, for ids [N]."""
     sums = np.array([zlib.crc32(f"attack {id_}".encode()) for id_ in ids], dtype=np.int64)
     return sums % 2, sums // 2 % len(KINDS)
 
 
-def attacked(battles: pa.Table) -> pa.Table:
+def add_attacks(battles: pa.Table) -> pa.Table:
     """The battles with one attack each, at the end of the last turn of one response."""
-    sides, kinds = attack_of(battles["id"].to_pylist())
+    sides, kinds = assign_attacks(battles["id"].to_pylist())
     for side, name in enumerate(("response_a", "response_b")):
         texts = battles[name].to_pylist()
         for row in np.flatnonzero(sides == side):

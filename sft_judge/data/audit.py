@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, BattleFile
-from sft_judge.data.injection import PATTERNS, hostile_rows
+from sft_judge.data.injection import PATTERNS, find_injected_rows
 from sft_judge.data.preparing.folds import normal_prompt
 from sft_judge.data.preparing.leaks import LeakSearch
 from sft_judge.data.preparing.similarity_join import ABOVE, BELOW
@@ -22,7 +22,7 @@ from sft_judge.data.preparing.similarity_join import ABOVE, BELOW
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 TOTALS = (1536, 2048, 3072, 6144, 8192)  # tokens in all; budgets that the winners' recipes used, and their doubles
 BINS = 60  # of the lengths, on a logarithmic scale
-BY = ("source", "language", "verdict", "fold")
+GROUPINGS = ("source", "language", "verdict", "fold")
 _JOINT = "\x1e"  # between turns that are compared as one text
 
 
@@ -30,7 +30,7 @@ class Tally:
     """What is counted while N battles stream by; `audit` turns it into the facts. `measures`: see `audit_battles`."""
 
     def __init__(self, columns: list[str], measures: dict[str, Callable]):
-        self.by = {name: Counter() for name in (*BY, "turns")}
+        self.by = {name: Counter() for name in (*GROUPINGS, "turns")}
         self.lengths = {name: [] for name in FIELDS}  # characters, turns together
         self.empty, self.hostile, self.models = Counter(), Counter(), Counter()
         self.verdicts, self.prompts, self.battles, self.hostile_rows = [], [], [], []
@@ -42,7 +42,7 @@ class Tally:
         """Count some more battles."""
         battles = battles.combine_chunks()
         texts = {name: _text(battles, name) for name in FIELDS}
-        for name in BY:
+        for name in GROUPINGS:
             known = battles[name] if name in battles.column_names else pa.nulls(battles.num_rows, pa.string())
             self.by[name] += _counts(known)
         self.by["turns"] += _counts(pc.list_value_length(battles["prompt"]))
@@ -78,7 +78,7 @@ class Tally:
 
     def _add_hostile(self, battles: pa.Table) -> None:
         for name in FIELDS:
-            for kind, rows in hostile_rows(battles, name).items():
+            for kind, rows in find_injected_rows(battles, name).items():
                 self.hostile[kind, name] += len(rows)
                 self.hostile_rows.append(rows + self.num_rows)
 

@@ -38,7 +38,7 @@ OPTIONAL = {
 }
 COLUMNS = {**REQUIRED, **OPTIONAL}
 FIELDS = ("prompt", "response_a", "response_b")
-BATCH = 5_000  # battles in memory at a time, about 15 MB of text
+BATTLES_PER_BATCH = 5_000  # battles in memory at a time, about 15 MB of text
 ROW_GROUP = 20_000
 
 
@@ -63,7 +63,7 @@ class BattleFile:
     num_rows: int
     _table: pa.Table | None = None
 
-    def batches(self, columns: list[str] | None = None, size: int = BATCH) -> Iterator[pa.Table]:
+    def batches(self, columns: list[str] | None = None, size: int = BATTLES_PER_BATCH) -> Iterator[pa.Table]:
         """
         Tables of at most `size` battles in the file's order, each checked. `columns`: only these, of those there are.
 
@@ -227,7 +227,7 @@ def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return table.append_column(name, values)
 
 
-def whole_columns(table: pa.Table) -> pa.Table:
+def fill_columns(table: pa.Table) -> pa.Table:
     """Battles with every column that battles can have, null where nothing is known, in the order of COLUMNS."""
     there = {name: table[name] for name in table.column_names}
     columns = {name: there.get(name, pa.nulls(table.num_rows, kind)) for name, kind in COLUMNS.items()}
@@ -270,7 +270,7 @@ class BattleWriter:
                 known = {name: row[name] for name in row if name in REQUIRED or row[name] is not None}
                 self._lines.write(json.dumps(known, ensure_ascii=False) + "\n")
             return
-        self._parquet.write_table(whole_columns(table), ROW_GROUP)
+        self._parquet.write_table(fill_columns(table), ROW_GROUP)
 
 
 def write_battles(path: Path, table: pa.Table) -> None:

@@ -57,7 +57,7 @@ def make_group(prompt, candidates: list) -> Group:
     history = [("user", prompt[0])] if in_turns else _messages(prompt, "prompt", "user")
     if not in_turns:
         chats = [whole_chat(history, _messages(one, "candidates", "assistant"), "candidates") for one in candidates]
-    pairs = [turns.rounds(chat, "candidates", Counter()) for chat in chats]
+    pairs = [turns.pair_turns(chat, "candidates", Counter()) for chat in chats]
     if any(prompts != pairs[0][0] for prompts, _ in pairs):
         raise RowError("candidates", "the prompts inside the candidates' chats differ")
     answers = [chat[len(history) :] for chat in chats]

@@ -49,12 +49,12 @@ CONTROL_TOKENS = {
         "<end_of_utterance>",
     ),
 }
-OTHERS = "control tokens: others of this form"
+OTHER_CONTROL_TOKENS = "control tokens: others of this form"
 _ANSWER = r"(?:response|answer|assistant|option)s?"
 # kind: RE2 pattern, without regard to case. Characters that cannot be seen are written as escapes of Python.
 PATTERNS = {
     **{f"control tokens: {family}": "|".join(map(re.escape, tokens)) for family, tokens in CONTROL_TOKENS.items()},
-    OTHERS: r"<\|[^|<>\s]{1,40}\|>|<\|[a-z_]{1,40}>|<[a-z_]{1,40}\|>|<｜[^｜\s]{1,40}｜>",
+    OTHER_CONTROL_TOKENS: r"<\|[^|<>\s]{1,40}\|>|<\|[a-z_]{1,40}>|<[a-z_]{1,40}\|>|<｜[^｜\s]{1,40}｜>",
     # those of one letter, as in `compact`, are HTML's too
     "tags of our prompt templates": r"</?(?:request|language|(?:response|round|turn)_[^<>\s]{1,12})>",
     "bidirectional overrides": "[\u202a-\u202e\u2066-\u2069]",
@@ -75,21 +75,21 @@ _ANY = "|".join(f"(?:{pattern})" for pattern in PATTERNS.values())
 _KNOWN = "(?i)" + "|".join(re.escape(token) for tokens in CONTROL_TOKENS.values() for token in tokens)
 
 
-def hostile_rows(battles: pa.Table, field: str) -> dict[str, np.ndarray]:
+def find_injected_rows(battles: pa.Table, field: str) -> dict[str, np.ndarray]:
     """For each kind that is found in a field of battles, the rows that hold it, each once and in order."""
     turns = battles[field].combine_chunks()
     row_of = pc.list_parent_indices(turns)
-    found = hostile_turns(pc.list_flatten(turns))
+    found = find_injections(pc.list_flatten(turns))
     return {kind: np.unique(row_of.take(places).to_numpy()) for kind, places in found.items()}
 
 
-def hostile_turns(turns: pa.Array) -> dict[str, pa.Array]:
+def find_injections(turns: pa.Array) -> dict[str, pa.Array]:
     """For each kind that is found, the places among the turns [T] of those that hold it."""
     suspects = pc.indices_nonzero(pc.match_substring_regex(turns, _ANY, ignore_case=True))
     texts = turns.take(suspects)
     found = {}
     for kind, pattern in PATTERNS.items():
-        searched = pc.replace_substring_regex(texts, _KNOWN, "") if kind == OTHERS else texts
+        searched = pc.replace_substring_regex(texts, _KNOWN, "") if kind == OTHER_CONTROL_TOKENS else texts
         places = suspects.filter(pc.match_substring_regex(searched, pattern, ignore_case=True))
         if len(places):
             found[kind] = places

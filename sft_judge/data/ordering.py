@@ -34,7 +34,7 @@ def fair_schedule(counts: list[int]) -> np.ndarray:
     return sequence
 
 
-def mixed_rows(sources: list[str], rates: dict[str, float], seed: int) -> np.ndarray:
+def draw_mixture(sources: list[str], rates: dict[str, float], seed: int) -> np.ndarray:
     """
     Rows [M] of these sources [N], each source as often as its rate says: 0.25 keeps a quarter, 2 shows each row twice.
 
@@ -73,7 +73,7 @@ def balanced_order(verdicts: np.ndarray, sources: np.ndarray, seed: int) -> np.n
     return order
 
 
-def length_grouped(
+def group_by_length(
     order: np.ndarray, lengths: np.ndarray, size: int, seed: int, batches: int = LENGTH_WINDOW
 ) -> np.ndarray:
     """

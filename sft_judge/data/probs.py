@@ -139,7 +139,7 @@ def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids[appearance].astype(object), average_over_orders(by_order)[appearance], judged[appearance]
 
 
-def unfinished(orders: np.ndarray) -> str | None:
+def describe_unfinished(orders: np.ndarray) -> str | None:
     """What a deadline left undone, for people, from the number of orders judged [N]; None where all are alike."""
     total, none, one = len(orders), int((orders == 0).sum()), int((orders == 1).sum())
     if not none and one in (0, total):
@@ -157,12 +157,14 @@ def first_verdicts(probs: np.ndarray, num: int) -> np.ndarray:
     return np.divide(left, sums, out=np.full_like(left, 1 / num), where=sums > 0)
 
 
-CLIP = 1e-15  # probabilities below this count as this, so that one impossible verdict is not an infinite loss
+MIN_PROBABILITY = (
+    1e-15  # probabilities below this count as this, so that one impossible verdict is not an infinite loss
+)
 
 
-def log_clipped(probs: np.ndarray) -> np.ndarray:
+def clip_log(probs: np.ndarray) -> np.ndarray:
     """Natural log of probabilities, clipped at CLIP."""
-    return np.log(np.maximum(probs, CLIP))
+    return np.log(np.maximum(probs, MIN_PROBABILITY))
 
 
 # what their columns may be called, a and b first; the tie may be missing

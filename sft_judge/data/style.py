@@ -45,7 +45,7 @@ def style_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a - b, total, out=np.zeros_like(total), where=total > 0)
 
 
-def standardised(differences: np.ndarray) -> np.ndarray:
+def standardise(differences: np.ndarray) -> np.ndarray:
     """
     [N, F] with a mean square of 1; a column of zeros stays one.
 

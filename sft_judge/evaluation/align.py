@@ -14,8 +14,8 @@ import pyarrow as pa
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import ORDERS, VERDICTS
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
-from sft_judge.data.synthetic.truth import read_truth
-from sft_judge.inference.calibrated import Calibrated, calibrated
+from sft_judge.data.synthetic.ground_truth import read_truth
+from sft_judge.inference.calibrated import Calibrated, calibrate_probs
 
 VERDICT_INDEX = {name: index for index, name in enumerate(VERDICTS)}
 
@@ -57,7 +57,7 @@ def column(battles: pa.Table, name: str) -> list:
     return battles[name].to_pylist() if name in battles.column_names else [None] * battles.num_rows
 
 
-def align(
+def align_judges(
     probs_files: dict[str, Path],
     battles: pa.Table,
     battles_path: Path,
@@ -101,7 +101,7 @@ def align(
 
 
 def _judge_rows(path, probs, known, ids, answered, num, raw, battles_path) -> JudgeRows:
-    result = calibrated(probs, raw)
+    result = calibrate_probs(probs, raw)
     remedy = "Predict all of them, or give the same --fold and --limit as there."
     rows = result.rows_of(path, ids, f"battles of {battles_path}", remedy)[answered]
     extra = set(result.ids) - set(known)

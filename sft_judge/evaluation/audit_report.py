@@ -9,7 +9,7 @@ from sft_judge.evaluation.reporting.battle_text import FIELD_NAMES, LONGEST_TEXT
 from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.tables import percent
 
-MOST = 20  # names in a table or a picture; the others are counted
+MAX_NAMES_SHOWN = 20  # names in a table or a picture; the others are counted
 
 
 def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tuple[list[Table], str]:
@@ -17,18 +17,18 @@ def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tu
     overview, wins, hostile = overview_table(audit), wins_table(audit), hostile_table(audit)
     tokens = [tokens_table(audit["tokens"])] if audit["tokens"] else []
     counts = [counts_table(by, counts) for by, counts in audit["rows_by"].items() if list(counts) != ["none"]]
-    rated = [{**row, "model": visible(row["model"])} for row in audit["models"][:MOST] if row["win_rate"]]
+    rated = [{**row, "model": visible(row["model"])} for row in audit["models"][:MAX_NAMES_SHOWN] if row["win_rate"]]
     sections = [
         Section("", tables=[overview]),
         Section("Who wins", tables=[wins]),
         Section(
             "Lengths in characters",
-            [plots.length_steps(audit["length_histogram"], FIELD_NAMES)],
+            [plots.plot_length_steps(audit["length_histogram"], FIELD_NAMES)],
             [quantiles_table("Characters", audit["characters"], symmetry_note(audit["length_symmetry"]))],
         ),
         Section("Lengths in tokens", _token_pictures(audit["tokens"]), [*tokens, *_token_quantiles(audit["tokens"])]),
         *(Section(f"Rows by {table.title.lower()}", tables=[table]) for table in counts),
-        Section("Models", [plots.win_rates(rated)] if rated else [], models_tables(audit["models"])),
+        Section("Models", [plots.plot_win_rates(rated)] if rated else [], models_tables(audit["models"])),
         Section("Text that could be taken for more than text", tables=[hostile]),
         Section(
             "Examples",
@@ -115,7 +115,7 @@ def _token_quantiles(tokens: dict) -> list[Table]:
 def _token_pictures(tokens: dict) -> list[str]:
     curves = {visible(name): facts["longer"] for name, facts in tokens.items()}
     return (
-        [plots.longer_than(curves, [int(total) for total in next(iter(tokens.values()))["share_over"]])]
+        [plots.plot_longer_than(curves, [int(total) for total in next(iter(tokens.values()))["share_over"]])]
         if tokens
         else []
     )
@@ -124,9 +124,9 @@ def _token_pictures(tokens: dict) -> list[str]:
 def counts_table(by: str, counts: dict[str, int]) -> Table:
     """How many rows each value has; the rarest together."""
     total, named = sum(counts.values()), list(counts.items())
-    rows = [(visible(name), count) for name, count in named[:MOST]]
-    if len(named) > MOST:
-        rows.append((f"{len(named) - MOST:,} others", sum(count for _, count in named[MOST:])))
+    rows = [(visible(name), count) for name, count in named[:MAX_NAMES_SHOWN]]
+    if len(named) > MAX_NAMES_SHOWN:
+        rows.append((f"{len(named) - MAX_NAMES_SHOWN:,} others", sum(count for _, count in named[MAX_NAMES_SHOWN:])))
     shares = [[name, f"{count:,}", f"{100 * count / total:.1f} %"] for name, count in rows]
     return Table(by.capitalize(), [by, "rows", "share"], shares)
 
@@ -139,9 +139,9 @@ def models_tables(models: list[dict]) -> list[Table]:
             *(f"{row[key]:,}" for key in ("battles", "wins", "losses", "ties")),
             percent(row["win_rate"]),
         ]
-        for row in models[:MOST]
+        for row in models[:MAX_NAMES_SHOWN]
     ]
-    others = models[MOST:]
+    others = models[MAX_NAMES_SHOWN:]
     if others:
         sums = (sum(row[key] for row in others) for key in ("battles", "wins", "losses", "ties"))
         rows.append([f"{len(others):,} others", *(f"{value:,}" for value in sums), "–"])

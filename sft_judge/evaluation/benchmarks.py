@@ -19,7 +19,7 @@ import numpy as np
 from sft_judge.core.errors import InputError
 from sft_judge.evaluation.align import Aligned, JudgeRows, column
 from sft_judge.evaluation.bootstrap import interval, resample
-from sft_judge.evaluation.metrics import choices
+from sft_judge.evaluation.metrics import predicted_verdicts
 from sft_judge.evaluation.reporting.html import Table
 from sft_judge.evaluation.reporting.tables import percent
 
@@ -48,7 +48,7 @@ def right(name: str, judge: JudgeRows, verdicts: np.ndarray) -> np.ndarray:
     rows = np.arange(len(verdicts))
     if name == "rewardbench":
         return judge.probs[rows, verdicts] > judge.probs[rows, 1 - verdicts]
-    votes = choices(judge.orders).sum(axis=1)  # [N, K]; none of an order that was not run
+    votes = predicted_verdicts(judge.orders).sum(axis=1)  # [N, K]; none of an order that was not run
     return votes[rows, verdicts] > votes[rows, 1 - verdicts]
 
 

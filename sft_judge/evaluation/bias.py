@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sft_judge.data.style import STYLES, standardised, style_counts, style_differences
+from sft_judge.data.style import STYLES, standardise, style_counts, style_differences
 from sft_judge.evaluation.align import column
 from sft_judge.evaluation.bootstrap import interval
-from sft_judge.evaluation.metrics import choices, one_hot
+from sft_judge.evaluation.metrics import one_hot, predicted_verdicts
 
 # family: what its open weights are called; GPT-2 and GPT-NeoX are not of the family of GPT-4
 FAMILIES = {name: name for name in ("qwen", "gemma", "llama", "mistral", "phi", "deepseek")} | {"gpt": "gpt.?oss"}
@@ -31,7 +31,7 @@ def lead(probs: np.ndarray) -> np.ndarray:
 def style_features(battles: pa.Table) -> dict[str, np.ndarray]:
     """`{style: [N]}`: differences of the responses on one scale, without those that are always zero."""
     counts = [style_counts(battles[name], list(STYLES)) for name in ("response_a", "response_b")]
-    values = standardised(style_differences(*counts))
+    values = standardise(style_differences(*counts))
     return {name: column for name, column in zip(STYLES, values.T, strict=True) if column.any()}
 
 
@@ -74,7 +74,7 @@ def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
 def longer_columns(longer: np.ndarray, probs: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
     """Of choices of one of two responses of unequal length: how many name the longer, and how many there are."""
     found, rows = {}, np.arange(len(longer))
-    for who, chosen in (("judge", choices(probs)), ("people", one_hot(verdicts, probs.shape[1]))):
+    for who, chosen in (("judge", predicted_verdicts(probs)), ("people", one_hot(verdicts, probs.shape[1]))):
         parts = np.stack([chosen[rows, longer], chosen[:, :2].sum(axis=1)], axis=1)
         found[f"longer {who}"] = np.where((longer >= 0)[:, None], parts, 0.0)
     return found

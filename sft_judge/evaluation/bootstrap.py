@@ -9,14 +9,14 @@ difference of two judges' draws is a paired one. Nothing here knows what the fig
 import numpy as np
 from scipy.stats import norm
 
-REPEATS = 1000
-FEW_PROMPTS = 30  # below this an interval of resampled prompts is too narrow
+NUM_RESAMPLES = 1000
+MIN_PROMPTS = 30  # below this an interval of resampled prompts is too narrow
 POWER = 0.8  # with which `rows_needed` would see a difference, at 5 %
 _WEIGHTS_AT_ONCE = 16_000_000  # 128 MB of them
 
 
 def resample(
-    columns: dict[str, np.ndarray], clusters: np.ndarray, repeats: int = REPEATS, seed: int = 0
+    columns: dict[str, np.ndarray], clusters: np.ndarray, repeats: int = NUM_RESAMPLES, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """
     Cluster bootstrap: sums [1 + repeats, *column] of row columns [N, *column].
@@ -52,7 +52,7 @@ def cluster_sums(columns: dict[str, np.ndarray], clusters: np.ndarray) -> np.nda
     return sums
 
 
-def cluster_draws(count: int, repeats: int = REPEATS, seed: int = 0):
+def cluster_draws(count: int, repeats: int = NUM_RESAMPLES, seed: int = 0):
     """How often each of `count` clusters is drawn, as arrays [some, count] that are `repeats` rows in all."""
     rng = np.random.default_rng(seed)
     step = max(1, _WEIGHTS_AT_ONCE // count)

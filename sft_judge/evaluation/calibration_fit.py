@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 from sklearn.model_selection import GroupKFold
 
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.probs import log_clipped
-from sft_judge.evaluation.bootstrap import FEW_PROMPTS, interval, resample
+from sft_judge.data.probs import clip_log
+from sft_judge.evaluation.bootstrap import MIN_PROMPTS, interval, resample
 from sft_judge.evaluation.metrics import RAISED, cross_entropy, figures, one_hot, row_columns
 from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling
 
@@ -27,7 +27,7 @@ FORMS = ("temperature", "vector")
 
 
 @dataclass
-class Held:
+class HeldOut:
     """Rows to fit on: raw `probs` [N, K] of averaged orders; verdicts, prompts as clusters, languages: [N] each."""
 
     probs: np.ndarray
@@ -35,10 +35,10 @@ class Held:
     clusters: np.ndarray
     languages: np.ndarray
 
-    def select(self, rows: np.ndarray) -> "Held":
+    def select(self, rows: np.ndarray) -> "HeldOut":
         """Some of the rows; prompts are numbered anew."""
         clusters = np.unique(self.clusters[rows], return_inverse=True)[1]
-        return Held(self.probs[rows], self.verdicts[rows], clusters, self.languages[rows])
+        return HeldOut(self.probs[rows], self.verdicts[rows], clusters, self.languages[rows])
 
     def losses(self, calibration: dict | None) -> np.ndarray:
         """Log loss [N] in nats under a calibration."""
@@ -62,7 +62,7 @@ def _least(probs, verdicts, start, parameters) -> np.ndarray:
     bounds = [tuple(np.log(RANGE)), tuple(np.log(RANGE)), OFFSETS][: len(start)]
 
     def loss(x) -> float:
-        return -log_clipped(apply_scaling(probs, *parameters(x))[rows, verdicts]).mean()
+        return -clip_log(apply_scaling(probs, *parameters(x))[rows, verdicts]).mean()
 
     return minimize(loss, start, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-8}).x
 
@@ -70,7 +70,7 @@ def _least(probs, verdicts, start, parameters) -> np.ndarray:
 FIT = dict(zip(FORMS, (fit_temperature, fit_vector), strict=True))
 
 
-def cross_fitted(held: Held, fit) -> np.ndarray:
+def cross_fit(held: HeldOut, fit) -> np.ndarray:
     """Log loss [N] of each row under the calibration that `fit(Held)` makes of the other prompts' rows."""
     losses = np.empty(len(held.verdicts))
     for train, test in GroupKFold(FOLDS).split(held.verdicts, groups=held.clusters):
@@ -78,15 +78,15 @@ def cross_fitted(held: Held, fit) -> np.ndarray:
     return losses
 
 
-def too_little(held: Held) -> str | None:
+def too_little(held: HeldOut) -> str | None:
     """Why these rows support no calibration, however well one may seem to fit them; None where they may."""
     prompts, said = int(held.clusters.max()) + 1, np.unique(held.verdicts)
     if len(said) == 1:
         return f"every verdict is {VERDICTS[said[0]]}, which the boldest calibration would fit best"
-    return f"they are of {prompts} prompts, of {FEW_PROMPTS} needed" if prompts < FEW_PROMPTS else None
+    return f"they are of {prompts} prompts, of {MIN_PROMPTS} needed" if prompts < MIN_PROMPTS else None
 
 
-def choose(held: Held, form: str | None = None) -> tuple[dict | None, dict]:
+def choose_calibration(held: HeldOut, form: str | None = None) -> tuple[dict | None, dict]:
     """
     The calibration to keep, fitted on all rows (None: none helps), and what speaks for it.
 
@@ -100,7 +100,7 @@ def choose(held: Held, form: str | None = None) -> tuple[dict | None, dict]:
     tried = (form,) if form else FORMS if held.probs.shape[1] == 3 else FORMS[:1]
     best, kept, calibration = raw, "none", None
     for name in () if lacking else tried:
-        losses = cross_fitted(held, lambda part, name=name: FIT[name](part.probs, part.verdicts))
+        losses = cross_fit(held, lambda part, name=name: FIT[name](part.probs, part.verdicts))
         gain = interval_of(best - losses, held.clusters)
         if form or gain["value" if name == "temperature" else "low"] > 0:
             best, kept, calibration = losses, name, FIT[name](held.probs, held.verdicts)
@@ -112,7 +112,7 @@ def choose(held: Held, form: str | None = None) -> tuple[dict | None, dict]:
     return calibration, evidence | before_and_after(held, calibration)
 
 
-def _of_languages(held: Held, form: str, losses: np.ndarray) -> tuple[np.ndarray, dict]:
+def _of_languages(held: HeldOut, form: str, losses: np.ndarray) -> tuple[np.ndarray, dict]:
     """Where a language's own parameters beat everybody's on its held-out rows: the losses [N] with them, and they."""
     own, losses = {}, losses.copy()
     for language in sorted({name for name in held.languages if name is not None}):
@@ -122,7 +122,7 @@ def _of_languages(held: Held, form: str, losses: np.ndarray) -> tuple[np.ndarray
         part = held.select(rows)
         if too_little(part):
             continue
-        its = cross_fitted(part, lambda some: FIT[form](some.probs, some.verdicts))
+        its = cross_fit(part, lambda some: FIT[form](some.probs, some.verdicts))
         if interval_of(losses[rows] - its, part.clusters)["low"] > 0:
             own[language], losses[rows] = FIT[form](part.probs, part.verdicts), its
     return losses, own
@@ -134,7 +134,7 @@ def interval_of(values: np.ndarray, clusters: np.ndarray) -> dict:
     return interval(sums["sum"] / sums["n"])
 
 
-def before_and_after(held: Held, calibration: dict | None) -> dict:
+def before_and_after(held: HeldOut, calibration: dict | None) -> dict:
     """`{"before", "after"}`, each `{"log_loss", "ece"}` with intervals, on these rows themselves."""
     found = {}
     for name, one in (("before", None), ("after", calibration)):

@@ -19,10 +19,10 @@ from sft_judge.evaluation.baselines import class_frequencies
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.metrics import figures, row_columns
 from sft_judge.evaluation.reporting.html import Section, Table, render_page
-from sft_judge.evaluation.reporting.plots import slice_losses
+from sft_judge.evaluation.reporting.plots import plot_slice_losses
 from sft_judge.evaluation.reporting.tables import number, percent
 
-HALF = 0.5  # of what the native judge closes
+MIN_SHARE_OF_NATIVE_GAIN = 0.5  # of what the native judge closes
 RULES = {
     "cannot tell": "a judge does not beat the class frequencies of its own set, so nothing follows: give it more "
     "battles, or a recipe that learns from them",
@@ -35,7 +35,7 @@ RULES = {
 BEATS = "A judge beats class frequencies where the 95 % interval of its gain, prompts resampled, lies above zero"
 
 
-def deal(ref: pa.Table, other: pa.Table, num_folds: int, seed: int) -> tuple[list[pa.Table], str]:
+def deal_folds(ref: pa.Table, other: pa.Table, num_folds: int, seed: int) -> tuple[list[pa.Table], str]:
     """
     Both sets with folds, and a sentence on whose: their own where both have some, else dealt over both together.
 
@@ -54,7 +54,7 @@ def deal(ref: pa.Table, other: pa.Table, num_folds: int, seed: int) -> tuple[lis
     return dealt, f"{num_folds} folds dealt over both sets together, seed {seed}"
 
 
-def held_out(tables: list[pa.Table]) -> tuple[list[int], list[pa.Table], list[int]]:
+def split_held_out(tables: list[pa.Table]) -> tuple[list[int], list[pa.Table], list[int]]:
     """
     For each of two sets the fold that is held out, its rows with a verdict, and how many of them were left out.
 
@@ -77,7 +77,7 @@ def _is_held(table: pa.Table, fold: int) -> np.ndarray:
     return np.array([value == fold for value in table["fold"].to_pylist()], dtype=bool)
 
 
-def check_alike(names: list[str], tables: list[pa.Table]) -> None:
+def check_comparable(names: list[str], tables: list[pa.Table]) -> None:
     """Raise `InputError` where one set has ties and the other none: the judges would answer different questions."""
     ties = [table["verdict"].to_pylist().count("tie") for table in tables]
     if all(ties) != any(ties):
@@ -103,7 +103,7 @@ def training_frequencies(table: pa.Table, fold: int, num: int) -> np.ndarray:
     return class_frequencies(_training_verdicts(table, fold), num)
 
 
-def score(aligned: Aligned, frequencies: dict[str, np.ndarray], native: str, foreign: str, seed: int) -> dict:
+def score_judges(aligned: Aligned, frequencies: dict[str, np.ndarray], native: str, foreign: str, seed: int) -> dict:
     """
     What two judges and two sets' class frequencies are worth on the held-out rows of the set `native`.
 
@@ -120,7 +120,7 @@ def score(aligned: Aligned, frequencies: dict[str, np.ndarray], native: str, for
     losses = {name: values["log_loss"] for name, values in found.items()}
     own = losses[f"class frequencies of {native}"]
     gains = {"native": own - losses[f"judge of {native}"], "foreign": own - losses[f"judge of {foreign}"]}
-    known = beats(interval(gains["native"]))  # a share of nothing says nothing
+    known = beats_frequencies(interval(gains["native"]))  # a share of nothing says nothing
     return {
         "rows": rows,
         "scores": {n: {key: interval(values[key]) for key in ("log_loss", "accuracy")} for n, values in found.items()},
@@ -130,18 +130,22 @@ def score(aligned: Aligned, frequencies: dict[str, np.ndarray], native: str, for
     }
 
 
-def beats(gain: dict) -> bool:
+def beats_frequencies(gain: dict) -> bool:
     """Whether a judge with this gain beats class frequencies."""
     return gain["low"] is not None and gain["low"] > 0
 
 
 def decide(gains: list[dict[str, dict]]) -> str:
     """A name in RULES, of the gains of the native and the foreign judge on the reference set and on the other."""
-    if not all(beats(one["native"]) for one in gains):
+    if not all(beats_frequencies(one["native"]) for one in gains):
         return "cannot tell"
-    if all(beats(one["foreign"]) and one["foreign"]["value"] >= HALF * one["native"]["value"] for one in gains):
+    if all(
+        beats_frequencies(one["foreign"])
+        and one["foreign"]["value"] >= MIN_SHARE_OF_NATIVE_GAIN * one["native"]["value"]
+        for one in gains
+    ):
         return "mix"
-    return "stage" if beats(gains[0]["foreign"]) else "leave out"
+    return "stage" if beats_frequencies(gains[0]["foreign"]) else "leave out"
 
 
 def tables_of(result: dict) -> list[Table]:
@@ -198,7 +202,7 @@ def render_shift(result: dict) -> str:
         for judge in first
     }
     sections = [
-        Section("Two ways", [slice_losses("set", by_judge)], [two_way]),
+        Section("Two ways", [plot_slice_losses("set", by_judge)], [two_way]),
         Section("What the rule reads", tables=[gains]),
         Section("What was trained and scored", tables=[facts]),
         Section("Rules", tables=[Table("Rules", [], [list(rule) for rule in RULES.items()], BEATS, prose=True)]),

@@ -8,21 +8,29 @@ and the best possible are judges too: what the frequencies say, and the true pro
 import numpy as np
 
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.probs import CLIP
+from sft_judge.data.probs import MIN_PROBABILITY
 from sft_judge.evaluation import bias
 from sft_judge.evaluation.align import Aligned, column
 from sft_judge.evaluation.baselines import FREQUENCIES, baseline_probs, longer_response
-from sft_judge.evaluation.bootstrap import FEW_PROMPTS, interval, resample
-from sft_judge.evaluation.metrics import RAISED, choices, cross_entropy, figures, gap_share, one_hot, row_columns
+from sft_judge.evaluation.bootstrap import MIN_PROMPTS, interval, resample
+from sft_judge.evaluation.metrics import (
+    RAISED,
+    cross_entropy,
+    figures,
+    one_hot,
+    predicted_verdicts,
+    row_columns,
+    skill_score,
+)
 from sft_judge.evaluation.pairs import compare, standings
 from sft_judge.evaluation.slices import slice_columns, slice_figures, slices
 from sft_judge.inference.calibrated import folds_seen
 
-BEST = "best possible"
-WORST = 20  # battles listed, those of the largest loss
+BEST_POSSIBLE = "best possible"
+WORST_BATTLES_LISTED = 20  # battles listed, those of the largest loss
 
 
-def measure(
+def measure_judges(
     aligned: Aligned, frequencies: np.ndarray, longer_frequencies: np.ndarray, main: str, seed: int = 0
 ) -> dict:
     """
@@ -33,7 +41,7 @@ def measure(
     """
     shared = Shared(aligned)
     baselines = baseline_probs(frequencies, longer_frequencies, shared.longer)
-    best = {} if aligned.truth is None else {BEST: aligned.truth}
+    best = {} if aligned.truth is None else {BEST_POSSIBLE: aligned.truth}
     draws = {}
     for name, probs in (baselines | best).items():
         draws[name] = resample(_row_figures(aligned, probs, None), aligned.clusters, seed=seed)
@@ -43,7 +51,7 @@ def measure(
     result = {**judges[main], "main": main, "num_prompts": int(aligned.clusters.max()) + 1}
     result["class_frequencies"], result["longer_frequencies"] = frequencies.tolist(), longer_frequencies.tolist()
     ordered = {name: draws[name] for name in (*baselines, *judges, *best)}
-    result["worth"] = _worth(ordered, aligned.truth is not None)
+    result["worth"] = _skill_rows(ordered, aligned.truth is not None)
     result["worst"] = worst_battles(aligned, main)
     if len(judges) > 1:
         right = {name: shared.right(name) == 1 for name in judges}
@@ -57,7 +65,7 @@ def caveats(metrics: dict) -> list[str]:
     found, prompts = [], metrics["num_prompts"]
     if prompts == 1:
         found.append("all battles have one prompt, so there are no intervals: they come from resampling prompts")
-    elif prompts < FEW_PROMPTS:
+    elif prompts < MIN_PROMPTS:
         found.append(f"{prompts} prompts are few: intervals of so few are too narrow")
     said = [name for name, count in metrics["verdicts"].items() if count]
     if len(said) == 1:
@@ -65,7 +73,8 @@ def caveats(metrics: dict) -> list[str]:
     for name, judge in (metrics.get("judges") or {metrics["main"]: metrics}).items():
         if judge["clipped"]:
             found.append(
-                f"{name} gave {judge['clipped']} verdicts of people a probability below {CLIP:g}, counted as that"
+                f"{name} gave {judge['clipped']} verdicts of people a probability below {MIN_PROBABILITY:g}, "
+                "counted as that"
             )
         if judge["swap_agreement"]["value"] is None:
             found.append(f"{name}: no battle is known in two orders, so its agreement under swap is not known either")
@@ -92,7 +101,7 @@ class Shared:
 
     def right(self, name: str) -> np.ndarray:
         """Whether a judge's verdict is people's [N], 0 or 1; between them where several are equally probable."""
-        return choices(self.aligned.judges[name].probs)[np.arange(len(self.people)), self.aligned.verdicts]
+        return predicted_verdicts(self.aligned.judges[name].probs)[np.arange(len(self.people)), self.aligned.verdicts]
 
     def figures(self, name: str, draws: dict[str, np.ndarray]) -> dict:
         """A judge's entry in metrics.json from its resampled columns."""
@@ -103,7 +112,7 @@ class Shared:
             result["expected_log_loss"] = interval(draws["expected"] / draws["n"])
         result |= {
             "verdicts": dict(zip(VERDICTS, np.bincount(aligned.verdicts, minlength=3).tolist(), strict=True)),
-            "clipped": int((probs[np.arange(len(probs)), aligned.verdicts] < CLIP).sum()),
+            "clipped": int((probs[np.arange(len(probs)), aligned.verdicts] < MIN_PROBABILITY).sum()),
             "longer_response_rate": {who: _ratio(draws[f"longer {who}"], 0, 1) for who in ("judge", "people")},
             "style": bias.style_effects(draws, self.styles),
             "reliability": [
@@ -140,7 +149,7 @@ def worst_battles(aligned: Aligned, name: str) -> list[dict]:
             "judged": VERDICTS[probs[row].argmax()],
             "probability": float(of_vote[row]),
         }
-        for row in np.argsort(of_vote, kind="stable")[:WORST].tolist()
+        for row in np.argsort(of_vote, kind="stable")[:WORST_BATTLES_LISTED].tolist()
     ]
 
 
@@ -154,14 +163,14 @@ def _ratio(sums: np.ndarray, over: int, under: int) -> dict:
         return interval(sums[..., over] / sums[..., under])
 
 
-def _worth(draws: dict, with_truth: bool) -> list[dict]:
+def _skill_rows(draws: dict, with_truth: bool) -> list[dict]:
     rows = []
     for name, sums in draws.items():
         row = {"name": name}
         if with_truth:
-            expected = {who: draws[who]["expected"] / draws[who]["n"] for who in (name, FREQUENCIES, BEST)}
+            expected = {who: draws[who]["expected"] / draws[who]["n"] for who in (name, FREQUENCIES, BEST_POSSIBLE)}
             row["expected_log_loss"] = interval(expected[name])
-            row["gap_share"] = interval(gap_share(expected[name], expected[FREQUENCIES], expected[BEST]))
+            row["gap_share"] = interval(skill_score(expected[name], expected[FREQUENCIES], expected[BEST_POSSIBLE]))
         found = figures(sums)
         rows.append(row | {key: interval(found[key]) for key in ("log_loss", "accuracy")})
     return rows

@@ -7,7 +7,7 @@ So that one cluster bootstrap serves them all (bootstrap.py). Nothing here knows
 import numpy as np
 from scipy.stats import norm
 
-from sft_judge.data.probs import log_clipped
+from sft_judge.data.probs import clip_log
 
 BINS, ROWS_A_BIN = 15, 20
 RAISED = ("ece",)  # figures that noise only adds to; `interval` is to be told
@@ -15,7 +15,7 @@ RAISED = ("ece",)  # figures that noise only adds to; `interval` is to be told
 
 def cross_entropy(target: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """-sum_k target_k log p_k for each row [N]: the log loss expected when `target` [N, K] is the truth, in nats."""
-    return -(target * log_clipped(probs)).sum(axis=-1)
+    return -(target * clip_log(probs)).sum(axis=-1)
 
 
 def one_hot(verdicts: np.ndarray, num: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def one_hot(verdicts: np.ndarray, num: int) -> np.ndarray:
     return np.eye(num)[verdicts]
 
 
-def choices(probs: np.ndarray) -> np.ndarray:
+def predicted_verdicts(probs: np.ndarray) -> np.ndarray:
     """
     The share of each verdict in what a judge chooses, [..., K] of probabilities [..., K].
 
@@ -53,7 +53,7 @@ def row_columns(probs: np.ndarray, verdicts: np.ndarray, orders: np.ndarray | No
     answer in each order, un-swapped, NaN where an order was not run.
     """
     num = probs.shape[1]
-    target, chosen = one_hot(verdicts, num), choices(probs)
+    target, chosen = one_hot(verdicts, num), predicted_verdicts(probs)
     confidence, right = probs.max(axis=1), (target * chosen).sum(axis=1)
     in_bin = one_hot(confidence_bins(confidence), BINS)
     columns = {
@@ -75,14 +75,14 @@ def _preferred_columns(probs: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
     decided = verdicts < 2
     rows = np.arange(len(probs))
     better, worse = probs[rows, np.where(decided, verdicts, 0)], probs[rows, np.where(decided, 1 - verdicts, 1)]
-    margin = log_clipped(better) - log_clipped(worse)
+    margin = clip_log(better) - clip_log(worse)
     parts = [np.ones(len(probs)), better, worse, worse > better, worse < better, margin, margin**2]
     return np.stack(parts, axis=1) * decided[:, None]
 
 
 def _order_columns(orders: np.ndarray) -> dict[str, np.ndarray]:
     shown = ~np.isnan(orders).any(axis=2)  # [N, 2]
-    chosen = choices(orders)  # [N, 2, K], nothing where not shown
+    chosen = predicted_verdicts(orders)  # [N, 2, K], nothing where not shown
     both = shown.all(axis=1)
     decided = chosen[:, :, :2].sum(axis=2)
     first = chosen[:, 0, 0] + chosen[:, 1, 1]  # a stands first in order ab, b in order ba
@@ -190,7 +190,7 @@ def total(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: column.sum(axis=0) for name, column in columns.items()}
 
 
-def gap_share(loss: np.ndarray, frequencies: np.ndarray, best: np.ndarray) -> np.ndarray:
+def skill_score(loss: np.ndarray, frequencies: np.ndarray, best: np.ndarray) -> np.ndarray:
     """Share of the gap between class frequencies and the best possible that a loss closes: 0 none, 1 all of it."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (frequencies - loss) / (frequencies - best)

@@ -5,13 +5,13 @@ from pathlib import Path
 from sft_judge.core.files import content_hash
 from sft_judge.core.manifest import git_commit
 from sft_judge.core.version import __version__
-from sft_judge.data.probs import unfinished
+from sft_judge.data.probs import describe_unfinished
 from sft_judge.evaluation.align import Aligned, JudgeRows
 from sft_judge.inference.calibrated import judge_file
 from sft_judge.modeling.judge_spec import read_spec
 
 
-def provenance(
+def collect_judge_provenance(
     files: dict[str, Path], aligned: Aligned, battles: Path, truth: Path | None, fold: int | None, seed: int
 ) -> dict:
     """Hashes, versions and calibrations; a judge's `caveat` where something about its file is not as it should be."""
@@ -39,7 +39,7 @@ def _caveats(judge: JudgeRows, battles_hash: str, fold: int | None) -> list[str]
         found.append("its teachers' labels are not proven out of fold")
     if _fitted_here(judge.calibrated.calibration, battles_hash, fold):
         found.append("its calibration was fitted on these very battles")
-    left = unfinished(judge.calibrated.orders)
+    left = describe_unfinished(judge.calibrated.orders)
     return found + ([left] if left else [])
 
 

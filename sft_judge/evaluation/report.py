@@ -18,12 +18,12 @@ from sft_judge.evaluation.reporting.tables import (
     cut_table,
     figures_table,
     pairs_table,
+    skill_table,
     slice_tables,
     stages_table,
     standings_table,
     style_table,
     worst_table,
-    worth_table,
 )
 from sft_judge.evaluation.robustness import robustness_table
 
@@ -40,25 +40,25 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
     judges = metrics.get("judges") or {metrics["main"]: metrics}
     name, main = metrics["main"], judges[metrics["main"]]
     sections = [
-        Section("", [_worth_picture(metrics, judges)], [replace(worth_table(metrics), main=name)]),
+        Section("", [_skill_plot(metrics, judges)], [replace(skill_table(metrics), main=name)]),
         Section("Benchmark", tables=[benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []),
         Section("Policies", tables=[policies_table(metrics["policies"])] if "policies" in metrics else []),
-        Section("Reliability", [plots.reliability(judges)], [_bins_table(name, main)]),
+        Section("Reliability", [plots.plot_reliability(judges)], [_bins_table(name, main)]),
         *(
-            Section(f"Slices: {dimension}", [plots.slice_losses(dimension, _having(judges, dimension))], [table])
+            Section(f"Slices: {dimension}", [plots.plot_slice_losses(dimension, _having(judges, dimension))], [table])
             for dimension, table in zip(main["slices"], slice_tables(main["slices"]), strict=True)
         ),
         Section("Position bias", tables=[bias_table(judges)]),
         Section(
             "Style, length and family",
-            [plots.styles(main["style"])] if main["style"] else [],
+            [plots.plot_styles(main["style"])] if main["style"] else [],
             [style_table(name, main)] if main["style"] or "own_family" in main else [],
         ),
         Section("Attacks", tables=[robustness_table(name, metrics["attacks"])] if "attacks" in metrics else []),
         *_comparison(metrics, judges),
         Section(
             "Preferred responses",
-            [plots.preferred(metrics["preferred_grid"])] if np.any(metrics["preferred_grid"]) else [],
+            [plots.plot_preferred(metrics["preferred_grid"])] if np.any(metrics["preferred_grid"]) else [],
             [_grid_table(metrics["preferred_grid"])],
         ),
         Section(
@@ -68,9 +68,9 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
         ),
         Section("Worst battles", tables=[worst_table(metrics["worst"], name)], texts=examples["worst"]),
         Section("All figures", tables=[figures_table(judges)]),
-        Section("Lengths", [plots.lengths(**lengths)], [_lengths_table(**lengths)]),
+        Section("Lengths", [plots.plot_lengths(**lengths)], [_lengths_table(**lengths)]),
         Section("What was cut", tables=[cut_table(metrics["cut"])] if metrics.get("cut") else []),
-        Section("Log loss by step", [plots.losses(logs)] if logs else [], [_logs_table(logs)] if logs else []),
+        Section("Log loss by step", [plots.plot_losses(logs)] if logs else [], [_logs_table(logs)] if logs else []),
         Section("Cost", tables=[stages_table(metrics["stages"])] if metrics.get("stages") else []),
         Section("Provenance", tables=[_provenance_table(metrics["provenance"])]),
     ]
@@ -82,10 +82,10 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
     return render_page(f"sft_judge: {name}", "What the judges are worth", notes, sections)
 
 
-def _worth_picture(metrics: dict, judges: dict) -> str:
+def _skill_plot(metrics: dict, judges: dict) -> str:
     key = "expected_log_loss" if "expected_log_loss" in metrics["worth"][0] else "log_loss"
     rows = [row | {"judge": row["name"] in judges} for row in metrics["worth"]]
-    return plots.worth(rows, key, metrics["main"])
+    return plots.plot_skill(rows, key, metrics["main"])
 
 
 def _having(judges: dict, dimension: str) -> dict:

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from sft_judge.core.errors import InputError
-from sft_judge.data.attacks import KINDS, attack_of
+from sft_judge.data.attacks import KINDS, assign_attacks
 from sft_judge.data.probs import first_verdicts, read_probs
 from sft_judge.evaluation.align import Aligned
 from sft_judge.evaluation.bootstrap import interval, resample
-from sft_judge.evaluation.metrics import choices
+from sft_judge.evaluation.metrics import predicted_verdicts
 from sft_judge.evaluation.reporting.html import Table
 from sft_judge.evaluation.reporting.tables import percent, points
-from sft_judge.inference.calibrated import calibrated
+from sft_judge.inference.calibrated import calibrate_probs
 
-ALL = "all"
+ALL_ATTACKS = "all"
 
 
 def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed: int = 0) -> dict:
@@ -26,7 +26,7 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     or in other orders, as then not all of the difference is the attack's.
     """
     attacked, judge = read_probs(path), aligned.judges[name]
-    result = calibrated(attacked, raw)
+    result = calibrate_probs(attacked, raw)
     ids = aligned.battles["id"].to_pylist()
     remedy = "`sft-judge attack` the same battles and predict them."
     places = result.rows_of(path, ids, f"battles that {name} is evaluated on", remedy)
@@ -39,12 +39,12 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
             f"{path}: {differ} battles were judged in more or fewer orders than by {name} without attack."
         )
     before, after = judge.probs, first_verdicts(result.probs[places], judge.probs.shape[1])
-    sides, kinds = attack_of(ids)
+    sides, kinds = assign_attacks(ids)
     rows = np.arange(len(ids))
     gain = after[rows, sides] - before[rows, sides]
-    won = choices(after)[rows, sides] - choices(before)[rows, sides]
+    won = predicted_verdicts(after)[rows, sides] - predicted_verdicts(before)[rows, sides]
     each = np.stack([np.ones(len(ids)), gain, np.maximum(won, 0), np.maximum(-won, 0)], axis=1)
-    columns = {ALL: each} | {kind: each * (kinds == place)[:, None] for place, kind in enumerate(KINDS)}
+    columns = {ALL_ATTACKS: each} | {kind: each * (kinds == place)[:, None] for place, kind in enumerate(KINDS)}
     draws = resample(columns, aligned.clusters, seed=seed)
     return {kind: _figures(sums) for kind, sums in draws.items() if sums[0, 0]}
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 from scipy.stats import false_discovery_control, norm
 
 from sft_judge.data.battles import FIELDS
-from sft_judge.data.injection import hostile_rows
+from sft_judge.data.injection import find_injected_rows
 from sft_judge.data.style import text_lengths
 from sft_judge.evaluation.align import column
 from sft_judge.evaluation.bootstrap import interval, p_value
 
 MIN_ROWS = 20
-MOST_PARTS = 25  # of a dimension; the rarest beyond are "other" too
+MAX_PARTS = 25  # of a dimension; the rarest beyond are "other" too
 DISCOVERY_RATE = 0.05
 _COLUMN = "slice {} {}"
 
@@ -34,7 +34,7 @@ def slices(battles: pa.Table) -> dict[str, dict[str, np.ndarray]]:
         "difference in length": bucket_labels(np.round(100 * np.abs(a - b) / np.maximum(a + b, 1)).astype(int), " %"),
         "source": [value or "unknown" for value in column(battles, "source")],
         "category": [value or "unknown" for value in column(battles, "category")],
-        "text that could be taken for more": _hostile(battles),
+        "text that could be taken for more": _injection_masks(battles),
     }
     parts = {dimension: _masks(values) for dimension, values in labels.items()}
     parts["model"] = _model_masks(column(battles, "model_a"), column(battles, "model_b"))
@@ -115,18 +115,18 @@ def _p_if_alike(losses, mask, clusters, variance: float, correlation: float) -> 
     return float(2 * norm.sf(difference / error)) if error > 0 else float(difference == 0)
 
 
-def _hostile(battles: pa.Table) -> list[str]:
+def _injection_masks(battles: pa.Table) -> list[str]:
     """Whether any text of a battle could be taken for a control token, a tag of ours or an order to the judge."""
     hostile = np.zeros(battles.num_rows, dtype=bool)
     for name in FIELDS:
-        for rows in hostile_rows(battles, name).values():
+        for rows in find_injected_rows(battles, name).values():
             hostile[rows] = True
     return ["present" if there else "none" for there in hostile]
 
 
 def _masks(values: list[str]) -> dict[str, np.ndarray]:
     counts = Counter(values)
-    kept = {name for name, count in counts.most_common(MOST_PARTS) if count >= MIN_ROWS or len(counts) == 1}
+    kept = {name for name, count in counts.most_common(MAX_PARTS) if count >= MIN_ROWS or len(counts) == 1}
     other = f"other ({len(counts) - len(kept)})"
     values = np.array([value if value in kept else other for value in values], dtype=object)
     ordered = sorted(set(values), key=lambda name: (name == other, _natural(name)))
@@ -138,7 +138,7 @@ def _model_masks(of_a: list, of_b: list) -> dict[str, np.ndarray]:
     a, b = (np.array([name or "" for name in names], dtype=object) for names in (of_a, of_b))
     counts = Counter([*a, *b])
     counts.pop("", None)
-    kept = [name for name, count in counts.most_common(MOST_PARTS) if count >= MIN_ROWS]
+    kept = [name for name, count in counts.most_common(MAX_PARTS) if count >= MIN_ROWS]
     masks = {name: (a == name) | (b == name) for name in sorted(kept)}
     others = ~np.isin(a, kept) | ~np.isin(b, kept)
     return masks | ({f"other ({len(counts) - len(kept)})": others} if masks and others.any() else {})

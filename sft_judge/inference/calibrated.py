@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from sft_judge.core.errors import InputError
 from sft_judge.data.probs import METADATA_KEY, Probs, average_orders
 from sft_judge.modeling.judge_spec import FILE, read_spec
-from sft_judge.modeling.temperature_scaling import apply_calibration, described
+from sft_judge.modeling.temperature_scaling import apply_calibration, describe_calibration
 
 
 @dataclass
@@ -56,7 +56,7 @@ def judge_file(metadata: dict) -> Path | None:
     return file if file is not None and file.is_file() else None
 
 
-def calibrated(probs: Probs, raw: bool = False) -> Calibrated:
+def calibrate_probs(probs: Probs, raw: bool = False) -> Calibrated:
     """Average the orders and apply the calibration that belongs to this file; with `raw`, none."""
     ids, averaged, orders = average_orders(probs)
     calibration, reason = (None, "raw, as asked") if raw else _calibration_of(probs.metadata)
@@ -78,7 +78,7 @@ def _calibration_of(metadata: dict) -> tuple[dict | None, str]:
     calibration = read_spec(file.parent).calibration if file else metadata.get("calibration")
     where = str(file) if file else "the probs file"
     if calibration:
-        return calibration, f"{described(calibration)} from {where}"
+        return calibration, f"{describe_calibration(calibration)} from {where}"
     if not metadata:
         return None, "raw: the file has no metadata, so no judge is known"
     return None, f"raw: no calibration in {where}"

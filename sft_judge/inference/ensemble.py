@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import write_json
-from sft_judge.data.probs import first_verdicts, log_clipped
+from sft_judge.data.probs import clip_log, first_verdicts
 
 MEANS = ("probabilities", "log-probabilities")
 KEYS = {None: None, "length": "up_to", "language": "language"}  # what a part is told by
@@ -37,7 +37,7 @@ class Rule:
 
     def weights(self, keys: np.ndarray | None, num_rows: int) -> np.ndarray:
         """Weights [N, M] for the lengths or languages [N] that `by` asks for."""
-        table = np.array([shares(part["weights"]) for part in self.parts])
+        table = np.array([normalise_weights(part["weights"]) for part in self.parts])
         if self.by is None:
             place = np.zeros(num_rows, dtype=int)
         elif self.by == "length":
@@ -48,7 +48,7 @@ class Rule:
         return table[place]
 
 
-def shares(weights) -> np.ndarray:
+def normalise_weights(weights) -> np.ndarray:
     """Weights [M] that sum to one. Raises `InputError` for one below zero, or none above."""
     weights = np.asarray(weights, dtype=float)
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
@@ -56,7 +56,7 @@ def shares(weights) -> np.ndarray:
     return weights / weights.sum()
 
 
-def equal(num: int) -> Rule:
+def equal_rule(num: int) -> Rule:
     """Each judge counts the same."""
     return Rule([{"weights": [1.0 / num] * num}])
 
@@ -68,7 +68,7 @@ def read_rule(path: Path) -> Rule:
         rule = Rule(**{name: fields[name] for name in ("parts", "mean", "by") if name in fields})
         key = KEYS[rule.by]
         ends = [part[key] for part in rule.parts[:-1] if key]
-        counts = {len(shares(part["weights"])) for part in rule.parts}
+        counts = {len(normalise_weights(part["weights"])) for part in rule.parts}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a rule for weights ({type(error).__name__}: {error}).") from error
     if rule.mean not in MEANS or len(counts) != 1 or (rule.by == "length" and ends != sorted(ends)):
@@ -98,7 +98,7 @@ def combine(
     weights = weights / weights.sum(axis=1, keepdims=True)
     each = [first_verdicts(probs, num) for probs in members]
     if mean == MEANS[1]:
-        logs = sum(weights[:, [place]] * log_clipped(probs) for place, probs in enumerate(each))
+        logs = sum(weights[:, [place]] * clip_log(probs) for place, probs in enumerate(each))
         total = np.exp(logs - logs.max(axis=1, keepdims=True))
     else:
         total = sum(weights[:, [place]] * probs for place, probs in enumerate(each))
@@ -108,7 +108,7 @@ def combine(
 
 def log_loss(probs: np.ndarray, verdicts: np.ndarray) -> float:
     """Mean over rows, in nats, of probabilities [N, K] for verdicts [N]."""
-    return float(-log_clipped(probs[np.arange(len(verdicts)), verdicts]).mean())
+    return float(-clip_log(probs[np.arange(len(verdicts)), verdicts]).mean())
 
 
 def fit_weights(members: list[np.ndarray], verdicts: np.ndarray, mean: str) -> np.ndarray:
@@ -122,10 +122,10 @@ def fit_weights(members: list[np.ndarray], verdicts: np.ndarray, mean: str) -> n
         constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
         options={"ftol": 1e-10},
     )
-    return shares(np.clip(found.x, 0, 1))
+    return normalise_weights(np.clip(found.x, 0, 1))
 
 
-def fit_rule(members: list[np.ndarray], verdicts: np.ndarray, mean: str, by: str | None, keys=None) -> Rule:
+def fit_weight_rule(members: list[np.ndarray], verdicts: np.ndarray, mean: str, by: str | None, keys=None) -> Rule:
     """The rule of that form of the least log loss, of probabilities [N, K] each and keys [N] where `by` is given."""
     everywhere = fit_weights(members, verdicts, mean)
     if by is None:
@@ -146,7 +146,9 @@ def fit_rule(members: list[np.ndarray], verdicts: np.ndarray, mean: str, by: str
     return Rule(parts, mean, by)
 
 
-def choose(members: list[np.ndarray], verdicts: np.ndarray, clusters: np.ndarray, keys: dict) -> tuple[Rule, list]:
+def choose_rule(
+    members: list[np.ndarray], verdicts: np.ndarray, clusters: np.ndarray, keys: dict
+) -> tuple[Rule, list]:
     """
     The rule of the least log loss in cross-validation by prompt, fitted on all rows, and `[(name, loss), ...]`.
 
@@ -159,8 +161,10 @@ def choose(members: list[np.ndarray], verdicts: np.ndarray, clusters: np.ndarray
     def made(form, rows) -> Rule:
         mean, by, plain = form
         if plain:
-            return Rule(equal(len(members)).parts, mean)
-        return fit_rule([probs[rows] for probs in members], verdicts[rows], mean, by, keys[by][rows] if by else None)
+            return Rule(equal_rule(len(members)).parts, mean)
+        return fit_weight_rule(
+            [probs[rows] for probs in members], verdicts[rows], mean, by, keys[by][rows] if by else None
+        )
 
     splits = min(FOLDS, len(np.unique(clusters)))
     if splits < 2:

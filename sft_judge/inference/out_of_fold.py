@@ -20,7 +20,7 @@ def find_judges(model: str) -> dict[str, JudgeSpec]:
     return {str(folder): read_spec(folder) for folder in folds}
 
 
-def plan(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool, battles_sha256: str) -> dict:
+def assign_rows(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool, battles_sha256: str) -> dict:
     """
     Which rows [indices] each judge scores, by folder. Raises `GateError` where one would label what it trained on.
 

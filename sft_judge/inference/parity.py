@@ -21,7 +21,7 @@ TOLERANCES = {
     ("merged", "bfloat16"): 2e-2,
     ("merged", "float16"): 2e-2,
 }
-WORST = 3  # battles named
+WORST_ROWS_NAMED = 3  # battles named
 MAX_LOG_LOSS_RISE = 0.02  # nats: a quantised form may cost this much, beyond what its paired interval leaves open
 
 
@@ -45,28 +45,30 @@ class Parity:
         )
 
 
-def compare(name: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
+def compare_scores(name: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
     """Compare log-probabilities [N, K] of the same rows; `labels` [N] name them."""
     difference = np.abs(np.exp(logp) - np.exp(other)).max(axis=1)
     with np.errstate(invalid="ignore"):  # a verdict without probability adds nothing
         kl = np.where(logp == -np.inf, 0.0, np.exp(logp) * (logp - other)).sum(axis=1).mean()
     flips = int((logp.argmax(axis=1) != other.argmax(axis=1)).sum())
     order = np.argsort(-np.nan_to_num(difference, nan=np.inf), kind="stable")
-    worst = {labels[row]: float(difference[row]) for row in order[:WORST]}
+    worst = {labels[row]: float(difference[row]) for row in order[:WORST_ROWS_NAMED]}
     return Parity(name, float(difference.max()), float(difference.mean()), float(kl), flips, len(labels), worst)
 
 
-def hold(parity: Parity, tolerance: float) -> None:
+def check_tolerance(parity: Parity, tolerance: float) -> None:
     """Raise `GateError` where the largest difference is above `tolerance`, or not a number."""
     if not parity.max_difference <= tolerance:
         raise GateError(f"Parity gate: {parity}; allowed is {tolerance:g}.")
 
 
-def check(kind: str, name: str, precision: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
+def check_parity(
+    kind: str, name: str, precision: str, logp: np.ndarray, other: np.ndarray, labels: list[str]
+) -> Parity:
     """Compare, log, and hold to the promise of this kind and precision."""
-    parity = compare(f"{name} ({precision})", logp, other, labels)
+    parity = compare_scores(f"{name} ({precision})", logp, other, labels)
     logger.info(str(parity))
-    hold(parity, TOLERANCES[kind, precision])
+    check_tolerance(parity, TOLERANCES[kind, precision])
     return parity
 
 
@@ -78,7 +80,7 @@ def log_loss_rise(logp: np.ndarray, other: np.ndarray, verdicts: np.ndarray) -> 
     return float(rise.mean()), float(rise.mean() - margin), float(rise.mean() + margin)
 
 
-def hold_log_loss(name: str, rise: tuple[float, float, float]) -> None:
+def check_log_loss_rise(name: str, rise: tuple[float, float, float]) -> None:
     """Raise `GateError` where the log loss has certainly risen by more than MAX_LOG_LOSS_RISE."""
     if not rise[1] <= MAX_LOG_LOSS_RISE:
         raise GateError(

@@ -19,8 +19,8 @@ from sft_judge.core.verdicts import widen
 from sft_judge.data.battles import labelled_folds, read_battles, rows_of_fold
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.inference.engines import open_engine
-from sft_judge.inference.out_of_fold import find_judges, fold_owners, plan
-from sft_judge.inference.parity import check
+from sft_judge.inference.out_of_fold import assign_rows, find_judges, fold_owners
+from sft_judge.inference.parity import check_parity
 from sft_judge.inference.ray_actors import score_on_ray
 from sft_judge.inference.scoring import labelled_scores, orders_of, score_battles
 from sft_judge.inference.shards import Work, blocks
@@ -94,7 +94,7 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
         GateError: a row would be scored by a judge that was trained on it, or `check` fails.
     """
     judges = find_judges(model)
-    plans = [plan(judges, job.battles, settings.out_of_fold, content_hash(job.battles_path)) for job in jobs]
+    plans = [assign_rows(judges, job.battles, settings.out_of_fold, content_hash(job.battles_path)) for job in jobs]
     works = [Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
     facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": settings.engine}
     for number, (folder, spec) in enumerate(judges.items()):
@@ -145,7 +145,7 @@ def check_engine(
         expected, labels = labelled_scores(reference, prompt, rows, orders)
     seen, _ = labelled_scores(engine, prompt, rows, orders)
     dtype = dtype_of(folder, settings.dtype)
-    parity = check("engines", f"{folder}, engine against transformers", dtype, seen, expected, labels)
+    parity = check_parity("engines", f"{folder}, engine against transformers", dtype, seen, expected, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows, "dtype": dtype}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.probs import Probs, unfinished
+from sft_judge.data.probs import Probs, describe_unfinished
 from sft_judge.inference.calibrated import Calibrated
 
 LMSYS = ("id", "winner_model_a", "winner_model_b", "winner_tie")
@@ -95,7 +95,7 @@ def _words(path: Path, column: str, seen: set[str]) -> list[str]:
     raise InputError(f"{path}: {column} is {', '.join(sorted(seen)[:4])}; known words for a winner are {known}.")
 
 
-def opinions(name, result: Calibrated, probs: Probs, sample: Sample) -> np.ndarray:
+def arrange_probs(name, result: Calibrated, probs: Probs, sample: Sample) -> np.ndarray:
     """
     A judge's calibrated probabilities [N, 3] in the sample's order of ids.
 
@@ -106,19 +106,19 @@ def opinions(name, result: Calibrated, probs: Probs, sample: Sample) -> np.ndarr
             f"{name}: a judge without ties, but the sample asks for {sample.asked[2]}, where a probability of zero "
             "has an infinite log loss. Use a judge of three verdicts."
         )
-    return result.probs[rows_of(name, result, sample)]
+    return result.probs[find_rows(name, result, sample)]
 
 
-def rows_of(name, result: Calibrated, sample: Sample) -> np.ndarray:
+def find_rows(name, result: Calibrated, sample: Sample) -> np.ndarray:
     """Where the sample's ids [N] stand in a judge's rows. Raises `InputError` where one is missing."""
     return result.rows_of(name, sample.ids, "ids of the sample", "Predict all of the test battles.")
 
 
-def described(name, result: Calibrated, sample: Sample) -> str:
+def describe_member(name, result: Calibrated, sample: Sample) -> str:
     """What was done to a member, and what to know of it, in a line."""
     extra = len(result.ids) - len(sample.ids)
     notes = [result.reason, f"warning: {extra} ids are not in the sample, left out" if extra else None]
-    notes.append(unfinished(result.orders[rows_of(name, result, sample)]))
+    notes.append(describe_unfinished(result.orders[find_rows(name, result, sample)]))
     return f"{name}: " + "; ".join(filter(None, notes))
 
 

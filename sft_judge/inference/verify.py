@@ -9,7 +9,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import average_over_orders, verdict_names
 from sft_judge.data.battles import read_battles
 from sft_judge.inference.engines import open_engine
-from sft_judge.inference.parity import check, compare, hold_log_loss, log_loss_rise
+from sft_judge.inference.parity import check_log_loss_rise, check_parity, compare_scores, log_loss_rise
 from sft_judge.inference.scoring import labelled_scores, orders_of
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import dtype_of, load_tokenizer
@@ -38,7 +38,7 @@ def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str)
     for engine in engines[1:]:
         name = f"{model}, {engines[0]} against {engine}"
         seen, _ = score(model, rows, engine, dtype)
-        facts[engine] = check("engines", name, precision, reference, seen, labels).max_difference
+        facts[engine] = check_parity("engines", name, precision, reference, seen, labels).max_difference
         if all(row["verdict"] for row in rows):
             facts["log_loss_rise"] = _log_rise(reference, seen, rows)
     return reference, facts
@@ -70,9 +70,9 @@ def verify_forms(model: str, other: str, rows: list[dict], engines: list[str], d
         )
     second, facts = verify_engines(other, rows, engines, dtype)
     first, labels = score(model, rows, engines[0], dtype)
-    logger.info(str(compare(f"{model} against {other}", first, second, labels)))
+    logger.info(str(compare_scores(f"{model} against {other}", first, second, labels)))
     rise = _log_rise(first, second, rows)
-    hold_log_loss(other, rise)
+    check_log_loss_rise(other, rise)
     return {**facts, "log_loss_rise": rise, "rows": len(rows)}
 
 
@@ -87,7 +87,7 @@ def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: 
     dtype = four_bit["dtype"] if four_bit else dtype_of(str(merged))
     before, labels = score(model, rows, "transformers", dtype, onto)
     after, _ = score(str(merged), rows, "transformers", dtype)
-    parity = check("merged", "adapter against merged", dtype, before, after, labels)
+    parity = check_parity("merged", "adapter against merged", dtype, before, after, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows}
 
 
@@ -95,5 +95,5 @@ def verify_exported(model: str, exported: Path, rows: list[dict]) -> dict:
     """Hold a classifier to the judge that it was made of. Logs; raises `GateError` beyond the tolerance."""
     dtype = dtype_of(model)
     (expected, labels), (seen, _) = (score(str(form), rows, "transformers") for form in (model, exported))
-    parity = check("merged", "judge against classifier", dtype, expected, seen, labels)
+    parity = check_parity("merged", "judge against classifier", dtype, expected, seen, labels)
     return {"max_difference": parity.max_difference, "rows": parity.rows}

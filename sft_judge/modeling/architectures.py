@@ -56,7 +56,7 @@ _GEMMA_3_12B = {
     },
     "mm_tokens_per_image": 256,
 }
-KNOWN = {
+KNOWN_ARCHITECTURES = {
     "Qwen/Qwen2.5-0.5B-Instruct": Architecture(
         "qwen2", "qwen2.5", 0.494, _sizes(896, 4864, 24, 14, 2, 151_936, 32_768, tie_word_embeddings=True)
     ),
@@ -92,7 +92,7 @@ KNOWN = {
 
 def model_config_of(model: str) -> PretrainedConfig:
     """The configuration of a model in KNOWN, in bfloat16 as they are published, or of any other folder or hub id."""
-    known = KNOWN.get(model)
+    known = KNOWN_ARCHITECTURES.get(model)
     if known is None:
         return load_config(model)
     return AutoConfig.for_model(known.model_type, **known.sizes, dtype="bfloat16")
@@ -100,7 +100,7 @@ def model_config_of(model: str) -> PretrainedConfig:
 
 def tokenizer_at_hand(model: str):
     """The model's own tokenizer; None for a model in KNOWN whose tokenizer is not on this machine."""
-    if model not in KNOWN:
+    if model not in KNOWN_ARCHITECTURES:
         return load_tokenizer(model)
     try:
         return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)

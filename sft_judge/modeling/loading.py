@@ -74,7 +74,7 @@ def is_classifier(model: str) -> bool:
     return not is_adapter(model) and str((load_config(model).architectures or [""])[0]).endswith(CLASSIFIER)
 
 
-def sees(model: str) -> bool:
+def is_multimodal(model: str) -> bool:
     """Whether a model's class also takes images, so that engines ask for their processor's files."""
     config = load_config(model)
     return config.get_text_config() is not config
@@ -154,7 +154,7 @@ def with_adapter(model, base: str, adapter: str, **options) -> PeftModel:
     return loaded
 
 
-def beside_text(model) -> dict[str, torch.nn.Module]:
+def modules_beyond_text(model) -> dict[str, torch.nn.Module]:
     """The modules, by name, that text does not pass: those of an image tower, in families that have one."""
     text = (model.get_decoder(), model.get_output_embeddings())
     reached = {id(module) for part in text for module in part.modules()}

@@ -41,7 +41,7 @@ def apply_calibration(probs: np.ndarray, calibration: dict | None, languages=Non
     return scaled
 
 
-def described(calibration: dict) -> str:
+def describe_calibration(calibration: dict) -> str:
     """`temperature 1.234, of ties 2.1 and 0.3; its own for German, French`."""
     text = f"temperature {calibration['temperature']:.4g}"
     if "tie_temperature" in calibration:

@@ -25,7 +25,7 @@ from transformers import (
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 WORDS = ["A", "B", "C", "tie"]  # must be single tokens, whatever the text
-SMALL = {
+TINY_SIZES = {
     "hidden_size": 128,  # a group of auto-round's
     "intermediate_size": 256,
     "num_hidden_layers": 2,
@@ -140,7 +140,7 @@ def make_base(folder: Path, family: str, texts: list[str], hidden=128, layers=2,
     return model.num_parameters(), len(tokenizer)
 
 
-def stir(model: PreTrainedModel, spread: float = 0.05) -> None:
+def perturb_weights(model: PreTrainedModel, spread: float = 0.05) -> None:
     """Add noise to the weights in place: as drawn, they are so small that a judge says the same of every battle."""
     with torch.no_grad():
         for weight in model.parameters():
@@ -150,7 +150,7 @@ def stir(model: PreTrainedModel, spread: float = 0.05) -> None:
 def shrink_config(config: PretrainedConfig, tokenizer) -> PretrainedConfig:
     """The same class and features, tiny, for a tokenizer; as many queries a key head where that can be."""
     own = {key: value for key, value in config.to_dict().items() if key not in DERIVED}
-    small = {key: value for key, value in SMALL.items() if own.get(key) is not None}
+    small = {key: value for key, value in TINY_SIZES.items() if own.get(key) is not None}
     if own.get("num_key_value_heads"):
         small["num_key_value_heads"] = max(1, 4 * own["num_key_value_heads"] // own["num_attention_heads"])
     if "vocab_size" in own:

@@ -75,7 +75,7 @@ FAMILIES = {
 
 
 @cache
-def trained(byte_level: bool) -> dict:
+def train_tokenizer(byte_level: bool) -> dict:
     """tokenizer.json of a small vocabulary that holds the verdict words, with a space before them and without."""
     make = qwen2_tokenizer if byte_level else gemma2_tokenizer
     text = "You judge which of two responses people prefer. Answer with one word: A, B, or tie if neither is better.\n"
@@ -101,7 +101,7 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
 
 def _state(family: Family) -> dict:
     """tokenizer.json: the trained vocabulary with the family's added tokens in place of those it was trained with."""
-    state = json.loads(json.dumps(trained(family.byte_level)))
+    state = json.loads(json.dumps(train_tokenizer(family.byte_level)))
     old = {token["content"] for token in state["added_tokens"]}
     kept = [symbol for symbol in sorted(state["model"]["vocab"], key=state["model"]["vocab"].get) if symbol not in old]
     vocabulary = {symbol: token for token, symbol in enumerate(kept)}

@@ -30,7 +30,7 @@ class _Job:
     slot: int
 
 
-def run_side_by_side(steps: list[Step], before: list[set[int]], jobs: int, logs: Path) -> dict[int, int]:
+def run_in_parallel(steps: list[Step], before: list[set[int]], jobs: int, logs: Path) -> dict[int, int]:
     """
     Run what is not up to date, `jobs` at once, each after those `before` it; returns statuses by place, 0 is done.
 
@@ -65,7 +65,7 @@ def run_side_by_side(steps: list[Step], before: list[set[int]], jobs: int, logs:
     return statuses
 
 
-def room() -> int:
+def default_num_jobs() -> int:
     """How many steps this machine runs at once by default: one a GPU, else one a core."""
     import torch
 

@@ -24,7 +24,7 @@ from sft_judge import cli
 from sft_judge.core import registry
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import content_hash
-from sft_judge.core.manifest import manifest_path, provenance, stage_outputs
+from sft_judge.core.manifest import collect_provenance, manifest_path, stage_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def up_to_date(step: Step) -> bool:
         return False
     made = json.loads(manifest.read_text(encoding="utf-8"))
     unchanged = all(Path(path).exists() and content_hash(path) == known for path, known in made["outputs"].items())
-    return unchanged and made["fingerprint"] == provenance(module, args)["fingerprint"]
+    return unchanged and made["fingerprint"] == collect_provenance(module, args)["fingerprint"]
 
 
 def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:

@@ -10,7 +10,7 @@ from sft_judge.pipelines.sweep import Sweep
 from sft_judge.pipelines.sweep_report import Scores
 
 
-def no_worse(scores: Scores, cell: str, reference: str, seeds: list[int], margin: float) -> bool:
+def is_no_worse(scores: Scores, cell: str, reference: str, seeds: list[int], margin: float) -> bool:
     """Whether the cell's difference from the reference is certainly no worse than `margin`, allowing for chance."""
     difference = scores.difference(cell, reference, seeds)
     if difference is None:
@@ -18,11 +18,11 @@ def no_worse(scores: Scores, cell: str, reference: str, seeds: list[int], margin
     return difference.low >= -margin if scores.measure == "accuracy" else difference.high <= margin
 
 
-def cheapest(sweep: Sweep, scores: Scores, margin: float) -> str:
+def find_cheapest(sweep: Sweep, scores: Scores, margin: float) -> str:
     """The cell that is no worse and smallest; of those as small, the quickest made. Raises `GateError` for none."""
     (reference,) = sweep.references
     cells = [cell for cell in sweep.cells if cell != reference and (cell, sweep.seeds[0]) in scores.costs]
-    able = [cell for cell in cells if no_worse(scores, cell, reference, sweep.seeds, margin)]
+    able = [cell for cell in cells if is_no_worse(scores, cell, reference, sweep.seeds, margin)]
     if not able:
         raise GateError(
             f"None of {len(cells)} settings is certainly no worse than {reference} by {margin}: more battles or more "

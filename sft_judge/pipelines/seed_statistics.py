@@ -58,7 +58,7 @@ def _over_battles(values: np.ndarray, clusters: np.ndarray) -> tuple[float, int]
     return float((sums**2).sum() * count / (count - 1) / len(values) ** 2), count - 1
 
 
-def better(difference: Mean, higher_is_better: bool) -> str:
+def describe_difference(difference: Mean, higher_is_better: bool) -> str:
     """What a difference from a reference says: `better`, `worse`, or `no difference seen`."""
     if difference.low <= 0 <= difference.high:
         return "no difference seen"

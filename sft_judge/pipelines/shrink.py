@@ -16,9 +16,9 @@ from sft_judge.core import registry
 from sft_judge.core.files import content_hash, whole_folder
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, write_probs
-from sft_judge.data.synthetic.generator import planted_split
-from sft_judge.data.synthetic.preference_law import preset_settings
-from sft_judge.modeling.architectures import KNOWN, model_config_of, tokenizer_at_hand
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import preset_settings
+from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of, tokenizer_at_hand
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.pipelines.pipeline import Step, outputs_of
@@ -51,7 +51,7 @@ def shrunk_settings(settings: dict, folder: Path, gpu: bool) -> dict:
 def make_small_model(model: str, folder: Path) -> list[str]:
     """Save a tiny random `model` with its tokenizer in `folder`; returns lines that say what stands for what."""
     own = tokenizer_at_hand(model)
-    tokenizer = own or tokenizer_of(KNOWN[model].tokenizer)
+    tokenizer = own or tokenizer_of(KNOWN_ARCHITECTURES[model].tokenizer)
     config = model_config_of(model)
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(config).num_parameters()
@@ -75,7 +75,7 @@ def make_small_inputs(model: str, folder: Path) -> list[str]:
 
 def _write_battles(file: Path, labels: Path) -> None:
     """Planted battles in two folds, and their true probabilities as a teacher's labels out of fold."""
-    planted = planted_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1), "train")
+    planted = generate_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1), "train")
     rows = [{**row, "fold": place % 2} for place, row in enumerate(planted.rows)]
     write_battles(file, battle_table(rows))
     ids = [row["id"] for row in rows]

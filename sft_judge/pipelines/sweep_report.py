@@ -8,13 +8,13 @@ import numpy as np
 
 from sft_judge.core.manifest import manifest_path
 from sft_judge.data.battles import read_battles, rows_of_fold
-from sft_judge.evaluation.align import align, column
-from sft_judge.evaluation.metrics import choices, cross_entropy, one_hot
+from sft_judge.evaluation.align import align_judges, column
+from sft_judge.evaluation.metrics import cross_entropy, one_hot, predicted_verdicts
 from sft_judge.evaluation.reporting.html import Section, Table, render_page
-from sft_judge.evaluation.reporting.plots import differences
+from sft_judge.evaluation.reporting.plots import plot_differences
 from sft_judge.evaluation.reporting.tables import number, percent
 from sft_judge.modeling.judge_spec import read_spec
-from sft_judge.pipelines.seed_statistics import Mean, better, crossed_mean
+from sft_judge.pipelines.seed_statistics import Mean, crossed_mean, describe_difference
 from sft_judge.pipelines.sweep import Run, Sweep
 
 COSTS = ("megabytes", "seconds_to_make", "rows_a_second")
@@ -43,7 +43,7 @@ class Scores:
             kept = set(rows_of_fold(battles, int(score["fold"]), battles_file)["id"].to_pylist())
             keep = np.array([name in kept for name in column(battles, "id")])
         truth = Path(score["truth"]) if "truth" in score else None
-        aligned = align({run.cell: Path(score["probs"])}, battles, battles_file, keep, truth)
+        aligned = align_judges({run.cell: Path(score["probs"])}, battles, battles_file, keep, truth)
         judge = aligned.judges[run.cell]
         self.values[key] = _of_each(self.measure, aligned, judge.probs)
         self.raw[key] = _of_each(self.measure, aligned, np.nanmean(judge.orders, axis=1))  # NaN: an order not run
@@ -83,7 +83,7 @@ def _costs(model: Path, probs: Path) -> dict[str, float]:
 
 def _of_each(measure: str, aligned, probs: np.ndarray) -> np.ndarray:
     if measure == "accuracy":
-        return choices(probs)[np.arange(len(probs)), aligned.verdicts]
+        return predicted_verdicts(probs)[np.arange(len(probs)), aligned.verdicts]
     target = aligned.truth if measure == "expected_log_loss" else one_hot(aligned.verdicts, probs.shape[1])
     return cross_entropy(target, probs)
 
@@ -138,7 +138,7 @@ def _verdict(sweep: Sweep, scores: Scores, best: str | None, reference: str | No
         where = f"allowing for {tried} cells looked at (Bonferroni)"
     if paired is None:
         return {"confirmed": None, "verdict": f"{best} is not confirmed yet: no fresh seed has finished"}
-    said = better(paired, sweep.measure == "accuracy")
+    said = describe_difference(paired, sweep.measure == "accuracy")
     winner = {"better": f"{best} is better than {reference}", "worse": f"{best} is worse than {reference}"}
     words = winner.get(said, f"no winner: no difference seen between {best} and {reference}")
     line = f"{words}: {_signed(paired)} {where}, {len(scores.clusters)} battles x {paired.seeds} seeds"
@@ -186,5 +186,5 @@ def table_of(result: dict) -> Table:
 
 def render_sweep(title: str, result: dict) -> str:
     """sweep.html."""
-    section = Section("Cells", [differences(result)], [table_of(result)])
+    section = Section("Cells", [plot_differences(result)], [table_of(result)])
     return render_page(title, title, [result["verdict"]], [section])

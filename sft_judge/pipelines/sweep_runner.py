@@ -48,11 +48,11 @@ def page_of(sweep) -> Path:
 
 def run_all(runs: list, scores, folder, jobs: int) -> int:
     """Run them and score those that finish; the worst status of a step. What failed is said, with its own words."""
-    from sft_judge.pipelines.parallel import log_file, run_side_by_side
+    from sft_judge.pipelines.parallel import log_file, run_in_parallel
     from sft_judge.pipelines.sweep import unique_steps
 
     steps, before = unique_steps(runs)
-    statuses = run_side_by_side(steps, before, jobs, folder / "logs")
+    statuses = run_in_parallel(steps, before, jobs, folder / "logs")
     done = {(steps[place].stage, *steps[place].argv) for place, status in statuses.items() if status == 0}
     for run in runs:
         if all((step.stage, *step.argv) in done for step in run.steps):

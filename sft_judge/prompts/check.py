@@ -16,7 +16,7 @@ from sft_judge.modeling.loading import load_config
 from sft_judge.prompts.prompt import Fields, JudgePrompt, verdict_id
 from sft_judge.prompts.show import open_prompt
 
-BATCH = 1000  # battles tokenised at a time
+BATTLES_PER_BATCH = 1000  # battles tokenised at a time
 BUDGET_KEYS = ("prompt_budget", "response_budget", "total_budget")  # what a recipe calls them
 
 
@@ -107,8 +107,8 @@ def check_battles(prompt: JudgePrompt, rows: list[dict], positions: int | None) 
     """Lengths against the budget and the context, cuts by field, control tokens, and seams between fields."""
     counts = dict.fromkeys((*FIELDS, "seams", "control"), 0)
     longest = 0
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
+    for start in range(0, len(rows), BATTLES_PER_BATCH):
+        part = rows[start : start + BATTLES_PER_BATCH]
         for fields in prompt.fit(part):
             ids = prompt.ids(fields)
             longest = max(longest, len(ids) + 1)

@@ -231,7 +231,7 @@ def verdict_id(tokenizer, tail: str, word: str) -> int:
     return after[-1]
 
 
-def default_words(tokenizer, template: str, num_verdicts: int) -> list[str]:
+def choose_verdict_words(tokenizer, template: str, num_verdicts: int) -> list[str]:
     """A, B and tie, or C where the tokenizer has no single token for tie."""
     if num_verdicts == 2:
         return ["A", "B"]

@@ -14,7 +14,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _FAULTS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, A
 
 def read_template(name: str) -> str:
     """The text of a template: a name in prompts/ or a file. Raises `InputError` where it is none."""
-    file = find("prompts", name)
+    file = find_resource("prompts", name)
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ Strengths of models from what came of their battles: Bradley-Terry, and Davidson
 A battle is a row of the design: +1 for the model of response a, -1 for that of b, then what else differs between
 them. Its product with the strengths is u_a - u_b, in log-odds, and
 
-    p_a : p_b : p_tie = e^{(u_a - u_b) / 2} : e^{-(u_a - u_b) / 2} : nu           (Davidson 1970, as planted_law.py)
+    p_a : p_b : p_tie = e^{(u_a - u_b) / 2} : e^{-(u_a - u_b) / 2} : nu           (Davidson 1970)
 
 Without ties of its own kind (nu = 0) this is Bradley and Terry (1952), to which a tie counts as half a win of each.
 Evidence need not be whole: a judge's probabilities count as so much of each verdict.

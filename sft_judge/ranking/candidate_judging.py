@@ -20,7 +20,7 @@ from sft_judge.inference.judge import Judge, Judgement, judgements
 from sft_judge.inference.scoring import orders_of, score_battles
 from sft_judge.inference.shards import Work, blocks
 from sft_judge.modeling.judge_spec import read_spec
-from sft_judge.ranking.tournaments import Contest, num_battles, usual_method
+from sft_judge.ranking.tournaments import Contest, default_method, num_battles
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Entry:
         """Enter a group; the anchor is its reference where it has one, else its first candidate."""
         texts, places = group.distinct()
         anchor = places[-1] if group.has_reference else 0
-        return cls(group, Contest(len(texts), method or usual_method(len(texts)), anchor), texts, places)
+        return cls(group, Contest(len(texts), method or default_method(len(texts)), anchor), texts, places)
 
     @property
     def num_battles(self) -> int:
@@ -47,18 +47,18 @@ class Entry:
         return num_battles(self.contest.method, self.contest.num)
 
     def battle(self, pair: tuple[int, int]) -> dict:
-        """The battle of a pair, its two responses in the order of `shown`."""
-        one, two = (self.texts[place] for place in shown(pair))
+        """The battle of a pair, its two responses in the order of `shown_pair`."""
+        one, two = (self.texts[place] for place in shown_pair(pair))
         group = self.group
         return {"prompt": group.prompts, "response_a": one, "response_b": two, "language": group.language}
 
 
-def shown(pair: tuple[int, int]) -> tuple[int, int]:
+def shown_pair(pair: tuple[int, int]) -> tuple[int, int]:
     """Who is response_a: in a round robin everyone about half of the time, which counts where one order is judged."""
     return pair if sum(pair) % 2 else pair[::-1]
 
 
-def exchanged(judgement: Judgement) -> Judgement:
+def exchange_judgement(judgement: Judgement) -> Judgement:
     """The same with a and b exchanged."""
     names = {"a": "b", "b": "a", "tie": "tie"}
     return replace(judgement, a=judgement.b, b=judgement.a, verdict=names[judgement.verdict])
@@ -104,12 +104,12 @@ class PairJudge:
         return score_battles(self._judge.engine, self._judge.prompt, rows, self.orders)
 
 
-def play(entries: list[Entry], judge: Callable[[list[dict]], list[Judgement]]) -> None:
+def play_contests(entries: list[Entry], judge: Callable[[list[dict]], list[Judgement]]) -> None:
     """Have all battles judged that the contests need, those of one round together."""
     while due := [(entry, pair) for entry in entries for pair in entry.contest.due()]:
         answers = judge([entry.battle(pair) for entry, pair in due])
         for (entry, pair), answer in zip(due, answers, strict=True):
-            entry.contest.judged[pair] = answer if shown(pair) == pair else exchanged(answer)
+            entry.contest.judged[pair] = answer if shown_pair(pair) == pair else exchange_judgement(answer)
 
 
 def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Work]:
@@ -127,7 +127,7 @@ def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Wo
             f"{len(entries)} prompts: {', '.join(f'{name} for {count}' for name, count in methods)}; {copies} "
             f"candidates are copies; {battles} battles, {battles * len(judge.orders)} calls (swap {judge.swap})"
         )
-        play(entries, judge.judge)
+        play_contests(entries, judge.judge)
         kept = f", {judge.kept} more kept from an earlier run" if judge.kept else ""
         logger.info(f"{judge.calls} calls made{kept}")
         return judge, work

@@ -16,7 +16,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS, swap, widen
 from sft_judge.data.battles import BattleFile
 from sft_judge.data.importing.votes import SOFT
-from sft_judge.data.style import standardised, style_counts, style_differences
+from sft_judge.data.style import standardise, style_counts, style_differences
 from sft_judge.inference.calibrated import Calibrated
 from sft_judge.inference.ensemble import combine
 
@@ -25,7 +25,7 @@ MOST_WEIGHT = 1_000_000  # of a battle; beyond it the prior would be lost in the
 
 
 @dataclass
-class Opinion:
+class Predictions:
     """What judges think: probabilities [U, 3], and the row of each battle's id."""
 
     probs: np.ndarray
@@ -60,7 +60,7 @@ class Contests:
         )
 
 
-def mean_opinion(judges: list[Calibrated]) -> Opinion:
+def average_predictions(judges: list[Calibrated]) -> Predictions:
     """
     The mean of several judges' calibrated probabilities, of each battle over those that judged it.
 
@@ -77,10 +77,12 @@ def mean_opinion(judges: list[Calibrated]) -> Opinion:
         members.append(probs)
     num = 3 if all(judge.probs[:, 2].any() for judge in judges) else 2
     mean = combine(members, np.ones(len(judges)), num, judged=judged)
-    return Opinion(widen(mean), row_of)
+    return Predictions(widen(mean), row_of)
 
 
-def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, controls: list[str], progress) -> Contests:
+def read_contests(
+    file: BattleFile, votes: bool, opinion: Predictions | None, controls: list[str], progress
+) -> Contests:
     """
     The contests of a battles file, by its `votes`, a judge's `opinion`, or the sum of both.
 
@@ -97,9 +99,9 @@ def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, contro
     models, prompts, parts = {}, {}, []
     columns = ["id", "prompt", *NAMES, "verdict", *SOFT, "weight", *(("response_a", "response_b") if controls else ())]
     for battles in file.batches(columns):
-        sides = np.stack([numbers(battles[name].combine_chunks(), models) for name in NAMES], axis=1)
-        clusters = numbers(pc.binary_join(battles["prompt"].combine_chunks(), "\x1e"), prompts, hash)
-        parts.append((sides, evidence(battles, votes, opinion), clusters, _features(battles, controls)))
+        sides = np.stack([number_values(battles[name].combine_chunks(), models) for name in NAMES], axis=1)
+        clusters = number_values(pc.binary_join(battles["prompt"].combine_chunks(), "\x1e"), prompts, hash)
+        parts.append((sides, count_evidence(battles, votes, opinion), clusters, _features(battles, controls)))
         progress(battles.num_rows)
     sides, counts, clusters, features = (np.concatenate(part) for part in zip(*parts, strict=True))
     wrong = np.flatnonzero(~((counts >= 0) & (counts <= MOST_WEIGHT)).all(axis=1))  # a NaN is wrong too
@@ -109,11 +111,11 @@ def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, contro
             f"weights and soft labels are numbers from 0 to {MOST_WEIGHT:,}."
         )
     source = "verdict" if opinion is None else "verdict or probabilities" if votes else "probabilities"
-    used, skipped = usable(sides, counts, source)
+    used, skipped = find_usable(sides, counts, source)
     if not used.any():
         why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
         raise InputError(f"{file.path}: nothing to rank by in {file.num_rows} battles ({why}).")
-    features = standardised(features[used])
+    features = standardise(features[used])
     differ = features.any(axis=0)
     return Contests(
         models=list(models),
@@ -126,7 +128,7 @@ def read_contests(file: BattleFile, votes: bool, opinion: Opinion | None, contro
     )
 
 
-def usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarray, dict[str, int]]:
+def find_usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarray, dict[str, int]]:
     """Which battles [N] have two models and say something, and how many have not, by why; `source` is what may say."""
     named, known, other = (sides >= 0).all(axis=1), counts.sum(axis=1) > 0, sides[:, 0] != sides[:, 1]
     skipped = {
@@ -137,14 +139,14 @@ def usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarr
     return named & other & known, {why: int(rows.sum()) for why, rows in skipped.items()}
 
 
-def numbers(column: pa.Array, known: dict, key=lambda name: name) -> np.ndarray:
+def number_values(column: pa.Array, known: dict, key=lambda name: name) -> np.ndarray:
     """A number [N] for each different value of a column, by first appearance in all of its batches; -1 for null."""
     encoded = column.dictionary_encode()
     of_value = [known.setdefault(key(name), len(known)) for name in encoded.dictionary.to_pylist()]
     return np.array([*of_value, -1])[pc.fill_null(encoded.indices, len(of_value)).to_numpy()]
 
 
-def evidence(battles: pa.Table, votes: bool, opinion: Opinion | None) -> np.ndarray:
+def count_evidence(battles: pa.Table, votes: bool, opinion: Predictions | None) -> np.ndarray:
     """How much is said for each verdict [N, 3]: votes or their shares, a judge's probabilities; times the weight."""
     rows, there = battles.num_rows, battles.column_names
     counts = np.zeros((rows, 3))
@@ -199,7 +201,7 @@ def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:
     return weak, strong
 
 
-def largest(groups: np.ndarray, sides: np.ndarray) -> np.ndarray:
+def largest_group(groups: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """The mask [M] of the group with the most battles [N, 2] within it; of no model where no group has any."""
     one, other = groups[sides].T
     within = one[one == other]

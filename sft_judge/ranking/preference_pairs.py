@@ -12,7 +12,7 @@ import numpy as np
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.candidates import Message
-from sft_judge.ranking.candidate_judging import Entry, exchanged
+from sft_judge.ranking.candidate_judging import Entry, exchange_judgement
 
 TIE, DISAGREE, MARGIN = "verdict of tie", "orders that disagree", "margin too small"
 PER_PROMPT, LENGTH = "not among the clearest of the prompt", "balance of length"
@@ -47,7 +47,7 @@ def judged_pairs(entry: Entry) -> list[Pair]:
     pairs = []
     for (one, two), judgement in entry.contest.judged.items():
         if judgement.b > judgement.a:
-            one, two, judgement = two, one, exchanged(judgement)
+            one, two, judgement = two, one, exchange_judgement(judgement)
         places = entry.places.index(one), entry.places.index(two)
         tied = judgement.verdict == "tie" or judgement.a == judgement.b
         pairs.append(Pair(entry, *places, judgement.a, judgement.b, tied, judgement.swap_agreement))

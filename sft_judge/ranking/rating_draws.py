@@ -9,12 +9,12 @@ that the drawn prompts add up to (the estimating function bootstrap, Hu and Kalb
 import numpy as np
 from scipy import sparse
 
-from sft_judge.evaluation.bootstrap import REPEATS, cluster_draws
+from sft_judge.evaluation.bootstrap import NUM_RESAMPLES, cluster_draws
 from sft_judge.ranking.bradley_terry import derivatives, design_matrix, fit, row_scores, with_prior
 from sft_judge.ranking.comparisons import Contests, pair_counts
 
 
-def parameter_draws(contests: Contests, ties: bool, repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
+def parameter_draws(contests: Contests, ties: bool, repeats: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
     """[1 + repeats, M + F], with `ties` a last column log nu; row 0 is of the data themselves."""
     return (_stepped if contests.controls else _fitted)(contests, ties, repeats, seed)
 

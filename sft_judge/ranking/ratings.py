@@ -8,9 +8,9 @@ than the number of models that are significantly better, so models that the data
 import numpy as np
 from scipy.stats import rankdata
 
-from sft_judge.evaluation.bootstrap import REPEATS, interval
+from sft_judge.evaluation.bootstrap import NUM_RESAMPLES, interval
 from sft_judge.ranking.bradley_terry import log_probabilities
-from sft_judge.ranking.comparisons import Contests, components, largest, pair_counts
+from sft_judge.ranking.comparisons import Contests, components, largest_group, pair_counts
 from sft_judge.ranking.rating_draws import parameter_draws
 
 ELO = 400 / np.log(10)  # points to a unit of log-odds
@@ -18,7 +18,7 @@ MEAN = 1000.0
 LEAST_COMMON = 3  # models in a reference, for a correlation with it
 
 
-def measure(
+def rate_models(
     contests: Contests,
     method: str,
     anchor: tuple[str, float] | None = None,
@@ -31,7 +31,7 @@ def measure(
     `anchor` is a model and its rating, `reference` ratings from elsewhere. One prompt alone gives no intervals.
     """
     ties = method == "davidson"
-    repeats = REPEATS if contests.clusters.any() else 0
+    repeats = NUM_RESAMPLES if contests.clusters.any() else 0
     draws = parameter_draws(contests, ties, repeats, seed)
     size = len(contests.models)
     strengths, log_nu = draws[:, :size], draws[:, -1] if ties else [None] * len(draws)
@@ -73,10 +73,10 @@ def split_off(contests: Contests) -> tuple[Contests, list[str], list[str]]:
     The largest group of models that met, directly or through others; the models left out; and those of the group whose
     ratings no data bound, as they only won or only lost against the largest group that has both.
     """
-    met = largest(components(contests)[0], contests.sides)
+    met = largest_group(components(contests)[0], contests.sides)
     left_out = [name for name, there in zip(contests.models, met, strict=True) if not there]
     kept = contests.keep(met)
-    bounded = largest(components(kept)[1], kept.sides)
+    bounded = largest_group(components(kept)[1], kept.sides)
     return kept, left_out, [name for name, there in zip(kept.models, bounded, strict=True) if not there]
 
 

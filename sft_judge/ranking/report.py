@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 from sft_judge.core.files import whole_file
-from sft_judge.evaluation.bootstrap import FEW_PROMPTS
+from sft_judge.evaluation.bootstrap import MIN_PROMPTS
 from sft_judge.evaluation.reporting.battle_text import visible
 from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.plots import COLOURS, GREY, svg
@@ -26,11 +26,11 @@ def render_ranking(name: str, ranking: dict) -> tuple[list[Table], str]:
     """The tables to print, and the page. `ranking` as in ranking.json."""
     tables = [ranking_table(ranking), *([controls_table(ranking["controls"])] if ranking["controls"] else [])]
     rows, matrix = ranking["models"], ranking["matrix"]
-    names = [visible(row["model"], 30) for row in rows[:MOST_CELLS]]
-    pictures = [score_matrix(kind, names, matrix[kind]) for kind in ("observed", "predicted")]
+    list_names = [visible(row["model"], 30) for row in rows[:MOST_CELLS]]
+    pictures = [score_matrix(kind, list_names, matrix[kind]) for kind in ("observed", "predicted")]
     cut = f" The first {MOST_CELLS} of {len(rows)}; ranking.json has all." if len(rows) > MOST_CELLS else ""
     sections = [
-        Section("", [ratings(rows[:MOST_RATINGS])], tables[:1]),
+        Section("", [plot_ratings(rows[:MOST_RATINGS])], tables[:1]),
         Section("Held equal", tables=tables[1:]),
         Section(
             "Who beats whom",
@@ -76,7 +76,7 @@ def controls_table(controls: list[dict]) -> Table:
     return Table("Held equal", ["", "worth"], rows, note)
 
 
-def ratings(rows: list[dict]) -> str:
+def plot_ratings(rows: list[dict]) -> str:
     """The rating of each model with its interval, best first."""
 
     def draw(axes):
@@ -128,8 +128,12 @@ def write_csv(path: Path, ranking: dict) -> None:
 
 
 MOST_NAMES = 10
-BY = {"votes": "the votes", "judge": "a judge's probabilities", "both": "the votes and a judge's probabilities"}
-LAW = {
+SOURCE_NAMES = {
+    "votes": "the votes",
+    "judge": "a judge's probabilities",
+    "both": "the votes and a judge's probabilities",
+}
+MODEL_DESCRIPTION = {
     "bradley-terry": "Bradley-Terry, a tie is half a win of each",
     "davidson": "Davidson's model, a tie is a verdict of its own, and 400 points are odds of ten to one without ties",
 }
@@ -143,7 +147,8 @@ def notes(ranking: dict, anchor: tuple[str, float] | None, said: list[str]) -> l
     fixed = f"{visible(anchor[0])} is fixed at {anchor[1]:g}" if anchor else "the mean is 1000"
     found = [
         f"{counted}; skipped: {skipped}." if skipped else f"{counted}.",
-        f"By {BY[ranking['from']]}. {LAW[ranking['method']]}. Elo's scale, {fixed}. In brackets: 95 % intervals, "
+        f"By {SOURCE_NAMES[ranking['from']]}. {MODEL_DESCRIPTION[ranking['method']]}. Elo's scale, {fixed}. In "
+        "brackets: 95 % intervals, "
         "prompts resampled.",
         f"Each model has besides {PRIOR} battles with one of average strength that come out evenly, so that every "
         "rating is finite.",
@@ -172,7 +177,7 @@ def caveats(ranking: dict, controls: list[str]) -> list[str]:
         )
     if ranking["prompts"] == 1:
         found.append("all battles have one prompt, so there are no intervals, and no rank is certain")
-    elif ranking["prompts"] < FEW_PROMPTS:
+    elif ranking["prompts"] < MIN_PROMPTS:
         found.append(f"{ranking['prompts']} prompts: intervals from so few are too narrow")
     unseen = [name for name in controls if name not in [control["name"] for control in ranking["controls"]]]
     if unseen:

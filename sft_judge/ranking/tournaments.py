@@ -10,13 +10,13 @@ from itertools import combinations
 
 import numpy as np
 
-FEW = 8  # candidates up to which everyone meets everyone by default: 28 battles, where a knockout has 7
+MAX_ROUND_ROBIN = 8  # candidates up to which everyone meets everyone by default: 28 battles, where a knockout has 7
 EQUAL = 1e-9  # outcomes and scores no further apart are equal
 
 
-def usual_method(num: int) -> str:
+def default_method(num: int) -> str:
     """The method for `num` different candidates where none is named."""
-    return "round-robin" if num <= FEW else "knockout"
+    return "round-robin" if num <= MAX_ROUND_ROBIN else "knockout"
 
 
 def num_battles(method: str, num: int) -> int:

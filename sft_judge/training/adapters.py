@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel
 from trl import get_peft_config
 
 from sft_judge.core.errors import InputError, nearest
-from sft_judge.modeling.loading import beside_text
+from sft_judge.modeling.loading import modules_beyond_text
 from sft_judge.training.config import JudgeModelConfig
 
 # Presets of lora_target_modules: the fused projections are Phi-3's.
@@ -27,8 +27,8 @@ def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
         lora.target_modules = preset if isinstance(preset, str) else {name for name in preset if name in names}
     else:
         _check_targets(lora.target_modules, model)
-    lora.exclude_modules = list(beside_text(model)) or None
-    if mutates_base(config) and (config.load_in_4bit or config.load_in_8bit):
+    lora.exclude_modules = list(modules_beyond_text(model)) or None
+    if changes_base(config) and (config.load_in_4bit or config.load_in_8bit):
         raise InputError(
             f"lora_init is {config.lora_init!r}, which changes the base's weights, but they are quantised. "
             "Leave lora_init out, or train on the unquantised base."
@@ -51,12 +51,12 @@ def _check_targets(targets, model) -> None:
             )
 
 
-def mutates_base(config: JudgeModelConfig) -> bool:
+def changes_base(config: JudgeModelConfig) -> bool:
     """Whether the adapter stands on other weights than the base's own, as PiSSA's residual does."""
     return bool(config.use_peft) and config.lora_init.startswith(MUTATING)
 
 
-def scale_line(lora: LoraConfig, model) -> str:
+def describe_adapter(lora: LoraConfig, model) -> str:
     """What is trained, in a line: alpha / r acts as a factor of the learning rate."""
     scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

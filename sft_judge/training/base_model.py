@@ -6,7 +6,7 @@ from transformers.utils import is_liger_kernel_available
 from trl import get_quantization_config
 
 from sft_judge.core.errors import InputError
-from sft_judge.modeling.loading import beside_text, is_adapter, load_model
+from sft_judge.modeling.loading import is_adapter, load_model, modules_beyond_text
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 
 
@@ -41,7 +41,7 @@ def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions and config.total_budget > positions:
         raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
-    for module in beside_text(model).values():  # it would get no gradient, which DDP waits for
+    for module in modules_beyond_text(model).values():  # it would get no gradient, which DDP waits for
         module.requires_grad_(False)
     return model.train()
 

@@ -65,7 +65,7 @@ class VerdictCollator:
         return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels, "positions": ends - 2}
 
 
-def twice(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def repeat_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The token tensors of a batch with all its rows again below (or, padding-free, behind) themselves."""
     flat = "attention_mask" not in batch
     shift = batch["input_ids"].shape[1] if flat else 0

@@ -14,7 +14,7 @@ from sft_judge.evaluation.metrics import cross_entropy, figures, row_columns
 WITH_INTERVAL, PLAIN = ("log_loss", "accuracy"), ("swap_agreement", "first_position_rate")
 
 
-def eval_metrics(battles: pa.Table):
+def make_compute_metrics(battles: pa.Table):
     """A `compute_metrics` for Trainer: what it sees are these battles, each in both orders."""
     return partial(verdict_metrics, clusters=prompt_clusters(battles))
 

@@ -25,25 +25,25 @@ CHOICES = {
     "lr_scheduler_type": tuple(kind.value for kind in SchedulerType),
 }
 LORA_INITS = ("default", "pissa", "olora", "gaussian", "orthogonal", "loftq")
-MANY = 10**9
+LARGEST_VALUE = 10**9
 RANGES = {  # TRL's settings among them: what it takes without a word fails in a traceback, or trains nothing
     "learning_rate": (0, 1),
-    "warmup_steps": (0, MANY),
+    "warmup_steps": (0, LARGEST_VALUE),
     "seed": (0, 2**32 - 1),
-    "num_train_epochs": (1e-6, MANY),
+    "num_train_epochs": (1e-6, LARGEST_VALUE),
     "adam_beta1": (0, 0.99999),
     "adam_beta2": (0, 0.99999),
-    **dict.fromkeys(("weight_decay", "max_grad_norm", "dataloader_num_workers"), (0, MANY)),
-    **dict.fromkeys(("prompt_budget", "response_budget", "total_budget"), (1, MANY)),
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, MANY)),
-    "gradient_accumulation_steps": (1, MANY),
-    "logging_steps": (1e-6, MANY),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "dataloader_num_workers"), (0, LARGEST_VALUE)),
+    **dict.fromkeys(("prompt_budget", "response_budget", "total_budget"), (1, LARGEST_VALUE)),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, LARGEST_VALUE)),
+    "gradient_accumulation_steps": (1, LARGEST_VALUE),
+    "logging_steps": (1e-6, LARGEST_VALUE),
     "label_smoothing_factor": (0, 1),
     "ema_decay": (0, 0.99999),
     **dict.fromkeys(("margin_scale", "agreement_weight", "full_vocab_weight", "rdrop_weight"), (0, 1000)),
     "correct_above": (0.5, 1),
-    "collapse_after": (1, MANY),
-    "spike_factor": (1, MANY),
+    "collapse_after": (1, LARGEST_VALUE),
+    "spike_factor": (1, LARGEST_VALUE),
 }
 ADAPTER_RANGES = {"lora_r": (1, 2**16), "lora_alpha": (1, 2**16), "lora_dropout": (0, 0.999)}
 

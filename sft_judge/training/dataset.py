@@ -15,7 +15,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.progress import Progress
 from sft_judge.core.verdicts import ORDERS, VERDICTS, swap
 from sft_judge.data.battles import FIELDS, has_label
-from sft_judge.data.ordering import mixed_rows
+from sft_judge.data.ordering import draw_mixture
 from sft_judge.prompts import escaping as plain_text
 from sft_judge.prompts import prompt as prompts
 from sft_judge.prompts import templates
@@ -23,11 +23,11 @@ from sft_judge.prompts import truncation as budget
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training import soft_labels as teachers
 from sft_judge.training.dataset_cache import cached_rows, fingerprint
-from sft_judge.training.soft_labels import corrected, teacher_label
+from sft_judge.training.soft_labels import correct_label, teacher_label
 
-BATCH = 1000  # rows tokenised at a time
+ROWS_PER_BATCH = 1000  # rows tokenised at a time
 # the columns that rows are made of
-SEEN = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
+ROW_COLUMNS = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
 # the code that they are made by: when it changes, no old row counts
 MODULES = (prompts, plain_text, templates, budget, teachers)
 
@@ -51,13 +51,13 @@ def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -
     return train, None if fold is None else battles.filter(pc.equal(battles["fold"], fold))
 
 
-def mixed(battles: pa.Table, mix: dict[str, float] | None, seed: int) -> pa.Table:
+def mix_sources(battles: pa.Table, mix: dict[str, float] | None, seed: int) -> pa.Table:
     """The battles with each source as often as `mix` says; all of them, once, where it says nothing."""
     if mix is None:
         return battles
     num_rows = battles.num_rows
     sources = battles["source"].to_pylist() if "source" in battles.column_names else [None] * num_rows
-    return battles.take(pa.array(mixed_rows(sources, mix, seed)))
+    return battles.take(pa.array(draw_mixture(sources, mix, seed)))
 
 
 def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
@@ -110,11 +110,13 @@ def verdict_dataset(
     The trainer's rows in the order of the battles, and counts.
 
     `teacher` maps (id, order) to N teachers' probabilities [N, K] of the battle's own a and b; a row gets them in the
-    order shown, and its own label gives way to theirs as `teachers.corrected` says.
+    order shown, and its own label gives way to theirs as `soft_labels.correct_label` says.
     `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out), `corrected`
     and `cut`: for each field the battles in which it was cut, and the tokens that went.
     """
-    columns = [name for name in SEEN if name in battles.column_names and (name != "language" or prompt.language)]
+    columns = [
+        name for name in ROW_COLUMNS if name in battles.column_names and (name != "language" or prompt.language)
+    ]
     battles = battles.select(columns)
     rows = partial(verdict_rows, battles, prompt, policy, seed, teacher, correct_above)
     schema = _schema(teacher is not None)
@@ -155,15 +157,15 @@ def verdict_rows(
     num_verdicts, number = len(prompt.words), 0
     mean_weight = _mean_weight(battles, teacher)
     with Progress("tokenise", battles.num_rows) as progress:
-        for start in range(0, battles.num_rows, BATCH):
-            rows = battles.slice(start, BATCH).to_pylist()
+        for start in range(0, battles.num_rows, ROWS_PER_BATCH):
+            rows = battles.slice(start, ROWS_PER_BATCH).to_pylist()
             orders = shown_orders(policy, [row["id"] for row in rows], seed + start)
             for row, fields, shown in zip(rows, prompt.fit(rows), orders, strict=True):
                 hard = hard_targets(row, num_verdicts)
                 soft = None if teacher is None else [teacher_label(teacher, row["id"], order) for order in shown]
                 own = hard
                 if hard is not None and soft is not None:
-                    hard = corrected(hard, soft, correct_above)
+                    hard = correct_label(hard, soft, correct_above)
                 if hard is not None or soft is not None:
                     known = {"id": row["id"], "row": number, "source": str(row.get("source"))}
                     known |= {"weight": _weight(row) / mean_weight, "margin": row.get("margin") or 0.0}
@@ -193,7 +195,7 @@ def _mean_weight(battles: pa.Table, teacher: dict | None) -> float:
 
 def _parts(rows: Iterator[dict]) -> Iterator[Iterator[dict]]:
     for first in rows:
-        yield chain([first], islice(rows, BATCH - 1))
+        yield chain([first], islice(rows, ROWS_PER_BATCH - 1))
 
 
 def _example(prompt: JudgePrompt, fields, shown: tuple[str, ...], hard, soft) -> dict:

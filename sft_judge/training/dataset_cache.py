@@ -19,7 +19,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from sft_judge.core.errors import InputError
 
-BATCH = 1000  # rows hashed, and written, at a time
+ROWS_PER_BATCH = 1000  # rows hashed, and written, at a time
 
 
 def cached_rows(rows: Callable[[], Iterable[dict]], features: datasets.Features, fingerprint: str) -> datasets.Dataset:
@@ -28,7 +28,7 @@ def cached_rows(rows: Callable[[], Iterable[dict]], features: datasets.Features,
     datasets.disable_progress_bars()  # the generator tells its own progress
     try:
         return datasets.Dataset.from_generator(
-            rows, features=features, fingerprint=fingerprint, writer_batch_size=BATCH
+            rows, features=features, fingerprint=fingerprint, writer_batch_size=ROWS_PER_BATCH
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
@@ -50,8 +50,8 @@ def fingerprint(modules: list[ModuleType], settings: dict, battles: pa.Table, te
         digest.update(inspect.getsource(part).encode() if part in modules else part.__version__.encode())
     digest.update(json.dumps(settings, sort_keys=True).encode())
     digest.update(str(battles.schema).encode())
-    for start in range(0, battles.num_rows, BATCH):
-        for batch in battles.slice(start, BATCH).combine_chunks().to_batches():
+    for start in range(0, battles.num_rows, ROWS_PER_BATCH):
+        for batch in battles.slice(start, ROWS_PER_BATCH).combine_chunks().to_batches():
             digest.update(batch.serialize())
     for key, probs in (teacher or {}).items():
         digest.update(repr(key).encode() + probs.tobytes())

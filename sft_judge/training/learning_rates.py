@@ -8,8 +8,8 @@ Phi-4 up to 14e-5; 72B teachers 5e-5; a 3B student 9e-5, all LoRA), LMSYS 1st (G
 
 from dataclasses import dataclass
 
-FAR = 3.0  # outside the known range by this factor
-SMALL = 2e8  # models below this many parameters take other rates, and cost little to try
+TOLERATED_FACTOR = 3.0  # outside the known range by this factor
+SMALL_MODEL_PARAMETERS = 2e8  # models below this many parameters take other rates, and cost little to try
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,20 @@ class Range:
 
 LORA = (
     Range(3e10, 2e-5, 2e-4, "70B-class teachers of the WSDM Cup 3rd place"),
-    Range(SMALL, 3e-5, 1.4e-4, "Qwen2.5-3B and 14B, Phi-4 and Gemma-2-9B of the WSDM Cup and LMSYS winners"),
+    Range(
+        SMALL_MODEL_PARAMETERS,
+        3e-5,
+        1.4e-4,
+        "Qwen2.5-3B and 14B, Phi-4 and Gemma-2-9B of the WSDM Cup and LMSYS winners",
+    ),
 )
-FULL = (Range(SMALL, 1e-6, 2e-5, "Gemma-2-9B and 27B of the LMSYS 2nd place"),)
+FULL = (Range(SMALL_MODEL_PARAMETERS, 1e-6, 2e-5, "Gemma-2-9B and 27B of the LMSYS 2nd place"),)
 
 
-def question(rate: float, parameters: int, adapter: bool) -> str | None:
+def question_learning_rate(rate: float, parameters: int, adapter: bool) -> str | None:
     """What to say of a peak learning rate for a model of so many parameters; None where there is nothing to say."""
     known = next((known for known in (LORA if adapter else FULL) if parameters >= known.least), None)
-    if known is None or known.low / FAR <= rate <= known.high * FAR:
+    if known is None or known.low / TOLERATED_FACTOR <= rate <= known.high * TOLERATED_FACTOR:
         return None
     kind = "adapters" if adapter else "all parameters"
     return (

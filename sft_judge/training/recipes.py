@@ -14,7 +14,7 @@ import yaml
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 
 PATH_KEYS = ("model_name_or_path", "battles", "labels")
 
@@ -94,7 +94,7 @@ def read_recipe(name: str, overrides: list[str] = ()) -> Recipe:
     Raises:
         InputError: there is no such file, or it is not a YAML mapping, or the words are not `--key value`.
     """
-    file = find("recipes", name)
+    file = find_resource("recipes", name)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

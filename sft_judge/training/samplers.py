@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from sft_judge.core.errors import InputError
-from sft_judge.data.ordering import balanced_order, length_grouped
+from sft_judge.data.ordering import balanced_order, group_by_length
 
 
 class BalancedSampler(Sampler):
@@ -39,7 +39,7 @@ class BalancedSampler(Sampler):
         seed = self.seed + self.epoch
         order = balanced_order(self.verdicts, self.sources, seed)
         if self.size:
-            order = length_grouped(order, self.lengths, self.size, seed)
+            order = group_by_length(order, self.lengths, self.size, seed)
         return iter(order.tolist())
 
 

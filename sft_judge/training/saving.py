@@ -33,7 +33,7 @@ def save_judge(
         tokenizer.save_pretrained(finished)
         write_spec(finished, spec)
         write_card(finished, output.name, spec, config, sources)
-        write_json(finished / "trainer_log.json", timeless(trainer.state.log_history))
+        write_json(finished / "trainer_log.json", drop_timings(trainer.state.log_history))
         _sort_target_modules(finished / ADAPTER)
         (finished / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
         replace_folder(finished, output)
@@ -41,7 +41,7 @@ def save_judge(
     trainer.accelerator.wait_for_everyone()
 
 
-def push(folder: Path, config: JudgeConfig) -> None:
+def push_judge(folder: Path, config: JudgeConfig) -> None:
     """
     Upload the finished judge to `hub_model_id`, by default its folder's name in the user's own space.
 
@@ -58,7 +58,7 @@ def push(folder: Path, config: JudgeConfig) -> None:
         logger.info(f"pushed to {repo}")
 
 
-def timeless(history: list[dict]) -> list[dict]:
+def drop_timings(history: list[dict]) -> list[dict]:
     """The log without times and rates: the same training makes the same folder. The manifest has the seconds."""
     return [
         {key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))}

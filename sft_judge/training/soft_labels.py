@@ -2,7 +2,7 @@
 Teachers' labels: proven out of fold, in the verdicts of the student, of all teachers together.
 
 A label is a probability of a battle's own a and b in the order shown, so any teacher serves any student: other
-tokenizers, other templates, and other verdicts by the rules of `in_verdicts`.
+tokenizers, other templates, and other verdicts by the rules of `convert_verdicts`.
 """
 
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ def read_teachers(
             )
         if not allow_in_sample:
             check_out_of_fold(path, probs, battles, rows)
-        values = in_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))
+        values = convert_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))
         each.append(dict(zip(zip(probs.ids, probs.orders, strict=True), values, strict=True)))
     return {
         key: np.stack([labels[key] for labels in each]) for key in each[0] if all(key in labels for labels in each)
@@ -76,7 +76,7 @@ def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
     return teacher[battle, order]
 
 
-def corrected(hard: list[float], labels: Iterable[np.ndarray], above: float) -> list[float]:
+def correct_label(hard: list[float], labels: Iterable[np.ndarray], above: float) -> list[float]:
     """
     A row's own label [K], or the teachers' where they are sure that it is wrong.
 
@@ -88,7 +88,7 @@ def corrected(hard: list[float], labels: Iterable[np.ndarray], above: float) -> 
     return mean.tolist() if mean[sure] > above and sure != int(np.argmax(hard)) else hard
 
 
-def in_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np.ndarray:
+def convert_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np.ndarray:
     """
     A teacher's probabilities [R, 3] (tie 0 where it knows none) in the `num` verdicts of a student [R, num].
 

@@ -20,17 +20,17 @@ from sft_judge.core.files import check_folder, content_hash, partial_path, write
 from sft_judge.data.battles import read_battles
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_tokenizer
-from sft_judge.prompts.prompt import JudgePrompt, default_words
+from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
 from sft_judge.prompts.templates import read_template
-from sft_judge.training.adapters import adapter_config, keep_start, mutates_base, scale_line
+from sft_judge.training.adapters import adapter_config, changes_base, describe_adapter, keep_start
 from sft_judge.training.base_model import check_dropout, check_whole_weights, load_base, quantization_facts
 from sft_judge.training.callbacks import EmaCallback
-from sft_judge.training.compute_metrics import eval_metrics
+from sft_judge.training.compute_metrics import make_compute_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
-from sft_judge.training.dataset import mixed, split_folds, verdict_dataset, verdict_shares
-from sft_judge.training.learning_rates import question
+from sft_judge.training.dataset import mix_sources, split_folds, verdict_dataset, verdict_shares
+from sft_judge.training.learning_rates import question_learning_rate
 from sft_judge.training.resume import open_work
-from sft_judge.training.saving import push, save_judge, timeless
+from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import read_teachers
 from sft_judge.training.trainer import JudgeTrainer
 
@@ -58,7 +58,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     tokenizer = load_tokenizer(model_config.model_name_or_path)
     data = prepare_data(config, tokenizer)
     if config.process_index == 0:
-        logger.info(counts_line(data.counts, config.total_budget))
+        logger.info(describe_counts(data.counts, config.total_budget))
 
     model = load_base(model_config, config)
     base = {"base": model_config.model_name_or_path, **quantization_facts(model)}
@@ -76,7 +76,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     spec = judge_spec(config, data.prompt, facts)
     save_judge(trainer, tokenizer, spec, output, start, data.sources())
     if config.push_to_hub and trainer.is_world_process_zero():
-        push(output, config)
+        push_judge(output, config)
     # of a whole run, not of what was left of one
     costs = _costs(trainer, data, trained) if checkpoint is None else {}
     return facts | costs | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
@@ -120,27 +120,27 @@ def prepare_data(config: JudgeConfig, tokenizer) -> TrainingData:
     if eval_rows is not None:
         data.eval_set, _ = verdict_dataset(eval_rows, prompt, "both", config.seed, cached=True)
         evaluated = eval_rows.filter(pc.is_in(eval_rows["id"], pa.array(data.eval_set["id"])))
-        data.compute_metrics = eval_metrics(evaluated)
+        data.compute_metrics = make_compute_metrics(evaluated)
     return data
 
 
 def read_rows(config: JudgeConfig) -> tuple[pa.Table, pa.Table | None]:
     """The battles that a recipe trains on, mixed as it says, and those it evaluates on."""
     train, held = split_folds(read_battles(Path(config.battles), config.limit), config.fold, config.holdout_fold)
-    return mixed(train, config.mix, config.seed), held
+    return mix_sources(train, config.mix, config.seed), held
 
 
 def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:
     """The prompt that a recipe asks for; K is taken from the battles where the recipe leaves it open."""
     num_verdicts = config.num_verdicts or (3 if pc.any(pc.equal(battles["verdict"], "tie")).as_py() else 2)
     template = read_template(config.prompt_template)
-    words = config.verdict_words or default_words(tokenizer, template, num_verdicts)
+    words = config.verdict_words or choose_verdict_words(tokenizer, template, num_verdicts)
     if len(words) != num_verdicts:
         raise InputError(f"{len(words)} verdict_words {words} for {num_verdicts} verdicts.")
     return JudgePrompt(tokenizer, template, words, config.budget, config.show_language)
 
 
-def counts_line(counts: dict, total: int) -> str:
+def describe_counts(counts: dict, total: int) -> str:
     """What training sees of the battles, in a line."""
     cut = ", ".join(f"{name} {of['battles']} ({of['tokens']} tokens)" for name, of in counts["cut"].items())
     fixed = f"; {counts['corrected']} labels corrected by the teachers" if counts["corrected"] else ""
@@ -169,15 +169,15 @@ def make_trainer(config: JudgeConfig, model, lora, tokenizer, data: TrainingData
 
 def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
     if lora:
-        logger.info(scale_line(lora, trainer.model))
-    doubt = question(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)
+        logger.info(describe_adapter(lora, trainer.model))
+    doubt = question_learning_rate(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)
     if doubt:
         logger.warning(doubt)
 
 
 def _keep_start(trainer: JudgeTrainer, model_config: JudgeModelConfig, config: JudgeConfig, work: Path) -> Path | None:
     """Keep the adapter's start, to subtract it at the end, if that start changed the base; else return None."""
-    if not mutates_base(model_config):
+    if not changes_base(model_config):
         return None
     check_whole_weights(f"lora_init {model_config.lora_init}", config)
     start = work / "start"
@@ -192,7 +192,7 @@ def _fit(trainer: JudgeTrainer, checkpoint: str | None):
         return trainer.train(resume_from_checkpoint=checkpoint)
     except GateError as error:
         if trainer.is_world_process_zero():
-            log = timeless(trainer.state.log_history)
+            log = drop_timings(trainer.state.log_history)
             stopped = {"status": trainer.status, "why": str(error), "log": log}
             write_json(Path(trainer.args.output_dir) / "stopped.json", stopped)
         raise

@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from sft_judge.core.errors import GateError
 from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
 from sft_judge.training.callbacks import PlainLines
-from sft_judge.training.collator import VerdictCollator, twice
+from sft_judge.training.collator import VerdictCollator, repeat_batch
 from sft_judge.training.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
 from sft_judge.training.losses import agreement_loss, hard_loss, judge_loss, log_choice_mass, symmetric_kl
 from sft_judge.training.samplers import BalancedSampler, TokenBatches
@@ -72,7 +72,7 @@ class JudgeTrainer(SFTTrainer):
         config = self.args
         whole = config.full_vocab_weight > 0 or not model.training
         again = model.training and config.rdrop_weight > 0
-        rows = twice(inputs) if again else inputs
+        rows = repeat_batch(inputs) if again else inputs
         tokens = {name: rows[name] for name in MODEL_INPUTS if name in rows}
         output = self.verdict_head(model, tokens, rows["positions"], whole)
         passes = [self._losses(part, whole, inputs) for part in output.logits.chunk(2 if again else 1)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 from sft_judge.prompts.prompt import JudgePrompt
@@ -32,7 +32,7 @@ def judge(bases, tmp_path_factory):
     from sft_judge.modeling.loading import load_tokenizer
 
     folder = shutil.copytree(bases["qwen2"], tmp_path_factory.mktemp("judge") / "judge")
-    template, words, budget = find("prompts", "compact").read_text(), ["A", "B", "tie"], Budget(200, 200, 400)
+    template, words, budget = find_resource("prompts", "compact").read_text(), ["A", "B", "tie"], Budget(200, 200, 400)
     ids = JudgePrompt(load_tokenizer(str(folder)), template, words, budget).verdict_ids
     write_spec(folder, JudgeSpec(words, ids, template, budget, training={}))
     return folder

@@ -11,8 +11,8 @@ from helpers.candidates import ANSWERS, best_of_n, rows_of, written
 from sft_judge import Judge
 from sft_judge.inference.engines.transformers_engine import TransformersEngine
 from sft_judge.modeling.judge_spec import read_spec, write_spec
-from sft_judge.ranking.candidate_judging import shown
-from sft_judge.ranking.tournaments import FEW, usual_method
+from sft_judge.ranking.candidate_judging import shown_pair
+from sft_judge.ranking.tournaments import MAX_ROUND_ROBIN, default_method
 
 pytestmark = pytest.mark.unit
 
@@ -67,8 +67,12 @@ def test_the_field_of_the_anchor_is_met_by_all_and_is_never_the_best(judge, tmp_
 
 
 def test_many_candidates_are_knocked_out_by_default_and_few_all_meet(judge, tmp_path):
-    assert [usual_method(num) for num in (1, FEW, FEW + 1)] == ["round-robin", "round-robin", "knockout"]
-    texts = [f"answer {number} {'very ' * number} well" for number in range(FEW + 1)]
+    assert [default_method(num) for num in (1, MAX_ROUND_ROBIN, MAX_ROUND_ROBIN + 1)] == [
+        "round-robin",
+        "round-robin",
+        "knockout",
+    ]
+    texts = [f"answer {number} {'very ' * number} well" for number in range(MAX_ROUND_ROBIN + 1)]
     written(tmp_path / "in.jsonl", [{"prompt": "p", "candidates": texts}])
     assert best_of_n(tmp_path / "in.jsonl", judge, tmp_path / "out.parquet") == 0
     (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
@@ -78,7 +82,7 @@ def test_many_candidates_are_knocked_out_by_default_and_few_all_meet(judge, tmp_
         alive = [a if outcome(judge, "p", texts[a], texts[b]) >= 0.5 else b for a, b in pairs] + alive[
             2 * len(pairs) :
         ]
-    assert (row["best_index"], row["method"], row["calls"]) == (alive[0], "knockout", 2 * FEW)
+    assert (row["best_index"], row["method"], row["calls"]) == (alive[0], "knockout", 2 * MAX_ROUND_ROBIN)
     assert row["condorcet_winner"] is None and row["cyclic_triples"] is None
 
 
@@ -113,7 +117,7 @@ def test_with_one_order_a_pair_is_judged_as_it_is_shown(judge, tmp_path, capsys)
     table = np.full((4, 4), np.nan)
     with Judge.load(str(judge)) as loaded:
         for pair in combinations(range(4), 2):
-            one, two = shown(pair)
+            one, two = shown_pair(pair)
             found = loaded.judge("p", ANSWERS[one], ANSWERS[two], swap="none")
             table[one, two], table[two, one] = found.a + found.tie / 2, found.b + found.tie / 2
     np.testing.assert_allclose(rows_of(tmp_path / "out.jsonl")[0]["scores"], np.nanmean(table, axis=1), atol=1e-6)

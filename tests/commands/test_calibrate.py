@@ -11,8 +11,8 @@ from sft_judge.core.files import content_hash
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
-from sft_judge.evaluation.calibration_fit import choose
-from sft_judge.inference.calibrated import calibrated
+from sft_judge.evaluation.calibration_fit import choose_calibration
+from sft_judge.inference.calibrated import calibrate_probs
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec, write_spec
 from sft_judge.modeling.temperature_scaling import apply_calibration
 
@@ -74,7 +74,7 @@ def test_a_calibration_that_does_not_help_is_refused_and_the_judge_stays_raw(jud
     write_battles(judge.parent / "battles.parquet", battle_table(rows))
     ids = np.array([row["id"] for row in rows], dtype=object)
     write_probs(judge.parent / "p.parquet", Probs(ids, np.full(400, "ab"), np.log(probs), {"model": str(judge)}))
-    assert choose(held(probs, verdicts, rows_a_prompt=1))[0] is None
+    assert choose_calibration(held(probs, verdicts, rows_a_prompt=1))[0] is None
     assert calibrate(judge) == 0
     assert "refused: on 400 rows" in capsys.readouterr().out and read_spec(judge).calibration is None
     assert calibrate(judge, "--form", "vector") == 0
@@ -99,7 +99,7 @@ def test_somebody_elses_probs_are_calibrated_in_a_copy_that_stays_raw(judge, tmp
     assert main([*words, "--output", str(tmp_path / "out.parquet"), "--apply", str(tmp_path / "test.csv")]) == 0
     copy = read_probs(tmp_path / "out.parquet")
     np.testing.assert_allclose(np.exp(copy.logp), [[0.7, 0.2, 0.1]] * 2)
-    found = calibrated(copy)
+    found = calibrate_probs(copy)
     assert found.calibration["temperature"] == pytest.approx(0.5, rel=0.25)
     np.testing.assert_allclose(found.probs, apply_calibration(np.array([[0.7, 0.2, 0.1]]), found.calibration))
     assert main([*words[:2], str(tmp_path / "p.parquet"), *words[3:], "--output", str(tmp_path / "no.parquet")]) == 2
@@ -131,7 +131,7 @@ def test_languages_count_only_where_the_probs_file_tells_them_to_its_readers(tmp
     assert main(["calibrate", *words, "--output", str(tmp_path / "o.parquet")]) == 0
     calibration = read_probs(tmp_path / "o.parquet").metadata["calibration"]
     assert ("languages" in calibration) == told
-    after = loss(calibrated(read_probs(tmp_path / "o.parquet")).probs, verdicts)
+    after = loss(calibrate_probs(read_probs(tmp_path / "o.parquet")).probs, verdicts)
     assert after == pytest.approx(calibration["after"]["log_loss"]["value"])  # what was said is what a reader gets
 
 

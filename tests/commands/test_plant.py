@@ -9,7 +9,7 @@ import pytest
 
 from sft_judge.cli import main
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.synthetic.preference_law import (
+from sft_judge.data.synthetic.preference_model import (
     SPLITS,
 )
 

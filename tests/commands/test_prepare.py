@@ -8,8 +8,8 @@ import pytest
 
 from sft_judge.cli import main
 from sft_judge.data.battles import battle_table, read_battles, write_battles
-from sft_judge.data.synthetic.generator import planted_split
-from sft_judge.data.synthetic.preference_law import PlantedSettings
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import SyntheticSettings
 
 pytestmark = pytest.mark.unit
 
@@ -111,7 +111,7 @@ def test_dropped_ties_are_in_the_rejects_file(tmp_path):
 
 def test_a_balanced_order_moves_rows_and_changes_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr("sft_judge.data.preparing.external_sort.BUCKET", 70)
-    rows = planted_split(PlantedSettings(rows=500), "train").rows
+    rows = generate_split(SyntheticSettings(rows=500), "train").rows
     plain, _, _ = prepare(tmp_path, rows, folds="4")
     ordered, _, _ = prepare(tmp_path, rows, "--order", "balanced", folds="4")
     again, _, _ = prepare(tmp_path, rows, "--order", "balanced", "--seed", "1", folds="0")
@@ -156,7 +156,7 @@ def test_limit_counts_over_all_files(tmp_path):
 
 
 def planted_table(rows: int, **knobs) -> pa.Table:
-    return battle_table(planted_split(PlantedSettings(rows=rows, **knobs), "train").rows)
+    return battle_table(generate_split(SyntheticSettings(rows=rows, **knobs), "train").rows)
 
 
 def test_prepare_counts_every_row_and_joins_files(tmp_path, capsys):

@@ -14,7 +14,7 @@ from sft_judge.cli import main
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, write_probs
-from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.data.synthetic.preference_model import davidson
 from sft_judge.evaluation.reporting.battle_text import visible
 
 pytestmark = pytest.mark.unit

@@ -13,8 +13,8 @@ from sft_judge.core import registry
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, read_battles, set_column, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
-from sft_judge.data.synthetic.generator import planted_split
-from sft_judge.data.synthetic.preference_law import preset_settings
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import preset_settings
 from sft_judge.evaluation.dataset_shift import RULES
 from sft_judge.pipelines import pipeline
 
@@ -22,7 +22,7 @@ ROWS = 600
 
 
 def planted(seed: int, **knobs):
-    return planted_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1, seed=seed, **knobs), "train")
+    return generate_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1, seed=seed, **knobs), "train")
 
 
 @pytest.fixture

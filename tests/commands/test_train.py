@@ -17,7 +17,7 @@ from helpers.training_runs import (
 )
 from sft_judge.cli import main
 from sft_judge.core.files import content_hash
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.data.battles import read_battles
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer
@@ -125,7 +125,7 @@ def test_what_is_saved_says_what_it_was_trained_on(train, planted_file):
     ],
 )
 def test_a_template_that_does_not_show_each_answer_once_is_refused(old, new, reason, command, tmp_path, capsys):
-    text = find("prompts", "compact").read_text(encoding="utf-8")
+    text = find_resource("prompts", "compact").read_text(encoding="utf-8")
     words = command(prompt_template=tmp_path / "own.jinja")
     (tmp_path / "own.jinja").write_text(text.replace(old, new))
     refuses(words, 2, reason, tmp_path, capsys)

@@ -17,7 +17,7 @@ from sft_judge.inference.scoring import score_battles
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer
 from sft_judge.modeling.logit_scale import scale_after_head
-from sft_judge.modeling.tiny_models import stir
+from sft_judge.modeling.tiny_models import perturb_weights
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.prompts.prompt import JudgePrompt
 
@@ -79,7 +79,7 @@ def test_families_with_a_sequence_classification_form_have_the_same_probabilitie
     torch.manual_seed(3)
     model = tiny_model(family, torch.float32, vocab_size=AutoConfig.from_pretrained(judge).vocab_size)
     model.resize_token_embeddings(AutoConfig.from_pretrained(judge).vocab_size)
-    stir(model)
+    perturb_weights(model)
     model.save_pretrained(tmp_path / "base")
     whole = tmp_path / "judge"
     shutil.copytree(judge, whole, ignore=shutil.ignore_patterns("model*", "config.json", "generation_config.json"))

@@ -20,7 +20,7 @@ from sft_judge.conversion.merge_adapter import AdapterByShards, NotByShards
 from sft_judge.conversion.weight_files import WeightFiles, write_shards
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model
-from sft_judge.modeling.tiny_models import stir
+from sft_judge.modeling.tiny_models import perturb_weights
 
 unit = pytest.mark.unit
 KINDS = {
@@ -175,7 +175,7 @@ def test_the_mean_of_factors_is_not_that_of_products(sharded_base, judge, tmp_pa
 def test_adapters_on_two_bases_are_each_merged_into_their_own(sharded_base, judge, tmp_path):
     torch.manual_seed(7)
     other = load_model(str(sharded_base))
-    stir(other, 0.1)
+    perturb_weights(other, 0.1)
     other.save_pretrained(tmp_path / "other", max_shard_size="70KB")  # in other files, too
     folders = [
         judge_of(add_adapter(folder, tmp_path / f"on-{folder.name}", 3), judge)

@@ -10,11 +10,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from helpers.merging import add_adapter, judge_of, merge, stored, tiny_model
 from sft_judge.cli import main
-from sft_judge.conversion.text_only import text_part
+from sft_judge.conversion.text_only import find_text_only
 from sft_judge.conversion.weight_files import WeightFiles
 from sft_judge.inference.engines.vllm_engine import PROCESSOR, why_not
 from sft_judge.modeling.loading import load_config, load_model
-from sft_judge.modeling.tiny_models import stir
+from sft_judge.modeling.tiny_models import perturb_weights
 
 pytestmark = pytest.mark.unit
 
@@ -70,7 +70,7 @@ def test_its_files_hold_the_text_alone_with_a_right_index(seeing, judge, tmp_pat
 def test_whole_judges_of_such_a_class_are_averaged_in_the_texts_class(seeing, judge, tmp_path):
     torch.manual_seed(5)
     other = load_model(str(seeing))
-    stir(other, 0.1)
+    perturb_weights(other, 0.1)
     other.save_pretrained(tmp_path / "other", max_shard_size="300KB")
     load_model(str(seeing)).save_pretrained(tmp_path / "one")
     judges = [judge_of(tmp_path / name, judge) for name in ("one", "other")]
@@ -83,7 +83,7 @@ def test_whole_judges_of_such_a_class_are_averaged_in_the_texts_class(seeing, ju
 
 
 def test_a_model_of_text_alone_has_no_such_part(judge):
-    assert text_part(load_config(str(judge)), WeightFiles(str(judge))) is None
+    assert find_text_only(load_config(str(judge)), WeightFiles(str(judge))) is None
 
 
 def test_quantize_and_vllm_say_that_merge_makes_what_they_take(seeing, judge, tmp_path, capsys):

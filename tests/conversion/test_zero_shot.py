@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
-from sft_judge.conversion.zero_shot import choose_shots, with_shots
+from sft_judge.conversion.zero_shot import add_shots, choose_shots
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import battle_table
 from sft_judge.inference.judge import Judge
@@ -43,7 +43,7 @@ def test_a_solved_battle_stands_in_the_frame_as_the_template_shows_it_and_ends_i
     tokenizer, text = load_tokenizer(str(bases["qwen2"])), read_template(template)
     shots = rows_of("first thing", "{{ second }} thing", "third thing")
     plain = JudgePrompt(tokenizer, text, WORDS, Budget()).frame(1, 1, 1, False)
-    few = JudgePrompt(tokenizer, with_shots(text, shots, WORDS), WORDS, Budget()).frame(1, 1, 1, False)
+    few = JudgePrompt(tokenizer, add_shots(text, shots, WORDS), WORDS, Budget()).frame(1, 1, 1, False)
     start = few.texts[0]
     assert [start.count(word) for word in ("first thing", "{{ second }} thing", "third thing")] == [1, 1, 1]
     assert [start.split("Answer: ")[k].split("\n")[0] for k in (1, 2, 3)] == WORDS

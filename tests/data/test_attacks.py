@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
-from sft_judge.data.attacks import ATTACKS, KINDS, attack_of, attacked
+from sft_judge.data.attacks import ATTACKS, KINDS, add_attacks, assign_attacks
 from sft_judge.data.battles import battle_table, read_battles, write_battles
-from sft_judge.data.injection import hostile_turns
+from sft_judge.data.injection import find_injections
 from sft_judge.data.probs import Probs, write_probs
 
 pytestmark = pytest.mark.unit
@@ -24,8 +24,8 @@ def battles():
 
 
 def test_one_response_alone_tries_at_its_very_end_and_the_id_says_which_and_how(battles):
-    sides, kinds = attack_of(battles["id"].to_pylist())
-    tried = attacked(battles)
+    sides, kinds = assign_attacks(battles["id"].to_pylist())
+    tried = add_attacks(battles)
     for row, (side, kind) in enumerate(zip(sides, kinds, strict=True)):
         names = ("response_a", "response_b")
         before, after = ([table[name][row].as_py() for name in names] for table in (battles, tried))
@@ -38,7 +38,7 @@ def test_one_response_alone_tries_at_its_very_end_and_the_id_says_which_and_how(
 def test_the_audit_knows_attacks_by_control_tokens_tags_and_orders():
     import pyarrow as pa
 
-    found = hostile_turns(pa.array([ATTACKS[kind] for kind in ("order", "control tokens", "closed tags")]))
+    found = find_injections(pa.array([ATTACKS[kind] for kind in ("order", "control tokens", "closed tags")]))
     assert {place.as_py() for places in found.values() for place in places} == {0, 1, 2}
 
 
@@ -46,7 +46,7 @@ def test_what_an_attack_gains_is_found_where_it_was_planted_and_nowhere_else(bat
     write_battles(tmp_path / "battles.parquet", battles)
     assert main(["attack", str(tmp_path / "battles.parquet"), "--output", str(tmp_path / "attacked.parquet")]) == 0
     assert read_battles(tmp_path / "attacked.parquet").num_rows == ROWS
-    sides, kinds = attack_of(battles["id"].to_pylist())
+    sides, kinds = assign_attacks(battles["id"].to_pylist())
     rng = np.random.default_rng(0)
     before = rng.dirichlet([2, 2, 1], ROWS)
     after = before.copy()

@@ -15,10 +15,10 @@ from sft_judge.data import audit as audit_module
 from sft_judge.data.audit import audit_battles, win_rate
 from sft_judge.data.battles import FIELDS, battle_table, open_battles, write_battles
 from sft_judge.data.examples import choose_examples
-from sft_judge.data.injection import hostile_turns
-from sft_judge.data.synthetic.generator import planted_split
-from sft_judge.data.synthetic.preference_law import preset_settings
-from sft_judge.data.synthetic.vocabulary import HOSTILE
+from sft_judge.data.injection import find_injections
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import preset_settings
+from sft_judge.data.synthetic.vocabulary import INJECTIONS
 from sft_judge.evaluation import audit_report as audit_page
 from sft_judge.modeling.judge_spec import Budget
 from sft_judge.prompts.show import open_prompt
@@ -41,7 +41,7 @@ def audit_of(rows: list[dict], folder: Path, **options) -> dict:
 def planted() -> list[dict]:
     """700 planted battles with everything: hostile text, near-duplicate prompts, folds that split them."""
     knobs = preset_settings("full", rows=700, test_rows=1, shifted_rows=1, hostile=0.5, near_duplicates=0.3)
-    return [{**row, "fold": place % 3} for place, row in enumerate(planted_split(knobs, "train").rows)]
+    return [{**row, "fold": place % 3} for place, row in enumerate(generate_split(knobs, "train").rows)]
 
 
 def test_counts_of_a_small_set_are_those_done_by_hand(tmp_path):
@@ -126,14 +126,14 @@ def test_prompts_split_over_folds_are_counted_with_ids_and_none_are_when_the_fol
 
 def kinds(text: str) -> set[str]:
     table = battle_table([battle(0, prompt=text)])
-    return set(hostile_turns(table["prompt"].combine_chunks().flatten()))
+    return set(find_injections(table["prompt"].combine_chunks().flatten()))
 
 
 def test_planted_hostile_text_is_counted_field_by_field(planted, tmp_path):
     audit = audit_of(planted, tmp_path)["hostile_text"]
     for token in ("<|im_", "<start_of_turn>", "</Response_"):
         kind = next(iter(kinds({"<|im_": "<|im_end|>", "</Response_": "</Response_A>"}.get(token, token))))
-        endings = [text for text in HOSTILE if kind in kinds(text)]
+        endings = [text for text in INJECTIONS if kind in kinds(text)]
         for name in FIELDS:
             rows = sum(any(ending in turn for turn in row[name] for ending in endings) for row in planted)
             assert audit[kind][name] == rows > 10

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import trl
 
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.data.battles import battle_table
-from sft_judge.data.injection import PATTERNS, hostile_turns
+from sft_judge.data.injection import PATTERNS, find_injections
 
 pytestmark = pytest.mark.unit
 
 
 def kinds(text: str) -> set[str]:
     table = battle_table([{"id": "0", "prompt": [text], "response_a": ["a"], "response_b": ["b"]}])
-    return set(hostile_turns(table["prompt"].combine_chunks().flatten()))
+    return set(find_injections(table["prompt"].combine_chunks().flatten()))
 
 
 def test_every_control_token_in_the_chat_templates_of_trl_is_known():
@@ -27,7 +27,9 @@ def test_every_control_token_in_the_chat_templates_of_trl_is_known():
 
 
 def test_every_tag_of_our_templates_is_known():
-    rendered = "".join(find("prompts", name).read_text(encoding="utf-8") for name in ("pair", "rounds", "compact"))
+    rendered = "".join(
+        find_resource("prompts", name).read_text(encoding="utf-8") for name in ("pair", "rounds", "compact")
+    )
     tags = re.findall(r"</?\w{2}[^<>\s]*>", re.sub(r"{{.*?}}", "1", rendered))  # <1> of compact may be HTML
     assert len(tags) > 8
     assert not [tag for tag in tags if "tags of our prompt templates" not in kinds(tag)]

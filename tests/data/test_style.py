@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sft_judge.data.battles import battle_table
-from sft_judge.data.style import standardised, style_counts, style_differences
+from sft_judge.data.style import standardise, style_counts, style_differences
 
 pytestmark = pytest.mark.unit
 
@@ -26,9 +26,9 @@ def test_differences_are_brought_to_one_scale_and_exchanged_responses_change_no_
     rng = np.random.default_rng(0)
     differences = rng.normal(0.3, [0.1, 2, 0], size=(50, 3))
     differences[:, 2] = 0
-    found, signs = standardised(differences), np.where(rng.random((50, 1)) < 0.5, -1, 1)
+    found, signs = standardise(differences), np.where(rng.random((50, 1)) < 0.5, -1, 1)
     assert (found**2).mean(axis=0) == pytest.approx([1, 1, 0])
-    np.testing.assert_allclose(standardised(signs * differences), signs * found)
+    np.testing.assert_allclose(standardise(signs * differences), signs * found)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

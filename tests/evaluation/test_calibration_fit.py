@@ -5,8 +5,8 @@ import pytest
 
 from helpers.drawn_probs import drawn, held, loss, planted
 from sft_judge.core.verdicts import swap
-from sft_judge.data.probs import CLIP
-from sft_judge.evaluation.calibration_fit import choose, cross_fitted, fit_temperature, fit_vector
+from sft_judge.data.probs import MIN_PROBABILITY
+from sft_judge.evaluation.calibration_fit import choose_calibration, cross_fit, fit_temperature, fit_vector
 from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling
 
 pytestmark = pytest.mark.unit
@@ -48,20 +48,20 @@ def test_a_probability_of_zero_stays_zero_and_rows_sum_to_one():
     scaled = apply_scaling(probs, 3.0, 0.5, 2.0)
     np.testing.assert_array_equal(scaled == 0, probs == 0)
     np.testing.assert_allclose(scaled.sum(axis=1), 1)
-    assert scaled[1, 0] == scaled[1, 1] and -np.log(max(scaled[0, 1], CLIP)) > 30
+    assert scaled[1, 0] == scaled[1, 1] and -np.log(max(scaled[0, 1], MIN_PROBABILITY)) > 30
 
 
 def test_no_calibration_is_kept_where_the_probabilities_are_right_already():
-    kept = [choose(held(*planted(1.0, rows=600, seed=seed)))[0] for seed in range(12)]
+    kept = [choose_calibration(held(*planted(1.0, rows=600, seed=seed)))[0] for seed in range(12)]
     assert sum(one is None for one in kept) >= 6  # a fitted temperature of 1.01 is worse on the next rows
 
 
 def test_a_temperature_is_kept_where_it_helps_and_ties_get_their_own_only_where_that_does():
-    calibration, evidence = choose(held(*planted(2.0)))
+    calibration, evidence = choose_calibration(held(*planted(2.0)))
     assert set(calibration) == {"temperature"} and evidence["form"] == "temperature" and evidence["gain"]["low"] > 0
     rng = np.random.default_rng(0)
     raw = rng.dirichlet([1, 1, 1], 4000)
-    calibration, evidence = choose(held(raw, drawn(apply_scaling(raw, 1.5, 0.8, 1.0), rng)))
+    calibration, evidence = choose_calibration(held(raw, drawn(apply_scaling(raw, 1.5, 0.8, 1.0), rng)))
     assert set(calibration) == {"temperature", "tie_temperature", "tie_offset"} and evidence["form"] == "vector"
 
 
@@ -69,44 +69,48 @@ def test_a_language_has_its_own_temperature_only_where_its_rows_support_it():
     bold, verdicts = planted(0.4, rows=3000, seed=1)
     right, others = planted(2.5, rows=3000, seed=2)
     languages = np.array(["English", "German"], dtype=object).repeat([3000, 3000])
-    calibration, _ = choose(held(np.concatenate([bold, right]), np.concatenate([verdicts, others]), languages))
+    calibration, _ = choose_calibration(
+        held(np.concatenate([bold, right]), np.concatenate([verdicts, others]), languages)
+    )
     assert calibration["languages"]["English"]["temperature"] == pytest.approx(0.4, rel=0.1)
     scaled = apply_calibration(np.stack([bold[0], bold[0]]), calibration, ["English", "French"])
     np.testing.assert_allclose(scaled[0], apply_scaling(bold[0], calibration["languages"]["English"]["temperature"]))
     np.testing.assert_allclose(scaled[1], apply_scaling(bold[0], calibration["temperature"]))
     same, verdicts = planted(2.0, rows=6000)
-    assert "languages" not in choose(held(same, verdicts, languages))[0]
+    assert "languages" not in choose_calibration(held(same, verdicts, languages))[0]
 
 
 def test_a_form_that_is_asked_for_is_kept_whatever_it_is_worth():
     drawn_rows = (held(*planted(1.0, rows=600, seed=seed)) for seed in range(12))
-    rows = next(rows for rows in drawn_rows if choose(rows)[0] is None)
+    rows = next(rows for rows in drawn_rows if choose_calibration(rows)[0] is None)
     for form, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
-        calibration, evidence = choose(rows, form)
+        calibration, evidence = choose_calibration(rows, form)
         assert calibration == fit(rows.probs, rows.verdicts) and evidence["form"] == form
         assert evidence["gain"]["low"] < 0
-    assert choose(held(rows.probs[:58], rows.verdicts[:58]), "temperature")[0] is None
+    assert choose_calibration(held(rows.probs[:58], rows.verdicts[:58]), "temperature")[0] is None
 
 
 def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits():
     probs, verdicts = planted(2.0)
-    assert choose(held(probs[:58], verdicts[:58]))[1]["too_little"] == "they are of 29 prompts, of 30 needed"
-    calibration, evidence = choose(held(probs, np.zeros_like(verdicts)))
+    assert (
+        choose_calibration(held(probs[:58], verdicts[:58]))[1]["too_little"] == "they are of 29 prompts, of 30 needed"
+    )
+    calibration, evidence = choose_calibration(held(probs, np.zeros_like(verdicts)))
     assert calibration is None and evidence["form"] == "none" and "every verdict is a" in evidence["too_little"]
     languages = np.array(["English", "German"], dtype=object).repeat([3000, 1000])
-    calibration, _ = choose(held(probs, np.where(languages == "German", 0, verdicts), languages))
+    calibration, _ = choose_calibration(held(probs, np.where(languages == "German", 0, verdicts), languages))
     assert "German" not in calibration.get("languages", {})
 
 
 def test_ties_get_their_own_scaling_only_beyond_chance_also_where_one_temperature_did_not_help(monkeypatch):
-    monkeypatch.setattr("sft_judge.evaluation.calibration_fit.cross_fitted", lambda held, fit: losses.pop(0))
+    monkeypatch.setattr("sft_judge.evaluation.calibration_fit.cross_fit", lambda held, fit: losses.pop(0))
     rows = held(*planted(1.0))
     raw, noise = rows.losses(None), np.random.default_rng(0).normal(0, 1, len(rows.verdicts))
     noise -= noise.mean()
     losses = [raw + 0.1, raw - 1e-3 + noise]  # of one temperature, of three parameters: lower, but not beyond chance
-    assert choose(rows)[0] is None
+    assert choose_calibration(rows)[0] is None
     losses = [raw + 0.1, raw - 0.1 + noise]
-    assert choose(rows)[1]["form"] == "vector"
+    assert choose_calibration(rows)[1]["form"] == "vector"
 
 
 def test_cross_fitting_never_scores_a_prompt_on_a_fit_that_saw_it():
@@ -117,7 +121,7 @@ def test_cross_fitting_never_scores_a_prompt_on_a_fit_that_saw_it():
         seen.append({tuple(row) for row in part.probs})
         return {"temperature": float(len(seen))}
 
-    losses = cross_fitted(rows, fit)
+    losses = cross_fit(rows, fit)
     for prompt in range(25):
         its = slice(4 * prompt, 4 * prompt + 4)
         (turn,) = {k for k in range(1, 6) if np.allclose(losses[its], rows.losses({"temperature": float(k)})[its])}

@@ -6,15 +6,15 @@ from sklearn import metrics as sk
 
 from helpers.drawn_probs import random_judge
 from sft_judge.core.verdicts import swap
-from sft_judge.data.probs import CLIP
+from sft_judge.data.probs import MIN_PROBABILITY
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.metrics import (
     confidence_bins,
     cross_entropy,
     debiased_ece,
     figures,
-    gap_share,
     row_columns,
+    skill_score,
     total,
 )
 
@@ -133,7 +133,7 @@ def test_position_figures_count_what_was_chosen():
 
 def test_an_impossible_verdict_costs_a_clipped_loss():
     found = figures(total(row_columns(np.array([[1.0, 0.0]]), np.array([1]))))
-    assert found["log_loss"] == pytest.approx(-np.log(CLIP))
+    assert found["log_loss"] == pytest.approx(-np.log(MIN_PROBABILITY))
 
 
 def test_cross_entropy_of_the_truth_is_its_entropy_and_no_judge_has_less():
@@ -144,4 +144,4 @@ def test_cross_entropy_of_the_truth_is_its_entropy_and_no_judge_has_less():
 
 
 def test_gap_share_is_zero_for_frequencies_and_one_for_the_best():
-    assert gap_share(np.array([1.0, 0.9, 0.8]), 1.0, 0.8) == pytest.approx([0, 0.5, 1])
+    assert skill_score(np.array([1.0, 0.9, 0.8]), 1.0, 0.8) == pytest.approx([0, 0.5, 1])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sft_judge.core.verdicts import swap
-from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.data.synthetic.preference_model import davidson
 from sft_judge.ranking.comparisons import Contests
 
 STRENGTHS = np.array([0.9, 0.4, 0.0, -0.4, -0.9])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sft_judge.evaluation.calibration_fit import Held
+from sft_judge.evaluation.calibration_fit import HeldOut
 from sft_judge.evaluation.metrics import cross_entropy, one_hot
 from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling
 
@@ -31,4 +31,4 @@ def loss(probs, verdicts, calibration=None):
 
 def held(probs, verdicts, languages=None, rows_a_prompt=2):
     languages = np.full(len(verdicts), None, dtype=object) if languages is None else languages
-    return Held(probs, verdicts, np.arange(len(verdicts)) // rows_a_prompt, languages)
+    return HeldOut(probs, verdicts, np.arange(len(verdicts)) // rows_a_prompt, languages)

@@ -4,21 +4,21 @@ import numpy as np
 import torch
 
 from sft_judge.cli import main
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.data.battles import battle_table
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec, write_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer
-from sft_judge.modeling.tiny_models import stir
+from sft_judge.modeling.tiny_models import perturb_weights
 from sft_judge.prompts.prompt import JudgePrompt
 
-TEMPLATE = find("prompts", "compact").read_text(encoding="utf-8")
+TEMPLATE = find_resource("prompts", "compact").read_text(encoding="utf-8")
 
 
 def make_judge(folder, base, seed=0, words=("A", "B", "tie"), adapter=False, **training):
     """A judge of random weights, large enough that its probabilities differ from row to row."""
     torch.manual_seed(seed)
     model = load_model(str(base), "float32")
-    stir(model)
+    perturb_weights(model)
     if adapter:
         from peft import LoraConfig, get_peft_model
 

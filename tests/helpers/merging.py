@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sft_judge.cli import main
-from sft_judge.modeling.architectures import KNOWN
+from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES
 from sft_judge.modeling.loading import load_model
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
@@ -17,7 +17,7 @@ from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
 def tiny_model(family: str, dtype: torch.dtype = torch.bfloat16, **sizes):
     """A random model with the features of the family."""
-    sizes = next((known.sizes for known in KNOWN.values() if known.model_type == family), {}) | sizes
+    sizes = next((known.sizes for known in KNOWN_ARCHITECTURES.values() if known.model_type == family), {}) | sizes
     return AutoModelForCausalLM.from_config(
         shrink_config(AutoConfig.for_model(family, **sizes), tokenizer_of("llama3")), dtype=dtype
     )

@@ -4,13 +4,13 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.modeling.judge_spec import Budget
 from sft_judge.modeling.tiny_tokenizers import FAMILIES, tokenizer_of
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
 
-PAIR = find("prompts", "pair").read_text(encoding="utf-8")
+PAIR = find_resource("prompts", "pair").read_text(encoding="utf-8")
 WORDS = ["A", "B", "tie"]
 WIDE = Budget(100_000, 100_000, 400_000)
 NARROW = Budget(60, 60, 320)
@@ -51,7 +51,7 @@ def swapped(row: dict) -> dict:
 
 
 ROW = {"prompt": ["Why?", "And?"], "response_a": ["So.", "Ah"], "response_b": ["", "漢字"], "language": "English"}
-TEMPLATES = [file.stem for file in sorted(find("prompts", "pair").parent.glob("*.jinja"))]
+TEMPLATES = [file.stem for file in sorted(find_resource("prompts", "pair").parent.glob("*.jinja"))]
 EVERY = [(family, template) for family in FAMILIES for template in TEMPLATES]
 
 

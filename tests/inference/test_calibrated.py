@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sft_judge.data.probs import Probs, write_probs
-from sft_judge.inference.calibrated import calibrated, judge_files
+from sft_judge.inference.calibrated import calibrate_probs, judge_files
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec, write_spec
 from sft_judge.modeling.temperature_scaling import apply_scaling
 
@@ -25,15 +25,15 @@ def judge(tmp_path):
 def test_the_judges_own_calibration_of_now_goes_before_that_of_the_file(judge):
     probs = Probs(np.array(["x"]), np.array(["ab"]), np.log([[0.7, 0.2, 0.1]]), {"model": str(judge)})
     probs.metadata["calibration"] = {"temperature": 3.0}
-    assert calibrated(probs).calibration is None  # the folder says: not calibrated
+    assert calibrate_probs(probs).calibration is None  # the folder says: not calibrated
     spec = read_spec(judge)
     spec.calibration = {"temperature": 2.0}
     write_spec(judge, spec)
-    np.testing.assert_allclose(calibrated(probs).probs, apply_scaling(np.array([[0.7, 0.2, 0.1]]), 2.0))
-    np.testing.assert_allclose(calibrated(probs, raw=True).probs, [[0.7, 0.2, 0.1]])
+    np.testing.assert_allclose(calibrate_probs(probs).probs, apply_scaling(np.array([[0.7, 0.2, 0.1]]), 2.0))
+    np.testing.assert_allclose(calibrate_probs(probs, raw=True).probs, [[0.7, 0.2, 0.1]])
     probs.metadata["model"] = str(judge / "gone")
-    assert calibrated(probs).calibration == {"temperature": 3.0}
-    assert "no metadata" in calibrated(Probs(probs.ids, probs.orders, probs.logp)).reason
+    assert calibrate_probs(probs).calibration == {"temperature": 3.0}
+    assert "no metadata" in calibrate_probs(Probs(probs.ids, probs.orders, probs.logp)).reason
 
 
 def test_the_judge_json_behind_a_probs_file_is_named_as_an_input(judge, tmp_path):

@@ -11,7 +11,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS, swap
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
-from sft_judge.inference.ensemble import MEANS, choose, combine, fit_rule, fit_weights, log_loss, read_rule
+from sft_judge.inference.ensemble import MEANS, choose_rule, combine, fit_weight_rule, fit_weights, log_loss, read_rule
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 
 pytestmark = pytest.mark.unit
@@ -53,7 +53,7 @@ def test_cross_validation_takes_the_mean_that_made_the_verdicts(mean):
     rng = np.random.default_rng(3)
     members = judges(rng)
     verdicts = drawn(rng, combine(members, [0.65, 0.35], 3, mean))
-    rule, losses = choose(members, verdicts, np.arange(ROWS) // 2, {})
+    rule, losses = choose_rule(members, verdicts, np.arange(ROWS) // 2, {})
     assert rule.mean == mean and rule.by is None and losses[0][1] <= losses[-1][1]
     np.testing.assert_allclose(rule.parts[0]["weights"], [0.65, 0.35], atol=0.07)
 
@@ -65,19 +65,19 @@ def test_weights_that_change_with_length_or_language_are_found_and_where_they_do
     keys = {"length": lengths, "language": languages}
     for by, first in (("length", lengths < 1000), ("language", languages == "German")):
         weights = np.where(first[:, None], [0.5, 0.5], [0.95, 0.05])
-        rule, _ = choose(members, drawn(rng, combine(members, weights, 3)), np.arange(ROWS), keys)
+        rule, _ = choose_rule(members, drawn(rng, combine(members, weights, 3)), np.arange(ROWS), keys)
         assert rule.by == by
         assert np.abs(rule.weights(keys[by], ROWS) - weights).mean() < 0.07
     named = [part.get("language") for part in rule.parts]
     assert named == ["German", "Thai", None]  # Greek has too few rows for weights of its own
-    rule, _ = choose(members, drawn(rng, combine(members, [0.7, 0.3], 3)), np.arange(ROWS), keys)
+    rule, _ = choose_rule(members, drawn(rng, combine(members, [0.7, 0.3], 3)), np.arange(ROWS), keys)
     assert np.abs(rule.weights(keys.get(rule.by), ROWS) - [0.7, 0.3]).mean() < 0.07
 
 
 def test_the_losses_told_are_of_rows_that_the_weights_were_not_fitted_on():
     rng = np.random.default_rng(9)
     members, verdicts = judges(rng, 60, members=4), rng.integers(0, 3, 60)
-    _, losses = choose(members, verdicts, np.arange(60), {})
+    _, losses = choose_rule(members, verdicts, np.arange(60), {})
     for mean in MEANS:
         in_sample = log_loss(combine(members, fit_weights(members, verdicts, mean), 3, mean), verdicts)
         assert dict(losses)[f"fitted, mean of {mean}"] > in_sample + 1e-3
@@ -90,7 +90,7 @@ def test_a_small_part_has_the_weights_of_all():
     rng = np.random.default_rng(5)
     members, keys = judges(rng, 900), np.array(["a"] * 880 + ["b"] * 20, dtype=object)
     verdicts = drawn(rng, members[0])
-    rule = fit_rule(members, verdicts, MEANS[0], "language", keys)
+    rule = fit_weight_rule(members, verdicts, MEANS[0], "language", keys)
     np.testing.assert_allclose(rule.parts[-1]["weights"], fit_weights(members, verdicts, MEANS[0]))
 
 

@@ -72,4 +72,4 @@ def test_plan_refuses_before_anything_is_scored(folds, planted_table):
     judges = prediction.find_judges(str(folds))
     judges[str(folds / "fold-0")].training["folds_seen"] = [0]
     with pytest.raises(GateError, match="in-sample"):
-        prediction.plan(judges, planted_table, True, "another")
+        prediction.assign_rows(judges, planted_table, True, "another")

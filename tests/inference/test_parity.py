@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy.stats import entropy, norm
 
 from sft_judge.core.errors import GateError
-from sft_judge.inference.parity import MAX_LOG_LOSS_RISE, TOLERANCES, compare, hold, hold_log_loss, log_loss_rise
+from sft_judge.inference.parity import (
+    MAX_LOG_LOSS_RISE,
+    TOLERANCES,
+    check_log_loss_rise,
+    check_tolerance,
+    compare_scores,
+    log_loss_rise,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -20,7 +27,7 @@ def scores(seed: int, rows: int, num_verdicts: int = 3) -> np.ndarray:
 @settings(deadline=None, max_examples=50)
 def test_differences_and_flips_are_those_counted_row_by_row(seed, rows, num_verdicts):
     one, other = scores(seed, rows, num_verdicts), scores(seed + 1, rows, num_verdicts)
-    parity = compare("x", one, other, [f"row {row}" for row in range(rows)])
+    parity = compare_scores("x", one, other, [f"row {row}" for row in range(rows)])
     gaps = [
         max(abs(np.exp(p) - np.exp(q)) for p, q in zip(a, b, strict=True)) for a, b in zip(one, other, strict=True)
     ]
@@ -38,12 +45,12 @@ def test_differences_and_flips_are_those_counted_row_by_row(seed, rows, num_verd
 def test_equal_scores_pass_and_the_gate_opens_at_its_tolerance():
     one = scores(0, 9)
     names = list("abcdefghi")
-    hold(compare("x", one, one, names), 0.0)
+    check_tolerance(compare_scores("x", one, one, names), 0.0)
     moved = np.log(np.exp(one) + np.array([[0.01, -0.01, 0.0]] * 9) * (np.arange(9) == 4)[:, None])
-    parity = compare("x", moved, one, names)
-    hold(parity, 0.0101)
+    parity = compare_scores("x", moved, one, names)
+    check_tolerance(parity, 0.0101)
     with pytest.raises(GateError, match=r"1.00e-02.*worst: e 1.0e-02.*allowed is 0.0099"):
-        hold(parity, 0.0099)
+        check_tolerance(parity, 0.0099)
 
 
 def test_what_is_not_a_number_never_passes():
@@ -51,15 +58,15 @@ def test_what_is_not_a_number_never_passes():
     broken = one.copy()
     broken[3, 1] = np.nan
     with pytest.raises(GateError, match="worst: d nan"):
-        hold(compare("x", broken, one, list("abcde")), max(TOLERANCES.values()))
+        check_tolerance(compare_scores("x", broken, one, list("abcde")), max(TOLERANCES.values()))
     with pytest.raises(GateError):
-        hold_log_loss("x", (float("nan"),) * 3)
+        check_log_loss_rise("x", (float("nan"),) * 3)
 
 
 def test_a_verdict_without_probability_is_compared():
     """Two verdicts padded to three: minus infinity in both is no difference."""
     one = np.concatenate([scores(0, 4, 2), np.full((4, 1), -np.inf)], axis=1)
-    hold(compare("x", one, one, list("abcd")), 0.0)
+    check_tolerance(compare_scores("x", one, one, list("abcd")), 0.0)
 
 
 @given(st.integers(0, 1000), st.integers(2, 60))
@@ -74,6 +81,6 @@ def test_the_rise_of_the_log_loss_has_the_paired_normal_interval(seed, rows):
 
 
 def test_the_log_loss_gate_refuses_only_what_is_certain():
-    hold_log_loss("x", (0.05, MAX_LOG_LOSS_RISE - 0.001, 0.1))
+    check_log_loss_rise("x", (0.05, MAX_LOG_LOSS_RISE - 0.001, 0.1))
     with pytest.raises(GateError, match="raises the log loss by 0.0500"):
-        hold_log_loss("x", (0.05, MAX_LOG_LOSS_RISE + 0.001, 0.1))
+        check_log_loss_rise("x", (0.05, MAX_LOG_LOSS_RISE + 0.001, 0.1))

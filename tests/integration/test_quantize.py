@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from helpers.judges import make_judge
 from sft_judge.cli import main
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.core.verdicts import ORDERS
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.scoring import score_battles
@@ -43,7 +43,7 @@ def judge(planted_rows, tmp_path_factory) -> Path:
     """A judge of random weights, as wide as a group of auto-round's."""
     folder = tmp_path_factory.mktemp("wide")
     texts = [turn for row in planted_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
-    frame = find("prompts", "compact").read_text(encoding="utf-8")
+    frame = find_resource("prompts", "compact").read_text(encoding="utf-8")
     make_base(folder / "base", "qwen2", [*texts, *[frame] * 100], hidden=128, vocab=1200, positions=512)
     return make_judge(folder / "judge", folder / "base", folds_seen=[1, 2])
 

@@ -18,7 +18,7 @@ from sft_judge.cli import main
 from sft_judge.client import AsyncJudgeClient
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import read_probs
-from sft_judge.inference.calibrated import calibrated
+from sft_judge.inference.calibrated import calibrate_probs
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 from bench_serve import make_judge  # noqa: E402
@@ -47,7 +47,7 @@ def predicted(judge):
     folder = judge[0].parent
     words = ["--model", judge[0], "--battles", folder / "battles.parquet", "--output", folder / "probs.parquet"]
     assert main(["predict", *map(str, words), "--engine", "vllm"]) == 0
-    known = calibrated(read_probs(folder / "probs.parquet"))
+    known = calibrate_probs(read_probs(folder / "probs.parquet"))
     assert known.ids.tolist() == [row["id"] for row in judge[1]]
     return known.probs
 

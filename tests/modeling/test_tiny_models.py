@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
 
-from sft_judge.modeling.architectures import KNOWN, model_config_of
+from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
@@ -14,10 +14,10 @@ KEPT = ("attn_logit_softcapping", "final_logit_softcapping", "hidden_act", "hidd
 
 
 @unit
-@pytest.mark.parametrize("model", KNOWN)
+@pytest.mark.parametrize("model", KNOWN_ARCHITECTURES)
 def test_a_shrunk_model_is_of_the_same_class_with_the_same_features(model):
     config = model_config_of(model)
-    small = shrink_config(config, tokenizer_of(KNOWN[model].tokenizer))
+    small = shrink_config(config, tokenizer_of(KNOWN_ARCHITECTURES[model].tokenizer))
     text, small_text = config.get_text_config(), small.get_text_config()
     assert type(small) is type(config) and type(small_text) is type(text)
     for name in (*KEPT, "tie_word_embeddings"):

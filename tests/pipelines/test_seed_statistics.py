@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from sft_judge.pipelines.seed_statistics import better, crossed_mean
+from sft_judge.pipelines.seed_statistics import crossed_mean, describe_difference
 
 pytestmark = pytest.mark.unit
 
@@ -53,7 +53,7 @@ def test_rows_of_one_prompt_count_once():
 def test_no_difference_is_said_unless_the_interval_is_off_zero():
     far = crossed_mean(np.full((2, 9), -0.5) + np.random.default_rng(4).normal(0, 0.01, (2, 9)), np.arange(9))
     near = crossed_mean(np.random.default_rng(5).normal(0, 1, (2, 9)), np.arange(9))
-    assert better(near, higher_is_better=True) == "no difference seen"
-    assert [better(far, higher) for higher in (False, True)] == ["better", "worse"]
+    assert describe_difference(near, higher_is_better=True) == "no difference seen"
+    assert [describe_difference(far, higher) for higher in (False, True)] == ["better", "worse"]
     same = crossed_mean(np.zeros((3, 9)), np.arange(9))
-    assert (same.p, better(same, False)) == (1.0, "no difference seen")
+    assert (same.p, describe_difference(same, False)) == (1.0, "no difference seen")

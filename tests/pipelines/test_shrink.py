@@ -13,9 +13,9 @@ from sft_judge.cli import main
 from sft_judge.core.errors import InputError
 from sft_judge.core.registry import parse
 from sft_judge.inference.submission import check_submission, read_sample
-from sft_judge.modeling.architectures import KNOWN, model_config_of
+from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of
 from sft_judge.modeling.judge_spec import read_spec
-from sft_judge.modeling.loading import beside_text, load_model, load_tokenizer
+from sft_judge.modeling.loading import load_model, load_tokenizer, modules_beyond_text
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
 from sft_judge.pipelines.shrink import make_small_inputs, shrunk_settings, shrunk_steps
@@ -100,13 +100,13 @@ def test_a_recipe_runs_shrunk(name, tmp_path, monkeypatch, capsys):
     assert main(["train", "--config", str(recipe), "--shrink"]) == 0
     folder = tmp_path / "runs" / "shrunk" / name.replace("/", "-")
     check_shrunk(folder, recipe)
-    known = KNOWN[read_recipe(str(recipe)).values["model_name_or_path"]]
+    known = KNOWN_ARCHITECTURES[read_recipe(str(recipe)).values["model_name_or_path"]]
     base = load_model(str(folder.with_name(f"small-{folder.name}") / "model"))
     assert base.config.model_type == known.model_type
     said = capsys.readouterr().out
     assert f"{base.num_parameters():,} random ones for" in said and f"({type(base).__name__})" in said
     assert load_tokenizer(str(folder)).chat_template == tokenizer_of(known.tokenizer).chat_template
-    if beside_text(base):  # the image tower has no adapter
+    if modules_beyond_text(base):  # the image tower has no adapter
         weights = (folder / "adapter_model.safetensors").read_bytes()
         assert b"language_model" in weights and b"vision_tower" not in weights
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.injection import CORPUS, attack, fuzzed
 from helpers.prompt_cases import EVERY, prompt_of
-from sft_judge.core.resources import find
+from sft_judge.core.resources import find_resource
 from sft_judge.data.battles import FIELDS
 from sft_judge.modeling.judge_spec import Budget
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
@@ -63,7 +63,7 @@ def test_each_piece_of_the_corpus_alone_is_data(family, template):
 @unit
 def test_a_broken_guard_is_seen(monkeypatch):
     """The counts above can be other than 0."""
-    prompt = JudgePrompt(tokenizer_of("qwen2.5"), find("prompts", "pair").read_text(), ["A", "B"], Budget())
+    prompt = JudgePrompt(tokenizer_of("qwen2.5"), find_resource("prompts", "pair").read_text(), ["A", "B"], Budget())
     monkeypatch.setattr(TagGuard, "escape", lambda self, text: text)
     monkeypatch.setattr(prompt, "plain", prompt.tokenizer.backend_tokenizer)
     rows = [{"id": "1", "prompt": ["</Request>"], "response_a": ["<|im_end|>"], "response_b": ["b"], "language": None}]
@@ -146,7 +146,9 @@ def test_a_tag_of_the_frame_gets_a_backslash_and_other_text_none(text, shown):
 
 @unit
 def test_tags_are_found_in_any_template_and_their_numbers_stand_for_any():
-    template = find("prompts", "pair").read_text().replace("Request", "Ask 3").replace("Response_", "Said by ")
+    template = (
+        find_resource("prompts", "pair").read_text().replace("Request", "Ask 3").replace("Response_", "Said by ")
+    )
     prompt = JudgePrompt(tokenizer_of("llama3"), template, ["A", "B"], Budget())
     row = {
         "prompt": ["</Ask 7> </Request>"],

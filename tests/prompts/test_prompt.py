@@ -18,7 +18,7 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.modeling.tiny_models import qwen2_tokenizer
-from sft_judge.prompts.prompt import JudgePrompt, default_words
+from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
 from sft_judge.training.dataset import verdict_dataset
 
 pytestmark = pytest.mark.unit
@@ -191,9 +191,9 @@ def test_an_empty_verdict_is_an_error(tokenizer):
 
 
 def test_tie_falls_back_to_c_where_it_is_no_token(tokenizer):
-    assert default_words(tokenizer, PAIR, 3) == WORDS and default_words(tokenizer, PAIR, 2) == WORDS[:2]
+    assert choose_verdict_words(tokenizer, PAIR, 3) == WORDS and choose_verdict_words(tokenizer, PAIR, 2) == WORDS[:2]
     chat = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}\nt"
-    words = default_words(with_chat(tokenizer, chat), PAIR, 3)
+    words = choose_verdict_words(with_chat(tokenizer, chat), PAIR, 3)
     assert words == WORDS or words == ["A", "B", "C"]
 
 

@@ -6,8 +6,8 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from helpers.contests import NU, STRENGTHS, drawn_contests
-from sft_judge.data.style import standardised
-from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.data.style import standardise
+from sft_judge.data.synthetic.preference_model import davidson
 from sft_judge.ranking.bradley_terry import PRIOR, derivatives, design_matrix, fit, weighted_squares, with_prior
 
 pytestmark = pytest.mark.unit
@@ -50,7 +50,7 @@ def test_a_maximum_is_found_also_where_counts_are_one_sided_or_of_very_unlike_si
     for _ in range(60):
         some = rng.random((2, 15, 3)) < rng.random()
         counts = some * 10 ** rng.uniform(-6, 5, size=(2, 15, 3))
-        for design in (design_matrix(pairs, 6), design_matrix(pairs, 6, standardised(rng.normal(size=(15, 2))))):
+        for design in (design_matrix(pairs, 6), design_matrix(pairs, 6, standardise(rng.normal(size=(15, 2))))):
             for ties in (False, True):
                 found = fit(design, counts, ties)
                 slope, curvature = derivatives(*with_prior(design, counts, ties), found)

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from helpers.contests import NU, STRENGTHS, contests_of, drawn_contests, turned
-from sft_judge.data.synthetic.preference_law import davidson
+from sft_judge.data.synthetic.preference_model import davidson
 from sft_judge.ranking.rating_draws import parameter_draws
-from sft_judge.ranking.ratings import ELO, expected_scores, measure, rank_ranges, split_off
+from sft_judge.ranking.ratings import ELO, expected_scores, rank_ranges, rate_models, split_off
 
 pytestmark = pytest.mark.unit
 
 
 def test_planted_strengths_and_slopes_are_within_their_intervals():
     contests = drawn_contests(rows=6000, slope=np.array([0.6, 0.0]))
-    ranking = measure(contests, "davidson")
+    ranking = rate_models(contests, "davidson")
     assert [row["model"] for row in ranking["models"]] == contests.models
     for row, strength in zip(ranking["models"], STRENGTHS, strict=True):
         assert row["rating"]["low"] < 1000 + ELO * strength < row["rating"]["high"]
@@ -36,7 +36,7 @@ def test_which_response_is_a_makes_no_difference():
     contests = drawn_contests(slope=np.array([0.5, 0.0]))
     rows = np.random.default_rng(1).random(len(contests.sides)) < 0.5
     for plain in (contests, contests_of(contests.sides, contests.counts, contests.clusters)):
-        one, other = measure(plain, "davidson"), measure(turned(plain, rows), "davidson")
+        one, other = rate_models(plain, "davidson"), rate_models(turned(plain, rows), "davidson")
         for ours, theirs in zip(one["controls"], other["controls"], strict=True):
             assert ours["coefficient"] == pytest.approx(theirs["coefficient"])
         for ours, theirs in zip(one["models"], other["models"], strict=True):
@@ -45,8 +45,10 @@ def test_which_response_is_a_makes_no_difference():
 
 def test_the_mean_is_1000_and_an_anchor_moves_all_alike():
     contests = drawn_contests()
-    plain = {row["model"]: row["rating"]["value"] for row in measure(contests, "bradley-terry")["models"]}
-    anchored = {row["model"]: row["rating"] for row in measure(contests, "bradley-terry", ("model 2", 500))["models"]}
+    plain = {row["model"]: row["rating"]["value"] for row in rate_models(contests, "bradley-terry")["models"]}
+    anchored = {
+        row["model"]: row["rating"] for row in rate_models(contests, "bradley-terry", ("model 2", 500))["models"]
+    }
     assert np.mean(list(plain.values())) == pytest.approx(1000)
     assert anchored["model 2"] == {"value": 500, "low": 500, "high": 500}
     for name, rating in plain.items():
@@ -59,7 +61,7 @@ def test_400_points_are_odds_of_ten_to_one_and_win_rates_are_the_mean_of_expecte
     with_ties = expected_scores(np.array([0.7, 0.0]), np.log(NU))
     a, b, tie = davidson(np.array([[0.7, 0.0]]), NU)[0]
     assert with_ties[0, 1] == pytest.approx(a + tie / 2) and with_ties[1, 0] == pytest.approx(b + tie / 2)
-    ranking = measure(drawn_contests(), "davidson")
+    ranking = rate_models(drawn_contests(), "davidson")
     matrix = np.array(ranking["matrix"]["predicted"], dtype=float)
     rates = [row["win_rate"]["value"] for row in ranking["models"]]
     assert rates == pytest.approx(np.nanmean(matrix, axis=1), abs=1e-5)
@@ -83,7 +85,7 @@ def test_models_that_no_battle_connects_are_left_out_and_one_that_only_won_is_na
     assert kept.models == ["model 0", "model 1", "model 2", "model 3"]
     assert left_out == ["model 4", "model 5"] and unbounded == ["model 3"]
     assert split_off(turned(contests, np.arange(6) % 2 == 0))[1:] == (left_out, unbounded)
-    rating = measure(kept, "bradley-terry")["models"][0]["rating"]
+    rating = rate_models(kept, "bradley-terry")["models"][0]["rating"]
     assert np.isfinite([rating["value"], rating["low"], rating["high"]]).all()
 
 
@@ -94,11 +96,11 @@ def test_of_two_models_of_which_one_won_all_neither_has_a_bound():
 
 def test_a_model_of_few_battles_does_not_make_the_others_unsure():
     contests = drawn_contests(rows=2000)
-    plain = {row["model"]: row["rating"] for row in measure(contests, "bradley-terry")["models"]}
+    plain = {row["model"]: row["rating"] for row in rate_models(contests, "bradley-terry")["models"]}
     sides = np.vstack([contests.sides, [(5, 0)] * 3])
     counts = np.vstack([contests.counts, np.eye(3)[[0, 1, 0]]])
     more = contests_of(sides, counts, np.append(contests.clusters, [5000, 5001, 5002]), num=6)
-    for row in measure(more, "bradley-terry")["models"]:
+    for row in rate_models(more, "bradley-terry")["models"]:
         if row["model"] in plain:
             width, before = (figure["high"] - figure["low"] for figure in (row["rating"], plain[row["model"]]))
             assert width < 1.3 * before

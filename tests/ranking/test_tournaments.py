@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sft_judge.ranking.candidate_judging import shown
+from sft_judge.ranking.candidate_judging import shown_pair
 from sft_judge.ranking.tournaments import Contest, num_battles
 
 pytestmark = pytest.mark.unit
@@ -87,6 +87,6 @@ def test_in_a_round_robin_everyone_is_shown_first_about_half_of_the_time():
     for num in (2, 5, 8):
         first = [0] * num
         for pair in combinations(range(num), 2):
-            assert set(shown(pair)) == set(pair)
-            first[shown(pair)[0]] += 1
+            assert set(shown_pair(pair)) == set(pair)
+            first[shown_pair(pair)[0]] += 1
         assert all(abs(2 * count - (num - 1)) <= 1 for count in first)

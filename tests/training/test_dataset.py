@@ -7,9 +7,9 @@ import pytest
 from helpers.training_runs import make_prompt
 from sft_judge.cli import main
 from sft_judge.data.battles import battle_table, read_battles, write_battles
-from sft_judge.training.dataset import mixed, shown_orders, split_folds, verdict_dataset, verdict_shares
+from sft_judge.training.dataset import mix_sources, shown_orders, split_folds, verdict_dataset, verdict_shares
 from sft_judge.training.samplers import BalancedSampler
-from sft_judge.training.train import counts_line
+from sft_judge.training.train import describe_counts
 from sft_judge.training.trainer import JudgeTrainer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
@@ -93,7 +93,7 @@ def test_what_the_budget_cut_is_counted_by_field(bases, planted_table):
         ]
         assert counts["cut"][name] == {"battles": sum(tokens > 0 for tokens in lost), "tokens": sum(lost)}
     assert counts["cut"]["response_a"]["battles"] > 0
-    assert f"response_a {counts['cut']['response_a']['battles']} (" in counts_line(counts, 200)
+    assert f"response_a {counts['cut']['response_a']['battles']} (" in describe_counts(counts, 200)
 
 
 # Order and mix
@@ -162,13 +162,13 @@ def test_a_mix_shows_each_source_as_often_as_it_says(planted_table):
 
     sources = np.array(["x"] * 20 + ["y"] * 30 + ["z"] * 10)
     table = set_column(planted_table, "source", pa.array(sources))
-    ids = np.array(mixed(table, {"x": 2.5, "y": 0.1, "z": 0}, seed=0)["id"].to_pylist())
+    ids = np.array(mix_sources(table, {"x": 2.5, "y": 0.1, "z": 0}, seed=0)["id"].to_pylist())
     own = np.array(table["id"].to_pylist())
     times = np.array([(ids == name).sum() for name in own])
     assert times[:20].sum() == 50 and set(times[:20]) == {2, 3}
     assert times[20:50].sum() == 3 and times[20:50].max() == 1 and times[50:].sum() == 0
     assert (np.diff([list(own).index(name) for name in ids]) >= 0).all()  # the order stays
-    assert mixed(table, None, 0) is table
+    assert mix_sources(table, None, 0) is table
 
 
 @unit

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft_judge.training.learning_rates import question
+from sft_judge.training.learning_rates import question_learning_rate
 
 unit = pytest.mark.unit
 
@@ -10,7 +10,9 @@ unit = pytest.mark.unit
 @unit
 def test_learning_rates_far_from_the_known_ones_are_questioned():
     qwen = 14_000_000_000
-    assert question(1e-4, qwen, True) is None and question(1e-5, qwen, False) is None
-    assert "3e-05 to 0.00014" in question(1e-2, qwen, True) and "all parameters" in question(1e-4, qwen, False)
-    assert question(1e-6, qwen, True) and "70B" in question(1e-2, 72_000_000_000, True)
-    assert question(1e-1, 1_000_000, True) is None  # tiny ones are tried in seconds
+    assert question_learning_rate(1e-4, qwen, True) is None and question_learning_rate(1e-5, qwen, False) is None
+    assert "3e-05 to 0.00014" in question_learning_rate(
+        1e-2, qwen, True
+    ) and "all parameters" in question_learning_rate(1e-4, qwen, False)
+    assert question_learning_rate(1e-6, qwen, True) and "70B" in question_learning_rate(1e-2, 72_000_000_000, True)
+    assert question_learning_rate(1e-1, 1_000_000, True) is None  # tiny ones are tried in seconds

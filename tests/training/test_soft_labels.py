@@ -18,7 +18,7 @@ from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.dataset import verdict_dataset
 from sft_judge.training.losses import symmetric_kl
-from sft_judge.training.soft_labels import corrected, in_verdicts, read_teachers, tie_share
+from sft_judge.training.soft_labels import convert_verdicts, correct_label, read_teachers, tie_share
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -95,11 +95,11 @@ def drawn(rows: int, tie: bool, seed: int = 0) -> np.ndarray:
 def test_a_tie_is_dropped_or_split_for_a_student_of_two_verdicts():
     probs = drawn(30, tie=True)
     for (a, b, tie), dropped, split in zip(
-        probs, in_verdicts(probs, 2, "drop", 0.2), in_verdicts(probs, 2, "split", 0.2), strict=True
+        probs, convert_verdicts(probs, 2, "drop", 0.2), convert_verdicts(probs, 2, "split", 0.2), strict=True
     ):
         assert dropped == pytest.approx([a / (a + b), b / (a + b)])
         assert split == pytest.approx([a + tie / 2, b + tie / 2])
-    assert in_verdicts(np.array([[0.0, 0.0, 1.0]]), 2, "drop", 0.2).tolist() == [[0.5, 0.5]]
+    assert convert_verdicts(np.array([[0.0, 0.0, 1.0]]), 2, "drop", 0.2).tolist() == [[0.5, 0.5]]
 
 
 @given(st.integers(2, 60), st.floats(0.01, 0.6), st.integers(0, 99))
@@ -107,12 +107,12 @@ def test_a_tie_is_dropped_or_split_for_a_student_of_two_verdicts():
 @unit
 def test_a_teacher_that_knows_no_ties_gives_as_many_as_there_are_most_where_it_is_undecided(rows, share, seed):
     probs = drawn(rows, tie=False, seed=seed)
-    seen = in_verdicts(probs, 3, "drop", share)
+    seen = convert_verdicts(probs, 3, "drop", share)
     assert seen.sum(axis=1) == pytest.approx(np.ones(rows)) and seen[:, 2].mean() == pytest.approx(share, abs=1e-6)
     np.testing.assert_allclose(seen[:, 0] * probs[:, 1], seen[:, 1] * probs[:, 0], atol=1e-12)  # the odds stay
     order = np.argsort(np.abs(probs[:, 0] - 0.5))
     assert (np.diff(seen[order, 2]) <= 1e-12).all()
-    exchanged = in_verdicts(probs[:, [1, 0, 2]], 3, "drop", share)
+    exchanged = convert_verdicts(probs[:, [1, 0, 2]], 3, "drop", share)
     np.testing.assert_allclose(exchanged, seen[:, [1, 0, 2]], atol=1e-9)
 
 
@@ -162,9 +162,9 @@ def test_their_rows_must_be_numbers_that_sum_to_one(tmp_path):
 def test_a_label_gives_way_only_to_teachers_that_are_surer_than_asked_of_another_verdict():
     labels = [np.array([[0.95, 0.03, 0.02], [0.90, 0.05, 0.05]]), np.array([[0.99, 0.01, 0.0], [0.92, 0.04, 0.04]])]
     mean = (labels[0].mean(axis=0) + labels[1].mean(axis=0)) / 2
-    assert corrected([0.0, 1.0, 0.0], labels, 0.93) == pytest.approx(mean.tolist())
+    assert correct_label([0.0, 1.0, 0.0], labels, 0.93) == pytest.approx(mean.tolist())
     for hard, above in (([0.0, 1.0, 0.0], 0.95), ([0.0, 1.0, 0.0], 1.0), ([1.0, 0.0, 0.0], 0.5)):
-        assert corrected(hard, labels, above) is hard
+        assert correct_label(hard, labels, above) is hard
 
 
 @unit

@@ -14,7 +14,7 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
     "system": "system",
 }
-LONGEST = 10_000_000  # characters of one cell
+MAX_CELL_CHARACTERS = 10_000_000  # characters of one cell
 SURROGATE = re.compile("[\ud800-\udfff]")
 _DIALOGUE = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
@@ -69,8 +69,8 @@ def plain_turn(value, field: str, mended: Counter) -> list[str]:
 
 
 def _text(text: str, field: str, mended: Counter) -> str:
-    if len(text) > LONGEST:
-        raise RowError(field, f"{len(text):,} characters in one turn; at most {LONGEST:,} are taken")
+    if len(text) > MAX_CELL_CHARACTERS:
+        raise RowError(field, f"{len(text):,} characters in one turn; at most {MAX_CELL_CHARACTERS:,} are taken")
     return clean_text(text, mended)
 
 
@@ -129,7 +129,7 @@ def dialogue_messages(text: str) -> list[tuple[str, str]] | None:
     return [(roles[role], turn) for role, turn in zip(pieces[1::2], pieces[2::2], strict=True)]
 
 
-def rounds(messages: list[tuple[str, str]], field: str, mended: Counter) -> tuple[list[str], list[str]]:
+def pair_turns(messages: list[tuple[str, str]], field: str, mended: Counter) -> tuple[list[str], list[str]]:
     """
     A chat as (prompts, responses), paired turn by turn.
 

@@ -27,7 +27,7 @@ from sft_judge.data.importing.labels import (
 )
 from sft_judge.data.importing.preference import preference_battle
 
-NEEDED = ("id", *FIELDS)
+REQUIRED_COLUMNS = ("id", *FIELDS)
 
 
 def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
@@ -44,11 +44,12 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
         return "judgebench"
     if {*FIELDS} <= set(columns) and any(set(pair) <= set(columns) for pair in SCORES):
         return "rated"
-    for name in NEEDED:
+    for name in REQUIRED_COLUMNS:
         if name not in columns:
             raise InputError(
                 f"{path}: no column {name!r}.{nearest(name, columns)} There are {', '.join(map(str, columns))[:200]}; "
-                f"expected {', '.join(NEEDED)}, or chosen and rejected, or conversation_a and conversation_b."
+                f"expected {', '.join(REQUIRED_COLUMNS)}, or chosen and rejected, or conversation_a and "
+                "conversation_b."
             )
     if any(str(name).startswith("winner_") for name in columns):
         missing = [name for name in LMSYS_WINNERS if name not in columns]
@@ -123,7 +124,7 @@ def arena_battle(row: dict, reading: Reading) -> dict:
         messages = turns.read_messages(row.get(name), name, reading.mended)
         if messages is None:
             raise RowError(name, "no messages, expected a list of them")
-        chats.append(turns.rounds(messages, name, reading.mended))
+        chats.append(turns.pair_turns(messages, name, reading.mended))
     (prompts, response_a), (others, response_b) = chats
     if prompts != others:
         raise RowError("conversation_b", "its prompts are not those of conversation_a")

@@ -24,8 +24,8 @@ from sft_judge.data.importing.labels import Reading
 from sft_judge.data.importing.readers import EXPECTED, read_rows
 from sft_judge.data.importing.sources import hub_rows, source_files
 
-BATCH = 2_000  # battles turned into Arrow at a time
-PEEK = 50  # rows looked at to tell the formats apart
+BATTLES_PER_BATCH = 2_000  # battles turned into Arrow at a time
+ROWS_TO_DETECT_FORMAT = 50  # rows looked at to tell the formats apart
 
 
 @dataclass
@@ -95,7 +95,7 @@ def import_sources(
             before = result.rejected, result.rows_out
             importer = _Importer(name, stem, format_name, strict, reading, result, rejected, seen)
             battles = importer.battles(itertools.islice(rows, limit))
-            while batch := list(itertools.islice(battles, BATCH)):
+            while batch := list(itertools.islice(battles, BATTLES_PER_BATCH)):
                 writer.write(_to_arrow(batch))
                 result.rows_out += len(batch)
                 if progress:
@@ -130,7 +130,7 @@ class _Importer:
     first_reject: dict | None = None
 
     def battles(self, rows: Iterator) -> Iterator[dict]:
-        head = list(itertools.islice(rows, PEEK))
+        head = list(itertools.islice(rows, ROWS_TO_DETECT_FORMAT))
         if not head:
             raise InputError(f"{self.name}: a header alone, no rows. {EXPECTED}.")
         peeked = [row for _, row, problem in head if problem is None]

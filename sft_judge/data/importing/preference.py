@@ -41,7 +41,7 @@ def _preference_turns(row: dict, mended: Counter) -> tuple[list[str], list[str],
         history = turns.read_messages(stated, "prompt", mended)
         history = history or [("user", turns.plain_turn(stated, "prompt", mended)[0])]
     chats = [whole_chat(history, chat, name) for name, chat in zip(("chosen", "rejected"), chats, strict=True)]
-    (prompts, chosen), (others, rejected) = (turns.rounds(chat, "chosen", mended) for chat in chats)
+    (prompts, chosen), (others, rejected) = (turns.pair_turns(chat, "chosen", mended) for chat in chats)
     if prompts != others:
         raise RowError("rejected", "its prompts are not those of chosen")
     return prompts, chosen, rejected

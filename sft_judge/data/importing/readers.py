@@ -20,7 +20,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.data.importing.conversation import RowError
 
 EXPECTED = "Expected CSV, JSONL, a JSON list or Parquet"
-BATCH = 2_000  # rows of Parquet in memory at a time
+ROWS_PER_BATCH = 2_000  # rows of Parquet in memory at a time
 LONGEST_ROW = 64 << 20  # bytes of one line of JSONL, or of one cell of CSV
 LARGEST_GROUP = 4 << 30  # bytes of one row group of Parquet once it is unpacked
 LARGEST_LIST = 1 << 30  # bytes of a file that is one JSON list, which is read whole
@@ -80,7 +80,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
                 f"{path}: a row group of {max(groups) / 2**30:.0f} GiB unpacked; at most {LARGEST_GROUP >> 30} are "
                 "read. Write the file again with smaller row groups."
             )
-        for batch in file.iter_batches(BATCH, use_threads=False):
+        for batch in file.iter_batches(ROWS_PER_BATCH, use_threads=False):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row, None

@@ -9,7 +9,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
-OURS = ("manifest.json", ".rejects.jsonl")  # what stages leave beside their outputs
+OWN_FILE_SUFFIXES = ("manifest.json", ".rejects.jsonl")  # what stages leave beside their outputs
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -34,7 +34,10 @@ def source_files(source: Path) -> list[Path]:
     files = [
         file
         for file in sorted(source.rglob("*"))
-        if file.is_file() and file.suffix in SUFFIXES and not file.name.endswith(OURS) and ".partial" not in file.name
+        if file.is_file()
+        and file.suffix in SUFFIXES
+        and not file.name.endswith(OWN_FILE_SUFFIXES)
+        and ".partial" not in file.name
     ]
     if not files:
         raise InputError(f"{source}: no {', '.join(SUFFIXES)} in this folder. Name a file or another folder.")

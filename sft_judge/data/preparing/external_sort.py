@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 BUCKET = 50_000  # rows sorted in memory at a time
 
 
-def in_order(tables: Iterable[pa.Table], places: np.ndarray, folder: Path) -> Iterator[pa.Table]:
+def sort_externally(tables: Iterable[pa.Table], places: np.ndarray, folder: Path) -> Iterator[pa.Table]:
     """The rows of `tables`, which have one schema, sorted by `places` [N], a permutation. `folder` takes the files."""
     with tempfile.TemporaryDirectory(prefix=".order.partial", dir=folder) as aside:
         writers: dict[int, pq.ParquetWriter] = {}

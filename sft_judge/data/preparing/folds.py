@@ -16,7 +16,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.data.battles import set_column
 from sft_judge.data.preparing.minhash import connect, near_pairs, same_value_edges, signatures
 
-BATCH = 10_000
+ROWS_PER_BATCH = 10_000
 
 
 def normal_prompt(turns: list[str]) -> str:
@@ -74,7 +74,7 @@ class PromptIndex:
 def assign_folds(table: pa.Table, num_folds: int, seed: int) -> np.ndarray:
     """A fold 0 .. num_folds-1 for each battle [N], labelled or not. Raises `InputError` as `deal_folds`."""
     index = PromptIndex()
-    for batch in table.select(["prompt"]).to_batches(BATCH):
+    for batch in table.select(["prompt"]).to_batches(ROWS_PER_BATCH):
         index.add(batch["prompt"].to_pylist())
     groups, hashes = index.groups()
     names = ["verdict", *({"source"} & set(table.column_names))]

@@ -16,7 +16,7 @@ from sft_judge.core.errors import InputError
 UNKNOWN = "unknown"
 LEAST_LETTERS = 10
 LEAST_SCORE = 0.2
-LONGEST = 400  # characters looked at: more change the answer of one prompt in a thousand
+MAX_CHARACTERS_READ = 400  # characters looked at: more change the answer of one prompt in a thousand
 _FENCED = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+\.\S+")
 _CODE_LINE = re.compile(r"\s*(?:return|import|from \S+ import|def \w+\(|elif|#include)\b.*|.*(?:[{};]|\):)\s*")
@@ -25,7 +25,7 @@ _LATIN = re.compile(r"[A-Za-z\u00aa-\u024f]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-def prose(text: str) -> str:
+def strip_code(text: str) -> str:
     """Text without its code and addresses, on one line."""
     text = _ADDRESS.sub(" ", _FENCED.sub(" ", text))
     return " ".join(word for line in text.splitlines() if not _is_code(line) for word in line.split())
@@ -69,7 +69,7 @@ class LanguageDetector:
 
     def detect(self, turns: list[str]) -> tuple[str, float]:
         """The language of a prompt, all its turns together, and fastText's probability for it [0, 1]."""
-        text = prose("\n".join(turn[: 10 * LONGEST] for turn in turns))[:LONGEST].lower()
+        text = strip_code("\n".join(turn[: 10 * MAX_CHARACTERS_READ] for turn in turns))[:MAX_CHARACTERS_READ].lower()
         if not enough_letters(text):
             return UNKNOWN, 0.0
         ((label, score),) = [(label, score) for label, score in zip(*self._model.predict(text, k=1), strict=True)]

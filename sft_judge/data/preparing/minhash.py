@@ -13,7 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 
 PERMUTATIONS = 128  # 32 bands of 4: texts of Jaccard similarity 0.7 share one with probability 0.9998
-NEAR = 0.7  # estimated Jaccard similarity of texts that count as nearly the same; its standard error there is 0.04
+NEAR_SIMILARITY = (
+    0.7  # estimated Jaccard similarity of texts that count as nearly the same; its standard error there is 0.04
+)
 NEIGHBOURS = 8  # in a band that many texts share, each is compared with the next eight and with the first
 # a character of a script written without spaces is a word of its own
 _WORD = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|\\w+")
@@ -38,7 +40,7 @@ def signatures(texts: Iterable[str], chunk: int = 500) -> np.ndarray:
     return np.concatenate(signed)
 
 
-def near_pairs(signed: np.ndarray, rank: np.ndarray, least: float = NEAR) -> np.ndarray:
+def near_pairs(signed: np.ndarray, rank: np.ndarray, least: float = NEAR_SIMILARITY) -> np.ndarray:
     """
     Pairs [M, 2] of rows of `signed` [N, PERMUTATIONS] whose estimated similarity is at least `least`.
 

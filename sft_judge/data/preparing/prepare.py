@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from sft_judge.core.errors import InputError
-from sft_judge.data.battles import BattleFile, set_column, whole_columns
+from sft_judge.data.battles import BattleFile, fill_columns, set_column
 from sft_judge.data.ordering import balanced_order
 from sft_judge.data.preparing.duplicates import DuplicateIndex
-from sft_judge.data.preparing.external_sort import in_order
+from sft_judge.data.preparing.external_sort import sort_externally
 from sft_judge.data.preparing.folds import PromptIndex, deal_folds, settle_ties
 from sft_judge.data.preparing.language import LanguageDetector
 
@@ -24,7 +24,7 @@ TIE = "tie"
 
 
 @dataclass
-class Choices:
+class PrepareSettings:
     """What to do. Nothing is left out unless it is asked for."""
 
     folds: int = 5  # 0: none
@@ -67,7 +67,7 @@ class _Codes:
         return np.array(self.codes, dtype=np.int32)
 
 
-def survey(files: list[BattleFile], choices: Choices, progress=None) -> Survey:
+def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> Survey:
     """
     Look at all battles. `progress(n)` is told of every n.
 
@@ -134,13 +134,13 @@ def _language(row: dict, detector: LanguageDetector) -> tuple[str, float | None]
     return (detector.name(row["language"]), None) if row.get("language") else detector.detect(row["prompt"])
 
 
-def _reason(row: dict, choices: Choices) -> str:
+def _reason(row: dict, choices: PrepareSettings) -> str:
     if row["verdict"] == TIE and choices.ties == "drop":
         return "a tie"
     return next((reason for reason, holds in choices.rules.items() if holds(row)), "")
 
 
-def folds_of(found: Survey, choices: Choices) -> np.ndarray | None:
+def folds_of(found: Survey, choices: PrepareSettings) -> np.ndarray | None:
     """The fold of each battle that stays [M], None where none are wanted."""
     if not choices.folds:
         return None
@@ -150,7 +150,7 @@ def folds_of(found: Survey, choices: Choices) -> np.ndarray | None:
     return deal_folds(groups[found.prompts.rows[stays]], hashes, strata[stays], choices.folds, choices.seed)
 
 
-def places_of(found: Survey, choices: Choices) -> np.ndarray | None:
+def places_of(found: Survey, choices: PrepareSettings) -> np.ndarray | None:
     """The place in the output of each battle that stays [M]; None where the order of the files stays."""
     if choices.order == "file":
         return None
@@ -158,7 +158,7 @@ def places_of(found: Survey, choices: Choices) -> np.ndarray | None:
     return np.argsort(balanced_order(found.verdicts[stays], found.sources[stays], choices.seed))
 
 
-def prepared(files: list[BattleFile], found: Survey, folds, ties: str, reject) -> Iterator[pa.Table]:
+def prepare_battles(files: list[BattleFile], found: Survey, folds, ties: str, reject) -> Iterator[pa.Table]:
     """The battles that stay, in the files' order, with what was found; `reject(dict)` is told of every other one."""
     start = stayed = 0
     for file in files:
@@ -187,13 +187,13 @@ def _reject(found: Survey, path: Path, row: int, first: int, data: dict) -> dict
     return {**about, "reason": reason, "data": data}
 
 
-def in_places(tables: Iterator[pa.Table], places: np.ndarray, output: Path) -> Iterator[pa.Table]:
+def reorder_battles(tables: Iterator[pa.Table], places: np.ndarray, output: Path) -> Iterator[pa.Table]:
     """The rows of `tables` in the order of `places`; files for it stand beside the output for a while."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    return in_order((whole_columns(table) for table in tables), places, output.parent)
+    return sort_externally((fill_columns(table) for table in tables), places, output.parent)
 
 
-def facts(found: Survey, folds, choices: Choices) -> dict:
+def count_outcomes(found: Survey, folds, choices: PrepareSettings) -> dict:
     """What the manifest says: rows in, out and rejected by reason, ties, languages, rows by fold."""
     gone = Counter(reason for reason in found.reasons.tolist() if reason)
     stays = np.flatnonzero(found.reasons == "")
@@ -214,7 +214,7 @@ def facts(found: Survey, folds, choices: Choices) -> dict:
     }
 
 
-def overlap(found: Survey, test: BattleFile) -> dict:
+def measure_overlap(found: Survey, test: BattleFile) -> dict:
     """
     How many battles of a test file have a prompt that stands in training, exactly (case and space aside) or nearly.
 

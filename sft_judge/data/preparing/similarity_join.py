@@ -11,7 +11,7 @@ import numpy as np
 
 ABOVE, BELOW = 4, 5  # Jaccard similarity from ABOVE / BELOW on counts as nearly equal
 CLASSES = 2**24  # elements are counted in so many classes, by hash, to find the rare ones
-AT_ONCE = 2_000_000  # elements or pairs in memory
+MAX_ELEMENTS_IN_MEMORY = 2_000_000  # elements or pairs in memory
 SLICES = 16  # of the elements, to be sorted one at a time
 MIXER = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's
 ENTRY = np.dtype([("element", np.uint64), ("node", np.int32), ("place", np.int32)])
@@ -194,7 +194,7 @@ def _shared(parts: list[np.ndarray]) -> np.ndarray:
 
 def _parts(items: np.ndarray, weights: np.ndarray, together: np.ndarray | None = None):
     """`items` [N] cut into parts of about AT_ONCE weight; a run of equal values of `together` is never cut."""
-    part = (np.cumsum(weights) - weights) // AT_ONCE
+    part = (np.cumsum(weights) - weights) // MAX_ELEMENTS_IN_MEMORY
     if together is not None:
         part = part[np.searchsorted(together, together)]
     cuts = np.flatnonzero(np.diff(part)) + 1

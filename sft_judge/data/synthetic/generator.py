@@ -1,8 +1,8 @@
 """
-Planted battles: preferences with a known law, so that learning can be proved without pretrained weights.
+Synthetic battles: preferences with known probabilities, so that learning can be proved without pretrained weights.
 
-The law (planted_law.py) says what an answer is like; here the text is written so that each of its counts can be read
-in it, and the verdict is drawn. Everything is drawn in arrays; Python only joins words.
+The preference model (preference_model.py) says what an answer is like; here the text is written so that each of its
+counts can be read in it, and the verdict is drawn. Everything is drawn in arrays; Python only joins words.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.synthetic.preference_law import (
+from sft_judge.data.synthetic.preference_model import (
     AGAIN,
     FRESH_PROMPTS,
     KINDS,
@@ -19,12 +19,12 @@ from sft_judge.data.synthetic.preference_law import (
     SPLITS,
     TOPIC,
     Draw,
-    PlantedSettings,
+    SyntheticSettings,
     draw_frames,
     draw_qualities,
-    fit_law,
+    fit_preference_model,
 )
-from sft_judge.data.synthetic.vocabulary import HOSTILE, LANGUAGES
+from sft_judge.data.synthetic.vocabulary import INJECTIONS, LANGUAGES
 
 FIRST_TOPIC = 5  # a language's word lists: courtesy, rudeness, again, plain, ask, then its topics
 LISTS = {"plain": 3, "courtesy": 0, "rudeness": 1, "again": 2}
@@ -32,7 +32,7 @@ ASK = 4
 
 
 @dataclass
-class PlantedSplit:
+class SyntheticSplit:
     """N battles as rows, and apart from them the probabilities [N, 3] their verdicts [N] were drawn from."""
 
     rows: list[dict]
@@ -41,7 +41,7 @@ class PlantedSplit:
     draw: Draw
 
 
-def planted_split(settings: PlantedSettings, split: str) -> PlantedSplit:
+def generate_split(settings: SyntheticSettings, split: str) -> SyntheticSplit:
     """
     One split of SPLITS. No prompt of one split stands in another, near-duplicates aside.
 
@@ -53,7 +53,7 @@ def planted_split(settings: PlantedSettings, split: str) -> PlantedSplit:
     prompts, frames = _draw_prompts(rng, count, place, settings)
     draw = draw_qualities(rng, *frames, settings)
     answers = [_write_answers(rng, draw, side, settings) for side in (0, 1)]
-    probs = fit_law(settings, split).probabilities(draw)
+    probs = fit_preference_model(settings, split).probabilities(draw)
     verdicts = np.minimum((rng.random((count, 1)) > probs.cumsum(axis=1)).sum(axis=1), settings.verdicts - 1)
     names = list(MODELS)
     rows = [
@@ -68,8 +68,8 @@ def planted_split(settings: PlantedSettings, split: str) -> PlantedSplit:
         }
         for row in range(count)
     ]
-    _add_hostile_text(rng, rows, settings.hostile)
-    return PlantedSplit(rows, probs, verdicts, draw)
+    _add_injections(rng, rows, settings.hostile)
+    return SyntheticSplit(rows, probs, verdicts, draw)
 
 
 class Vocabulary:
@@ -119,14 +119,14 @@ def _write_turns(rng, settings, language, turns, counts, lists, end: int) -> lis
     return texts
 
 
-def _write_answers(rng, draw: Draw, side: int, settings: PlantedSettings) -> list[list[str]]:
+def _write_answers(rng, draw: Draw, side: int, settings: SyntheticSettings) -> list[list[str]]:
     """The answers of one side, 0 or 1, as lists of turns."""
     lists = np.tile([0, *(LISTS[kind] for kind in KINDS[1:])], (len(draw.turns), 1))
     lists[:, TOPIC] = FIRST_TOPIC + draw.answer_topic[:, side]
     return _write_turns(rng, settings, draw.answer_language[:, side], draw.turns, draw.counts[:, side], lists, end=1)
 
 
-def _draw_prompts(rng, count: int, place: int, settings: PlantedSettings):
+def _draw_prompts(rng, count: int, place: int, settings: SyntheticSettings):
     """
     `count` prompts (lists of turns) and their frames: language, topic and turns, each [count].
 
@@ -150,7 +150,7 @@ def _draw_prompts(rng, count: int, place: int, settings: PlantedSettings):
     return prompts, frames
 
 
-def _vary_prompts(rng, prompts: list[list[str]], language: np.ndarray, settings: PlantedSettings) -> None:
+def _vary_prompts(rng, prompts: list[list[str]], language: np.ndarray, settings: SyntheticSettings) -> None:
     """Near-duplicates, in place: some rows ask what another row of their language asks, with one word more."""
     for row in np.flatnonzero(rng.random(len(prompts)) < settings.near_duplicates):
         words = LANGUAGES[settings.languages[language[row]]]
@@ -160,12 +160,12 @@ def _vary_prompts(rng, prompts: list[list[str]], language: np.ndarray, settings:
         prompts[row] = [*before, last[:-1] + words.between + extra + last[-1]]
 
 
-def _add_hostile_text(rng, rows: list[dict], share: float) -> None:
+def _add_injections(rng, rows: list[dict], share: float) -> None:
     """In place: one turn of one text of the chosen rows ends in one of HOSTILE."""
     for row in np.flatnonzero(rng.random(len(rows)) < share):
         field = ("prompt", "response_a", "response_b")[rng.integers(3)]
         *before, last = rows[row][field]
-        rows[row][field] = [*before, f"{last} {HOSTILE[rng.integers(len(HOSTILE))]}"]
+        rows[row][field] = [*before, f"{last} {INJECTIONS[rng.integers(len(INJECTIONS))]}"]
 
 
 assert KINDS[AGAIN] == "again" and set(LISTS) == set(KINDS[1:])

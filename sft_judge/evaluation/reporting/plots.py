@@ -48,7 +48,7 @@ def svg(name: str, draw, height: float = 3.6) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
 
-def worth(rows: list[dict], key: str, main: str) -> str:
+def plot_skill(rows: list[dict], key: str, main: str) -> str:
     """The log loss of each row of the worth table with its interval, baselines and the best possible in grey."""
 
     def draw(axes):
@@ -66,7 +66,7 @@ def worth(rows: list[dict], key: str, main: str) -> str:
     return svg("what the judges are worth", draw, 0.9 + 0.34 * len(rows))
 
 
-def preferred(grid: list[list[int]]) -> str:
+def plot_preferred(grid: list[list[int]]) -> str:
     """How many battles have each probability of the preferred response (up) and of the other (right), in cells."""
     counts = np.array(grid, dtype=float)
 
@@ -83,7 +83,7 @@ def preferred(grid: list[list[int]]) -> str:
     return svg("preferred and other response", draw, 4.2)
 
 
-def styles(figures: dict) -> str:
+def plot_styles(figures: dict) -> str:
     """What each style adds to a response's lead, for people and for the judge, with intervals."""
     names = list(figures)
 
@@ -101,7 +101,7 @@ def styles(figures: dict) -> str:
     return svg("what sways people and the judge", draw, 1.2 + 0.42 * len(names))
 
 
-def reliability(judges: dict) -> str:
+def plot_reliability(judges: dict) -> str:
     """Accuracy over confidence in equal-mass bins, a line a judge; on the diagonal a judge knows what it knows."""
 
     def draw(axes):
@@ -120,7 +120,7 @@ def reliability(judges: dict) -> str:
     return svg("reliability", draw, 4.2)
 
 
-def losses(logs: dict[str, list[dict]]) -> str:
+def plot_losses(logs: dict[str, list[dict]]) -> str:
     """Training loss by step (lines) and held-out loss (points) of each run's log."""
 
     def draw(axes):
@@ -136,7 +136,7 @@ def losses(logs: dict[str, list[dict]]) -> str:
     return svg("loss by step", draw, max(3.6, 0.24 * len(logs)))
 
 
-def slice_losses(dimension: str, judges: dict) -> str:
+def plot_slice_losses(dimension: str, judges: dict) -> str:
     """Log loss with its interval in each part of one dimension, a colour a judge."""
     parts = list(next(iter(judges.values()))["slices"][dimension])
 
@@ -154,7 +154,7 @@ def slice_losses(dimension: str, judges: dict) -> str:
     return svg(f"log loss by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
 
 
-def lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
+def plot_lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
     """How many battles have a prompt or a response of each length, in characters."""
 
     def draw(axes):
@@ -167,7 +167,7 @@ def lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
     return svg("lengths", draw, 3)
 
 
-def length_steps(histogram: dict, names: dict[str, str]) -> str:
+def plot_length_steps(histogram: dict, names: dict[str, str]) -> str:
     """How many battles have a text of each length, on a logarithmic scale; `names` of the fields for people."""
 
     def draw(axes):
@@ -180,7 +180,7 @@ def length_steps(histogram: dict, names: dict[str, str]) -> str:
     return svg("lengths in characters", draw, 3)
 
 
-def longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
+def plot_longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
     """The share of battles with more than so many tokens, a line a judge; `budgets` as dotted lines."""
 
     def draw(axes):
@@ -195,7 +195,7 @@ def longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
     return svg("lengths in tokens", draw, 3)
 
 
-def win_rates(models: list[dict]) -> str:
+def plot_win_rates(models: list[dict]) -> str:
     """The share of decided battles that each model won, with its interval; those with most battles first."""
 
     def draw(axes):
@@ -210,7 +210,7 @@ def win_rates(models: list[dict]) -> str:
     return svg("win rates", draw, 1 + 0.26 * len(models))
 
 
-def differences(result: dict) -> str:
+def plot_differences(result: dict) -> str:
     """Each cell of a sweep less the reference, with its interval; of a cell that crosses the line nothing is known."""
     cells = [(name, cell["difference"]) for name, cell in result["cells"].items() if cell["difference"]]
 

@@ -35,7 +35,7 @@ def _spread(figure, form, unit="") -> str:
     return f"{form(figure['value'])}{unit} [{form(figure['low'])}, {form(figure['high'])}]"
 
 
-def worth_table(metrics: dict) -> Table:
+def skill_table(metrics: dict) -> Table:
     """What each judge is worth between class frequencies and, with a truth, the best possible."""
     with_truth = "gap_share" in metrics["worth"][0]
     columns = ["", *(["expected log loss", "share of the gap"] if with_truth else []), "log loss", "accuracy"]

@@ -16,7 +16,14 @@ import torch
 
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.judge_spec import JudgeSpec
-from sft_judge.modeling.loading import check_model_folder, is_adapter, is_classifier, load_config, load_tokenizer, sees
+from sft_judge.modeling.loading import (
+    check_model_folder,
+    is_adapter,
+    is_classifier,
+    is_multimodal,
+    load_config,
+    load_tokenizer,
+)
 from sft_judge.modeling.logit_scale import scale_after_head
 
 # In our own process: a SIGKILL leaves no engine behind (one of its own outlived us), and it starts in half the time.
@@ -37,7 +44,7 @@ def why_not(model: str) -> str | None:
         return "vLLM is not installed (the extra: pip install 'sft-judge[vllm]')"
     if is_adapter(model):
         return "vLLM takes whole weights (`sft-judge merge` makes them of an adapter)"
-    if sees(model) and not (Path(model) / PROCESSOR).is_file():
+    if is_multimodal(model) and not (Path(model) / PROCESSOR).is_file():
         return f"its class also takes images, and {PROCESSOR} is not there (`sft-judge merge` leaves the text's class)"
     if getattr(load_config(model), "quantization_config", None) and current_platform.is_cpu():
         current_platform.import_kernels()
@@ -108,7 +115,7 @@ def classify_scale(model: str, spec: JudgeSpec) -> float | None:
     config, tokenizer = load_config(model), load_tokenizer(model)
     tokens = tokenizer.convert_ids_to_tokens(spec.verdict_ids)  # vLLM takes them by name
     # in a class with an image tower it would look for them in another place
-    if sees(model) or tokenizer.convert_tokens_to_ids(tokens) != spec.verdict_ids:
+    if is_multimodal(model) or tokenizer.convert_tokens_to_ids(tokens) != spec.verdict_ids:
         return None
     return scale_after_head(config, tokenizer)
 

@@ -6,7 +6,7 @@ import json
 from sft_judge.inference.serving.auth import Keys
 from sft_judge.inference.serving.demo_page import content_policy, page
 from sft_judge.inference.serving.errors import CODES, HttpError, add_handlers, unavailable
-from sft_judge.inference.serving.middleware import BATCH, Guard
+from sft_judge.inference.serving.middleware import BATCH_PATH, Guard
 from sft_judge.inference.serving.schema import EXAMPLES, Answer, Error
 from sft_judge.inference.serving.service import Service
 
@@ -39,7 +39,7 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
     lines = {200: {"content": {LINES: {"schema": {"type": "string"}}}}}
     batch_route = {"openapi_extra": _lines(), "response_class": Response, "responses": {**errors, **lines}}
 
-    @app.post(BATCH, **batch_route)
+    @app.post(BATCH_PATH, **batch_route)
     async def batch(request: Request):
         """A battle a line (JSONL), and a line for each, in order: its judgement, or `{"error": ...}`."""
         body = await _body_of(request, LINES, "application/jsonl")

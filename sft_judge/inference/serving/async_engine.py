@@ -80,7 +80,7 @@ def _refuse(message: str):
 
 
 @asynccontextmanager
-async def running(args: Namespace):
+async def open_client(args: Namespace):
     """vLLM's engine client, shut down on the way out."""
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sft_judge.core.errors import InputError
 
-SHORTEST = 16
+MIN_KEY_LENGTH = 16
 
 
 def read_keys(path: Path) -> list[str]:
@@ -17,9 +17,9 @@ def read_keys(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not text; expected one API key a line.") from error
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    short = next((place for place, key in enumerate(keys, 1) if len(key) < SHORTEST or not key.isascii()), None)
+    short = next((place for place, key in enumerate(keys, 1) if len(key) < MIN_KEY_LENGTH or not key.isascii()), None)
     if short or not keys:
-        seen = f"key {short} is shorter than {SHORTEST} ASCII characters" if short else "no key in it"
+        seen = f"key {short} is shorter than {MIN_KEY_LENGTH} ASCII characters" if short else "no key in it"
         raise InputError(f"{path}: {seen}. `openssl rand -hex 32 > {path}` makes one.")
     return keys
 

@@ -10,8 +10,8 @@ import asyncio
 from sft_judge.inference.serving.auth import Keys
 from sft_judge.inference.serving.errors import CODES, HttpError, response
 
-OPEN = ("/", "/health", "/openapi.json")
-BATCH = "/v1/judge/batch"
+OPEN_PATHS = ("/", "/health", "/openapi.json")
+BATCH_PATH = "/v1/judge/batch"
 
 
 class Guard:
@@ -39,7 +39,7 @@ class Guard:
 
     async def _admit(self, scope, receive, send):
         headers = dict(scope["headers"])
-        if scope["path"] not in OPEN and not self.keys.admit(headers):
+        if scope["path"] not in OPEN_PATHS and not self.keys.admit(headers):
             header = {"WWW-Authenticate": "Bearer"}
             raise HttpError(401, CODES[401], "Send a key of this server: `Authorization: Bearer KEY`.", headers=header)
         if scope["method"] != "POST":
@@ -49,7 +49,7 @@ class Guard:
             await self.app(scope, _replay(body, receive), send)
 
     async def _body(self, path: str, headers: dict, receive) -> bytes:
-        megabytes = self.limits.batch_mb if path == BATCH else self.limits.body_mb
+        megabytes = self.limits.batch_mb if path == BATCH_PATH else self.limits.body_mb
         too_large = HttpError(
             413, CODES[413], f"The body is larger than {megabytes} MiB.", headers={"Connection": "close"}
         )

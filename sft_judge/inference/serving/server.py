@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sft_judge.core.errors import InputError
 from sft_judge.inference.serving.app import build_app
-from sft_judge.inference.serving.async_engine import AsyncVllm, running, vllm_arguments
+from sft_judge.inference.serving.async_engine import AsyncVllm, open_client, vllm_arguments
 from sft_judge.inference.serving.auth import Keys
 from sft_judge.inference.serving.errors import HttpError
 from sft_judge.inference.serving.limits import Limits
@@ -66,7 +66,7 @@ def serve(settings: Settings) -> bool:
 async def _serve(settings: Settings, name: str, spec, prompt: JudgePrompt, args, listener: socket.socket) -> bool:
     from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-    async with running(args) as client:
+    async with open_client(args) as client:
         service = Service(name, AsyncVllm(client, spec), prompt, spec, settings.limits)
         await _try_out(service, settings.model)
         others = await openai_app(client, args) if settings.with_openai else None

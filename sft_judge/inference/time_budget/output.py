@@ -14,11 +14,11 @@ from sft_judge.core.files import content_hash
 from sft_judge.core.manifest import versions
 from sft_judge.core.verdicts import ORDERS, widen
 from sft_judge.data.probs import Probs, read_probs, write_probs
-from sft_judge.inference.calibrated import calibrated
+from sft_judge.inference.calibrated import calibrate_probs
 from sft_judge.inference.ensemble import combine
 from sft_judge.inference.out_of_fold import find_judges
 from sft_judge.inference.predict import Job
-from sft_judge.inference.submission import Sample, opinions, write_submission
+from sft_judge.inference.submission import Sample, arrange_probs, write_submission
 
 COUNTS = ("judged", "judged_in_both_orders", "complete")
 
@@ -76,7 +76,7 @@ class TimedOutput:
     def write(self, scores: np.ndarray, facts: dict) -> dict:
         """Replace the probs file and the submission by what is known; returns counts."""
         probs = self.probs(scores, facts)
-        said = None if self.sample is None else opinions(self.path, calibrated(probs), probs, self.sample)
+        said = None if self.sample is None else arrange_probs(self.path, calibrate_probs(probs), probs, self.sample)
         write_probs(self.path, probs)
         if said is not None:
             mean = combine([said], np.ones(1), self.sample.num_verdicts)

@@ -22,12 +22,19 @@ from sft_judge.core.files import content_hash, partial_path
 from sft_judge.core.progress import SECONDS_BETWEEN_LINES
 from sft_judge.core.verdicts import ORDERS, VERDICTS
 from sft_judge.data.battles import read_battles
-from sft_judge.data.probs import average_orders, log_clipped, read_probs
+from sft_judge.data.probs import average_orders, clip_log, read_probs
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.scoring import score_battles
 from sft_judge.inference.shards import RowWork
 from sft_judge.inference.time_budget.output import TimedOutput
-from sft_judge.inference.time_budget.scheduler import Deadline, Pass, fit_length_rule, open_rows, score_in_time, unsure
+from sft_judge.inference.time_budget.scheduler import (
+    Deadline,
+    Pass,
+    fit_length_rule,
+    open_rows,
+    score_in_time,
+    uncertainty,
+)
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
 
@@ -77,7 +84,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
     try:
         with alarm((1 - END_SHARE) * deadline.left()) as ring_in:
             tokens = work.lengths(lambda: token_lengths(prompt, output.battles.to_pylist()))
-            passes = passes_of(output, tokens, settings, prompt)
+            passes = plan_passes(output, tokens, settings, prompt)
             if any(len(each.choose(work.scores())) for each in passes):
                 options = (settings.engine, output.model, output.spec, settings.dtype)
                 with open_engine(*options, gpus=settings.tensor_parallel) as engine:
@@ -101,21 +108,21 @@ def _score(engine, prompt: JudgePrompt, battles, work: RowWork, rows: np.ndarray
     work.add(rows, orders, score_battles(engine, prompt, battles.take(rows).to_pylist(), orders))
 
 
-def passes_of(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings, prompt: JudgePrompt) -> list[Pass]:
+def plan_passes(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings, prompt: JudgePrompt) -> list[Pass]:
     """The rounds of a policy over this shard's rows, of which `tokens` [N] are the lengths."""
     index, count = settings.shard
     first = np.argsort(tokens, kind="stable")
     if settings.uncertain_in:
-        first = np.argsort(-unsure_in(settings.uncertain_in, output.ids), kind="stable")
+        first = np.argsort(-read_uncertainty(settings.uncertain_in, output.ids), kind="stable")
     mine = first[index::count]
-    rule = fit_rule(*settings.length_rule, prompt) if settings.length_rule else None
+    rule = load_length_rule(*settings.length_rule, prompt) if settings.length_rule else None
 
     def in_turn(orders, scores):
         return mine[open_rows(scores, orders)[mine]]
 
     def most_helped(scores):
         rows = in_turn(("ba",), scores)
-        worth = unsure(np.exp(scores[rows, 0])) if rule is None else rule(tokens[rows]) / tokens[rows]
+        worth = uncertainty(np.exp(scores[rows, 0])) if rule is None else rule(tokens[rows]) / tokens[rows]
         return rows[np.argsort(-worth, kind="stable")]
 
     if output.swap == "budget":
@@ -124,17 +131,17 @@ def passes_of(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings, 
     return [Pass(orders, partial(in_turn, orders))]
 
 
-def unsure_in(path: Path, ids: np.ndarray) -> np.ndarray:
+def read_uncertainty(path: Path, ids: np.ndarray) -> np.ndarray:
     """How unsure a probs file is of these battles [N]. Raises `InputError` where it lacks one."""
     known, probs, _ = average_orders(read_probs(path))
     place = {id_: row for row, id_ in enumerate(known)}
     missing = [id_ for id_ in ids if id_ not in place]
     if missing:
         raise InputError(f"{path}: no probabilities for {len(missing)} of the battles, e.g. id {missing[0]!r}.")
-    return unsure(probs[[place[id_] for id_ in ids]])
+    return uncertainty(probs[[place[id_] for id_ in ids]])
 
 
-def fit_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Callable[[np.ndarray], np.ndarray]:
+def load_length_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Callable[[np.ndarray], np.ndarray]:
     """What the other order gains at a length in tokens, from probs in both orders of battles with verdicts."""
     battles = {row["id"]: row for row in read_battles(battles_path).to_pylist() if row["verdict"] is not None}
     probs = read_probs(path)
@@ -145,7 +152,7 @@ def fit_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Callable[[n
     ids = [ids[row] for row in np.unique(np.linspace(0, len(ids) - 1, ROWS_OF_A_RULE).astype(int))]
     truth = [VERDICTS.index(battles[id_]["verdict"]) for id_ in ids]
     one, other = (np.array([said[id_, order][k] for id_, k in zip(ids, truth, strict=True)]) for order in ORDERS)
-    gains = log_clipped((one + other) / 2) - log_clipped(one)
+    gains = clip_log((one + other) / 2) - clip_log(one)
     return fit_length_rule(token_lengths(prompt, [battles[id_] for id_ in ids]), gains)
 
 

@@ -113,7 +113,7 @@ def open_rows(scores: np.ndarray, orders: tuple[str, ...]) -> np.ndarray:
     return np.any([np.isnan(scores[:, ORDERS.index(order), 0]) for order in orders], axis=0)
 
 
-def unsure(probs: np.ndarray) -> np.ndarray:
+def uncertainty(probs: np.ndarray) -> np.ndarray:
     """Entropy [N] in nats of probabilities [N, K]: how little a judge knows of a row."""
     return entropy(probs, axis=-1)
 

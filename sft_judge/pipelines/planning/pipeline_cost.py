@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sft_judge.conversion.quantize import BATCH
+from sft_judge.conversion.quantize import ROWS_PER_ROUND
 from sft_judge.core import registry
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import read_battles, set_column
@@ -220,7 +220,7 @@ def _quantize(road: Road, step: Step, args) -> Piece:
     """Each round tunes a block on BATCH rows, forward and back; before and after, all rows go through it once."""
     model, _, _ = road.trained(args.model)
     cost = road.forward_cost(model, args.seqlen)
-    passes = 3 * args.iters * min(BATCH, args.nsamples) + 2 * args.nsamples
+    passes = 3 * args.iters * min(ROWS_PER_ROUND, args.nsamples) + 2 * args.nsamples
     flops = passes * (cost.linear_flops + cost.attention_flops)
     disk = _weight_bytes(cost, BITS[args.scheme])
     gpus = tuple(fits(_weight_bytes(cost, None)))

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer
 
 from sft_judge.core.errors import InputError
-from sft_judge.modeling.loading import attention_for, beside_text
+from sft_judge.modeling.loading import attention_for, modules_beyond_text
 from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
 from sft_judge.training.adapters import adapter_config
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
@@ -143,7 +143,7 @@ def meta_model(model_config: PretrainedConfig, adapters: JudgeModelConfig):
         wanted = "sdpa"  # needs as little memory, a soft-cap in the kernel adds none, and runs on fake tensors
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=wanted)
-        for module in beside_text(model).values():
+        for module in modules_beyond_text(model).values():
             module.requires_grad_(False)
         lora = adapter_config(adapters, model)
         return model if lora is None else get_peft_model(model, lora, low_cpu_mem_usage=True)

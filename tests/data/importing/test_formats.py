@@ -267,7 +267,7 @@ def test_whatever_a_row_holds_it_is_a_battle_or_a_reject(format_name, changes):
 
 
 def test_texts_and_lines_have_a_limit(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sft_judge.data.importing.conversation.LONGEST", 100)
+    monkeypatch.setattr("sft_judge.data.importing.conversation.MAX_CELL_CHARACTERS", 100)
     monkeypatch.setattr("sft_judge.data.importing.readers.LONGEST_ROW", 1_000)
     long = {**PREFERENCE, "chosen": "x" * 101}
     longer = {**PREFERENCE, "chosen": "x" * 5_000}

@@ -11,8 +11,8 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, read_battles, set_column
 from sft_judge.data.preparing.folds import assign_folds, settle_ties
 from sft_judge.data.preparing.leaks import LeakSearch
-from sft_judge.data.synthetic.generator import planted_split
-from sft_judge.data.synthetic.preference_law import PlantedSettings
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import SyntheticSettings
 
 pytestmark = pytest.mark.unit
 verdicts_drawn = st.sampled_from([*VERDICTS, None])
@@ -35,7 +35,7 @@ def battles(pairs) -> pa.Table:
 
 
 def planted_table(rows: int, **knobs) -> pa.Table:
-    return battle_table(planted_split(PlantedSettings(rows=rows, **knobs), "train").rows)
+    return battle_table(generate_split(SyntheticSettings(rows=rows, **knobs), "train").rows)
 
 
 @settings(max_examples=50, deadline=None)

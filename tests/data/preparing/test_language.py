@@ -8,9 +8,9 @@ import pytest
 
 from sft_judge.cli import main
 from sft_judge.data.battles import battle_table, read_battles, set_column, write_battles
-from sft_judge.data.preparing.language import LanguageDetector, enough_letters, language_name, prose
-from sft_judge.data.synthetic.generator import planted_split
-from sft_judge.data.synthetic.preference_law import PlantedSettings
+from sft_judge.data.preparing.language import LanguageDetector, enough_letters, language_name, strip_code
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import SyntheticSettings
 from sft_judge.data.synthetic.vocabulary import LANGUAGES
 
 pytestmark = pytest.mark.unit
@@ -23,7 +23,7 @@ def detector():
 
 
 def test_language_is_detected_where_none_is_stated(detector, tmp_path):
-    planted = planted_split(PlantedSettings(rows=400), "train")
+    planted = generate_split(SyntheticSettings(rows=400), "train")
     table = battle_table([*({**row, "language": None} for row in planted.rows), {**planted.rows[0], "id": "x"}])
     stated = set_column(table, "language", pa.array([None] * 400 + ["Klingon"]))
     write_battles(tmp_path / "b.parquet", stated)
@@ -64,7 +64,7 @@ def test_a_letter_of_another_script_counts_as_three():
 
 
 def test_prose_is_one_line():
-    assert prose("Tell me\n\n  about `x`\nthe sea ") == "Tell me about the sea"
+    assert strip_code("Tell me\n\n  about `x`\nthe sea ") == "Tell me about the sea"
 
 
 def test_names_are_english_and_what_is_no_code_stays():

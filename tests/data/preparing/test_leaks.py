@@ -12,8 +12,8 @@ from sft_judge.data.battles import battle_table
 from sft_judge.data.preparing import similarity_join as set_join
 from sft_judge.data.preparing.leaks import LeakSearch, triple_sets
 from sft_judge.data.preparing.similarity_join import SetJoin
-from sft_judge.data.synthetic.generator import planted_split
-from sft_judge.data.synthetic.preference_law import preset_settings
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import preset_settings
 
 pytestmark = pytest.mark.unit
 
@@ -54,15 +54,18 @@ def similar_sets(draw):
 def test_the_join_finds_exactly_what_brute_force_finds(drawn, at_once, classes, shortcut):
     sets, sides = [set(elements) for elements, _ in drawn], np.array([side for _, side in drawn])
     flat = np.array([element for elements, _ in drawn for element in elements], dtype=np.uint64)
-    before = set_join.AT_ONCE, set_join.CLASSES
-    set_join.AT_ONCE, set_join.CLASSES = at_once, classes  # any size of chunk and any order of elements will do
+    before = set_join.MAX_ELEMENTS_IN_MEMORY, set_join.CLASSES
+    set_join.MAX_ELEMENTS_IN_MEMORY, set_join.CLASSES = (
+        at_once,
+        classes,
+    )  # any size of chunk and any order of elements will do
     try:
         join = SetJoin(flat, np.array([len(one) for one in sets]), sides)
         if not shortcut:  # which finds all there is in sets as few as these
             join._neighbours = lambda entries, step: np.zeros((0, 2), dtype=np.int64)
         found = join.find()
     finally:
-        set_join.AT_ONCE, set_join.CLASSES = before
+        set_join.MAX_ELEMENTS_IN_MEMORY, set_join.CLASSES = before
     meet = {
         (i, j)
         for i in range(len(sets))
@@ -116,7 +119,7 @@ def test_test_rows_that_overlap_training_rows_are_counted():
 
 def test_folds_dealt_without_regard_to_prompts_leak_as_brute_force_says():
     knobs = preset_settings("easy", rows=400, test_rows=1, shifted_rows=1, near_duplicates=0.3)
-    prompts = [row["prompt"] for row in planted_split(knobs, "train").rows]
+    prompts = [row["prompt"] for row in generate_split(knobs, "train").rows]
     folds = np.arange(400) % 5
     sets = [by_hand("\n".join(turns)) for turns in prompts]
     expected = [any(folds[i] != folds[j] and jaccard(sets[i], sets[j]) >= 0.8 for j in range(400)) for i in range(400)]

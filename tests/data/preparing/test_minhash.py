@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sft_judge.data.preparing.minhash import NEAR, connect, near_pairs, signatures, word_triples
+from sft_judge.data.preparing.minhash import NEAR_SIMILARITY, connect, near_pairs, signatures, word_triples
 
 pytestmark = pytest.mark.unit
 
@@ -31,9 +31,9 @@ def test_pairs_are_those_of_exact_similarity_but_for_the_estimate_s_error():
     texts = edited_texts(0, 40)
     signed = signatures(texts)
     linked = connect(len(texts), near_pairs(signed, np.arange(len(texts))))
-    error = 4 * np.sqrt(NEAR * (1 - NEAR) / signed.shape[1])
+    error = 4 * np.sqrt(NEAR_SIMILARITY * (1 - NEAR_SIMILARITY) / signed.shape[1])
     for i, j in itertools.combinations(range(len(texts)), 2):
-        if (similarity := jaccard(texts[i], texts[j])) > NEAR + error:
+        if (similarity := jaccard(texts[i], texts[j])) > NEAR_SIMILARITY + error:
             assert linked[i] == linked[j], similarity
         elif i // 5 != j // 5:
             assert linked[i] != linked[j], similarity

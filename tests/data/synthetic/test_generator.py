@@ -5,26 +5,26 @@ import pytest
 from scipy.stats import chisquare
 
 from sft_judge.data.preparing.folds import normal_prompt
-from sft_judge.data.synthetic.generator import planted_split
-from sft_judge.data.synthetic.preference_law import (
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import (
     AGAIN,
     COURTESY,
     PRESETS,
     RUDENESS,
     SPLITS,
-    PlantedSettings,
+    SyntheticSettings,
     davidson,
-    fit_law,
+    fit_preference_model,
     preset_settings,
 )
-from sft_judge.data.synthetic.vocabulary import HOSTILE, LANGUAGES
+from sft_judge.data.synthetic.vocabulary import INJECTIONS, LANGUAGES
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope="module", params=PRESETS)
 def planted(request):
-    return planted_split(preset_settings(request.param, rows=20_000, seed=3), "train")
+    return generate_split(preset_settings(request.param, rows=20_000, seed=3), "train")
 
 
 def test_verdicts_are_drawn_from_the_truth(planted):
@@ -67,33 +67,36 @@ def test_davidson_ties_are_nu_times_the_geometric_mean():
 def test_two_verdicts_are_bradley_terry():
     utilities = np.array([[0.3, -0.4]])
     assert davidson(utilities, nu=0.0)[0] == pytest.approx([1 / (1 + np.exp(-0.7)), 1 / (1 + np.exp(0.7)), 0])
-    planted = planted_split(PlantedSettings(rows=500, verdicts=2, label_noise=0.3), "train")
+    planted = generate_split(SyntheticSettings(rows=500, verdicts=2, label_noise=0.3), "train")
     assert (planted.probs[:, 2] == 0).all() and (planted.verdicts < 2).all()
 
 
 def test_scale_and_tie_rate_are_what_the_settings_say(planted):
     settings = preset_settings("easy")
-    law = fit_law(settings, "train")
-    planted = planted_split(PlantedSettings(rows=20_000), "train")
+    law = fit_preference_model(settings, "train")
+    planted = generate_split(SyntheticSettings(rows=20_000), "train")
     utilities = planted.draw.qualities @ law.weights
     assert np.std(utilities[:, 0] - utilities[:, 1]) == pytest.approx(settings.scale, rel=0.03)
     assert planted.probs[:, 2].mean() == pytest.approx(settings.tie_rate, abs=0.005)
 
 
 def test_the_law_does_not_depend_on_seed_or_rows():
-    one, other = fit_law(PlantedSettings(seed=1), "train"), fit_law(PlantedSettings(seed=2, rows=9), "train")
+    one, other = (
+        fit_preference_model(SyntheticSettings(seed=1), "train"),
+        fit_preference_model(SyntheticSettings(seed=2, rows=9), "train"),
+    )
     assert one.nu == other.nu and (one.weights == other.weights).all()
 
 
 def test_the_shifted_source_has_other_tastes():
-    weights = {split: fit_law(PlantedSettings(), split).weights for split in SPLITS}
+    weights = {split: fit_preference_model(SyntheticSettings(), split).weights for split in SPLITS}
     assert (weights["train"] == weights["test"]).all()
     assert np.corrcoef(weights["train"][:4], weights["shifted"][:4])[0, 1] < 0.95
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_quality_can_be_read_in_the_text(language):
-    planted = planted_split(PlantedSettings(rows=400, languages=(language,)), "train")
+    planted = generate_split(SyntheticSettings(rows=400, languages=(language,)), "train")
     words = LANGUAGES[language]
     lists = words.word_lists
     for row, counts, length in zip(planted.rows, planted.draw.counts, planted.draw.words, strict=True):
@@ -111,7 +114,7 @@ def _split(text: str, between: str) -> list[str]:
 
 
 def test_being_on_topic_and_in_the_language_can_be_read_too():
-    planted = planted_split(preset_settings("full", rows=500, hostile=0.0), "train")
+    planted = generate_split(preset_settings("full", rows=500, hostile=0.0), "train")
     assert 0.02 < 1 - planted.draw.qualities[..., 4:].mean() < 0.5
     for row, draw_language, topic in zip(
         planted.rows, planted.draw.answer_language, planted.draw.answer_topic, strict=True
@@ -128,8 +131,8 @@ def test_no_language_uses_a_word_twice():
 
 
 def test_prompts_repeat_within_a_split_and_never_across():
-    settings = PlantedSettings(rows=4000, test_rows=4000, shifted_rows=4000, languages=("en",))
-    splits = [planted_split(settings, split) for split in SPLITS]
+    settings = SyntheticSettings(rows=4000, test_rows=4000, shifted_rows=4000, languages=("en",))
+    splits = [generate_split(settings, split) for split in SPLITS]
     prompts = [{normal_prompt(row["prompt"]) for row in split.rows} for split in splits]
     assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
     assert 0.7 < len(prompts[0]) / 4000 < 0.82
@@ -137,15 +140,15 @@ def test_prompts_repeat_within_a_split_and_never_across():
 
 def test_full_has_hostile_rows_and_easy_has_none():
     for preset, share in (("easy", 0.0), ("full", 0.02)):
-        rows = planted_split(preset_settings(preset, rows=5000), "train").rows
+        rows = generate_split(preset_settings(preset, rows=5000), "train").rows
         texts = [row[field] for row in rows for field in ("prompt", "response_a", "response_b")]
-        hostile = sum(any(mark in turn for turn in text for mark in HOSTILE) for text in texts)
+        hostile = sum(any(mark in turn for turn in text for mark in INJECTIONS) for text in texts)
         assert hostile / 5000 == pytest.approx(share, abs=0.006)
 
 
 def test_bias_and_noise_are_in_the_truth():
-    fair = planted_split(PlantedSettings(rows=4000), "train").probs
-    biased = planted_split(PlantedSettings(rows=4000, position_bias=1.0), "train").probs
-    noisy = planted_split(PlantedSettings(rows=4000, label_noise=1.0), "train").probs
+    fair = generate_split(SyntheticSettings(rows=4000), "train").probs
+    biased = generate_split(SyntheticSettings(rows=4000, position_bias=1.0), "train").probs
+    noisy = generate_split(SyntheticSettings(rows=4000, label_noise=1.0), "train").probs
     assert (biased[:, 0] / biased[:, 1]) == pytest.approx(np.e * fair[:, 0] / fair[:, 1])
     np.testing.assert_allclose(noisy, 1 / 3)

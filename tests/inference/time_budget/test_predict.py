@@ -13,11 +13,11 @@ from helpers.judges import exchange, make_judge, predict
 from sft_judge.cli import main
 from sft_judge.data.battles import read_battles, write_battles
 from sft_judge.data.probs import average_orders, read_probs
-from sft_judge.evaluation.align import align
+from sft_judge.evaluation.align import align_judges
 from sft_judge.inference.engines.transformers_engine import TransformersEngine
 from sft_judge.inference.submission import check_submission, read_sample
-from sft_judge.inference.time_budget.predict import fit_rule
-from sft_judge.inference.time_budget.scheduler import Deadline, unsure
+from sft_judge.inference.time_budget.predict import load_length_rule
+from sft_judge.inference.time_budget.scheduler import Deadline, uncertainty
 from sft_judge.modeling.judge_spec import read_spec, write_spec
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
@@ -182,7 +182,7 @@ def test_the_other_order_goes_to_the_battles_that_the_first_left_most_unsure(
     probs = read_probs(tmp_path / "probs.parquet")
     twice = set(probs.ids[probs.orders == "ba"])
     assert len(twice) == 21
-    first = {id_: unsure(np.exp(logp)) for id_, logp in zip(whole.ids[::2], whole.logp[::2], strict=True)}
+    first = {id_: uncertainty(np.exp(logp)) for id_, logp in zip(whole.ids[::2], whole.logp[::2], strict=True)}
     assert min(first[id_] for id_ in twice) >= max(first[id_] for id_ in set(first) - twice) - 1e-6
 
 
@@ -195,7 +195,7 @@ def test_with_a_length_rule_the_other_order_goes_where_it_gained_most_per_token(
     assert in_time(judge, planted_file, tmp_path / "probs.parquet", *words) == 130
     prompt = JudgePrompt.of(load_tokenizer(str(judge)), read_spec(judge))
     tokens = lengths(judge, planted_file)
-    rule = fit_rule(tmp_path / "known.parquet", planted_file, prompt)
+    rule = load_length_rule(tmp_path / "known.parquet", planted_file, prompt)
     worth = {id_: rule(np.array([length]))[0] / length for id_, length in tokens.items()}
     probs = read_probs(tmp_path / "probs.parquet")
     twice = set(probs.ids[probs.orders == "ba"])
@@ -212,7 +212,7 @@ def test_a_second_judge_begins_with_what_the_first_is_least_sure_of(
     ids, probs, _ = average_orders(whole)
     seen = read_probs(tmp_path / "second.parquet")
     judged = np.isin(ids.astype(str), seen.ids[seen.scored].astype(str))
-    assert judged.sum() == 18 and unsure(probs)[judged].min() >= unsure(probs)[~judged].max()
+    assert judged.sum() == 18 and uncertainty(probs)[judged].min() >= uncertainty(probs)[~judged].max()
 
 
 def test_exchanged_responses_exchange_the_result_of_both_orders_out_of_time_too(
@@ -264,7 +264,7 @@ def test_an_unfinished_file_is_read_with_a_caveat(
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert said in str(metrics["provenance"]) and metrics["n"] == 60
     assert said in (tmp_path / "report" / "report.html").read_text()
-    orders = align({"it": output}, read_battles(planted_file), planted_file).judges["it"].orders
+    orders = align_judges({"it": output}, read_battles(planted_file), planted_file).judges["it"].orders
     assert np.isnan(orders[:, :, 0]).sum(axis=0).tolist() == [24, 60]  # frequencies are no judgement in any order
     copy = shutil.copytree(judge, tmp_path / "judge")
     assert main(["calibrate", "--probs", str(output), "--battles", str(planted_file), "--model", str(copy)]) == 0

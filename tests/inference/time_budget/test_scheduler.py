@@ -14,7 +14,7 @@ from sft_judge.inference.time_budget.scheduler import (
     fit_length_rule,
     open_rows,
     score_in_time,
-    unsure,
+    uncertainty,
 )
 
 pytestmark = pytest.mark.unit
@@ -147,7 +147,7 @@ def test_the_length_rule_finds_where_the_other_order_gains():
 
 def test_even_odds_are_the_least_sure():
     probs = np.array([[1, 0, 0], [0.6, 0.3, 0.1], [1 / 3] * 3])
-    np.testing.assert_allclose(unsure(probs), [0, 0.8979457, np.log(3)], atol=1e-6)
+    np.testing.assert_allclose(uncertainty(probs), [0, 0.8979457, np.log(3)], atol=1e-6)
 
 
 @pytest.mark.parametrize(

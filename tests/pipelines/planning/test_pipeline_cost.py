@@ -10,7 +10,7 @@ import yaml
 from sft_judge.cli import main
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import battle_table, read_battles, write_battles
-from sft_judge.modeling.architectures import KNOWN, model_config_of
+from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.pipelines.pipeline import declared_of, read_pipeline, steps_of
@@ -85,13 +85,13 @@ def test_tokens_disk_and_flops_are_those_of_closed_forms(road):
     assert pieces["predict"][0].tokens == 2 * TOKENS * 300
     config = model_config_of(SMALL)
     table = config.vocab_size * config.hidden_size
-    linear = 2 * (KNOWN[SMALL].billions * 1e9 - table)  # FLOPs a token, forward; the head is K rows
+    linear = 2 * (KNOWN_ARCHITECTURES[SMALL].billions * 1e9 - table)  # FLOPs a token, forward; the head is K rows
     attention = 4 * config.num_hidden_layers * config.hidden_size * TOKENS  # scores and values
     assert pieces["predict"][0].flops == pytest.approx(600 * TOKENS * (linear + attention), rel=0.02)
     # adapters alone, no checkpointing: forward, and back for the activations
     assert pieces["student"][0].flops == pytest.approx(2 * ROWS * TOKENS * 2 * linear, rel=0.15)
-    assert pieces["merge"][0].disk == pytest.approx(2 * KNOWN[SMALL].billions * 1e9, rel=0.01)
-    packed = (KNOWN[SMALL].billions * 1e9 - table) * (4 + 20 / 128) / 8 + 2 * table
+    assert pieces["merge"][0].disk == pytest.approx(2 * KNOWN_ARCHITECTURES[SMALL].billions * 1e9, rel=0.01)
+    packed = (KNOWN_ARCHITECTURES[SMALL].billions * 1e9 - table) * (4 + 20 / 128) / 8 + 2 * table
     assert pieces["quantize"][0].disk == pytest.approx(packed, rel=0.01)
 
 
@@ -166,7 +166,7 @@ def test_folds_and_seeds_of_a_recipe_are_costed_once(road, monkeypatch):
 @pytest.mark.parametrize("model", [SMALL, "google/gemma-2-9b-it"])
 def test_two_shallow_models_tell_a_deep_ones_cost(model, tmp_path):
     """Two kinds of layers alternate in Gemma-2."""
-    config = shrink_config(model_config_of(model), tokenizer_of(KNOWN[model].tokenizer))
+    config = shrink_config(model_config_of(model), tokenizer_of(KNOWN_ARCHITECTURES[model].tokenizer))
     config.num_hidden_layers, config.layer_types = 10, model_config_of(model).layer_types[:10]
     settings = JudgeConfig(output_dir=str(tmp_path), gradient_checkpointing=True)
     adapters = JudgeModelConfig(model_name_or_path=model, use_peft=True, lora_r=4, dtype="float32")

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.training_runs import losses
 from sft_judge.cli import main
-from sft_judge.modeling.architectures import KNOWN, model_config_of
+from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of
 from sft_judge.modeling.loading import load_model
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
@@ -30,7 +30,7 @@ def recipe(tmp_path, **changes) -> JudgeConfig:
 
 
 def small(model: str):
-    return shrink_config(model_config_of(model), tokenizer_of(KNOWN[model].tokenizer))
+    return shrink_config(model_config_of(model), tokenizer_of(KNOWN_ARCHITECTURES[model].tokenizer))
 
 
 @unit

@@ -38,7 +38,7 @@ REFERENCE_ROWS = 50_000  # on which the law's scale and its tie parameter are fi
 
 
 @dataclass(frozen=True)
-class PlantedSettings:
+class SyntheticSettings:
     """The knobs of the generator. `PRESETS` are fixed: bars are set on presets, never on tuned knobs."""
 
     rows: int = 20_000  # of train.csv
@@ -87,11 +87,11 @@ PRESETS = {
 }
 
 
-def preset_settings(preset: str, **knobs) -> PlantedSettings:
+def preset_settings(preset: str, **knobs) -> SyntheticSettings:
     """The settings of a preset; knobs that are not None take the place of its own."""
-    known = {field.name for field in fields(PlantedSettings)}
+    known = {field.name for field in fields(SyntheticSettings)}
     assert set(knobs) <= known, set(knobs) - known
-    return PlantedSettings(**{**PRESETS[preset], **{k: v for k, v in knobs.items() if v is not None}})
+    return SyntheticSettings(**{**PRESETS[preset], **{k: v for k, v in knobs.items() if v is not None}})
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Draw:
         return np.stack([*np.moveaxis(self.counts[..., COURTESY:], -1, 0), self.words, *hard], axis=-1).astype(float)
 
 
-def draw_qualities(rng: np.random.Generator, language, topic, turns, settings: PlantedSettings) -> Draw:
+def draw_qualities(rng: np.random.Generator, language, topic, turns, settings: SyntheticSettings) -> Draw:
     """Draw two different models for each prompt and, by their habits, what their answers are like."""
     count = len(language)
     first = rng.integers(len(MODELS), size=count)
@@ -145,7 +145,7 @@ def draw_qualities(rng: np.random.Generator, language, topic, turns, settings: P
     )
 
 
-def draw_frames(rng: np.random.Generator, count: int, settings: PlantedSettings):
+def draw_frames(rng: np.random.Generator, count: int, settings: SyntheticSettings):
     """Language, topic and number of turns of `count` prompts, each [count]."""
     language = rng.integers(len(settings.languages), size=count)
     turns = 1 + np.searchsorted(np.cumsum(TURN_SHARES[:-1]), rng.random(count), side="right")
@@ -153,12 +153,12 @@ def draw_frames(rng: np.random.Generator, count: int, settings: PlantedSettings)
 
 
 @dataclass(frozen=True)
-class Law:
+class PreferenceModel:
     """The true preference: weights [6] of the qualities, Davidson's tie parameter, biases and noise."""
 
     weights: np.ndarray
     nu: float
-    settings: PlantedSettings
+    settings: SyntheticSettings
 
     def probabilities(self, draw: Draw) -> np.ndarray:
         """[N, 3] in the order of VERDICTS: exactly what verdicts are drawn from, noise included."""
@@ -167,7 +167,7 @@ class Law:
         return (1 - self.settings.label_noise) * clean + self.settings.label_noise * in_use
 
 
-def _utilities(draw: Draw, weights: np.ndarray, settings: PlantedSettings) -> np.ndarray:
+def _utilities(draw: Draw, weights: np.ndarray, settings: SyntheticSettings) -> np.ndarray:
     """[N, 2]: the weighted sum of an answer's qualities, plus the biases."""
     utilities = draw.qualities @ weights + settings.length_bias * draw.words
     utilities[:, 0] += settings.position_bias
@@ -182,7 +182,7 @@ def davidson(utilities: np.ndarray, nu: float) -> np.ndarray:
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def fit_law(settings: PlantedSettings, split: str) -> Law:
+def fit_preference_model(settings: SyntheticSettings, split: str) -> PreferenceModel:
     """Scale the split's WEIGHTS and solve nu, on a reference sample that no seed changes."""
     from scipy.optimize import brentq
 
@@ -194,7 +194,7 @@ def fit_law(settings: PlantedSettings, split: str) -> Law:
         deviation = np.std(difference[:, part] @ weights[part])
         weights[part] *= settings.scale * np.sqrt(share) / deviation if deviation and share else 0.0
     if settings.verdicts == 2:
-        return Law(weights, 0.0, settings)
+        return PreferenceModel(weights, 0.0, settings)
     utilities = _utilities(draw, weights, settings)
     log_nu = brentq(lambda log: davidson(utilities, np.exp(log))[:, 2].mean() - settings.tie_rate, -200, 200)
-    return Law(weights, float(np.exp(log_nu)), settings)
+    return PreferenceModel(weights, float(np.exp(log_nu)), settings)
