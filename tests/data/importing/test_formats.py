@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from helpers.importing import BAD, GOOD, PREFERENCE, USER, import_rows, refused
 from sft_judge.cli import main
-from sft_judge.commands import import_battles
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data import battles as schema
 from sft_judge.data.battles import FIELDS, read_battles
@@ -289,7 +288,3 @@ def test_a_json_list_is_read_like_jsonl(tmp_path):
     output = tmp_path / "battles.parquet"
     assert main(["import", str(tmp_path / "rows.json"), "--output", str(output)]) == 0
     assert read_battles(output).to_pylist() == import_rows(tmp_path, rows)[0]
-
-
-def test_the_command_offers_the_formats_there_are():
-    assert set(import_battles.FORMATS) == set(FORMATS)
