@@ -116,5 +116,5 @@ def _judgements(answer) -> list[dict]:
 
 
 def _wait(answer) -> float:
-    said = answer.headers.get("Retry-After", "")
-    return float(said) if said.isdigit() else 1.0
+    header = answer.headers.get("Retry-After", "")
+    return float(header) if header.isdigit() else 1.0

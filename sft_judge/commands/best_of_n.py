@@ -40,7 +40,7 @@ def run(args) -> dict:
     rows = [best_row(entry, len(judge.orders)) for entry in entries]
     write_rows(args.output, rows)
     work.clear()
-    facts = {
+    result = {
         "rows": len(rows),
         "calls": judge.calls,
         "calls_kept": judge.kept,
@@ -51,11 +51,11 @@ def run(args) -> dict:
         "with_cycles": sum(bool(row["cyclic_triples"]) for row in rows),
     }
     print(
-        f"{facts['tied']} of {facts['rows']} best ones tied, the first taken; {facts['without_condorcet_winner']} "
-        f"round robins without a candidate that beats all others, {facts['with_cycles']} with a circle"
+        f"{result['tied']} of {result['rows']} best ones tied, the first taken; {result['without_condorcet_winner']} "
+        f"round robins without a candidate that beats all others, {result['with_cycles']} with a circle"
     )
-    print(f"{facts['rows']} prompts -> {args.output}")
-    return facts
+    print(f"{result['rows']} prompts -> {args.output}")
+    return result
 
 
 def best_row(entry, num_orders: int) -> dict:

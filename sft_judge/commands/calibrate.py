@@ -51,10 +51,10 @@ def run(args) -> dict:
     if args.form == "vector" and held.probs.shape[1] == 2:
         raise InputError(f"--form vector scales ties apart; {args.probs} has a and b alone. Take --form temperature.")
     calibration, evidence = choose_calibration(held, args.form)
-    facts = {"fitted_rows": len(held.verdicts), "fold": args.fold, "battles_sha256": content_hash(args.battles)}
-    calibration = calibration and calibration | facts | evidence
+    result = {"fitted_rows": len(held.verdicts), "fold": args.fold, "battles_sha256": content_hash(args.battles)}
+    calibration = calibration and calibration | result | evidence
     _store(args, calibration)
-    print("\n".join(_said(calibration, evidence, facts["fitted_rows"])))
+    print("\n".join(_said(calibration, evidence, result["fitted_rows"])))
     print(f"skipped: {', '.join(f'{count} {why}' for why, count in counts.items())}")
     return {"calibration": calibration, "evidence": evidence, "skipped": counts}
 

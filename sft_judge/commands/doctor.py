@@ -18,8 +18,8 @@ def run(args):
     gpus = doctor.gpus()
     print(f"sft-judge {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print("\n".join(f"GPU {number}: {gpu}" for number, gpu in enumerate(gpus)) or "no NVIDIA GPU seen")
-    found, missing = doctor.core()
-    print("\ncore\n  " + _listed(found) + "".join(f"\n  MISSING {requirement}" for requirement in missing))
+    versions, missing = doctor.core()
+    print("\ncore\n  " + _listed(versions) + "".join(f"\n  MISSING {requirement}" for requirement in missing))
     print("\nextras")
     for extra in doctor.extras():
         if extra.missing:
@@ -31,8 +31,8 @@ def run(args):
     return {}
 
 
-def _listed(found: dict[str, str]) -> str:
-    return ", ".join(f"{package} {version}" for package, version in found.items())
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
 def _how(extra) -> str:

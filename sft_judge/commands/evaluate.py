@@ -122,7 +122,7 @@ def _write(args, metrics: dict, aligned, against: list[dict]) -> None:
     from sft_judge.evaluation.report import render_report
 
     lists = {"against": against, "worst": metrics["worst"]}
-    examples = {name: example_texts(aligned, found, args.examples or 0) for name, found in lists.items()}
+    examples = {name: example_texts(aligned, votes, args.examples or 0) for name, votes in lists.items()}
     page = render_report(metrics, examples)
     write_json(args.output / "metrics.json", metrics)
     with whole_file(args.output / "report.html") as aside:
@@ -164,19 +164,19 @@ def _policies_alone(args, files: dict, battles) -> dict:
     from sft_judge.inference.calibrated import calibrate_probs
 
     judges = {name: calibrate_probs(read_probs(path), args.uncalibrated) for name, path in files.items()}
-    found = _policies(args, battles, judges)
-    table = policies_table(found)
+    policies = _policies(args, battles, judges)
+    table = policies_table(policies)
     notes = ["No battle has a verdict, so nothing says how good these judges are. In brackets: 95 % intervals."]
     for name, judge in judges.items():
         notes.append("; ".join(filter(None, [f"{name}: {judge.reason}", describe_unfinished(judge.orders)])))
     page = render_page("sft_judge: policies", "Which policy wins", notes, [Section("", tables=[table])])
-    write_json(args.output / "metrics.json", {"n": 0, "policies": found, "notes": notes})
+    write_json(args.output / "metrics.json", {"n": 0, "policies": policies, "notes": notes})
     with whole_file(args.output / "report.html") as aside:
         aside.write_text(page, encoding="utf-8")
     if not args.quiet:
         print_table(table)
     print("\n".join([*notes, f"report: {args.output / 'report.html'}"]))
-    return {"rows": 0, "battles": found["battles"]}
+    return {"rows": 0, "battles": policies["battles"]}
 
 
 def judge_names(paths: list[Path], names: list[str] | None) -> dict[str, Path]:

@@ -25,10 +25,10 @@ def run(args):
     from sft_judge.inference.verify import verify_exported
 
     with whole_folder(args.output) as folder:
-        facts = export_judge(str(args.model), folder)
-        facts["parity"] = verify_exported(str(args.model), folder, _gate_rows(args.battles, args.limit))
-    print(f"{args.model} -> {args.output}: {facts['architecture']}, labels {', '.join(facts['labels'])}")
-    return facts
+        result = export_judge(str(args.model), folder)
+        result["parity"] = verify_exported(str(args.model), folder, _gate_rows(args.battles, args.limit))
+    print(f"{args.model} -> {args.output}: {result['architecture']}, labels {', '.join(result['labels'])}")
+    return result
 
 
 def _gate_rows(file, num_rows: int) -> list[dict]:

@@ -81,7 +81,7 @@ def run(args) -> dict:
     finally:
         if first != args.output:
             first.unlink(missing_ok=True)
-    facts = {
+    counts = {
         "rows_in": result.rows_in,
         "rows_out": rows_out,
         "rows_rejected": result.rejected,
@@ -90,8 +90,8 @@ def run(args) -> dict:
         "mended": {what: count for what, count in Counter(result.mended).items() if count},
         "formats": result.formats,
     }
-    print_facts(facts, result.first_reject, rejects)
-    return facts
+    print_counts(counts, result.first_reject, rejects)
+    return counts
 
 
 def merge(votes, output) -> int:
@@ -104,13 +104,13 @@ def merge(votes, output) -> int:
     return writer.num_rows
 
 
-def print_facts(facts: dict, first: dict | None, rejects) -> None:
+def print_counts(counts: dict, first: dict | None, rejects) -> None:
     """What became of the rows; of rejects the reasons and where they are, of files the format they were read as."""
-    print("{rows_in} rows in = {rows_out} out + {rows_rejected} rejected + {rows_merged} merged".format(**facts))
-    print("  read as " + ", ".join(f"{name} ({count})" for name, count in Counter(facts["formats"].values()).items()))
-    for what, count in facts["mended"].items():
+    print("{rows_in} rows in = {rows_out} out + {rows_rejected} rejected + {rows_merged} merged".format(**counts))
+    print("  read as " + ", ".join(f"{name} ({count})" for name, count in Counter(counts["formats"].values()).items()))
+    for what, count in counts["mended"].items():
         print(f"  {count} {what}")
     if first:
-        for reason, count in list(facts["rejected_by"].items())[:8]:
+        for reason, count in list(counts["rejected_by"].items())[:8]:
             print(f"  {count} rejected, {reason}")
         print(f"  rejected rows: {rejects}; the first is row {first['row']}, {first['field']}: {first['reason']}")

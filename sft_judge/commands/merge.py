@@ -46,8 +46,8 @@ def run(args):
             "to. Leave it out, and evaluate the average by itself."
         )
     with whole_folder(args.output) as folder:
-        facts = merge_judges(models, weights, folder, args.onto)
+        result = merge_judges(models, weights, folder, args.onto)
         if args.battles:
-            facts["parity"] = verify_merged(models[0], folder, args.battles, args.limit, args.onto)
+            result["parity"] = verify_merged(models[0], folder, args.battles, args.limit, args.onto)
     print(f"{' + '.join(models)} -> {args.output}")
-    return facts
+    return result

@@ -89,13 +89,13 @@ def run(args):
         engine = usable_engines(next(iter(find_judges(str(args.model)))))[-1]
     names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray", "tensor_parallel")
     settings = PredictSettings(engine, **{name: getattr(args, name) for name in names})
-    facts = predict(str(args.model), jobs, settings, _stamp(args))
-    if facts is None:
+    result = predict(str(args.model), jobs, settings, _stamp(args))
+    if result is None:
         print("this shard is done; the last one to finish writes the output")
         return None
     for job in jobs:
         print(f"{job.battles.num_rows} battles -> {job.output}")
-    return facts
+    return result
 
 
 def before(args) -> None:
@@ -142,13 +142,14 @@ def _run_in_time(args):
     # what is known of a battle does not depend on these
     free = ("time_budget", "sample", "submission", "uncertain_in", "length_rule")
     stamp = _stamp(args, **dict.fromkeys(free))
-    facts = predict_in_time(_output(args), deadline, settings, stamp)
+    result = predict_in_time(_output(args), deadline, settings, stamp)
     print(
-        f"{facts['judged']} of {facts['battles']} battles judged, {facts['judged_in_both_orders']} in both orders, in "
-        f"{facts['seconds']:.0f} of {float(args.time_budget):.0f} s -> {args.output[0]}"
-        + ("" if facts["complete"] else "; the same command goes on")
+        f"{result['judged']} of {result['battles']} battles judged, {result['judged_in_both_orders']} in both orders, "
+        "in "
+        f"{result['seconds']:.0f} of {float(args.time_budget):.0f} s -> {args.output[0]}"
+        + ("" if result["complete"] else "; the same command goes on")
     )
-    return facts if args.shard[0] == 0 else None  # one manifest
+    return result if args.shard[0] == 0 else None  # one manifest
 
 
 def _stamp(args, **changes) -> str:

@@ -52,20 +52,20 @@ def run(args) -> dict:
     judge, work = judge_entries(args, stamp, entries)
     groups = [judged_pairs(entry) for entry in entries]
     rules = Rules(args.min_margin, args.max_per_prompt, not args.keep_disagreements, args.balance_length)
-    kept, dropped = rules.keep(groups)
+    pairs, dropped = rules.keep(groups)
     counts = ", ".join(f"{count} {what}" for what, count in dropped.items())
-    print(f"{sum(map(len, groups))} pairs judged = {len(kept)} kept + dropped: {counts}")
-    if not kept:
+    print(f"{sum(map(len, groups))} pairs judged = {len(pairs)} kept + dropped: {counts}")
+    if not pairs:
         raise InputError("No pair is left. The judgements are kept: try again with other rules.")
     calibration = judge.spec.calibration
-    facts = {
-        "rows": len(kept),
+    result = {
+        "rows": len(pairs),
         "prompts": len(entries),
         "candidates": sum(len(entry.places) for entry in entries),
         "copies": sum(len(entry.places) - len(entry.texts) for entry in entries),
         "judged": sum(map(len, groups)),
         "dropped": dict(dropped),
-        **figures(kept),
+        **figures(pairs),
         "calls": judge.calls,
         "model": str(args.model),
         "calibration": describe_calibration(calibration) if calibration else "not calibrated",
@@ -75,9 +75,9 @@ def run(args) -> dict:
         f"least {args.min_margin:g}; at most {args.max_per_prompt} a prompt; lengths "
         f"{'balanced' if args.balance_length else 'not balanced'}",
     }
-    write_rows(args.output, [pair_row(pair, args.conversational) for pair in kept])
+    write_rows(args.output, [pair_row(pair, args.conversational) for pair in pairs])
     with whole_file(outputs(args)[1]) as aside:
-        write_card(aside, facts)
+        write_card(aside, result)
     work.clear()
-    print(f"{len(kept)} pairs, mean margin {facts['mean_margin']:.3f} -> {args.output}, {outputs(args)[1].name}")
-    return facts
+    print(f"{len(pairs)} pairs, mean margin {result['mean_margin']:.3f} -> {args.output}, {outputs(args)[1].name}")
+    return result

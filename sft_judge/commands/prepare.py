@@ -81,19 +81,19 @@ def run(args) -> dict:
     choices = preparing.PrepareSettings(**common, rules=rules)
     num_rows = sum(file.num_rows for file in files)
     with Progress("prepare", num_rows) as progress:
-        found = preparing.survey(files, choices, progress.add)
-    dealt, places = preparing.folds_of(found, choices), preparing.places_of(found, choices)
+        survey = preparing.survey(files, choices, progress.add)
+    dealt, places = preparing.folds_of(survey, choices), preparing.places_of(survey, choices)
     rejects_path = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
     with BattleWriter(args.output) as writer, RejectsWriter(rejects_path) as rejects:
-        tables = preparing.prepare_battles(files, found, dealt, args.ties, rejects.write)
+        tables = preparing.prepare_battles(files, survey, dealt, args.ties, rejects.write)
         for table in tables if places is None else preparing.reorder_battles(tables, places, args.output):
             writer.write(table)
     assert num_rows == writer.num_rows + rejects.num_rows
-    facts = preparing.count_outcomes(found, dealt, choices)
+    counts = preparing.count_outcomes(survey, dealt, choices)
     if args.against:
-        facts["against"] = preparing.measure_overlap(found, open_battles(args.against))
-    print_facts(facts, rejects_path)
-    return facts
+        counts["against"] = preparing.measure_overlap(survey, open_battles(args.against))
+    print_counts(counts, rejects_path)
+    return counts
 
 
 def check_languages(args, files: list) -> None:
@@ -119,22 +119,22 @@ def open_files(paths: list, limit: int | None) -> list:
     return files
 
 
-def print_facts(facts: dict, rejects) -> None:
+def print_counts(counts: dict, rejects) -> None:
     """What became of the rows, in a few lines."""
-    print("{rows_in} rows in = {rows_out} out + {rows_rejected} rejected + {rows_merged} merged".format(**facts))
-    for reason, count in facts["rejected_by"].items():
+    print("{rows_in} rows in = {rows_out} out + {rows_rejected} rejected + {rows_merged} merged".format(**counts))
+    for reason, count in counts["rejected_by"].items():
         print(f"  {count} left out: {reason}")
-    if facts["disagreeing"]:
-        print(f"  {facts['disagreeing']} of the duplicates had another verdict than the one that stayed")
-    if facts["rejected_by"]:
+    if counts["disagreeing"]:
+        print(f"  {counts['disagreeing']} of the duplicates had another verdict than the one that stayed")
+    if counts["rejected_by"]:
         print(f"  they are in {rejects}")
-    ties, shown = facts["ties"], ", ".join(map(str, facts["rows_by_fold"])) or "no folds"
+    ties, shown = counts["ties"], ", ".join(map(str, counts["rows_by_fold"])) or "no folds"
     print(f"{sum(ties.values())} ties: {next(iter(ties))}; rows by fold: {shown}")
-    if facts["languages_detected"] is not None:
-        by_language = ", ".join(f"{name} {count}" for name, count in list(facts["languages"].items())[:8])
-        print(f"{facts['languages_detected']} languages detected, {facts['languages_stated']} stated: {by_language}")
-    if "against" in facts:
-        against = facts["against"]
+    if counts["languages_detected"] is not None:
+        by_language = ", ".join(f"{name} {count}" for name, count in list(counts["languages"].items())[:8])
+        print(f"{counts['languages_detected']} languages detected, {counts['languages_stated']} stated: {by_language}")
+    if "against" in counts:
+        against = counts["against"]
         print(
             f"of {against['rows']} test rows {against['same_prompt']} have a prompt that stands in training, "
             f"{against['near_prompt']} nearly so"

@@ -51,17 +51,17 @@ def run(args):
         return run_ladder(args, model)
     battles = read_battles(args.battles)
     used, _ = split_folds(battles, None, args.holdout_fold)
-    kept = None if args.holdout_fold is None else split_folds(battles, args.holdout_fold, None)[1]
+    held_out = None if args.holdout_fold is None else split_folds(battles, args.holdout_fold, None)[1]
     tuning = Tuning(args.scheme, args.format, args.seqlen, args.nsamples, args.iters, args.seed)
     with whole_folder(args.output) as folder:
-        facts = quantize_judge(model, used.slice(0, args.limit), folder, tuning)
-        rows = [row for row in (used if kept is None else kept).to_pylist() if row["verdict"]][: args.gate]
+        result = quantize_judge(model, used.slice(0, args.limit), folder, tuning)
+        rows = [row for row in (used if held_out is None else held_out).to_pylist() if row["verdict"]][: args.gate]
         if rows:
-            if kept is None:
+            if held_out is None:
                 print("gate: on battles that calibration may have used; --holdout-fold keeps some from it")
-            facts |= verify_forms(model, str(folder), rows, ["transformers"], "auto")
+            result |= verify_forms(model, str(folder), rows, ["transformers"], "auto")
     print(f"{model} -> {args.output} ({args.scheme})")
-    return facts
+    return result
 
 
 def run_ladder(args, model: str) -> dict:

@@ -76,7 +76,7 @@ def run(args) -> dict:
         raise InputError(f"--from {source} {'takes no' if args.probs else 'needs a judge:'} --probs.")
     reference = read_reference(args.reference) if args.reference else None
     controls = [name for kind in dict.fromkeys(args.control) for name in CONTROLS[kind]]
-    opinion, said = _predictions(args)
+    opinion, judge_notes = _predictions(args)
     file = open_battles(args.battles, args.limit)
     with Progress("rank", file.num_rows) as progress:
         everything = read_contests(file, source != "judge", opinion, controls, progress.add)
@@ -90,7 +90,7 @@ def run(args) -> dict:
     everything.skipped["of models left out"] = len(everything.clusters) - len(contests.clusters)
     ranking |= {"from": source, "rows": file.num_rows, "skipped": everything.skipped}
     ranking |= {"left_out": left_out, "unbounded": unbounded}
-    ranking |= {"notes": notes(ranking, args.anchor, said), "caveats": caveats(ranking, controls)}
+    ranking |= {"notes": notes(ranking, args.anchor, judge_notes), "caveats": caveats(ranking, controls)}
     tables, page = render_ranking(args.battles.name, ranking)
     write_json(outputs(args)[0], ranking)
     write_csv(outputs(args)[1], ranking)
@@ -98,7 +98,7 @@ def run(args) -> dict:
         aside.write_text(page, encoding="utf-8")
     for table in tables:
         print_table(table)
-    print("\n".join([*ranking["notes"], *(f"caveat: {said}" for said in ranking["caveats"])]))
+    print("\n".join([*ranking["notes"], *(f"caveat: {caveat}" for caveat in ranking["caveats"])]))
     print(f"page: {outputs(args)[2]}")
     return {"battles": ranking["battles"], "models": len(contests.models), "skipped": everything.skipped}
 
@@ -113,10 +113,10 @@ def _predictions(args):
         return None, []
     files = [read_probs(path) for path in args.probs]
     judges = [calibrate_probs(probs, args.uncalibrated) for probs in files]
-    said = [
+    notes = [
         "; ".join(filter(None, [f"{path}: {judge.reason}", describe_unfinished(judge.orders)]))
         for path, judge in zip(args.probs, judges, strict=True)
     ]
     if len({probs.num_verdicts for probs in files}) > 1:
-        said.append("A judge knows no tie, so those of all judges are left out.")
-    return average_predictions(judges), said
+        notes.append("A judge knows no tie, so those of all judges are left out.")
+    return average_predictions(judges), notes

@@ -77,7 +77,7 @@ def run(args) -> dict:
     names = set_names(args.ref, args.other)
     tables = [read_battles(path, args.limit) for path in (args.ref, args.other)]
     check_comparable([str(args.ref), str(args.other)], tables)
-    tables, said = deal_folds(*tables, args.folds, args.seed)
+    tables, folds_note = deal_folds(*tables, args.folds, args.seed)
     folds, held, left_out = split_held_out(tables)
     for name, rows in zip(names, held, strict=True):
         if rows.num_rows == 0:
@@ -92,7 +92,7 @@ def run(args) -> dict:
     result = score_sets(args, names, tables, folds, held, paths)
     for name, count in zip(names, left_out, strict=True):
         result["sets"][name]["left_out"] = count
-    result |= {"folds": said, "recipe": str(args.config)}
+    result |= {"folds": folds_note, "recipe": str(args.config)}
     write_json(outputs(args)[0], result)
     with whole_file(outputs(args)[1]) as aside:
         aside.write_text(render_shift(result), encoding="utf-8")
@@ -128,15 +128,15 @@ def list_steps(args, paths: dict[str, list[Path]], folds: list[int]) -> list:
     """Train a judge on each set, score both sets by each: the very commands a person would give."""
     from sft_judge.pipelines.pipeline import Step
 
-    found = []
+    steps = []
     for judge, battles, fold in zip(paths["judges"], paths["battles"], folds, strict=True):
         words = ["--config", args.config, *args.overrides, "--battles", battles, "--output_dir", judge]
         words += ["--holdout_fold", fold, "--seed", args.seed]
-        found.append(Step(f"train {judge.name}", "train", [str(word) for word in words]))
+        steps.append(Step(f"train {judge.name}", "train", [str(word) for word in words]))
         scored = [probs_path(judge, held) for held in paths["held"]]
         words = ["--model", judge, "--battles", *paths["held"], "--output", *scored, "--engine", "transformers"]
-        found.append(Step(f"score with {judge.name}", "predict", [str(word) for word in words]))
-    return found
+        steps.append(Step(f"score with {judge.name}", "predict", [str(word) for word in words]))
+    return steps
 
 
 def score_sets(args, names: list[str], tables, folds: list[int], held, paths) -> dict:

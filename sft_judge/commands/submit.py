@@ -49,7 +49,7 @@ def run(args) -> dict:
     from sft_judge.inference.submission import arrange_probs, describe_member, find_rows, read_sample, write_submission
 
     sample = read_sample(args.sample)
-    rule, facts = _rule(args, sample.num_verdicts)
+    rule, fit_result = _rule(args, sample.num_verdicts)
     files = {path: read_probs(path) for path in args.probs}
     results = {path: calibrate_probs(probs, args.uncalibrated) for path, probs in files.items()}
     members = [arrange_probs(path, results[path], files[path], sample) for path in args.probs]
@@ -61,9 +61,9 @@ def run(args) -> dict:
     weights = rule.weights(_keys(args.battles, rule.by, sample.ids), len(sample.ids))
     write_submission(args.output, sample, combine(members, weights, sample.num_verdicts, rule.mean, judged))
     if args.save_weights:
-        write_rule(args.save_weights, rule, facts)
+        write_rule(args.save_weights, rule, fit_result)
     print(f"{args.output}: {len(sample.ids)} rows, {', '.join(sample.columns)}")
-    return {"rows": len(sample.ids), "members": len(members), "rule": vars(rule), **facts}
+    return {"rows": len(sample.ids), "members": len(members), "rule": vars(rule), **fit_result}
 
 
 def _is_rule(weights: list[str] | None) -> bool:
@@ -111,8 +111,8 @@ def _fitted(args, num_asked: int):
     from sft_judge.inference.ensemble import choose_rule
 
     battles = read_battles(args.fit_battles)
-    known = set.intersection(*(set(read_probs(path).ids) for path in args.fit))  # of one fold, say
-    predicted = np.array([name in known for name in battles["id"].to_pylist()])
+    predicted_ids = set.intersection(*(set(read_probs(path).ids) for path in args.fit))  # of one fold, say
+    predicted = np.array([name in predicted_ids for name in battles["id"].to_pylist()])
     if not predicted.any():
         raise InputError(f"No battle of {args.fit_battles} is in all of {', '.join(map(str, args.fit))}.")
     aligned = align_judges(dict(enumerate(args.fit)), battles, args.fit_battles, predicted, raw=args.uncalibrated)
@@ -164,8 +164,8 @@ def _keys(path, by: str | None, ids):
     battles = read_battles(path)
     languages = [value or "unknown" for value in column(battles, "language")]
     values = languages if by == "language" else sum(text_lengths(battles, name) for name in FIELDS)
-    known = dict(zip(battles["id"].to_pylist(), values, strict=True))
-    missing = [id_ for id_ in ids if id_ not in known]
+    value_of = dict(zip(battles["id"].to_pylist(), values, strict=True))
+    missing = [id_ for id_ in ids if id_ not in value_of]
     if missing:
         raise InputError(f"{path}: no battle {missing[0]!r}, of which there are probabilities.")
-    return np.array([known[id_] for id_ in ids], dtype=object if by == "language" else int)
+    return np.array([value_of[id_] for id_ in ids], dtype=object if by == "language" else int)

@@ -79,8 +79,8 @@ class StoredIn4Bit(WeightFiles):
         return list(self._state(name).shape) if name in self.parts else super().shape(name)
 
     def _state(self, name: str):
-        kept = {part.removeprefix(f"{name}."): super(StoredIn4Bit, self).read(part) for part in self.parts[name]}
-        return self.bitsandbytes.functional.QuantState.from_dict(kept, device=torch.device("cpu"))
+        tensors = {part.removeprefix(f"{name}."): super(StoredIn4Bit, self).read(part) for part in self.parts[name]}
+        return self.bitsandbytes.functional.QuantState.from_dict(tensors, device=torch.device("cpu"))
 
     def _file(self, name: str) -> Path:
         return self.folder / self.hidden[name] if name in self.hidden else super()._file(name)

@@ -56,15 +56,15 @@ def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) 
     """
     spec, tokenizer = read_spec(model), load_tokenizer(model)
     if tuning.scheme in BITSANDBYTES_SCHEMES:
-        facts = {}
+        result = {}
         _bitsandbytes(model, tuning.scheme, output)
     else:
-        facts = _auto_round(model, battles, JudgePrompt.of(tokenizer, spec), output, tuning)
+        result = _auto_round(model, battles, JudgePrompt.of(tokenizer, spec), output, tuning)
     tokenizer.save_pretrained(output)
     spec.calibration = None  # the quantised copy is calibrated anew
-    spec.training = {**spec.training, "quantized": asdict(tuning) | facts}
+    spec.training = {**spec.training, "quantized": asdict(tuning) | result}
     write_spec(output, spec)
-    return facts
+    return result
 
 
 def _bitsandbytes(model: str, scheme: str, output: Path) -> None:

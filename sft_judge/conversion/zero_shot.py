@@ -68,22 +68,22 @@ def choose_shots(battles: pa.Table, count: int, num_verdicts: int, seed: int = 0
     None whose text could be taken for a control token, a tag or a template: here it becomes part of the frame. Raises
     `InputError` where there are too few.
     """
-    names, found, asked = verdict_names(num_verdicts), [], set()
+    names, shots, asked = verdict_names(num_verdicts), [], set()
     rows = battles.take(np.random.default_rng(seed).permutation(battles.num_rows)).to_pylist()
     fit = [row for row in rows if row["verdict"] in names and _harmless(row)]
-    while len(found) < count:
-        wanted = names[len(found) % len(names)]
+    while len(shots) < count:
+        wanted = names[len(shots) % len(names)]
         row = next((row for row in fit if row["verdict"] == wanted and tuple(row["prompt"]) not in asked), None)
         if row is None:
             raise InputError(
-                f"No {len(found) + 1} battles to show as solved: of {battles.num_rows}, {len(fit)} have a verdict, at "
+                f"No {len(shots) + 1} battles to show as solved: of {battles.num_rows}, {len(fit)} have a verdict, at "
                 f"most {MAX_SHOT_CHARACTERS} characters and no text like control tokens; the next one is to be "
                 f"{wanted!r}. Give "
                 "more battles or fewer --shots."
             )
         asked.add(tuple(row["prompt"]))
-        found.append(row)
-    return found
+        shots.append(row)
+    return shots
 
 
 def _harmless(row: dict) -> bool:

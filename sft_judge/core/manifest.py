@@ -138,15 +138,24 @@ class Meter:
         self.seconds = time.monotonic() - self._start
 
 
-def write_manifest(outputs: list[Path], stage: str, known: dict, facts: dict, meter: Meter) -> None:
-    """Write the manifest of one finished stage beside its first output; `known` is its `provenance`."""
+def write_manifest(outputs: list[Path], stage: str, provenance: dict, result: dict, meter: Meter) -> None:
+    """
+    Write the manifest of one finished stage beside its first output.
+
+    Args:
+        outputs: what the stage made.
+        stage: its name.
+        provenance: see `collect_provenance`.
+        result: what the stage says of its run.
+        meter: time and memory that it took.
+    """
     write_json(
         manifest_path(outputs[0]),
         {
             "stage": stage,
-            **known,
+            **provenance,
             "outputs": {str(path): content_hash(path) for path in outputs if path.exists()},
-            **facts,
+            **result,
             "commit": git_commit(),
             "versions": versions(),
             "seconds": round(meter.seconds, 2),
@@ -157,13 +166,13 @@ def write_manifest(outputs: list[Path], stage: str, known: dict, facts: dict, me
 
 def versions() -> dict[str, str]:
     """Python and those of PACKAGES that are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in ("sft-judge", *PACKAGES):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @functools.cache
@@ -198,7 +207,7 @@ def read_stages(folder: Path, but: Path) -> list[dict]:
 
     `{"stage", "output", "seconds", "peak_memory_mb"}` each.
     """
-    found = []
+    stages = []
     for file in sorted(folder.rglob("*manifest.json"), key=lambda file: file.stat().st_mtime):
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -208,5 +217,5 @@ def read_stages(folder: Path, but: Path) -> list[dict]:
             continue
         output = file.parent if file.name == "manifest.json" else file.with_name(file.name[: -len(".manifest.json")])
         row = {key: manifest.get(key) for key in ("stage", "seconds", "peak_memory_mb")}
-        found.append({"output": output.relative_to(folder).as_posix(), **row})
-    return found
+        stages.append({"output": output.relative_to(folder).as_posix(), **row})
+    return stages

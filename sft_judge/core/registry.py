@@ -83,13 +83,13 @@ def run_stage(stage: str, argv: list[str]) -> int:
     args = parse(stage, argv)
     if "before" in vars(module):
         module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models
-    known = collect_provenance(
+    provenance = collect_provenance(
         module, args
     )  # before the stage runs: an input that changes meanwhile is not what was read
-    args.provenance = known
+    args.provenance = provenance
     with Meter() as meter:
-        facts = module.run(args)
+        result = module.run(args)
     outputs = stage_outputs(module, args)
-    if outputs and facts is not None and os.environ.get("RANK", "0") == "0":
-        write_manifest(outputs, stage, known, facts, meter)
+    if outputs and result is not None and os.environ.get("RANK", "0") == "0":
+        write_manifest(outputs, stage, provenance, result, meter)
     return 0

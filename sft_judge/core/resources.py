@@ -17,11 +17,11 @@ def find_resource(kind: str, name: str) -> Path:
     suffix = SUFFIXES[kind]
     if Path(name).is_file():
         return Path(name)
-    known = {}
+    files = {}
     for folder in (_PACKAGE.parent / kind, _PACKAGE / "resources" / kind):
         for file in sorted(folder.rglob(f"*{suffix}")):
-            known.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
+            files.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
     short = name.removeprefix(f"{kind}/").removesuffix(suffix)
-    if short not in known:
-        raise InputError(f"{name}: no such file, and none of {kind} has that name.{nearest(short, known)}")
-    return known[short]
+    if short not in files:
+        raise InputError(f"{name}: no such file, and none of {kind} has that name.{nearest(short, files)}")
+    return files[short]

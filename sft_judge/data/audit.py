@@ -43,8 +43,8 @@ class Tally:
         battles = battles.combine_chunks()
         texts = {name: _text(battles, name) for name in FIELDS}
         for name in GROUPINGS:
-            known = battles[name] if name in battles.column_names else pa.nulls(battles.num_rows, pa.string())
-            self.by[name] += _counts(known)
+            values = battles[name] if name in battles.column_names else pa.nulls(battles.num_rows, pa.string())
+            self.by[name] += _counts(values)
         self.by["turns"] += _counts(pc.list_value_length(battles["prompt"]))
         for name, text in texts.items():
             length = pc.utf8_length(text)

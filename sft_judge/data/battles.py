@@ -142,14 +142,14 @@ def read_battles(path: Path, limit: int | None = None) -> pa.Table:
 def _parquet_columns(metadata: pq.FileMetaData, limit: int | None) -> tuple[list[str], int]:
     """The columns of a Parquet file but the optional ones that are null throughout, and how many rows to read."""
     groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-    said = set()
+    reported = set()
     for group in groups:
         for place in range(group.num_columns):
             column = group.column(place)
-            known = column.is_stats_set and column.statistics.has_null_count
-            if not known or column.statistics.null_count < column.num_values:
-                said.add(column.path_in_schema.split(".")[0])
-    names = [name for name in metadata.schema.to_arrow_schema().names if name in said or name in REQUIRED]
+            has_statistics = column.is_stats_set and column.statistics.has_null_count
+            if not has_statistics or column.statistics.null_count < column.num_values:
+                reported.add(column.path_in_schema.split(".")[0])
+    names = [name for name in metadata.schema.to_arrow_schema().names if name in reported or name in REQUIRED]
     return names, min(metadata.num_rows, metadata.num_rows if limit is None else limit)
 
 
@@ -177,8 +177,8 @@ def _check(path: Path, table: pa.Table, start: int, seen: set[int]) -> None:
     def refuse(bad: pa.ChunkedArray, reason: str, values: pa.ChunkedArray | None = None) -> None:
         row = pc.index(bad, True).as_py()
         if row >= 0:
-            said = reason.format(repr(values[row].as_py())) if values is not None else reason
-            raise InputError(f"{path} row {start + row + 1}: {said}. `sft-judge import` sorts out such rows.")
+            message = reason.format(repr(values[row].as_py())) if values is not None else reason
+            raise InputError(f"{path} row {start + row + 1}: {message}. `sft-judge import` sorts out such rows.")
 
     there = table.column_names
     for name in ("id", *FIELDS):
@@ -213,11 +213,11 @@ def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
         return battles
     if "fold" not in battles.column_names:
         raise InputError(f"{path}: no fold column, so --fold {fold} means nothing. `sft-judge prepare` makes folds.")
-    kept = battles.filter(pc.equal(battles["fold"], fold))
-    if kept.num_rows == 0:
-        known = ", ".join(str(value) for value in sorted(pc.unique(battles["fold"].drop_null()).to_pylist()))
-        raise InputError(f"{path}: no battle in fold {fold}; its folds are {known}.")
-    return kept
+    rows = battles.filter(pc.equal(battles["fold"], fold))
+    if rows.num_rows == 0:
+        folds = ", ".join(str(value) for value in sorted(pc.unique(battles["fold"].drop_null()).to_pylist()))
+        raise InputError(f"{path}: no battle in fold {fold}; its folds are {folds}.")
+    return rows
 
 
 def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
@@ -267,8 +267,8 @@ class BattleWriter:
         self.num_rows += table.num_rows
         if self._lines:
             for row in table.to_pylist():
-                known = {name: row[name] for name in row if name in REQUIRED or row[name] is not None}
-                self._lines.write(json.dumps(known, ensure_ascii=False) + "\n")
+                fields = {name: row[name] for name in row if name in REQUIRED or row[name] is not None}
+                self._lines.write(json.dumps(fields, ensure_ascii=False) + "\n")
             return
         self._parquet.write_table(fill_columns(table), ROW_GROUP)
 
@@ -282,7 +282,7 @@ def write_battles(path: Path, table: pa.Table) -> None:
 def labelled_folds(rows: pa.Table) -> set[int | None]:
     """The folds of the battles that have a label of their own, and so were trained on; None for one without a fold."""
     folds = rows["fold"].to_pylist() if "fold" in rows.column_names else [None] * rows.num_rows
-    return {fold for fold, known in zip(folds, has_label(rows), strict=True) if known}
+    return {fold for fold, labelled in zip(folds, has_label(rows), strict=True) if labelled}
 
 
 def has_label(rows: pa.Table) -> np.ndarray:

@@ -25,9 +25,9 @@ def choose_examples(lengths: np.ndarray, hostile: np.ndarray, num: int, seed: in
 
 def read_rows(file: BattleFile, rows: list[int]) -> list[dict]:
     """The battles in these rows of a file, counted from 0 and in their order."""
-    found, start = [], 0
+    parts, start = [], 0
     for battles in file.batches() if rows else ():
         here = [row - start for row in rows if 0 <= row - start < battles.num_rows]
-        found += battles.take(pa.array(here, pa.int64())).to_pylist()
+        parts += battles.take(pa.array(here, pa.int64())).to_pylist()
         start += battles.num_rows
-    return found
+    return parts

@@ -79,18 +79,18 @@ def find_injected_rows(battles: pa.Table, field: str) -> dict[str, np.ndarray]:
     """For each kind that is found in a field of battles, the rows that hold it, each once and in order."""
     turns = battles[field].combine_chunks()
     row_of = pc.list_parent_indices(turns)
-    found = find_injections(pc.list_flatten(turns))
-    return {kind: np.unique(row_of.take(places).to_numpy()) for kind, places in found.items()}
+    masks = find_injections(pc.list_flatten(turns))
+    return {kind: np.unique(row_of.take(places).to_numpy()) for kind, places in masks.items()}
 
 
 def find_injections(turns: pa.Array) -> dict[str, pa.Array]:
     """For each kind that is found, the places among the turns [T] of those that hold it."""
     suspects = pc.indices_nonzero(pc.match_substring_regex(turns, _ANY, ignore_case=True))
     texts = turns.take(suspects)
-    found = {}
+    masks = {}
     for kind, pattern in PATTERNS.items():
         searched = pc.replace_substring_regex(texts, _KNOWN, "") if kind == OTHER_CONTROL_TOKENS else texts
         places = suspects.filter(pc.match_substring_regex(searched, pattern, ignore_case=True))
         if len(places):
-            found[kind] = places
-    return found
+            masks[kind] = places
+    return masks

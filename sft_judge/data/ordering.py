@@ -44,8 +44,8 @@ def draw_mixture(sources: list[str], rates: dict[str, float], seed: int) -> np.n
     there, codes = np.unique(np.array([str(source) for source in sources]), return_inverse=True)
     for name in {*there.tolist(), *rates}:
         if name not in rates or name not in there:
-            known = ", ".join(there.tolist())
-            raise InputError(f"mix names {', '.join(rates) or 'nothing'}, but the battles' sources are {known}.")
+            present = ", ".join(there.tolist())
+            raise InputError(f"mix names {', '.join(rates) or 'nothing'}, but the battles' sources are {present}.")
     draw = np.random.default_rng(seed)
     times = np.zeros(len(codes), dtype=np.int64)
     for code, name in enumerate(there.tolist()):

@@ -27,12 +27,12 @@ def agreement(aligned: Aligned, seed: int = 0) -> list[dict]:
     """Each pair of judges, and each with the votes: share of the same verdict, and Cohen's kappa, with intervals."""
     chosen = {name: predicted_verdicts(judge.probs) for name, judge in aligned.judges.items()}
     chosen[VOTES] = one_hot(aligned.verdicts, aligned.num_verdicts)
-    found = []
+    comparisons = []
     for one, other in combinations(chosen, 2):
         table = chosen[one][:, :, None] * chosen[other][:, None, :]
         same, kappa = agreement_and_kappa(resample({"pairs": table}, aligned.clusters, seed=seed)["pairs"])
-        found.append({"a": one, "b": other, "same_verdict": interval(same), "kappa": interval(kappa)})
-    return found
+        comparisons.append({"a": one, "b": other, "same_verdict": interval(same), "kappa": interval(kappa)})
+    return comparisons
 
 
 def against_votes(aligned: Aligned) -> list[dict]:
@@ -54,12 +54,12 @@ def against_votes(aligned: Aligned) -> list[dict]:
     ]
 
 
-def write_against_votes(path: Path, found: list[dict]) -> None:
+def write_against_votes(path: Path, rows: list[dict]) -> None:
     """The list as a CSV file, which holds no battle's text."""
     with whole_file(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["id", "vote", "judged", "probability"], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(rows)
 
 
 def agreement_table(pairs: list[dict], against: int, rows: int) -> Table:
@@ -69,11 +69,11 @@ def agreement_table(pairs: list[dict], against: int, rows: int) -> Table:
     return Table("Agreement", ["", "same verdict", "kappa"], cells, note)
 
 
-def example_texts(aligned: Aligned, found: list[dict], count: int) -> list[Text]:
+def example_texts(aligned: Aligned, rows: list[dict], count: int) -> list[Text]:
     """The first `count` battles of a list of such entries, with their text."""
     return [
         battle_text(
             f"judged {one['judged']} against {one['vote']}", aligned.battles.slice(one["row"], 1).to_pylist()[0]
         )
-        for one in found[:count]
+        for one in rows[:count]
     ]

@@ -70,7 +70,7 @@ def align_judges(
 
     Raises `InputError` when a probs file lacks a battle, has one that the battles do not, or no row has a verdict.
     """
-    known = battles["id"].to_pylist()
+    battle_ids = battles["id"].to_pylist()
     wanted = battles if keep is None else battles.filter(pa.array(keep))
     files = {name: (path, read_probs(path)) for name, path in probs_files.items()}
     num = min(probs.num_verdicts for _, probs in files.values())
@@ -91,20 +91,20 @@ def align_judges(
             "measured. Give battles with verdicts, --fold N of the training battles, or --truth of planted ones."
         )
     judges = {
-        name: _judge_rows(path, probs, known, ids, answered, num, raw, battles_path)
+        name: _judge_rows(path, probs, battle_ids, ids, answered, num, raw, battles_path)
         for name, (path, probs) in files.items()
     }
-    kept = wanted.filter(pa.array(answered))
+    judged = wanted.filter(pa.array(answered))
     return Aligned(
-        kept, verdicts[answered], prompt_clusters(kept), judges, None if truth is None else truth[answered], notes
+        judged, verdicts[answered], prompt_clusters(judged), judges, None if truth is None else truth[answered], notes
     )
 
 
-def _judge_rows(path, probs, known, ids, answered, num, raw, battles_path) -> JudgeRows:
+def _judge_rows(path, probs, battle_ids, ids, answered, num, raw, battles_path) -> JudgeRows:
     result = calibrate_probs(probs, raw)
     remedy = "Predict all of them, or give the same --fold and --limit as there."
     rows = result.rows_of(path, ids, f"battles of {battles_path}", remedy)[answered]
-    extra = set(result.ids) - set(known)
+    extra = set(result.ids) - set(battle_ids)
     if extra:
         raise InputError(
             f"{path}: {len(extra)} ids are not in {battles_path}, e.g. {min(extra)!r}. Give the battles it is of."

@@ -78,10 +78,10 @@ def wins_table(audit: dict) -> Table:
 
 def symmetry_note(symmetry: dict) -> str:
     """What the Kolmogorov-Smirnov test says about the lengths of A and B."""
-    said = "" if symmetry["p_value"] < 0.05 else "no "
+    negation = "" if symmetry["p_value"] < 0.05 else "no "
     return (
         f"A against B: Kolmogorov-Smirnov distance {symmetry['ks_distance']:.4f}, p = {symmetry['p_value']:.3g}: "
-        f"{said}sign that they differ in length (LMSYS Arena write-up: the two are almost the same)"
+        f"{negation}sign that they differ in length (LMSYS Arena write-up: the two are almost the same)"
     )
 
 
@@ -99,8 +99,8 @@ def tokens_table(tokens: dict) -> Table:
     """The share of battles that a total budget cuts, a row a judge."""
     totals = list(next(iter(tokens.values()))["share_over"])
     rows = [
-        [visible(name), *(f"{100 * share:.2f} %" for share in facts["share_over"].values())]
-        for name, facts in tokens.items()
+        [visible(name), *(f"{100 * share:.2f} %" for share in statistics["share_over"].values())]
+        for name, statistics in tokens.items()
     ]
     note = "share of battles whose whole prompt with its verdict is longer than so many tokens, and so would be cut"
     return Table("Tokens", ["", *(f"{int(total):,}" for total in totals)], rows, note)
@@ -108,12 +108,13 @@ def tokens_table(tokens: dict) -> Table:
 
 def _token_quantiles(tokens: dict) -> list[Table]:
     return [
-        quantiles_table(f"Tokens of {visible(name)}", facts["quantiles"], "", True) for name, facts in tokens.items()
+        quantiles_table(f"Tokens of {visible(name)}", statistics["quantiles"], "", True)
+        for name, statistics in tokens.items()
     ]
 
 
 def _token_pictures(tokens: dict) -> list[str]:
-    curves = {visible(name): facts["longer"] for name, facts in tokens.items()}
+    curves = {visible(name): statistics["longer"] for name, statistics in tokens.items()}
     return (
         [plots.plot_longer_than(curves, [int(total) for total in next(iter(tokens.values()))["share_over"]])]
         if tokens

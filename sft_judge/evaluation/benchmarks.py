@@ -93,14 +93,14 @@ def _judge(name: str, judge: JudgeRows, aligned: Aligned, masks: dict, sections:
     weights = {part: _weight(name, sections[part], part, sums[part][:, 1]) for part in masks}
     names = [section for section in (EXAMPLES if name == "rewardbench" else SOURCES) if section in sections.values()]
     members = {section: [part for part in masks if sections[part] == section] for section in names}
-    found = {section: _mean(shares, {part: weights[part] for part in members[section]}) for section in names}
+    scores = {section: _mean(shares, {part: weights[part] for part in members[section]}) for section in names}
     if name == "rewardbench":
-        score = _mean(found, {section: 0.5 if section == "Prior Sets" else 1.0 for section in names})
+        score = _mean(scores, {section: 0.5 if section == "Prior Sets" else 1.0 for section in names})
     else:
         score = _mean(shares, weights)
     return {
         "score": interval(score),
-        "sections": {section: interval(share) for section, share in found.items()},
+        "sections": {section: interval(share) for section, share in scores.items()},
         "parts": {part: {"n": int(masks[part].sum()), "accuracy": interval(shares[part])} for part in masks},
         "ties": int((judge.probs.argmax(axis=1) == 2).sum()),
     }
@@ -120,9 +120,9 @@ def _mean(values: dict, weights: dict) -> np.ndarray:
         return (np.nan_to_num(stacked) * weighing).sum(axis=0) / weighing.sum(axis=0)
 
 
-def benchmark_table(found: dict) -> Table:
+def benchmark_table(scores: dict) -> Table:
     """Score, sections and parts, a column a judge."""
-    judges = found["judges"]
+    judges = scores["judges"]
     first = next(iter(judges.values()))
     rows = [["score", *(percent(judge["score"]) for judge in judges.values())]]
     rows += [[name, *(percent(j["sections"][name]) for j in judges.values())] for name in first["sections"]]
@@ -131,7 +131,7 @@ def benchmark_table(found: dict) -> Table:
         for name, part in first["parts"].items()
     ]
     notes = [f"{', '.join(str(judge['ties']) for judge in judges.values())} verdicts of tie"]
-    notes += [f"{found['left_out']} battles of other sources left out"] if found["left_out"] else []
-    if found["missing"]:
-        notes.append(f"not the benchmark's score: no battle of {', '.join(found['missing'])}")
-    return Table(f"Benchmark {found['name']}", ["", *judges], rows, "; ".join(notes))
+    notes += [f"{scores['left_out']} battles of other sources left out"] if scores["left_out"] else []
+    if scores["missing"]:
+        notes.append(f"not the benchmark's score: no battle of {', '.join(scores['missing'])}")
+    return Table(f"Benchmark {scores['name']}", ["", *judges], rows, "; ".join(notes))

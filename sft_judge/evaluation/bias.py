@@ -73,11 +73,11 @@ def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
 
 def longer_columns(longer: np.ndarray, probs: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
     """Of choices of one of two responses of unequal length: how many name the longer, and how many there are."""
-    found, rows = {}, np.arange(len(longer))
+    columns, rows = {}, np.arange(len(longer))
     for who, chosen in (("judge", predicted_verdicts(probs)), ("people", one_hot(verdicts, probs.shape[1]))):
         parts = np.stack([chosen[rows, longer], chosen[:, :2].sum(axis=1)], axis=1)
-        found[f"longer {who}"] = np.where((longer >= 0)[:, None], parts, 0.0)
-    return found
+        columns[f"longer {who}"] = np.where((longer >= 0)[:, None], parts, 0.0)
+    return columns
 
 
 def family_of(model: str | None) -> str | None:
@@ -85,9 +85,12 @@ def family_of(model: str | None) -> str | None:
     folder = Path(model) if model else None
     for name, key in (("config.json", "model_type"), ("adapter_config.json", "base_model_name_or_path")):
         if folder and (folder / name).is_file():
-            said = Path(str(json.loads((folder / name).read_text(encoding="utf-8")).get(key, ""))).name.lower()
+            name_in_config = Path(
+                str(json.loads((folder / name).read_text(encoding="utf-8")).get(key, ""))
+            ).name.lower()
             return next(
-                (family for family, called in FAMILIES.items() if re.search(f"(?<![a-z]){called}", said)), None
+                (family for family, called in FAMILIES.items() if re.search(f"(?<![a-z]){called}", name_in_config)),
+                None,
             )
     return None
 
@@ -109,5 +112,5 @@ def own_family(draws: dict[str, np.ndarray], family: str) -> dict:
     """`{"family", "n", "people", "judge", "difference"}`: how far ahead responses of the judge's own family are."""
     n, people, judge = np.moveaxis(draws["own"], -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {"people": people / n, "judge": judge / n, "difference": (judge - people) / n}
-    return {"family": family, "n": int(n[0])} | {name: interval(values) for name, values in found.items()}
+        rates = {"people": people / n, "judge": judge / n, "difference": (judge - people) / n}
+    return {"family": family, "n": int(n[0])} | {name: interval(values) for name, values in rates.items()}

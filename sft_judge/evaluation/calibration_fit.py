@@ -80,9 +80,9 @@ def cross_fit(held: HeldOut, fit) -> np.ndarray:
 
 def too_little(held: HeldOut) -> str | None:
     """Why these rows support no calibration, however well one may seem to fit them; None where they may."""
-    prompts, said = int(held.clusters.max()) + 1, np.unique(held.verdicts)
-    if len(said) == 1:
-        return f"every verdict is {VERDICTS[said[0]]}, which the boldest calibration would fit best"
+    prompts, verdicts = int(held.clusters.max()) + 1, np.unique(held.verdicts)
+    if len(verdicts) == 1:
+        return f"every verdict is {VERDICTS[verdicts[0]]}, which the boldest calibration would fit best"
     return f"they are of {prompts} prompts, of {MIN_PROMPTS} needed" if prompts < MIN_PROMPTS else None
 
 
@@ -98,16 +98,16 @@ def choose_calibration(held: HeldOut, form: str | None = None) -> tuple[dict | N
     """
     raw, lacking = held.losses(None), too_little(held)
     tried = (form,) if form else FORMS if held.probs.shape[1] == 3 else FORMS[:1]
-    best, kept, calibration = raw, "none", None
+    best, form_chosen, calibration = raw, "none", None
     for name in () if lacking else tried:
         losses = cross_fit(held, lambda part, name=name: FIT[name](part.probs, part.verdicts))
         gain = interval_of(best - losses, held.clusters)
         if form or gain["value" if name == "temperature" else "low"] > 0:
-            best, kept, calibration = losses, name, FIT[name](held.probs, held.verdicts)
+            best, form_chosen, calibration = losses, name, FIT[name](held.probs, held.verdicts)
     if calibration:
-        best, own = _of_languages(held, kept, best)
+        best, own = _of_languages(held, form_chosen, best)
         calibration |= {"languages": own} if own else {}
-    evidence = {"form": kept, "gain": interval_of(raw - best, held.clusters)}
+    evidence = {"form": form_chosen, "gain": interval_of(raw - best, held.clusters)}
     evidence |= {"too_little": lacking} if lacking else {}
     return calibration, evidence | before_and_after(held, calibration)
 
@@ -136,9 +136,9 @@ def interval_of(values: np.ndarray, clusters: np.ndarray) -> dict:
 
 def before_and_after(held: HeldOut, calibration: dict | None) -> dict:
     """`{"before", "after"}`, each `{"log_loss", "ece"}` with intervals, on these rows themselves."""
-    found = {}
+    metrics = {}
     for name, one in (("before", None), ("after", calibration)):
         scaled = apply_calibration(held.probs, one, held.languages)
         draws = figures(resample(row_columns(scaled, held.verdicts), held.clusters))
-        found[name] = {key: interval(draws[key], key in RAISED) for key in ("log_loss", "ece")}
-    return found
+        metrics[name] = {key: interval(draws[key], key in RAISED) for key in ("log_loss", "ece")}
+    return metrics

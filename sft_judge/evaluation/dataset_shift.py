@@ -65,12 +65,12 @@ def split_held_out(tables: list[pa.Table]) -> tuple[list[int], list[pa.Table], l
         folds.append(min(set(table["fold"].to_pylist()) - {None}))
         search.add(table, _is_held(table, folds[-1]).astype(np.int64))
     leaking = np.split(search.find().leaking, [tables[0].num_rows])
-    kept, left_out = [], []
+    held_rows, left_out = [], []
     for table, fold, leaks in zip(tables, folds, leaking, strict=True):
         mine = _is_held(table, fold) & np.array([verdict is not None for verdict in table["verdict"].to_pylist()])
-        kept.append(table.filter(pa.array(mine & ~leaks)))
+        held_rows.append(table.filter(pa.array(mine & ~leaks)))
         left_out.append(int((mine & leaks).sum()))
-    return folds, kept, left_out
+    return folds, held_rows, left_out
 
 
 def _is_held(table: pa.Table, fold: int) -> np.ndarray:
@@ -113,20 +113,22 @@ def score_judges(aligned: Aligned, frequencies: dict[str, np.ndarray], native: s
     rows = len(aligned.verdicts)
     probs = {f"judge of {name}": judge.probs for name, judge in aligned.judges.items()}
     probs |= {f"class frequencies of {name}": np.tile(values, (rows, 1)) for name, values in frequencies.items()}
-    found = {
+    metrics = {
         name: figures(resample(row_columns(values, aligned.verdicts), aligned.clusters, seed=seed))
         for name, values in probs.items()
     }
-    losses = {name: values["log_loss"] for name, values in found.items()}
+    losses = {name: values["log_loss"] for name, values in metrics.items()}
     own = losses[f"class frequencies of {native}"]
     gains = {"native": own - losses[f"judge of {native}"], "foreign": own - losses[f"judge of {foreign}"]}
-    known = beats_frequencies(interval(gains["native"]))  # a share of nothing says nothing
+    has_gain = beats_frequencies(interval(gains["native"]))  # a share of nothing says nothing
     return {
         "rows": rows,
-        "scores": {n: {key: interval(values[key]) for key in ("log_loss", "accuracy")} for n, values in found.items()},
+        "scores": {
+            n: {key: interval(values[key]) for key in ("log_loss", "accuracy")} for n, values in metrics.items()
+        },
         "gains": {name: interval(values) for name, values in gains.items()},
         "difference": interval(gains["native"] - gains["foreign"]),
-        "share": interval(gains["foreign"] / gains["native"]) if known else None,
+        "share": interval(gains["foreign"] / gains["native"]) if has_gain else None,
     }
 
 
@@ -163,7 +165,7 @@ def tables_of(result: dict) -> list[Table]:
         ]
         for name, one in sets.items()
     ]
-    facts = [
+    rows = [
         [name, *(f"{one[key]:,}" for key in ("trained_on", "rows", "left_out")), str(one["fold"])]
         for name, one in sets.items()
     ]
@@ -178,7 +180,7 @@ def tables_of(result: dict) -> list[Table]:
         Table(
             "Sets",
             ["", "trained on", "scored on", "left out", "held-out fold"],
-            facts,
+            rows,
             f"{result['folds']}; left out: held-out rows whose prompt, or nearly the same, a judge was trained on",
         ),
     ]
@@ -195,7 +197,7 @@ def verdict_line(result: dict) -> str:
 
 def render_shift(result: dict) -> str:
     """shift.html."""
-    two_way, gains, facts = tables_of(result)
+    two_way, gains, sets_table = tables_of(result)
     first = next(iter(result["sets"].values()))["scores"]
     by_judge = {
         judge: {"slices": {"set": {name: one["scores"][judge] for name, one in result["sets"].items()}}}
@@ -204,7 +206,7 @@ def render_shift(result: dict) -> str:
     sections = [
         Section("Two ways", [plot_slice_losses("set", by_judge)], [two_way]),
         Section("What the rule reads", tables=[gains]),
-        Section("What was trained and scored", tables=[facts]),
+        Section("What was trained and scored", tables=[sets_table]),
         Section("Rules", tables=[Table("Rules", [], [list(rule) for rule in RULES.items()], BEATS, prose=True)]),
     ]
     heading = " and ".join(result["sets"])

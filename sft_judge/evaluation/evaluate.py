@@ -62,23 +62,23 @@ def measure_judges(
 
 def caveats(metrics: dict) -> list[str]:
     """What to know before these figures are believed: few prompts, one verdict alone, clipped probabilities."""
-    found, prompts = [], metrics["num_prompts"]
+    notes, prompts = [], metrics["num_prompts"]
     if prompts == 1:
-        found.append("all battles have one prompt, so there are no intervals: they come from resampling prompts")
+        notes.append("all battles have one prompt, so there are no intervals: they come from resampling prompts")
     elif prompts < MIN_PROMPTS:
-        found.append(f"{prompts} prompts are few: intervals of so few are too narrow")
-    said = [name for name, count in metrics["verdicts"].items() if count]
-    if len(said) == 1:
-        found.append(f"every verdict is {said[0]}: kappa and much else cannot be measured")
+        notes.append(f"{prompts} prompts are few: intervals of so few are too narrow")
+    present = [name for name, count in metrics["verdicts"].items() if count]
+    if len(present) == 1:
+        notes.append(f"every verdict is {present[0]}: kappa and much else cannot be measured")
     for name, judge in (metrics.get("judges") or {metrics["main"]: metrics}).items():
         if judge["clipped"]:
-            found.append(
+            notes.append(
                 f"{name} gave {judge['clipped']} verdicts of people a probability below {MIN_PROBABILITY:g}, "
                 "counted as that"
             )
         if judge["swap_agreement"]["value"] is None:
-            found.append(f"{name}: no battle is known in two orders, so its agreement under swap is not known either")
-    return found
+            notes.append(f"{name}: no battle is known in two orders, so its agreement under swap is not known either")
+    return notes
 
 
 class Shared:
@@ -171,6 +171,6 @@ def _skill_rows(draws: dict, with_truth: bool) -> list[dict]:
             expected = {who: draws[who]["expected"] / draws[who]["n"] for who in (name, FREQUENCIES, BEST_POSSIBLE)}
             row["expected_log_loss"] = interval(expected[name])
             row["gap_share"] = interval(skill_score(expected[name], expected[FREQUENCIES], expected[BEST_POSSIBLE]))
-        found = figures(sums)
-        rows.append(row | {key: interval(found[key]) for key in ("log_loss", "accuracy")})
+        metrics = figures(sums)
+        rows.append(row | {key: interval(metrics[key]) for key in ("log_loss", "accuracy")})
     return rows

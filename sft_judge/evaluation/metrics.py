@@ -110,7 +110,7 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     half = (true[..., 2:] + chosen[..., 2:] - 2 * hits[..., 2:]).sum(axis=-1) / 2  # one side says tie, the other not
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = 2 * hits / (true + chosen)
-        found = {
+        metrics = {
             "log_loss": sums["log_loss"] / n,
             "accuracy": accuracy,
             "accuracy_ties_half": accuracy + half / n,
@@ -121,7 +121,7 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             "macro_f1": np.nansum(f1, axis=-1) / (~np.isnan(f1)).sum(axis=-1),
             "kappa": kappa,
         }
-        return found | _order_figures(sums) | _preferred_figures(sums["preferred"])
+        return metrics | _order_figures(sums) | _preferred_figures(sums["preferred"])
 
 
 def debiased_ece(bins: np.ndarray) -> np.ndarray:

@@ -33,22 +33,22 @@ def policy_wins(
     first = (models[0] == one) & (models[1] == other)
     theirs = first | ((models[0] == other) & (models[1] == one))
     if one == other or not theirs.any():
-        known = sorted({name for name in models.ravel() if name is not None})
-        unknown = next((name for name in policies if name not in known), None)
-        hint = nearest(unknown, known) if unknown else ""
+        known_models = sorted({name for name in models.ravel() if name is not None})
+        unknown = next((name for name in policies if name not in known_models), None)
+        hint = nearest(unknown, known_models) if unknown else ""
         raise InputError(
             f"{path}: no battle between {one!r} and {other!r}.{hint} Its models are "
-            f"{', '.join(map(str, known[:20])) or 'not named: battles need model_a and model_b'}."
+            f"{', '.join(map(str, known_models[:20])) or 'not named: battles need model_a and model_b'}."
         )
     battles, first = battles.filter(pa.array(theirs)), first[theirs]
     clusters, ids = prompt_clusters(battles), battles["id"].to_pylist()
     by = {}
     for name, judge in judges.items():
         rows = np.array([judge.row_of.get(id_, -1) for id_ in ids])
-        said = (rows >= 0) & (judge.orders[rows] > 0)  # battles that a deadline left out were not judged
-        if not said.any():
+        is_judged = (rows >= 0) & (judge.orders[rows] > 0)  # battles that a deadline left out were not judged
+        if not is_judged.any():
             raise InputError(f"{path}: {name} judged none of the {len(ids)} battles between {one!r} and {other!r}.")
-        by[name] = win_figures(judge.probs[rows], said, first, clusters, seed)
+        by[name] = win_figures(judge.probs[rows], is_judged, first, clusters, seed)
     votes = np.array([VERDICT_INDEX.get(name, -1) for name in column(battles, "verdict")])
     if (votes >= 0).any():
         figures = win_figures(np.eye(3)[votes], votes >= 0, first, clusters, seed)
@@ -56,17 +56,19 @@ def policy_wins(
     return {"policies": list(policies), "battles": len(ids), "prompts": int(clusters.max()) + 1, "by": by}
 
 
-def win_figures(probs: np.ndarray, said: np.ndarray, first: np.ndarray, clusters: np.ndarray, seed: int = 0) -> dict:
+def win_figures(
+    probs: np.ndarray, is_judged: np.ndarray, first: np.ndarray, clusters: np.ndarray, seed: int = 0
+) -> dict:
     """
-    How often a policy won by probabilities [N, 3], where something was `said` [N] and it stood as a if `first` [N].
+    How often a policy won by probabilities [N, 3], where `is_judged` [N], shown as a if `first` [N].
 
     Counts, and with intervals over `clusters` [N]: `win_rate` with a tie as half, `win_rate_decided` without ties,
     `mean_probability` to win, half that of a tie added.
     """
-    probs = np.where(first[:, None], probs, swap(probs)) * said[:, None]
+    probs = np.where(first[:, None], probs, swap(probs)) * is_judged[:, None]
     chosen = probs.argmax(axis=1)
     chosen[(probs[:, 0] == probs[:, 1]) & (chosen < TIE)] = TIE
-    columns = {"chosen": np.eye(3)[chosen] * said[:, None], "probs": probs, "n": said.astype(float)}
+    columns = {"chosen": np.eye(3)[chosen] * is_judged[:, None], "probs": probs, "n": is_judged.astype(float)}
     sums = resample(columns, clusters, seed=seed)
     won, lost, tied = np.moveaxis(sums["chosen"], -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -79,7 +81,7 @@ def win_figures(probs: np.ndarray, said: np.ndarray, first: np.ndarray, clusters
     return {"n": int(sums["n"][0]), **counts, **{name: interval(values) for name, values in rates.items()}}
 
 
-def policies_table(found: dict) -> Table:
+def policies_table(result: dict) -> Table:
     """A row a judge, and one for the votes."""
     columns = ["", "won, a tie as half", "won of the decided", "mean probability", "won", "lost", "tied", "battles"]
     rows = [
@@ -89,8 +91,10 @@ def policies_table(found: dict) -> Table:
             number(figures.get("mean_probability"), 3),
             *(f"{figures[key]:,}" for key in ("won", "lost", "tied", "n")),
         ]
-        for name, figures in found["by"].items()
+        for name, figures in result["by"].items()
     ]
-    one, other = found["policies"]
-    note = f"{one} against {other}, as model_a or model_b: {found['battles']:,} battles, {found['prompts']:,} prompts"
+    one, other = result["policies"]
+    note = (
+        f"{one} against {other}, as model_a or model_b: {result['battles']:,} battles, {result['prompts']:,} prompts"
+    )
     return Table("Policies", columns, rows, note)

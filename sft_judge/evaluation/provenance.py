@@ -23,24 +23,24 @@ def collect_judge_provenance(
         entry |= {key: str(metadata[key]) for key in ("model", "engine", "versions", "folds") if metadata.get(key)}
         caveats = _caveats(judge, battles_hash, fold)
         judges[name] = entry | ({"caveat": "; ".join(caveats)} if caveats else {})
-    found = {"sft_judge": f"{__version__}, commit {git_commit() or 'unknown'}", "battles": str(battles)}
-    found |= {"battles sha256": battles_hash, "seed": seed}
-    found |= {"truth": f"{truth}, sha256 {content_hash(truth)}"} if truth else {}
-    return found | {"judges": judges}
+    provenance = {"sft_judge": f"{__version__}, commit {git_commit() or 'unknown'}", "battles": str(battles)}
+    provenance |= {"battles sha256": battles_hash, "seed": seed}
+    provenance |= {"truth": f"{truth}, sha256 {content_hash(truth)}"} if truth else {}
+    return provenance | {"judges": judges}
 
 
 def _caveats(judge: JudgeRows, battles_hash: str, fold: int | None) -> list[str]:
-    metadata, found = judge.source.metadata, []
+    metadata, notes = judge.source.metadata, []
     if not metadata:
-        found.append("no metadata: what model made it, and of which battles, is not known")
+        notes.append("no metadata: what model made it, and of which battles, is not known")
     elif metadata.get("battles_sha256") not in (None, battles_hash):
-        found.append("predicted from another file of battles with these ids")
+        notes.append("predicted from another file of battles with these ids")
     elif _learnt_in_sample(metadata):
-        found.append("its teachers' labels are not proven out of fold")
+        notes.append("its teachers' labels are not proven out of fold")
     if _fitted_here(judge.calibrated.calibration, battles_hash, fold):
-        found.append("its calibration was fitted on these very battles")
+        notes.append("its calibration was fitted on these very battles")
     left = describe_unfinished(judge.calibrated.orders)
-    return found + ([left] if left else [])
+    return notes + ([left] if left else [])
 
 
 def _fitted_here(calibration: dict | None, battles_hash: str, fold: int | None) -> bool:

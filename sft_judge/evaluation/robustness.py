@@ -51,15 +51,15 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
 
 def _figures(sums: np.ndarray) -> dict:
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {key: interval(sums[:, place] / sums[:, 0]) for place, key in enumerate(("gain", "won", "lost"), 1)}
-    return {"n": int(sums[0, 0])} | found
+        metrics = {key: interval(sums[:, place] / sums[:, 0]) for place, key in enumerate(("gain", "won", "lost"), 1)}
+    return {"n": int(sums[0, 0])} | metrics
 
 
-def robustness_table(name: str, found: dict) -> Table:
+def robustness_table(name: str, metrics: dict) -> Table:
     """A row a kind of attack."""
     rows = [
         [kind, str(one["n"]), points(one["gain"]), percent(one["won"]), percent(one["lost"])]
-        for kind, one in found.items()
+        for kind, one in metrics.items()
     ]
     columns = ["", "battles", "probability it gains", "verdicts it wins", "verdicts it loses"]
     note = "of the response whose end talks to the judge; percentage points, and shares of the battles"

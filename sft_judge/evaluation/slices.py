@@ -76,9 +76,9 @@ def slice_figures(
     counts, by the spread of the part's own draws and by that of all rows: in twenty skewed losses the mean and its
     standard error are small together, and the first alone finds something in most reports where there is nothing.
     """
-    found, tests, spread = {}, [], _spread(losses, clusters)
+    metrics, tests, spread = {}, [], _spread(losses, clusters)
     for dimension, named in masks.items():
-        found[dimension] = {}
+        metrics[dimension] = {}
         for name, mask in named.items():
             part = draws[_COLUMN.format(dimension, name)]
             rest = np.stack([draws["n"], draws["log_loss"]], axis=-1) - part[:, :2]
@@ -87,14 +87,14 @@ def slice_figures(
                 difference = loss - rest[:, 1] / rest[:, 0]
             figures = {"n": int(part[0, 0]), "log_loss": interval(loss), "accuracy": interval(accuracy)}
             figures |= {"against_rest": interval(difference), "differs": False}
-            found[dimension][name] = figures
+            metrics[dimension][name] = figures
             own = p_value(difference)
             tests.append((figures, None if own is None else max(own, _p_if_alike(losses, mask, clusters, *spread))))
     tested = [(figures, p) for figures, p in tests if p is not None]
     adjusted = false_discovery_control([p for _, p in tested]) if tested else []
     for (figures, _), p in zip(tested, adjusted, strict=True):
         figures["differs"] = bool(p < DISCOVERY_RATE)
-    return found
+    return metrics
 
 
 def _spread(losses: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
@@ -126,9 +126,9 @@ def _injection_masks(battles: pa.Table) -> list[str]:
 
 def _masks(values: list[str]) -> dict[str, np.ndarray]:
     counts = Counter(values)
-    kept = {name for name, count in counts.most_common(MAX_PARTS) if count >= MIN_ROWS or len(counts) == 1}
-    other = f"other ({len(counts) - len(kept)})"
-    values = np.array([value if value in kept else other for value in values], dtype=object)
+    common = {name for name, count in counts.most_common(MAX_PARTS) if count >= MIN_ROWS or len(counts) == 1}
+    other = f"other ({len(counts) - len(common)})"
+    values = np.array([value if value in common else other for value in values], dtype=object)
     ordered = sorted(set(values), key=lambda name: (name == other, _natural(name)))
     return {name: values == name for name in ordered}
 
@@ -138,10 +138,10 @@ def _model_masks(of_a: list, of_b: list) -> dict[str, np.ndarray]:
     a, b = (np.array([name or "" for name in names], dtype=object) for names in (of_a, of_b))
     counts = Counter([*a, *b])
     counts.pop("", None)
-    kept = [name for name, count in counts.most_common(MAX_PARTS) if count >= MIN_ROWS]
-    masks = {name: (a == name) | (b == name) for name in sorted(kept)}
-    others = ~np.isin(a, kept) | ~np.isin(b, kept)
-    return masks | ({f"other ({len(counts) - len(kept)})": others} if masks and others.any() else {})
+    models = [name for name, count in counts.most_common(MAX_PARTS) if count >= MIN_ROWS]
+    masks = {name: (a == name) | (b == name) for name in sorted(models)}
+    others = ~np.isin(a, models) | ~np.isin(b, models)
+    return masks | ({f"other ({len(counts) - len(models)})": others} if masks and others.any() else {})
 
 
 def _natural(name: str) -> tuple:

@@ -22,11 +22,11 @@ def cut_tokens(metadata: dict, battles: pa.Table) -> dict | None:
     from sft_judge.prompts.prompt import JudgePrompt
 
     prompt = JudgePrompt.of(load_tokenizer(str(file.parent)), read_spec(file.parent))
-    found = {"n": battles.num_rows, "battles": 0, "fields": {name: {"battles": 0, "tokens": 0} for name in FIELDS}}
+    counts = {"n": battles.num_rows, "battles": 0, "fields": {name: {"battles": 0, "tokens": 0} for name in FIELDS}}
     for start in range(0, battles.num_rows, ROWS_AT_ONCE):
         for fields in prompt.fit(battles.slice(start, ROWS_AT_ONCE).to_pylist()):
-            found["battles"] += any(fields.cut.values())
+            counts["battles"] += any(fields.cut.values())
             for name, tokens in fields.cut.items():
-                found["fields"][name]["battles"] += tokens > 0
-                found["fields"][name]["tokens"] += tokens
-    return found
+                counts["fields"][name]["battles"] += tokens > 0
+                counts["fields"][name]["tokens"] += tokens
+    return counts

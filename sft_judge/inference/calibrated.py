@@ -69,8 +69,8 @@ def languages_of(probs: Probs, ids: np.ndarray) -> np.ndarray:
     """The language [N] of each of these ids that the file states, None where it states none."""
     if probs.languages is None:
         return np.full(len(ids), None, dtype=object)
-    known = dict(zip(probs.ids, probs.languages, strict=True))
-    return np.array([known[id_] for id_ in ids], dtype=object)
+    language_of = dict(zip(probs.ids, probs.languages, strict=True))
+    return np.array([language_of[id_] for id_ in ids], dtype=object)
 
 
 def _calibration_of(metadata: dict) -> tuple[dict | None, str]:
@@ -92,13 +92,13 @@ def folds_seen(metadata: dict) -> list[int]:
 
 def judge_files(paths: list[Path]) -> list[Path]:
     """The judge.json files on which the reading of these probs files depends, for a stage's `extra_inputs`."""
-    found = []
+    files = []
     for path in paths:
         try:
             metadata = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
         except (OSError, pa.ArrowException, ValueError):  # not there yet, or a CSV: it names no judge
             continue
         file = judge_file(metadata)
-        if file is not None and file not in found:
-            found.append(file)
-    return found
+        if file is not None and file not in files:
+            files.append(file)
+    return files

@@ -43,8 +43,8 @@ class Rule:
         elif self.by == "length":
             place = np.searchsorted([part["up_to"] for part in self.parts[:-1]], keys, side="left")
         else:
-            known = {part["language"]: number for number, part in enumerate(self.parts[:-1])}
-            place = np.array([known.get(key, len(known)) for key in keys], dtype=int)
+            part_of = {part["language"]: number for number, part in enumerate(self.parts[:-1])}
+            place = np.array([part_of.get(key, len(part_of)) for key in keys], dtype=int)
         return table[place]
 
 
@@ -78,9 +78,9 @@ def read_rule(path: Path) -> Rule:
     return rule
 
 
-def write_rule(path: Path, rule: Rule, facts: dict) -> None:
+def write_rule(path: Path, rule: Rule, fit_result: dict) -> None:
     """Write a rule as JSON, with what it was fitted on."""
-    write_json(path, asdict(rule) | facts)
+    write_json(path, asdict(rule) | fit_result)
 
 
 def combine(
@@ -114,7 +114,7 @@ def log_loss(probs: np.ndarray, verdicts: np.ndarray) -> float:
 def fit_weights(members: list[np.ndarray], verdicts: np.ndarray, mean: str) -> np.ndarray:
     """Weights [M] of the least log loss over the simplex; convex for either mean, so there is but one minimum."""
     num, start = members[0].shape[1], np.full(len(members), 1 / len(members))
-    found = minimize(
+    solution = minimize(
         lambda weights: log_loss(combine(members, np.maximum(weights, 0) + 1e-12, num, mean), verdicts),
         start,
         method="SLSQP",
@@ -122,7 +122,7 @@ def fit_weights(members: list[np.ndarray], verdicts: np.ndarray, mean: str) -> n
         constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
         options={"ftol": 1e-10},
     )
-    return normalise_weights(np.clip(found.x, 0, 1))
+    return normalise_weights(np.clip(solution.x, 0, 1))
 
 
 def fit_weight_rule(members: list[np.ndarray], verdicts: np.ndarray, mean: str, by: str | None, keys=None) -> Rule:
@@ -136,8 +136,8 @@ def fit_weight_rule(members: list[np.ndarray], verdicts: np.ndarray, mean: str, 
     else:
         names = sorted(set(keys))
         parts = [{"language": name} for name in names if np.sum(keys == name) >= LEAST_ROWS] + [{}]
-        known = {part["language"]: number for number, part in enumerate(parts[:-1])}
-        place = np.array([known.get(key, len(known)) for key in keys])
+        part_of = {part["language"]: number for number, part in enumerate(parts[:-1])}
+        place = np.array([part_of.get(key, len(part_of)) for key in keys])
     for number, part in enumerate(parts):
         rows = place == number
         few = rows.sum() < LEAST_ROWS

@@ -32,12 +32,14 @@ def assign_rows(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bo
         return {folder: everything for folder in judges}
     folds = battles["fold"].to_pylist() if "fold" in battles.column_names else [None] * battles.num_rows
     labelled = has_label(battles)
-    owners = fold_owners(judges, {fold for fold, known in zip(folds, labelled, strict=True) if known} - {None})
+    owners = fold_owners(
+        judges, {fold for fold, is_labelled in zip(folds, labelled, strict=True) if is_labelled} - {None}
+    )
     rows = {folder: [] for folder in judges}
-    for row, (fold, known) in enumerate(zip(folds, labelled, strict=True)):
-        if known and fold is None:
+    for row, (fold, is_labelled) in enumerate(zip(folds, labelled, strict=True)):
+        if is_labelled and fold is None:
             _not_trained_on(judges, battles["id"][row].as_py(), battles_sha256)
-        for folder in [owners[fold]] if known and fold is not None else judges:
+        for folder in [owners[fold]] if is_labelled and fold is not None else judges:
             rows[folder].append(row)
     return {folder: np.array(indices, dtype=int) for folder, indices in rows.items()}
 

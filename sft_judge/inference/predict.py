@@ -96,21 +96,21 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
     judges = find_judges(model)
     plans = [assign_rows(judges, job.battles, settings.out_of_fold, content_hash(job.battles_path)) for job in jobs]
     works = [Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
-    facts = {"rows": sum(job.battles.num_rows for job in jobs), "engine": settings.engine}
+    result = {"rows": sum(job.battles.num_rows for job in jobs), "engine": settings.engine}
     for number, (folder, spec) in enumerate(judges.items()):
         orders = orders_of(settings.swap or spec.swap)
         todo = [(work, number, job, wanted[folder]) for work, job, wanted in zip(works, jobs, plans, strict=True)]
         # a check that has refused once must not be passed by finished shards
         mine = settings.shard
         if settings.check or not all(work.finished(number, len(indices), mine) for work, _, _, indices in todo):
-            facts |= _run_judge(folder, spec, orders, todo, settings)
+            result |= _run_judge(folder, spec, orders, todo, settings)
     for work, wanted in zip(works, plans, strict=True):
         if not all(work.finished(number, len(wanted[folder])) for number, folder in enumerate(judges)):
             return None
     for work, job, wanted in zip(works, jobs, plans, strict=True):
         write_probs(job.output, _gather(work, job, judges, wanted, model, settings))
         work.clear()
-    return facts
+    return result
 
 
 def _run_judge(folder: str, spec: JudgeSpec, orders, todo: list, settings: PredictSettings) -> dict:

@@ -81,6 +81,6 @@ def connect(address: str):
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise InputError(f"--ray {address}: no cluster answers ({said}). Start one: `ray start --head`.") from error
+        message = str(error).splitlines()[0]
+        raise InputError(f"--ray {address}: no cluster answers ({message}). Start one: `ray start --head`.") from error
     return ray

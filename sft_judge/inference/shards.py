@@ -64,12 +64,12 @@ class Work:
 class RowWork(Work):
     """Scores of single rows and orders in files of any size: what a deadline ends at any row, by several processes."""
 
-    def __init__(self, folder: Path, fingerprint: str, known: np.ndarray):
-        """`known`: scores [N, 2, K] from elsewhere, NaN where there are none."""
+    def __init__(self, folder: Path, fingerprint: str, scores: np.ndarray):
+        """`scores`: scores [N, 2, K] from elsewhere, NaN where there are none."""
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = folder.with_suffix(".lock.partial")
         self._read: set[Path] = set()
-        self._scores = known
+        self._scores = scores
         with self.alone():
             super().__init__(folder, fingerprint)
             self.stamp()

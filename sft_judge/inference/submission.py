@@ -91,8 +91,8 @@ def _words(path: Path, column: str, seen: set[str]) -> list[str]:
     for words in WORDS:
         if seen <= set(words) and seen & set(words[:2]):
             return list(words if words[2] in seen else words[:2])
-    known = "; ".join(", ".join(words) for words in WORDS)
-    raise InputError(f"{path}: {column} is {', '.join(sorted(seen)[:4])}; known words for a winner are {known}.")
+    spellings = "; ".join(", ".join(words) for words in WORDS)
+    raise InputError(f"{path}: {column} is {', '.join(sorted(seen)[:4])}; known words for a winner are {spellings}.")
 
 
 def arrange_probs(name, result: Calibrated, probs: Probs, sample: Sample) -> np.ndarray:

@@ -34,25 +34,26 @@ def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str)
     """Hold engines to the first. Returns its scores, and facts. Logs; raises `GateError` beyond the tolerance."""
     precision = dtype_of(model, dtype)
     reference, labels = score(model, rows, engines[0], dtype)
-    facts = {"dtype": precision}
+    result = {"dtype": precision}
     for engine in engines[1:]:
         name = f"{model}, {engines[0]} against {engine}"
         seen, _ = score(model, rows, engine, dtype)
-        facts[engine] = check_parity("engines", name, precision, reference, seen, labels).max_difference
+        result[engine] = check_parity("engines", name, precision, reference, seen, labels).max_difference
         if all(row["verdict"] for row in rows):
-            facts["log_loss_rise"] = _log_rise(reference, seen, rows)
-    return reference, facts
+            result["log_loss_rise"] = _log_rise(reference, seen, rows)
+    return reference, result
 
 
 def _log_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> tuple[float, float, float]:
     """The paired rise of the log loss from one scoring [rows * orders, K] to the other, of verdicts that K has."""
     names = verdict_names(first.shape[1])
-    known = [place for place, row in enumerate(rows) if row["verdict"] in names]
+    labelled = [place for place, row in enumerate(rows) if row["verdict"] in names]
     averaged = [
-        np.log(average_over_orders(np.exp(logp).reshape(len(rows), -1, len(names))))[known] for logp in (first, second)
+        np.log(average_over_orders(np.exp(logp).reshape(len(rows), -1, len(names))))[labelled]
+        for logp in (first, second)
     ]
-    rise = log_loss_rise(*averaged, np.array([names.index(rows[place]["verdict"]) for place in known]))
-    logger.info(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(known)} battles")
+    rise = log_loss_rise(*averaged, np.array([names.index(rows[place]["verdict"]) for place in labelled]))
+    logger.info(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(labelled)} battles")
     return rise
 
 
@@ -68,12 +69,12 @@ def verify_forms(model: str, other: str, rows: list[dict], engines: list[str], d
         raise InputError(
             f"{unlabelled} of {len(rows)} battles have no verdict; give labelled ones, for their log loss."
         )
-    second, facts = verify_engines(other, rows, engines, dtype)
+    second, result = verify_engines(other, rows, engines, dtype)
     first, labels = score(model, rows, engines[0], dtype)
     logger.info(str(compare_scores(f"{model} against {other}", first, second, labels)))
     rise = _log_rise(first, second, rows)
     check_log_loss_rise(other, rise)
-    return {**facts, "log_loss_rise": rise, "rows": len(rows)}
+    return {**result, "log_loss_rise": rise, "rows": len(rows)}
 
 
 def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: str = "trained") -> dict:

@@ -92,10 +92,10 @@ KNOWN_ARCHITECTURES = {
 
 def model_config_of(model: str) -> PretrainedConfig:
     """The configuration of a model in KNOWN, in bfloat16 as they are published, or of any other folder or hub id."""
-    known = KNOWN_ARCHITECTURES.get(model)
-    if known is None:
+    architecture = KNOWN_ARCHITECTURES.get(model)
+    if architecture is None:
         return load_config(model)
-    return AutoConfig.for_model(known.model_type, **known.sizes, dtype="bfloat16")
+    return AutoConfig.for_model(architecture.model_type, **architecture.sizes, dtype="bfloat16")
 
 
 def tokenizer_at_hand(model: str):

@@ -134,9 +134,9 @@ def _only(forward: Callable[[Tensor], Tensor], answers: Answers) -> Callable[[Te
         where = answers()
         if where is None:
             return forward(hidden)
-        found = forward(hidden[where][:, None])[:, 0]  # [R, E]
-        whole = found.new_zeros(*hidden.shape[:-1], found.shape[-1])
-        whole[where] = found
+        updated = forward(hidden[where][:, None])[:, 0]  # [R, E]
+        whole = updated.new_zeros(*hidden.shape[:-1], updated.shape[-1])
+        whole[where] = updated
         return whole
 
     return at_answers

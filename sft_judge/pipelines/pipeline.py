@@ -75,10 +75,10 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     for name, changes in pipeline.get("steps", {}).items():
         steps = _inserted(file, steps, name, changes) if name in new else steps | {name: {**steps[name], **changes}}
     check_known(file, "step", pipeline.get("drop", []), steps)
-    kept = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
+    remaining = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
     more = {name: value for name, value in {**base, **pipeline}.items() if name in also}
     merged = {key: {**base.get(key, {}), **pipeline.get(key, {})} for key in ("vars", "declared")}
-    return {**merged, "steps": kept, **more}
+    return {**merged, "steps": remaining, **more}
 
 
 def _inserted(file, steps: dict, name: str, step: dict) -> dict:
@@ -146,7 +146,7 @@ def up_to_date(step: Step) -> bool:
     if manifest is None or not manifest.is_file():
         return False
     made = json.loads(manifest.read_text(encoding="utf-8"))
-    unchanged = all(Path(path).exists() and content_hash(path) == known for path, known in made["outputs"].items())
+    unchanged = all(Path(path).exists() and content_hash(path) == digest for path, digest in made["outputs"].items())
     return unchanged and made["fingerprint"] == collect_provenance(module, args)["fingerprint"]
 
 

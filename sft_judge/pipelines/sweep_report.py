@@ -40,8 +40,8 @@ class Scores:
         battles = read_battles(battles_file)
         keep = None
         if score.get("fold") is not None:
-            kept = set(rows_of_fold(battles, int(score["fold"]), battles_file)["id"].to_pylist())
-            keep = np.array([name in kept for name in column(battles, "id")])
+            fold_ids = set(rows_of_fold(battles, int(score["fold"]), battles_file)["id"].to_pylist())
+            keep = np.array([name in fold_ids for name in column(battles, "id")])
         truth = Path(score["truth"]) if "truth" in score else None
         aligned = align_judges({run.cell: Path(score["probs"])}, battles, battles_file, keep, truth)
         judge = aligned.judges[run.cell]
@@ -61,8 +61,8 @@ class Scores:
     def mean(self, cell: str, seeds: list[int], raw: bool = False) -> Mean | None:
         """Over the cell's finished runs among these seeds."""
         values = self.raw if raw else self.values
-        found = [values[cell, seed] for seed in seeds if (cell, seed) in values]
-        return crossed_mean(np.stack(found), self.clusters) if found else None
+        scores = [values[cell, seed] for seed in seeds if (cell, seed) in values]
+        return crossed_mean(np.stack(scores), self.clusters) if scores else None
 
     def difference(self, cell: str, other: str, seeds: list[int], confidence: float = 0.95) -> Mean | None:
         """Cell less other, paired by seed and battle, over the seeds that both have."""
@@ -120,9 +120,9 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
     sign = -1 if sweep.measure == "accuracy" else 1  # the best first, those without a finished run last
     order = sorted(cells, key=lambda name: sign * cells[name]["value"]["value"] if cells[name]["value"] else math.inf)
     cells = {name: cells[name] for name in order}
-    found = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": cells}
-    found |= {"reference": reference, "best": best, "confirm": sweep.confirm}
-    return found | _verdict(sweep, scores, best, reference)
+    result = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": cells}
+    result |= {"reference": reference, "best": best, "confirm": sweep.confirm}
+    return result | _verdict(sweep, scores, best, reference)
 
 
 def _verdict(sweep: Sweep, scores: Scores, best: str | None, reference: str | None) -> dict:
@@ -138,9 +138,9 @@ def _verdict(sweep: Sweep, scores: Scores, best: str | None, reference: str | No
         where = f"allowing for {tried} cells looked at (Bonferroni)"
     if paired is None:
         return {"confirmed": None, "verdict": f"{best} is not confirmed yet: no fresh seed has finished"}
-    said = describe_difference(paired, sweep.measure == "accuracy")
+    difference = describe_difference(paired, sweep.measure == "accuracy")
     winner = {"better": f"{best} is better than {reference}", "worse": f"{best} is worse than {reference}"}
-    words = winner.get(said, f"no winner: no difference seen between {best} and {reference}")
+    words = winner.get(difference, f"no winner: no difference seen between {best} and {reference}")
     line = f"{words}: {_signed(paired)} {where}, {len(scores.clusters)} battles x {paired.seeds} seeds"
     return {"confirmed": paired.as_dict(), "verdict": line}
 

@@ -60,7 +60,7 @@ def run_all(runs: list, scores, folder, jobs: int) -> int:
     for place, status in statuses.items():
         if status:
             log = log_file(folder / "logs", steps[place])
-            said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            why = said[-1] if said else f"ended with status {status} and said nothing"
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            why = lines[-1] if lines else f"ended with status {status} and said nothing"
             logger.warning(f"{steps[place].name} failed: {why} ({log})")
     return max(statuses.values(), default=0)

@@ -46,8 +46,8 @@ def check_verdicts(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]
         ids = prompt.verdict_ids
     except InputError as error:
         return [Finding("wrong", str(error))]
-    known = ", ".join(f"{word!r} = {token}" for word, token in zip(prompt.words, ids, strict=True))
-    findings = [Finding("ok", f"the verdict words are one token each where the answer stands: {known}")]
+    tokens = ", ".join(f"{word!r} = {token}" for word, token in zip(prompt.words, ids, strict=True))
+    findings = [Finding("ok", f"the verdict words are one token each where the answer stands: {tokens}")]
     if spec and spec.verdict_ids != ids:
         findings.append(Finding("wrong", f"the tokenizer gives verdict ids {ids}, {FILE} {spec.verdict_ids}"))
     spaced = [_spaced_id(prompt, word) for word in prompt.words]
@@ -75,11 +75,11 @@ def check_budget(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]:
     budgets = {"served": prompt.budget, FILE: spec.budget}
     if all(key in recipe for key in BUDGET_KEYS):
         budgets["trained"] = Budget(*(recipe[key] for key in BUDGET_KEYS))
-    said = ", ".join(f"{name} {'/'.join(map(str, astuple(budget)))}" for name, budget in budgets.items())
+    listing = ", ".join(f"{name} {'/'.join(map(str, astuple(budget)))}" for name, budget in budgets.items())
     if len(set(map(astuple, budgets.values()))) > 1:
-        findings.append(Finding("warning", f"the budget differs (prompt/response/total): {said}"))
+        findings.append(Finding("warning", f"the budget differs (prompt/response/total): {listing}"))
     else:
-        findings.append(Finding("ok", f"one budget (prompt/response/total): {said}"))
+        findings.append(Finding("ok", f"one budget (prompt/response/total): {listing}"))
     return findings
 
 

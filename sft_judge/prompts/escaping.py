@@ -105,8 +105,8 @@ class TagGuard:
 
     def find(self, text: str) -> list[str]:
         """The tags in a text that have no backslash."""
-        found = (text[place.start() : text.index(">", place.start()) + 1] for place in self._bare.finditer(text))
-        return [tag for tag in found if not tag.startswith("<\\")]
+        tags = (text[place.start() : text.index(">", place.start()) + 1] for place in self._bare.finditer(text))
+        return [tag for tag in tags if not tag.startswith("<\\")]
 
 
 def changes_brackets(state: dict) -> bool:

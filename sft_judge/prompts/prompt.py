@@ -183,8 +183,8 @@ class JudgePrompt:
         if shape not in self._guards:
             swapped = (shape[0], shape[2], shape[1], shape[3])
             texts = [text for key in {shape, swapped, _ANY_SHAPE} for text in self.frame(*key).texts]
-            known = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
-            self._guards[shape] = _tag_guard(frozenset().union(*(tag_names(text, known) for text in texts)))
+            contents = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+            self._guards[shape] = _tag_guard(frozenset().union(*(tag_names(text, contents) for text in texts)))
         return self._guards[shape]
 
     def _fit_row(self, groups: dict[str, list[list[int]]]) -> Fields:

@@ -66,13 +66,13 @@ def segments(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> list
     frame, placed = prompt.placed(fields, order)
     shown = prompt.shown(row)
     exchanged = {"response_a": "response_b", "response_b": "response_a"} if order == "ba" else {}
-    found = _frame_parts(prompt, frame.texts[0])
+    parts = _frame_parts(prompt, frame.texts[0])
     for (slot, turn), text in zip(frame.slots, frame.texts[1:], strict=True):
         name = exchanged.get(slot, slot)
         for part in _cut_parts(prompt, shown[name][turn], placed[slot][turn]):
-            found.append(("cut", CUT_MARKER) if part is None else (name, part))
-        found += _frame_parts(prompt, text)
-    return [(kind, _ACTING.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)) for kind, text in found if text]
+            parts.append(("cut", CUT_MARKER) if part is None else (name, part))
+        parts += _frame_parts(prompt, text)
+    return [(kind, _ACTING.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)) for kind, text in parts if text]
 
 
 def _frame_parts(prompt: JudgePrompt, text: str) -> list[tuple[str, str]]:
@@ -109,8 +109,8 @@ def token_lines(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> I
     shown, verdicts = prompt.shown(row), zip(VERDICTS, prompt.words, prompt.verdict_ids, strict=False)
     yield "▲ the answer: " + ", ".join(f"{name} = {word!r} ({token})" for name, word, token in verdicts)
     for name in FIELDS:
-        kept = [len(turn) for turn in getattr(fields, name)]
+        lengths = [len(turn) for turn in getattr(fields, name)]
         whole = [len(prompt.plain.encode(text, add_special_tokens=False).ids) for text in shown[name]]
-        turns = ", ".join(f"{after} of {before}" for after, before in zip(kept, whole, strict=True))
-        yield f"{name}: {sum(kept)} of {sum(whole)} tokens" + (f" (turns: {turns})" if len(kept) > 1 else "")
+        turns = ", ".join(f"{after} of {before}" for after, before in zip(lengths, whole, strict=True))
+        yield f"{name}: {sum(lengths)} of {sum(whole)} tokens" + (f" (turns: {turns})" if len(lengths) > 1 else "")
     yield f"{len(prompt.ids(fields, order)) + 1} tokens of {prompt.budget.total}, the verdict's included"

@@ -128,6 +128,6 @@ def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Wo
             f"candidates are copies; {battles} battles, {battles * len(judge.orders)} calls (swap {judge.swap})"
         )
         play_contests(entries, judge.judge)
-        kept = f", {judge.kept} more kept from an earlier run" if judge.kept else ""
-        logger.info(f"{judge.calls} calls made{kept}")
+        kept_note = f", {judge.kept} more kept from an earlier run" if judge.kept else ""
+        logger.info(f"{judge.calls} calls made{kept_note}")
         return judge, work

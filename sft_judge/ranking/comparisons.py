@@ -130,19 +130,19 @@ def read_contests(
 
 def find_usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarray, dict[str, int]]:
     """Which battles [N] have two models and say something, and how many have not, by why; `source` is what may say."""
-    named, known, other = (sides >= 0).all(axis=1), counts.sum(axis=1) > 0, sides[:, 0] != sides[:, 1]
+    named, has_evidence, other = (sides >= 0).all(axis=1), counts.sum(axis=1) > 0, sides[:, 0] != sides[:, 1]
     skipped = {
         "without both models' names": ~named,
         "of a model against itself": named & ~other,
-        f"without {source}": named & other & ~known,
+        f"without {source}": named & other & ~has_evidence,
     }
-    return named & other & known, {why: int(rows.sum()) for why, rows in skipped.items()}
+    return named & other & has_evidence, {why: int(rows.sum()) for why, rows in skipped.items()}
 
 
-def number_values(column: pa.Array, known: dict, key=lambda name: name) -> np.ndarray:
+def number_values(column: pa.Array, numbers: dict, key=lambda name: name) -> np.ndarray:
     """A number [N] for each different value of a column, by first appearance in all of its batches; -1 for null."""
     encoded = column.dictionary_encode()
-    of_value = [known.setdefault(key(name), len(known)) for name in encoded.dictionary.to_pylist()]
+    of_value = [numbers.setdefault(key(name), len(numbers)) for name in encoded.dictionary.to_pylist()]
     return np.array([*of_value, -1])[pc.fill_null(encoded.indices, len(of_value)).to_numpy()]
 
 
@@ -157,8 +157,8 @@ def count_evidence(battles: pa.Table, votes: bool, opinion: Predictions | None) 
             shares = np.stack([battles[name].to_numpy() for name in SOFT], axis=1)
             counts = np.where(np.isnan(shares).any(axis=1, keepdims=True), counts, shares)
     if opinion is not None:
-        found = [opinion.row_of.get(name, -1) for name in battles["id"].to_pylist()]
-        counts += np.concatenate([opinion.probs, np.zeros((1, 3))])[found]
+        rows_judged = [opinion.row_of.get(name, -1) for name in battles["id"].to_pylist()]
+        counts += np.concatenate([opinion.probs, np.zeros((1, 3))])[rows_judged]
     if "weight" in there:
         weight = battles["weight"].to_numpy()
         with np.errstate(invalid="ignore"):  # an infinite weight of nothing: the caller refuses it

@@ -65,20 +65,20 @@ class Rules:
 
     def keep(self, groups: list[list[Pair]]) -> tuple[list[Pair], Counter]:
         """The pairs of each prompt that are kept, and how many each rule dropped, the first that applies."""
-        kept, dropped = [], Counter(dict.fromkeys((TIE, DISAGREE, MARGIN, PER_PROMPT, LENGTH), 0))
+        chosen, dropped = [], Counter(dict.fromkeys((TIE, DISAGREE, MARGIN, PER_PROMPT, LENGTH), 0))
         for pairs in groups:
             reasons = [self._reason(pair) for pair in pairs]
             dropped.update(reason for reason in reasons if reason)
             good = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
             good.sort(key=lambda pair: -pair.margin)  # stable: of equals the earlier candidates
-            kept += good[: self.max_per_prompt]
+            chosen += good[: self.max_per_prompt]
             dropped[PER_PROMPT] += len(good[self.max_per_prompt :])
         if self.balance_length:
-            balanced = balance(kept)
-            dropped[LENGTH] = len(kept) - len(balanced)
-            kept = balanced
-        assert len(kept) + dropped.total() == sum(map(len, groups))
-        return kept, dropped
+            balanced = balance(chosen)
+            dropped[LENGTH] = len(chosen) - len(balanced)
+            chosen = balanced
+        assert len(chosen) + dropped.total() == sum(map(len, groups))
+        return chosen, dropped
 
     def _reason(self, pair: Pair) -> str | None:
         if pair.tied:
@@ -127,27 +127,28 @@ def figures(pairs: list[Pair]) -> dict:
     return {"mean_margin": float(np.mean([pair.margin for pair in pairs])), "chosen_longer": longer}
 
 
-def write_card(path: Path, facts: dict) -> None:
-    """What the file holds, for people. `facts` as the stage's manifest has them."""
-    share = facts["chosen_longer"]
+def write_card(path: Path, result: dict) -> None:
+    """What the file holds, for people. `result` is what the manifest says."""
+    share = result["chosen_longer"]
     lines = [
         "# Preference pairs",
         "",
-        f"`prompt`, `chosen`, `rejected` in TRL's {'conversational' if facts['conversational'] else 'plain'} format, "
-        f"chosen by the judge `{facts['model']}` ({facts['calibration']}; orders shown: {facts['swap']}). `p_chosen` "
+        f"`prompt`, `chosen`, `rejected` in TRL's {'conversational' if result['conversational'] else 'plain'} format, "
+        f"chosen by the judge `{result['model']}` ({result['calibration']}; orders shown: "
+        f"{result['swap']}). `p_chosen` "
         "and `p_rejected` are its probabilities that people prefer the one or the other; the rest is that of a tie.",
         "",
         "| | pairs |",
         "| --- | --- |",
-        f"| prompts | {facts['prompts']} |",
-        f"| candidates, copies of others among them | {facts['candidates']}, {facts['copies']} |",
-        f"| pairs judged | {facts['judged']} |",
-        *(f"| dropped: {what} | {count} |" for what, count in facts["dropped"].items()),
-        f"| pairs in the file | {facts['rows']} |",
+        f"| prompts | {result['prompts']} |",
+        f"| candidates, copies of others among them | {result['candidates']}, {result['copies']} |",
+        f"| pairs judged | {result['judged']} |",
+        *(f"| dropped: {what} | {count} |" for what, count in result["dropped"].items()),
+        f"| pairs in the file | {result['rows']} |",
         "",
-        f"Rules, in this order: {facts['rules']}.",
+        f"Rules, in this order: {result['rules']}.",
         "",
-        f"Mean margin (`p_chosen` less `p_rejected`): {facts['mean_margin']:.4f}. The chosen answer is the longer in "
+        f"Mean margin (`p_chosen` less `p_rejected`): {result['mean_margin']:.4f}. The chosen answer is the longer in "
         + (
             f"{share:.1%} of the pairs of unequal length."
             if share is not None

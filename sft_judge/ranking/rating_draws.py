@@ -35,9 +35,9 @@ def _fitted(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarr
 
 def _stepped(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
     plain = design_matrix(contests.sides, len(contests.models), contests.features)
-    found = fit(plain, contests.counts[None], ties)
+    start = fit(plain, contests.counts[None], ties)
     design, counts = with_prior(plain, contests.counts[None], ties)
-    by_utility, by_nu, *_ = (row[0] for row in row_scores(design, counts, found))
+    by_utility, by_nu, *_ = (row[0] for row in row_scores(design, counts, start))
     slopes = sparse.csr_array(design * by_utility[:, None])
     if ties:
         slopes = sparse.hstack([slopes, sparse.csr_array(by_nu[:, None])], "csr")
@@ -46,6 +46,6 @@ def _stepped(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndar
     of_cluster = sparse.csr_array((np.ones(num_rows), members), (num_clusters, num_rows)) @ slopes[:num_rows]
     of_prior = slopes[num_rows:].sum(axis=0)
     drawn = [weights @ of_cluster + of_prior for weights in cluster_draws(num_clusters, repeats, seed)]
-    curvature = derivatives(design, counts, found)[1][0]
+    curvature = derivatives(design, counts, start)[1][0]
     steps = np.linalg.solve(curvature, np.concatenate(drawn).T).T
-    return np.concatenate([found, found + steps])
+    return np.concatenate([start, start + steps])

@@ -53,7 +53,7 @@ def rate_models(
         for place, name in enumerate(contests.models)
     ]
     order = np.lexsort((contests.models, -anchored[0]))
-    found = {
+    ranking = {
         "method": method,
         "battles": len(contests.clusters),
         "prompts": int(contests.clusters.max()) + 1,
@@ -64,8 +64,8 @@ def rate_models(
             for place, name in enumerate(contests.controls)
         ],
     }
-    found |= {"tie_parameter": interval(np.exp(log_nu))} if ties else {}
-    return found | ({"reference": correlation(points, contests.models, reference)} if reference else {})
+    ranking |= {"tie_parameter": interval(np.exp(log_nu))} if ties else {}
+    return ranking | ({"reference": correlation(points, contests.models, reference)} if reference else {})
 
 
 def split_off(contests: Contests) -> tuple[Contests, list[str], list[str]]:
@@ -75,9 +75,9 @@ def split_off(contests: Contests) -> tuple[Contests, list[str], list[str]]:
     """
     met = largest_group(components(contests)[0], contests.sides)
     left_out = [name for name, there in zip(contests.models, met, strict=True) if not there]
-    kept = contests.keep(met)
-    bounded = largest_group(components(kept)[1], kept.sides)
-    return kept, left_out, [name for name, there in zip(kept.models, bounded, strict=True) if not there]
+    ranked = contests.keep(met)
+    bounded = largest_group(components(ranked)[1], ranked.sides)
+    return ranked, left_out, [name for name, there in zip(ranked.models, bounded, strict=True) if not there]
 
 
 def _anchored(points: np.ndarray, contests: Contests, anchor: tuple[str, float] | None) -> np.ndarray:
@@ -149,12 +149,12 @@ def _plain(values: np.ndarray) -> list[list]:
 def correlation(points: np.ndarray, models: list[str], reference: dict[str, float]) -> dict:
     """Spearman's correlation of drawn strengths [D, M] with a reference's ratings, over the models of both."""
     common = [name for name in models if name in reference]
-    found = {"models": len(common), "missing": [name for name in models if name not in reference]}
+    result = {"models": len(common), "missing": [name for name in models if name not in reference]}
     if len(common) < LEAST_COMMON:
-        return found | {"spearman": {"value": None, "low": None, "high": None}}
+        return result | {"spearman": {"value": None, "low": None, "high": None}}
     ours = rankdata(points[:, [models.index(name) for name in common]], axis=1)
     theirs = rankdata([reference[name] for name in common])
     ours, theirs = ours - ours.mean(axis=1, keepdims=True), theirs - theirs.mean()
     with np.errstate(invalid="ignore", divide="ignore"):
         spearman = (ours @ theirs) / np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum())
-    return found | {"spearman": interval(spearman)}
+    return result | {"spearman": interval(spearman)}

@@ -80,10 +80,10 @@ def plot_ratings(rows: list[dict]) -> str:
     """The rating of each model with its interval, best first."""
 
     def draw(axes):
-        found = [row["rating"] for row in rows]
-        values = [rating["value"] for rating in found]
-        ends = [[rating[end] for rating in found] for end in ("low", "high")]
-        spread = None if found[0]["low"] is None else np.abs(np.array(ends) - values)
+        ratings = [row["rating"] for row in rows]
+        values = [rating["value"] for rating in ratings]
+        ends = [[rating[end] for rating in ratings] for end in ("low", "high")]
+        spread = None if ratings[0]["low"] is None else np.abs(np.array(ends) - values)
         axes.errorbar(values, range(len(rows)), xerr=spread, fmt="o", markersize=4, color=COLOURS[0])
         axes.set_yticks(range(len(rows)), [visible(row["model"], 30) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -139,52 +139,52 @@ MODEL_DESCRIPTION = {
 }
 
 
-def notes(ranking: dict, anchor: tuple[str, float] | None, said: list[str]) -> list[str]:
-    """What it is by; `said` of the judges' calibration."""
+def notes(ranking: dict, anchor: tuple[str, float] | None, judge_notes: list[str]) -> list[str]:
+    """What it is by; `judge_notes` on the judges' calibration."""
     skipped = ", ".join(f"{count:,} {why}" for why, count in ranking["skipped"].items() if count)
     prompts = "one prompt" if ranking["prompts"] == 1 else f"{ranking['prompts']:,} prompts"
     counted = f"{ranking['battles']:,} of {ranking['rows']:,} battles over {prompts}"
     fixed = f"{visible(anchor[0])} is fixed at {anchor[1]:g}" if anchor else "the mean is 1000"
-    found = [
+    notes = [
         f"{counted}; skipped: {skipped}." if skipped else f"{counted}.",
         f"By {SOURCE_NAMES[ranking['from']]}. {MODEL_DESCRIPTION[ranking['method']]}. Elo's scale, {fixed}. In "
         "brackets: 95 % intervals, "
         "prompts resampled.",
         f"Each model has besides {PRIOR} battles with one of average strength that come out evenly, so that every "
         "rating is finite.",
-        *said,
+        *judge_notes,
     ]
     if ranking["controls"]:
         equal = ", ".join(control["name"] for control in ranking["controls"])
-        found.append(f"Held equal: {equal}. Ratings and predictions are of responses that are alike in it.")
+        notes.append(f"Held equal: {equal}. Ratings and predictions are of responses that are alike in it.")
     if ranking["from"] != "votes":
-        found.append("That a judge may favour a model is in no interval: hold it against votes where there are any.")
+        notes.append("That a judge may favour a model is in no interval: hold it against votes where there are any.")
     if ranking.get("reference", {}).get("spearman"):
         spearman, common = number(ranking["reference"]["spearman"], 3), ranking["reference"]["models"]
-        found.append(f"Spearman's correlation with the reference: {spearman}, over {common} models.")
-    return found
+        notes.append(f"Spearman's correlation with the reference: {spearman}, over {common} models.")
+    return notes
 
 
 def caveats(ranking: dict, controls: list[str]) -> list[str]:
     """What to mind; `controls` are those that were asked for."""
-    found = []
+    caveats = []
     if ranking["left_out"]:
-        found.append(f"left out, as no battle connects them with the others: {names(ranking['left_out'])}")
+        caveats.append(f"left out, as no battle connects them with the others: {names(ranking['left_out'])}")
     if ranking["unbounded"]:
-        found.append(
+        caveats.append(
             "won or lost all their battles with the others, so how far they are from these is not known: "
             + names(ranking["unbounded"])
         )
     if ranking["prompts"] == 1:
-        found.append("all battles have one prompt, so there are no intervals, and no rank is certain")
+        caveats.append("all battles have one prompt, so there are no intervals, and no rank is certain")
     elif ranking["prompts"] < MIN_PROMPTS:
-        found.append(f"{ranking['prompts']} prompts: intervals from so few are too narrow")
+        caveats.append(f"{ranking['prompts']} prompts: intervals from so few are too narrow")
     unseen = [name for name in controls if name not in [control["name"] for control in ranking["controls"]]]
     if unseen:
-        found.append(f"not held equal, as no two responses differ in it: {', '.join(unseen)}")
+        caveats.append(f"not held equal, as no two responses differ in it: {', '.join(unseen)}")
     if ranking.get("reference", {}).get("missing"):
-        found.append(f"not in the reference: {names(ranking['reference']['missing'])}")
-    return found
+        caveats.append(f"not in the reference: {names(ranking['reference']['missing'])}")
+    return caveats
 
 
 def names(models: list[str]) -> str:

@@ -53,9 +53,9 @@ def quantization_facts(model) -> dict:
         return {}
     bits, prefix = (4, "bnb_4bit_") if config.load_in_4bit else (8, "llm_int8_")
     settings = config.to_dict().items()
-    kept = {name: value for name, value in settings if name == f"load_in_{bits}bit" or name.startswith(prefix)}
+    recorded = {name: value for name, value in settings if name == f"load_in_{bits}bit" or name.startswith(prefix)}
     dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    return {f"loaded_in_{bits}bit": {"dtype": dtype, "quantization_config": kept}}
+    return {f"loaded_in_{bits}bit": {"dtype": dtype, "quantization_config": recorded}}
 
 
 def check_dropout(config: JudgeConfig, model, lora) -> None:

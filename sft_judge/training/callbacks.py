@@ -26,9 +26,9 @@ class EmaCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         file = _file(args, state)
-        kept = load_file(file) if state.global_step and file.is_file() else {}
+        saved = load_file(file) if state.global_step and file.is_file() else {}
         self.average = {
-            name: kept.get(name, weight.detach()).to(weight.device, torch.float32, copy=True)
+            name: saved.get(name, weight.detach()).to(weight.device, torch.float32, copy=True)
             for name, weight in model.named_parameters()
             if weight.requires_grad
         }

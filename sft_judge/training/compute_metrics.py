@@ -33,9 +33,11 @@ def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:
     probs, targets = average_over_orders(orders), targets[:, 0]
     columns = row_columns(probs, targets.argmax(axis=1), orders) | {"log_loss": cross_entropy(targets, probs)}
     drawn = figures(resample(columns, clusters))
-    found = {name: drawn[name][0] for name in (*WITH_INTERVAL, *PLAIN)}
+    metrics = {name: drawn[name][0] for name in (*WITH_INTERVAL, *PLAIN)}
     for name in WITH_INTERVAL:
         ends = interval(drawn[name])
-        found |= {f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
-    found["choice_mass"] = np.exp(log_mass).mean()
-    return {name: float(value) for name, value in sorted(found.items()) if value is not None}  # no ends of one prompt
+        metrics |= {f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
+    metrics["choice_mass"] = np.exp(log_mass).mean()
+    return {
+        name: float(value) for name, value in sorted(metrics.items()) if value is not None
+    }  # no ends of one prompt

@@ -240,7 +240,7 @@ class JudgeConfig(SFTConfig):
 
 def check_keys(keys) -> None:
     """Raise `InputError` for a recipe or command-line key that is no field, naming the nearest one."""
-    known = {item.name for config in (JudgeConfig, JudgeModelConfig) for item in fields(config) if item.init}
+    names = {item.name for config in (JudgeConfig, JudgeModelConfig) for item in fields(config) if item.init}
     for key in keys:
-        if key not in known:
-            raise InputError(f"Unknown key {key!r} in the recipe or on the command line.{nearest(key, known)}")
+        if key not in names:
+            raise InputError(f"Unknown key {key!r} in the recipe or on the command line.{nearest(key, names)}")

@@ -42,10 +42,10 @@ def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -
         return battles, None
     if "fold" not in battles.column_names:
         raise InputError("The battles have no folds; `sft-judge prepare` makes them.")
-    known = set(pc.unique(battles["fold"]).to_pylist()) - {None}
+    folds = set(pc.unique(battles["fold"]).to_pylist()) - {None}
     for wanted in {fold, holdout_fold} - {None}:
-        if wanted not in known:
-            raise InputError(f"No battle is in fold {wanted}; the folds are {sorted(known)}.")
+        if wanted not in folds:
+            raise InputError(f"No battle is in fold {wanted}; the folds are {sorted(folds)}.")
     left_out = pa.array([value for value in (fold, holdout_fold) if value is not None], pa.int64())
     train = battles.filter(pc.invert(pc.is_in(battles["fold"], left_out)))
     return train, None if fold is None else battles.filter(pc.equal(battles["fold"], fold))
@@ -167,10 +167,10 @@ def verdict_rows(
                 if hard is not None and soft is not None:
                     hard = correct_label(hard, soft, correct_above)
                 if hard is not None or soft is not None:
-                    known = {"id": row["id"], "row": number, "source": str(row.get("source"))}
-                    known |= {"weight": _weight(row) / mean_weight, "margin": row.get("margin") or 0.0}
-                    known |= {"corrected": hard is not own}
-                    yield _example(prompt, fields, shown, hard, soft) | known
+                    details = {"id": row["id"], "row": number, "source": str(row.get("source"))}
+                    details |= {"weight": _weight(row) / mean_weight, "margin": row.get("margin") or 0.0}
+                    details |= {"corrected": hard is not own}
+                    yield _example(prompt, fields, shown, hard, soft) | details
                     number += 1
             progress.add(len(rows))
 

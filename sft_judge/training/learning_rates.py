@@ -36,11 +36,11 @@ FULL = (Range(SMALL_MODEL_PARAMETERS, 1e-6, 2e-5, "Gemma-2-9B and 27B of the LMS
 
 def question_learning_rate(rate: float, parameters: int, adapter: bool) -> str | None:
     """What to say of a peak learning rate for a model of so many parameters; None where there is nothing to say."""
-    known = next((known for known in (LORA if adapter else FULL) if parameters >= known.least), None)
-    if known is None or known.low / TOLERATED_FACTOR <= rate <= known.high * TOLERATED_FACTOR:
+    usual = next((usual for usual in (LORA if adapter else FULL) if parameters >= usual.least), None)
+    if usual is None or usual.low / TOLERATED_FACTOR <= rate <= usual.high * TOLERATED_FACTOR:
         return None
     kind = "adapters" if adapter else "all parameters"
     return (
         f"learning_rate {rate:g} is far from what is known for {kind} of such a model: "
-        f"{known.low:g} to {known.high:g} ({known.source}). Too high a rate collapses hours in."
+        f"{usual.low:g} to {usual.high:g} ({usual.source}). Too high a rate collapses hours in."
     )

@@ -17,10 +17,10 @@ PHRASE = {2: "A or B", 3: "A, B or neither"}
 
 def write_card(folder: Path, name: str, spec: JudgeSpec, config: JudgeConfig, sources: list[str | None]) -> None:
     """Write the card of a judge trained as `spec.training` says; `sources` [N] are those of its battles."""
-    facts = spec.training
+    training = spec.training
     adapter = (folder / ADAPTER).is_file()
     metadata = ModelCardData(
-        base_model=None if Path(facts["base"]).exists() else facts["base"],  # the hub knows no local path
+        base_model=None if Path(training["base"]).exists() else training["base"],  # the hub knows no local path
         library_name="peft" if adapter else "transformers",
         license=config.data_license,
         pipeline_tag="text-classification",
@@ -32,14 +32,14 @@ def write_card(folder: Path, name: str, spec: JudgeSpec, config: JudgeConfig, so
     text = environment.from_string(template).render(
         metadata=metadata.to_yaml(),
         name=name,
-        base=facts["base"],
+        base=training["base"],
         verdicts=PHRASE[spec.num_verdicts],
-        table=_table(facts["eval"]),
+        table=_table(training["eval"]),
         held_out=f"fold {config.fold}",
         license=config.data_license or "not stated (data_license in the recipe)",
         sources=[(_cell(source), count) for source, count in sorted(counted.items())],
         allow_in_sample=bool(config.labels) and config.allow_in_sample,
-        **{key: facts[key] for key in ("rows", "unlabelled", "steps", "status")},
+        **{key: training[key] for key in ("rows", "unlabelled", "steps", "status")},
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 

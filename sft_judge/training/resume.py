@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 def open_work(work: Path, fingerprint: str, config: JudgeConfig) -> str | None:
     """The checkpoint to go on from, or None for a fresh start; stale work is cleared away."""
     stamp = work / "fingerprint"
-    known = stamp.is_file() and stamp.read_text() == fingerprint
+    is_same_run = stamp.is_file() and stamp.read_text() == fingerprint
     config.distributed_state.wait_for_everyone()  # every process has looked before one clears and writes
-    if not known and config.process_index == 0:
+    if not is_same_run and config.process_index == 0:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         stamp.write_text(fingerprint)
     config.distributed_state.wait_for_everyone()
-    for checkpoint in _checkpoints(work) if known else []:
+    for checkpoint in _checkpoints(work) if is_same_run else []:
         damage = _damage(checkpoint)
         if config.process_index == 0:
             logger.info(f"{checkpoint} is left out: {damage}." if damage else f"Going on from {checkpoint}.")

@@ -42,8 +42,8 @@ def read_teachers(
     """
     files = [read_probs(path) for path in paths]
     hashes = [content_hash(path) for path in paths]
-    for path, known in zip(paths, hashes, strict=True):
-        if hashes.count(known) > 1:
+    for path, digest in zip(paths, hashes, strict=True):
+        if hashes.count(digest) > 1:
             raise InputError(f"{path} is among the labels twice: a teacher counts once; give it a higher weight.")
     each = []
     for path, probs in zip(paths, files, strict=True):

@@ -72,14 +72,14 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     start = _keep_start(trainer, model_config, config, work)
     trained = _fit(trainer, checkpoint)
 
-    facts = training_facts(config, data, base, trainer)
-    spec = judge_spec(config, data.prompt, facts)
+    result = training_facts(config, data, base, trainer)
+    spec = judge_spec(config, data.prompt, result)
     save_judge(trainer, tokenizer, spec, output, start, data.sources())
     if config.push_to_hub and trainer.is_world_process_zero():
         push_judge(output, config)
     # of a whole run, not of what was left of one
     costs = _costs(trainer, data, trained) if checkpoint is None else {}
-    return facts | costs | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
+    return result | costs | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
 
 
 @dataclass
@@ -214,12 +214,12 @@ def training_facts(config: JudgeConfig, data: TrainingData, base: dict, trainer:
     }
 
 
-def judge_spec(config: JudgeConfig, prompt: JudgePrompt, facts: dict) -> JudgeSpec:
+def judge_spec(config: JudgeConfig, prompt: JudgePrompt, training: dict) -> JudgeSpec:
     """What judge.json says of a judge that was trained with these settings."""
     spec = JudgeSpec(
         prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget, config.show_language
     )
-    spec.training = {**facts, "seed": config.seed, "recipe": _recipe(config)}
+    spec.training = {**training, "seed": config.seed, "recipe": _recipe(config)}
     return spec
 
 
@@ -259,5 +259,5 @@ def _final_evaluation(trainer: JudgeTrainer) -> dict:
     """The evaluation of the weights that are kept: the best one's where that was asked for, else the last."""
     logged = [entry for entry in trainer.state.log_history if any(key.startswith("eval_") for key in entry)]
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    kept = [entry for entry in logged if best in (None, entry["step"])]
-    return {key: value for key, value in kept[-1].items() if key.startswith("eval_")} if kept else {}
+    entries = [entry for entry in logged if best in (None, entry["step"])]
+    return {key: value for key, value in entries[-1].items() if key.startswith("eval_")} if entries else {}

@@ -156,8 +156,8 @@ def to_battle(row: dict, format_name: str, source: str, number: int, reading: Re
         raise RowError("response_a" if lengths[0] != lengths[1] else "response_b", f"unequal turns {lengths}")
     named = row.get("source") or (row.get("subset") if format_name == "rewardbench" else None) or source
     models = {name: battle[name] for name in ("model_a", "model_b") if battle.get(name)}
-    known = _optional_fields({**row, **models}, reading.mended)
-    return {**battle, **known, "source": clean_text(str(named), reading.mended)}
+    optional = _optional_fields({**row, **models}, reading.mended)
+    return {**battle, **optional, "source": clean_text(str(named), reading.mended)}
 
 
 def _optional_fields(row: dict, mended: Counter) -> dict:
@@ -168,7 +168,7 @@ def _optional_fields(row: dict, mended: Counter) -> dict:
         "language": meta.get("lang"),
         **row,
     }
-    found = {}
+    fields = {}
     for name, kind in OPTIONAL.items():
         value = stated.get(name)
         if value is None or value == "" or value != value:  # NaN is how pandas says null
@@ -177,10 +177,10 @@ def _optional_fields(row: dict, mended: Counter) -> dict:
         if isinstance(value, dict | list | bool):
             raise RowError(name, f"a {type(value).__name__}, expected {expected}")
         try:
-            found[name] = clean_text(str(value), mended) if kind == pa.string() else _number(value, kind)
+            fields[name] = clean_text(str(value), mended) if kind == pa.string() else _number(value, kind)
         except (TypeError, ValueError, OverflowError):
             raise RowError(name, f"{value!r}, expected {expected}") from None
-    return found
+    return fields
 
 
 def _number(value, kind: pa.DataType) -> int | float:

@@ -15,12 +15,12 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 def named_sources(names: list[str]) -> list[Path | str]:
     """Patterns become the files they match (or stay, where they match none); a hub id stays text."""
-    found: list[Path | str] = []
+    sources: list[Path | str] = []
     for name in names:
         matches = [] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
         is_hub = not Path(name).exists() and _HUB_ID.fullmatch(name) and Path(name).suffix not in SUFFIXES
-        found += [InputPath(match) for match in matches] or [name if is_hub else InputPath(name)]
-    return found
+        sources += [InputPath(match) for match in matches] or [name if is_hub else InputPath(name)]
+    return sources
 
 
 def source_files(source: Path) -> list[Path]:

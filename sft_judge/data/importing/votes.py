@@ -40,9 +40,9 @@ def merge_votes(battles: BattleFile, write) -> int:
     votes[exchanged] = swap(votes[exchanged])
     totals = np.zeros((len(first), 3))
     np.add.at(totals, group, votes)
-    kept, start = np.sort(first), 0
+    first_rows, start = np.sort(first), 0
     for table in battles.batches():
-        rows = kept[(kept >= start) & (kept < start + table.num_rows)]
+        rows = first_rows[(first_rows >= start) & (first_rows < start + table.num_rows)]
         write(_with_shares(table.take(pa.array(rows - start)), totals[group[rows]], labelled[rows]))
         start += table.num_rows
     return len(keys) - len(first)

@@ -33,7 +33,7 @@ class DuplicateIndex:
                 signatures("\n".join(turn for name in FIELDS for turn in row[name]) for row in rows)
             )
 
-    def kept(self, eligible: np.ndarray, labelled: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def find_representatives(self, eligible: np.ndarray, labelled: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """
         For each battle [N] the one [N] that stands for it, itself where it stays; -1 for those not `eligible` [N].
 
@@ -51,16 +51,19 @@ class DuplicateIndex:
         rank[several] = np.unique(ids[rows[several]], return_inverse=True)[1]
         order = np.lexsort((rank, ~labelled[rows], groups))
         first = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
-        kept = np.full(len(keys), -1)
-        kept[rows] = rows[order[first]][groups]
-        return kept
+        representatives = np.full(len(keys), -1)
+        representatives[rows] = rows[order[first]][groups]
+        return representatives
 
-    def disagreeing(self, kept: np.ndarray, verdicts: np.ndarray) -> int:
+    def disagreeing(self, representatives: np.ndarray, verdicts: np.ndarray) -> int:
         """How many left-out battles of exactly the same pair had another verdict [N] than the one that stayed."""
         keys, ordered = np.array(self._keys, dtype=np.int64), np.array(self._ordered)
-        rows = np.flatnonzero((kept >= 0) & (kept != np.arange(len(kept))))
-        rows = rows[(keys[rows] == keys[kept[rows]]) & (verdicts[rows] != None)]  # noqa: E711
+        rows = np.flatnonzero((representatives >= 0) & (representatives != np.arange(len(representatives))))
+        rows = rows[(keys[rows] == keys[representatives[rows]]) & (verdicts[rows] != None)]  # noqa: E711
         exchanged = {"a": "b", "b": "a"}
         shown = [verdicts[row] if ordered[row] else exchanged.get(verdicts[row], verdicts[row]) for row in rows]
-        stayed = [verdicts[row] if ordered[row] else exchanged.get(verdicts[row], verdicts[row]) for row in kept[rows]]
+        stayed = [
+            verdicts[row] if ordered[row] else exchanged.get(verdicts[row], verdicts[row])
+            for row in representatives[rows]
+        ]
         return sum(one != other for one, other in zip(shown, stayed, strict=True))

@@ -88,12 +88,12 @@ def triple_sets(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """
     words, counts = [], np.zeros(len(texts), dtype=np.int64)
     for row, text in enumerate(texts):
-        found = _WORD.findall(text.casefold()) or [text.strip()]
-        found += [""] * (SHINGLE - len(found))
-        counts[row] = len(found)
-        words += found
-    known = pa.array(words, pa.string()).dictionary_encode()
-    hashes = _hashes(known.dictionary)[known.indices.to_numpy()]
+        tokens = _WORD.findall(text.casefold()) or [text.strip()]
+        tokens += [""] * (SHINGLE - len(tokens))
+        counts[row] = len(tokens)
+        words += tokens
+    encoded = pa.array(words, pa.string()).dictionary_encode()
+    hashes = _hashes(encoded.dictionary)[encoded.indices.to_numpy()]
     triples = np.zeros(len(words), dtype=np.uint64)
     for step, multiplier in enumerate(_MULTIPLIERS):
         triples[: len(words) - step] += hashes[step:] * np.uint64(multiplier)

@@ -47,7 +47,7 @@ def near_pairs(signed: np.ndarray, rank: np.ndarray, least: float = NEAR_SIMILAR
     Not every such pair of a large cluster is given, but enough to connect it. `rank` [N] orders the rows within a
     band, so that the result does not depend on the order in which they came.
     """
-    found = []
+    pairs = []
     for keys in signed.view(np.uint64).T:
         order = np.lexsort((rank, keys))
         keys = keys[order]
@@ -56,20 +56,20 @@ def near_pairs(signed: np.ndarray, rank: np.ndarray, least: float = NEAR_SIMILAR
         places = np.arange(len(keys))
         for step in range(1, NEIGHBOURS + 1):
             there = np.flatnonzero(first[step:] == first[:-step]) if step < len(keys) else places[:0]
-            found.append(np.stack([order[there], order[there + step]], axis=1))
+            pairs.append(np.stack([order[there], order[there + step]], axis=1))
         far = np.flatnonzero(places - first > NEIGHBOURS)
-        found.append(np.stack([order[first[far]], order[far]], axis=1))
-        found = [_unique_similar(np.concatenate(found), signed, least)]
-    return found[0]
+        pairs.append(np.stack([order[first[far]], order[far]], axis=1))
+        pairs = [_unique_similar(np.concatenate(pairs), signed, least)]
+    return pairs[0]
 
 
 def _unique_similar(pairs: np.ndarray, signed: np.ndarray, least: float, chunk: int = 100_000) -> np.ndarray:
     pairs = np.unique(pairs, axis=0)
-    kept = []
+    similar = []
     for start in range(0, len(pairs), chunk):
         part = pairs[start : start + chunk]
-        kept.append(part[(signed[part[:, 0]] == signed[part[:, 1]]).mean(axis=1) >= least])
-    return np.concatenate(kept) if kept else pairs
+        similar.append(part[(signed[part[:, 0]] == signed[part[:, 1]]).mean(axis=1) >= least])
+    return np.concatenate(similar) if similar else pairs
 
 
 def connect(num: int, *edges: np.ndarray) -> np.ndarray:

@@ -88,10 +88,10 @@ def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> 
             sources.add([row.get("source") for row in rows])
             prompts.add([row["prompt"] for row in rows])
             if detector:
-                found = [_language(row, detector) for row in rows]
-                languages += [name for name, _ in found]
-                scores += [score for _, score in found]
-                rows = [{**row, "language": name} for row, (name, _) in zip(rows, found, strict=True)]
+                detected = [_language(row, detector) for row in rows]
+                languages += [name for name, _ in detected]
+                scores += [score for _, score in detected]
+                rows = [{**row, "language": name} for row, (name, _) in zip(rows, detected, strict=True)]
             reasons.add([_reason(row, choices) for row in rows])
             if choices.dedup != "off":
                 duplicates.add(rows)
@@ -110,7 +110,7 @@ def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> 
         prompts=prompts,
     )
     if choices.dedup != "off":
-        result.stand_ins = duplicates.kept(result.reasons == "", result.labelled, result.ids)
+        result.stand_ins = duplicates.find_representatives(result.reasons == "", result.labelled, result.ids)
         names = np.array(list(verdicts.places), dtype=object)
         result.disagreeing = duplicates.disagreeing(result.stand_ins, names[result.verdicts])
         gone = (result.stand_ins >= 0) & (result.stand_ins != np.arange(len(ids)))
@@ -140,49 +140,49 @@ def _reason(row: dict, choices: PrepareSettings) -> str:
     return next((reason for reason, holds in choices.rules.items() if holds(row)), "")
 
 
-def folds_of(found: Survey, choices: PrepareSettings) -> np.ndarray | None:
+def folds_of(survey: Survey, choices: PrepareSettings) -> np.ndarray | None:
     """The fold of each battle that stays [M], None where none are wanted."""
     if not choices.folds:
         return None
-    stays = np.flatnonzero(found.reasons == "")
-    groups, hashes = found.prompts.groups()
-    strata = found.verdicts.astype(np.int64) * (found.sources.max() + 1) + found.sources
-    return deal_folds(groups[found.prompts.rows[stays]], hashes, strata[stays], choices.folds, choices.seed)
+    stays = np.flatnonzero(survey.reasons == "")
+    groups, hashes = survey.prompts.groups()
+    strata = survey.verdicts.astype(np.int64) * (survey.sources.max() + 1) + survey.sources
+    return deal_folds(groups[survey.prompts.rows[stays]], hashes, strata[stays], choices.folds, choices.seed)
 
 
-def places_of(found: Survey, choices: PrepareSettings) -> np.ndarray | None:
+def places_of(survey: Survey, choices: PrepareSettings) -> np.ndarray | None:
     """The place in the output of each battle that stays [M]; None where the order of the files stays."""
     if choices.order == "file":
         return None
-    stays = np.flatnonzero(found.reasons == "")
-    return np.argsort(balanced_order(found.verdicts[stays], found.sources[stays], choices.seed))
+    stays = np.flatnonzero(survey.reasons == "")
+    return np.argsort(balanced_order(survey.verdicts[stays], survey.sources[stays], choices.seed))
 
 
-def prepare_battles(files: list[BattleFile], found: Survey, folds, ties: str, reject) -> Iterator[pa.Table]:
+def prepare_battles(files: list[BattleFile], survey: Survey, folds, ties: str, reject) -> Iterator[pa.Table]:
     """The battles that stay, in the files' order, with what was found; `reject(dict)` is told of every other one."""
     start = stayed = 0
     for file in files:
         first = start
         for table in file.batches():
             span = slice(start, start + table.num_rows)
-            reasons = found.reasons[span]
-            if found.languages is not None:
-                table = set_column(table, "language", pa.array(found.languages[span], pa.string()))
-                scores = found.scores[span]
+            reasons = survey.reasons[span]
+            if survey.languages is not None:
+                table = set_column(table, "language", pa.array(survey.languages[span], pa.string()))
+                scores = survey.scores[span]
                 table = set_column(table, "language_score", pa.array(scores, pa.float64(), mask=np.isnan(scores)))
             for row in np.flatnonzero(reasons != "").tolist():
-                reject(_reject(found, file.path, start + row, first, table.slice(row, 1).to_pylist()[0]))
-            kept = settle_ties(table.filter(pa.array(reasons == "")), "keep" if ties == "drop" else ties)
+                reject(_reject(survey, file.path, start + row, first, table.slice(row, 1).to_pylist()[0]))
+            settled = settle_ties(table.filter(pa.array(reasons == "")), "keep" if ties == "drop" else ties)
             if folds is not None:
-                kept = set_column(kept, "fold", pa.array(folds[stayed : stayed + kept.num_rows], pa.int64()))
-            start, stayed = span.stop, stayed + kept.num_rows
-            yield kept
+                settled = set_column(settled, "fold", pa.array(folds[stayed : stayed + settled.num_rows], pa.int64()))
+            start, stayed = span.stop, stayed + settled.num_rows
+            yield settled
 
 
-def _reject(found: Survey, path: Path, row: int, first: int, data: dict) -> dict:
-    reason = found.reasons[row]
-    if found.stand_ins is not None and found.stand_ins[row] not in (-1, row):
-        reason = f"{reason}: {found.ids[found.stand_ins[row]]}"
+def _reject(survey: Survey, path: Path, row: int, first: int, data: dict) -> dict:
+    reason = survey.reasons[row]
+    if survey.stand_ins is not None and survey.stand_ins[row] not in (-1, row):
+        reason = f"{reason}: {survey.ids[survey.stand_ins[row]]}"
     about = {"source": str(path), "row": row - first + 1, "id": data["id"], "field": None}
     return {**about, "reason": reason, "data": data}
 
@@ -193,41 +193,41 @@ def reorder_battles(tables: Iterator[pa.Table], places: np.ndarray, output: Path
     return sort_externally((fill_columns(table) for table in tables), places, output.parent)
 
 
-def count_outcomes(found: Survey, folds, choices: PrepareSettings) -> dict:
+def count_outcomes(survey: Survey, folds, choices: PrepareSettings) -> dict:
     """What the manifest says: rows in, out and rejected by reason, ties, languages, rows by fold."""
-    gone = Counter(reason for reason in found.reasons.tolist() if reason)
-    stays = np.flatnonzero(found.reasons == "")
-    merged = 0 if found.stand_ins is None else int((found.stand_ins >= 0).sum()) - len(stays)
-    detected = None if found.scores is None else int((~np.isnan(found.scores)).sum())
+    gone = Counter(reason for reason in survey.reasons.tolist() if reason)
+    stays = np.flatnonzero(survey.reasons == "")
+    merged = 0 if survey.stand_ins is None else int((survey.stand_ins >= 0).sum()) - len(stays)
+    detected = None if survey.scores is None else int((~np.isnan(survey.scores)).sum())
     return {
-        "rows_in": len(found.ids),
+        "rows_in": len(survey.ids),
         "rows_out": len(stays),
         "rows_rejected": sum(gone.values()) - merged,
         "rows_merged": merged,
         "rejected_by": dict(gone.most_common()),
-        "disagreeing": found.disagreeing,
-        "ties": {choices.ties: int(found.is_tie.sum())},
-        "languages": dict(Counter(found.languages or []).most_common()),
+        "disagreeing": survey.disagreeing,
+        "ties": {choices.ties: int(survey.is_tie.sum())},
+        "languages": dict(Counter(survey.languages or []).most_common()),
         "languages_detected": detected,
-        "languages_stated": None if detected is None else len(found.ids) - detected,
+        "languages_stated": None if detected is None else len(survey.ids) - detected,
         "rows_by_fold": [] if folds is None else np.bincount(folds, minlength=choices.folds).tolist(),
     }
 
 
-def measure_overlap(found: Survey, test: BattleFile) -> dict:
+def measure_overlap(survey: Survey, test: BattleFile) -> dict:
     """
     How many battles of a test file have a prompt that stands in training, exactly (case and space aside) or nearly.
 
     Exactly the same first turn counts as near: a follow-up is asked of the same answers.
     """
-    trained = np.unique(found.prompts.rows[found.reasons == ""])
-    before = len(found.prompts.rows)
+    trained = np.unique(survey.prompts.rows[survey.reasons == ""])
+    before = len(survey.prompts.rows)
     ids: list[str] = []
     for table in test.batches(["id", "prompt"]):
-        found.prompts.add(table["prompt"].to_pylist())
+        survey.prompts.add(table["prompt"].to_pylist())
         ids += table["id"].to_pylist()
-    rows = found.prompts.rows[before:]
-    groups, _ = found.prompts.groups()
+    rows = survey.prompts.rows[before:]
+    groups, _ = survey.prompts.groups()
     same = np.isin(rows, trained)
     near = np.isin(groups[rows], groups[trained]) & ~same
     named = [ids[row] for row in np.flatnonzero(same | near)[:20]]

@@ -81,9 +81,9 @@ class SetJoin:
         everything = np.arange(len(self.size))
         counts = np.zeros(CLASSES, dtype=np.uint32)
         for nodes in _parts(everything, self.size):
-            found, times = np.unique(_classes(self._sets(nodes)[0]), return_counts=True)
-            counts[found] += times.astype(np.uint32)
-        kept = []
+            classes, times = np.unique(_classes(self._sets(nodes)[0]), return_counts=True)
+            counts[classes] += times.astype(np.uint32)
+        prefixes = []
         for nodes in _parts(everything, self.size):
             elements, owner, place = self._sets(nodes)
             often = counts[_classes(elements)]
@@ -93,8 +93,8 @@ class SetJoin:
             entries = np.empty(int(wanted.sum()), ENTRY)
             for name, values in (("element", elements[order]), ("node", nodes[owner]), ("place", place)):
                 entries[name] = values[wanted]
-            kept.append(entries)
-        return _shared(kept)
+            prefixes.append(entries)
+        return _shared(prefixes)
 
     def _neighbours(self, entries: np.ndarray, step: int) -> np.ndarray:
         """Pairs of nodes that stand `step` places apart among those with a common element, sorted by size."""
@@ -122,13 +122,13 @@ class SetJoin:
         order = np.argsort(keys)
         keys, larger = keys[order], larger[order]
         group = np.searchsorted(ranks, smaller["element"])
-        known = np.append(ranks, 0)[group] == smaller["element"]
+        is_ranked = np.append(ranks, 0)[group] == smaller["element"]
         ranges = np.zeros((2, len(smaller), num_sides), dtype=np.int64)
         for other in range(num_sides):
             block = (group * num_sides + other) * most
             ranges[0, :, other] = np.searchsorted(keys, block + size + (other < side))  # equal sizes: one way only
             ranges[1, :, other] = np.searchsorted(keys, block + np.minimum(size * BELOW // ABOVE + 1, most))
-            ranges[1, ~known | (side == other), other] = 0
+            ranges[1, ~is_ranked | (side == other), other] = 0
         lows, highs = ranges[0], np.maximum(ranges[0], ranges[1])
         for part in _parts(np.arange(len(smaller)), (highs - lows).sum(axis=1), smaller["node"]):
             left, right = _expand(lows[part], highs[part])
@@ -139,10 +139,10 @@ class SetJoin:
         sizes = self.size[left["node"]], self.size[right["node"]]
         rest = np.minimum(sizes[0] - left["place"], sizes[1] - right["place"])
         apart = self.side[left["node"]] != self.side[right["node"]]
-        kept = apart & (rest >= _share(sizes[0] + sizes[1], ABOVE, ABOVE + BELOW))
-        pairs = np.sort(np.stack([left["node"][kept], right["node"][kept]], axis=1).astype(np.int64), axis=1)
-        found = np.unique(pairs[:, 0] * self.num_sets + pairs[:, 1])
-        return np.stack([found // self.num_sets, found % self.num_sets], axis=1)
+        is_likely = apart & (rest >= _share(sizes[0] + sizes[1], ABOVE, ABOVE + BELOW))
+        pairs = np.sort(np.stack([left["node"][is_likely], right["node"][is_likely]], axis=1).astype(np.int64), axis=1)
+        keys = np.unique(pairs[:, 0] * self.num_sets + pairs[:, 1])
+        return np.stack([keys // self.num_sets, keys % self.num_sets], axis=1)
 
     def _similar(self, pairs: np.ndarray) -> np.ndarray:
         """Whether the two sets of each pair [M, 2] have the Jaccard similarity, by their elements."""
@@ -182,14 +182,14 @@ def _set_hashes(elements: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> 
 
 def _shared(parts: list[np.ndarray]) -> np.ndarray:
     """The entries of all parts, but for elements that stand in one alone."""
-    found = [np.zeros(0, ENTRY)]
+    shared = [np.zeros(0, ENTRY)]
     for bits in range(SLICES):  # one after the other, as few elements are shared
-        entries = np.concatenate([found[0], *(part[part["element"] % np.uint64(SLICES) == bits] for part in parts)])
+        entries = np.concatenate([shared[0], *(part[part["element"] % np.uint64(SLICES) == bits] for part in parts)])
         order = np.argsort(entries["element"])
         elements = entries["element"][order]
         same = elements[1:] == elements[:-1]
-        found.append(entries[order[(np.r_[False, same] | np.r_[same, False])[: len(order)]]])
-    return np.concatenate(found)
+        shared.append(entries[order[(np.r_[False, same] | np.r_[same, False])[: len(order)]]])
+    return np.concatenate(shared)
 
 
 def _parts(items: np.ndarray, weights: np.ndarray, together: np.ndarray | None = None):

@@ -89,8 +89,8 @@ PRESETS = {
 
 def preset_settings(preset: str, **knobs) -> SyntheticSettings:
     """The settings of a preset; knobs that are not None take the place of its own."""
-    known = {field.name for field in fields(SyntheticSettings)}
-    assert set(knobs) <= known, set(knobs) - known
+    names = {field.name for field in fields(SyntheticSettings)}
+    assert set(knobs) <= names, set(knobs) - names
     return SyntheticSettings(**{**PRESETS[preset], **{k: v for k, v in knobs.items() if v is not None}})
 
 

@@ -16,7 +16,7 @@ FIELD_NAMES = {"prompt": "prompt", "response_a": "response A", "response_b": "re
 
 def battle_text(why: str, row: dict) -> Text:
     """A battle's own words, turns cut at LONGEST_TEXT, unseen characters by their code."""
-    known = [
+    fields = [
         f"{name} {visible(str(row[name]))}"
         for name in ("verdict", "source", "language", "fold")
         if row.get(name) is not None
@@ -27,7 +27,7 @@ def battle_text(why: str, row: dict) -> Text:
             number = f", turn {turn} of {len(row[name])}" if len(row[name]) > 1 else ""
             cut = f", the first {LONGEST_TEXT:,} of {len(text):,} characters" if len(text) > LONGEST_TEXT else ""
             parts.append((FIELD_NAMES[name] + number + cut, visible(text, LONGEST_TEXT)))
-    return Text(", ".join([f"{visible(row['id'])} ({why})", *known]), parts)
+    return Text(", ".join([f"{visible(row['id'])} ({why})", *fields]), parts)
 
 
 def visible(text: str, longest: int = LONGEST_NAME) -> str:

@@ -142,10 +142,10 @@ def plot_slice_losses(dimension: str, judges: dict) -> str:
 
     def draw(axes):
         for index, ((name, figures), colour) in enumerate(zip(judges.items(), _colours(judges), strict=True)):
-            found = [figures["slices"][dimension][part]["log_loss"] for part in parts]
+            ratings = [figures["slices"][dimension][part]["log_loss"] for part in parts]
             shift = 0.5 * (index - (len(judges) - 1) / 2) / len(judges)
             places = [row + shift for row in range(len(parts))]
-            axes.errorbar(*_spans(found, places), fmt="o", markersize=4, color=colour, label=name)
+            axes.errorbar(*_spans(ratings, places), fmt="o", markersize=4, color=colour, label=name)
         axes.set_yticks(range(len(parts)), parts)
         axes.invert_yaxis()
         axes.set_xlabel("log loss")

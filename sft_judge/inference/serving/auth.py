@@ -54,7 +54,7 @@ class Keys:
         """Whether `Authorization: Bearer KEY` holds a key. It takes as long for a wrong key as for a right one."""
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         digest = _digest(given.strip())
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        matches = [hmac.compare_digest(digest, accepted) for accepted in self._digests]
         return not matches or (scheme.lower() == b"bearer" and any(matches))
 
 

@@ -18,7 +18,7 @@ def page(name: str, keyed: bool) -> str:
 def content_policy() -> str:
     """The page's policy: its own script and style and no other, requests to its own server alone."""
     hashes = {tag: _hash(re.search(rf"<{tag}>(.*?)</{tag}>", TEMPLATE, re.DOTALL)[1]) for tag in ("script", "style")}
-    rules = [f"{tag}-src '{known}'" for tag, known in hashes.items()]
+    rules = [f"{tag}-src '{digest}'" for tag, digest in hashes.items()]
     closed = ("base-uri", "form-action", "frame-ancestors")
     return "; ".join(
         ["default-src 'none'", "connect-src 'self'", "img-src data:", *rules, *(f"{name} 'none'" for name in closed)]

@@ -45,16 +45,19 @@ class TimedOutput:
     def frequencies(self) -> tuple[np.ndarray, str]:
         """Class frequencies [K], and where they are from."""
         shares = self.spec.training.get("verdict_shares")
-        known = np.array(shares or [1 / self.spec.num_verdicts] * self.spec.num_verdicts)
+        shares_known = np.array(shares or [1 / self.spec.num_verdicts] * self.spec.num_verdicts)
         if self.swap == "both":  # exchanging the responses must exchange the result, judged or not
-            known[:2] = known[:2].mean()
-        return known, "verdicts in training, by judge.json" if shares else "even odds, as judge.json has no shares"
+            shares_known[:2] = shares_known[:2].mean()
+        return (
+            shares_known,
+            "verdicts in training, by judge.json" if shares else "even odds, as judge.json has no shares",
+        )
 
     def nothing(self) -> np.ndarray:
         """Scores [N, 2, K] of which none is known."""
         return np.full((len(self.ids), len(ORDERS), self.spec.num_verdicts), np.nan)
 
-    def known(self, fingerprint: str) -> np.ndarray:
+    def read_scores(self, fingerprint: str) -> np.ndarray:
         """Scores [N, 2, K] in the file that stands there, NaN where it has none or is of something else."""
         scores = self.nothing()
         if not self.path.is_file():
@@ -73,41 +76,43 @@ class TimedOutput:
         if not all(path.is_file() for path in (self.path, self.submission) if path is not None):
             self.write(self.nothing(), {"engine": None})
 
-    def write(self, scores: np.ndarray, facts: dict) -> dict:
+    def write(self, scores: np.ndarray, result: dict) -> dict:
         """Replace the probs file and the submission by what is known; returns counts."""
-        probs = self.probs(scores, facts)
-        said = None if self.sample is None else arrange_probs(self.path, calibrate_probs(probs), probs, self.sample)
+        probs = self.probs(scores, result)
+        predicted = (
+            None if self.sample is None else arrange_probs(self.path, calibrate_probs(probs), probs, self.sample)
+        )
         write_probs(self.path, probs)
-        if said is not None:
-            mean = combine([said], np.ones(1), self.sample.num_verdicts)
+        if predicted is not None:
+            mean = combine([predicted], np.ones(1), self.sample.num_verdicts)
             write_submission(self.submission, self.sample, mean)
         return {key: probs.metadata["deadline"][key] for key in ("battles", *COUNTS)}
 
-    def probs(self, scores: np.ndarray, facts: dict) -> Probs:
+    def probs(self, scores: np.ndarray, result: dict) -> Probs:
         """The probs of what is known, scores [N, 2, K] with NaN where nothing is, and class frequencies elsewhere."""
         frequencies, source = self.frequencies()
-        known = ~np.isnan(scores[:, :, 0])
-        unknown = ~known.any(axis=1)
+        is_scored = ~np.isnan(scores[:, :, 0])
+        unknown = ~is_scored.any(axis=1)
         filled = np.where(unknown[:, None, None], np.log(frequencies), scores)
         filled = widen(filled, -np.inf)
-        rows, places = np.nonzero(known | (unknown[:, None] & [True, False]))
-        counts = (int((~unknown).sum()), int(known.all(axis=1).sum()))
-        whole = bool((known[:, 0] if self.swap == "none" else known.all(axis=1)).all())
+        rows, places = np.nonzero(is_scored | (unknown[:, None] & [True, False]))
+        counts = (int((~unknown).sum()), int(is_scored.all(axis=1).sum()))
+        whole = bool((is_scored[:, 0] if self.swap == "none" else is_scored.all(axis=1)).all())
         metadata = {
             "model": self.model,
             "calibration": self.spec.calibration,
             "battles_sha256": self._battles_sha256,
-            "engine": facts["engine"],
+            "engine": result["engine"],
             "versions": versions(),
-            "rows": len(known),
-            "judges": facts.get("judges"),
+            "rows": len(is_scored),
+            "judges": result.get("judges"),
             "deadline": {
                 "swap": self.swap,
-                "battles": len(known),
+                "battles": len(is_scored),
                 **dict(zip(COUNTS, (*counts, whole), strict=True)),
                 "class_frequencies": frequencies.tolist(),
                 "class_frequencies_from": source,
-                **{key: value for key, value in facts.items() if key not in ("engine", "judges")},
+                **{key: value for key, value in result.items() if key not in ("engine", "judges")},
             },
         }
         orders = np.array(ORDERS, dtype=object)[places]

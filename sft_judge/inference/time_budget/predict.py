@@ -74,11 +74,11 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
     Returns:
         Facts for the manifest.
     """
-    known = output.known(fingerprint)
-    work = RowWork(partial_path(output.path).with_suffix(".shards.partial"), fingerprint, known)
-    facts = {"engine": settings.engine, "judges": {output.model: content_hash(Path(output.model))}}
-    facts |= {"fingerprint": fingerprint, "time_budget": deadline.budget}
-    report = Report(output, work, deadline, settings.shard[1], facts)
+    earlier_scores = output.read_scores(fingerprint)
+    work = RowWork(partial_path(output.path).with_suffix(".shards.partial"), fingerprint, earlier_scores)
+    result = {"engine": settings.engine, "judges": {output.model: content_hash(Path(output.model))}}
+    result |= {"fingerprint": fingerprint, "time_budget": deadline.budget}
+    report = Report(output, work, deadline, settings.shard[1], result)
     report.write()
     prompt = JudgePrompt.of(load_tokenizer(output.model), output.spec)
     try:
@@ -88,7 +88,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
             if any(len(each.choose(work.scores())) for each in passes):
                 options = (settings.engine, output.model, output.spec, settings.dtype)
                 with open_engine(*options, gpus=settings.tensor_parallel) as engine:
-                    facts["started_after"] = round(deadline.elapsed(), 1)
+                    result["started_after"] = round(deadline.elapsed(), 1)
                     # for a block that is late; a start would be in vain
                     ring_in(deadline.left() + deadline.margin / 2)
                     score = partial(_score, engine, prompt, output.battles, work)
@@ -97,11 +97,11 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
                     ring_in(0)
     except OutOfTime:
         logger.warning("out of time; a block at work is left out")
-    facts["seconds"] = round(deadline.elapsed(), 1)
+    result["seconds"] = round(deadline.elapsed(), 1)
     counts = report.write()
     if counts["complete"] and settings.shard[1] == 1:
         work.forget()
-    return counts | facts
+    return counts | result
 
 
 def _score(engine, prompt: JudgePrompt, battles, work: RowWork, rows: np.ndarray, orders: tuple[str, ...]) -> None:
@@ -133,8 +133,8 @@ def plan_passes(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings
 
 def read_uncertainty(path: Path, ids: np.ndarray) -> np.ndarray:
     """How unsure a probs file is of these battles [N]. Raises `InputError` where it lacks one."""
-    known, probs, _ = average_orders(read_probs(path))
-    place = {id_: row for row, id_ in enumerate(known)}
+    known_ids, probs, _ = average_orders(read_probs(path))
+    place = {id_: row for row, id_ in enumerate(known_ids)}
     missing = [id_ for id_ in ids if id_ not in place]
     if missing:
         raise InputError(f"{path}: no probabilities for {len(missing)} of the battles, e.g. id {missing[0]!r}.")
@@ -145,13 +145,13 @@ def load_length_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Cal
     """What the other order gains at a length in tokens, from probs in both orders of battles with verdicts."""
     battles = {row["id"]: row for row in read_battles(battles_path).to_pylist() if row["verdict"] is not None}
     probs = read_probs(path)
-    said = {(id_, order): row for id_, order, row in zip(probs.ids, probs.orders, np.exp(probs.logp), strict=True)}
-    ids = [id_ for id_ in battles if all((id_, order) in said for order in ORDERS)]
+    probs_of = {(id_, order): row for id_, order, row in zip(probs.ids, probs.orders, np.exp(probs.logp), strict=True)}
+    ids = [id_ for id_ in battles if all((id_, order) in probs_of for order in ORDERS)]
     if not ids:
         raise InputError(f"{path}: no battle of {battles_path} with a verdict was judged in both orders.")
     ids = [ids[row] for row in np.unique(np.linspace(0, len(ids) - 1, ROWS_OF_A_RULE).astype(int))]
     truth = [VERDICTS.index(battles[id_]["verdict"]) for id_ in ids]
-    one, other = (np.array([said[id_, order][k] for id_, k in zip(ids, truth, strict=True)]) for order in ORDERS)
+    one, other = (np.array([probs_of[id_, order][k] for id_, k in zip(ids, truth, strict=True)]) for order in ORDERS)
     gains = clip_log((one + other) / 2) - clip_log(one)
     return fit_length_rule(token_lengths(prompt, [battles[id_] for id_ in ids]), gains)
 
@@ -205,9 +205,11 @@ class Report:
 
     def _planned(self, orders: tuple[str, ...], first: int, second: int, scores: np.ndarray) -> dict:
         """Rows that will be judged once and twice, the other shards being as fast."""
-        known = ~np.isnan(scores[:, :, 0])
+        is_scored = ~np.isnan(scores[:, :, 0])
         more = np.array([first if "ab" in orders else 0, first if "ba" in orders else second]) * self.num_shards
-        once, twice = np.minimum([known.any(axis=1).sum(), known.all(axis=1).sum()] + more, len(known)).tolist()
+        once, twice = np.minimum(
+            [is_scored.any(axis=1).sum(), is_scored.all(axis=1).sum()] + more, len(is_scored)
+        ).tolist()
         return {"after": round(self.deadline.elapsed(), 1), "judged": once, "judged_in_both_orders": twice}
 
 
