@@ -19,7 +19,7 @@ setup-minimal:
 	@$(PYTHON) scripts/setup.py --minimal
 
 ifeq ($(strip $(DATA)$(TEST)$(SAMPLE)),)
-demo: setup  ## the whole road on planted battles; with DATA=F TEST=F SAMPLE=F, on your own files
+demo: setup  ## the whole pipeline on synthetic battles; with DATA=F TEST=F SAMPLE=F, on your own files
 	$(BIN)/sft-judge run recipes/demo/pipeline.yaml
 else
 demo: demo-files setup

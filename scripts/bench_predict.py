@@ -1,7 +1,7 @@
 """
 Prediction on vLLM: the judge's paths against the winners' call and against one bare token, rows a second.
 
-Tiny random models with the vocabularies of Qwen2 (152k) and Gemma-2 (256k), planted battles in both orders, prefix
+Tiny random models with the vocabularies of Qwen2 (152k) and Gemma-2 (256k), synthetic battles in both orders, prefix
 caching on in every leg and its cache emptied before each. The winners' call is that of the WSDM Cup's solutions: two
 passes of text, `allowed_token_ids`, the top ten log-probabilities. `bare` samples one token of the same token ids as
 ours and returns no log-probability. The engine is ours and hands out logits, which spares the winners' call its
@@ -21,7 +21,7 @@ FAMILIES = {"qwen2": 152_064, "gemma2": 256_000}
 GOALS = {"qwen2": ">= 1.5", "gemma2": ">= 1.0"}
 LEGS = {"generate": ("generate", "winners", "bare"), "classify": ("classify",)}  # by the path of their engine
 BATTLES, ROUNDS = 64, 9
-PARTS = 6  # planted answers are short: so many make one
+PARTS = 6  # synthetic answers are short: so many make one
 
 
 def make_judge(folder: Path, family: str, vocabulary: int, rows: list[dict]) -> None:

@@ -2,7 +2,7 @@
 Battles to token ids against the bare `tokenizers` library: rows a second of `JudgePrompt.encode` (escaping, budget and
 frame included) over those of `Tokenizer.encode_batch` on the very texts that come out, in the same process.
 
-MT-Bench votes (`lmsys/train.csv` in SFT_JUDGE_DATA; planted battles without it) repeated to 20,000 rows, on one core
+MT-Bench votes (`lmsys/train.csv` in SFT_JUDGE_DATA; synthetic battles without it) repeated to 20,000 rows, on one core
 and on two. Repeated texts are tokenised once by us, so the figure is the one with every text made distinct; the
 repeated rows are shown beside it.
 """
@@ -86,7 +86,7 @@ def timed(call) -> float:
 
 
 def battles() -> list[dict]:
-    """MT-Bench votes, or planted battles where there is no data."""
+    """MT-Bench votes, or synthetic battles where there is no data."""
     from sft_judge.core.registry import run_stage
     from sft_judge.data.battles import read_battles
 
@@ -94,7 +94,7 @@ def battles() -> list[dict]:
     out, sys.stdout = sys.stdout, sys.stderr  # only the result goes to standard output
     with tempfile.TemporaryDirectory() as folder:
         if not source.is_file():
-            print("  no SFT_JUDGE_DATA: planted battles", file=sys.stderr)
+            print("  no SFT_JUDGE_DATA: synthetic battles", file=sys.stderr)
             run_stage("plant", ["--output", folder, "--rows", "2000", "--test-rows", "1", "--shifted-rows", "1"])
             source = Path(folder) / "train.csv"
         run_stage("import", [str(source), "--output", f"{folder}/battles.parquet"])

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
-    """A calibrated judge of random weights, and its planted battles, in `battles.parquet` too."""
+    """A calibrated judge of random weights, and its synthetic battles, in `battles.parquet` too."""
     import torch
 
     from sft_judge.data.battles import FIELDS, battle_table, write_battles

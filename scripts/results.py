@@ -38,17 +38,17 @@ FILES = {
 _FIGURE = re.compile(r"(-?[\d.]+)(?: %)? \[(-?[\d.]+), (-?[\d.]+)\]")
 
 
-def worth_block(found: dict) -> list[str]:
-    """The worth table of a metrics.json."""
+def skill_block(found: dict) -> list[str]:
+    """The skill table of a metrics.json."""
     table = skill_table(found)
     return [*markdown(table.columns, table.rows), "", f"{found['n']:,} unseen battles; {table.note}."]
 
 
 def long_block(found: dict) -> list[str]:
-    """What the long training's judge is worth, a line."""
+    """The result of the long training's judge, a line."""
     row = next(row for row in found["worth"] if row["name"] == found["main"])
     cells = [row["name"], number(row["expected_log_loss"]), percent(row["gap_share"]), number(row["log_loss"])]
-    return markdown(["", "expected log loss", "share of the gap", "log loss"], [cells])
+    return markdown(["", "expected log loss", "skill score", "log loss"], [cells])
 
 
 def distillation_block(found: dict) -> list[str]:
@@ -76,7 +76,7 @@ def bench_block(found: list[dict]) -> list[str]:
 
 
 BLOCKS = {
-    "demo": worth_block,
+    "demo": skill_block,
     "long": long_block,
     "distillation": distillation_block,
     "ties apart": verdict_block,

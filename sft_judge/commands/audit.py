@@ -3,7 +3,7 @@ Look before you train.
 
 Writes audit.json and audit.html (one file, nothing fetched): rows by source, language, verdict, turns and fold; how
 long texts are, in characters and in the tokens of each --model, with the share of battles that a total budget would
-cut; how often the first and the longer answer wins, and whether A and B are alike in length; models; duplicates;
+cut; how often the first and the longer answer wins, and whether A and B differ in length; models; duplicates;
 prompts that stand, equal or nearly, in two folds, by a method that shares no code with the folds; text that looks
 like a control token, a tag, an order or a verdict. No text of a battle is shown unless --examples asks for some.
 """
@@ -29,7 +29,10 @@ def add_arguments(parser):
     )
     parser.add_argument("--prompt-template", default="pair", metavar="NAME", help="for plain models (pair)")
     parser.add_argument(
-        "--examples", type=positive, metavar="N", help="show the text of N battles: the longest, hostile ones, others"
+        "--examples",
+        type=positive,
+        metavar="N",
+        help="show the text of N battles: the longest, some with control tokens, others",
     )
     parser.add_argument("--seed", type=int, default=0, help="which examples (0)")
     add_limit(parser)
@@ -48,7 +51,7 @@ def run(args) -> dict:
     with Progress("audit", file.num_rows) as progress:
         tally = audit_battles(file, measures, progress.add)
     audit = tally.audit()
-    chosen = choose_examples(tally.total_lengths(), tally.rows_with_hostile_text(), args.examples or 0, args.seed)
+    chosen = choose_examples(tally.total_lengths(), tally.rows_with_injections(), args.examples or 0, args.seed)
     examples = [(why, row) for row, why in zip(read_rows(file, list(chosen)), chosen.values(), strict=True)]
     audit["examples"] = [{"id": row["id"], "why": why} for why, row in examples]
     tables, page = render_audit(args.battles.name, audit, examples)

@@ -30,7 +30,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--form",
         choices=("temperature", "vector"),
-        help="keep this one, whatever it is worth (default: chosen by the rows)",
+        help="keep this one, even without a gain (default: chosen by the rows)",
     )
     parser.add_argument("--fold", type=int, metavar="N", help="only the battles of this fold, kept from training")
     add_limit(parser)

@@ -1,9 +1,9 @@
 """
-Metrics with 95 % intervals, and a report: what judges are worth on battles with known verdicts.
+Metrics with 95 % intervals, and a report: how good judges are on battles with known verdicts.
 
 Takes one probs file or several of the same battles; several are compared pairwise on the same rows. Each file is read
-raw and calibrated by its judge's own judge.json. With the truth of planted battles, the expected log loss and the
-share of the gap between class frequencies and the best possible are measured too.
+raw and calibrated by its judge's own judge.json. With the ground truth of synthetic battles, the expected log loss
+and the skill score are measured too: 0 for the class frequencies, 1 for the best possible.
 
 --policies A B adds how often A's answer beats B's, by the judges and by the votes. That needs no verdicts: where no
 battle has one, it is all that is reported.
@@ -27,7 +27,7 @@ def add_arguments(parser):
     parser.add_argument("--output", type=OutputPath, required=True, help="folder for metrics.json and report.html")
     parser.add_argument("--names", nargs="+", help="what to call the judges (default: from the files' names)")
     parser.add_argument("--main", metavar="NAME", help="the judge whose figures lead metrics.json (default: the last)")
-    parser.add_argument("--truth", type=InputPath, help="true probabilities that `sft-judge plant` wrote")
+    parser.add_argument("--truth", type=InputPath, help="true probabilities that `sft-judge synth` wrote")
     parser.add_argument("--attacked", type=InputPath, metavar="PROBS", help="of `sft-judge attack`ed copies of them")
     parser.add_argument("--train", type=InputPath, help="battles whose verdicts give the class frequencies")
     parser.add_argument("--fold", type=int, metavar="N", help="evaluate only this fold of the battles")

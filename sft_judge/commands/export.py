@@ -2,7 +2,7 @@
 A judge as a sequence-classification checkpoint: K rows of the head become its score layer.
 
 It opens in transformers' pipeline("text-classification"), in vLLM's classify and in servers like them; its labels are
-those of the order shown, and its probabilities are raw. It is held to the judge itself on --battles, or on planted
+those of the order shown, and its probabilities are raw. It is held to the judge itself on --battles, or on synthetic
 ones. Families that soft-cap their logits (Gemma-2) are refused.
 """
 
@@ -15,7 +15,7 @@ EXAMPLE = "sft-judge export --model runs/judge --output runs/judge-classifier --
 def add_arguments(parser):
     parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge of whole weights")
     parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
-    parser.add_argument("--battles", type=InputPath, metavar="F", help="battles for the parity gate (planted ones)")
+    parser.add_argument("--battles", type=InputPath, metavar="F", help="battles for the parity gate (synthetic ones)")
     parser.add_argument("--limit", type=positive, metavar="N", default=64, help="battles for the gate (64)")
 
 

@@ -3,7 +3,7 @@ Merge adapters into their base, or average judges of one base (seeds, folds).
 
 Weights are read and written one file at a time, so that a model of any size needs memory for about one. One adapter
 is held to its merged form on --battles: the probabilities must be the same to 1e-4 in float32. Adapters are averaged
-as the products that they add to their base, never as factors. A model that also sees images (Gemma-3) becomes one of
+as the products that they add to their base, never as factors. A multimodal model (Gemma-3) becomes one of
 its text's own class: a judge reads text, and engines ask such a model for more.
 """
 

@@ -65,7 +65,7 @@ def run(args):
 
 
 def run_ladder(args, model: str) -> dict:
-    """Run the ladder beside the output, and copy the rung that is chosen."""
+    """Run the ladder in a folder next to the output, and copy the chosen trial to it."""
     import shutil
 
     from sft_judge.commands.sweep import print_results

@@ -76,10 +76,10 @@ def run(args) -> dict:
         raise InputError(f"--from {source} {'takes no' if args.probs else 'needs a judge:'} --probs.")
     reference = read_reference(args.reference) if args.reference else None
     controls = [name for kind in dict.fromkeys(args.control) for name in CONTROLS[kind]]
-    opinion, judge_notes = _predictions(args)
+    predictions, judge_notes = _predictions(args)
     file = open_battles(args.battles, args.limit)
     with Progress("rank", file.num_rows) as progress:
-        everything = read_contests(file, source != "judge", opinion, controls, progress.add)
+        everything = read_contests(file, source != "judge", predictions, controls, progress.add)
     contests, left_out, unbounded = split_off(everything)
     if args.anchor and args.anchor[0] not in contests.models:
         raise InputError(
@@ -104,7 +104,7 @@ def run(args) -> dict:
 
 
 def _predictions(args):
-    """The judges' mean opinion or None, and how each was calibrated."""
+    """The judges' mean probabilities or None, and how each was calibrated."""
     from sft_judge.data.probs import describe_unfinished, read_probs
     from sft_judge.inference.calibrated import calibrate_probs
     from sft_judge.ranking.comparisons import average_predictions

@@ -85,7 +85,7 @@ def shrunk(steps, folder):
 
 
 def print_results(folder, steps):
-    """The stages' cost and, where there is a metrics.json, what each judge is worth."""
+    """The stages' cost and, if there is a metrics.json, each judge's skill."""
     import json
 
     from sft_judge.commands.console import print_table

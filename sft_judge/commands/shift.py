@@ -120,7 +120,7 @@ def write_sets(folder: Path, tables, held) -> dict[str, list[Path]]:
 
 
 def probs_path(judge: Path, held: Path) -> Path:
-    """Where a judge's opinion of held-out rows is kept."""
+    """The file of a judge's probabilities of held-out rows."""
     return held.with_name(f"probs-{judge.name}-on-{held.stem.removeprefix('held-')}.parquet")
 
 

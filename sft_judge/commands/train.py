@@ -25,7 +25,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--shrink",
         action="store_true",
-        help="a dry run: the same architecture and features, tiny, random weights, a few steps on planted battles",
+        help="a dry run: the same architecture and features, tiny, random weights, a few steps on synthetic battles",
     )
     parser.add_argument("--plan", action="store_true", help="only say what it would take: tokens, memory, GPUs, hours")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs to plan for (1)")

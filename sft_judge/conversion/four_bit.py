@@ -30,12 +30,12 @@ class LoadedIn4Bit:
         self.dtype: str = recorded["dtype"]  # what was quantised, and what comes of it
         self.config = settings_of(recorded)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        hollow = make_meta_model(load_config(model))
-        own_names = names_in_model(hollow, files)
-        Bnb4BitHfQuantizer(self.config).preprocess_model(hollow, device_map=None)
+        on_meta = make_meta_model(load_config(model))
+        own_names = names_in_model(on_meta, files)
+        Bnb4BitHfQuantizer(self.config).preprocess_model(on_meta, device_map=None)
         four_bit = {
             f"{name}.weight"
-            for name, module in hollow.named_modules()
+            for name, module in on_meta.named_modules()
             if isinstance(module, self.bitsandbytes.nn.Linear4bit)
         }
         self.names = {name for name, own in own_names.items() if own in four_bit}

@@ -72,12 +72,12 @@ class AdapterByShards:
             return self.replaced[own].to(weight.dtype)
         layer = self.layers[own]
         base = layer.get_base_layer()
-        hollow = base.weight
-        if weight.shape != hollow.shape:
-            raise InputError(f"{name} is {list(weight.shape)}, but by its config.json {list(hollow.shape)}.")
+        meta_weight = base.weight
+        if weight.shape != meta_weight.shape:
+            raise InputError(f"{name} is {list(weight.shape)}, but by its config.json {list(meta_weight.shape)}.")
         base.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)  # it is changed in place
         layer.merge()
-        merged, base.weight = base.weight.data, hollow
+        merged, base.weight = base.weight.data, meta_weight
         layer.merged_adapters.clear()
         return merged
 
@@ -85,11 +85,11 @@ class AdapterByShards:
 def make_meta_model(config: PretrainedConfig) -> torch.nn.Module:
     """A model of its true shapes in float32, each weight one number that stands for all: it takes no memory."""
     with torch.device("meta"):
-        hollow = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for module in hollow.modules():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             setattr(module, name, torch.nn.Parameter(torch.zeros(()).expand(weight.shape), requires_grad=False))
-    return hollow
+    return model
 
 
 def names_in_model(model: torch.nn.Module, files: WeightFiles) -> dict[str, str]:

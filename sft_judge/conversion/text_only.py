@@ -1,5 +1,5 @@
 """
-The text model within one that also sees.
+The text model within a multimodal one.
 
 A judge reads text alone, and an image tower costs it memory and more: vLLM and auto-round ask for the files of its
 processor before they take a single token. The text's own class has the same weights under other names.

@@ -33,9 +33,12 @@ STAGES = {
     "serve": ("serve", "HTTP: POST /v1/judge, and a page to try it"),
     "best-of-n": ("best_of_n", "the best of several answers to each prompt"),
     "preference-pairs": ("preference_pairs", "chosen and rejected answers for DPO, out of several"),
-    "plant": ("plant", "planted battles whose best possible log loss is known"),
+    "synth": ("synth", "synthetic battles whose best possible log loss is known"),
     "doctor": ("doctor", "what is installed, what an extra would give, which GPU is seen"),
 }
+
+
+OLD_NAMES = {"plant": "synth"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,6 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 def stage_module(stage: str):
     """The module of a stage. Raises `InputError` that names the nearest known one."""
+    stage = OLD_NAMES.get(stage, stage)
     if stage not in STAGES:
         raise InputError(f"Unknown stage {stage!r}.{nearest(stage, STAGES)} Known: {', '.join(STAGES)}.")
     return importlib.import_module(f"sft_judge.commands.{STAGES[stage][0]}")

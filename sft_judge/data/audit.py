@@ -32,8 +32,8 @@ class Tally:
     def __init__(self, columns: list[str], measures: dict[str, Callable]):
         self.by = {name: Counter() for name in (*GROUPINGS, "turns")}
         self.lengths = {name: [] for name in FIELDS}  # characters, turns together
-        self.empty, self.hostile, self.models = Counter(), Counter(), Counter()
-        self.verdicts, self.prompts, self.battles, self.hostile_rows = [], [], [], []
+        self.empty, self.injections, self.models = Counter(), Counter(), Counter()
+        self.verdicts, self.prompts, self.battles, self.injected_rows = [], [], [], []
         self.identical = self.num_rows = 0
         self.measures, self.tokens = measures, {name: [] for name in measures}
         self.leaks = LeakSearch() if "fold" in columns else None
@@ -54,7 +54,7 @@ class Tally:
         self.verdicts.append(pc.fill_null(pc.index_in(battles["verdict"], pa.array(VERDICTS)), -1).to_numpy())
         self._add_hashes(battles, texts)
         self._add_models(battles)
-        self._add_hostile(battles)
+        self._add_injections(battles)
         if self.leaks:
             self.leaks.add(battles, pc.fill_null(battles["fold"], -1).to_numpy())
         for name, measure in self.measures.items():
@@ -76,11 +76,11 @@ class Tally:
                 outcome = {won: "wins", "tie": "ties", None: "unlabelled"}.get(row["verdict"], "losses")
                 self.models[row[name], outcome] += row["count_all"]
 
-    def _add_hostile(self, battles: pa.Table) -> None:
+    def _add_injections(self, battles: pa.Table) -> None:
         for name in FIELDS:
             for kind, rows in find_injected_rows(battles, name).items():
-                self.hostile[kind, name] += len(rows)
-                self.hostile_rows.append(rows + self.num_rows)
+                self.injections[kind, name] += len(rows)
+                self.injected_rows.append(rows + self.num_rows)
 
     def audit(self) -> dict:
         """The facts, as a JSON-able dict."""
@@ -107,18 +107,18 @@ class Tally:
             "first_answer_wins": win_rate(int((verdicts == 0).sum()), int(decided.sum())),
             "longer_answer_wins": win_rate(int((verdicts == (longer > 0))[uneven].sum()), int(uneven.sum())),
             "models": self._model_facts(),
-            "hostile_rows": len(self.rows_with_hostile_text()),
+            "hostile_rows": len(self.rows_with_injections()),
             "hostile_text": {
-                kind: {name: self.hostile[kind, name] for name in FIELDS}
+                kind: {name: self.injections[kind, name] for name in FIELDS}
                 for kind in PATTERNS
-                if any(self.hostile[kind, name] for name in FIELDS)
+                if any(self.injections[kind, name] for name in FIELDS)
             },
             "leaks": self._leak_facts(),
         }
 
-    def rows_with_hostile_text(self) -> np.ndarray:
-        """Which battles, counted from 0, hold hostile text of any kind."""
-        return np.unique(np.concatenate([np.zeros(0, dtype=int), *self.hostile_rows]))
+    def rows_with_injections(self) -> np.ndarray:
+        """Which battles, counted from 0, hold text like control tokens or a verdict, of any kind."""
+        return np.unique(np.concatenate([np.zeros(0, dtype=int), *self.injected_rows]))
 
     def total_lengths(self) -> np.ndarray:
         """Characters [N] of all three fields."""

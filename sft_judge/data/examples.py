@@ -1,4 +1,4 @@
-"""Which battles to show to a person who asked for some: the longest, some with hostile text, some at random."""
+"""Choose battles to show to a person: the longest, some with text like control tokens, some at random."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,12 +6,12 @@ import pyarrow as pa
 from sft_judge.data.battles import BattleFile
 
 
-def choose_examples(lengths: np.ndarray, hostile: np.ndarray, num: int, seed: int) -> dict[int, str]:
+def choose_examples(lengths: np.ndarray, injected: np.ndarray, num: int, seed: int) -> dict[int, str]:
     """`{row: why}` of at most `num` rows of those with these `lengths` [N], rows counted from 0, in their order."""
     rng = np.random.default_rng(seed)
     wishes = {
         "one of the longest": np.argsort(-lengths, kind="stable"),
-        "hostile text": rng.permutation(hostile),
+        "text like control tokens": rng.permutation(injected),
         "random": rng.permutation(len(lengths)),
     }
     chosen: dict[int, str] = {}

@@ -77,7 +77,7 @@ def group_by_length(
     order: np.ndarray, lengths: np.ndarray, size: int, seed: int, batches: int = LENGTH_WINDOW
 ) -> np.ndarray:
     """
-    An order [N] rearranged within windows of `batches` batches of `size` rows, so that a batch's lengths are alike.
+    An order [N] rearranged within windows of `batches` batches of `size` rows, so that lengths in a batch are close.
 
     Windows stay where they are, so what was balanced over any stretch stays so over windows; batches are shuffled
     within theirs, as a model should not see all short rows first.

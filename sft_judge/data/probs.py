@@ -1,5 +1,5 @@
 """
-The file between a judge and everything that reads its opinion: one row a battle and order, K log-probabilities.
+The file of a judge's probabilities, which later stages read: one row a battle and order, K log-probabilities.
 
 Rows are un-swapped when written (`a` is always the battle's own response_a) and raw: calibration is applied by the
 reader, once. Parquet carries the provenance in its schema metadata under `sft_judge`; CSV is read, without provenance.
@@ -140,7 +140,7 @@ def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def describe_unfinished(orders: np.ndarray) -> str | None:
-    """What a deadline left undone, for people, from the number of orders judged [N]; None where all are alike."""
+    """What a deadline left undone, from the number of orders judged [N]; None if there is nothing to say."""
     total, none, one = len(orders), int((orders == 0).sum()), int((orders == 1).sum())
     if not none and one in (0, total):
         return None

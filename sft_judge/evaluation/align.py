@@ -88,7 +88,7 @@ def align_judges(
     if not answered.any():
         raise InputError(
             f"{battles_path}: none of {len(ids)} battles has a verdict these judges can give, so nothing can be "
-            "measured. Give battles with verdicts, --fold N of the training battles, or --truth of planted ones."
+            "measured. Give battles with verdicts, --fold N of the training battles, or --truth of synthetic ones."
         )
     judges = {
         name: _judge_rows(path, probs, battle_ids, ids, answered, num, raw, battles_path)

@@ -14,7 +14,7 @@ MAX_NAMES_SHOWN = 20  # names in a table or a picture; the others are counted
 
 def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tuple[list[Table], str]:
     """The tables to print, and the page. `audit` as in audit.json, `examples` as (why, battle) pairs."""
-    overview, wins, hostile = overview_table(audit), wins_table(audit), hostile_table(audit)
+    overview, wins, injections = overview_table(audit), wins_table(audit), injections_table(audit)
     tokens = [tokens_table(audit["tokens"])] if audit["tokens"] else []
     counts = [counts_table(by, counts) for by, counts in audit["rows_by"].items() if list(counts) != ["none"]]
     rated = [{**row, "model": visible(row["model"])} for row in audit["models"][:MAX_NAMES_SHOWN] if row["win_rate"]]
@@ -29,7 +29,7 @@ def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tu
         Section("Lengths in tokens", _token_pictures(audit["tokens"]), [*tokens, *_token_quantiles(audit["tokens"])]),
         *(Section(f"Rows by {table.title.lower()}", tables=[table]) for table in counts),
         Section("Models", [plots.plot_win_rates(rated)] if rated else [], models_tables(audit["models"])),
-        Section("Text that could be taken for more than text", tables=[hostile]),
+        Section("Text that could be taken for more than text", tables=[injections]),
         Section(
             "Examples",
             texts=[battle_text(why, row) for why, row in examples],
@@ -39,7 +39,7 @@ def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tu
     shown = f"The text of {len(examples)} of them is shown at the end." if examples else "None of their text is shown."
     title = f"Audit of {visible(name)}"
     page = render_page(title, title, [f"{audit['rows']:,} battles. {shown}"], sections)
-    return [overview, wins, *tokens, *counts, hostile], page
+    return [overview, wins, *tokens, *counts, injections], page
 
 
 def overview_table(audit: dict) -> Table:
@@ -150,8 +150,13 @@ def models_tables(models: list[dict]) -> list[Table]:
     return [Table("Models", columns, rows)] if rows else []
 
 
-def hostile_table(audit: dict) -> Table:
+def injections_table(audit: dict) -> Table:
     """How many battles hold text of each kind, by field."""
     rows = [[kind, *(f"{fields[name]:,}" for name in FIELDS)] for kind, fields in audit["hostile_text"].items()]
     note = "battles with such text. A judge reads it as text: see `sft-judge prompt show`"
-    return Table("Hostile", ["kind", *FIELD_NAMES.values()], rows or [["any kind", *["0"] * len(FIELDS)]], note)
+    return Table(
+        "Text like control tokens",
+        ["kind", *FIELD_NAMES.values()],
+        rows or [["any kind", *["0"] * len(FIELDS)]],
+        note,
+    )

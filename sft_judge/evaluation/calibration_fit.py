@@ -90,7 +90,7 @@ def choose_calibration(held: HeldOut, form: str | None = None) -> tuple[dict | N
     """
     The calibration to keep, fitted on all rows (None: none helps), and what speaks for it.
 
-    A `form` of FORMS is kept whatever it is worth: to compare judges that are calibrated alike.
+    A `form` of FORMS is kept even without a gain: to compare judges that are calibrated in the same form.
 
     `{"form", "gain", "before", "after"}`, with intervals over prompts: the drop in log loss in cross-fitting; log loss
     and ece on the rows themselves, raw and with the calibration that was fitted on them. `too_little` says, where it

@@ -105,7 +105,7 @@ def training_frequencies(table: pa.Table, fold: int, num: int) -> np.ndarray:
 
 def score_judges(aligned: Aligned, frequencies: dict[str, np.ndarray], native: str, foreign: str, seed: int) -> dict:
     """
-    What two judges and two sets' class frequencies are worth on the held-out rows of the set `native`.
+    Score two judges and two sets' class frequencies on the held-out rows of the set `native`.
 
     `scores`: log loss and accuracy of each. `gains`: how far a judge's log loss is below that of the set's own class
     frequencies; `difference`: foreign minus native; `share`: the foreign gain by the native one. All with intervals.

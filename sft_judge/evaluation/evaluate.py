@@ -34,7 +34,7 @@ def measure_judges(
     aligned: Aligned, frequencies: np.ndarray, longer_frequencies: np.ndarray, main: str, seed: int = 0
 ) -> dict:
     """
-    The figures of every judge, of pairs, and the worth table; those of `main` stand at the top level too.
+    The figures of every judge, of pairs, and the skill table; those of `main` stand at the top level too.
 
     `frequencies` [K] is what somebody who reads no battle would say, `longer_frequencies` [K] how often the longer
     response wins, the shorter, and neither.

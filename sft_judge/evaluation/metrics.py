@@ -1,5 +1,5 @@
 """
-What a judge's probabilities are worth: figures that are functions of sums over rows, and each row's share of the sums.
+Metrics of a judge's probabilities: functions of sums over rows, and each row's share of the sums.
 
 So that one cluster bootstrap serves them all (bootstrap.py). Nothing here knows files.
 """
@@ -191,6 +191,6 @@ def total(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def skill_score(loss: np.ndarray, frequencies: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """Share of the gap between class frequencies and the best possible that a loss closes: 0 none, 1 all of it."""
+    """Skill score of a loss: 0 for the class frequencies, 1 for the best possible loss."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (frequencies - loss) / (frequencies - best)

@@ -1,4 +1,4 @@
-"""report.html: what the judges are worth, in pictures and tables. It holds text of battles only where asked."""
+"""report.html: how good the judges are, in pictures and tables. It holds text of battles only where asked."""
 
 import json
 from dataclasses import replace
@@ -79,7 +79,7 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
         "resampled. Log loss in nats, lower is better.",
         *metrics["notes"],
     ]
-    return render_page(f"sft_judge: {name}", "What the judges are worth", notes, sections)
+    return render_page(f"sft_judge: {name}", "How good the judges are", notes, sections)
 
 
 def _skill_plot(metrics: dict, judges: dict) -> str:

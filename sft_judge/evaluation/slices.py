@@ -107,7 +107,7 @@ def _spread(losses: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
 
 
 def _p_if_alike(losses, mask, clusters, variance: float, correlation: float) -> float:
-    """Two-sided p of the mean loss in `mask` [N] against the others', were all rows spread and correlated alike."""
+    """Two-sided p of the mean loss in `mask` [N] against the others', if all rows had one spread and correlation."""
     weights = mask / mask.sum() - ~mask / (~mask).sum()  # whose sum over losses is the difference of means
     within = (np.bincount(clusters, weights) ** 2).sum()
     error = np.sqrt(variance * ((1 - correlation) * (weights**2).sum() + correlation * within))
@@ -117,11 +117,11 @@ def _p_if_alike(losses, mask, clusters, variance: float, correlation: float) -> 
 
 def _injection_masks(battles: pa.Table) -> list[str]:
     """Whether any text of a battle could be taken for a control token, a tag of ours or an order to the judge."""
-    hostile = np.zeros(battles.num_rows, dtype=bool)
+    has_injection = np.zeros(battles.num_rows, dtype=bool)
     for name in FIELDS:
         for rows in find_injected_rows(battles, name).values():
-            hostile[rows] = True
-    return ["present" if there else "none" for there in hostile]
+            has_injection[rows] = True
+    return ["present" if there else "none" for there in has_injection]
 
 
 def _masks(values: list[str]) -> dict[str, np.ndarray]:

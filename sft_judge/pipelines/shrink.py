@@ -26,7 +26,7 @@ from sft_judge.training.recipes import read_recipe
 
 ROWS, STEPS = 64, 4
 SOURCE_ROWS = 120  # of each source that a pipeline trains on
-# of a training in a road of many: with 6,400 tokens each took five minutes on two busy cores
+# of a training in a pipeline of many: with 6,400 tokens each took five minutes on two busy cores
 SMALL_ROAD = {"max_steps": 2, "save_steps": 1, "prompt_budget": 64, "response_budget": 64, "total_budget": 512}
 SMALL_STAGES = {"quantize": ["--seqlen", "256", "--nsamples", "16", "--iters", "2"], "verify": ["--limit", "24"]}
 
@@ -66,7 +66,7 @@ def make_small_model(model: str, folder: Path) -> list[str]:
 
 
 def make_small_inputs(model: str, folder: Path) -> list[str]:
-    """Put a tiny random `model`, planted battles and labels into `folder`; returns what it says of the model."""
+    """Put a tiny random `model`, synthetic battles and labels into `folder`; returns what it says of the model."""
     with whole_folder(folder) as work:
         lines = make_small_model(model, work / "model")
         _write_battles(work / "battles.parquet", work / "labels.parquet")
@@ -74,15 +74,15 @@ def make_small_inputs(model: str, folder: Path) -> list[str]:
 
 
 def _write_battles(file: Path, labels: Path) -> None:
-    """Planted battles in two folds, and their true probabilities as a teacher's labels out of fold."""
-    planted = generate_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1), "train")
-    rows = [{**row, "fold": place % 2} for place, row in enumerate(planted.rows)]
+    """Synthetic battles in two folds, and their true probabilities as a teacher's labels out of fold."""
+    split = generate_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1), "train")
+    rows = [{**row, "fold": place % 2} for place, row in enumerate(split.rows)]
     write_battles(file, battle_table(rows))
     ids = [row["id"] for row in rows]
     proof = {str(fold): {"model": "the truth", "folds_seen": []} for fold in (0, 1)}
     metadata = {"folds": proof, "battles_sha256": content_hash(file)}
     orders = np.tile(["ab", "ba"], ROWS)
-    write_probs(labels, Probs(np.repeat(ids, 2), orders, np.log(np.repeat(planted.probs, 2, axis=0)), metadata))
+    write_probs(labels, Probs(np.repeat(ids, 2), orders, np.log(np.repeat(split.probs, 2, axis=0)), metadata))
 
 
 def shrunk_steps(steps: list[Step], folder: Path, gpu: bool) -> list[Step]:

@@ -1,4 +1,4 @@
-"""What a sweep's runs are worth: a row a cell, paired with the reference, and a verdict that its intervals support."""
+"""A sweep's results: a row for each trial, paired with the reference, and a verdict that its intervals support."""
 
 import json
 import math

@@ -81,10 +81,10 @@ def average_predictions(judges: list[Calibrated]) -> Predictions:
 
 
 def read_contests(
-    file: BattleFile, votes: bool, opinion: Predictions | None, controls: list[str], progress
+    file: BattleFile, votes: bool, predictions: Predictions | None, controls: list[str], progress
 ) -> Contests:
     """
-    The contests of a battles file, by its `votes`, a judge's `opinion`, or the sum of both.
+    The contests of a battles file, by its `votes`, a judge's `predictions`, or the sum of both.
 
     A control in which no two responses differ is left out.
 
@@ -101,7 +101,7 @@ def read_contests(
     for battles in file.batches(columns):
         sides = np.stack([number_values(battles[name].combine_chunks(), models) for name in NAMES], axis=1)
         clusters = number_values(pc.binary_join(battles["prompt"].combine_chunks(), "\x1e"), prompts, hash)
-        parts.append((sides, count_evidence(battles, votes, opinion), clusters, _features(battles, controls)))
+        parts.append((sides, count_evidence(battles, votes, predictions), clusters, _features(battles, controls)))
         progress(battles.num_rows)
     sides, counts, clusters, features = (np.concatenate(part) for part in zip(*parts, strict=True))
     wrong = np.flatnonzero(~((counts >= 0) & (counts <= MOST_WEIGHT)).all(axis=1))  # a NaN is wrong too
@@ -110,7 +110,7 @@ def read_contests(
             f"{file.path} row {wrong[0] + 1}: counts as {counts[wrong[0]].tolist()} for {', '.join(VERDICTS)}; "
             f"weights and soft labels are numbers from 0 to {MOST_WEIGHT:,}."
         )
-    source = "verdict" if opinion is None else "verdict or probabilities" if votes else "probabilities"
+    source = "verdict" if predictions is None else "verdict or probabilities" if votes else "probabilities"
     used, skipped = find_usable(sides, counts, source)
     if not used.any():
         why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
@@ -146,7 +146,7 @@ def number_values(column: pa.Array, numbers: dict, key=lambda name: name) -> np.
     return np.array([*of_value, -1])[pc.fill_null(encoded.indices, len(of_value)).to_numpy()]
 
 
-def count_evidence(battles: pa.Table, votes: bool, opinion: Predictions | None) -> np.ndarray:
+def count_evidence(battles: pa.Table, votes: bool, predictions: Predictions | None) -> np.ndarray:
     """How much is said for each verdict [N, 3]: votes or their shares, a judge's probabilities; times the weight."""
     rows, there = battles.num_rows, battles.column_names
     counts = np.zeros((rows, 3))
@@ -156,9 +156,9 @@ def count_evidence(battles: pa.Table, votes: bool, opinion: Predictions | None) 
         if set(SOFT) <= set(there):
             shares = np.stack([battles[name].to_numpy() for name in SOFT], axis=1)
             counts = np.where(np.isnan(shares).any(axis=1, keepdims=True), counts, shares)
-    if opinion is not None:
-        rows_judged = [opinion.row_of.get(name, -1) for name in battles["id"].to_pylist()]
-        counts += np.concatenate([opinion.probs, np.zeros((1, 3))])[rows_judged]
+    if predictions is not None:
+        rows_judged = [predictions.row_of.get(name, -1) for name in battles["id"].to_pylist()]
+        counts += np.concatenate([predictions.probs, np.zeros((1, 3))])[rows_judged]
     if "weight" in there:
         weight = battles["weight"].to_numpy()
         with np.errstate(invalid="ignore"):  # an infinite weight of nothing: the caller refuses it

@@ -68,12 +68,10 @@ def _range(low: int, high: int) -> str:
 
 
 def controls_table(controls: list[dict]) -> Table:
-    """What more of each thing that is held equal is worth."""
+    """The effect of more of each thing that is held equal."""
     rows = [[control["name"], number(control["coefficient"], 3)] for control in controls]
-    note = (
-        "log-odds of winning for one standard deviation of (a - b) / (a + b), models alike; above 0: more of it wins"
-    )
-    return Table("Held equal", ["", "worth"], rows, note)
+    note = "log-odds of winning for one standard deviation of (a - b) / (a + b), models equal; above 0: more wins"
+    return Table("Held equal", ["", "effect"], rows, note)
 
 
 def plot_ratings(rows: list[dict]) -> str:
@@ -156,7 +154,7 @@ def notes(ranking: dict, anchor: tuple[str, float] | None, judge_notes: list[str
     ]
     if ranking["controls"]:
         equal = ", ".join(control["name"] for control in ranking["controls"])
-        notes.append(f"Held equal: {equal}. Ratings and predictions are of responses that are alike in it.")
+        notes.append(f"Held equal: {equal}. Ratings and predictions are of responses that do not differ in it.")
     if ranking["from"] != "votes":
         notes.append("That a judge may favour a model is in no interval: hold it against votes where there are any.")
     if ranking.get("reference", {}).get("spearman"):

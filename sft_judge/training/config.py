@@ -99,7 +99,7 @@ class JudgeConfig(SFTConfig):
         default_factory=lambda: [0.9],
     )
     distill_temperature: list[float] = _help(
-        "temperature that softens teacher and student alike, of all teachers or of each", default_factory=lambda: [5.0]
+        "temperature that softens both teacher and student, of all teachers or of each", default_factory=lambda: [5.0]
     )
     distill_kind: str = _help("kl, cosine (one less the cosine of the distributions) or both, their mean", "kl")
     distill_confidence: bool = _help("weigh a teacher's label by how sure it is", False)
@@ -125,7 +125,7 @@ class JudgeConfig(SFTConfig):
         "how often each source is shown, e.g. {arena: 1, synthetic: 0.25}; by default all once"
     )
     battle_order: str = _help(
-        "balanced (verdicts and sources alike in every stretch), by_length (so in every 200 batches) or random",
+        "balanced (each stretch has all verdicts and sources), by_length (so in every 200 batches) or random",
         "balanced",
     )
     token_budget: int | None = _help(

@@ -65,8 +65,8 @@ def judge_loss(
     Sum of weight_t * distillation from teacher t at its temperature, and what is left of 1 times the hard part [R].
 
     `teachers` [R, N, K] are probabilities, or None: then the hard part alone. With `confidence`, a teacher's weight in
-    a row is multiplied by one less its entropy over that of no opinion: rows of which it knows nothing are left to
-    their own verdict.
+    a row is multiplied by one less its entropy over that of a uniform distribution: rows of which it knows nothing are
+    left to their own verdict.
     """
     if teachers is None or not any(weights):
         return hard

@@ -126,7 +126,7 @@ def test_the_worth_table_equals_a_second_computation_from_the_truth(world, tmp_p
         assert row["gap_share"]["value"] == pytest.approx(share)
         assert row["log_loss"]["value"] == pytest.approx(drawn)
     printed = capsys.readouterr().out
-    assert "share of the gap" in printed and f"{worth['good']['log_loss']['value']:.4f}" in printed
+    assert "skill score" in printed and f"{worth['good']['log_loss']['value']:.4f}" in printed
 
 
 def test_judges_are_held_against_each_other_and_the_votes_row_by_row(world, tmp_path):

@@ -100,7 +100,7 @@ def test_the_size_of_a_batch_changes_nothing(planted, tmp_path):
     small.batches = lambda: batches(size=97)
     whole, parts = audit_battles(file), audit_battles(small)
     assert whole.audit() == parts.audit()
-    assert whole.rows_with_hostile_text().tolist() == parts.rows_with_hostile_text().tolist()
+    assert whole.rows_with_injections().tolist() == parts.rows_with_injections().tolist()
 
 
 def test_win_rates_have_wilson_intervals():
@@ -198,7 +198,7 @@ def test_examples_are_the_longest_hostile_ones_and_others_and_never_one_twice():
     lengths = np.array([5, 1, 9, 3, 7, 2, 8, 4, 6, 0])
     chosen = choose_examples(lengths, np.array([1, 3]), 6, seed=0)
     assert [row for row, why in chosen.items() if "longest" in why] == [2, 6]
-    assert [row for row, why in chosen.items() if why == "hostile text"] == [1, 3]
+    assert [row for row, why in chosen.items() if why == "text like control tokens"] == [1, 3]
     assert len(chosen) == 6 and chosen == choose_examples(lengths, np.array([1, 3]), 6, seed=0)
     assert chosen != choose_examples(lengths, np.array([1, 3]), 6, seed=1)
     assert len(choose_examples(lengths, np.array([], dtype=int), 50, seed=0)) == 10

@@ -161,7 +161,7 @@ def _vary_prompts(rng, prompts: list[list[str]], language: np.ndarray, settings:
 
 
 def _add_injections(rng, rows: list[dict], share: float) -> None:
-    """In place: one turn of one text of the chosen rows ends in one of HOSTILE."""
+    """In place: one turn of one text of the chosen rows ends in one of INJECTIONS."""
     for row in np.flatnonzero(rng.random(len(rows)) < share):
         field = ("prompt", "response_a", "response_b")[rng.integers(3)]
         *before, last = rows[row][field]

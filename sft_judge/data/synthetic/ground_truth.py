@@ -12,9 +12,9 @@ TRUTH_COLUMNS = ("id", "p_a", "p_b", "p_tie", "verdict")
 
 
 def read_truth(path: Path) -> tuple[list[str], np.ndarray, list]:
-    """A planted truth file: ids [N], probabilities [N, 3], verdicts [N] by name. Raises `InputError`."""
+    """A ground truth file: ids [N], probabilities [N, 3], verdicts [N] by name. Raises `InputError`."""
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such truth file. `sft-judge plant` writes one.")
+        raise InputError(f"{path}: no such ground truth file. `sft-judge synth` writes one.")
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
@@ -29,11 +29,11 @@ def read_truth(path: Path) -> tuple[list[str], np.ndarray, list]:
     return [str(id_) for id_ in table["id"].to_pylist()], probs, table["verdict"].to_pylist()
 
 
-def write_truth(path: Path, planted) -> None:
+def write_truth(path: Path, split) -> None:
     """id, p_a, p_b, p_tie (exactly what verdicts were drawn from) and the verdict drawn."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {name: [row[name] for row in planted.rows] for name in ("id", "verdict")}
-    probs = {name: planted.probs[:, column] for column, name in enumerate(("p_a", "p_b", "p_tie"))}
+    columns = {name: [row[name] for row in split.rows] for name in ("id", "verdict")}
+    probs = {name: split.probs[:, column] for column, name in enumerate(("p_a", "p_b", "p_tie"))}
     pq.write_table(pa.table({"id": columns["id"], **probs, "verdict": columns["verdict"]}), path)

@@ -1,8 +1,8 @@
 """
-The law of planted battles: what an answer is like, what that is worth, and with what probability it wins.
+The preference model of synthetic battles: what an answer is like, its utility, and with what probability it wins.
 
 What decides is drawn as counts (how many courteous words, how long, ...); verdicts follow Davidson (1970), "On
-extending the Bradley-Terry model to accommodate ties in paired comparison experiments". The law depends on the
+extending the Bradley-Terry model to accommodate ties in paired comparison experiments". The model depends on the
 settings alone, neither on the seed nor on the number of rows, so rows of any seed may be mixed.
 """
 
@@ -34,7 +34,7 @@ MODELS = {
 MAX_COUNT = 4  # of courteous, rude or repeated words in an answer
 TURN_SHARES = (0.7, 0.2, 0.1)  # conversations of one, two and three turns
 FRESH_PROMPTS = 0.8  # of the rows; the others ask what an earlier row asked, as real votes do
-REFERENCE_ROWS = 50_000  # on which the law's scale and its tie parameter are fitted
+REFERENCE_ROWS = 50_000  # on which the model's scale and its tie parameter are fitted
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class SyntheticSettings:
     test_rows: int = 2_000
     shifted_rows: int = 20_000
     seed: int = 0
-    verdicts: int = 3  # 3, or 2 for a law without ties
+    verdicts: int = 3  # 3, or 2 for a model without ties
     languages: tuple[str, ...] = tuple(LANGUAGES)
     tie_rate: float = 0.22  # mean probability of a tie, before label noise
     scale: float = 2.0  # standard deviation of u_a - u_b that the qualities make, in log-odds
     label_noise: float = 0.0  # share of verdicts drawn uniformly at random
     position_bias: float = 0.0  # added to the utility of response a, in log-odds
-    length_bias: float = 0.0  # utility of one more word, on top of what the quality `length` is worth
+    length_bias: float = 0.0  # utility of one more word, added to that of the quality `length`
     hard_share: float = 0.0  # share of the utility's variance that the two harder qualities make
     near_duplicates: float = 0.0  # share of rows whose prompt is another row's with one word more
     hostile: float = 0.0  # share of rows with text that looks like control tokens or a verdict

@@ -1,5 +1,5 @@
 """
-The word lists that planted battles are written with: four languages in three scripts, a handful of words for each use.
+The word lists that synthetic battles are written with: four languages in three scripts.
 
 The lists of one language share no word, so what a word says about an answer can be read off the word. `between` is
 what stands between two words (nothing in Chinese), `ends` closes a question and an answer.
@@ -26,7 +26,7 @@ class Language:
 
     @property
     def word_lists(self) -> list[list[str]]:
-        """The lists in the order that `planted.py` counts on: courtesy, rudeness, again, plain, ask, then topics."""
+        """The lists in the order that `generator.py` counts on: courtesy, rudeness, again, plain, ask, then topics."""
         lists = (self.courtesy, self.rudeness, self.again, self.plain, self.ask, *self.topics)
         return [text.split() for text in lists]
 

@@ -49,7 +49,7 @@ def svg(name: str, draw, height: float = 3.6) -> str:
 
 
 def plot_skill(rows: list[dict], key: str, main: str) -> str:
-    """The log loss of each row of the worth table with its interval, baselines and the best possible in grey."""
+    """The log loss of each row of the skill table with its interval, baselines and the best possible in grey."""
 
     def draw(axes):
         places = range(len(rows))
@@ -63,7 +63,7 @@ def plot_skill(rows: list[dict], key: str, main: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"{key.replace('_', ' ')} in nats; left is better")
 
-    return svg("what the judges are worth", draw, 0.9 + 0.34 * len(rows))
+    return svg("how good the judges are", draw, 0.9 + 0.34 * len(rows))
 
 
 def plot_preferred(grid: list[list[int]]) -> str:

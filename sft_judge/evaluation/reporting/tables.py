@@ -36,9 +36,9 @@ def _spread(figure, form, unit="") -> str:
 
 
 def skill_table(metrics: dict) -> Table:
-    """What each judge is worth between class frequencies and, with a truth, the best possible."""
+    """Each judge's log loss and accuracy and, with a ground truth, its skill score."""
     with_truth = "gap_share" in metrics["worth"][0]
-    columns = ["", *(["expected log loss", "share of the gap"] if with_truth else []), "log loss", "accuracy"]
+    columns = ["", *(["expected log loss", "skill score"] if with_truth else []), "log loss", "accuracy"]
     rows = [
         [
             row["name"],
@@ -48,7 +48,8 @@ def skill_table(metrics: dict) -> Table:
         ]
         for row in metrics["worth"]
     ]
-    return Table("Worth", columns, rows, metrics["worth_note"])
+    note = "skill score: 0 % for the class frequencies, 100 % for the best possible expected log loss; "
+    return Table("Judges", columns, rows, (note if with_truth else "") + metrics["worth_note"])
 
 
 def figures_table(judges: dict) -> Table:

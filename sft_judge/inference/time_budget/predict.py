@@ -122,8 +122,8 @@ def plan_passes(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings
 
     def most_helped(scores):
         rows = in_turn(("ba",), scores)
-        worth = uncertainty(np.exp(scores[rows, 0])) if rule is None else rule(tokens[rows]) / tokens[rows]
-        return rows[np.argsort(-worth, kind="stable")]
+        gain = uncertainty(np.exp(scores[rows, 0])) if rule is None else rule(tokens[rows]) / tokens[rows]
+        return rows[np.argsort(-gain, kind="stable")]
 
     if output.swap == "budget":
         return [Pass(("ab",), partial(in_turn, ("ab",))), Pass(("ba",), most_helped)]

@@ -1,22 +1,22 @@
 """
-Plant battles whose best possible log loss is known.
+Make synthetic battles whose best possible log loss is known.
 
 Writes train.csv, test.csv, sample_submission.csv and shifted.csv (a source with other tastes) in the LMSYS
 competition's own format, and, apart from them, the true probabilities in truth/, which no training stage reads.
 Presets: `easy` has four qualities that can be read off single words, 22 % ties and no noise; `full` adds being on
-topic and in the prompt's language, noise, biases, near-duplicate prompts and hostile text.
+topic and in the prompt's language, noise, biases, near-duplicate prompts and text like control tokens.
 """
 
 import json
 
 from sft_judge.core.files import OutputPath, whole_folder
 
-EXAMPLE = "sft-judge plant --output runs/planted --rows 20000 --test-rows 2000 --seed 1 --preset easy"
+EXAMPLE = "sft-judge synth --output runs/synthetic --rows 20000 --test-rows 2000 --seed 1 --preset easy"
 KNOBS = {
     "rows": (int, "rows of train.csv"),
     "test_rows": (int, "rows of test.csv"),
     "shifted_rows": (int, "rows of shifted.csv"),
-    "seed": (int, "of everything drawn; the law itself does not depend on it"),
+    "seed": (int, "of everything drawn; the preferences themselves do not depend on it"),
     "verdicts": (int, "3, or 2 for no ties"),
     "tie_rate": (float, "mean probability of a tie, before label noise"),
     "scale": (float, "standard deviation of the utility difference that the qualities make, in log-odds"),
@@ -50,21 +50,21 @@ def run(args) -> dict:
     with whole_folder(args.output) as folder:
         (folder / "truth").mkdir()
         for split in SPLITS:
-            planted = generate_split(settings, split)
-            write_competition_csv(folder / f"{split}.csv", planted.rows, labelled=split != "test")
-            write_truth(folder / "truth" / f"{split}.parquet", planted)
-            summary[split] = summarise(planted)
+            drawn = generate_split(settings, split)
+            write_competition_csv(folder / f"{split}.csv", drawn.rows, labelled=split != "test")
+            write_truth(folder / "truth" / f"{split}.parquet", drawn)
+            summary[split] = summarise(drawn)
             if split == "test":
-                write_sample(folder / "sample_submission.csv", planted.rows, settings.verdicts)
+                write_sample(folder / "sample_submission.csv", drawn.rows, settings.verdicts)
         text = json.dumps(summary, indent=2) + "\n"
         (folder / "truth" / "summary.json").write_text(text, encoding="utf-8")
     print_summary(summary)
     return {"truth": summary}
 
 
-def summarise(planted) -> dict:
+def summarise(split) -> dict:
     """
-    What the truth says of one split, in nats a row.
+    What the ground truth says of one split, in nats a row.
 
     `best_log_loss` is the mean entropy of the true probabilities, `realised_log_loss` the truth's own loss on the
     drawn verdicts, `class_frequency_log_loss` the expected loss of always answering the mean true probabilities.
@@ -72,7 +72,7 @@ def summarise(planted) -> dict:
     import numpy as np
     from scipy.special import xlogy
 
-    probs, verdicts = planted.probs, planted.verdicts
+    probs, verdicts = split.probs, split.verdicts
     mean = probs.mean(axis=0)
     return {
         "rows": len(probs),
@@ -80,7 +80,7 @@ def summarise(planted) -> dict:
         "realised_log_loss": float(-np.log(probs[np.arange(len(probs)), verdicts]).mean()),
         "class_frequency_log_loss": float(-xlogy(mean, mean).sum()),
         "tie_share": float((verdicts == 2).mean()),
-        "words_per_response": float(planted.draw.words.mean()),
+        "words_per_response": float(split.draw.words.mean()),
     }
 
 
