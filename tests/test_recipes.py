@@ -70,7 +70,7 @@ def test_a_pipeline_holds_commands_that_parse(recipe):
 def test_every_cell_of_a_sweep_holds_commands_that_parse_and_shares_no_output_by_mistake(recipe):
     unset = [name for name, value in read_pipeline(recipe, also=KEYS)["vars"].items() if value is None]
     sweep = read_sweep(recipe, [f"{name}=file.parquet" for name in unset])
-    runs = [sweep.run(cell, seed) for cell in sweep.cells for seed in (*sweep.seeds, *sweep.confirm)]
+    runs = [sweep.run(cell, seed) for cell in sweep.trials for seed in (*sweep.seeds, *sweep.confirm)]
     assert len(runs) >= 6 and unique_steps(runs)
 
 

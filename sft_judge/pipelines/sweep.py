@@ -1,8 +1,8 @@
 """
-A sweep file to runs: a pipeline, the settings that its cells change, and the seeds that each is repeated with.
+A sweep file to runs: a pipeline, the settings that its trials change, and the seeds that each is repeated with.
 
-A run is the pipeline with one cell's settings and one seed filled in. Steps that come out the same in several runs
-(the data, a seed's teachers) are one step; what a cell changes stands under a name with `{cell}` in it.
+A run is the pipeline with one trial's settings and one seed filled in. Steps that come out the same in several runs
+(the data, a seed's teachers) are one step; what a trial changes stands under a name with `{cell}` in it.
 """
 
 import copy
@@ -21,9 +21,9 @@ MEASURES = ("expected_log_loss", "log_loss", "accuracy")
 
 @dataclass
 class Run:
-    """One cell with one seed: its steps in order, and where its probabilities and the battles to score them on are."""
+    """One trial with one seed: its steps in order, its probabilities, and the battles to score them on."""
 
-    cell: str
+    trial: str
     seed: int
     steps: list[Step]
     score: dict
@@ -38,7 +38,7 @@ class Sweep:
 
     file: Path
     pipeline: dict
-    cells: dict[str, dict]
+    trials: dict[str, dict]
     references: list[str]
     seeds: list[int]
     confirm: list[int]
@@ -50,22 +50,22 @@ class Sweep:
         """Where everything is written."""
         return Path(self.pipeline["vars"]["run"])
 
-    def run(self, cell: str, seed: int) -> Run:
-        """The run of a cell with a seed. Raises `InputError` for a setting that the steps do not have."""
+    def run(self, trial: str, seed: int) -> Run:
+        """The run of a trial with a seed. Raises `InputError` for a setting that the steps do not have."""
         pipeline = copy.deepcopy(self.pipeline)
-        for name in _listed(self.cells[cell].get("drop", [])):
+        for name in _listed(self.trials[trial].get("drop", [])):
             if pipeline["steps"].pop(name, None) is None:
-                raise InputError(f"{self.file}, cell {cell}: no step {name!r} to drop.")
-        for key, value in self.cells[cell].items():
+                raise InputError(f"{self.file}, trial {trial}: no step {name!r} to drop.")
+        for key, value in self.trials[trial].items():
             if key == "drop":
                 continue
-            assign(pipeline, f"{self.file}, cell {cell}", key, value)
-        pipeline["vars"] |= {"cell": _slug(cell), "seed": seed}
+            assign(pipeline, f"{self.file}, trial {trial}", key, value)
+        pipeline["vars"] |= {"cell": _slug(trial), "seed": seed}
         variables = pipeline["vars"]
         filled = {
             key: value.format_map(variables) if isinstance(value, str) else value for key, value in self.score.items()
         }
-        return Run(cell, seed, steps_of(pipeline, self.file), filled)
+        return Run(trial, seed, steps_of(pipeline, self.file), filled)
 
 
 def read_sweep(file: Path, assignments: list[str] = ()) -> Sweep:
@@ -77,14 +77,14 @@ def read_sweep(file: Path, assignments: list[str] = ()) -> Sweep:
     for key in ("seeds", "score", "reference"):
         if not given[key]:
             raise InputError(f"{file}: a sweep needs {key!r}; `sft-judge sweep --help` shows one.")
-    cells = {**(given["cells"] or {}), **(_grid(given["grid"]) if given["grid"] else {})}
-    cells = {name: settings or {} for name, settings in cells.items()}
+    trials = {**(given["cells"] or {}), **(_grid(given["grid"]) if given["grid"] else {})}
+    trials = {name: settings or {} for name, settings in trials.items()}
     references = _listed(given["reference"])
-    unknown = [name for name in references if name not in cells]
+    unknown = [name for name in references if name not in trials]
     if unknown:
-        raise InputError(f"{file}: the reference {unknown[0]!r} is no cell; they are {', '.join(cells)}.")
-    if len({_slug(name) for name in cells}) < len(cells):
-        raise InputError(f"{file}: two cells would share a folder; give them names that differ in letters and digits.")
+        raise InputError(f"{file}: the reference {unknown[0]!r} is no trial; they are {', '.join(trials)}.")
+    if len({_slug(name) for name in trials}) < len(trials):
+        raise InputError(f"{file}: two trials would share a folder; let their names differ in letters and digits.")
     measure = given["measure"] or ("expected_log_loss" if "truth" in given["score"] else "log_loss")
     if measure not in MEASURES:
         raise InputError(f"{file}: measure is {measure!r}, expected one of {', '.join(MEASURES)}.")
@@ -92,7 +92,7 @@ def read_sweep(file: Path, assignments: list[str] = ()) -> Sweep:
     both = sorted({*seeds} & {*confirm})
     if both:
         raise InputError(f"{file}: seed {both[0]} is in seeds and in confirm; fresh ones are those not chosen by.")
-    return Sweep(file, pipeline, cells, references, seeds, confirm, measure, given["score"])
+    return Sweep(file, pipeline, trials, references, seeds, confirm, measure, given["score"])
 
 
 def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
@@ -113,7 +113,7 @@ def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
                 other = writers.setdefault(first_output(step), run)
                 if other is not run:
                     raise InputError(
-                        f"Cells {other.cell!r} (seed {other.seed}) and {run.cell!r} (seed {run.seed}) would both "
+                        f"Trials {other.trial!r} (seed {other.seed}) and {run.trial!r} (seed {run.seed}) would both "
                         f"write {first_output(step)}, with other settings: let the path hold {{cell}} or {{seed}}."
                     )
             if last is not None:
@@ -124,7 +124,7 @@ def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
 
 def _grid(grid: dict) -> dict[str, dict]:
     """Every combination, named by the values of the keys that have several, without what begins all their names."""
-    cells = {}
+    trials = {}
     varied = [key for key, values in grid.items() if len(_listed(values)) > 1]
     names = {key: key.rpartition(".")[-1] for key in varied}
     if len(varied) > 1:
@@ -133,8 +133,8 @@ def _grid(grid: dict) -> dict[str, dict]:
     for values in itertools.product(*(_listed(values) for values in grid.values())):
         settings = dict(zip(grid, values, strict=True))
         name = ", ".join(f"{names[key]} {settings[key]}" for key in varied)
-        cells[name or "all"] = settings
-    return cells
+        trials[name or "all"] = settings
+    return trials
 
 
 def _assign(sweep: dict, assignment: str) -> None:

@@ -35,7 +35,7 @@ class Scores:
 
     def add(self, run: Run) -> None:
         """Read a finished run's probabilities; with a calibration they are taken calibrated, and raw beside."""
-        key, score = (run.cell, run.seed), run.score
+        key, score = (run.trial, run.seed), run.score
         battles_file = Path(score["battles"])
         battles = read_battles(battles_file)
         keep = None
@@ -43,8 +43,8 @@ class Scores:
             fold_ids = set(rows_of_fold(battles, int(score["fold"]), battles_file)["id"].to_pylist())
             keep = np.array([name in fold_ids for name in column(battles, "id")])
         truth = Path(score["truth"]) if "truth" in score else None
-        aligned = align_judges({run.cell: Path(score["probs"])}, battles, battles_file, keep, truth)
-        judge = aligned.judges[run.cell]
+        aligned = align_judges({run.trial: Path(score["probs"])}, battles, battles_file, keep, truth)
+        judge = aligned.judges[run.trial]
         self.values[key] = _of_each(self.measure, aligned, judge.probs)
         self.raw[key] = _of_each(self.measure, aligned, np.nanmean(judge.orders, axis=1))  # NaN: an order not run
         self.clusters = aligned.clusters
@@ -54,20 +54,20 @@ class Scores:
             self.models[key] = Path(model)
             self.costs[key] = _costs(Path(model), Path(score["probs"]))
 
-    def cost(self, cell: str, name: str) -> float:
-        """Median over the cell's runs of one of `_costs`."""
-        return float(np.median([costs[name] for (own, _), costs in self.costs.items() if own == cell]))
+    def cost(self, trial: str, name: str) -> float:
+        """Median over the trial's runs of one of `_costs`."""
+        return float(np.median([costs[name] for (own, _), costs in self.costs.items() if own == trial]))
 
-    def mean(self, cell: str, seeds: list[int], raw: bool = False) -> Mean | None:
-        """Over the cell's finished runs among these seeds."""
+    def mean(self, trial: str, seeds: list[int], raw: bool = False) -> Mean | None:
+        """Over the trial's finished runs among these seeds."""
         values = self.raw if raw else self.values
-        scores = [values[cell, seed] for seed in seeds if (cell, seed) in values]
+        scores = [values[trial, seed] for seed in seeds if (trial, seed) in values]
         return crossed_mean(np.stack(scores), self.clusters) if scores else None
 
-    def difference(self, cell: str, other: str, seeds: list[int], confidence: float = 0.95) -> Mean | None:
+    def difference(self, trial: str, other: str, seeds: list[int], confidence: float = 0.95) -> Mean | None:
         """Cell less other, paired by seed and battle, over the seeds that both have."""
-        both = [seed for seed in seeds if (cell, seed) in self.values and (other, seed) in self.values]
-        pairs = [self.values[cell, seed] - self.values[other, seed] for seed in both]
+        both = [seed for seed in seeds if (trial, seed) in self.values and (other, seed) in self.values]
+        pairs = [self.values[trial, seed] - self.values[other, seed] for seed in both]
         return crossed_mean(np.stack(pairs), self.clusters, confidence) if pairs else None
 
 
@@ -88,26 +88,26 @@ def _of_each(measure: str, aligned, probs: np.ndarray) -> np.ndarray:
     return cross_entropy(target, probs)
 
 
-def best_of(scores: Scores, cells: list[str], seeds: list[int]) -> str | None:
-    """The cell with the best mean over the choosing seeds; None where none has finished."""
-    means = {cell: mean.value for cell in cells if (mean := scores.mean(cell, seeds))}
+def best_of(scores: Scores, trials: list[str], seeds: list[int]) -> str | None:
+    """The trial with the best mean over the choosing seeds; None where none has finished."""
+    means = {trial: mean.value for trial in trials if (mean := scores.mean(trial, seeds))}
     choose = max if scores.measure == "accuracy" else min
     return choose(means, key=means.get) if means else None
 
 
 def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None]) -> dict:
     """
-    The content of the sweep's JSON, the best cell first.
+    The content of the sweep's JSON, the best trial first.
 
-    `chosen` are the best cell and the best reference on the choosing seeds.
+    `chosen` are the best trial and the best reference on the choosing seeds.
     """
     best, reference = chosen
-    cells = {}
-    for name, settings in sweep.cells.items():
+    trials = {}
+    for name, settings in sweep.trials.items():
         mean, raw = (scores.mean(name, sweep.seeds, raw) for raw in (False, True))
         paired = scores.difference(name, reference, sweep.seeds) if reference and name != reference else None
         statuses = [scores.status[name, seed] for seed in sweep.seeds if (name, seed) in scores.status]
-        cells[name] = {
+        trials[name] = {
             "settings": settings,
             "value": mean and mean.as_dict(),
             "raw": raw and raw.as_dict(),
@@ -118,24 +118,26 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
             else {},
         }
     sign = -1 if sweep.measure == "accuracy" else 1  # the best first, those without a finished run last
-    order = sorted(cells, key=lambda name: sign * cells[name]["value"]["value"] if cells[name]["value"] else math.inf)
-    cells = {name: cells[name] for name in order}
-    result = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": cells}
+    order = sorted(
+        trials, key=lambda name: sign * trials[name]["value"]["value"] if trials[name]["value"] else math.inf
+    )
+    trials = {name: trials[name] for name in order}
+    result = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": trials}
     result |= {"reference": reference, "best": best, "confirm": sweep.confirm}
     return result | _verdict(sweep, scores, best, reference)
 
 
 def _verdict(sweep: Sweep, scores: Scores, best: str | None, reference: str | None) -> dict:
-    """Whether the best cell beats the best reference: on fresh seeds, or allowing for all that were looked at."""
+    """Whether the best trial beats the best reference: on fresh seeds, or allowing for all that were looked at."""
     if best is None or reference is None or best == reference:
         return {"confirmed": None, "verdict": "nothing to compare: the reference, or all else, has no finished run"}
-    tried = len(sweep.cells) - len(sweep.references)
+    tried = len(sweep.trials) - len(sweep.references)
     if sweep.confirm:
         paired = scores.difference(best, reference, sweep.confirm)
         where = f"on fresh seeds {_range(sweep.confirm)}"
     else:
         paired = scores.difference(best, reference, sweep.seeds, 1 - 0.05 / max(1, tried))
-        where = f"allowing for {tried} cells looked at (Bonferroni)"
+        where = f"allowing for {tried} trials looked at (Bonferroni)"
     if paired is None:
         return {"confirmed": None, "verdict": f"{best} is not confirmed yet: no fresh seed has finished"}
     difference = describe_difference(paired, sweep.measure == "accuracy")
@@ -154,31 +156,31 @@ def _range(seeds: list[int]) -> str:
 
 
 def table_of(result: dict) -> Table:
-    """A row a cell."""
+    """A row a trial."""
     reference = result["reference"]
     show = percent if result["measure"] == "accuracy" else number
     what = result["measure"].replace("_", " ")
-    cells = [(name, cell) for name, cell in result["cells"].items() if cell["value"]]
-    sized = len({round(cell["costs"].get("megabytes", 0), 1) for _, cell in cells}) > 1
-    collapsed = any(cell["stopped_or_collapsed"] for _, cell in cells)
+    trials = [(name, trial) for name, trial in result["cells"].items() if trial["value"]]
+    sized = len({round(trial["costs"].get("megabytes", 0), 1) for _, trial in trials}) > 1
+    collapsed = any(trial["stopped_or_collapsed"] for _, trial in trials)
     rows = [
         [
             name,
-            str(cell["value"]["seeds"]),
-            show(cell["value"]),
-            "–" if cell["value"]["spread"] is None else f"{cell['value']['spread']:.4f}",
-            show({**cell["raw"], "low": None}),
-            "reference" if name == reference else number(cell["difference"]),
-            "" if name == reference or not cell["difference"] else f"{cell['difference']['p']:.3f}",
-            *([str(cell["stopped_or_collapsed"] or "")] if collapsed else []),
-            *([f"{cell['costs'].get(each, math.nan):.1f}" for each in COSTS] if sized else []),
+            str(trial["value"]["seeds"]),
+            show(trial["value"]),
+            "–" if trial["value"]["spread"] is None else f"{trial['value']['spread']:.4f}",
+            show({**trial["raw"], "low": None}),
+            "reference" if name == reference else number(trial["difference"]),
+            "" if name == reference or not trial["difference"] else f"{trial['difference']['p']:.3f}",
+            *([str(trial["stopped_or_collapsed"] or "")] if collapsed else []),
+            *([f"{trial['costs'].get(each, math.nan):.1f}" for each in COSTS] if sized else []),
         ]
-        for name, cell in cells
+        for name, trial in trials
     ]
     columns = ["", "seeds", what, "SD of seeds", "uncalibrated", f"minus {reference}", "p"]
     columns += ["collapsed"] if collapsed else []
     columns += ["MB", "s to make", "rows/s, start included"] if sized else []
-    left_out = [name for name, cell in result["cells"].items() if not cell["value"]]
+    left_out = [name for name, trial in result["cells"].items() if not trial["value"]]
     note = f"{result['battles']} battles; 95 % intervals over seeds and prompts, differences paired by both"
     note += f"; no run finished of: {', '.join(left_out)}" if left_out else ""
     return Table("Sweep", columns, rows, note)
@@ -186,5 +188,5 @@ def table_of(result: dict) -> Table:
 
 def render_sweep(title: str, result: dict) -> str:
     """sweep.html."""
-    section = Section("Cells", [plot_differences(result)], [table_of(result)])
+    section = Section("Trials", [plot_differences(result)], [table_of(result)])
     return render_page(title, title, [result["verdict"]], [section])

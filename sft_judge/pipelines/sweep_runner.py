@@ -7,8 +7,8 @@ logger = logging.getLogger(__name__)
 
 
 def all_runs(sweep) -> list:
-    """Every cell with every choosing seed."""
-    return [sweep.run(cell, seed) for seed in sweep.seeds for cell in sweep.cells]
+    """Every trial with every choosing seed."""
+    return [sweep.run(trial, seed) for seed in sweep.seeds for trial in sweep.trials]
 
 
 def run_sweep(sweep, jobs: int):
@@ -27,9 +27,9 @@ def run_sweep(sweep, jobs: int):
 
     scores = Scores(sweep.measure)
     status = run_all(all_runs(sweep), scores, sweep.folder, jobs)
-    others = [cell for cell in sweep.cells if cell not in sweep.references]
+    others = [trial for trial in sweep.trials if trial not in sweep.references]
     chosen = best_of(scores, others, sweep.seeds), best_of(scores, sweep.references, sweep.seeds)
-    fresh = [sweep.run(cell, seed) for seed in sweep.confirm for cell in chosen if cell]
+    fresh = [sweep.run(trial, seed) for seed in sweep.confirm for trial in chosen if trial]
     status = max(status, run_all(fresh, scores, sweep.folder, jobs))
     result = None
     if scores.values:

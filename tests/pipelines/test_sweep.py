@@ -59,7 +59,7 @@ def sweep_file(tmp_path):
 
 
 def all_runs(sweep):
-    return [sweep.run(cell, seed) for seed in sweep.seeds for cell in sweep.cells]
+    return [sweep.run(cell, seed) for seed in sweep.seeds for cell in sweep.trials]
 
 
 @unit
@@ -89,10 +89,10 @@ def test_a_cells_settings_and_the_seed_reach_its_steps_alone(sweep_file):
     [
         ("seeds: [1, 2]", "seed: [1, 2]", "unknown key 'seed'. Did you mean 'seeds'?"),
         ("seeds: [1, 2]", "seeds: [1, 2]\nconfirm: [2]", "seed 2 is in seeds and in confirm"),
-        ("reference: plain", "reference: hard", "the reference 'hard' is no cell"),
+        ("reference: plain", "reference: hard", "the reference 'hard' is no trial"),
         ("reference: plain", "", "a sweep needs 'reference'"),
         ("smooth: {train.", "smooth: {trane.", "unknown step 'trane'. Did you mean 'train'?"),
-        ("smooth: {train.", "plain!: {train.", "two cells would share a folder"),
+        ("smooth: {train.", "plain!: {train.", "two trials would share a folder"),
         ("{cell}/judge-", "judge-", "would both write"),
         ("score:", "measure: acuracy\nscore:", "measure is 'acuracy'"),
     ],
@@ -131,10 +131,10 @@ def test_a_winner_is_called_only_where_the_interval_is_off_zero(sweep_file):
 @unit
 def test_looking_at_many_cells_widens_the_interval_where_no_fresh_seeds_are_named(sweep_file):
     sweep = read_sweep(sweep_file())
-    scores = scores_of("accuracy", [1, 2], dict.fromkeys(sweep.cells, 0.0), 0.2)
+    scores = scores_of("accuracy", [1, 2], dict.fromkeys(sweep.trials, 0.0), 0.2)
     plain, widened = scores.difference("smooth", "plain", [1, 2]), _verdict(sweep, scores, "smooth", "plain")
     assert widened["confirmed"]["high"] - widened["confirmed"]["low"] > 1.1 * (plain.high - plain.low)
-    assert "allowing for 3 cells looked at" in widened["verdict"]
+    assert "allowing for 3 trials looked at" in widened["verdict"]
 
 
 def command(file: Path) -> list[str]:
