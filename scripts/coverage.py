@@ -2,9 +2,9 @@
 How often the 95 % intervals of `evaluate` hold the figure that they are of: `python scripts/coverage.py [repeats]`.
 
 Synthetic battles without their text, 400 prompts of three rows each: the preference model says how likely each
-verdict is; two judges of unlike quality err on whole prompts and on single rows. What a figure truly is is taken from all repeats together
-(2.4 million rows with 2,000 repeats). ece is left out, as its bins and what noise adds to them depend on the rows; a
-test holds its low end to zero for a judge that knows what it knows.
+verdict is; two judges of unlike quality err on whole prompts and on single rows. What a figure truly is is taken from
+all repeats together (2.4 million rows with 2,000 repeats). ece is left out, as its bins and what noise adds to them
+depend on the rows; a test holds its low end to zero for a judge that knows what it knows.
 """
 
 import os
