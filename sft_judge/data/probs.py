@@ -67,7 +67,7 @@ def read_probs(path: Path) -> Probs:
     """
     Read a probs file and check it: columns, orders, no NaN, no (id, order) twice, each row summing to one within 1e-4.
 
-    One of somebody else's may hold probabilities or logits, a row a battle: see foreign_probs.py.
+    One of somebody else's may hold probabilities or logits, a row a battle: see `as_probs_table`.
 
     Raises `InputError` with the row at fault.
     """

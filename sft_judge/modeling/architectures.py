@@ -14,7 +14,7 @@ from sft_judge.modeling.loading import load_config, load_tokenizer
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model's type and sizes, the family of its tokenizer (families.py), and its billions of parameters."""
+    """A model's type and sizes, the family of its tokenizer (tiny_tokenizers.py), and its billions of parameters."""
 
     model_type: str
     tokenizer: str

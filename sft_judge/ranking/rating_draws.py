@@ -1,5 +1,5 @@
 """
-Ratings drawn anew: the cluster bootstrap over prompts of `bootstrap.py`, of the parameters of a fit.
+Ratings drawn anew: the cluster bootstrap over prompts of evaluation/bootstrap.py, of the parameters of a fit.
 
 Without covariates a draw is no more than counts of verdicts for each pair of models, and each draw is fitted anew.
 With covariates every battle is a row of its own; then a draw is one Newton step from the data's fit, by the slopes

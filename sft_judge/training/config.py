@@ -139,8 +139,8 @@ class JudgeConfig(SFTConfig):
     data_license: str | None = _help("licence of the battles, for the model card, as the hub spells it: cc-by-4.0")
     allow_in_sample: bool = _help("train on teacher labels that are not proven out of fold", False)
 
-    # SFTTrainer would drop the rows it cuts; prompts.py fits the budget before.
-    max_length: int | None = _help("must stay unset: the budget is fitted in prompts.py")
+    # SFTTrainer would drop the rows it cuts; the prompts/ room fits the budget before.
+    max_length: int | None = _help("must stay unset: the budget is fitted in prompts/")
     report_to: None | str | list[str] = _help("trackers, as TRL takes them", "none")
 
     # what is best on this machine, where nothing else is said

@@ -2,7 +2,7 @@
 Which prompts stand, equal or nearly, on two sides: in two folds of one file, or in test and training rows.
 
 A second method, which shares no code with the one that makes the folds: prompts as sets of word triples, joined
-exactly at a Jaccard similarity (set_join.py), and equal first turns found by Arrow's own normalisation.
+exactly at a Jaccard similarity (similarity_join.py), and equal first turns found by Arrow's own normalisation.
 """
 
 import hashlib
