@@ -1,7 +1,7 @@
 """
 What made a file: inputs with their hashes, settings, seed, commit, versions, time and memory.
 
-`registry.py` writes one beside every output, so no stage has to. The `fingerprint` in it is what `sft-judge run` compares
+`registry.py` writes one beside every output, so no stage has to. `sft-judge run` compares the `fingerprint` in it
 to decide whether an output is up to date: inputs, settings and the source of the stage's own modules, not the commit.
 """
 

@@ -37,7 +37,7 @@ class JudgeSpec:
     budget: Budget
     language: bool = False  # whether the prompt's language is shown
     swap: str = "both"  # orders that prediction runs by default: both | none
-    calibration: dict | None = None  # what temperature_scaling.py applies, and what it was fitted on; None: raw probabilities
+    calibration: dict | None = None  # for temperature_scaling.py, with what it was fitted on; None: raw
     training: dict = field(default_factory=dict)  # what it was trained on and how, for people and for provenance
     version: int = 1
 
