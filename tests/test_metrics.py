@@ -15,10 +15,13 @@ from sft_judge.evaluation.metrics import (
     figures,
     gap_share,
     row_columns,
-    total,
 )
 
 pytestmark = pytest.mark.unit
+
+
+def total(columns: dict) -> dict:
+    return {name: column.sum(axis=0) for name, column in columns.items()}
 
 
 def random_judge(rows=400, num=3, seed=0):

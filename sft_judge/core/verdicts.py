@@ -9,7 +9,6 @@ import numpy as np
 
 VERDICTS = ("a", "b", "tie")
 ORDERS = ("ab", "ba")  # which response is shown to the model first
-DEFAULT_WORDS = ("A", "B", "tie")
 
 
 def verdict_names(num_verdicts: int) -> tuple[str, ...]:

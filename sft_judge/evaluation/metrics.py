@@ -185,11 +185,6 @@ def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return same, (same - chance) / (1 - chance)
 
 
-def total(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Sum columns over rows, for figures without intervals."""
-    return {name: column.sum(axis=0) for name, column in columns.items()}
-
-
 def gap_share(loss: np.ndarray, frequencies: np.ndarray, best: np.ndarray) -> np.ndarray:
     """Share of the gap between class frequencies and the best possible that a loss closes: 0 none, 1 all of it."""
     with np.errstate(invalid="ignore", divide="ignore"):
