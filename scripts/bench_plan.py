@@ -16,7 +16,7 @@ from pathlib import Path
 from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory
 
 STEPS, BATTLES = 3, 16
-TIED, HEADS = {"tie_word_embeddings": True}, {"num_attention_heads": 8, "num_key_value_heads": 2}
+HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}
 # family, sizes, tokens a row, settings of the recipe
 CONFIGURATIONS = {
     "all parameters": (

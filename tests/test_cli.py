@@ -1,6 +1,7 @@
 """The front door: help without torch, the nearest word for a misspelt one, exit statuses, one line for an error."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -48,6 +49,27 @@ print(json.dumps(found))
         assert status == 0, words
         assert heavy == [], f"sft-judge {words} imports {heavy}"
         assert "example:" in text or words == "--version", words
+
+
+@pytest.mark.parametrize("child", [False, True])
+def test_warnings_that_are_not_listed_reach_a_person(child):
+    """In this process, and in those that an engine starts."""
+    code = """
+import warnings
+for name, category in {"peft.tuners": UserWarning, "torch.nn": FutureWarning, "torch.jit": DeprecationWarning}.items():
+    for start in ("`torch.distributed.reduce_op` is deprecated", "real trouble in"):
+        warnings.warn_explicit(f"{start}, {name}", category, f"{name}.py", 1, module=name)
+"""
+    quiet = "import sft_judge.core.third_party, subprocess, sys\n"
+    code = f"{quiet}subprocess.run([sys.executable, '-c', {code!r}])" if child else quiet + code
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    shown = [line.partition(": ")[2] for line in run.stderr.splitlines() if "Warning: " in line]
+    assert shown == [
+        "UserWarning: `torch.distributed.reduce_op` is deprecated, peft.tuners",  # not the category that is listed
+        "UserWarning: real trouble in, peft.tuners",
+        "FutureWarning: real trouble in, torch.nn",
+    ]
 
 
 def test_help_lists_every_stage(capsys):

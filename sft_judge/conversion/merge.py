@@ -22,8 +22,6 @@ from sft_judge.modeling.loading import base_of, is_adapter, load_config, load_mo
 
 logger = logging.getLogger(__name__)
 
-ONTO = ("trained", "plain")
-
 
 @dataclass
 class Part:
@@ -53,8 +51,8 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
     Write the merged judge to the folder `output`; returns facts for the manifest.
 
     `weights` must sum to one (equal by default). Averaged are whole weights: adapters as the products that they add,
-    never their factors, each on its own base. `onto` is one of ONTO: a base that an adapter was trained on in 4 bits
-    is taken as it was then, or as it is stored.
+    never their factors, each on its own base. `onto` is `trained` or `plain`: a base that an adapter was trained on
+    in 4 bits is taken as it was then, or as it is stored.
     """
     shares = shares_of(weights, models)
     specs = [read_spec(model) for model in models]

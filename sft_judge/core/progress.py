@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -38,11 +37,3 @@ class Progress:
     def __exit__(self, *error):
         if self._bar is not None:
             self._bar.close()
-
-
-def track(items, label: str, unit: str = "rows") -> Iterator:
-    """Iterate over a sized collection with progress."""
-    with Progress(label, len(items), unit) as progress:
-        for item in items:
-            yield item
-            progress.add()

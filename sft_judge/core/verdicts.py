@@ -10,7 +10,6 @@ import numpy as np
 
 VERDICTS = ("a", "b", "tie")
 ORDERS = ("ab", "ba")  # which response is shown to the model first
-DEFAULT_WORDS = ("A", "B", "tie")
 _EXCHANGED_COLUMNS = [1, 0, 2]
 
 

@@ -23,7 +23,6 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 TOTALS = (1536, 2048, 3072, 6144, 8192)  # tokens in all; budgets that the winners' recipes used, and their doubles
 BINS = 60  # of the lengths, on a logarithmic scale
 GROUPINGS = ("source", "language", "verdict", "fold")
-_JOINT = "\x1e"  # between turns that are compared as one text
 
 
 class Tally:

@@ -185,11 +185,6 @@ def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return same, (same - chance) / (1 - chance)
 
 
-def total(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Sum columns over rows, for figures without intervals."""
-    return {name: column.sum(axis=0) for name, column in columns.items()}
-
-
 def skill_score(loss: np.ndarray, frequencies: np.ndarray, best: np.ndarray) -> np.ndarray:
     """Skill score of a loss: 0 for the class frequencies, 1 for the best possible loss."""
     with np.errstate(invalid="ignore", divide="ignore"):

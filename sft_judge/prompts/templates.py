@@ -1,16 +1,17 @@
 """
 A prompt template and a family's chat template become the frame: the text around a battle's fields.
 
-Rendering sees placeholders alone, never a battle, so no text of a battle is ever read as a template. Templates are run
-in Jinja's sandbox, and one that does not end is stopped: judge.json of somebody else holds one.
+Rendering sees placeholders alone, never a battle, so no text of a battle is ever read as a template. A judge.json of
+somebody else holds a template, so one may hold little: text, blocks, `for`, `if` and values. No name gets a value of
+its own, so nothing grows from line to line, and loops, the template and what it gives have limits.
 """
 
 import logging
 import re
-import sys
-from contextlib import contextmanager
+from collections.abc import Iterator
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, nodes, pass_context
+from jinja2.defaults import DEFAULT_FILTERS
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from sft_judge.core.errors import InputError
@@ -21,10 +22,22 @@ logger = logging.getLogger(__name__)
 # ends on a line break, as a space would merge with the verdict
 PLAIN_CHAT = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}Answer:\n"
 BLOCKS = ("system", "user")
-STEPS = 1_000_000  # lines of Python that a template may run; the default template with 30 turns runs 3,000
+MAX_TEMPLATE_CHARACTERS = 30_000  # also of what its `join` gives
+MAX_LOOP_TURNS = 3_000  # of all loops together; the default template takes one for each turn of a field
+MAX_FRAME_CHARACTERS = 1_000_000
+STATEMENTS = (nodes.Block, nodes.For, nodes.If, nodes.Output, nodes.TemplateData)
+EXPRESSIONS = (
+    *(nodes.Name, nodes.Const, nodes.List, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Call),
+    *(nodes.Filter, nodes.Keyword, nodes.Test, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or),
+    *(nodes.Not, nodes.Neg, nodes.Add, nodes.Sub),
+)
+FILTERS = ("default", "first", "join", "last", "length", "lower", "max", "min", "trim", "upper")
 _SLOT = re.compile("\ue000(prompt|response_a|response_b|language)(\\d+)\ue001")
 # what a faulty template makes Python raise
-_FAULTS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+_FAULTS = (
+    *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
+    *(RecursionError, MemoryError, SyntaxError),  # of too many brackets or loops in one another
+)
 
 
 def read_template(name: str) -> str:
@@ -40,11 +53,13 @@ class FrameTemplate:
     """A prompt template, compiled. Raises `InputError` where it is no Jinja or lacks a block."""
 
     def __init__(self, text: str):
+        if len(text) > MAX_TEMPLATE_CHARACTERS:
+            raise InputError(f"The prompt template has {len(text):,} characters, at most {MAX_TEMPLATE_CHARACTERS:,}.")
         environment = _Sandbox(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         try:
-            self._template = environment.from_string(text)
+            self._template = environment.from_string(_with_counted_loops(environment.parse(text)))
         except _FAULTS as error:
-            raise InputError(f"The prompt template is not valid Jinja: {error}.") from error
+            raise InputError(f"The prompt template cannot be used: {error}.") from error
         missing = [name for name in BLOCKS if name not in self._template.blocks]
         if missing:
             raise InputError(f"The prompt template has no block {missing[0]!r}; it needs {' and '.join(BLOCKS)}.")
@@ -58,9 +73,7 @@ class FrameTemplate:
         values = {name: [_slot(name, turn) for turn in range(count)] for name, count in counts.items()}
         values |= {"language": _slot("language", 0) if language else None, "words": words}
         try:
-            with _stopped_after(STEPS):
-                context = self._template.new_context(values)
-                system, user = ("".join(self._template.blocks[name](context)).strip("\n") for name in BLOCKS)
+            system, user = (self._block(name, values) for name in BLOCKS)
         except _FAULTS as error:
             raise InputError(f"The prompt template cannot be rendered: {error}.") from error
         text = chat_text(tokenizer, system, user)
@@ -78,8 +91,16 @@ class FrameTemplate:
         """The user's turn with the texts of one battle in it, as text: for what becomes part of another template."""
         names = ("prompt", "response_a", "response_b")
         values = {name: battle[name] for name in names} | {"language": None, "words": words}
-        context = self._template.new_context(values)
-        return "".join(self._template.blocks["user"](context)).strip("\n")
+        return self._block("user", values)
+
+    def _block(self, name: str, values: dict) -> str:
+        context = self._template.new_context(values | {_TURNS: iter(range(MAX_LOOP_TURNS))})
+        text = ""
+        for chunk in self._template.blocks[name](context):
+            text += chunk
+            if len(text) > MAX_FRAME_CHARACTERS:
+                raise SecurityError(f"it gives more than {MAX_FRAME_CHARACTERS:,} characters")
+        return text.strip("\n")
 
 
 def chat_text(tokenizer, system: str, user: str) -> str:
@@ -98,35 +119,59 @@ def chat_text(tokenizer, system: str, user: str) -> str:
     return tokenizer.apply_chat_template([{"role": "user", "content": f"{system}\n\n{user}"}], **options)
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Without `**` and the repetition of text or lists: one such operation may never end, or fill the memory."""
+_TURNS = "turns left"  # no name that a template could write
 
-    intercepted_binops = frozenset(["*", "**"])
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """With FILTERS alone; calls are of `range`, and `+` is for numbers: a text must not grow."""
+
+    intercepted_binops = frozenset(["+"])
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.globals = {"range": self.globals["range"]}
+        self.filters = {name: DEFAULT_FILTERS[name] for name in FILTERS} | {"join": _join, "counted": _counted}
+
+    def is_safe_callable(self, obj) -> bool:
+        """As Jinja asks before each call."""
+        return obj is self.globals["range"]
 
     def call_binop(self, context, operator, left, right):
-        if operator == "**" or not all(isinstance(value, int | float) for value in (left, right)):
-            raise SecurityError(f"{operator!r} is for products of numbers in a prompt template")
+        """As Jinja does each `+`."""
+        if not (isinstance(left, int) and isinstance(right, int)):
+            raise SecurityError("'+' is for numbers in a prompt template; text stands beside text")
         return super().call_binop(context, operator, left, right)
 
 
-@contextmanager
-def _stopped_after(steps: int):
-    """Raise `SecurityError` once so many lines of Python have run: the only way to stop a loop without a thread."""
-    left = steps
+def _with_counted_loops(tree: nodes.Template) -> nodes.Template:
+    """Have the loops counted. Raises `SecurityError` for what a prompt template may not hold."""
+    loops = list(tree.find_all(nodes.For))
+    for node in tree.find_all(nodes.Node):
+        is_list_of_lists = isinstance(node, nodes.List) and node.find(nodes.List)
+        is_lone_call = isinstance(node, nodes.Call) and all(node is not loop.iter for loop in loops)
+        if not isinstance(node, STATEMENTS + EXPRESSIONS) or is_list_of_lists or is_lone_call:
+            raise SecurityError(
+                f"line {node.lineno} has {type(node).__name__}; it may hold text, blocks, if, for (also over a "
+                f"range) and values with the filters {', '.join(FILTERS)}"
+            )
+    for loop in loops:
+        loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
+    return tree
 
-    def count(frame, event, argument):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise SecurityError(f"it ran for more than {steps:,} steps; is there a loop that hardly ends?")
-        return count
 
-    before = sys.gettrace()
-    sys.settrace(count)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+@pass_context
+def _counted(context, items) -> Iterator:
+    for item in items:
+        if next(context[_TURNS], None) is None:
+            raise SecurityError(f"its loops take more than {MAX_LOOP_TURNS:,} turns")
+        yield item
+
+
+def _join(items, separator: str = "") -> str:
+    texts = [str(item) for item in items]
+    if sum(map(len, texts)) + len(separator) * len(texts) > MAX_TEMPLATE_CHARACTERS:
+        raise SecurityError(f"a join gives more than {MAX_TEMPLATE_CHARACTERS:,} characters")
+    return separator.join(texts)
 
 
 def _slot(name: str, turn: int) -> str:

@@ -1,6 +1,5 @@
 """Battles to the trainer's rows: which ones a run may see, their targets, a teacher's labels for the order shown."""
 
-import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice
@@ -12,24 +11,18 @@ from datasets import Dataset, Features
 from datasets.table import InMemoryTable
 
 from sft_judge.core.errors import InputError
+from sft_judge.core.manifest import source_hash
 from sft_judge.core.progress import Progress
 from sft_judge.core.verdicts import ORDERS, VERDICTS, swap
 from sft_judge.data.battles import FIELDS, has_label
 from sft_judge.data.ordering import draw_mixture
-from sft_judge.prompts import escaping as plain_text
-from sft_judge.prompts import prompt as prompts
-from sft_judge.prompts import templates
-from sft_judge.prompts import truncation as budget
 from sft_judge.prompts.prompt import JudgePrompt
-from sft_judge.training import soft_labels as teachers
 from sft_judge.training.dataset_cache import cached_rows, fingerprint
 from sft_judge.training.soft_labels import correct_label, teacher_label
 
 ROWS_PER_BATCH = 1000  # rows tokenised at a time
 # the columns that rows are made of
 ROW_COLUMNS = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
-# the code that they are made by: when it changes, no old row counts
-MODULES = (prompts, plain_text, templates, budget, teachers)
 
 
 def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -> tuple[pa.Table, pa.Table | None]:
@@ -122,7 +115,7 @@ def verdict_dataset(
     schema = _schema(teacher is not None)
     if cached:
         settings = {**prompt.settings(), "policy": policy, "seed": seed, "correct_above": correct_above}
-        name = fingerprint([sys.modules[__name__], *MODULES], settings, battles, teacher)
+        name = fingerprint(source_hash(__name__), settings, battles, teacher)
         dataset = cached_rows(rows, Features.from_arrow_schema(schema), name)
     else:
         batches = [pa.RecordBatch.from_pylist(list(part), schema=schema) for part in _parts(rows())]

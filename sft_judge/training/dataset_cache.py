@@ -6,10 +6,8 @@ and maps it into memory. `HF_DATASETS_CACHE` says where; a folder there may be d
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterable
-from types import ModuleType
 
 import datasets
 import pyarrow as pa
@@ -39,15 +37,18 @@ def cached_rows(rows: Callable[[], Iterable[dict]], features: datasets.Features,
             datasets.enable_progress_bars()
 
 
-def fingerprint(modules: list[ModuleType], settings: dict, battles: pa.Table, teacher: dict | None) -> str:
+def fingerprint(source: str, settings: dict, battles: pa.Table, teacher: dict | None) -> str:
     """
-    SHA-256 of what rows are made of: the code in `modules` and the libraries, settings, battles, teacher's labels.
+    SHA-256 of everything that rows are made of.
 
-    `settings` is plain values; `battles` has the columns that matter and no others.
+    Args:
+        source: hash of the code that makes the rows, as `source_hash` gives it.
+        settings: plain values.
+        battles: the columns that matter and no others.
+        teacher: the teachers' labels, if there are any.
     """
-    digest = hashlib.sha256()
-    for part in (*modules, datasets, tokenizers, transformers):
-        digest.update(inspect.getsource(part).encode() if part in modules else part.__version__.encode())
+    libraries = [module.__version__ for module in (datasets, tokenizers, transformers)]
+    digest = hashlib.sha256("\n".join([source, *libraries]).encode())
     digest.update(json.dumps(settings, sort_keys=True).encode())
     digest.update(str(battles.schema).encode())
     for start in range(0, battles.num_rows, ROWS_PER_BATCH):

@@ -15,10 +15,13 @@ from sft_judge.evaluation.metrics import (
     figures,
     row_columns,
     skill_score,
-    total,
 )
 
 pytestmark = pytest.mark.unit
+
+
+def total(columns: dict) -> dict:
+    return {name: column.sum(axis=0) for name, column in columns.items()}
 
 
 @pytest.mark.parametrize("num", [2, 3])

@@ -19,6 +19,7 @@ from sft_judge.data.battles import battle_table
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.modeling.tiny_models import qwen2_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
+from sft_judge.prompts.templates import FrameTemplate
 from sft_judge.training.dataset import verdict_dataset
 
 pytestmark = pytest.mark.unit
@@ -200,9 +201,6 @@ def test_tie_falls_back_to_c_where_it_is_no_token(tokenizer):
 # Templates and tokenizers
 
 
-LOOP = "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}"
-
-
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -210,24 +208,70 @@ LOOP = "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% end
         (lambda text: text.replace("in response_b", "in response_a"), "turn 1 of 'response_a' 2 times"),
         (lambda text: text.replace("{{ turn }}", "{{ turn }}{{ turn }}", 1), "turn 1 of 'prompt' 2 times"),
         (lambda text: text.replace("{{ turn }}", "{{ turm }}", 1), "'turm' is undefined"),
-        (lambda text: text.replace("{{ turn }}", "{{ turn / 0 }}", 1), "cannot be rendered"),
+        (lambda text: text.replace("{{ turn }}", "{{ turn / 0 }}", 1), "has Div"),
         (lambda text: text.replace("{{ turn }}", "{{ turn|upper }}", 1), "turn 1 of 'prompt' 0 times"),
         (lambda text: text.replace("block user", "block usr"), "no block 'user'"),
         (lambda text: text.replace("block system", "block sys"), "no block 'system'"),
-        (lambda text: text.replace("{% endfor %}", "", 1), "not valid Jinja"),
+        (lambda text: text.replace("{% endfor %}", "", 1), "cannot be used"),
         (lambda text: "", "no block 'system'"),
-        (lambda text: text.replace("</Request>", "{% for x in range(10**9) %}{% endfor %}"), "product"),
-        (lambda text: text.replace("</Request>", "{% for x in range(1000000000) %}{% endfor %}"), "Range too big"),
-        (lambda text: text.replace("</Request>", LOOP), "more than 1,000,000 steps"),
-        (lambda text: text.replace("</Request>", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), "rendered"),
-        (lambda text: text.replace("</Request>", "{{ 'x' * 9999999999 }}"), "products of numbers"),
-        (lambda text: text.replace("</Request>", "{% include 'secret' %}"), "cannot be rendered"),
-        (lambda text: text.replace("</Request>", "{{ range(1, 2, 0) }}"), "cannot be rendered"),
+        (lambda text: text.replace("</Request>", "{{ range(1, 2, 0) }}"), "has Call"),
+        (lambda text: text.replace("</Request>", "{% for x in range(1, 2, 0) %}{% endfor %}"), "cannot be rendered"),
     ],
 )
 def test_a_bad_template_is_an_error_that_says_what_is_wrong(change, reason, tokenizer):
     with pytest.raises(InputError, match=reason):
         JudgePrompt(tokenizer, change(PAIR), WORDS, WIDE).fit([ROW])
+
+
+GROWING = "".join(f"{{% for {new} in [{old}|join({old})] %}}" for old, new in zip("abcdefg", "bcdefgh", strict=True))
+
+
+@pytest.mark.parametrize(
+    "hostile, reason",
+    [
+        ("{% for x in range(10**9) %}{% endfor %}", r"line \d+ has Pow"),
+        ("{% for x in range(1000000000) %}{% endfor %}", "Range too big"),
+        ("{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}", "more than 3,000 turns"),
+        ("{% for x in range(999) recursive %}{% for y in loop(x) %}{% endfor %}{% endfor %}", "not safely callable"),
+        ("{% for x in prompt %}" * 25 + "{% endfor %}" * 25, "nested"),
+        ("{% for range in ['x'.ljust] %}{% for y in range(10000000000) %}{% endfor %}{% endfor %}", "not safely"),
+        ("{% macro m(n) %}{{ m(n - 1) }}{{ m(n - 1) }}{% endmacro %}{{ m(99) }}", "has Macro"),
+        ("{% for x in self.user() %}{% endfor %}", "not safely callable|undefined"),
+        ("{% set x = 'xx' %}" + "{% set x = x ~ x %}" * 60, "has Assign"),
+        ("{% set x %}xx{% endset %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60, "has AssignBlock"),
+        ("{% with x = 'xx' %}{{ x }}{% endwith %}", "has With"),
+        ("{{ 'x' * 9999999999 }}", "has Mul"),
+        ("{{ '%9999999999d' % 1 }}", "has Mod"),
+        ("{{ 'x'.ljust(9999999999) }}", "has Call"),
+        ("{{ 'x'|center(9999999999) }}", "No filter named 'center'"),
+        ("{{ 'x' + 'x' }}", "'\\+' is for numbers"),
+        ("{% for a in ['xxxx'] %}" + GROWING + "{% endfor %}" * 8, "a join gives more than 30,000 characters"),
+        ("{% for x in [[[1, 1], [1, 1]], 1] %}{% endfor %}", "has List"),
+        ("{% for x in range(2000) %}" + 1000 * "text" + "{% endfor %}", "more than 1,000,000 characters"),
+        (30_000 * "x", "characters, at most 30,000"),
+        ("{{ " + 9_000 * "- " + "1 }}", "cannot be used"),
+        ("{{ " + 9_000 * "(" + "1" + 9_000 * ")" + " }}", "cannot be used"),
+        ("{% include 'secret' %}", "has Include"),
+        ("{% extends 'secret' %}", "has Extends"),
+    ],
+)
+@pytest.mark.timeout(10)
+def test_a_hostile_template_is_refused_in_a_line_and_soon(hostile, reason, tokenizer):
+    """A judge.json of somebody else holds one."""
+    with pytest.raises(InputError, match=f"(?i){reason}") as error:
+        JudgePrompt(tokenizer, PAIR.replace("</Request>", hostile), WORDS, WIDE).fit([ROW])
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_template_may_loop_over_fields_in_loops_and_choose():
+    template = FrameTemplate(
+        "{% block system %}{{ words|join(', ')|upper }}{% endblock %}{% block user %}"
+        "{% for field in [prompt, response_a, response_b] %}{% for turn in field if turn != '' %}"
+        "{{ 'Turn' if loop.first else 'Next' }} {{ loop.index + 1 }}/{{ loop.length }}: {{ turn }}{{ ' ' }}"
+        "{% endfor %}{% endfor %}{{ prompt[-1]|default('', boolean=true) }}{% endblock %}"
+    )
+    battle = {"prompt": ["p", "q"], "response_a": ["a"], "response_b": ["b"]}
+    assert template.user(battle, WORDS) == "Turn 2/2: p Next 3/2: q Turn 2/1: a Turn 2/1: b q"
 
 
 def test_a_template_cannot_reach_out_of_its_sandbox(tokenizer):

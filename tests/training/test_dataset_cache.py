@@ -1,11 +1,14 @@
 """The trainer's rows on disk: made once, and never those of other content."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from helpers.training_runs import make_prompt
 from sft_judge.core.errors import InputError
+from sft_judge.core.manifest import source_hash
 from sft_judge.data.battles import battle_table
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.dataset import verdict_dataset
@@ -43,7 +46,7 @@ def test_cached_rows_are_the_uncached_ones_and_are_made_once(policy, taught, cac
 
 
 @unit
-def test_other_content_does_not_hit_the_cache(cache, bases, planted_table, monkeypatch):
+def test_other_content_does_not_hit_the_cache(cache, bases, planted_table):
     teacher = drawn_teacher(planted_table)
     rows = planted_table.to_pylist()
     for field in ("prompt", "response_b"):
@@ -74,9 +77,18 @@ def test_other_content_does_not_hit_the_cache(cache, bases, planted_table, monke
     for variant in variants:
         verdict_dataset(*variant, cached=True)
     assert len(cache) == len(variants)
-    monkeypatch.setattr("sft_judge.training.dataset_cache.inspect.getsource", lambda module: "changed code")
-    verdict_dataset(*variants[0], cached=True)
-    assert len(cache) == len(variants) + 1
+
+
+@unit
+@pytest.mark.parametrize("file", ["core/verdicts.py", "data/ordering.py", "prompts/prompt.py", "training/dataset.py"])
+def test_rows_of_older_code_are_not_used(file, cache, bases, planted_table, monkeypatch):
+    """A module of our own that rows are made by, at any depth."""
+    monkeypatch.setattr("sft_judge.training.dataset.source_hash", source_hash.__wrapped__)
+    verdict_dataset(planted_table, make_prompt(bases), "both", 0, cached=True)
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + b"\n" * str(self).endswith(f"sft_judge/{file}"))
+    verdict_dataset(planted_table, make_prompt(bases), "both", 0, cached=True)
+    assert len(cache) == 2
 
 
 @unit

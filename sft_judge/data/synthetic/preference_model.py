@@ -16,8 +16,6 @@ from sft_judge.data.synthetic.vocabulary import LANGUAGES, NUM_TOPICS
 SPLITS = ("train", "test", "shifted")
 KINDS = ("topic", "plain", "courtesy", "rudeness", "again")  # the columns of an answer's counts
 TOPIC, PLAIN, COURTESY, RUDENESS, AGAIN = range(5)
-EASY_QUALITIES = ("courtesy", "rudeness", "repetition", "length")
-HARD_QUALITIES = ("on topic", "in the prompt's language")
 # utility per courteous word, rude word, repeated word, word of length; then for being on topic, in the language
 WEIGHTS = {"train": (1.0, -1.2, -0.9, 0.12, 1.0, 1.0), "shifted": (0.7, -0.6, -1.5, 0.05, 1.0, 0.4)}
 # mean courteous, rude and repeated words, mean topic and plain words; chance to be on topic, in the prompt's language
@@ -113,7 +111,7 @@ class Draw:
 
     @property
     def qualities(self) -> np.ndarray:
-        """[N, 2, 6] in the order of EASY_QUALITIES, HARD_QUALITIES."""
+        """[N, 2, 6] in the order of WEIGHTS."""
         hard = [self.answer_topic == self.topic[:, None], self.answer_language == self.language[:, None]]
         return np.stack([*np.moveaxis(self.counts[..., COURTESY:], -1, 0), self.words, *hard], axis=-1).astype(float)
 
