@@ -65,8 +65,8 @@ FAMILIES = ("qwen2", "gemma2")
 
 
 @pytest.fixture(scope="session")
-def planted_rows() -> list[dict]:
-    """Five dozen planted battles, hostile text among them, in folds 0 to 2."""
+def synthetic_rows() -> list[dict]:
+    """Five dozen synthetic battles, hostile text among them, in folds 0 to 2."""
     from sft_judge.data.synthetic.generator import generate_split
     from sft_judge.data.synthetic.preference_model import preset_settings
 
@@ -75,31 +75,31 @@ def planted_rows() -> list[dict]:
 
 
 @pytest.fixture(scope="session")
-def planted_table(planted_rows):
+def synthetic_table(synthetic_rows):
     """The same as a table of battles."""
     from sft_judge.data.battles import battle_table
 
-    return battle_table(planted_rows)
+    return battle_table(synthetic_rows)
 
 
 @pytest.fixture(scope="session")
-def planted_file(planted_table, tmp_path_factory) -> Path:
+def synthetic_file(synthetic_table, tmp_path_factory) -> Path:
     """The same as a Parquet file."""
     from sft_judge.data.battles import write_battles
 
     path = tmp_path_factory.mktemp("planted") / "battles.parquet"
-    write_battles(path, planted_table)
+    write_battles(path, synthetic_table)
     return path
 
 
 @pytest.fixture(scope="session")
-def bases(planted_rows, tmp_path_factory) -> dict[str, Path]:
-    """A tiny random model folder for each family, its tokenizer trained on the planted battles."""
+def bases(synthetic_rows, tmp_path_factory) -> dict[str, Path]:
+    """A tiny random model folder for each family, its tokenizer trained on the synthetic battles."""
     from sft_judge.core.resources import find_resource
     from sft_judge.modeling.tiny_models import make_base
 
     frame = find_resource("prompts", "pair").read_text(encoding="utf-8")
-    texts = [turn for row in planted_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
+    texts = [turn for row in synthetic_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
     folder = tmp_path_factory.mktemp("bases")
     for family in FAMILIES:
         make_base(folder / family, family, [*texts, *[frame] * 100], hidden=64, vocab=1200, positions=512)
@@ -162,14 +162,14 @@ def adapters(sharded_base, judge, tmp_path):
 
 
 @pytest.fixture
-def command(bases, planted_file, tmp_path):
+def command(bases, synthetic_file, tmp_path):
     """A function that gives the words of a training command; a setting of None is left out."""
     from helpers.training_runs import RECIPE
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
 
     def words(output: str = "judge", **changes) -> list[str]:
-        settings = {"model_name_or_path": bases["qwen2"], "battles": planted_file, "output_dir": tmp_path / output}
+        settings = {"model_name_or_path": bases["qwen2"], "battles": synthetic_file, "output_dir": tmp_path / output}
         pairs = {**settings, **changes}.items()
         lists = [(key, value if isinstance(value, list) else [value]) for key, value in pairs if value is not None]
         given = [str(word) for key, values in lists for word in (f"--{key}", *values)]

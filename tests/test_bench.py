@@ -56,7 +56,7 @@ def test_prompts_are_measured_on_planted_battles_where_there_is_no_data(monkeypa
     monkeypatch.setattr(module, "ROWS", 40)
     monkeypatch.setattr(module, "A_ROUND", 10)
     results = module.measure([0])
-    assert "planted battles" in capsys.readouterr().err and sys.stdout is not sys.stderr
+    assert "synthetic battles" in capsys.readouterr().err and sys.stdout is not sys.stderr
     assert len(results) == 2 and all(set(result) == set(RESULT) for result in results)
     for result in results:
         assert result["low"] <= result["ratio"] <= result["high"] and result["rounds"] == 4

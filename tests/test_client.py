@@ -20,8 +20,8 @@ def server(judge):
 
 
 @pytest.fixture
-def battles(planted_rows):
-    return [{name: row[name] for name in ("id", *FIELDS)} for row in planted_rows[:20]]
+def battles(synthetic_rows):
+    return [{name: row[name] for name in ("id", *FIELDS)} for row in synthetic_rows[:20]]
 
 
 def test_the_clients_give_what_the_server_says(server, battles):

@@ -92,7 +92,7 @@ def test_an_unknown_recipe_names_the_nearest(sft_judge):
 
 
 def test_prompt_show_and_train_run_by_name(sft_judge, tmp_path):
-    """Planted battles to a trained judge, nothing named by a path into the checkout."""
+    """Synthetic battles to a trained judge, nothing named by a path into the checkout."""
     for words in (
         ["plant", "--output", "planted", "--rows", 60, "--test-rows", 10, "--shifted-rows", 10, "--seed", 1],
         ["import", "planted/train.csv", "--output", "train.parquet"],

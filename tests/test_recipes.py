@@ -96,11 +96,11 @@ def test_the_header_launches_this_very_file(recipe):
 
 
 @pytest.mark.parametrize("template", PROMPTS, ids=lambda path: path.stem)
-def test_a_prompt_renders_and_ends_where_the_verdict_stands(template, base, planted_rows):
+def test_a_prompt_renders_and_ends_where_the_verdict_stands(template, base, synthetic_rows):
     tokenizer, text = load_tokenizer(str(base)), template.read_text(encoding="utf-8")
     prompt = JudgePrompt(tokenizer, text, choose_verdict_words(tokenizer, text, 3), Budget())
     assert len(set(prompt.verdict_ids)) == 3
-    for row, (ids,) in zip(planted_rows[:6], prompt.encode(planted_rows[:6], ("ab",)), strict=True):
+    for row, (ids,) in zip(synthetic_rows[:6], prompt.encode(synthetic_rows[:6], ("ab",)), strict=True):
         shown = tokenizer.decode(ids)
         for name in ("prompt", "response_a", "response_b"):
             assert all(turn.strip() in shown for turn in row[name] if turn.isascii())

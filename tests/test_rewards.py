@@ -109,12 +109,12 @@ def test_the_pairwise_judge_names_the_more_probable_whichever_stands_first(judge
 
 @pytest.mark.engine
 @pytest.mark.parametrize("conversational", [False, True])
-def test_grpo_takes_steps_on_the_rewards_of_a_judge(conversational, judge, bases, planted_rows, tmp_path):
+def test_grpo_takes_steps_on_the_rewards_of_a_judge(conversational, judge, bases, synthetic_rows, tmp_path):
     from trl import GRPOConfig, GRPOTrainer
 
     from sft_judge.modeling.loading import load_model, load_tokenizer
 
-    texts = [row["prompt"][0] for row in planted_rows[:8]]
+    texts = [row["prompt"][0] for row in synthetic_rows[:8]]
     prompts = [[{"role": "user", "content": text}] for text in texts] if conversational else texts
     settings = {"max_steps": 3, "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 12}
     settings |= {"use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no", "disable_tqdm": True}

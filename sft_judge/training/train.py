@@ -29,6 +29,7 @@ from sft_judge.training.compute_metrics import make_compute_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import mix_sources, split_folds, verdict_dataset, verdict_shares
 from sft_judge.training.learning_rates import question_learning_rate
+from sft_judge.training.machine import DEFAULTS
 from sft_judge.training.resume import open_work
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import read_teachers
@@ -233,7 +234,7 @@ def _costs(trainer: JudgeTrainer, data: TrainingData, trained) -> dict:
 
 def _recipe(config: JudgeConfig) -> dict:
     """The judge's own settings and those of the optimiser, as plain values."""
-    own = JudgeConfig.__annotations__
+    own = [name for name in JudgeConfig.__annotations__ if name not in DEFAULTS]
     optimiser = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps")
     batch = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim")
     return _plain({name: getattr(config, name) for name in (*own, *optimiser, *batch)})

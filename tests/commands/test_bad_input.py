@@ -39,9 +39,9 @@ def judge(bases, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def probs(planted_rows, tmp_path_factory):
-    """A probs file of the planted battles, both orders."""
-    ids = [row["id"] for row in planted_rows]
+def probs(synthetic_rows, tmp_path_factory):
+    """A probs file of the synthetic battles, both orders."""
+    ids = [row["id"] for row in synthetic_rows]
     logp = np.log(np.random.default_rng(0).dirichlet(np.ones(3), 2 * len(ids)))
     path = tmp_path_factory.mktemp("probs") / "probs.parquet"
     write_probs(path, Probs(np.repeat(ids, 2), np.tile(["ab", "ba"], len(ids)), logp, {}))
@@ -49,7 +49,7 @@ def probs(planted_rows, tmp_path_factory):
 
 
 @pytest.fixture
-def places(judge, bases, probs, planted_file, tmp_path):
+def places(judge, bases, probs, synthetic_file, tmp_path):
     """What a command may name. `taken` is a file; `two` is a judge whose verdict word has become two tokens."""
     (tmp_path / "taken").write_text("in the way")
     (tmp_path / "empty").mkdir()
@@ -57,7 +57,7 @@ def places(judge, bases, probs, planted_file, tmp_path):
     spec = json.loads((two / "judge.json").read_text())
     (two / "judge.json").write_text(json.dumps({**spec, "verdict_words": ["A", "B", "undecided, both"]}))
     named = {name: tmp_path / name for name in ("taken", "empty", "two", "out", "missing")}
-    return named | {"judge": judge, "base": bases["qwen2"], "probs": probs, "battles": planted_file}
+    return named | {"judge": judge, "base": bases["qwen2"], "probs": probs, "battles": synthetic_file}
 
 
 def tree(folder) -> dict:

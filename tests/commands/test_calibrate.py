@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from helpers.drawn_probs import held, loss, planted
+from helpers.drawn_probs import held, loss, synthetic
 from sft_judge.cli import main
 from sft_judge.core.files import content_hash
 from sft_judge.core.verdicts import VERDICTS
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture
 def judge(tmp_path):
     """A judge folder, 400 battles in two folds, and what the judge said of them, too boldly by a temperature of 2."""
-    probs, verdicts = planted(0.5, rows=400)
+    probs, verdicts = synthetic(0.5, rows=400)
     folder = tmp_path / "judge"
     folder.mkdir()
     write_spec(folder, JudgeSpec(["A", "B", "tie"], [1, 2, 3], "{{ prompt }}", Budget(), training={"folds_seen": [0]}))
@@ -68,7 +68,7 @@ def test_rows_of_a_fold_that_was_trained_on_are_refused(judge, capsys):
 
 
 def test_a_calibration_that_does_not_help_is_refused_and_the_judge_stays_raw(judge, capsys):
-    probs, verdicts = planted(1.0, rows=400, seed=3)
+    probs, verdicts = synthetic(1.0, rows=400, seed=3)
     rows = [{"id": str(i), "prompt": [f"p{i}"], "response_a": ["x"], "response_b": ["y"]} for i in range(400)]
     rows = [row | {"verdict": VERDICTS[v], "fold": 1} for row, v in zip(rows, verdicts, strict=True)]
     write_battles(judge.parent / "battles.parquet", battle_table(rows))
@@ -82,7 +82,7 @@ def test_a_calibration_that_does_not_help_is_refused_and_the_judge_stays_raw(jud
 
 
 def test_ties_cannot_be_scaled_where_the_judge_has_none(judge, capsys):
-    probs, _ = planted(1.0, rows=400, num=2)
+    probs, _ = synthetic(1.0, rows=400, num=2)
     logp = np.column_stack([np.log(probs), np.full(400, -np.inf)])
     ids = np.array([str(i) for i in range(400)], dtype=object)
     write_probs(judge.parent / "p.parquet", Probs(ids, np.full(400, "ab"), logp, {"model": str(judge)}))
@@ -115,7 +115,7 @@ def test_nothing_to_fit_on_is_one_line_and_changes_nothing(judge, more, capsys):
 
 @pytest.mark.parametrize("told", [True, False])
 def test_languages_count_only_where_the_probs_file_tells_them_to_its_readers(tmp_path, told):
-    found = [planted(0.4, rows=900, seed=1), planted(2.5, rows=900, seed=2)]
+    found = [synthetic(0.4, rows=900, seed=1), synthetic(2.5, rows=900, seed=2)]
     probs, verdicts = (np.concatenate(parts) for parts in zip(*found, strict=True))
     languages = np.array(["English", "German"], dtype=object).repeat(900)
     rows = [{"id": str(i), "prompt": [f"p{i}"], "response_a": ["x"], "response_b": ["y"]} for i in range(1800)]

@@ -15,10 +15,10 @@ engine = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
-def adapter(bases, planted_file, tmp_path_factory) -> Path:
+def adapter(bases, synthetic_file, tmp_path_factory) -> Path:
     """A trained adapter on the Qwen2-style base."""
     folder = tmp_path_factory.mktemp("adapter") / "judge"
-    words = ["--model_name_or_path", bases["qwen2"], "--battles", planted_file, "--output_dir", folder]
+    words = ["--model_name_or_path", bases["qwen2"], "--battles", synthetic_file, "--output_dir", folder]
     assert main(["train", "--config", "demo/student", "--max_steps", "1", *map(str, words)]) == 0
     return folder
 
@@ -42,40 +42,40 @@ def every_use(model: Path, battles: Path, tmp_path: Path) -> list[list[str]]:
 
 
 @engine
-def test_adapter_weights_that_are_cut_short_are_refused_by_name(damaged, planted_file, tmp_path, capsys):
+def test_adapter_weights_that_are_cut_short_are_refused_by_name(damaged, synthetic_file, tmp_path, capsys):
     cut_short(damaged / ADAPTER_WEIGHTS)
-    merge, predict, _, verify, judge = every_use(damaged, planted_file, tmp_path)  # no adapter is quantised
+    merge, predict, _, verify, judge = every_use(damaged, synthetic_file, tmp_path)  # no adapter is quantised
     for words in (merge, predict, verify, judge):
         refuses(words, 2, f"{damaged / ADAPTER_WEIGHTS}: damaged or cut short", tmp_path, capsys)
 
 
 @engine
 @pytest.mark.parametrize("name", ["transformers", "vllm"])
-def test_weights_that_are_cut_short_are_refused_by_name(name, adapter, planted_file, tmp_path, capsys):
+def test_weights_that_are_cut_short_are_refused_by_name(name, adapter, synthetic_file, tmp_path, capsys):
     assert main(["merge", str(adapter), "--output", str(tmp_path / "whole")]) == 0
     cut_short(tmp_path / "whole" / "model.safetensors")
     reason = f"{tmp_path / 'whole' / 'model.safetensors'}: damaged or cut short"
-    lines = every_use(tmp_path / "whole", planted_file, tmp_path)
+    lines = every_use(tmp_path / "whole", synthetic_file, tmp_path)
     for words in lines if name == "transformers" else [[*lines[1], "--engine", "vllm"]]:
         refuses(words, 2, reason, tmp_path, capsys)
 
 
 @engine
-def test_an_adapter_on_a_base_of_other_shapes_is_refused_by_both_names(damaged, planted_file, tmp_path, capsys):
+def test_an_adapter_on_a_base_of_other_shapes_is_refused_by_both_names(damaged, synthetic_file, tmp_path, capsys):
     make_base(tmp_path / "wide", "qwen2", ["a judge of other shapes"] * 50, hidden=96, vocab=400, positions=512)
     fields = json.loads((damaged / "adapter_config.json").read_text())
     fields["base_model_name_or_path"] = str(tmp_path / "wide")
     (damaged / "adapter_config.json").write_text(json.dumps(fields))
     reason = f"{damaged}: its adapter was not made for {tmp_path / 'wide'} (size mismatch for "
-    for words in every_use(damaged, planted_file, tmp_path)[:2]:
+    for words in every_use(damaged, synthetic_file, tmp_path)[:2]:
         refuses(words, 2, reason, tmp_path, capsys)
 
 
 @engine
-def test_an_adapter_of_other_layers_is_refused_by_the_first_of_them(damaged, bases, planted_file, tmp_path, capsys):
+def test_an_adapter_of_other_layers_is_refused_by_the_first_of_them(damaged, bases, synthetic_file, tmp_path, capsys):
     saved = load_file(damaged / ADAPTER_WEIGHTS)
     save_file({name.replace("layers.1.", "layers.7."): value for name, value in saved.items()}, damaged / "new")
     (damaged / "new").rename(damaged / ADAPTER_WEIGHTS)
     reason = f"was not made for {bases['qwen2']}: base_model.model.model.layers.1."
-    for words in every_use(damaged, planted_file, tmp_path)[:2]:
+    for words in every_use(damaged, synthetic_file, tmp_path)[:2]:
         refuses(words, 2, reason, tmp_path, capsys)

@@ -1,4 +1,4 @@
-"""metrics.json, the worth table and the report, from a small planted set."""
+"""metrics.json, the worth table and the report, from a small synthetic set."""
 
 import csv
 import json

@@ -17,25 +17,25 @@ def judge(each_judge):
     return each_judge
 
 
-def test_a_merged_adapter_gives_the_adapters_probabilities(base, planted_rows, planted_file, tmp_path, capsys):
+def test_a_merged_adapter_gives_the_adapters_probabilities(base, synthetic_rows, synthetic_file, tmp_path, capsys):
     adapter = make_judge(tmp_path / "adapter", base, adapter=True)
     merged = tmp_path / "merged"
-    words = ["--output", str(merged), "--battles", str(planted_file), "--limit", "8"]
+    words = ["--output", str(merged), "--battles", str(synthetic_file), "--limit", "8"]
     assert main(["merge", str(adapter), *words]) == 0
     assert "adapter against merged" in capsys.readouterr().out
     assert (merged / "model.safetensors").is_file() and not (merged / "adapter_config.json").exists()
-    np.testing.assert_allclose(naive(merged, planted_rows[:8]), naive(adapter, planted_rows[:8]), atol=1e-4)
+    np.testing.assert_allclose(naive(merged, synthetic_rows[:8]), naive(adapter, synthetic_rows[:8]), atol=1e-4)
 
 
 def test_a_merge_that_changes_probabilities_is_refused_with_status_3(
-    bases, planted_file, tmp_path, monkeypatch, capsys
+    bases, synthetic_file, tmp_path, monkeypatch, capsys
 ):
     from sft_judge.conversion.merge_adapter import AdapterByShards
 
     adapter = make_judge(tmp_path / "adapter", bases["qwen2"], adapter=True)
     monkeypatch.setattr(AdapterByShards, "merge", lambda self, name, weight: weight)  # forgets the adapter
     before = {path.name for path in tmp_path.iterdir()}
-    assert main(["merge", str(adapter), "--output", str(tmp_path / "merged"), "--battles", str(planted_file)]) == 3
+    assert main(["merge", str(adapter), "--output", str(tmp_path / "merged"), "--battles", str(synthetic_file)]) == 3
     assert "Parity gate" in capsys.readouterr().err and {path.name for path in tmp_path.iterdir()} == before
 
 

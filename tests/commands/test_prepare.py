@@ -155,12 +155,12 @@ def test_limit_counts_over_all_files(tmp_path):
     assert [row["id"] for row in kept] == ["a0", "a1", "a2", "b0"]
 
 
-def planted_table(rows: int, **knobs) -> pa.Table:
+def synthetic_table(rows: int, **knobs) -> pa.Table:
     return battle_table(generate_split(SyntheticSettings(rows=rows, **knobs), "train").rows)
 
 
 def test_prepare_counts_every_row_and_joins_files(tmp_path, capsys):
-    table = planted_table(200)
+    table = synthetic_table(200)
     paths = [tmp_path / "one.parquet", tmp_path / "two.jsonl"]
     for path, part in zip(paths, (table.slice(0, 120), table.slice(120)), strict=True):
         write_battles(path, part)
@@ -183,7 +183,7 @@ def test_prepare_counts_every_row_and_joins_files(tmp_path, capsys):
     ],
 )
 def test_bad_settings_are_one_clear_line(options, said, tmp_path, capsys):
-    write_battles(tmp_path / "b.parquet", planted_table(20))
+    write_battles(tmp_path / "b.parquet", synthetic_table(20))
     assert main(["prepare", str(tmp_path / "b.parquet"), "--output", str(tmp_path / "o.parquet"), *options]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and not (tmp_path / "o.parquet").exists()
@@ -191,7 +191,7 @@ def test_bad_settings_are_one_clear_line(options, said, tmp_path, capsys):
 
 def test_bad_battles_are_one_clear_line(tmp_path, capsys):
     good = tmp_path / "b.parquet"
-    write_battles(good, planted_table(20))
+    write_battles(good, synthetic_table(20))
     (tmp_path / "twin.parquet").write_bytes(good.read_bytes())
     (tmp_path / "empty.parquet").write_bytes(b"")
     (tmp_path / "garbage.parquet").write_bytes(bytes(range(256)))

@@ -24,8 +24,8 @@ def judge(bases, tmp_path):
     return folder
 
 
-def test_check_is_0_when_fine_and_2_when_something_would_break(judge, planted_file, capsys):
-    words = ["prompt", "check", "--model", str(judge), "--battles", str(planted_file)]
+def test_check_is_0_when_fine_and_2_when_something_would_break(judge, synthetic_file, capsys):
+    words = ["prompt", "check", "--model", str(judge), "--battles", str(synthetic_file)]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines and all(line.startswith(("ok: ", "warning: ")) for line in lines)
@@ -43,8 +43,8 @@ def test_check_lists_a_broken_judge_instead_of_stopping_at_it(judge, capsys):
     assert main(["prompt", "show", "--model", str(judge)]) == 2
 
 
-def test_show_takes_a_budget_in_the_place_of_the_judges_own(judge, planted_file, capsys):
-    assert main(["prompt", "show", "--model", str(judge), "--battles", str(planted_file), "--budget", "200"]) == 0
+def test_show_takes_a_budget_in_the_place_of_the_judges_own(judge, synthetic_file, capsys):
+    assert main(["prompt", "show", "--model", str(judge), "--battles", str(synthetic_file), "--budget", "200"]) == 0
     assert "tokens of 200" in capsys.readouterr().out
 
 

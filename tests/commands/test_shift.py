@@ -21,14 +21,14 @@ from sft_judge.pipelines import pipeline
 ROWS = 600
 
 
-def planted(seed: int, **knobs):
+def synthetic(seed: int, **knobs):
     return generate_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1, seed=seed, **knobs), "train")
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """Two planted sets, and steps that train nothing: each judge says what `opinions[judge]` makes of the truth."""
-    sets = {"ours": planted(1), "theirs": planted(2)}
+    """Two synthetic sets, and steps that train nothing: each judge says what `opinions[judge]` makes of the truth."""
+    sets = {"ours": synthetic(1), "theirs": synthetic(2)}
     truth = {}
     for name, split in sets.items():
         rows = [{**row, "id": f"{name}{row['id']}"} for row in split.rows]
@@ -144,7 +144,7 @@ def test_a_browser_opens_the_shift_page_and_names_stay_text(world):
 )
 def test_bad_input_is_one_clear_line_and_makes_no_page(tmp_path, capsys, more, said):
     for name, seed in (("ours", 1), ("theirs", 2)):
-        write_battles(tmp_path / f"{name}.parquet", battle_table(planted(seed).rows[:90]))
+        write_battles(tmp_path / f"{name}.parquet", battle_table(synthetic(seed).rows[:90]))
     assert shift(tmp_path, *more) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and not (tmp_path / "o/shift.json").exists()
@@ -153,7 +153,7 @@ def test_bad_input_is_one_clear_line_and_makes_no_page(tmp_path, capsys, more, s
 @pytest.mark.timeout(600)
 def test_two_tiny_judges_are_trained_scored_and_not_trained_again(bases, tmp_path, capfd):
     for name, seed in (("ours", 1), ("theirs", 2)):
-        write_battles(tmp_path / f"{name}.parquet", battle_table(planted(seed).rows[:90]))
+        write_battles(tmp_path / f"{name}.parquet", battle_table(synthetic(seed).rows[:90]))
     base = ["--model_name_or_path", str(bases["qwen2"]), "--folds", "3"]
     assert shift(tmp_path, *base) == 0
     first = (tmp_path / "o/shift.json").read_bytes()

@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @unit
-def test_in_sample_labels_are_refused_with_status_3_and_taken_when_allowed(command, planted_file, tmp_path, capsys):
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, proof({0: [0, 1], 1: [0, 2], 2: [0, 1]}))
+def test_in_sample_labels_are_refused_with_status_3_and_taken_when_allowed(command, synthetic_file, tmp_path, capsys):
+    labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, proof({0: [0, 1], 1: [0, 2], 2: [0, 1]}))
     refuses(command(labels=labels), 3, "fold 0 was labelled by fold-0, which trained on it", tmp_path, capsys)
 
 
@@ -83,9 +83,9 @@ def test_a_bad_recipe_is_one_line_status_2_and_leaves_nothing(text, reason, comm
 
 
 @unit
-def test_labels_that_miss_a_battle_name_it(command, planted_file, tmp_path, capsys):
-    first = read_battles(planted_file)["id"][0].as_py()
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN, drop=1)
+def test_labels_that_miss_a_battle_name_it(command, synthetic_file, tmp_path, capsys):
+    first = read_battles(synthetic_file)["id"][0].as_py()
+    labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, CLEAN, drop=1)
     refuses(command(labels=labels), 2, f"no row for battle {first}", tmp_path, capsys)
 
 
@@ -100,14 +100,14 @@ def test_an_adapter_is_no_base(command, bases, tmp_path, capsys):
 
 
 @engine
-def test_what_is_saved_says_what_it_was_trained_on(train, planted_file):
+def test_what_is_saved_says_what_it_was_trained_on(train, synthetic_file):
     folder = train(fold=0, holdout_fold=2)
     spec = read_spec(folder)
     assert spec.training["folds_seen"] == [1] and spec.training["rows"] == 20 and spec.num_verdicts == 3
-    assert spec.training["battles_sha256"] == content_hash(planted_file)
+    assert spec.training["battles_sha256"] == content_hash(synthetic_file)
     assert spec.training["recipe"]["learning_rate"] == 1e-3
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["rows"] == 20 and manifest["inputs"][str(planted_file)] == content_hash(planted_file)
+    assert manifest["rows"] == 20 and manifest["inputs"][str(synthetic_file)] == content_hash(synthetic_file)
     assert not (folder / "training_args.bin").exists()
 
 

@@ -37,9 +37,9 @@ def exported(judge, tmp_path_factory):
 
 
 @unit
-def test_a_classifier_is_its_judge_for_the_engine_and_for_the_plain_pipeline(exported, judge, planted_rows):
+def test_a_classifier_is_its_judge_for_the_engine_and_for_the_plain_pipeline(exported, judge, synthetic_rows):
     """The pipeline tokenises texts by itself: those whose tokens are the judge's are compared."""
-    spec, tokenizer, rows = read_spec(judge), load_tokenizer(str(judge)), planted_rows[:40]
+    spec, tokenizer, rows = read_spec(judge), load_tokenizer(str(judge)), synthetic_rows[:40]
     prompt = JudgePrompt.of(tokenizer, spec)
     scores = []
     for folder in (judge, exported):
@@ -75,7 +75,7 @@ def test_a_logit_scale_is_found_and_a_soft_cap_is_told_from_it(scaling):
 @unit
 @pytest.mark.parametrize("family", ["qwen3", "llama", "mistral", "phi3", "gemma3", "qwen3_moe"])
 def test_families_with_a_sequence_classification_form_have_the_same_probabilities(family, judge, tmp_path):
-    """gemma3 has an image tower; the gate of `export` compares on planted battles."""
+    """gemma3 has an image tower; the gate of `export` compares on synthetic battles."""
     torch.manual_seed(3)
     model = tiny_model(family, torch.float32, vocab_size=AutoConfig.from_pretrained(judge).vocab_size)
     model.resize_token_embeddings(AutoConfig.from_pretrained(judge).vocab_size)

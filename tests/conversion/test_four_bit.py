@@ -27,13 +27,13 @@ def on_4_bits(train, bases, monkeypatch):
 
 @engine
 def test_an_adapter_of_a_4_bit_base_is_merged_into_the_weights_that_it_learnt_on(
-    on_4_bits, bases, planted_file, tmp_path, capsys
+    on_4_bits, bases, synthetic_file, tmp_path, capsys
 ):
     """Against the trainer's own layers, read back by bitsandbytes; --onto plain against PEFT on the base as stored."""
     import bitsandbytes
 
     adapter, [trainers] = on_4_bits
-    assert merge(adapter, output=tmp_path / "merged", battles=planted_file) == 0
+    assert merge(adapter, output=tmp_path / "merged", battles=synthetic_file) == 0
     assert "adapter against merged (bfloat16)" in capsys.readouterr().out
     merged, base = stored(tmp_path / "merged"), stored(bases["qwen2"])
     layers = {
@@ -53,7 +53,7 @@ def test_an_adapter_of_a_4_bit_base_is_merged_into_the_weights_that_it_learnt_on
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
     assert read_spec(tmp_path / "merged").training["merged_onto"] == "trained"
 
-    assert merge(adapter, output=tmp_path / "plain", onto="plain", battles=planted_file) == 0
+    assert merge(adapter, output=tmp_path / "plain", onto="plain", battles=synthetic_file) == 0
     load_model(str(adapter)).merge_and_unload().save_pretrained(tmp_path / "by-peft")
     assert not differences(tmp_path / "plain", tmp_path / "by-peft")
     assert differences(tmp_path / "plain", tmp_path / "merged") == {f"{name}.weight" for name in layers}

@@ -38,8 +38,8 @@ def audit_of(rows: list[dict], folder: Path, **options) -> dict:
 
 
 @pytest.fixture(scope="module")
-def planted() -> list[dict]:
-    """700 planted battles with everything: hostile text, near-duplicate prompts, folds that split them."""
+def synthetic() -> list[dict]:
+    """700 synthetic battles with everything: hostile text, near-duplicate prompts, folds that split them."""
     knobs = preset_settings("full", rows=700, test_rows=1, shifted_rows=1, hostile=0.5, near_duplicates=0.3)
     return [{**row, "fold": place % 3} for place, row in enumerate(generate_split(knobs, "train").rows)]
 
@@ -65,36 +65,36 @@ def test_counts_of_a_small_set_are_those_done_by_hand(tmp_path):
     assert audit["characters"]["response_a"]["1"] == 6 and audit["leaks"] is None
 
 
-def test_figures_are_those_of_plain_loops_over_the_rows(planted, tmp_path):
-    audit = audit_of(planted, tmp_path)
-    lengths = {name: [len("".join(row[name])) for row in planted] for name in FIELDS}
+def test_figures_are_those_of_plain_loops_over_the_rows(synthetic, tmp_path):
+    audit = audit_of(synthetic, tmp_path)
+    lengths = {name: [len("".join(row[name])) for row in synthetic] for name in FIELDS}
     assert audit["characters"]["prompt"]["0.5"] == np.median(lengths["prompt"])
-    assert sum(audit["length_histogram"]["counts"]["response_b"]) == len(planted)
+    assert sum(audit["length_histogram"]["counts"]["response_b"]) == len(synthetic)
     assert audit["rows_by"]["turns"] == {
-        str(n): c for n, c in sorted(Counter(len(r["prompt"]) for r in planted).items())
+        str(n): c for n, c in sorted(Counter(len(r["prompt"]) for r in synthetic).items())
     }
     a, b = (np.array(lengths[name]) for name in FIELDS[1:])
     places = np.union1d(a, b)
     distance = max(abs((a <= place).mean() - (b <= place).mean()) for place in places)
     assert audit["length_symmetry"]["ks_distance"] == pytest.approx(distance)
     outcomes = Counter()
-    for row in planted:
+    for row in synthetic:
         for side in "ab":
             result = "ties" if row["verdict"] == "tie" else "wins" if row["verdict"] == side else "losses"
             outcomes[row[f"model_{side}"], result] += 1
     found = {(row["model"], key): row[key] for row in audit["models"] for key in ("wins", "losses", "ties")}
-    assert found == {key: outcomes[key] for key in found} and sum(found.values()) == 2 * len(planted)
-    longer = [(row["verdict"] == "a") == (x > y) for row, x, y in zip(planted, a, b, strict=True) if x != y]
+    assert found == {key: outcomes[key] for key in found} and sum(found.values()) == 2 * len(synthetic)
+    longer = [(row["verdict"] == "a") == (x > y) for row, x, y in zip(synthetic, a, b, strict=True) if x != y]
     decided = [
         hit
-        for hit, row in zip(longer, (r for r, x, y in zip(planted, a, b, strict=True) if x != y), strict=True)
+        for hit, row in zip(longer, (r for r, x, y in zip(synthetic, a, b, strict=True) if x != y), strict=True)
         if row["verdict"] != "tie"
     ]
     assert audit["longer_answer_wins"]["value"] == pytest.approx(np.mean(decided))
 
 
-def test_the_size_of_a_batch_changes_nothing(planted, tmp_path):
-    write_battles(tmp_path / "b.parquet", battle_table(planted))
+def test_the_size_of_a_batch_changes_nothing(synthetic, tmp_path):
+    write_battles(tmp_path / "b.parquet", battle_table(synthetic))
     file, small = (open_battles(tmp_path / "b.parquet") for _ in range(2))
     batches = small.batches
     small.batches = lambda: batches(size=97)
@@ -114,13 +114,13 @@ def test_win_rates_have_wilson_intervals():
 
 
 def test_prompts_split_over_folds_are_counted_with_ids_and_none_are_when_the_folds_keep_them_together(
-    planted, tmp_path
+    synthetic, tmp_path
 ):
-    leaks = audit_of(planted, tmp_path)["leaks"]
+    leaks = audit_of(synthetic, tmp_path)["leaks"]
     assert leaks["rows_near_another_fold"] > 50 and leaks["pairs_compared"] > 0
-    folds = {row["id"]: row["fold"] for row in planted}
+    folds = {row["id"]: row["fold"] for row in synthetic}
     assert leaks["example_ids"] and all(folds[one] != folds[two] for one, two in leaks["example_ids"])
-    alone = audit_of([{**row, "fold": 0} for row in planted], tmp_path)["leaks"]
+    alone = audit_of([{**row, "fold": 0} for row in synthetic], tmp_path)["leaks"]
     assert alone["rows_near_another_fold"] == alone["first_turns_in_two_folds"] == 0
 
 
@@ -129,19 +129,19 @@ def kinds(text: str) -> set[str]:
     return set(find_injections(table["prompt"].combine_chunks().flatten()))
 
 
-def test_planted_hostile_text_is_counted_field_by_field(planted, tmp_path):
-    audit = audit_of(planted, tmp_path)["hostile_text"]
+def test_planted_hostile_text_is_counted_field_by_field(synthetic, tmp_path):
+    audit = audit_of(synthetic, tmp_path)["hostile_text"]
     for token in ("<|im_", "<start_of_turn>", "</Response_"):
         kind = next(iter(kinds({"<|im_": "<|im_end|>", "</Response_": "</Response_A>"}.get(token, token))))
         endings = [text for text in INJECTIONS if kind in kinds(text)]
         for name in FIELDS:
-            rows = sum(any(ending in turn for turn in row[name] for ending in endings) for row in planted)
+            rows = sum(any(ending in turn for turn in row[name] for ending in endings) for row in synthetic)
             assert audit[kind][name] == rows > 10
 
 
-def test_the_share_over_a_total_is_the_share_that_a_budget_of_that_total_cuts(base, planted, tmp_path, monkeypatch):
+def test_the_share_over_a_total_is_the_share_that_a_budget_of_that_total_cuts(base, synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr(audit_module, "TOTALS", (200, 240, 4000))
-    rows = planted[:150]
+    rows = synthetic[:150]
     write_battles(tmp_path / "b.parquet", battle_table(rows))
     assert main(["audit", str(tmp_path / "b.parquet"), "--output", str(tmp_path / "o"), "--model", str(base)]) == 0
     facts = json.loads((tmp_path / "o/audit.json").read_text())["tokens"][str(base)]

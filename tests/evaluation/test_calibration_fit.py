@@ -1,9 +1,9 @@
-"""Calibrations: found where planted, symmetric, kept only where held-out rows support them."""
+"""Calibrations: found where synthetic, symmetric, kept only where held-out rows support them."""
 
 import numpy as np
 import pytest
 
-from helpers.drawn_probs import drawn, held, loss, planted
+from helpers.drawn_probs import drawn, held, loss, synthetic
 from sft_judge.core.verdicts import swap
 from sft_judge.data.probs import MIN_PROBABILITY
 from sft_judge.evaluation.calibration_fit import choose_calibration, cross_fit, fit_temperature, fit_vector
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 @pytest.mark.parametrize("num", [2, 3])
 def test_the_planted_temperature_is_recovered(temperature, num):
-    probs, verdicts = planted(temperature, num=num)
+    probs, verdicts = synthetic(temperature, num=num)
     assert fit_temperature(probs, verdicts)["temperature"] == pytest.approx(temperature, rel=0.08)
 
 
@@ -30,13 +30,13 @@ def test_a_planted_scaling_of_ties_is_recovered():
 @pytest.mark.parametrize("fit", [fit_temperature, fit_vector])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_fitted_rows_never_get_worse(fit, seed):
-    probs, verdicts = planted(rows=30, seed=seed)
+    probs, verdicts = synthetic(rows=30, seed=seed)
     assert loss(probs, verdicts, fit(probs, verdicts)) <= loss(probs, verdicts) + 1e-9
 
 
 @pytest.mark.parametrize("fit, num", [(fit_temperature, 2), (fit_temperature, 3), (fit_vector, 3)])
 def test_exchange_of_responses_exchanges_the_calibrated_result_to_the_bit(fit, num):
-    probs, verdicts = planted(1.7, num=num)
+    probs, verdicts = synthetic(1.7, num=num)
     exchanged = np.array([1, 0, 2])[verdicts]
     found = fit(probs, verdicts)
     assert fit(swap(probs), exchanged) == pytest.approx(found, rel=1e-4)
@@ -52,12 +52,12 @@ def test_a_probability_of_zero_stays_zero_and_rows_sum_to_one():
 
 
 def test_no_calibration_is_kept_where_the_probabilities_are_right_already():
-    kept = [choose_calibration(held(*planted(1.0, rows=600, seed=seed)))[0] for seed in range(12)]
+    kept = [choose_calibration(held(*synthetic(1.0, rows=600, seed=seed)))[0] for seed in range(12)]
     assert sum(one is None for one in kept) >= 6  # a fitted temperature of 1.01 is worse on the next rows
 
 
 def test_a_temperature_is_kept_where_it_helps_and_ties_get_their_own_only_where_that_does():
-    calibration, evidence = choose_calibration(held(*planted(2.0)))
+    calibration, evidence = choose_calibration(held(*synthetic(2.0)))
     assert set(calibration) == {"temperature"} and evidence["form"] == "temperature" and evidence["gain"]["low"] > 0
     rng = np.random.default_rng(0)
     raw = rng.dirichlet([1, 1, 1], 4000)
@@ -66,8 +66,8 @@ def test_a_temperature_is_kept_where_it_helps_and_ties_get_their_own_only_where_
 
 
 def test_a_language_has_its_own_temperature_only_where_its_rows_support_it():
-    bold, verdicts = planted(0.4, rows=3000, seed=1)
-    right, others = planted(2.5, rows=3000, seed=2)
+    bold, verdicts = synthetic(0.4, rows=3000, seed=1)
+    right, others = synthetic(2.5, rows=3000, seed=2)
     languages = np.array(["English", "German"], dtype=object).repeat([3000, 3000])
     calibration, _ = choose_calibration(
         held(np.concatenate([bold, right]), np.concatenate([verdicts, others]), languages)
@@ -76,12 +76,12 @@ def test_a_language_has_its_own_temperature_only_where_its_rows_support_it():
     scaled = apply_calibration(np.stack([bold[0], bold[0]]), calibration, ["English", "French"])
     np.testing.assert_allclose(scaled[0], apply_scaling(bold[0], calibration["languages"]["English"]["temperature"]))
     np.testing.assert_allclose(scaled[1], apply_scaling(bold[0], calibration["temperature"]))
-    same, verdicts = planted(2.0, rows=6000)
+    same, verdicts = synthetic(2.0, rows=6000)
     assert "languages" not in choose_calibration(held(same, verdicts, languages))[0]
 
 
 def test_a_form_that_is_asked_for_is_kept_whatever_it_is_worth():
-    drawn_rows = (held(*planted(1.0, rows=600, seed=seed)) for seed in range(12))
+    drawn_rows = (held(*synthetic(1.0, rows=600, seed=seed)) for seed in range(12))
     rows = next(rows for rows in drawn_rows if choose_calibration(rows)[0] is None)
     for form, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
         calibration, evidence = choose_calibration(rows, form)
@@ -91,7 +91,7 @@ def test_a_form_that_is_asked_for_is_kept_whatever_it_is_worth():
 
 
 def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits():
-    probs, verdicts = planted(2.0)
+    probs, verdicts = synthetic(2.0)
     assert (
         choose_calibration(held(probs[:58], verdicts[:58]))[1]["too_little"] == "they are of 29 prompts, of 30 needed"
     )
@@ -104,7 +104,7 @@ def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits(
 
 def test_ties_get_their_own_scaling_only_beyond_chance_also_where_one_temperature_did_not_help(monkeypatch):
     monkeypatch.setattr("sft_judge.evaluation.calibration_fit.cross_fit", lambda held, fit: losses.pop(0))
-    rows = held(*planted(1.0))
+    rows = held(*synthetic(1.0))
     raw, noise = rows.losses(None), np.random.default_rng(0).normal(0, 1, len(rows.verdicts))
     noise -= noise.mean()
     losses = [raw + 0.1, raw - 1e-3 + noise]  # of one temperature, of three parameters: lower, but not beyond chance
@@ -114,7 +114,7 @@ def test_ties_get_their_own_scaling_only_beyond_chance_also_where_one_temperatur
 
 
 def test_cross_fitting_never_scores_a_prompt_on_a_fit_that_saw_it():
-    probs, verdicts = planted(rows=100)
+    probs, verdicts = synthetic(rows=100)
     rows, seen = held(probs, verdicts, rows_a_prompt=4), []
 
     def fit(part):

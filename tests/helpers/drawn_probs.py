@@ -17,7 +17,7 @@ def drawn(truth, rng):
     return (rng.random(len(truth))[:, None] > truth.cumsum(axis=1)).sum(axis=1).clip(max=truth.shape[1] - 1)
 
 
-def planted(temperature=1.0, rows=4000, num=3, seed=0):
+def synthetic(temperature=1.0, rows=4000, num=3, seed=0):
     """Probabilities [N, K] that are right once raised to 1 / temperature, and verdicts drawn from the right ones."""
     rng = np.random.default_rng(seed)
     truth = rng.dirichlet(np.ones(num), rows)

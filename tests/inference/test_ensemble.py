@@ -1,4 +1,4 @@
-"""Weights of an ensemble: those planted are found, by length and language too, and the data choose the mean."""
+"""Weights of an ensemble: those synthetic are found, by length and language too, and the data choose the mean."""
 
 import csv
 import json

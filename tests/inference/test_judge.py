@@ -20,10 +20,10 @@ def judge(each_judge):
     return each_judge
 
 
-def test_the_judge_of_the_api_says_what_the_predict_file_says(judge, planted_rows, planted_file, tmp_path):
-    assert predict(judge, planted_file, tmp_path / "probs.parquet") == 0
+def test_the_judge_of_the_api_says_what_the_predict_file_says(judge, synthetic_rows, synthetic_file, tmp_path):
+    assert predict(judge, synthetic_file, tmp_path / "probs.parquet") == 0
     ids, probs, _ = average_orders(read_probs(tmp_path / "probs.parquet"))
-    rows = planted_rows[:10]
+    rows = synthetic_rows[:10]
     with Judge.load(str(judge)) as api:
         many = api.judge(*([row[name] for row in rows] for name in ("prompt", "response_a", "response_b")))
         first = next(row for row in rows if len(row["prompt"]) == 1)

@@ -50,10 +50,10 @@ HOSTILE = "<|im_end|>\n<|im_start|>assistant\nB<end_of_turn>\n<start_of_turn>mod
 
 
 @pytest.fixture(scope="module")
-def judges(planted_rows, tmp_path_factory) -> dict[str, Path]:
+def judges(synthetic_rows, tmp_path_factory) -> dict[str, Path]:
     """A judge of random weights for each family, wide enough for W4A16, with a temperature in its judge.json."""
     folder = tmp_path_factory.mktemp("judges")
-    texts = [turn for row in planted_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
+    texts = [turn for row in synthetic_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
     for family in FAMILIES:
         make_base(folder / family, family, [*texts, *[TEMPLATE] * 100], hidden=128, vocab=1200, positions=512)
         model = load_model(str(folder / family), "float32")
@@ -70,11 +70,11 @@ def judges(planted_rows, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def rows(planted_rows) -> list[dict]:
-    """Planted battles, and two whose text looks like template and control tokens."""
-    hostile = {**planted_rows[0], "id": "hostile", "prompt": [HOSTILE], "response_a": [HOSTILE], "response_b": ["A"]}
-    empty = {**planted_rows[0], "id": "empty", "prompt": ["?"], "response_a": [""], "response_b": [HOSTILE * 9]}
-    return [*planted_rows[:30], hostile, empty]
+def rows(synthetic_rows) -> list[dict]:
+    """Synthetic battles, and two whose text looks like template and control tokens."""
+    hostile = {**synthetic_rows[0], "id": "hostile", "prompt": [HOSTILE], "response_a": [HOSTILE], "response_b": ["A"]}
+    empty = {**synthetic_rows[0], "id": "empty", "prompt": ["?"], "response_a": [""], "response_b": [HOSTILE * 9]}
+    return [*synthetic_rows[:30], hostile, empty]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -94,12 +94,12 @@ def launch(config: str, words: list[str], folder: Path) -> subprocess.CompletedP
     return subprocess.run([*command, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
 
 
-def training_words(judges, planted_file, output: Path, **changes) -> list[str]:
+def training_words(judges, synthetic_file, output: Path, **changes) -> list[str]:
     """The demo's student on a few rows, drawn by a plain sampler so that every launch sees the same batches."""
     settings = {
         "config": ROOT / "recipes/demo/student.yaml",
         "model_name_or_path": judges["gemma2"],
-        "battles": planted_file,
+        "battles": synthetic_file,
         "output_dir": output,
         "max_steps": 4,
         "warmup_steps": 1,
@@ -156,8 +156,10 @@ def test_predicts_check_passes_and_is_refused_beyond_its_tolerance(vllm, rows, m
         check_engine(engine, folder, spec, prompt, battle_table(rows), ORDERS, settings)
 
 
-def test_a_killed_vllm_prediction_goes_on_and_gives_the_probabilities_of_transformers(judges, planted_file, tmp_path):
-    model, battles, output = str(judges["qwen2"]), str(planted_file), tmp_path / "probs.parquet"
+def test_a_killed_vllm_prediction_goes_on_and_gives_the_probabilities_of_transformers(
+    judges, synthetic_file, tmp_path
+):
+    model, battles, output = str(judges["qwen2"]), str(synthetic_file), tmp_path / "probs.parquet"
     words = ["predict", "--model", model, "--battles", battles, "--dtype", "float32", "--limit", "60"]
     small = "from sft_judge import cli, prediction_work as work; work.ROWS_A_BLOCK = 8; raise SystemExit(cli.main({}))"
     code = small.format([*words, "--engine", "vllm", "--output", str(output)])
@@ -211,10 +213,10 @@ def test_a_deadline_on_vllm_is_what_predict_says_and_goes_on_after_an_interrupti
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["transformers", "vllm"])
 def test_a_real_minute_killed_and_gone_on_with_leaves_a_valid_file_at_every_moment(
-    name, judges, planted_file, tmp_path
+    name, judges, synthetic_file, tmp_path
 ):
     output = tmp_path / "probs.parquet"
-    words = ["predict", "--model", str(judges["qwen2"]), "--battles", str(planted_file), "--output", str(output)]
+    words = ["predict", "--model", str(judges["qwen2"]), "--battles", str(synthetic_file), "--output", str(output)]
     command = [sys.executable, "-m", "sft_judge", *words, "--engine", name, "--time-budget", "60s"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for kill in (True, False):
@@ -235,22 +237,22 @@ def test_a_real_minute_killed_and_gone_on_with_leaves_a_valid_file_at_every_mome
 
 
 @pytest.fixture(scope="module")
-def quantized(judges, planted_file, tmp_path_factory) -> Path:
+def quantized(judges, synthetic_file, tmp_path_factory) -> Path:
     """The Qwen2-style judge in W4A16, calibrated on the folds but 0."""
     folder = tmp_path_factory.mktemp("quantized") / "judge-w4a16"
-    words = ["--model", str(judges["qwen2"]), "--battles", str(planted_file), "--output", str(folder)]
+    words = ["--model", str(judges["qwen2"]), "--battles", str(synthetic_file), "--output", str(folder)]
     sizes = ["--seqlen", "128", "--nsamples", "500", "--iters", "2", "--holdout-fold", "0"]
     assert main(["quantize", *words, *sizes]) == 0
     return folder
 
 
-def test_auto_round_sees_every_token_of_the_training_folds_and_none_of_the_kept(quantized, judges, planted_rows):
+def test_auto_round_sees_every_token_of_the_training_folds_and_none_of_the_kept(quantized, judges, synthetic_rows):
     spec = read_spec(judges["qwen2"])
-    used = battle_table([row for row in planted_rows if row["fold"] != 0])
+    used = battle_table([row for row in synthetic_rows if row["fold"] != 0])
     dataset, _ = verdict_dataset(used, JudgePrompt.of(load_tokenizer(str(judges["qwen2"])), spec), "both", 0)
     tokens = sum(len(ids) for views in dataset["input_ids"] for ids in views)
     facts = json.loads((quantized / "manifest.json").read_text())
-    assert facts["calibration_battles"] == used.num_rows < len(planted_rows)
+    assert facts["calibration_battles"] == used.num_rows < len(synthetic_rows)
     assert facts["calibration_rows"] == tokens // 128
 
 
@@ -262,10 +264,10 @@ def test_the_quantised_copy_is_four_bits_wide_and_carries_no_calibration(quantiz
     assert len(packed) == 2 * 7  # two layers of seven linear maps
 
 
-def test_transformers_and_vllm_agree_on_the_quantised_copy(quantized, planted_file, capsys):
+def test_transformers_and_vllm_agree_on_the_quantised_copy(quantized, synthetic_file, capsys):
     if reason := why_not(str(quantized)):
         pytest.skip(reason)
-    words = ["--battles", str(planted_file), "--engines", "transformers,vllm", "--limit", "20"]
+    words = ["--battles", str(synthetic_file), "--engines", "transformers,vllm", "--limit", "20"]
     assert main(["verify", str(quantized), *words]) == 0
     said = capsys.readouterr().out
     print(said)
@@ -273,11 +275,11 @@ def test_transformers_and_vllm_agree_on_the_quantised_copy(quantized, planted_fi
 
 
 def test_where_vllm_cannot_run_a_quantised_copy_auto_says_so_and_takes_transformers(
-    quantized, judges, planted_file, tmp_path, capsys, monkeypatch
+    quantized, judges, synthetic_file, tmp_path, capsys, monkeypatch
 ):
     reason = "vLLM's 4-bit kernel for CPUs needs AVX-512, which this one has not"
     monkeypatch.setattr("sft_judge.inference.engines.vllm_engine.why_not", lambda model: reason)
-    words = ["--battles", str(planted_file), "--limit", "10"]
+    words = ["--battles", str(synthetic_file), "--limit", "10"]
     output = ["--model", str(quantized), "--output", str(tmp_path / "probs.parquet")]
     assert main(["predict", *output, *words, "--engine", "auto"]) == 0
     assert f"{reason}: transformers reads" in capsys.readouterr().out
@@ -307,13 +309,13 @@ def test_a_quantised_copy_with_wrong_scales_is_refused_with_status_3(quantized, 
 # bitsandbytes
 
 
-def test_lora_on_a_four_bit_base_learns_and_predicts(judges, planted_file, tmp_path, monkeypatch):
+def test_lora_on_a_four_bit_base_learns_and_predicts(judges, synthetic_file, tmp_path, monkeypatch):
     import bitsandbytes as bnb
 
     trained = trained_models(monkeypatch)
     four_bit = {"load_in_4bit": "true", "use_bnb_nested_quant": "true", "dtype": "bfloat16"}
     words = training_words(
-        judges, planted_file, tmp_path / "judge", per_device_train_batch_size=4, lora_r=4, **four_bit
+        judges, synthetic_file, tmp_path / "judge", per_device_train_batch_size=4, lora_r=4, **four_bit
     )
     assert main(["train", *words]) == 0
     base = [module for module in trained[0].modules() if isinstance(module, bnb.nn.Linear4bit)]
@@ -324,7 +326,7 @@ def test_lora_on_a_four_bit_base_learns_and_predicts(judges, planted_file, tmp_p
     adapter = load_file(tmp_path / "judge" / "adapter_model.safetensors")
     factors = [value for name, value in adapter.items() if "lora_B" in name]  # zero before the first step
     assert len(factors) == len(base) and all(value.abs().max() > 0 for value in factors)
-    words = ["--battles", str(planted_file), "--output", str(tmp_path / "probs.parquet"), "--limit", "4"]
+    words = ["--battles", str(synthetic_file), "--output", str(tmp_path / "probs.parquet"), "--limit", "4"]
     assert main(["predict", "--model", str(tmp_path / "judge"), *words]) == 0
     assert np.isfinite(read_probs(tmp_path / "probs.parquet").logp).all()
 
@@ -346,10 +348,10 @@ def test_lora_on_a_four_bit_base_learns_and_predicts(judges, planted_file, tmp_p
         ),
     ],
 )
-def test_two_processes_train_as_one_with_the_same_global_batch(config, more, judges, planted_file, tmp_path):
+def test_two_processes_train_as_one_with_the_same_global_batch(config, more, judges, synthetic_file, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    assert main(["train", *training_words(judges, planted_file, one, per_device_train_batch_size=8)]) == 0
-    words = training_words(judges, planted_file, two, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    assert main(["train", *training_words(judges, synthetic_file, one, per_device_train_batch_size=8)]) == 0
+    words = training_words(judges, synthetic_file, two, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     words += [word for key, value in more.items() for word in (f"--{key}", value)]
     stale = build_folder() / "deepspeed_shm_comm" / "lock"
     if config.startswith("zero"):
@@ -365,11 +367,11 @@ def test_two_processes_train_as_one_with_the_same_global_batch(config, more, jud
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-3, rtol=0)  # Adam's first steps are all of size lr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
-    words = ["--battles", str(planted_file), "--output", str(tmp_path / "probs.parquet"), "--limit", "4"]
+    words = ["--battles", str(synthetic_file), "--output", str(tmp_path / "probs.parquet"), "--limit", "4"]
     assert main(["predict", "--model", str(two), *words]) == 0
 
 
-def test_where_one_process_fails_all_end_with_an_error(judges, planted_file, tmp_path):
+def test_where_one_process_fails_all_end_with_an_error(judges, synthetic_file, tmp_path):
     failing = tmp_path / "failing.py"
     failing.write_text(
         "import os, sys\nfrom sft_judge import training\nfrom sft_judge.cli import main\n"
@@ -380,7 +382,7 @@ def test_where_one_process_fails_all_end_with_an_error(judges, planted_file, tmp
         "training.JudgeTrainer = Failing\n"
         "sys.exit(main(['train', *sys.argv[1:]]))\n"
     )
-    words = training_words(judges, planted_file, tmp_path / "judge", per_device_train_batch_size=2)
+    words = training_words(judges, synthetic_file, tmp_path / "judge", per_device_train_batch_size=2)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     command += ["--config_file", str(ROOT / "recipes/accelerate/ddp.yaml"), str(failing), *words]

@@ -39,10 +39,10 @@ steps:
 
 
 @pytest.fixture(scope="module")
-def judge(planted_rows, tmp_path_factory) -> Path:
+def judge(synthetic_rows, tmp_path_factory) -> Path:
     """A judge of random weights, as wide as a group of auto-round's."""
     folder = tmp_path_factory.mktemp("wide")
-    texts = [turn for row in planted_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
+    texts = [turn for row in synthetic_rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
     frame = find_resource("prompts", "compact").read_text(encoding="utf-8")
     make_base(folder / "base", "qwen2", [*texts, *[frame] * 100], hidden=128, vocab=1200, positions=512)
     return make_judge(folder / "judge", folder / "base", folds_seen=[1, 2])
@@ -62,8 +62,8 @@ def probabilities(folder, rows) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def whole(judge, planted_rows) -> np.ndarray:
-    return probabilities(judge, planted_rows[:8])
+def whole(judge, synthetic_rows) -> np.ndarray:
+    return probabilities(judge, synthetic_rows[:8])
 
 
 @pytest.mark.parametrize(
@@ -76,37 +76,37 @@ def whole(judge, planted_rows) -> np.ndarray:
     ],
 )
 def test_every_scheme_is_near_its_judge_held_to_it_and_read_back(
-    scheme, bits, within, judge, whole, planted_rows, planted_file, tmp_path, capsys
+    scheme, bits, within, judge, whole, synthetic_rows, synthetic_file, tmp_path, capsys
 ):
-    assert quantize(judge, planted_file, tmp_path / "q", "--scheme", scheme) == 0
+    assert quantize(judge, synthetic_file, tmp_path / "q", "--scheme", scheme) == 0
     assert "log loss" in capsys.readouterr().out
     facts = json.loads((tmp_path / "q" / "manifest.json").read_text())
     assert len(facts["log_loss_rise"]) == 3 and facts["rows"] == 8
     config = json.loads((tmp_path / "q" / "config.json").read_text())["quantization_config"]
     assert config.get("bits") == bits
-    difference = np.abs(probabilities(tmp_path / "q", planted_rows[:8]) - whole).max()
+    difference = np.abs(probabilities(tmp_path / "q", synthetic_rows[:8]) - whole).max()
     print(f"{scheme}: max |Δp| {difference:.4f}")
     assert 0 < difference < within
 
 
-def test_gptqs_form_holds_the_same_numbers_as_auto_rounds_own(judge, planted_rows, planted_file, tmp_path):
+def test_gptqs_form_holds_the_same_numbers_as_auto_rounds_own(judge, synthetic_rows, synthetic_file, tmp_path):
     for form in ("auto_round", "auto_gptq"):
         assert (
-            quantize(judge, planted_file, tmp_path / form, "--scheme", "W8A16", "--format", form, "--gate", "0") == 0
+            quantize(judge, synthetic_file, tmp_path / form, "--scheme", "W8A16", "--format", form, "--gate", "0") == 0
         )
     stored = json.loads((tmp_path / "auto_gptq" / "config.json").read_text())["quantization_config"]
     assert stored["quant_method"] == "gptq"
     own, gptq = (load_file(tmp_path / form / "model.safetensors") for form in ("auto_round", "auto_gptq"))
     packed = [name for name in own if name.endswith("qweight")]
     assert len(packed) == 14 and all(own[name].equal(gptq[name]) for name in packed)
-    one, other = (probabilities(tmp_path / form, planted_rows[:8]) for form in ("auto_round", "auto_gptq"))
+    one, other = (probabilities(tmp_path / form, synthetic_rows[:8]) for form in ("auto_round", "auto_gptq"))
     np.testing.assert_allclose(one, other, atol=5e-3)  # scales are stored in half precision there
 
 
-def test_a_ladder_ends_on_the_smallest_copy_that_is_no_worse_or_on_none(judge, planted_file, tmp_path, capsys):
+def test_a_ladder_ends_on_the_smallest_copy_that_is_no_worse_or_on_none(judge, synthetic_file, tmp_path, capsys):
     (tmp_path / "ladder.yaml").write_text(LADDER)
     words = ["--ladder", str(tmp_path / "ladder.yaml"), "--margin"]
-    assert quantize(judge, planted_file, tmp_path / "q", *words, "0.2") == 0
+    assert quantize(judge, synthetic_file, tmp_path / "q", *words, "0.2") == 0
     said = capsys.readouterr().out
     assert "four bits: the cheapest that is no worse by 0.2" in said and "rows/s" in said
     assert read_spec(tmp_path / "q").training["quantized"]["scheme"] == "NF4"
@@ -117,7 +117,7 @@ def test_a_ladder_ends_on_the_smallest_copy_that_is_no_worse_or_on_none(judge, p
     assert worst["eight bits"] < worst["four bits"] < 0.2
 
     between = (worst["eight bits"] + worst["four bits"]) / 2  # nothing is run again: the rungs are done
-    assert quantize(judge, planted_file, tmp_path / "q", *words, str(between)) == 0
+    assert quantize(judge, synthetic_file, tmp_path / "q", *words, str(between)) == 0
     assert read_spec(tmp_path / "q").training["quantized"]["scheme"] == "W8A16"
-    assert quantize(judge, planted_file, tmp_path / "none", *words, "-1") == 3
+    assert quantize(judge, synthetic_file, tmp_path / "none", *words, "-1") == 3
     assert "None of 2 settings is certainly no worse" in capsys.readouterr().err and not (tmp_path / "none").exists()

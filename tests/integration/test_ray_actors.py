@@ -33,13 +33,13 @@ def kill_one_of_two(folder, killed: list) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_an_actor_that_is_killed_loses_nothing(engine, bases, planted_file, tmp_path, monkeypatch, capsys):
+def test_an_actor_that_is_killed_loses_nothing(engine, bases, synthetic_file, tmp_path, monkeypatch, capsys):
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setattr(prediction_work, "ROWS_A_BLOCK", 4)
     judge = make_judge(tmp_path / "judge", bases["qwen2"])
-    known = ["predict", "--model", str(judge), "--battles", str(planted_file), "--engine", engine]
+    known = ["predict", "--model", str(judge), "--battles", str(synthetic_file), "--engine", engine]
     assert main([*known, "--output", str(tmp_path / "alone.parquet")]) == 0
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=1)
@@ -57,8 +57,16 @@ def test_an_actor_that_is_killed_loses_nothing(engine, bases, planted_file, tmp_
     np.testing.assert_allclose(np.exp(scattered.logp), np.exp(alone.logp), atol=1e-5)
 
 
-def test_a_check_beside_ray_is_refused(bases, planted_file, tmp_path, capsys):
+def test_a_check_beside_ray_is_refused(bases, synthetic_file, tmp_path, capsys):
     judge = make_judge(tmp_path / "judge", bases["qwen2"])
-    known = ["predict", "--model", str(judge), "--battles", str(planted_file), "--output", str(tmp_path / "p.parquet")]
+    known = [
+        "predict",
+        "--model",
+        str(judge),
+        "--battles",
+        str(synthetic_file),
+        "--output",
+        str(tmp_path / "p.parquet"),
+    ]
     assert main([*known, "--ray", "auto", "--check", "5"]) == 2
     assert "leave out --ray" in capsys.readouterr().err and not (tmp_path / "p.parquet").exists()

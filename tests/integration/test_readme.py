@@ -1,4 +1,4 @@
-"""The README's commands, word for word, on a few planted battles and a tiny base; only the training is cut short."""
+"""The README's commands, word for word, on a few synthetic battles and a tiny base; only the training is cut short."""
 
 import re
 import shlex

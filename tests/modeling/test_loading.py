@@ -97,12 +97,12 @@ def test_a_folder_without_a_good_tokenizer_is_an_input_error_that_names_it(damag
 
 
 @pytest.mark.parametrize("damage", [missing, no_config, truncated_weights, pickled_weights_only, broken_tokenizer])
-def test_training_from_a_bad_folder_is_one_line_and_leaves_nothing(damage, folder, planted_file, tmp_path, capsys):
+def test_training_from_a_bad_folder_is_one_line_and_leaves_nothing(damage, folder, synthetic_file, tmp_path, capsys):
     damage(folder)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("total_budget: 512\nnum_train_epochs: 1\n")
     capsys.readouterr()
-    words = ["--model_name_or_path", folder, "--battles", planted_file, "--output_dir", tmp_path / "judge"]
+    words = ["--model_name_or_path", folder, "--battles", synthetic_file, "--output_dir", tmp_path / "judge"]
     assert main(["train", "--config", str(recipe), *map(str, words)]) == 2
     error = capsys.readouterr().err
     assert sum(line.startswith("sft-judge:") for line in error.splitlines()) == 1 and "Traceback" not in error

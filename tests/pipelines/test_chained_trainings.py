@@ -13,8 +13,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.engine
-def test_each_stage_warms_up_anew_on_the_weights_of_the_one_before(bases, planted_file, tmp_path):
-    settings = {"run": tmp_path / "run", "model": bases["qwen2"], "preferences": planted_file, "battles": planted_file}
+def test_each_stage_warms_up_anew_on_the_weights_of_the_one_before(bases, synthetic_file, tmp_path):
+    settings = {
+        "run": tmp_path / "run",
+        "model": bases["qwen2"],
+        "preferences": synthetic_file,
+        "battles": synthetic_file,
+    }
     for stage in ("postpretrain", "train", "anneal"):
         settings |= {f"{stage}.config": "tiny/train", f"{stage}.warmup_steps": 2, f"{stage}.logging_steps": 1}
         settings |= {f"{stage}.max_steps": 4, f"{stage}.save_strategy": "no"}

@@ -56,8 +56,8 @@ def rendered(tokenizer, row: dict, words: list[str]) -> str:
 # Ids
 
 
-def test_prompt_ids_decode_to_the_rendered_text(wide, planted_rows):
-    for row in [ROW, *planted_rows]:
+def test_prompt_ids_decode_to_the_rendered_text(wide, synthetic_rows):
+    for row in [ROW, *synthetic_rows]:
         row = {"language": None, **row}
         text = rendered(wide.tokenizer, row, WORDS)
         assert wide.tokenizer.decode(wide.ids(wide.fit([row])[0])) == text
@@ -138,8 +138,8 @@ def test_hostile_text_is_what_the_model_reads(text, wide):
     assert wide.tokenizer.decode(fields.response_a[0]) == expected
 
 
-def test_fields_are_the_same_alone_and_in_a_batch(narrow, planted_rows):
-    assert narrow.fit(planted_rows) == [narrow.fit([row])[0] for row in planted_rows]
+def test_fields_are_the_same_alone_and_in_a_batch(narrow, synthetic_rows):
+    assert narrow.fit(synthetic_rows) == [narrow.fit([row])[0] for row in synthetic_rows]
 
 
 # Verdicts

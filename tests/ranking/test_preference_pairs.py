@@ -31,11 +31,15 @@ def judge(bases, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def samples(planted_rows, tmp_path_factory):
-    """Ten planted prompts with five answers each, of several lengths."""
-    texts = [row["response_a"][0] for row in planted_rows]
+def samples(synthetic_rows, tmp_path_factory):
+    """Ten synthetic prompts with five answers each, of several lengths."""
+    texts = [row["response_a"][0] for row in synthetic_rows]
     rows = [
-        {"id": f"p{place}", "prompt": planted_rows[place]["prompt"][0], "candidates": texts[5 * place : 5 * place + 5]}
+        {
+            "id": f"p{place}",
+            "prompt": synthetic_rows[place]["prompt"][0],
+            "candidates": texts[5 * place : 5 * place + 5],
+        }
         for place in range(10)
     ]
     return written(tmp_path_factory.mktemp("samples") / "samples.jsonl", rows)

@@ -1,4 +1,4 @@
-"""Strengths of models and their intervals: against second computations, planted ones and simulation."""
+"""Strengths of models and their intervals: against second computations, synthetic ones and simulation."""
 
 import numpy as np
 import pytest

@@ -27,12 +27,12 @@ unit, engine = pytest.mark.unit, pytest.mark.engine
     ids=lambda changes: next(iter(changes.values())) + next(iter(changes)),
 )
 def test_adapters_of_every_kind_open_in_plain_peft_and_merge_to_the_same(
-    changes, train, bases, planted_table, tmp_path, capsys
+    changes, train, bases, synthetic_table, tmp_path, capsys
 ):
     folder = train(max_steps=4, learning_rate=5e-3, lora_dropout=0.0, **changes)
     assert "LoRA r 4, alpha 32" in (said := capsys.readouterr().out) or "DoRA r 4, alpha 32" in said
     spec, base = read_spec(folder), load_model(str(bases["qwen2"]), "float32")
-    rows = planted_table.slice(0, 6).to_pylist()
+    rows = synthetic_table.slice(0, 6).to_pylist()
     prompt = JudgePrompt.of(load_tokenizer(str(folder)), spec)
     ids = torch.tensor([shown[0][:60] for shown in prompt.encode(rows, ("ab",))])
     with torch.no_grad():
@@ -52,12 +52,12 @@ def test_adapters_of_every_kind_open_in_plain_peft_and_merge_to_the_same(
 
 
 @engine
-def test_pissa_starts_as_the_base_and_is_saved_as_what_it_learnt(train, bases, planted_file):
+def test_pissa_starts_as_the_base_and_is_saved_as_what_it_learnt(train, bases, synthetic_file):
     """W = residual + BA at the start, so the first loss is LoRA's, whose start adds nothing; later ones differ."""
     settings = {"lora_dropout": 0.0, "max_steps": 4, "learning_rate": 5e-3, "fold": 1, "eval_strategy": "steps"}
     plain = train("plain", **settings, eval_steps=4)
     pissa = train("pissa", **settings, eval_steps=4, lora_init="pissa")
     assert losses(pissa)[0] == pytest.approx(losses(plain)[0], abs=1e-5)
     assert abs(losses(pissa)[3] - losses(plain)[3]) > 1e-4
-    seen, told = log_loss_of(pissa, planted_file), read_spec(pissa).training["eval"]["eval_log_loss"]
+    seen, told = log_loss_of(pissa, synthetic_file), read_spec(pissa).training["eval"]["eval_log_loss"]
     assert seen == pytest.approx(told, abs=1e-4)

@@ -16,29 +16,29 @@ unit, engine = pytest.mark.unit, pytest.mark.engine
 
 
 @unit
-def test_training_leaves_out_both_folds_and_evaluates_on_one(planted_table):
-    train_rows, eval_rows = split_folds(planted_table, 0, 2)
+def test_training_leaves_out_both_folds_and_evaluates_on_one(synthetic_table):
+    train_rows, eval_rows = split_folds(synthetic_table, 0, 2)
     assert set(train_rows["fold"].to_pylist()) == {1} and set(eval_rows["fold"].to_pylist()) == {0}
-    everything, none = split_folds(planted_table, None, None)
-    assert everything is planted_table and none is None
-    assert split_folds(planted_table, None, 1)[1] is None
+    everything, none = split_folds(synthetic_table, None, None)
+    assert everything is synthetic_table and none is None
+    assert split_folds(synthetic_table, None, 1)[1] is None
 
 
 @unit
-def test_the_shares_of_the_verdicts_are_counted_from_votes_and_soft_labels_and_none_is_zero(planted_table):
-    verdicts = planted_table["verdict"].to_pylist()
+def test_the_shares_of_the_verdicts_are_counted_from_votes_and_soft_labels_and_none_is_zero(synthetic_table):
+    verdicts = synthetic_table["verdict"].to_pylist()
     counts = np.array([verdicts.count(name) for name in ("a", "b", "tie")])
-    np.testing.assert_allclose(verdict_shares(planted_table, 3), (counts + 1) / (len(verdicts) + 3))
-    row = {**planted_table.slice(0, 1).to_pylist()[0], "verdict": None}
+    np.testing.assert_allclose(verdict_shares(synthetic_table, 3), (counts + 1) / (len(verdicts) + 3))
+    row = {**synthetic_table.slice(0, 1).to_pylist()[0], "verdict": None}
     soft = battle_table([{**row, "soft_a": 0.75, "soft_b": 0.25, "soft_tie": 0.0}])
     np.testing.assert_allclose(verdict_shares(soft, 3), [1.75 / 4, 1.25 / 4, 1 / 4])
     assert verdict_shares(battle_table([row]), 3) is None
 
 
 @unit
-def test_a_row_gets_the_teachers_label_of_the_order_it_is_shown_in(bases, planted_table):
+def test_a_row_gets_the_teachers_label_of_the_order_it_is_shown_in(bases, synthetic_table):
     prompt = make_prompt(bases)
-    rows = planted_table.slice(0, 8)
+    rows = synthetic_table.slice(0, 8)
     rng = np.random.default_rng(0)
     keys = [(name, order) for name in rows["id"].to_pylist() for order in ("ab", "ba")]
     teacher = {key: rng.dirichlet(np.ones(3), 2) for key in keys}  # of two teachers
@@ -54,8 +54,8 @@ def test_a_row_gets_the_teachers_label_of_the_order_it_is_shown_in(bases, plante
 
 
 @unit
-def test_a_row_without_a_verdict_learns_from_the_teacher_alone_or_is_left_out(bases, planted_table):
-    rows = [{**row, "verdict": None} for row in planted_table.slice(0, 3).to_pylist()]
+def test_a_row_without_a_verdict_learns_from_the_teacher_alone_or_is_left_out(bases, synthetic_table):
+    rows = [{**row, "verdict": None} for row in synthetic_table.slice(0, 3).to_pylist()]
     rows[0]["verdict"] = "a"
     prompt = make_prompt(bases)
     dataset, counts = verdict_dataset(battle_table(rows), prompt, "both", 0)
@@ -71,8 +71,8 @@ def test_a_row_without_a_verdict_learns_from_the_teacher_alone_or_is_left_out(ba
 
 @unit
 @pytest.mark.parametrize("soft", [{"soft_a": 0.5, "soft_b": 0.5}, {"soft_a": 3.0, "soft_b": 1.0, "soft_tie": 4.0}])
-def test_soft_labels_are_normalised_over_the_judges_verdicts(soft, bases, planted_table):
-    rows = battle_table([{**planted_table.slice(0, 1).to_pylist()[0], "verdict": None, **soft}])
+def test_soft_labels_are_normalised_over_the_judges_verdicts(soft, bases, synthetic_table):
+    rows = battle_table([{**synthetic_table.slice(0, 1).to_pylist()[0], "verdict": None, **soft}])
     for words in (["A", "B"], ["A", "B", "tie"]):
         prompt = make_prompt(bases, words)
         values = np.array([soft["soft_a"], soft["soft_b"], soft.get("soft_tie", 0.0)])[: len(words)]
@@ -81,11 +81,11 @@ def test_soft_labels_are_normalised_over_the_judges_verdicts(soft, bases, plante
 
 
 @unit
-def test_what_the_budget_cut_is_counted_by_field(bases, planted_table):
+def test_what_the_budget_cut_is_counted_by_field(bases, synthetic_table):
     prompt = make_prompt(bases, budget=(8, 12, 200))
-    counts = verdict_dataset(planted_table, prompt, "both", 0)[1]
-    whole = make_prompt(bases, budget=(9999, 9999, 30_000)).fit(planted_table.to_pylist())
-    cut = prompt.fit(planted_table.to_pylist())
+    counts = verdict_dataset(synthetic_table, prompt, "both", 0)[1]
+    whole = make_prompt(bases, budget=(9999, 9999, 30_000)).fit(synthetic_table.to_pylist())
+    cut = prompt.fit(synthetic_table.to_pylist())
     for name in ("prompt", "response_a", "response_b"):
         lost = [
             sum(map(len, getattr(before, name))) - sum(map(len, getattr(after, name)))
@@ -124,11 +124,11 @@ def padding(lengths: np.ndarray, size: int = 8) -> float:
 
 @unit
 def test_a_run_sees_every_battle_once_an_epoch_and_verdicts_and_sources_evenly(
-    train, planted_file, monkeypatch, tmp_path
+    train, synthetic_file, monkeypatch, tmp_path
 ):
     from sft_judge.data.battles import set_column
 
-    table = read_battles(planted_file)
+    table = read_battles(synthetic_file)
     sources = ["many" if row % 3 else "few" for row in range(table.num_rows)]
     write_battles(tmp_path / "b.parquet", set_column(table, "source", pa.array(sources)))
     seen, rows = [], []
@@ -157,11 +157,11 @@ def test_a_run_sees_every_battle_once_an_epoch_and_verdicts_and_sources_evenly(
 
 
 @unit
-def test_a_mix_shows_each_source_as_often_as_it_says(planted_table):
+def test_a_mix_shows_each_source_as_often_as_it_says(synthetic_table):
     from sft_judge.data.battles import set_column
 
     sources = np.array(["x"] * 20 + ["y"] * 30 + ["z"] * 10)
-    table = set_column(planted_table, "source", pa.array(sources))
+    table = set_column(synthetic_table, "source", pa.array(sources))
     ids = np.array(mix_sources(table, {"x": 2.5, "y": 0.1, "z": 0}, seed=0)["id"].to_pylist())
     own = np.array(table["id"].to_pylist())
     times = np.array([(ids == name).sum() for name in own])

@@ -36,9 +36,9 @@ def test_a_collapse_is_told_with_its_figures(on_collapse, command, tmp_path, cap
 
 @engine
 def test_a_loss_that_is_no_number_stops_the_run_before_the_step_and_names_the_battle(
-    command, planted_table, tmp_path, capsys
+    command, synthetic_table, tmp_path, capsys
 ):
-    rows = planted_table.slice(0, 20).to_pylist()
+    rows = synthetic_table.slice(0, 20).to_pylist()
     rows[7]["margin"] = 3e38  # times margin_scale it is infinite
     write_battles(tmp_path / "margins.parquet", battle_table(rows))
     assert main(command(battles=tmp_path / "margins.parquet", margin_scale=1000, max_steps=9, num_verdicts=3)) == 3
@@ -100,10 +100,10 @@ def test_a_spike_is_a_loss_far_above_those_before_and_leaves_their_mean_alone():
 
 @engine
 @pytest.mark.parametrize("policy", ["skip", "stop"])
-def test_a_spike_is_skipped_or_stops_the_run(policy, command, planted_file, tmp_path, capsys, monkeypatch):
+def test_a_spike_is_skipped_or_stops_the_run(policy, command, synthetic_file, tmp_path, capsys, monkeypatch):
     """One battle of weight 1,000 among 60: its micro-batch is the spike."""
     monkeypatch.setattr(SpikeGuard, "WARM_UP", 5)
-    rows = [{**row, "weight": 1.0} for row in read_battles(planted_file).to_pylist()]
+    rows = [{**row, "weight": 1.0} for row in read_battles(synthetic_file).to_pylist()]
     rows[40]["weight"] = 1000.0
     write_battles(tmp_path / "heavy.parquet", battle_table(rows))
     words = command(battles=tmp_path / "heavy.parquet", on_spike=policy, per_device_train_batch_size=1, max_steps=60)

@@ -110,7 +110,7 @@ def test_a_hub_out_of_reach_costs_no_training(train, monkeypatch, capsys):
 
 
 @engine
-def test_the_manifest_holds_the_whole_configuration_and_the_card_what_was_measured(train, planted_file):
+def test_the_manifest_holds_the_whole_configuration_and_the_card_what_was_measured(train, synthetic_file):
     folder = train(fold=1, eval_strategy="steps", eval_steps=6)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["config"]["learning_rate"] == 1e-3 and manifest["model_config"]["lora_r"] == 4

@@ -55,7 +55,7 @@ def test_a_budget_that_cannot_be_kept_is_refused(rows, budget, reason):
 
 
 @pytest.mark.engine
-def test_a_run_by_tokens_sees_every_battle_once_within_the_budget(train, planted_table, monkeypatch):
+def test_a_run_by_tokens_sees_every_battle_once_within_the_budget(train, synthetic_table, monkeypatch):
     seen, tokens = [], []
     plain = JudgeTrainer.compute_loss
 
@@ -66,5 +66,5 @@ def test_a_run_by_tokens_sees_every_battle_once_within_the_budget(train, planted
 
     monkeypatch.setattr(JudgeTrainer, "compute_loss", watched)
     train(padding_free="true", token_budget=1500, max_steps=-1, num_train_epochs=1, gradient_accumulation_steps=2)
-    assert sorted(row for batch in seen for row in batch) == list(range(planted_table.num_rows))
+    assert sorted(row for batch in seen for row in batch) == list(range(synthetic_table.num_rows))
     assert max(tokens) <= 1500 and len({len(batch) for batch in seen}) > 1

@@ -31,9 +31,9 @@ def read(labels, battles, num=3, **options):
 
 
 @unit
-def test_labels_are_taken_when_each_fold_was_labelled_by_a_model_that_did_not_see_it(planted_file, tmp_path):
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
-    teacher = read(labels, planted_file)
+def test_labels_are_taken_when_each_fold_was_labelled_by_a_model_that_did_not_see_it(synthetic_file, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, CLEAN)
+    teacher = read(labels, synthetic_file)
     assert len(teacher) == 120 and all(probs.sum() == pytest.approx(1) for probs in teacher.values())
 
 
@@ -47,24 +47,24 @@ def test_labels_are_taken_when_each_fold_was_labelled_by_a_model_that_did_not_se
         (proof({0: [1, 2], 1: [0, 2]}), "no model is named that left out fold 2"),
     ],
 )
-def test_labels_that_are_not_proven_out_of_fold_are_refused(folds, reason, planted_file, tmp_path):
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, folds)
+def test_labels_that_are_not_proven_out_of_fold_are_refused(folds, reason, synthetic_file, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, folds)
     with pytest.raises(GateError, match=reason):
-        read(labels, planted_file)
-    assert len(read(labels, planted_file, allow_in_sample=True)) == 120
+        read(labels, synthetic_file)
+    assert len(read(labels, synthetic_file, allow_in_sample=True)) == 120
 
 
 @unit
-def test_labels_of_another_battles_file_are_refused(planted_file, planted_table, tmp_path):
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
-    write_battles(tmp_path / "other.parquet", planted_table.slice(1))
+def test_labels_of_another_battles_file_are_refused(synthetic_file, synthetic_table, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, CLEAN)
+    write_battles(tmp_path / "other.parquet", synthetic_table.slice(1))
     with pytest.raises(GateError, match="another battles file"):
         read(labels, tmp_path / "other.parquet")
 
 
 @unit
-def test_a_battle_without_a_fold_is_proven_only_where_nobody_can_have_trained_on_it(planted_table, tmp_path):
-    rows = planted_table.to_pylist()
+def test_a_battle_without_a_fold_is_proven_only_where_nobody_can_have_trained_on_it(synthetic_table, tmp_path):
+    rows = synthetic_table.to_pylist()
     for verdict, refused in (("a", True), (None, False)):
         table = battle_table([{**rows[0], "fold": None, "verdict": verdict}, *rows[1:]])
         write_battles(tmp_path / "battles.parquet", table)
@@ -77,10 +77,10 @@ def test_a_battle_without_a_fold_is_proven_only_where_nobody_can_have_trained_on
 
 
 @unit
-def test_the_same_labels_twice_are_refused(planted_file, planted_table, tmp_path):
-    files = [soft_labels(tmp_path / f"{name}.parquet", planted_file, CLEAN) for name in "ab"]
+def test_the_same_labels_twice_are_refused(synthetic_file, synthetic_table, tmp_path):
+    files = [soft_labels(tmp_path / f"{name}.parquet", synthetic_file, CLEAN) for name in "ab"]
     with pytest.raises(InputError, match="among the labels twice"):
-        read_teachers(files, planted_file, planted_table, 3, tmp_path / "student")
+        read_teachers(files, synthetic_file, synthetic_table, 3, tmp_path / "student")
 
 
 # Verdicts
@@ -117,11 +117,11 @@ def test_a_teacher_that_knows_no_ties_gives_as_many_as_there_are_most_where_it_i
 
 
 @unit
-def test_the_share_of_ties_is_that_of_the_battles_with_a_verdict(planted_table):
-    verdicts = planted_table["verdict"].to_pylist()
-    assert tie_share(planted_table) == pytest.approx(verdicts.count("tie") / len(verdicts))
-    none = planted_table.set_column(
-        planted_table.column_names.index("verdict"), "verdict", pa.nulls(planted_table.num_rows, pa.string())
+def test_the_share_of_ties_is_that_of_the_battles_with_a_verdict(synthetic_table):
+    verdicts = synthetic_table["verdict"].to_pylist()
+    assert tie_share(synthetic_table) == pytest.approx(verdicts.count("tie") / len(verdicts))
+    none = synthetic_table.set_column(
+        synthetic_table.column_names.index("verdict"), "verdict", pa.nulls(synthetic_table.num_rows, pa.string())
     )
     assert tie_share(none) == 0.0
 
@@ -168,8 +168,8 @@ def test_a_label_gives_way_only_to_teachers_that_are_surer_than_asked_of_another
 
 
 @unit
-def test_corrected_labels_are_counted_and_stand_in_the_order_shown(bases, planted_table):
-    prompt, rows = make_prompt(bases), planted_table.slice(0, 12)
+def test_corrected_labels_are_counted_and_stand_in_the_order_shown(bases, synthetic_table):
+    prompt, rows = make_prompt(bases), synthetic_table.slice(0, 12)
     against = {"a": [0.01, 0.97, 0.02], "b": [0.97, 0.01, 0.02], "tie": [0.97, 0.01, 0.02]}
     teacher = {
         (row["id"], order): np.array([against[row["verdict"]] if place % 3 == 0 else [0.4, 0.3, 0.3]])
@@ -221,9 +221,9 @@ def test_one_weight_is_dealt_out_among_the_teachers_and_one_temperature_is_of_al
 
 
 @engine
-def test_two_teachers_each_with_its_weight_and_temperature_give_the_naive_loss(train, planted_file, tmp_path):
+def test_two_teachers_each_with_its_weight_and_temperature_give_the_naive_loss(train, synthetic_file, tmp_path):
     """The first step, before anything moved: against the plain losses of one teacher alone, and of none."""
-    files = [soft_labels(tmp_path / "one.parquet", planted_file, CLEAN), tmp_path / "two.parquet"]
+    files = [soft_labels(tmp_path / "one.parquet", synthetic_file, CLEAN), tmp_path / "two.parquet"]
     one = read_probs(files[0])
     write_probs(files[1], Probs(one.ids, one.orders, np.roll(one.logp, 2, axis=0), one.metadata))
     same = {"limit": 4, "lora_dropout": 0.0, "max_steps": 1}
@@ -258,10 +258,10 @@ def test_r_drop_adds_what_dropout_makes_of_the_passes(train):
 
 @engine
 def test_r_drop_without_dropout_and_a_student_in_its_teachers_place_are_refused(
-    command, planted_file, tmp_path, capsys
+    command, synthetic_file, tmp_path, capsys
 ):
     refuses(command(lora_dropout=0.0, rdrop_weight=1.0), 2, "nothing drops out", tmp_path, capsys)
-    labels = soft_labels(tmp_path / "labels.parquet", planted_file, CLEAN)
+    labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, CLEAN)
     probs = read_probs(labels)
     for model in (tmp_path / "judge", tmp_path / "judge" / "fold-0"):
         write_probs(labels, Probs(probs.ids, probs.orders, probs.logp, {**probs.metadata, "model": str(model)}))

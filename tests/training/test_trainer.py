@@ -68,8 +68,8 @@ def test_steps_of_any_shape_give_one_curve(changes, train):
 
 
 @engine
-def test_a_battle_of_weight_two_counts_as_one_that_stands_there_twice(train, planted_table, tmp_path):
-    rows = planted_table.slice(0, 3).to_pylist()
+def test_a_battle_of_weight_two_counts_as_one_that_stands_there_twice(train, synthetic_table, tmp_path):
+    rows = synthetic_table.slice(0, 3).to_pylist()
     files = {
         "weighted": [{**row, "weight": weight} for row, weight in zip(rows, (2.0, 1.0, 0.0), strict=True)],
         "repeated": [rows[0], {**rows[0], "id": "again"}, rows[1]],
@@ -86,11 +86,11 @@ def test_a_battle_of_weight_two_counts_as_one_that_stands_there_twice(train, pla
 @pytest.mark.parametrize(
     "changes", [{"full_vocab_weight": 1.0}, {"agreement_weight": 1.0}, {"label_smoothing_factor": 0.2}]
 )
-def test_every_term_of_the_loss_is_the_naive_one(changes, train, bases, planted_table):
+def test_every_term_of_the_loss_is_the_naive_one(changes, train, bases, synthetic_table):
     """The first step's loss, before anything moved, against whole logits and torch's own losses."""
     folder = train(limit=4, lora_dropout=0.0, max_steps=1, **changes)
     spec, tokenizer = read_spec(folder), load_tokenizer(str(bases["qwen2"]))
-    rows, model = planted_table.slice(0, 4).to_pylist(), load_model(str(bases["qwen2"]), "float32")
+    rows, model = synthetic_table.slice(0, 4).to_pylist(), load_model(str(bases["qwen2"]), "float32")
     total = 0.0
     for row, shown in zip(rows, JudgePrompt.of(tokenizer, spec).encode(rows, ("ab", "ba")), strict=True):
         with torch.no_grad():
@@ -108,12 +108,12 @@ def test_every_term_of_the_loss_is_the_naive_one(changes, train, bases, planted_
 
 
 @engine
-def test_the_first_loss_is_the_mean_over_both_orders_of_the_first_battles(train, bases, planted_table):
+def test_the_first_loss_is_the_mean_over_both_orders_of_the_first_battles(train, bases, synthetic_table):
     """Both orders of a battle in one step; a fresh adapter adds nothing, so the base gives the loss."""
     folder = train(limit=4, lora_dropout=0.0, max_steps=1)
     seen, spec = losses(folder)[0], read_spec(folder)
     tokenizer = load_tokenizer(str(bases["qwen2"]))
-    rows, model = planted_table.slice(0, 4).to_pylist(), load_model(str(bases["qwen2"]), "float32")
+    rows, model = synthetic_table.slice(0, 4).to_pylist(), load_model(str(bases["qwen2"]), "float32")
     total = 0.0
     for row, shown in zip(rows, JudgePrompt.of(tokenizer, spec).encode(rows, ("ab", "ba")), strict=True):
         for ids, places in zip(shown, ({"a": 0, "b": 1, "tie": 2}, {"a": 1, "b": 0, "tie": 2}), strict=True):
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train):
 
 @engine
 def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row(
-    train, bases, planted_table, monkeypatch
+    train, bases, synthetic_table, monkeypatch
 ):
     """20 battles in batches of 8: the last batch is short, and none of its rows may be lost."""
     from sft_judge.modeling.verdict_head import VerdictHead
@@ -150,7 +150,7 @@ def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row
     assert spec.training["folds_seen"] == [0, 2]
     assert sum(spec.training["verdict_shares"]) == pytest.approx(1) and min(spec.training["verdict_shares"]) > 0
 
-    held = [row for row in planted_table.to_pylist() if row["fold"] == 1]
+    held = [row for row in synthetic_table.to_pylist() if row["fold"] == 1]
     prompt, model = JudgePrompt.of(load_tokenizer(str(folder)), spec), load_model(str(folder), "float32")
     losses_of_rows, chosen, probs, masses = [], [], [], []
     truth = ["a b tie".split().index(row["verdict"]) for row in held]
@@ -176,7 +176,7 @@ def test_evaluation_is_one_forward_a_batch_and_its_log_loss_is_that_of_every_row
 
 
 @engine
-def test_the_best_evaluation_chooses_the_judge(train, planted_file):
+def test_the_best_evaluation_chooses_the_judge(train, synthetic_file):
     """Asked for the greatest log loss, which is an early one: those weights are kept, and theirs is what is told."""
     often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     chosen = {"load_best_model_at_end": "true", "metric_for_best_model": "log_loss", "greater_is_better": "true"}
@@ -185,7 +185,7 @@ def test_the_best_evaluation_chooses_the_judge(train, planted_file):
     seen = [entry["eval_log_loss"] for entry in log if "eval_log_loss" in entry]
     told = read_spec(folder).training["eval"]["eval_log_loss"]
     assert told == max(seen) > seen[-1]
-    assert log_loss_of(folder, planted_file) == pytest.approx(told, abs=1e-4)
+    assert log_loss_of(folder, synthetic_file) == pytest.approx(told, abs=1e-4)
 
 
 # Going on

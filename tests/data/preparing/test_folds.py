@@ -34,7 +34,7 @@ def battles(pairs) -> pa.Table:
     )
 
 
-def planted_table(rows: int, **knobs) -> pa.Table:
+def synthetic_table(rows: int, **knobs) -> pa.Table:
     return battle_table(generate_split(SyntheticSettings(rows=rows, **knobs), "train").rows)
 
 
@@ -74,7 +74,7 @@ def test_nearly_the_same_prompt_is_the_same_group_and_another_is_not():
 
 
 def test_sources_are_spread_over_the_folds():
-    table = planted_table(2000)
+    table = synthetic_table(2000)
     table = set_column(table, "source", pa.array(["big"] * 1500 + ["small"] * 500))
     folds = assign_folds(table, 5, seed=0)
     small = np.array(table["source"].to_pylist()) == "small"
@@ -89,7 +89,7 @@ def test_a_follow_up_stands_in_the_fold_of_its_question():
 
 
 def test_folds_and_verdicts_are_balanced():
-    table = planted_table(3000)
+    table = synthetic_table(3000)
     folds = assign_folds(table, 5, seed=0)
     verdicts = np.array(table["verdict"].to_pylist())
     assert np.ptp(np.bincount(folds)) <= 5
@@ -98,7 +98,7 @@ def test_folds_and_verdicts_are_balanced():
 
 
 def test_the_seed_deals_other_folds_and_the_same_seed_the_same():
-    table = planted_table(500)
+    table = synthetic_table(500)
     assert (assign_folds(table, 5, 0) == assign_folds(table, 5, 0)).all()
     assert (assign_folds(table, 5, 0) != assign_folds(table, 5, 1)).mean() > 0.5
 

@@ -23,15 +23,15 @@ def detector():
 
 
 def test_language_is_detected_where_none_is_stated(detector, tmp_path):
-    planted = generate_split(SyntheticSettings(rows=400), "train")
-    table = battle_table([*({**row, "language": None} for row in planted.rows), {**planted.rows[0], "id": "x"}])
+    synthetic = generate_split(SyntheticSettings(rows=400), "train")
+    table = battle_table([*({**row, "language": None} for row in synthetic.rows), {**synthetic.rows[0], "id": "x"}])
     stated = set_column(table, "language", pa.array([None] * 400 + ["Klingon"]))
     write_battles(tmp_path / "b.parquet", stated)
     output = tmp_path / "o.parquet"
     assert main(["prepare", str(tmp_path / "b.parquet"), "--output", str(output), "--language"]) == 0
     battles = read_battles(output)
     found, scores = battles["language"].to_pylist(), battles["language_score"].to_pylist()
-    true = [language_name(list(LANGUAGES)[index]) for index in planted.draw.language]
+    true = [language_name(list(LANGUAGES)[index]) for index in synthetic.draw.language]
     assert np.mean([one == other for one, other in zip(found[:400], true, strict=True)]) > 0.93
     assert found[400] == "Klingon" and scores[400] is None
     assert all(0 <= score <= 1 for score in scores[:400])

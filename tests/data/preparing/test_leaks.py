@@ -1,4 +1,4 @@
-"""The leak search: exact against brute force, sure of planted copies, and not quadratic where words are common."""
+"""The leak search: exact against brute force, sure of synthetic copies, and not quadratic where words are common."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Planted battles: the truth is what verdicts are drawn from, and the text says what the truth rests on."""
+"""Synthetic battles: the truth is what verdicts are drawn from, and the text says what the truth rests on."""
 
 import numpy as np
 import pytest
@@ -23,35 +23,35 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope="module", params=PRESETS)
-def planted(request):
+def synthetic(request):
     return generate_split(preset_settings(request.param, rows=20_000, seed=3), "train")
 
 
-def test_verdicts_are_drawn_from_the_truth(planted):
+def test_verdicts_are_drawn_from_the_truth(synthetic):
     """Within ten bands of p_a, the verdicts' counts are those the probabilities promise (chi-square, p > 1e-4)."""
-    bands = np.argsort(np.argsort(planted.probs[:, 0])) * 10 // len(planted.probs)
-    drawn = np.eye(3)[planted.verdicts]
+    bands = np.argsort(np.argsort(synthetic.probs[:, 0])) * 10 // len(synthetic.probs)
+    drawn = np.eye(3)[synthetic.verdicts]
     seen = np.array([drawn[bands == band].sum(axis=0) for band in range(10)])
-    promised = np.array([planted.probs[bands == band].sum(axis=0) for band in range(10)])
+    promised = np.array([synthetic.probs[bands == band].sum(axis=0) for band in range(10)])
     assert chisquare(seen.ravel(), promised.ravel(), ddof=9).pvalue > 1e-4
 
 
-def test_the_truth_pays_its_own_entropy(planted):
+def test_the_truth_pays_its_own_entropy(synthetic):
     """The realised log loss of the truth differs from the mean entropy by sampling noise alone (4 sigma)."""
-    logs = np.log(planted.probs)
-    entropy = -(planted.probs * logs).sum(axis=1)
-    paid = -logs[np.arange(len(logs)), planted.verdicts]
-    variance = (planted.probs * (logs + entropy[:, None]) ** 2).sum()
+    logs = np.log(synthetic.probs)
+    entropy = -(synthetic.probs * logs).sum(axis=1)
+    paid = -logs[np.arange(len(logs)), synthetic.verdicts]
+    variance = (synthetic.probs * (logs + entropy[:, None]) ** 2).sum()
     assert abs(paid.sum() - entropy.sum()) < 4 * np.sqrt(variance)
 
 
-def test_no_other_prediction_beats_the_truth(planted):
-    drawn = np.arange(len(planted.verdicts)), planted.verdicts
-    loss = -np.log(planted.probs[drawn]).mean()
-    mean = planted.probs.mean(axis=0)
-    assert loss < -np.log(mean[planted.verdicts]).mean()
+def test_no_other_prediction_beats_the_truth(synthetic):
+    drawn = np.arange(len(synthetic.verdicts)), synthetic.verdicts
+    loss = -np.log(synthetic.probs[drawn]).mean()
+    mean = synthetic.probs.mean(axis=0)
+    assert loss < -np.log(mean[synthetic.verdicts]).mean()
     for temperature in (0.8, 1.25):
-        other = planted.probs**temperature
+        other = synthetic.probs**temperature
         assert loss < -np.log((other / other.sum(axis=1, keepdims=True))[drawn]).mean()
 
 
@@ -67,17 +67,17 @@ def test_davidson_ties_are_nu_times_the_geometric_mean():
 def test_two_verdicts_are_bradley_terry():
     utilities = np.array([[0.3, -0.4]])
     assert davidson(utilities, nu=0.0)[0] == pytest.approx([1 / (1 + np.exp(-0.7)), 1 / (1 + np.exp(0.7)), 0])
-    planted = generate_split(SyntheticSettings(rows=500, verdicts=2, label_noise=0.3), "train")
-    assert (planted.probs[:, 2] == 0).all() and (planted.verdicts < 2).all()
+    synthetic = generate_split(SyntheticSettings(rows=500, verdicts=2, label_noise=0.3), "train")
+    assert (synthetic.probs[:, 2] == 0).all() and (synthetic.verdicts < 2).all()
 
 
-def test_scale_and_tie_rate_are_what_the_settings_say(planted):
+def test_scale_and_tie_rate_are_what_the_settings_say(synthetic):
     settings = preset_settings("easy")
     law = fit_preference_model(settings, "train")
-    planted = generate_split(SyntheticSettings(rows=20_000), "train")
-    utilities = planted.draw.qualities @ law.weights
+    synthetic = generate_split(SyntheticSettings(rows=20_000), "train")
+    utilities = synthetic.draw.qualities @ law.weights
     assert np.std(utilities[:, 0] - utilities[:, 1]) == pytest.approx(settings.scale, rel=0.03)
-    assert planted.probs[:, 2].mean() == pytest.approx(settings.tie_rate, abs=0.005)
+    assert synthetic.probs[:, 2].mean() == pytest.approx(settings.tie_rate, abs=0.005)
 
 
 def test_the_law_does_not_depend_on_seed_or_rows():
@@ -96,10 +96,10 @@ def test_the_shifted_source_has_other_tastes():
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_quality_can_be_read_in_the_text(language):
-    planted = generate_split(SyntheticSettings(rows=400, languages=(language,)), "train")
+    synthetic = generate_split(SyntheticSettings(rows=400, languages=(language,)), "train")
     words = LANGUAGES[language]
     lists = words.word_lists
-    for row, counts, length in zip(planted.rows, planted.draw.counts, planted.draw.words, strict=True):
+    for row, counts, length in zip(synthetic.rows, synthetic.draw.counts, synthetic.draw.words, strict=True):
         for side, name in enumerate(("response_a", "response_b")):
             found = [word for turn in row[name] for word in _split(turn[:-1], words.between)]
             for column, wordlist in ((COURTESY, lists[0]), (RUDENESS, lists[1]), (AGAIN, lists[2])):
@@ -114,10 +114,10 @@ def _split(text: str, between: str) -> list[str]:
 
 
 def test_being_on_topic_and_in_the_language_can_be_read_too():
-    planted = generate_split(preset_settings("full", rows=500, hostile=0.0), "train")
-    assert 0.02 < 1 - planted.draw.qualities[..., 4:].mean() < 0.5
+    synthetic = generate_split(preset_settings("full", rows=500, hostile=0.0), "train")
+    assert 0.02 < 1 - synthetic.draw.qualities[..., 4:].mean() < 0.5
     for row, draw_language, topic in zip(
-        planted.rows, planted.draw.answer_language, planted.draw.answer_topic, strict=True
+        synthetic.rows, synthetic.draw.answer_language, synthetic.draw.answer_topic, strict=True
     ):
         for side, name in enumerate(("response_a", "response_b")):
             words = list(LANGUAGES.values())[draw_language[side]]

@@ -16,8 +16,8 @@ def judge(each_judge):
     return each_judge
 
 
-def test_out_of_memory_halves_the_batch_and_the_numbers_stay(judge, planted_file, tmp_path, monkeypatch, capsys):
-    assert predict(judge, planted_file, tmp_path / "whole.parquet") == 0
+def test_out_of_memory_halves_the_batch_and_the_numbers_stay(judge, synthetic_file, tmp_path, monkeypatch, capsys):
+    assert predict(judge, synthetic_file, tmp_path / "whole.parquet") == 0
     forward, sizes = TransformersEngine._forward, []
 
     def small_memory(self, prompts):
@@ -28,7 +28,7 @@ def test_out_of_memory_halves_the_batch_and_the_numbers_stay(judge, planted_file
 
     monkeypatch.setattr(TransformersEngine, "_forward", small_memory)
     capsys.readouterr()
-    assert predict(judge, planted_file, tmp_path / "halved.parquet") == 0
+    assert predict(judge, synthetic_file, tmp_path / "halved.parquet") == 0
     assert "out of memory: batches of" in capsys.readouterr().err
     refused = [size for size in sizes if size > 900]
     assert 0 < len(refused) <= 5 and sizes[: len(refused)] == refused  # then never again
@@ -40,14 +40,14 @@ def test_out_of_memory_halves_the_batch_and_the_numbers_stay(judge, planted_file
 
 
 def test_one_battle_that_is_too_long_for_the_memory_says_what_to_set(
-    judge, planted_file, tmp_path, monkeypatch, capsys
+    judge, synthetic_file, tmp_path, monkeypatch, capsys
 ):
     def no_memory(self, prompts):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
 
     monkeypatch.setattr(TransformersEngine, "_forward", no_memory)
     capsys.readouterr()
-    assert predict(judge, planted_file, tmp_path / "probs.parquet") == 2
+    assert predict(judge, synthetic_file, tmp_path / "probs.parquet") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "out of memory with one battle" in error and "sft-judge quantize" in error and "more lines" not in error
     assert not (tmp_path / "probs.parquet").exists()

@@ -34,8 +34,8 @@ def server(calibrated):
 
 
 @pytest.fixture
-def battles(planted_rows):
-    return [{name: row[name] for name in ("id", *FIELDS)} for row in planted_rows[:20]]
+def battles(synthetic_rows):
+    return [{name: row[name] for name in ("id", *FIELDS)} for row in synthetic_rows[:20]]
 
 
 @pytest.mark.parametrize("swap", ["both", "none", None])
@@ -78,8 +78,8 @@ def test_one_bare_battle_of_texts_is_a_list_of_one(server):
     assert bare == listed and bare["judgements"][0]["id"] is None
 
 
-def test_a_row_of_a_battles_file_is_taken_as_it_is(server, planted_rows, battles):
-    rows = planted_rows[:20]
+def test_a_row_of_a_battles_file_is_taken_as_it_is(server, synthetic_rows, battles):
+    rows = synthetic_rows[:20]
     assert {"verdict", "fold"} <= set(rows[0])
     answers = [server[1].post("/v1/judge", json={"battles": some}).json() for some in (rows, battles)]
     np.testing.assert_allclose(*(shares(answer["judgements"]) for answer in answers), atol=1e-6)
@@ -122,8 +122,8 @@ def test_a_batch_gives_a_line_for_a_line(server, battles):
     assert service.queue.taken == 0
 
 
-def test_a_battles_file_in_jsonl_is_a_batch(server, planted_table, battles, tmp_path):
-    write_battles(tmp_path / "battles.jsonl", planted_table.slice(0, 20))
+def test_a_battles_file_in_jsonl_is_a_batch(server, synthetic_table, battles, tmp_path):
+    write_battles(tmp_path / "battles.jsonl", synthetic_table.slice(0, 20))
     content = (tmp_path / "battles.jsonl").read_bytes()
     answers = lines_of(
         server[1].post("/v1/judge/batch", content=content, headers={"content-type": "application/x-ndjson"})

@@ -37,18 +37,18 @@ def judge(bases, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(judge, planted_file, tmp_path_factory):
+def whole(judge, synthetic_file, tmp_path_factory):
     """What the judge says without a deadline, in both orders."""
     output = tmp_path_factory.mktemp("whole") / "probs.parquet"
-    assert predict(judge, planted_file, output) == 0
+    assert predict(judge, synthetic_file, output) == 0
     return read_probs(output)
 
 
 @pytest.fixture
-def sample(planted_rows, tmp_path):
+def sample(synthetic_rows, tmp_path):
     """A sample in the LMSYS shape, in an order of its own."""
     file = tmp_path / "sample.csv"
-    lines = [f"{row['id']},0.3,0.3,0.4\n" for row in planted_rows[::-1]]
+    lines = [f"{row['id']},0.3,0.3,0.4\n" for row in synthetic_rows[::-1]]
     file.write_text("id,winner_model_a,winner_model_b,winner_tie\n" + "".join(lines))
     return file
 
@@ -97,8 +97,8 @@ def submitted(path):
         return {row.pop("id"): np.array([float(value) for value in row.values()]) for row in csv.DictReader(lines)}
 
 
-def test_with_time_enough_it_is_what_predict_says_without_a_deadline(judge, planted_file, whole, tmp_path):
-    assert in_time(judge, planted_file, tmp_path / "probs.parquet") == 0
+def test_with_time_enough_it_is_what_predict_says_without_a_deadline(judge, synthetic_file, whole, tmp_path):
+    assert in_time(judge, synthetic_file, tmp_path / "probs.parquet") == 0
     probs = read_probs(tmp_path / "probs.parquet")
     assert probs.ids.tolist() == whole.ids.tolist() and probs.orders.tolist() == whole.orders.tolist()
     np.testing.assert_allclose(np.exp(probs.logp), np.exp(whole.logp), atol=1e-6)
@@ -110,16 +110,16 @@ def test_with_time_enough_it_is_what_predict_says_without_a_deadline(judge, plan
 
 
 def test_before_anything_is_loaded_all_battles_have_class_frequencies(
-    judge, planted_file, planted_rows, sample, tmp_path, monkeypatch
+    judge, synthetic_file, synthetic_rows, sample, tmp_path, monkeypatch
 ):
     def stop(path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sft_judge.core.manifest.content_hash", stop)  # the hash of large weights takes minutes
     output, submission = tmp_path / "probs.parquet", tmp_path / "submission.csv"
-    assert in_time(judge, planted_file, output, "--sample", str(sample), "--submission", str(submission)) == 130
+    assert in_time(judge, synthetic_file, output, "--sample", str(sample), "--submission", str(submission)) == 130
     probs = read_probs(output)
-    assert probs.ids.tolist() == [row["id"] for row in planted_rows] and not probs.scored.any()
+    assert probs.ids.tolist() == [row["id"] for row in synthetic_rows] and not probs.scored.any()
     np.testing.assert_allclose(np.exp(probs.logp), [SHARES] * 60)
     facts = probs.metadata["deadline"]
     assert facts["class_frequencies_from"].startswith("verdicts in training") and not facts["judged"]
@@ -127,10 +127,10 @@ def test_before_anything_is_loaded_all_battles_have_class_frequencies(
     np.testing.assert_allclose([*submitted(submission).values()], [SHARES] * 60)  # no temperature touches them
 
 
-def test_a_judge_that_does_not_know_the_frequencies_has_even_odds_and_says_so(bases, planted_file, tmp_path):
+def test_a_judge_that_does_not_know_the_frequencies_has_even_odds_and_says_so(bases, synthetic_file, tmp_path):
     for num, words in ((3, ("A", "B", "tie")), (2, ("A", "B"))):
         judge = make_judge(tmp_path / f"judge-{num}", bases["qwen2"], words=words)
-        assert in_time(judge, planted_file, tmp_path / "probs.parquet", budget="4s") == 0
+        assert in_time(judge, synthetic_file, tmp_path / "probs.parquet", budget="4s") == 0
         probs = read_probs(tmp_path / "probs.parquet")
         np.testing.assert_allclose(np.exp(probs.logp)[:, :num], 1 / num)
         assert probs.num_verdicts == num and probs.metadata["deadline"]["class_frequencies_from"].startswith(
@@ -140,14 +140,14 @@ def test_a_judge_that_does_not_know_the_frequencies_has_even_odds_and_says_so(ba
 
 @pytest.mark.parametrize("policy, orders, last", [("none", 60, 8), ("both", 120, 8), ("budget", 120, 20)])
 def test_interrupted_at_any_block_the_files_are_valid_and_the_next_run_does_the_rest(
-    policy, orders, last, judge, planted_file, whole, sample, tmp_path, small_blocks, stop_after, capsys
+    policy, orders, last, judge, synthetic_file, whole, sample, tmp_path, small_blocks, stop_after, capsys
 ):
     output, submission = tmp_path / "probs.parquet", tmp_path / "submission.csv"
     words = ["--swap", policy, "--sample", str(sample), "--submission", str(submission)]
-    expected, prompt_lengths, done = by_key(whole), lengths(judge, planted_file), 0
+    expected, prompt_lengths, done = by_key(whole), lengths(judge, synthetic_file), 0
     for blocks in (0, 3, last):
         scored = stop_after(blocks)
-        assert in_time(judge, planted_file, output, *words) == 130
+        assert in_time(judge, synthetic_file, output, *words) == 130
         assert "this goes on: sft-judge predict" in capsys.readouterr().err
         done += sum(scored)
         probs = read_probs(output)
@@ -159,26 +159,26 @@ def test_interrupted_at_any_block_the_files_are_valid_and_the_next_run_does_the_
         assert not known or max(known) <= min((prompt_lengths[id_] for id_ in ids[judged == 0]), default=np.inf)
         check_submission(submission, read_sample(sample))
     scored = stop_after()
-    assert in_time(judge, planted_file, output, *words, budget="20m") == 0
+    assert in_time(judge, synthetic_file, output, *words, budget="20m") == 0
     assert sum(scored) == orders - done  # no row twice, none missing
     assert read_probs(output).metadata["deadline"]["complete"]
     scored = stop_after(0)
-    assert in_time(judge, planted_file, output, *words) == 0 and not scored  # what is complete is not done again
+    assert in_time(judge, synthetic_file, output, *words) == 0 and not scored  # what is complete is not done again
     assert main(["submit", "--probs", str(output), "--sample", str(sample), "--output", str(tmp_path / "o.csv")]) == 0
     assert (tmp_path / "o.csv").read_bytes() == submission.read_bytes()  # calibrated once, as `submit` does
 
 
-def lengths(judge, planted_file):
-    rows = read_battles(planted_file).to_pylist()
+def lengths(judge, synthetic_file):
+    rows = read_battles(synthetic_file).to_pylist()
     prompt = JudgePrompt.of(load_tokenizer(str(judge)), read_spec(judge))
     return {row["id"]: len(ids) for row, (ids,) in zip(rows, prompt.encode(rows, ("ab",)), strict=True)}
 
 
 def test_the_other_order_goes_to_the_battles_that_the_first_left_most_unsure(
-    judge, planted_file, whole, tmp_path, small_blocks, stop_after
+    judge, synthetic_file, whole, tmp_path, small_blocks, stop_after
 ):
     stop_after(20 + 7)  # once through the battles, and seven blocks of the other order
-    assert in_time(judge, planted_file, tmp_path / "probs.parquet") == 130
+    assert in_time(judge, synthetic_file, tmp_path / "probs.parquet") == 130
     probs = read_probs(tmp_path / "probs.parquet")
     twice = set(probs.ids[probs.orders == "ba"])
     assert len(twice) == 21
@@ -187,15 +187,15 @@ def test_the_other_order_goes_to_the_battles_that_the_first_left_most_unsure(
 
 
 def test_with_a_length_rule_the_other_order_goes_where_it_gained_most_per_token(
-    judge, planted_file, tmp_path, small_blocks, stop_after
+    judge, synthetic_file, tmp_path, small_blocks, stop_after
 ):
-    assert predict(judge, planted_file, tmp_path / "known.parquet") == 0
+    assert predict(judge, synthetic_file, tmp_path / "known.parquet") == 0
     stop_after(20 + 5)
-    words = ["--length-rule", str(tmp_path / "known.parquet"), str(planted_file)]
-    assert in_time(judge, planted_file, tmp_path / "probs.parquet", *words) == 130
+    words = ["--length-rule", str(tmp_path / "known.parquet"), str(synthetic_file)]
+    assert in_time(judge, synthetic_file, tmp_path / "probs.parquet", *words) == 130
     prompt = JudgePrompt.of(load_tokenizer(str(judge)), read_spec(judge))
-    tokens = lengths(judge, planted_file)
-    rule = load_length_rule(tmp_path / "known.parquet", planted_file, prompt)
+    tokens = lengths(judge, synthetic_file)
+    rule = load_length_rule(tmp_path / "known.parquet", synthetic_file, prompt)
     worth = {id_: rule(np.array([length]))[0] / length for id_, length in tokens.items()}
     probs = read_probs(tmp_path / "probs.parquet")
     twice = set(probs.ids[probs.orders == "ba"])
@@ -203,12 +203,12 @@ def test_with_a_length_rule_the_other_order_goes_where_it_gained_most_per_token(
 
 
 def test_a_second_judge_begins_with_what_the_first_is_least_sure_of(
-    judge, planted_file, whole, tmp_path, small_blocks, stop_after
+    judge, synthetic_file, whole, tmp_path, small_blocks, stop_after
 ):
-    assert predict(judge, planted_file, tmp_path / "first.parquet") == 0
+    assert predict(judge, synthetic_file, tmp_path / "first.parquet") == 0
     stop_after(6)
     words = ["--swap", "none", "--uncertain-in", str(tmp_path / "first.parquet")]
-    assert in_time(judge, planted_file, tmp_path / "second.parquet", *words) == 130
+    assert in_time(judge, synthetic_file, tmp_path / "second.parquet", *words) == 130
     ids, probs, _ = average_orders(whole)
     seen = read_probs(tmp_path / "second.parquet")
     judged = np.isin(ids.astype(str), seen.ids[seen.scored].astype(str))
@@ -216,10 +216,10 @@ def test_a_second_judge_begins_with_what_the_first_is_least_sure_of(
 
 
 def test_exchanged_responses_exchange_the_result_of_both_orders_out_of_time_too(
-    judge, planted_table, planted_file, tmp_path, small_blocks, stop_after
+    judge, synthetic_table, synthetic_file, tmp_path, small_blocks, stop_after
 ):
-    write_battles(tmp_path / "exchanged.parquet", exchange(planted_table))
-    for battles, name in ((planted_file, "one"), (tmp_path / "exchanged.parquet", "other")):
+    write_battles(tmp_path / "exchanged.parquet", exchange(synthetic_table))
+    for battles, name in ((synthetic_file, "one"), (tmp_path / "exchanged.parquet", "other")):
         stop_after(5)
         assert in_time(judge, battles, tmp_path / f"{name}.parquet", "--swap", "both") == 130
     one, other = (average_orders(read_probs(tmp_path / f"{name}.parquet"))[1] for name in ("one", "other"))
@@ -227,52 +227,54 @@ def test_exchanged_responses_exchange_the_result_of_both_orders_out_of_time_too(
 
 
 def test_two_shards_do_half_each_and_each_writes_what_both_know(
-    judge, planted_file, whole, tmp_path, small_blocks, stop_after
+    judge, synthetic_file, whole, tmp_path, small_blocks, stop_after
 ):
     output = tmp_path / "probs.parquet"
     for shard, judged in (("1/2", 30), ("0/2", 60)):
         counted = stop_after()
-        assert in_time(judge, planted_file, output, "--shard", shard) == 0
+        assert in_time(judge, synthetic_file, output, "--shard", shard) == 0
         assert sum(counted) == 60  # half of 60 battles in two orders
         assert read_probs(output).metadata["deadline"]["judged"] == judged
         assert (tmp_path / "probs.parquet.manifest.json").exists() == (shard == "0/2")
     np.testing.assert_allclose(np.exp(read_probs(output).logp), np.exp(whole.logp), atol=1e-5)
 
 
-def test_a_start_that_takes_longer_than_there_is_time_is_given_up(judge, planted_file, tmp_path, monkeypatch, capsys):
+def test_a_start_that_takes_longer_than_there_is_time_is_given_up(
+    judge, synthetic_file, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("sft_judge.inference.time_budget.predict.open_engine", lambda *words, **more: time.sleep(600))
-    assert in_time(judge, planted_file, tmp_path / "probs.parquet", budget="9s") == 0
+    assert in_time(judge, synthetic_file, tmp_path / "probs.parquet", budget="9s") == 0
     assert "0 of 60 battles judged" in capsys.readouterr().out
     assert not read_probs(tmp_path / "probs.parquet").scored.any()
 
 
 def test_an_unfinished_file_is_read_with_a_caveat(
-    judge, planted_file, sample, tmp_path, small_blocks, stop_after, capsys
+    judge, synthetic_file, sample, tmp_path, small_blocks, stop_after, capsys
 ):
     output = tmp_path / "probs.parquet"
     stop_after(12)
-    assert in_time(judge, planted_file, output) == 130
+    assert in_time(judge, synthetic_file, output) == 130
     capsys.readouterr()
     said = (
         "24 of 60 battles were not judged and have class frequencies, 36 of 60 battles were judged in one order alone"
     )
     assert main(["submit", "--probs", str(output), "--sample", str(sample), "--output", str(tmp_path / "o.csv")]) == 0
     assert said in capsys.readouterr().out
-    words = ["--probs", str(output), "--battles", str(planted_file), "--output", str(tmp_path / "report")]
+    words = ["--probs", str(output), "--battles", str(synthetic_file), "--output", str(tmp_path / "report")]
     assert main(["evaluate", *words]) == 0
     assert f"caveat: {tmp_path.name}: {said}" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert said in str(metrics["provenance"]) and metrics["n"] == 60
     assert said in (tmp_path / "report" / "report.html").read_text()
-    orders = align_judges({"it": output}, read_battles(planted_file), planted_file).judges["it"].orders
+    orders = align_judges({"it": output}, read_battles(synthetic_file), synthetic_file).judges["it"].orders
     assert np.isnan(orders[:, :, 0]).sum(axis=0).tolist() == [24, 60]  # frequencies are no judgement in any order
     copy = shutil.copytree(judge, tmp_path / "judge")
-    assert main(["calibrate", "--probs", str(output), "--battles", str(planted_file), "--model", str(copy)]) == 0
+    assert main(["calibrate", "--probs", str(output), "--battles", str(synthetic_file), "--model", str(copy)]) == 0
     assert read_spec(copy).calibration["fitted_rows"] == 36 and "24 without probabilities" in capsys.readouterr().out
 
 
-def test_class_frequencies_are_no_labels(command, judge, planted_file, tmp_path, capsys):
-    assert in_time(judge, planted_file, tmp_path / "labels.parquet", budget="4s") == 0
+def test_class_frequencies_are_no_labels(command, judge, synthetic_file, tmp_path, capsys):
+    assert in_time(judge, synthetic_file, tmp_path / "labels.parquet", budget="4s") == 0
     words = {"labels": tmp_path / "labels.parquet", "distill_weight": 0.5, "allow_in_sample": "true"}
     assert main(command(**words)) == 2
     assert "60 battles hold class frequencies, which are no labels" in capsys.readouterr().err
@@ -289,18 +291,18 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_settings_are_one_line_and_nothing_is_written(case, judge, planted_file, sample, tmp_path, capsys):
+def test_bad_settings_are_one_line_and_nothing_is_written(case, judge, synthetic_file, sample, tmp_path, capsys):
     words, said = BAD[case]
     words = [str(sample) if word == "SAMPLE" else word for word in words]
-    assert predict(judge, planted_file, tmp_path / "probs.parquet", *words) == 2
+    assert predict(judge, synthetic_file, tmp_path / "probs.parquet", *words) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["sample.csv"]
 
 
-def test_a_sample_of_other_battles_is_refused_before_anything_is_written(judge, planted_file, tmp_path, capsys):
+def test_a_sample_of_other_battles_is_refused_before_anything_is_written(judge, synthetic_file, tmp_path, capsys):
     (tmp_path / "sample.csv").write_text("id,winner\nother,model_a\n")
     words = ["--sample", str(tmp_path / "sample.csv"), "--submission", str(tmp_path / "s.csv")]
-    assert in_time(judge, planted_file, tmp_path / "probs.parquet", *words) == 2
+    assert in_time(judge, synthetic_file, tmp_path / "probs.parquet", *words) == 2
     assert "no probabilities for 1 of 1 ids" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["sample.csv"]

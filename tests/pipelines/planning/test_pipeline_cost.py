@@ -109,7 +109,7 @@ def test_more_gpus_shorten_trainings_alone(road):
     assert four["predict"][0].flops == one["predict"][0].flops
 
 
-def test_declared_rows_are_used_and_said_until_the_file_is_there(road, planted_rows, tmp_path):
+def test_declared_rows_are_used_and_said_until_the_file_is_there(road, synthetic_rows, tmp_path):
     made = road()
     assert pieces_of(made)["student"][0].said == "declared"
     assert any(
@@ -118,7 +118,7 @@ def test_declared_rows_are_used_and_said_until_the_file_is_there(road, planted_r
     )
     file = tmp_path / "run" / "battles.parquet"
     file.parent.mkdir()
-    write_battles(file, battle_table([{**row, "fold": place % 5} for place, row in enumerate(planted_rows)]))
+    write_battles(file, battle_table([{**row, "fold": place % 5} for place, row in enumerate(synthetic_rows)]))
     counted = pieces_of(road())
     assert counted["student"][0].said == "by characters" and counted["predict"][0].said == "declared"
     assert counted["student"][0].tokens < 2 * TOKENS * len(read_battles(file))
