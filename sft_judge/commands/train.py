@@ -2,7 +2,7 @@
 Train a judge from a recipe.
 
 A recipe is a YAML file of TRL's SFTConfig and ModelConfig keys and the judge's own (battles, fold, labels,
-distill_weight, prompt_template, num_verdicts, total_budget, swap, ...: see sft_judge/training/config.py). Every key can be
+distill_weight, prompt_template, num_verdicts, total_budget, swap, ...: see training/config.py). Every key can be
 given on the command line as --key value, which wins. A run that was killed goes on from its last checkpoint.
 
 On several processes: accelerate launch --config_file recipes/accelerate/X.yaml scripts/train.py --config RECIPE

@@ -1,4 +1,4 @@
-"""Attacks: one response of each battle has one, drawn by its id, and what it gains is measured where it is synthetic."""
+"""Attacks: one response of each battle has one, drawn by its id, and what it gains is measured where it is known."""
 
 import json
 
