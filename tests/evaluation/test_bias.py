@@ -1,4 +1,4 @@
-"""Style and families: an effect or a lead is found where it is synthetic, and not seen where there is none."""
+"""Style and families: an effect or a lead is found where there is one, and not seen where there is none."""
 
 import numpy as np
 import pytest

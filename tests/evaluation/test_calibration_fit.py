@@ -1,4 +1,4 @@
-"""Calibrations: found where synthetic, symmetric, kept only where held-out rows support them."""
+"""Calibrations: found where they are known, symmetric, kept only where held-out rows support them."""
 
 import numpy as np
 import pytest
