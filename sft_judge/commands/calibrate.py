@@ -54,7 +54,7 @@ def run(args) -> dict:
     result = {"fitted_rows": len(held.verdicts), "fold": args.fold, "battles_sha256": content_hash(args.battles)}
     calibration = calibration and calibration | result | evidence
     _store(args, calibration)
-    print("\n".join(_said(calibration, evidence, result["fitted_rows"])))
+    print("\n".join(_describe_calibration(calibration, evidence, result["fitted_rows"])))
     print(f"skipped: {', '.join(f'{count} {why}' for why, count in counts.items())}")
     return {"calibration": calibration, "evidence": evidence, "skipped": counts}
 
@@ -75,7 +75,7 @@ def _store(args, calibration: dict | None) -> None:
     write_probs(args.output, probs)
 
 
-def _said(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
+def _describe_calibration(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
     from sft_judge.evaluation.reporting.tables import number
     from sft_judge.modeling.temperature_scaling import describe_calibration
 

@@ -19,19 +19,19 @@ def run(args):
     print(f"sft-judge {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print("\n".join(f"GPU {number}: {gpu}" for number, gpu in enumerate(gpus)) or "no NVIDIA GPU seen")
     versions, missing = doctor.core()
-    print("\ncore\n  " + _listed(versions) + "".join(f"\n  MISSING {requirement}" for requirement in missing))
+    print("\ncore\n  " + _list_versions(versions) + "".join(f"\n  MISSING {requirement}" for requirement in missing))
     print("\nextras")
     for extra in doctor.extras():
         if extra.missing:
             print(f"  - {extra.name:<10} would give {extra.gives}: {_how(extra)}")
         else:
-            print(f"  + {extra.name:<10} {_listed(extra.installed)}")
+            print(f"  + {extra.name:<10} {_list_versions(extra.installed)}")
     problems = doctor.problems(bool(gpus))
     print("\n" + "\n".join(f"problem: {problem}" for problem in problems) if problems else "\nno problems found")
     return {}
 
 
-def _listed(versions: dict[str, str]) -> str:
+def _list_versions(versions: dict[str, str]) -> str:
     return ", ".join(f"{package} {version}" for package, version in versions.items())
 
 

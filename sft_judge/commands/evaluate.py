@@ -74,9 +74,9 @@ def run(args) -> dict:
     battles = read_battles(args.battles)
     if args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
         return _policies_alone(args, files, battles)
-    aligned = align_judges(files, battles, args.battles, _kept(args, battles), args.truth, args.uncalibrated)
+    aligned = align_judges(files, battles, args.battles, _keep_rows(args, battles), args.truth, args.uncalibrated)
     against = against_votes(aligned)
-    metrics = _measured(args, files, main, battles, aligned, len(against))
+    metrics = _measure(args, files, main, battles, aligned, len(against))
     _write(args, metrics, aligned, against)
     if not args.quiet:
         _print_tables(metrics)
@@ -84,7 +84,7 @@ def run(args) -> dict:
     return {"rows": metrics["n"], "log_loss": metrics["log_loss"]}
 
 
-def _measured(args, files: dict, main: str, battles, aligned, num_against: int) -> dict:
+def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -> dict:
     """The whole of metrics.json."""
     from sft_judge.core.manifest import manifest_path, read_stages
     from sft_judge.evaluation.agreement import agreement
@@ -150,7 +150,7 @@ def _policies(args, battles, judges: dict) -> dict:
 
     from sft_judge.evaluation.policies import policy_wins
 
-    chosen = battles.filter(pa.array(_kept(args, battles)))
+    chosen = battles.filter(pa.array(_keep_rows(args, battles)))
     return policy_wins(chosen, judges, tuple(args.policies), args.battles, args.seed)
 
 
@@ -192,7 +192,7 @@ def judge_names(paths: list[Path], names: list[str] | None) -> dict[str, Path]:
     return dict(zip(names, paths, strict=True))
 
 
-def _kept(args, battles):
+def _keep_rows(args, battles):
     """Mask [rows] of the battles that --fold and --limit leave."""
     import numpy as np
 

@@ -82,7 +82,7 @@ def _rule(args, num_asked: int):
         )
     if args.fit:
         _as_many(len(args.fit), "files to fit on", args)
-        return _fitted(args, num_asked)
+        return _fit_weights(args, num_asked)
     if args.weights is None:
         return equal_rule(len(args.probs)), {}
     if _is_rule(args.weights):
@@ -102,7 +102,7 @@ def _as_many(count: int, what: str, args) -> None:
         raise InputError(f"{count} {what} for {len(args.probs)} probs files; give one each, in their order.")
 
 
-def _fitted(args, num_asked: int):
+def _fit_weights(args, num_asked: int):
     import numpy as np
 
     from sft_judge.data.battles import read_battles

@@ -56,7 +56,7 @@ class AdapterByShards:
                     raise NotByShards(f"{name} is a {type(module).__name__} of PEFT's")
                 self.layers[f"{name}.weight"] = module
         changed = {*self.layers, *self.replaced}
-        if _tied(base.config) and changed & ends:
+        if _find_tied(base.config) and changed & ends:
             raise NotByShards("it changes embeddings that are tied to the head")
         elsewhere = changed - set(own_names.values())
         if elsewhere:
@@ -119,5 +119,5 @@ def _check(config: PeftConfig) -> None:
         raise NotByShards(f"it has {more[0]}")
 
 
-def _tied(config) -> bool:
+def _find_tied(config) -> bool:
     return any(getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config()))

@@ -91,7 +91,7 @@ class Tally:
         prompts, battles = (np.unique(np.concatenate(c), return_counts=True)[1] for c in (self.prompts, self.battles))
         return {
             "rows": self.num_rows,
-            "rows_by": {name: _ordered(counter) for name, counter in self.by.items()},
+            "rows_by": {name: _sort_counts(counter) for name, counter in self.by.items()},
             "characters": {name: quantiles(values) for name, values in lengths.items()},
             "length_histogram": _histogram(lengths),
             "length_symmetry": _symmetry(lengths["response_a"], lengths["response_b"]),
@@ -201,7 +201,7 @@ def _counts(values) -> Counter:
     return Counter({row["values"]: row["counts"] for row in pc.value_counts(values).to_pylist()})
 
 
-def _ordered(counter: Counter) -> dict[str, int]:
+def _sort_counts(counter: Counter) -> dict[str, int]:
     """Counts by name: numbers in their order, names the largest first; what is null is called none and is last."""
     rank = {
         value: value if isinstance(value, int) else (-count, value)

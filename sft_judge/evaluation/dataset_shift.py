@@ -154,7 +154,9 @@ def tables_of(result: dict) -> list[Table]:
     """The two-way table, the gains the rule reads, and what was trained and scored on."""
     sets = result["sets"]
     judges = list(next(iter(sets.values()))["scores"])
-    two_way = [[judge, *(cell for one in sets.values() for cell in _worth(one["scores"][judge]))] for judge in judges]
+    two_way = [
+        [judge, *(cell for one in sets.values() for cell in _score_cells(one["scores"][judge]))] for judge in judges
+    ]
     columns = ["", *(f"{what} on {name}" for name in sets for what in ("log loss", "accuracy"))]
     gains = [
         [
@@ -186,7 +188,7 @@ def tables_of(result: dict) -> list[Table]:
     ]
 
 
-def _worth(scores: dict) -> list[str]:
+def _score_cells(scores: dict) -> list[str]:
     return [number(scores["log_loss"]), percent(scores["accuracy"])]
 
 

@@ -45,7 +45,11 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
         Section("Policies", tables=[policies_table(metrics["policies"])] if "policies" in metrics else []),
         Section("Reliability", [plots.plot_reliability(judges)], [_bins_table(name, main)]),
         *(
-            Section(f"Slices: {dimension}", [plots.plot_slice_losses(dimension, _having(judges, dimension))], [table])
+            Section(
+                f"Slices: {dimension}",
+                [plots.plot_slice_losses(dimension, _select_judges(judges, dimension))],
+                [table],
+            )
             for dimension, table in zip(main["slices"], slice_tables(main["slices"]), strict=True)
         ),
         Section("Position bias", tables=[bias_table(judges)]),
@@ -88,7 +92,7 @@ def _skill_plot(metrics: dict, judges: dict) -> str:
     return plots.plot_skill(rows, key, metrics["main"])
 
 
-def _having(judges: dict, dimension: str) -> dict:
+def _select_judges(judges: dict, dimension: str) -> dict:
     return {name: figures for name, figures in judges.items() if dimension in figures["slices"]}
 
 

@@ -70,12 +70,12 @@ class RowWork(Work):
         self._lock = folder.with_suffix(".lock.partial")
         self._read: set[Path] = set()
         self._scores = scores
-        with self.alone():
+        with self.locked():
             super().__init__(folder, fingerprint)
             self.stamp()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the others off: one process at a time makes an output of what all have done."""
         with open(self._lock, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -99,7 +99,7 @@ class RowWork(Work):
     def lengths(self, measure) -> np.ndarray:
         """What `measure()` gives, taken from disk where it was measured before."""
         file = self.folder / "lengths.npy"
-        with self.alone():
+        with self.locked():
             if not file.is_file():
                 _save(file, measure())
         return np.load(file)

@@ -90,7 +90,7 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     family = FAMILIES[name]
     chat = TEMPLATES / f"{family.chat}.jinja"
     return PreTrainedTokenizerFast(
-        tokenizer_object=_shaped(Tokenizer.from_str(json.dumps(_state(family))), family),
+        tokenizer_object=_set_shape(Tokenizer.from_str(json.dumps(_state(family))), family),
         bos_token=family.bos,
         eos_token=family.control[0],
         pad_token=family.control[0],
@@ -129,7 +129,7 @@ def _state(family: Family) -> dict:
     return state
 
 
-def _shaped(tokenizer: Tokenizer, family: Family) -> Tokenizer:
+def _set_shape(tokenizer: Tokenizer, family: Family) -> Tokenizer:
     """With the family's normalizer, and the way it puts a space before a text."""
     if family.nfc:
         tokenizer.normalizer = normalizers.NFC()

@@ -73,7 +73,7 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     new = [name for name, step in pipeline.get("steps", {}).items() if "before" in step]
     check_known(file, "step", [name for name in pipeline.get("steps", {}) if name not in new], steps)
     for name, changes in pipeline.get("steps", {}).items():
-        steps = _inserted(file, steps, name, changes) if name in new else steps | {name: {**steps[name], **changes}}
+        steps = _insert_step(file, steps, name, changes) if name in new else steps | {name: {**steps[name], **changes}}
     check_known(file, "step", pipeline.get("drop", []), steps)
     remaining = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
     more = {name: value for name, value in {**base, **pipeline}.items() if name in also}
@@ -81,7 +81,7 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     return {**merged, "steps": remaining, **more}
 
 
-def _inserted(file, steps: dict, name: str, step: dict) -> dict:
+def _insert_step(file, steps: dict, name: str, step: dict) -> dict:
     """The steps with a new one before that which its `before` names."""
     check_known(file, "step", [step["before"]], steps)
     place = list(steps).index(step["before"])

@@ -53,7 +53,7 @@ class Sweep:
     def run(self, trial: str, seed: int) -> Run:
         """The run of a trial with a seed. Raises `InputError` for a setting that the steps do not have."""
         pipeline = copy.deepcopy(self.pipeline)
-        for name in _listed(self.trials[trial].get("drop", [])):
+        for name in _as_list(self.trials[trial].get("drop", [])):
             if pipeline["steps"].pop(name, None) is None:
                 raise InputError(f"{self.file}, trial {trial}: no step {name!r} to drop.")
         for key, value in self.trials[trial].items():
@@ -79,7 +79,7 @@ def read_sweep(file: Path, assignments: list[str] = ()) -> Sweep:
             raise InputError(f"{file}: a sweep needs {key!r}; `sft-judge sweep --help` shows one.")
     trials = {**(given["cells"] or {}), **(_grid(given["grid"]) if given["grid"] else {})}
     trials = {name: settings or {} for name, settings in trials.items()}
-    references = _listed(given["reference"])
+    references = _as_list(given["reference"])
     unknown = [name for name in references if name not in trials]
     if unknown:
         raise InputError(f"{file}: the reference {unknown[0]!r} is no trial; they are {', '.join(trials)}.")
@@ -88,7 +88,7 @@ def read_sweep(file: Path, assignments: list[str] = ()) -> Sweep:
     measure = given["measure"] or ("expected_log_loss" if "truth" in given["score"] else "log_loss")
     if measure not in MEASURES:
         raise InputError(f"{file}: measure is {measure!r}, expected one of {', '.join(MEASURES)}.")
-    seeds, confirm = _listed(given["seeds"]), _listed(given["confirm"] or [])
+    seeds, confirm = _as_list(given["seeds"]), _as_list(given["confirm"] or [])
     both = sorted({*seeds} & {*confirm})
     if both:
         raise InputError(f"{file}: seed {both[0]} is in seeds and in confirm; fresh ones are those not chosen by.")
@@ -125,12 +125,12 @@ def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
 def _grid(grid: dict) -> dict[str, dict]:
     """Every combination, named by the values of the keys that have several, without what begins all their names."""
     trials = {}
-    varied = [key for key, values in grid.items() if len(_listed(values)) > 1]
+    varied = [key for key, values in grid.items() if len(_as_list(values)) > 1]
     names = {key: key.rpartition(".")[-1] for key in varied}
     if len(varied) > 1:
         shared = os.path.commonprefix(list(names.values())).rpartition("_")
         names = {key: name.removeprefix(shared[0] + shared[1]) for key, name in names.items()}
-    for values in itertools.product(*(_listed(values) for values in grid.values())):
+    for values in itertools.product(*(_as_list(values) for values in grid.values())):
         settings = dict(zip(grid, values, strict=True))
         name = ", ".join(f"{names[key]} {settings[key]}" for key in varied)
         trials[name or "all"] = settings
@@ -150,7 +150,7 @@ def _assign(sweep: dict, assignment: str) -> None:
         override(sweep, [assignment])
 
 
-def _listed(value) -> list:
+def _as_list(value) -> list:
     return value if isinstance(value, list) else [value]
 
 

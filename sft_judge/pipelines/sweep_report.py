@@ -143,11 +143,11 @@ def _verdict(sweep: Sweep, scores: Scores, best: str | None, reference: str | No
     difference = describe_difference(paired, sweep.measure == "accuracy")
     winner = {"better": f"{best} is better than {reference}", "worse": f"{best} is worse than {reference}"}
     words = winner.get(difference, f"no winner: no difference seen between {best} and {reference}")
-    line = f"{words}: {_signed(paired)} {where}, {len(scores.clusters)} battles x {paired.seeds} seeds"
+    line = f"{words}: {_format_signed(paired)} {where}, {len(scores.clusters)} battles x {paired.seeds} seeds"
     return {"confirmed": paired.as_dict(), "verdict": line}
 
 
-def _signed(mean: Mean) -> str:
+def _format_signed(mean: Mean) -> str:
     return f"{mean.value:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}]"
 
 

@@ -16,10 +16,10 @@ from sft_judge.ranking.comparisons import Contests, pair_counts
 
 def parameter_draws(contests: Contests, ties: bool, repeats: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
     """[1 + repeats, M + F], with `ties` a last column log nu; row 0 is of the data themselves."""
-    return (_stepped if contests.controls else _fitted)(contests, ties, repeats, seed)
+    return (_step_draws if contests.controls else _fit_draws)(contests, ties, repeats, seed)
 
 
-def _fitted(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
+def _fit_draws(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
     pairs, place, counts = pair_counts(contests)
     battle, verdict = np.nonzero(counts)
     num_clusters = int(contests.clusters.max()) + 1
@@ -33,7 +33,7 @@ def _fitted(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarr
     return np.concatenate(parameters)
 
 
-def _stepped(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
+def _step_draws(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
     plain = design_matrix(contests.sides, len(contests.models), contests.features)
     start = fit(plain, contests.counts[None], ties)
     design, counts = with_prior(plain, contests.counts[None], ties)

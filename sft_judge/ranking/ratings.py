@@ -36,7 +36,7 @@ def rate_models(
     size = len(contests.models)
     strengths, log_nu = draws[:, :size], draws[:, -1] if ties else [None] * len(draws)
     points = ELO * strengths
-    anchored = _anchored(points, contests, anchor)
+    anchored = _anchor(points, contests, anchor)
     scores = (expected_scores(*drawn) for drawn in zip(strengths, log_nu, strict=True))
     win_rates = np.array([np.nanmean(score, axis=1) for score in scores])
     outcomes = _outcomes(contests)
@@ -80,7 +80,7 @@ def split_off(contests: Contests) -> tuple[Contests, list[str], list[str]]:
     return ranked, left_out, [name for name, there in zip(ranked.models, bounded, strict=True) if not there]
 
 
-def _anchored(points: np.ndarray, contests: Contests, anchor: tuple[str, float] | None) -> np.ndarray:
+def _anchor(points: np.ndarray, contests: Contests, anchor: tuple[str, float] | None) -> np.ndarray:
     """
     Ratings [D, M] from points [D, M] whose zero means nothing.
 

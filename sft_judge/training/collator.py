@@ -35,14 +35,14 @@ class VerdictCollator:
     def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
         rows = [torch.as_tensor(ids) for example in examples for ids in example["input_ids"]]
         lengths = torch.tensor([len(ids) for ids in rows])
-        batch = self._flat(rows, lengths) if self.padding_free else self._padded(rows, lengths)
+        batch = self._flatten(rows, lengths) if self.padding_free else self._pad(rows, lengths)
         for name in ("targets", "teacher", "margin"):
             if name in examples[0]:
                 batch[name] = torch.tensor([example[name] for example in examples])
         batch["weight"] = torch.tensor([example.get("weight", 1.0) for example in examples])
         return batch | {"row": torch.tensor([example.get("row", -1) for example in examples])}
 
-    def _padded(self, rows: list[Tensor], lengths: Tensor) -> dict[str, Tensor]:
+    def _pad(self, rows: list[Tensor], lengths: Tensor) -> dict[str, Tensor]:
         width = int(lengths.max())
         if self.pad_to_multiple_of:
             width += -width % self.pad_to_multiple_of
@@ -57,7 +57,7 @@ class VerdictCollator:
             "positions": lengths - 2,
         }
 
-    def _flat(self, rows: list[Tensor], lengths: Tensor) -> dict[str, Tensor]:
+    def _flatten(self, rows: list[Tensor], lengths: Tensor) -> dict[str, Tensor]:
         input_ids, ends = torch.cat(rows)[None].long(), lengths.cumsum(0)
         labels = torch.full_like(input_ids, IGNORED)
         labels[0, ends - 1] = input_ids[0, ends - 1]

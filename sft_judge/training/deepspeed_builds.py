@@ -28,9 +28,9 @@ def prepare_builds() -> None:
     folder = build_folder()
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     for lock in folder.glob("*/lock"):
-        if not _held(lock):
+        if not _is_held(lock):
             time.sleep(1)  # a holder closes it just before it removes it
-            if not _held(lock):
+            if not _is_held(lock):
                 lock.unlink(missing_ok=True)
 
 
@@ -42,7 +42,7 @@ def build_folder() -> Path:
     return Path(get_default_build_root()) / f"{platform.node()}-{environment}"
 
 
-def _held(file: Path) -> bool:
+def _is_held(file: Path) -> bool:
     for process in psutil.process_iter():
         try:
             if any(opened.path == str(file) for opened in process.open_files()):

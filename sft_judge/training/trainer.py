@@ -126,7 +126,9 @@ class JudgeTrainer(SFTTrainer):
         """Stop before a step that would spoil the weights; count what the collapse guard looks at."""
         wrong = ~torch.isfinite(losses).all(dim=1)
         if wrong.any():
-            raise self._stopped(NOT_FINITE, f"the loss of battles {self._names(inputs['row'][wrong])} is not finite")
+            raise self._stop_error(
+                NOT_FINITE, f"the loss of battles {self._names(inputs['row'][wrong])} is not finite"
+            )
         if self.state.global_step + 1 >= self.args.collapse_after:
             self.collapse_guard.add(logits.detach().float(), inputs["targets"])
 
@@ -136,7 +138,7 @@ class JudgeTrainer(SFTTrainer):
             return False
         seen = f"a loss of {losses.mean():.3g} against {self.spike_guard.mean:.3g} on average"
         if self.args.on_spike == "stop":
-            raise self._stopped(SPIKE, f"{seen}, in battles {self._names(inputs['row'])}")
+            raise self._stop_error(SPIKE, f"{seen}, in battles {self._names(inputs['row'])}")
         self.skipped += 1
         logger.warning(f"step {self.state.global_step + 1}: left out a batch with {seen}")
         return True
@@ -145,7 +147,7 @@ class JudgeTrainer(SFTTrainer):
         names = [str(self.train_dataset[row]["id"]) for row in rows.tolist()[:most]]
         return ", ".join(names) + (" and more" if len(rows) > most else "")
 
-    def _stopped(self, status: str, what: str) -> GateError:
+    def _stop_error(self, status: str, what: str) -> GateError:
         self.status = status
         rate = self._get_learning_rate()
         return GateError(
@@ -169,7 +171,7 @@ class JudgeTrainer(SFTTrainer):
         moments = self.collapse_guard.moments.to(self.accelerator.device)
         wrong = self.collapse_guard.look(self.accelerator.reduce(moments, "sum"))
         if wrong and self.args.on_collapse == "stop":
-            raise self._stopped(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
+            raise self._stop_error(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
         status = COLLAPSED if wrong else FINISHED
         if status != self.status:
             logger.warning(f"step {step}: {wrong or 'the judge beats the class frequencies again'}")

@@ -91,7 +91,7 @@ def import_sources(
     result = Imported(mended=reading.mended)
     seen: dict[str, tuple[str, int]] = {}
     with BattleWriter(output) as writer, RejectsWriter(rejects) as rejected:
-        for name, stem, rows in _opened(sources, split):
+        for name, stem, rows in _open_source(sources, split):
             before = result.rejected, result.rows_out
             importer = _Importer(name, stem, format_name, strict, reading, result, rejected, seen)
             battles = importer.battles(itertools.islice(rows, limit))
@@ -106,7 +106,7 @@ def import_sources(
     return result
 
 
-def _opened(sources: list[Path | str], split: str) -> Iterator[tuple[str, str, Iterator]]:
+def _open_source(sources: list[Path | str], split: str) -> Iterator[tuple[str, str, Iterator]]:
     """(name, short name, rows) of every file or hub data set; files of one name are told apart by their folder."""
     files = [file for source in sources for file in (source_files(source) if isinstance(source, Path) else [source])]
     stems = Counter(Path(file).stem for file in files)

@@ -94,7 +94,7 @@ class SetJoin:
             for name, values in (("element", elements[order]), ("node", nodes[owner]), ("place", place)):
                 entries[name] = values[wanted]
             prefixes.append(entries)
-        return _shared(prefixes)
+        return _find_shared(prefixes)
 
     def _neighbours(self, entries: np.ndarray, step: int) -> np.ndarray:
         """Pairs of nodes that stand `step` places apart among those with a common element, sorted by size."""
@@ -180,7 +180,7 @@ def _set_hashes(elements: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> 
     return hashes
 
 
-def _shared(parts: list[np.ndarray]) -> np.ndarray:
+def _find_shared(parts: list[np.ndarray]) -> np.ndarray:
     """The entries of all parts, but for elements that stand in one alone."""
     shared = [np.zeros(0, ENTRY)]
     for bits in range(SLICES):  # one after the other, as few elements are shared

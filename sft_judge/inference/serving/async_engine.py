@@ -85,12 +85,12 @@ async def open_client(args: Namespace):
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 
     async with build_async_engine_client(args) as client:
-        with _not_outlived():
+        with _kill_with_parent():
             yield client
 
 
 @contextmanager
-def _not_outlived():
+def _kill_with_parent():
     """
     See that vLLM's processes end when this one is killed, which they do not by themselves: they would keep the GPU.
 

@@ -53,13 +53,13 @@ class TimedOutput:
             "verdicts in training, by judge.json" if shares else "even odds, as judge.json has no shares",
         )
 
-    def nothing(self) -> np.ndarray:
+    def empty_scores(self) -> np.ndarray:
         """Scores [N, 2, K] of which none is known."""
         return np.full((len(self.ids), len(ORDERS), self.spec.num_verdicts), np.nan)
 
     def read_scores(self, fingerprint: str) -> np.ndarray:
         """Scores [N, 2, K] in the file that stands there, NaN where it has none or is of something else."""
-        scores = self.nothing()
+        scores = self.empty_scores()
         if not self.path.is_file():
             return scores
         probs = read_probs(self.path)
@@ -74,7 +74,7 @@ class TimedOutput:
     def write_frequencies(self) -> None:
         """Where there is no output yet, one of class frequencies: before anything that takes time."""
         if not all(path.is_file() for path in (self.path, self.submission) if path is not None):
-            self.write(self.nothing(), {"engine": None})
+            self.write(self.empty_scores(), {"engine": None})
 
     def write(self, scores: np.ndarray, result: dict) -> dict:
         """Replace the probs file and the submission by what is known; returns counts."""

@@ -177,7 +177,7 @@ class Report:
     def write(self) -> dict:
         """Replace the output by what all processes have done so far; returns its counts."""
         began = time.monotonic()
-        with self.work.alone():
+        with self.work.locked():
             counts = self.output.write(self.work.scores(), self.facts)
         self._written = time.monotonic()
         self._took = self._written - began
@@ -195,7 +195,7 @@ class Report:
         later = tokens[passes[1].choose(scores)] if len(passes) > 1 else np.empty(0)
         first, second = self.deadline.forecast(tokens[queue] * len(passes[0].orders), later)
         if self._blocks == 3:  # the first are small, and warm up
-            self.facts["planned"] = self._planned(passes[0].orders, first, second, scores)
+            self.facts["planned"] = self._plan_rows(passes[0].orders, first, second, scores)
         self._said = now
         logger.info(
             f"predict: {len(queue)} battles left in order {' and '.join(passes[0].orders)}, {first} of them in time"
@@ -203,7 +203,7 @@ class Report:
             + f"; {self.deadline.rate:.0f} tokens/s, {max(self.deadline.left(), 0):.0f} s left"
         )
 
-    def _planned(self, orders: tuple[str, ...], first: int, second: int, scores: np.ndarray) -> dict:
+    def _plan_rows(self, orders: tuple[str, ...], first: int, second: int, scores: np.ndarray) -> dict:
         """Rows that will be judged once and twice, the other shards being as fast."""
         is_scored = ~np.isnan(scores[:, :, 0])
         more = np.array([first if "ab" in orders else 0, first if "ba" in orders else second]) * self.num_shards
