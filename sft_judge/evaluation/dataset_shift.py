@@ -155,7 +155,7 @@ def tables_of(result: dict) -> list[Table]:
     sets = result["sets"]
     judges = list(next(iter(sets.values()))["scores"])
     two_way = [
-        [judge, *(cell for one in sets.values() for cell in _score_cells(one["scores"][judge]))] for judge in judges
+        [judge, *(text for one in sets.values() for text in _score_cells(one["scores"][judge]))] for judge in judges
     ]
     columns = ["", *(f"{what} on {name}" for name in sets for what in ("log loss", "accuracy"))]
     gains = [
