@@ -7,8 +7,6 @@ that depends on it; a run that was killed goes on where it stopped. Everything i
 
 from sft_judge.commands.arguments import positive
 
-GPU_STAGES = ("train", "shift", "predict", "quantize")
-
 EXAMPLE = "sft-judge run recipes/demo/pipeline.yaml --set plant.rows=2000 --until labels"
 
 
@@ -33,7 +31,7 @@ def run(args):
 
     from sft_judge.core.errors import InputError, nearest
     from sft_judge.core.resources import find_resource
-    from sft_judge.pipelines.pipeline import declared_of, override, read_pipeline, run_steps, steps_of
+    from sft_judge.pipelines.pipeline import override, read_pipeline, run_steps, steps_of
 
     file = find_resource("recipes", args.pipeline)
     pipeline = read_pipeline(file)
@@ -52,7 +50,7 @@ def run(args):
     if args.until:
         steps = steps[: len(names) - names[::-1].index(args.until)]
     if args.plan:
-        return plan(steps, set(args.force), declared_of(pipeline, file), args.gpus)
+        return print_plan(steps, set(args.force), args.gpus)
     folder = Path(pipeline["vars"]["run"])
     status = run_steps(steps, set(args.force), folder)
     if status:
@@ -60,8 +58,8 @@ def run(args):
     print_results(folder, steps)
 
 
-def plan(steps, forced, declared, num_gpus):
-    """What is to do, and what that will take. `declared`: battles that are not there yet."""
+def print_plan(steps, forced, num_gpus):
+    """What is to do, and what its trainings will take."""
     from sft_judge.pipelines.pipeline import up_to_date
 
     to_do = []
@@ -69,10 +67,10 @@ def plan(steps, forced, declared, num_gpus):
         wanted = step.name in forced or not up_to_date(step)
         to_do += [step] if wanted else []
         print(f"{'to do' if wanted else 'up to date':<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
-    if any(step.stage in GPU_STAGES for step in to_do):
-        from sft_judge.pipelines.planning.report import print_road
+    if any(step.stage == "train" for step in to_do):
+        from sft_judge.pipelines.planning.pipeline_cost import plan_pipeline
 
-        print_road(to_do, steps, declared, num_gpus)
+        print("\n" + plan_pipeline(to_do, steps, num_gpus))
 
 
 def shrunk(steps, folder):

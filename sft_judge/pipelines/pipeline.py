@@ -28,7 +28,7 @@ from sft_judge.core.manifest import collect_provenance, manifest_path, stage_out
 
 logger = logging.getLogger(__name__)
 
-KEYS = ("vars", "declared", "steps", "extends", "drop")
+KEYS = ("vars", "steps", "extends", "drop")
 
 # Imported once and inherited by every step, as each would spend seconds on it.
 PRELOAD = [
@@ -77,8 +77,8 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     check_known(file, "step", pipeline.get("drop", []), steps)
     remaining = {name: step for name, step in steps.items() if name not in pipeline.get("drop", [])}
     more = {name: value for name, value in {**base, **pipeline}.items() if name in also}
-    merged = {key: {**base.get(key, {}), **pipeline.get(key, {})} for key in ("vars", "declared")}
-    return {**merged, "steps": remaining, **more}
+    variables = {**base.get("vars", {}), **pipeline.get("vars", {})}
+    return {"vars": variables, "steps": remaining, **more}
 
 
 def _insert_step(file, steps: dict, name: str, step: dict) -> dict:
@@ -245,24 +245,3 @@ def check_known(where, what: str, names, known) -> None:
     for name in names:
         if name not in known:
             raise InputError(f"{where}: unknown {what} {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
-
-
-@dataclass(frozen=True)
-class Declared:
-    """A battles file that is not there yet: its rows, the mean tokens of one shown in one order, and its folds."""
-
-    rows: int
-    tokens: int
-    folds: int = 0
-
-
-def declared_of(pipeline: dict, file: Path) -> dict[Path, Declared]:
-    """What a pipeline says of battles that are not there yet. Raises `InputError` where it is not whole numbers."""
-    found = {}
-    for name, counts in pipeline.get("declared", {}).items():
-        check_known(file, f"key of declared {name}", counts, Declared.__dataclass_fields__)
-        for key in ("rows", "tokens"):
-            if not (isinstance(counts.get(key), int) and counts[key] > 0):
-                raise InputError(f"{file}: declared {name} has {key} {counts.get(key)!r}, expected a number above 0.")
-        found[Path(fill(file, "declared", name, pipeline.get("vars", {})))] = Declared(**counts)
-    return found

@@ -6,8 +6,9 @@ formula. Every storage that torch would allocate is counted when it appears and 
 formulas of its matrix products and attention kernels.
 """
 
+import copy
 import weakref
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -131,6 +132,32 @@ def step_cost(
         attention_flops=ledger.attention_flops,
         **_weights(model, adapters),
     )
+
+
+def deep_step_cost(model_config: PretrainedConfig, *settings) -> StepCost:
+    """
+    `step_cost` from the same model at two small depths: each layer adds what each other does.
+
+    In seconds where a model of 80 layers takes a minute. The depths hold whole periods of a model's kinds of layers.
+    """
+    text = model_config.get_text_config()
+    kinds, depth = getattr(text, "layer_types", None) or [None], text.num_hidden_layers
+    period = next(size for size in range(1, len(kinds) + 1) if kinds[size:] == kinds[:-size])
+    low, high = 2 * period, 4 * period
+    if depth <= high:
+        return step_cost(model_config, *settings)
+    one, other = (astuple(step_cost(_of_depth(model_config, layers), *settings)) for layers in (low, high))
+    slopes = [(second - first) * (depth - low) // (high - low) for first, second in zip(one, other, strict=True)]
+    return StepCost(*(first + slope for first, slope in zip(one, slopes, strict=True)))
+
+
+def _of_depth(model_config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    shallow = copy.deepcopy(model_config)
+    text = shallow.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    return shallow
 
 
 def meta_model(model_config: PretrainedConfig, adapters: JudgeModelConfig):

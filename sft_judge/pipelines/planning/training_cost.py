@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from sft_judge.data.battles import FIELDS
 from sft_judge.modeling.architectures import model_config_of, tokenizer_at_hand
-from sft_judge.pipelines.planning.step_cost import StepCost, step_cost
+from sft_judge.pipelines.planning.step_cost import StepCost, deep_step_cost
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import verdict_dataset
@@ -42,21 +42,16 @@ CHARACTERS_A_TOKEN, FRAME = 3.5, 120  # of a row, where no tokenizer can count
 
 @dataclass(frozen=True)
 class Load:
-    """
-    An epoch: battles, and the tokens [rows] of their rows; `counted` by the tokenizer, or estimated.
-
-    `budget` stands for the longest row where not all are known.
-    """
+    """An epoch: battles, and the tokens [rows] of their rows; `counted` by the tokenizer, or estimated."""
 
     battles: int
     lengths: np.ndarray
     counted: bool = True
-    budget: int | None = None
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row, which decides what fits."""
-        return self.budget or int(self.lengths.max())
+        return int(self.lengths.max())
 
 
 @dataclass(frozen=True)
@@ -155,16 +150,14 @@ def hours(flops: float, gpu: str) -> float:
     return flops / (GPUS[gpu][1] * 1e12 * UTILISATION) / 3600
 
 
-def plan_run(
-    config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int, cost_of=step_cost
-) -> RunPlan:
+def plan_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> RunPlan:
     """The numbers of a run. Without battles (`load`) rows are as long as the budget allows."""
     longest = config.total_budget if load is None else load.longest
     rows = views_of(config) * config.per_device_train_batch_size
     if config.token_budget:
         rows = max(1, config.token_budget // longest)
     rows *= passes_of(config)
-    cost = cost_of(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
+    cost = deep_step_cost(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
     packed = adapters.load_in_4bit or adapters.load_in_8bit  # which ZeRO-3 does not bear
     parts = {name: divided(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
     flops = None if load is None else total_flops(cost, load, config, rows, gpus) / gpus
@@ -204,11 +197,13 @@ def _times(flops: float, gpus: list[str]) -> str:
     return f"time, an estimate: {flops:.2e} FLOP a GPU at {UTILISATION:.0%} of its published rate: {shown}"
 
 
+def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load:
+    """The load of a run whose battles are there; nothing else but the tokenizer is read."""
+    battles, _ = read_rows(config)
+    tokenizer = tokenizer_at_hand(model_config.model_name_or_path)
+    return load_of(battles, config, tokenizer and judge_prompt(config, tokenizer, battles))
+
+
 def plan_training(config: JudgeConfig, model_config: JudgeModelConfig, gpus: int) -> str:
     """What the run would take, in words; nothing is loaded but the battles and the tokenizer."""
-    load = None
-    if config.battles:
-        battles, _ = read_rows(config)
-        tokenizer = tokenizer_at_hand(model_config.model_name_or_path)
-        load = load_of(battles, config, tokenizer and judge_prompt(config, tokenizer, battles))
-    return plan(config, model_config, load, gpus)
+    return plan(config, model_config, read_load(config, model_config) if config.battles else None, gpus)

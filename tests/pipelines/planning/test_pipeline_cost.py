@@ -1,7 +1,6 @@
-"""What a pipeline's `--plan` adds up: against closed forms, a whole model's cost, and its own parts."""
+"""A pipeline's `--plan`: that of its trainings, and their sum."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +8,15 @@ import yaml
 
 from sft_judge.cli import main
 from sft_judge.core.errors import InputError
-from sft_judge.data.battles import battle_table, read_battles, write_battles
-from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of
+from sft_judge.core.registry import stage_parser
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.modeling.architectures import KNOWN, model_config_of
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
-from sft_judge.pipelines.pipeline import declared_of, read_pipeline, steps_of
-from sft_judge.pipelines.planning import pipeline_cost as road_plan
-from sft_judge.pipelines.planning.forward_cost import extended, forward_cost
-from sft_judge.pipelines.planning.pipeline_cost import Piece, Road
-from sft_judge.pipelines.planning.report import total_lines
-from sft_judge.pipelines.planning.step_cost import step_cost
-from sft_judge.pipelines.planning.training_cost import GPUS, hours
+from sft_judge.pipelines.pipeline import read_pipeline, steps_of
+from sft_judge.pipelines.planning.pipeline_cost import origin_of, plan_pipeline
+from sft_judge.pipelines.planning.step_cost import deep_step_cost, step_cost
+from sft_judge.pipelines.planning.training_cost import plan_run
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 
 pytestmark = pytest.mark.unit
@@ -34,178 +31,134 @@ num_train_epochs: 1
 gradient_checkpointing: false
 per_device_train_batch_size: 2
 """
-ROWS, TOKENS, BUDGET = 1000, 200, 512
 
 
 @pytest.fixture
-def road(tmp_path):
-    """A function that gives a Road: teachers of five folds, students of two seeds, merged, quantised, predicting."""
+def steps(tmp_path):
+    """A function that gives steps: teachers of two folds, students of two seeds, merged, quantised, predicting."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     train = {"stage": "train", "config": str(tmp_path / "recipe.yaml"), "battles": "{run}/battles.parquet"}
     steps = {
-        "teacher": {**train, "each": {"fold": [0, 1, 2, 3, 4]}, "fold": "{fold}", "holdout_fold": 0},
-        "labels": {"stage": "predict", "model": "{run}/teacher", "battles": "{run}/battles.parquet"},
+        "teacher": {**train, "each": {"fold": [0, 1]}, "fold": "{fold}", "output_dir": "{run}/teacher/fold-{fold}"},
         "student": {**train, "each": {"seed": [1, 2]}, "seed": "{seed}", "output_dir": "{run}/student-{seed}"},
         "merge": {"args": ["{run}/student-1", "{run}/student-2"], "output": "{run}/judge"},
-        "quantize": {"model": "{run}/judge", "battles": "{run}/battles.parquet", "output": "{run}/w4", "seqlen": 64},
+        "again": {**train, "model_name_or_path": "{run}/judge", "output_dir": "{run}/again"},
+        "quantize": {"model": "{run}/judge", "battles": "{run}/battles.parquet", "output": "{run}/w4"},
         "predict": {"model": "{run}/w4", "battles": "{run}/test.parquet", "output": "{run}/probs.parquet"},
-        "calibrate": {"probs": "{run}/probs.parquet", "battles": "{run}/battles.parquet", "model": "{run}/w4"},
-    }
-    steps["teacher"]["output_dir"] = "{run}/teacher/fold-{fold}"
-    steps["labels"] |= {"output": "{run}/labels.parquet", "out_of_fold": True}
-    declared = {
-        "{run}/battles.parquet": {"rows": ROWS, "tokens": TOKENS, "folds": 5},
-        "{run}/test.parquet": {"rows": 300, "tokens": TOKENS},
     }
     file = tmp_path / "pipeline.yaml"
 
-    def make(declared=declared, gpus=1, **changes) -> Road:
+    def make(**changes) -> list:
         changed = {name: {**fields, **changes.get(name, {})} for name, fields in steps.items()}
-        pipeline = {"vars": {"run": str(tmp_path / "run")}, "steps": changed, "declared": declared}
-        file.write_text(yaml.safe_dump(pipeline, sort_keys=False))
-        return Road(steps_of(read_pipeline(file), file), declared_of(read_pipeline(file), file), gpus)
+        file.write_text(yaml.safe_dump({"vars": {"run": str(tmp_path / "run")}, "steps": changed}, sort_keys=False))
+        return steps_of(read_pipeline(file), file)
 
     return make
 
 
-def pieces_of(road: Road) -> dict[str, list[Piece]]:
-    found = {}
-    for step in road.steps:
-        found.setdefault(step.name, []).append(road.piece(step))
-    return found
+@pytest.fixture
+def battles(tmp_path, planted_rows):
+    """The pipeline's battles, as if it had prepared them."""
+    (tmp_path / "run").mkdir()
+    rows = [{**row, "fold": place % 2} for place, row in enumerate(planted_rows)]
+    write_battles(tmp_path / "run" / "battles.parquet", battle_table(rows))
 
 
-def test_tokens_disk_and_flops_are_those_of_closed_forms(road):
-    pieces = pieces_of(road())
-    fifth = ROWS // 5
-    # both orders; a fold's teacher leaves out its own fold and the kept one, which for fold 0 are the same
-    assert [piece.tokens for piece in pieces["teacher"]] == [2 * TOKENS * fifth * n for n in (4, 3, 3, 3, 3)]
-    assert [piece.tokens for piece in pieces["student"]] == [2 * TOKENS * ROWS] * 2
-    assert pieces["labels"][0].tokens == 2 * TOKENS * ROWS  # out of fold: each row by one judge
-    assert pieces["predict"][0].tokens == 2 * TOKENS * 300
-    config = model_config_of(SMALL)
-    table = config.vocab_size * config.hidden_size
-    linear = 2 * (KNOWN_ARCHITECTURES[SMALL].billions * 1e9 - table)  # FLOPs a token, forward; the head is K rows
-    attention = 4 * config.num_hidden_layers * config.hidden_size * TOKENS  # scores and values
-    assert pieces["predict"][0].flops == pytest.approx(600 * TOKENS * (linear + attention), rel=0.02)
-    # adapters alone, no checkpointing: forward, and back for the activations
-    assert pieces["student"][0].flops == pytest.approx(2 * ROWS * TOKENS * 2 * linear, rel=0.15)
-    assert pieces["merge"][0].disk == pytest.approx(2 * KNOWN_ARCHITECTURES[SMALL].billions * 1e9, rel=0.01)
-    packed = (KNOWN_ARCHITECTURES[SMALL].billions * 1e9 - table) * (4 + 20 / 128) / 8 + 2 * table
-    assert pieces["quantize"][0].disk == pytest.approx(packed, rel=0.01)
+def hours_of(text: str, name: str) -> float:
+    """What a line of a plan says of an H100."""
+    (line,) = [line for line in text.splitlines() if line.startswith(name)]
+    return float(re.search(r"H100 ([\d.]+) h", line)[1])
 
 
-def test_the_total_is_the_sum_of_the_steps(road):
-    pieces = [piece for of_step in pieces_of(road()).values() for piece in of_step]
-    said = "\n".join(total_lines(pieces, 1))
-    assert int(re.search(r"total: ([\d,]+) tokens", said)[1].replace(",", "")) == sum(each.tokens for each in pieces)
-    by_hand = sum(each.flops for each in pieces) / (GPUS["H100"][1] * 1e12 * 0.4) / 3600
-    assert f"H100 {by_hand:,.1f} h" in said and "an estimate" in said and "on one GPU" in said
+def make_long(monkeypatch):
+    """Have a run take hours where it takes seconds."""
+    monkeypatch.setattr("sft_judge.pipelines.planning.pipeline_cost.hours", lambda flops, gpu: flops / 1e13)
 
 
-def test_more_gpus_shorten_trainings_alone(road):
-    one, four = pieces_of(road()), pieces_of(road(gpus=4))
-    assert four["student"][0].flops == pytest.approx(one["student"][0].flops / 4)
-    assert four["predict"][0].flops == one["predict"][0].flops
+def test_the_sum_is_that_of_each_training_as_train_plans_it(steps, battles, tmp_path, monkeypatch, capsys):
+    made = steps()
+    text = plan_pipeline(made, made, 1)
+    student = next(line for line in text.splitlines() if line.startswith("student, 2 runs"))
+    words = ["--config", str(tmp_path / "recipe.yaml"), "--battles", str(tmp_path / "run/battles.parquet"), "--plan"]
+    assert main(["train", *words]) == 0
+    alone = capsys.readouterr().out
+    tokens, peak = re.search(r"([\d,]+) tokens an epoch", alone)[1], re.search(r"([\d.]+)  T4", alone)[1]
+    assert f"{tokens} tokens an epoch" in student and f": {float(peak):.1f} GB on each GPU, fits T4, L4," in student
+    make_long(monkeypatch)
+    text = plan_pipeline(made, made, 1)
+    each = [hours_of(text, name) for name in ("teacher", "student", "again")]
+    assert hours_of(text, "sum") == pytest.approx(sum(each), abs=0.2)
+    assert each[1] == pytest.approx(2 * each[2], abs=0.2)
 
 
-def test_declared_rows_are_used_and_said_until_the_file_is_there(road, synthetic_rows, tmp_path):
-    made = road()
-    assert pieces_of(made)["student"][0].said == "declared"
-    assert any(
-        line.startswith("declared: the battles are not there yet")
-        for line in total_lines([road().piece(made.steps[5])], 1)
+def test_more_gpus_shorten_trainings(steps, battles, monkeypatch):
+    make_long(monkeypatch)
+    made = steps()
+    one, four = (hours_of(plan_pipeline(made, made, gpus), "sum") for gpus in (1, 4))
+    assert four == pytest.approx(one / 4, rel=0.05)
+
+
+def test_only_what_is_to_do_is_planned_and_every_name_once(steps, battles, monkeypatch):
+    planned = []
+    monkeypatch.setattr(
+        "sft_judge.pipelines.planning.pipeline_cost.plan_run", lambda *args: planned.append(args) or plan_run(*args)
     )
-    file = tmp_path / "run" / "battles.parquet"
-    file.parent.mkdir()
-    write_battles(file, battle_table([{**row, "fold": place % 5} for place, row in enumerate(synthetic_rows)]))
-    counted = pieces_of(road())
-    assert counted["student"][0].said == "by characters" and counted["predict"][0].said == "declared"
-    assert counted["student"][0].tokens < 2 * TOKENS * len(read_battles(file))
+    made = steps()
+    text = plan_pipeline([step for step in made if step.name != "teacher"], made, 1)
+    assert len(planned) == 2 and "teacher" not in text
 
 
-def test_what_is_neither_there_nor_declared_is_not_in_the_total(road):
-    pieces = [each for of_step in pieces_of(road(declared={})).values() for each in of_step]
-    assert {each.name for each in pieces if each.said.startswith("not known")} == {
-        "teacher",
-        "labels",
-        "student",
-        "predict",
-    }
-    assert any(line.startswith("not in the total: teacher (not known: ") for line in total_lines(pieces, 1))
+def test_before_the_battles_are_there_memory_is_known_and_no_hours(steps):
+    made = steps()
+    text = plan_pipeline(made, made, 1)
+    assert re.search(r"student, 2 runs \(not in the sum\): [\d.]+ GB .*hours are known once .*battles.parquet", text)
+    assert "sum, one after" not in text
 
 
-def test_an_adapter_of_a_4_bit_base_is_scored_on_one(road, tmp_path):
-    """A 72B teacher's labels fit a GPU of 48 GB then, and none in bfloat16."""
-    held = {}
-    for packed in ("true", "false"):
-        made = road(student={"model_name_or_path": "Qwen/Qwen2.5-72B-Instruct", "load_in_4bit": packed})
-        step = replace(made.steps[5], argv=["--model", str(tmp_path / "run/student-1"), *made.steps[5].argv[2:]])
-        held[packed] = made.piece(step).gpus
-    assert "L40S" in held["true"] and held["false"] == ()
+def test_a_model_is_followed_back_to_what_is_there(steps, tmp_path):
+    made = steps()
+    for name in ("again", "judge", "student-1", "teacher/fold-0"):
+        assert origin_of(str(tmp_path / "run" / name), made) == SMALL
+    with pytest.raises(InputError, match="w4 is not there before quantize has run"):
+        origin_of(str(tmp_path / "run" / "w4"), made)
+    (tmp_path / "run/w4").mkdir(parents=True)
+    assert origin_of(str(tmp_path / "run" / "w4"), made) == str(tmp_path / "run" / "w4")
 
 
-def test_a_step_that_no_gpu_holds_is_named_and_its_time_left_out():
-    small = Piece("small", 10, 1e18, ("H100", "H200"), 1e9)
-    said = "\n".join(total_lines([small, replace(small, name="huge", gpus=())], 1))
-    assert f"H100 {hours(1e18, 'H100'):,.1f} h" in said and re.search(r"none of T4, .* holds it: huge", said)
-
-
-def test_folds_and_seeds_of_a_recipe_are_costed_once(road, monkeypatch):
-    seen = []
-
-    def counting(*settings):
-        seen.append(settings)
-        return step_cost(*settings)
-
-    monkeypatch.setattr(road_plan, "step_cost", counting)
-    pieces_of(road())
-    assert len(seen) == 2  # two depths of one model, for five teachers and two students
+def test_a_training_that_cannot_be_planned_or_held_is_named_and_left_out_of_the_sum(steps, battles, tmp_path):
+    made = steps(
+        teacher={"model_name_or_path": str(tmp_path / "run/w4")},
+        student={"model_name_or_path": "Qwen/Qwen2.5-72B-Instruct", "use_peft": "false"},
+    )
+    lines = plan_pipeline(made, made, 1).splitlines()
+    assert lines[0].startswith("teacher, 2 runs (not in the sum): not planned: ")
+    assert lines[1].startswith("student, 2 runs (not in the sum): ") and "fits none of T4" in lines[1]
 
 
 @pytest.mark.parametrize("model", [SMALL, "google/gemma-2-9b-it"])
 def test_two_shallow_models_tell_a_deep_ones_cost(model, tmp_path):
     """Two kinds of layers alternate in Gemma-2."""
-    config = shrink_config(model_config_of(model), tokenizer_of(KNOWN_ARCHITECTURES[model].tokenizer))
+    config = shrink_config(model_config_of(model), tokenizer_of(KNOWN[model].tokenizer))
     config.num_hidden_layers, config.layer_types = 10, model_config_of(model).layer_types[:10]
     settings = JudgeConfig(output_dir=str(tmp_path), gradient_checkpointing=True)
     adapters = JudgeModelConfig(model_name_or_path=model, use_peft=True, lora_r=4, dtype="float32")
-    assert extended(step_cost, config, settings, adapters, 2, 96) == step_cost(config, settings, adapters, 2, 96)
-    assert extended(forward_cost, config, adapters, 2, 96) == forward_cost(config, adapters, 2, 96)
+    assert deep_step_cost(config, settings, adapters, 2, 96) == step_cost(config, settings, adapters, 2, 96)
 
 
-@pytest.mark.parametrize(
-    ("declared", "reason"),
-    [
-        ({"rows": 10}, "tokens None, expected a number above 0"),
-        ({"rows": 0, "tokens": 5}, "rows 0, expected a number above 0"),
-        ({"rows": 10, "token": 5}, "Did you mean 'tokens'?"),
-    ],
-)
-def test_wrong_declarations_are_refused(declared, reason, road):
-    with pytest.raises(InputError, match=re.escape(reason)):
-        road(declared={"{run}/battles.parquet": declared})
-
-
-def test_the_plan_of_a_pipeline_is_printed_after_what_is_to_do(road, tmp_path, capsys):
-    road(labels={"each": {}})
+@pytest.mark.parametrize("scheme", stage_parser("quantize")._option_string_actions["--scheme"].choices)
+def test_a_pipeline_with_any_scheme_has_a_plan(scheme, steps, tmp_path, capsys):
+    steps(quantize={"scheme": scheme}, again={"model_name_or_path": str(tmp_path / "run/w4")})
     assert main(["run", str(tmp_path / "pipeline.yaml"), "--plan", "--gpus", "2"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("to do       teacher: sft-judge train") and "teacher, 5 runs" in said
-    assert "trainings on 2 GPUs each, all else on one" in said and not (tmp_path / "run").exists()
+    assert said.startswith("to do       teacher: sft-judge train") and "\nstudent, 2 runs" in said
+    assert "on 2 GPUs each" in said and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["lmsys", "wsdm"])
-def test_a_competitions_pipeline_declares_all_battles_that_its_steps_need(name):
-    file = Path(__file__).parents[3] / "recipes" / name / "pipeline.yaml"
+def test_every_training_of_a_competitions_pipeline_starts_from_a_model_of_the_hub(name):
+    file = Path(__file__).parents[1] / "recipes" / name / "pipeline.yaml"
     pipeline = read_pipeline(file)
     pipeline["vars"] = {key: value or "file.csv" for key, value in pipeline["vars"].items()}
-    declared = declared_of(pipeline, file)
-    needed = set()
-    for step in steps_of(pipeline, file):
-        if step.stage in ("train", "predict"):
-            first = step.argv.index("--battles") + 1
-            needed |= {Path(word) for word in step.argv[first : first + 2] if word.endswith(".parquet")}
-        elif step.stage == "shift":
-            needed |= set(map(Path, step.argv[:2]))
-    assert needed == set(declared)
+    made = steps_of(pipeline, file)
+    folders = [step.argv[step.argv.index("--output_dir") + 1] for step in made if step.stage == "train"]
+    assert folders and all(origin_of(folder, made).count("/") == 1 for folder in folders)
