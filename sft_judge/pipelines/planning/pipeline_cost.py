@@ -10,7 +10,7 @@ from pathlib import Path
 from sft_judge.core import registry
 from sft_judge.core.errors import InputError
 from sft_judge.pipelines.pipeline import Step, outputs_of
-from sft_judge.pipelines.planning.training_cost import GPUS, UTILISATION, hours, plan_run, read_load
+from sft_judge.pipelines.planning.training_cost import GPUS, UTILISATION, cost_of_run, hours, read_load
 from sft_judge.training.recipes import read_recipe
 
 
@@ -47,7 +47,7 @@ def _plan_training(step: Step, steps: list[Step], runs: int, num_gpus: int) -> t
     config, adapters = recipe.configs()
     adapters.model_name_or_path = origin_of(recipe.require("model_name_or_path"), steps)
     load = read_load(config, adapters) if Path(config.battles).is_file() else None
-    plan = plan_run(config, adapters, load, num_gpus)
+    plan = cost_of_run(config, adapters, load, num_gpus)
     peak = min(part.peak for part in plan.parts.values()) / 1e9
     summary = f"{peak:.1f} GB on each GPU, fits {', '.join(plan.gpus) or 'none of ' + ', '.join(GPUS)}"
     if load is None:

@@ -127,7 +127,7 @@ def step_cost(
         trained=numbers,
         gradients=gradients,
         optimizer=round(state),
-        activations=max(ledger.peak - fresh, 0) + _opened(model, adapters),
+        activations=max(ledger.peak - fresh, 0) + _dequantised_bytes(model, adapters),
         linear_flops=ledger.linear_flops,
         attention_flops=ledger.attention_flops,
         **_weights(model, adapters),
@@ -227,7 +227,7 @@ def _weights(model, adapters: JudgeModelConfig) -> dict[str, int]:
     base = _base(model)
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     own_head = head.weight is not embedding.weight
-    packed = {id(module.weight): _packed(adapters) for module in _quantised(model, head, adapters)}
+    packed = {id(module.weight): _bytes_per_weight(adapters) for module in _find_quantised(model, head, adapters)}
     sizes = {id(weight): _bytes(weight, packed.get(id(weight))) for weight in model.parameters()}
     layers = next(module for module in base.get_decoder().modules() if isinstance(module, torch.nn.ModuleList))
     largest = max(sum(sizes[id(weight)] for weight in layer.parameters()) for layer in layers)
@@ -236,7 +236,7 @@ def _weights(model, adapters: JudgeModelConfig) -> dict[str, int]:
     return {"weights": total - of_head, "head": of_head, "largest_layer": max(largest, sizes[id(embedding.weight)])}
 
 
-def _quantised(model, head, adapters: JudgeModelConfig) -> list:
+def _find_quantised(model, head, adapters: JudgeModelConfig) -> list:
     """The linear layers that bitsandbytes packs: all but the head and the adapters."""
     if not (adapters.load_in_4bit or adapters.load_in_8bit):
         return []
@@ -244,16 +244,16 @@ def _quantised(model, head, adapters: JudgeModelConfig) -> list:
     return [module for module in own if module is not head and not module.weight.requires_grad]
 
 
-def _packed(adapters: JudgeModelConfig) -> float:
+def _bytes_per_weight(adapters: JudgeModelConfig) -> float:
     """Bytes a weight: 8 bits, or 4 with a scale for 64 of them, which double quantisation makes a byte."""
     if adapters.load_in_8bit:
         return 1.0
     return 0.5 + (1 / 64 + 4 / (64 * 256) if adapters.use_bnb_nested_quant else 4 / 64)
 
 
-def _opened(model, adapters: JudgeModelConfig) -> int:
+def _dequantised_bytes(model, adapters: JudgeModelConfig) -> int:
     """A weight of 4 bits is opened where it is multiplied: the largest of them."""
-    opened = _quantised(model, model.get_output_embeddings(), adapters) if adapters.load_in_4bit else []
+    opened = _find_quantised(model, model.get_output_embeddings(), adapters) if adapters.load_in_4bit else []
     return max((_bytes(module.weight) for module in opened), default=0)
 
 

@@ -67,7 +67,7 @@ class RunPlan:
     @property
     def gpus(self) -> list[str]:
         """Those that hold it under the launcher that needs least."""
-        return fits(min(part.peak for part in self.parts.values()))
+        return find_gpus(min(part.peak for part in self.parts.values()))
 
 
 def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None) -> Load:
@@ -108,7 +108,7 @@ def _steps_an_epoch(load: Load, config: JudgeConfig, gpus: int) -> int:
     return math.ceil(batches / accumulated)
 
 
-def divided(cost: StepCost, launcher: str, gpus: int) -> StepCost:
+def divide_cost(cost: StepCost, launcher: str, gpus: int) -> StepCost:
     """The cost on each of so many GPUs."""
     if gpus == 1:
         return cost
@@ -123,7 +123,7 @@ def divided(cost: StepCost, launcher: str, gpus: int) -> StepCost:
     return replace(cost, **shares)
 
 
-def fits(peak: int) -> list[str]:
+def find_gpus(peak: int) -> list[str]:
     """The GPUs that hold so many bytes, smallest first."""
     return [name for name, (size, _) in GPUS.items() if peak / 1e9 * SLACK + RESERVE <= size]
 
@@ -150,7 +150,7 @@ def hours(flops: float, gpu: str) -> float:
     return flops / (GPUS[gpu][1] * 1e12 * UTILISATION) / 3600
 
 
-def plan_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> RunPlan:
+def cost_of_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> RunPlan:
     """The numbers of a run. Without battles (`load`) rows are as long as the budget allows."""
     longest = config.total_budget if load is None else load.longest
     rows = views_of(config) * config.per_device_train_batch_size
@@ -159,14 +159,14 @@ def plan_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None,
     rows *= passes_of(config)
     cost = deep_step_cost(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
     packed = adapters.load_in_4bit or adapters.load_in_8bit  # which ZeRO-3 does not bear
-    parts = {name: divided(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
+    parts = {name: divide_cost(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
     flops = None if load is None else total_flops(cost, load, config, rows, gpus) / gpus
     return RunPlan(cost, rows, longest, parts, flops)
 
 
-def plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> str:
+def describe_plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> str:
     """The plan in words, for the terminal."""
-    run = plan_run(config, adapters, load, gpus)
+    run = cost_of_run(config, adapters, load, gpus)
     lines = [f"{adapters.model_name_or_path}: {run.cost.parameters:,} parameters, {run.cost.trained:,} trained"]
     if load is not None:
         how = "" if load.counted else " (by characters: the tokenizer is not here)"
@@ -188,7 +188,7 @@ def _table(parts: dict[str, StepCost], gpus: int) -> list[str]:
     for launcher, part in parts.items():
         sizes = "".join(f"{getattr(part, name) / 1e9:>12.2f}" for name in (*PARTS, "peak"))
         label = "one GPU" if gpus == 1 else f"{launcher}, {gpus} GPUs"
-        lines.append(f"{label:<16}{sizes}  {', '.join(fits(part.peak)) or 'none of these'}")
+        lines.append(f"{label:<16}{sizes}  {', '.join(find_gpus(part.peak)) or 'none of these'}")
     return lines
 
 
@@ -206,4 +206,4 @@ def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load:
 
 def plan_training(config: JudgeConfig, model_config: JudgeModelConfig, gpus: int) -> str:
     """What the run would take, in words; nothing is loaded but the battles and the tokenizer."""
-    return plan(config, model_config, read_load(config, model_config) if config.battles else None, gpus)
+    return describe_plan(config, model_config, read_load(config, model_config) if config.battles else None, gpus)

@@ -10,13 +10,13 @@ from sft_judge.cli import main
 from sft_judge.core.errors import InputError
 from sft_judge.core.registry import stage_parser
 from sft_judge.data.battles import battle_table, write_battles
-from sft_judge.modeling.architectures import KNOWN, model_config_of
+from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.pipelines.pipeline import read_pipeline, steps_of
 from sft_judge.pipelines.planning.pipeline_cost import origin_of, plan_pipeline
 from sft_judge.pipelines.planning.step_cost import deep_step_cost, step_cost
-from sft_judge.pipelines.planning.training_cost import plan_run
+from sft_judge.pipelines.planning.training_cost import cost_of_run
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 
 pytestmark = pytest.mark.unit
@@ -101,7 +101,7 @@ def test_more_gpus_shorten_trainings(steps, battles, monkeypatch):
 def test_only_what_is_to_do_is_planned_and_every_name_once(steps, battles, monkeypatch):
     planned = []
     monkeypatch.setattr(
-        "sft_judge.pipelines.planning.pipeline_cost.plan_run", lambda *args: planned.append(args) or plan_run(*args)
+        "sft_judge.pipelines.planning.pipeline_cost.plan_run", lambda *args: planned.append(args) or cost_of_run(*args)
     )
     made = steps()
     text = plan_pipeline([step for step in made if step.name != "teacher"], made, 1)
@@ -138,7 +138,7 @@ def test_a_training_that_cannot_be_planned_or_held_is_named_and_left_out_of_the_
 @pytest.mark.parametrize("model", [SMALL, "google/gemma-2-9b-it"])
 def test_two_shallow_models_tell_a_deep_ones_cost(model, tmp_path):
     """Two kinds of layers alternate in Gemma-2."""
-    config = shrink_config(model_config_of(model), tokenizer_of(KNOWN[model].tokenizer))
+    config = shrink_config(model_config_of(model), tokenizer_of(KNOWN_ARCHITECTURES[model].tokenizer))
     config.num_hidden_layers, config.layer_types = 10, model_config_of(model).layer_types[:10]
     settings = JudgeConfig(output_dir=str(tmp_path), gradient_checkpointing=True)
     adapters = JudgeModelConfig(model_name_or_path=model, use_peft=True, lora_r=4, dtype="float32")

@@ -16,7 +16,7 @@ from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.modeling.verdict_head import VerdictHead
 from sft_judge.pipelines.planning.step_cost import Ledger, StepCost, step_cost
-from sft_judge.pipelines.planning.training_cost import Load, divided, fits, total_flops
+from sft_judge.pipelines.planning.training_cost import Load, divide_cost, find_gpus, total_flops
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.losses import verdict_loss
 
@@ -110,12 +110,12 @@ def test_packed_weights_are_those_of_bitsandbytes(bases, tmp_path):
 
 @unit
 def test_launchers_divide_what_they_say():
-    one = [divided(COST, name, 1) for name in ("ddp", "zero1", "zero2", "zero3")]
+    one = [divide_cost(COST, name, 1) for name in ("ddp", "zero1", "zero2", "zero3")]
     assert one == [COST] * 4
-    ddp, zero1, zero2, zero3 = (divided(COST, name, 4) for name in ("ddp", "zero1", "zero2", "zero3"))
+    ddp, zero1, zero2, zero3 = (divide_cost(COST, name, 4) for name in ("ddp", "zero1", "zero2", "zero3"))
     assert (ddp.optimizer, zero1.optimizer, zero2.gradients, zero3.weights) == (80, 20, 10, 200)
     assert ddp.peak > zero1.peak > zero2.peak > zero3.peak
-    assert fits(int(14.2e9))[0] == "T4" and "T4" not in fits(int(14.4e9)) and fits(int(500e9)) == []
+    assert find_gpus(int(14.2e9))[0] == "T4" and "T4" not in find_gpus(int(14.4e9)) and find_gpus(int(500e9)) == []
 
 
 @unit
