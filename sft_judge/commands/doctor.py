@@ -19,11 +19,12 @@ def run(args):
     print(f"sft-judge {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print("\n".join(f"GPU {number}: {gpu}" for number, gpu in enumerate(gpus)) or "no NVIDIA GPU seen")
     versions, missing = doctor.core()
-    print("\ncore\n  " + _list_versions(versions) + "".join(f"\n  MISSING {requirement}" for requirement in missing))
+    print("\ncore\n  " + _list_versions(versions) + "".join(f"\n  NOT MET {requirement}" for requirement in missing))
     print("\nextras")
     for extra in doctor.extras():
         if extra.missing:
-            print(f"  - {extra.name:<10} would give {extra.gives}: {_how(extra)}")
+            here = f" (here: {_list_versions(extra.installed)})" if extra.installed else ""
+            print(f"  - {extra.name:<10} would give {extra.gives}: {_how(extra)}{here}")
         else:
             print(f"  + {extra.name:<10} {_list_versions(extra.installed)}")
     problems = doctor.problems(bool(gpus))

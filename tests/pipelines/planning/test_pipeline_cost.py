@@ -57,10 +57,10 @@ def steps(tmp_path):
 
 
 @pytest.fixture
-def battles(tmp_path, planted_rows):
+def battles(tmp_path, synthetic_rows):
     """The pipeline's battles, as if it had prepared them."""
     (tmp_path / "run").mkdir()
-    rows = [{**row, "fold": place % 2} for place, row in enumerate(planted_rows)]
+    rows = [{**row, "fold": place % 2} for place, row in enumerate(synthetic_rows)]
     write_battles(tmp_path / "run" / "battles.parquet", battle_table(rows))
 
 
@@ -156,7 +156,7 @@ def test_a_pipeline_with_any_scheme_has_a_plan(scheme, steps, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["lmsys", "wsdm"])
 def test_every_training_of_a_competitions_pipeline_starts_from_a_model_of_the_hub(name):
-    file = Path(__file__).parents[1] / "recipes" / name / "pipeline.yaml"
+    file = Path(__file__).parents[3] / "recipes" / name / "pipeline.yaml"
     pipeline = read_pipeline(file)
     pipeline["vars"] = {key: value or "file.csv" for key, value in pipeline["vars"].items()}
     made = steps_of(pipeline, file)
