@@ -15,19 +15,19 @@ def run(args):
     from sft_judge.core import environment as doctor
     from sft_judge.core.version import __version__
 
-    gpus = doctor.gpus()
+    gpus = doctor.list_gpus()
     print(f"sft-judge {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print("\n".join(f"GPU {number}: {gpu}" for number, gpu in enumerate(gpus)) or "no NVIDIA GPU seen")
-    versions, missing = doctor.core()
+    versions, missing = doctor.check_core()
     print("\ncore\n  " + _list_versions(versions) + "".join(f"\n  NOT MET {requirement}" for requirement in missing))
     print("\nextras")
-    for extra in doctor.extras():
+    for extra in doctor.check_extras():
         if extra.missing:
             here = f" (here: {_list_versions(extra.installed)})" if extra.installed else ""
             print(f"  - {extra.name:<10} would give {extra.gives}: {_how(extra)}{here}")
         else:
             print(f"  + {extra.name:<10} {_list_versions(extra.installed)}")
-    problems = doctor.problems(bool(gpus))
+    problems = doctor.find_problems(bool(gpus))
     print("\n" + "\n".join(f"problem: {problem}" for problem in problems) if problems else "\nno problems found")
     return {}
 

@@ -39,7 +39,7 @@ class Extra:
     missing: list[str]
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """The version of a package, or None."""
     try:
         return version(package)
@@ -47,7 +47,7 @@ def installed(package: str) -> str | None:
         return None
 
 
-def wanted() -> dict[str, list[str]]:
+def read_requirements() -> dict[str, list[str]]:
     """What this project's own metadata asks for: the core under "", the others under their extra."""
     groups: dict[str, list[str]] = {}
     for line in _requires("sft-judge"):
@@ -63,7 +63,7 @@ def look_up(requirements: list[str]) -> tuple[dict[str, str], list[str]]:
     for requirement in requirements:
         name = Requirement(requirement).name
         names = [name, *STAND_INS.get(name, ())]
-        found |= {other: installed(other) for other in names if installed(other)}
+        found |= {other: installed_version(other) for other in names if installed_version(other)}
         if not any(_is_met(Requirement(requirement), other) for other in names):
             missing.append(requirement)
     return found, missing
@@ -71,7 +71,7 @@ def look_up(requirements: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def _is_met(requirement: Requirement, name: str) -> bool:
     """If the installed version of `name` meets the requirement, and what its extras need is installed as well."""
-    found = installed(name)
+    found = installed_version(name)
     if found is None or not requirement.specifier.contains(found, prereleases=True):
         return False
     parts = [Requirement(line) for line in _requires(name)] if requirement.extras else []
@@ -89,18 +89,18 @@ def _requires(package: str) -> list[str]:
         return []
 
 
-def core() -> tuple[dict[str, str], list[str]]:
+def check_core() -> tuple[dict[str, str], list[str]]:
     """The core: what is installed of it, and the requirements that are not met."""
-    return look_up(wanted().get("", []))
+    return look_up(read_requirements().get("", []))
 
 
-def extras() -> list[Extra]:
+def check_extras() -> list[Extra]:
     """Every extra, in the order of EXTRAS."""
-    groups = wanted()
+    groups = read_requirements()
     return [Extra(name, gives, *look_up(groups.get(name, []))) for name, gives in EXTRAS.items()]
 
 
-def gpus() -> list[str]:
+def list_gpus() -> list[str]:
     """A line for each NVIDIA GPU, as nvidia-smi tells it; empty without one."""
     if not shutil.which("nvidia-smi"):
         return []
@@ -115,22 +115,22 @@ def gpus() -> list[str]:
     return [f"{name}, {memory}, driver {driver}" for name, memory, driver in rows]
 
 
-def problems(gpu_found: bool) -> list[str]:
+def find_problems(gpu_found: bool) -> list[str]:
     """What is wrong here, each with what to do; empty when all is well."""
     found = []
     if sys.platform != "linux" or platform.machine() != "x86_64":
         found.append(f"{platform.system()} {platform.machine()} is not supported: use Linux x86-64 or a container.")
-    if installed("sft-judge") is None:
+    if installed_version("sft-judge") is None:
         return [*found, "sft-judge is not installed, so what it needs is not known: make setup"]
     pythons, python = metadata("sft-judge")["Requires-Python"], ".".join(map(str, sys.version_info[:3]))
     if not SpecifierSet(pythons).contains(python):
         found.append(f"Python {python} is not supported, {pythons} is.")
-    absent = core()[1]
+    absent = check_core()[1]
     if absent:
         found.append(f"The core lacks {', '.join(absent)}: make setup")
-    torch = installed("torch") or ""
+    torch = installed_version("torch") or ""
     names = ("torchvision", "torchaudio", "torchcodec")
-    beside = [name for name in names if "+cpu" not in (installed(name) or "+cpu")]
+    beside = [name for name in names if "+cpu" not in (installed_version(name) or "+cpu")]
     if "+cpu" in torch and beside:
         found.append(
             f"{', '.join(beside)} beside a CPU torch is a CUDA build: transformers imports it where it is, and fails. "

