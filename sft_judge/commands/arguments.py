@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from sft_judge.core.choices import DTYPES, ENGINES, SWAPS
+from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
 
 
@@ -86,8 +87,6 @@ def model_path(text: str):
 
 def exists(path: Path, what: str) -> Path:
     """`path`, or an `InputError` that says which file was expected to hold what."""
-    from sft_judge.core.errors import InputError
-
     if not path.exists():
         raise InputError(f"{path}: no such file; expected {what}.")
     return path

@@ -11,7 +11,9 @@ like a control token, a tag, an order or a verdict. No text of a battle is shown
 from functools import partial
 
 from sft_judge.commands.arguments import add_limit, model_path, positive
+from sft_judge.commands.console import print_table
 from sft_judge.core.files import InputPath, OutputPath, whole_folder, write_json
+from sft_judge.core.progress import Progress
 
 EXAMPLE = "sft-judge audit battles.parquet --model runs/demo/judge --output runs/audit"
 
@@ -39,8 +41,6 @@ def add_arguments(parser):
 
 
 def run(args) -> dict:
-    from sft_judge.commands.console import print_table
-    from sft_judge.core.progress import Progress
     from sft_judge.data.audit import audit_battles
     from sft_judge.data.battles import open_battles
     from sft_judge.data.examples import choose_examples, read_rows

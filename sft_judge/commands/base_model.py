@@ -8,7 +8,8 @@ features, as `train --shrink` has it, and needs no battles.
 
 from sft_judge.commands.arguments import add_limit, model_path, positive
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.files import InputPath, OutputPath, whole_folder
+from sft_judge.core.resources import find_resource
 
 EXAMPLE = "sft-judge base --family gemma2 --battles battles.parquet --output runs/base"
 FAMILIES = ("qwen2", "gemma2")
@@ -30,8 +31,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from sft_judge.core.files import whole_folder
-
     if args.like:
         from sft_judge.pipelines.shrink import make_small_model
 
@@ -44,8 +43,6 @@ def run(args):
 
 
 def _of_family(args) -> dict:
-    from sft_judge.core.files import whole_folder
-    from sft_judge.core.resources import find_resource
     from sft_judge.data.battles import FIELDS, read_battles
     from sft_judge.modeling.tiny_models import make_base
 

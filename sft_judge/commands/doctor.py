@@ -2,6 +2,8 @@
 
 import shlex
 
+from sft_judge.core.version import __version__
+
 EXAMPLE = "sft-judge doctor"
 
 
@@ -13,7 +15,6 @@ def run(args):
     import platform
 
     from sft_judge.core import environment as doctor
-    from sft_judge.core.version import __version__
 
     gpus = doctor.list_gpus()
     print(f"sft-judge {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")

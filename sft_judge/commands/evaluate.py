@@ -12,8 +12,10 @@ battle has one, it is all that is reported.
 from pathlib import Path
 
 from sft_judge.commands.arguments import add_limit, positive
+from sft_judge.commands.console import print_table
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.files import InputPath, OutputPath, whole_file, write_json
+from sft_judge.core.manifest import manifest_path, read_stages
 
 EXAMPLE = (
     "sft-judge evaluate --probs runs/demo/probs.parquet --battles runs/demo/test.parquet --output runs/demo "
@@ -86,7 +88,6 @@ def run(args) -> dict:
 
 def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -> dict:
     """The whole of metrics.json."""
-    from sft_judge.core.manifest import manifest_path, read_stages
     from sft_judge.evaluation.agreement import agreement
     from sft_judge.evaluation.benchmarks import benchmark
     from sft_judge.evaluation.evaluate import caveats, measure_judges
@@ -117,7 +118,6 @@ def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -
 
 
 def _write(args, metrics: dict, aligned, against: list[dict]) -> None:
-    from sft_judge.core.files import whole_file, write_json
     from sft_judge.evaluation.agreement import example_texts, write_against_votes
     from sft_judge.evaluation.report import render_report
 
@@ -131,7 +131,6 @@ def _write(args, metrics: dict, aligned, against: list[dict]) -> None:
 
 
 def _print_tables(metrics: dict) -> None:
-    from sft_judge.commands.console import print_table
     from sft_judge.evaluation.agreement import agreement_table
     from sft_judge.evaluation.benchmarks import benchmark_table
     from sft_judge.evaluation.policies import policies_table
@@ -156,8 +155,6 @@ def _policies(args, battles, judges: dict) -> dict:
 
 def _policies_alone(args, files: dict, battles) -> dict:
     """Of battles without verdicts, which policy's answers the judges take for better, and nothing else."""
-    from sft_judge.commands.console import print_table
-    from sft_judge.core.files import whole_file, write_json
     from sft_judge.data.probs import describe_unfinished, read_probs
     from sft_judge.evaluation.policies import policies_table
     from sft_judge.evaluation.reporting.html import Section, render_page

@@ -7,7 +7,7 @@ ones. Families that soft-cap their logits (Gemma-2) are refused.
 """
 
 from sft_judge.commands.arguments import model_path, positive
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.files import InputPath, OutputPath, whole_folder
 
 EXAMPLE = "sft-judge export --model runs/judge --output runs/judge-classifier --battles battles.parquet"
 
@@ -21,7 +21,6 @@ def add_arguments(parser):
 
 def run(args):
     from sft_judge.conversion.export_classifier import export_judge
-    from sft_judge.core.files import whole_folder
     from sft_judge.inference.verify import verify_exported
 
     with whole_folder(args.output) as folder:

@@ -17,6 +17,7 @@ from collections import Counter
 from sft_judge.commands.arguments import positive
 from sft_judge.core.choices import IMPORT_FORMATS
 from sft_judge.core.files import OutputPath
+from sft_judge.core.progress import Progress
 
 EXAMPLE = "sft-judge import train.csv --output battles.parquet"
 
@@ -63,7 +64,6 @@ def outputs(args) -> list:
 
 
 def run(args) -> dict:
-    from sft_judge.core.progress import Progress
     from sft_judge.data.importing.importer import import_sources
     from sft_judge.data.importing.labels import Reading, Sides
 

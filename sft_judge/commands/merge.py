@@ -8,7 +8,8 @@ its text's own class: a judge reads text, and engines ask such a model for more.
 """
 
 from sft_judge.commands.arguments import model_path, positive
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import InputPath, OutputPath, whole_folder
 
 EXAMPLE = "sft-judge merge runs/student --output runs/judge --battles battles.parquet"
 
@@ -29,8 +30,6 @@ def add_arguments(parser):
 
 def run(args):
     from sft_judge.conversion.merge import merge_judges
-    from sft_judge.core.errors import InputError
-    from sft_judge.core.files import whole_folder
     from sft_judge.inference.verify import verify_merged
 
     try:

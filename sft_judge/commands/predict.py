@@ -18,6 +18,7 @@ from sft_judge.commands.arguments import TimeBudget, add_engine, add_limit, mode
 from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.manifest import fingerprint
 
 EXAMPLE = (
     "sft-judge predict --model runs/judge --battles test.parquet --output probs.parquet --engine vllm --check 100"
@@ -154,8 +155,6 @@ def _run_in_time(args):
 
 def _stamp(args, **changes) -> str:
     """What scores depend on: not on who computes them, nor on `changes`."""
-    from sft_judge.core.manifest import fingerprint
-
     changes |= {"shard": (0, 1), "ray": None, "tensor_parallel": 1}
     changed = argparse.Namespace(**{**vars(args), **changes})
     return fingerprint(sys.modules[__name__], changed, args.provenance["inputs"])

@@ -13,6 +13,8 @@ import sys
 
 from sft_judge.commands.arguments import add_candidates, positive
 from sft_judge.core.errors import InputError
+from sft_judge.core.files import whole_file
+from sft_judge.core.manifest import fingerprint
 
 EXAMPLE = "sft-judge preference-pairs samples.jsonl --model runs/judge --output pairs.jsonl --min-margin 0.2"
 RULES = ("min_margin", "max_per_prompt", "keep_disagreements", "balance_length", "conversational")
@@ -39,8 +41,6 @@ def outputs(args) -> list:
 
 
 def run(args) -> dict:
-    from sft_judge.core.files import whole_file
-    from sft_judge.core.manifest import fingerprint
     from sft_judge.data.candidates import read_groups, write_rows
     from sft_judge.modeling.temperature_scaling import describe_calibration
     from sft_judge.ranking.candidate_judging import Entry, judge_entries

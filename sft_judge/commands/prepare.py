@@ -10,7 +10,9 @@ is in the rejects file. Filters are off unless asked for; each is counted.
 import argparse
 
 from sft_judge.commands.arguments import add_limit, positive
+from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.progress import Progress
 
 EXAMPLE = "sft-judge prepare battles.parquet --output prepared.parquet --folds 5 --seed 0"
 
@@ -67,7 +69,6 @@ def outputs(args) -> list:
 
 
 def run(args) -> dict:
-    from sft_judge.core.progress import Progress
     from sft_judge.data.battles import BattleWriter, open_battles
     from sft_judge.data.importing.importer import RejectsWriter
     from sft_judge.data.preparing import prepare as preparing
@@ -98,8 +99,6 @@ def run(args) -> dict:
 
 def check_languages(args, files: list) -> None:
     """Raise `InputError` where languages are to be chosen from and no file states any."""
-    from sft_judge.core.errors import InputError
-
     if args.languages and not args.language:
         for file in files:
             if "language" not in file.columns:

@@ -9,6 +9,8 @@ run.
 import argparse
 
 from sft_judge.commands.arguments import add_limit, model_path
+from sft_judge.commands.console import print_prompt
+from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath
 
 EXAMPLE = "sft-judge prompt show --model runs/demo/judge --battles test.parquet --id 42 --budget 512"
@@ -43,8 +45,6 @@ def budget(text: str) -> tuple[int, int, int]:
 
 
 def run(args):
-    from sft_judge.commands.console import print_prompt
-    from sft_judge.core.errors import InputError
     from sft_judge.prompts.check import check_model
     from sft_judge.prompts.show import example_battle, open_prompt, pick_row
 

@@ -9,7 +9,10 @@ calibration: run `calibrate` on it anew.
 
 from sft_judge.commands.arguments import add_limit, model_path, natural, positive
 from sft_judge.core.choices import BITS_OF_SCHEME, QUANTIZED_FORMATS
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import InputPath, OutputPath, whole_folder
+from sft_judge.core.manifest import manifest_path
+from sft_judge.core.resources import find_resource
 
 EXAMPLE = "sft-judge quantize --model runs/judge --battles battles.parquet --output runs/judge-w4a16"
 
@@ -37,8 +40,6 @@ def add_arguments(parser):
 
 def run(args):
     from sft_judge.conversion.quantize import Tuning, quantize_judge
-    from sft_judge.core.errors import InputError
-    from sft_judge.core.files import whole_folder
     from sft_judge.data.battles import read_battles
     from sft_judge.inference.verify import verify_forms
     from sft_judge.modeling.loading import is_adapter
@@ -69,9 +70,6 @@ def run_ladder(args, model: str) -> dict:
     import shutil
 
     from sft_judge.commands.sweep import print_results
-    from sft_judge.core.files import whole_folder
-    from sft_judge.core.manifest import manifest_path
-    from sft_judge.core.resources import find_resource
     from sft_judge.pipelines.parallel import default_num_jobs
     from sft_judge.pipelines.quantization_search import find_cheapest
     from sft_judge.pipelines.sweep import read_sweep

@@ -13,8 +13,10 @@ of code, each as (a - b) / (a + b). --reference gives Spearman's correlation wit
 import argparse
 
 from sft_judge.commands.arguments import add_limit
+from sft_judge.commands.console import print_table
 from sft_judge.core.errors import InputError, nearest
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.files import InputPath, OutputPath, check_folder, whole_file, write_json
+from sft_judge.core.progress import Progress
 
 EXAMPLE = "sft-judge rank battles.parquet --probs probs.parquet --output runs/ranking"
 SOURCES = ("votes", "judge", "both")
@@ -60,9 +62,6 @@ def extra_inputs(args):
 
 
 def run(args) -> dict:
-    from sft_judge.commands.console import print_table
-    from sft_judge.core.files import check_folder, whole_file, write_json
-    from sft_judge.core.progress import Progress
     from sft_judge.data.battles import open_battles
     from sft_judge.data.style import CONTROLS
     from sft_judge.ranking.comparisons import read_contests

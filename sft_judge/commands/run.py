@@ -6,6 +6,10 @@ that depends on it; a run that was killed goes on where it stopped. Everything i
 """
 
 from sft_judge.commands.arguments import positive
+from sft_judge.commands.console import print_table
+from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.manifest import read_stages
+from sft_judge.core.resources import find_resource
 
 EXAMPLE = "sft-judge run recipes/demo/pipeline.yaml --set plant.rows=2000 --until labels"
 
@@ -29,8 +33,6 @@ def add_arguments(parser):
 def run(args):
     from pathlib import Path
 
-    from sft_judge.core.errors import InputError, nearest
-    from sft_judge.core.resources import find_resource
     from sft_judge.pipelines.pipeline import override, read_pipeline, run_steps, steps_of
 
     file = find_resource("recipes", args.pipeline)
@@ -86,8 +88,6 @@ def print_results(folder, steps):
     """The stages' cost and, if there is a metrics.json, each judge's skill."""
     import json
 
-    from sft_judge.commands.console import print_table
-    from sft_judge.core.manifest import read_stages
     from sft_judge.evaluation.reporting.tables import skill_table, stages_table
     from sft_judge.pipelines.pipeline import first_output
 

@@ -10,7 +10,9 @@ key of the recipe can be given as --key value. A run that was killed goes on; wh
 from pathlib import Path
 
 from sft_judge.commands.arguments import add_limit, positive
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.commands.console import print_table
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import InputPath, OutputPath, whole_file, write_json
 from sft_judge.core.resources import find_resource
 from sft_judge.training.recipes import read_recipe
 
@@ -50,9 +52,6 @@ def outputs(args):
 
 
 def run(args) -> dict:
-    from sft_judge.commands.console import print_table
-    from sft_judge.core.errors import InputError
-    from sft_judge.core.files import whole_file, write_json
     from sft_judge.data.battles import read_battles
     from sft_judge.evaluation.dataset_shift import (
         check_comparable,

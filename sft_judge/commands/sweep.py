@@ -9,6 +9,8 @@ kept: the same command goes on, and started several times, on machines that shar
 from contextlib import nullcontext
 
 from sft_judge.commands.arguments import positive
+from sft_judge.commands.console import print_table
+from sft_judge.core.resources import find_resource
 from sft_judge.pipelines.sweep_runner import all_runs, page_of, run_sweep
 
 EXAMPLE = "sft-judge sweep recipes/sweeps/tiny/distillation.yaml --jobs 2"
@@ -25,7 +27,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from sft_judge.core.resources import find_resource
     from sft_judge.pipelines.parallel import default_num_jobs
     from sft_judge.pipelines.ray_nodes import ray_workers
     from sft_judge.pipelines.sweep import read_sweep
@@ -42,7 +43,6 @@ def run(args):
 
 def print_results(sweep, result: dict | None) -> None:
     """Print the table and the verdict of a sweep; nothing if no run finished."""
-    from sft_judge.commands.console import print_table
     from sft_judge.pipelines.sweep_report import table_of
 
     if result:

@@ -8,7 +8,7 @@ verdicts in turns; give training battles, not those that are evaluated.
 
 from sft_judge.commands.arguments import model_path, natural, positive
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.files import InputPath, OutputPath, whole_folder
 
 EXAMPLE = "sft-judge untrained MODEL --shots 5 --battles train.parquet --output runs/five-shot"
 
@@ -26,7 +26,6 @@ def add_arguments(parser):
 
 def run(args) -> dict:
     from sft_judge.conversion.zero_shot import choose_shots, make_untrained
-    from sft_judge.core.files import whole_folder
     from sft_judge.data.battles import read_battles
     from sft_judge.modeling.judge_spec import Budget
     from sft_judge.prompts.templates import read_template

@@ -7,6 +7,7 @@ on labelled battles (and each on its engines, where two are named).
 
 from sft_judge.commands.arguments import model_path, positive
 from sft_judge.core.choices import DTYPES, ENGINES
+from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import InputPath
 
 EXAMPLE = "sft-judge verify runs/judge runs/judge-w4a16 --battles battles.parquet --engines transformers,vllm"
@@ -36,7 +37,6 @@ def outputs(args):
 
 
 def run(args):
-    from sft_judge.core.errors import InputError, nearest
     from sft_judge.data.battles import read_battles
     from sft_judge.inference.engines import usable_engines
     from sft_judge.inference.verify import verify_engines, verify_forms

@@ -101,7 +101,8 @@ def test_more_gpus_shorten_trainings(steps, battles, monkeypatch):
 def test_only_what_is_to_do_is_planned_and_every_name_once(steps, battles, monkeypatch):
     planned = []
     monkeypatch.setattr(
-        "sft_judge.pipelines.planning.pipeline_cost.cost_of_run", lambda *args: planned.append(args) or cost_of_run(*args)
+        "sft_judge.pipelines.planning.pipeline_cost.cost_of_run",
+        lambda *args: planned.append(args) or cost_of_run(*args),
     )
     made = steps()
     text = plan_pipeline([step for step in made if step.name != "teacher"], made, 1)
