@@ -11,7 +11,7 @@ like a control token, a tag, an order or a verdict. No text of a battle is shown
 from functools import partial
 
 from sft_judge.commands.arguments import add_limit, model_path, positive
-from sft_judge.commands.console import print_table
+from sft_judge.commands.console import print_tables
 from sft_judge.core.files import InputPath, OutputPath, whole_folder, write_json
 from sft_judge.core.progress import Progress
 
@@ -58,8 +58,7 @@ def run(args) -> dict:
     with whole_folder(args.output) as folder:
         write_json(folder / "audit.json", audit)
         (folder / "audit.html").write_text(page, encoding="utf-8")
-    for table in tables:
-        print_table(table)
+    print_tables(tables)
     print(f"page: {args.output / 'audit.html'}")
     return {"audit": {name: audit[name] for name in ("rows", "leaks", "duplicates")}}
 

@@ -3,8 +3,8 @@
 import sys
 
 
-def print_table(table) -> None:
-    """Print a `Table` on standard output: fitted to a terminal, plain and never cut on a pipe."""
+def print_tables(tables: list) -> None:
+    """Print each `Table` on standard output: fitted to a terminal, plain and never cut on a pipe."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -12,14 +12,15 @@ def print_table(table) -> None:
 
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 200, highlight=False)
-    drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD if terminal else box.ASCII2)
-    for name in table.columns:
-        drawn.add_column(Text(name), overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    console.print(drawn)
-    if table.note:
-        print(table.note)
+    for table in tables:
+        drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD if terminal else box.ASCII2)
+        for name in table.columns:
+            drawn.add_column(Text(name), overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        console.print(drawn)
+        if table.note:
+            print(table.note)
 
 
 def print_prompt(prompt, row: dict, order: str) -> None:

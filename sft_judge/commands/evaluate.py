@@ -12,9 +12,9 @@ battle has one, it is all that is reported.
 from pathlib import Path
 
 from sft_judge.commands.arguments import add_limit, positive
-from sft_judge.commands.console import print_table
+from sft_judge.commands.console import print_tables
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import InputPath, OutputPath, whole_file, write_json
+from sft_judge.core.files import InputPath, OutputPath, write_json, write_text
 from sft_judge.core.manifest import manifest_path, read_stages
 
 EXAMPLE = (
@@ -125,8 +125,7 @@ def _write(args, metrics: dict, aligned, against: list[dict]) -> None:
     examples = {name: example_texts(aligned, votes, args.examples or 0) for name, votes in lists.items()}
     page = render_report(metrics, examples)
     write_json(args.output / "metrics.json", metrics)
-    with whole_file(args.output / "report.html") as aside:
-        aside.write_text(page, encoding="utf-8")
+    write_text(args.output / "report.html", page)
     write_against_votes(outputs(args)[2], against)
 
 
@@ -140,8 +139,7 @@ def _print_tables(metrics: dict) -> None:
     tables += [skill_table(metrics), agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])]
     tables += [benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []
     tables += [policies_table(metrics["policies"])] if "policies" in metrics else []
-    for table in tables:
-        print_table(table)
+    print_tables(tables)
 
 
 def _policies(args, battles, judges: dict) -> dict:
@@ -168,10 +166,9 @@ def _policies_alone(args, files: dict, battles) -> dict:
         notes.append("; ".join(filter(None, [f"{name}: {judge.reason}", describe_unfinished(judge.orders)])))
     page = render_page("sft_judge: policies", "Which policy wins", notes, [Section("", tables=[table])])
     write_json(args.output / "metrics.json", {"n": 0, "policies": policies, "notes": notes})
-    with whole_file(args.output / "report.html") as aside:
-        aside.write_text(page, encoding="utf-8")
+    write_text(args.output / "report.html", page)
     if not args.quiet:
-        print_table(table)
+        print_tables([table])
     print("\n".join([*notes, f"report: {args.output / 'report.html'}"]))
     return {"rows": 0, "battles": policies["battles"]}
 

@@ -13,9 +13,9 @@ of code, each as (a - b) / (a + b). --reference gives Spearman's correlation wit
 import argparse
 
 from sft_judge.commands.arguments import add_limit
-from sft_judge.commands.console import print_table
+from sft_judge.commands.console import print_tables
 from sft_judge.core.errors import InputError, nearest
-from sft_judge.core.files import InputPath, OutputPath, check_folder, whole_file, write_json
+from sft_judge.core.files import InputPath, OutputPath, check_folder, write_json, write_text
 from sft_judge.core.progress import Progress
 
 EXAMPLE = "sft-judge rank battles.parquet --probs probs.parquet --output runs/ranking"
@@ -93,10 +93,8 @@ def run(args) -> dict:
     tables, page = render_ranking(args.battles.name, ranking)
     write_json(outputs(args)[0], ranking)
     write_csv(outputs(args)[1], ranking)
-    with whole_file(outputs(args)[2]) as aside:
-        aside.write_text(page, encoding="utf-8")
-    for table in tables:
-        print_table(table)
+    write_text(outputs(args)[2], page)
+    print_tables(tables)
     print("\n".join([*ranking["notes"], *(f"caveat: {caveat}" for caveat in ranking["caveats"])]))
     print(f"page: {outputs(args)[2]}")
     return {"battles": ranking["battles"], "models": len(contests.models), "skipped": everything.skipped}

@@ -6,7 +6,7 @@ that depends on it; a run that was killed goes on where it stopped. Everything i
 """
 
 from sft_judge.commands.arguments import positive
-from sft_judge.commands.console import print_table
+from sft_judge.commands.console import print_tables
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.manifest import read_stages
 from sft_judge.core.resources import find_resource
@@ -94,9 +94,9 @@ def print_results(folder, steps):
     made = {first_output(step) for step in steps}  # the folder may hold another pipeline's outputs too
     stages = [row for row in read_stages(folder, folder / "none") if folder / row["output"] in made]
     if stages:
-        print_table(stages_table(stages))
+        print_tables([stages_table(stages)])
     if (folder / "metrics.json").is_file():
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if metrics.get("worth"):
-            print_table(skill_table(metrics))
+            print_tables([skill_table(metrics)])
     print(f"Everything is in {folder}.")

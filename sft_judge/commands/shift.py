@@ -10,9 +10,9 @@ key of the recipe can be given as --key value. A run that was killed goes on; wh
 from pathlib import Path
 
 from sft_judge.commands.arguments import add_limit, positive
-from sft_judge.commands.console import print_table
+from sft_judge.commands.console import print_tables
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import InputPath, OutputPath, whole_file, write_json
+from sft_judge.core.files import InputPath, OutputPath, write_json, write_text
 from sft_judge.core.resources import find_resource
 from sft_judge.training.recipes import read_recipe
 
@@ -53,14 +53,7 @@ def outputs(args):
 
 def run(args) -> dict:
     from sft_judge.data.battles import read_battles
-    from sft_judge.evaluation.dataset_shift import (
-        check_comparable,
-        deal_folds,
-        render_shift,
-        split_held_out,
-        tables_of,
-        verdict_line,
-    )
+    from sft_judge.evaluation import dataset_shift
     from sft_judge.pipelines.pipeline import run_steps
     from sft_judge.training.config import check_keys
 
@@ -75,9 +68,9 @@ def run(args) -> dict:
         raise InputError(f"--folds {args.folds}: expected 2 or more, as one of them is held out.")
     names = set_names(args.ref, args.other)
     tables = [read_battles(path, args.limit) for path in (args.ref, args.other)]
-    check_comparable([str(args.ref), str(args.other)], tables)
-    tables, folds_note = deal_folds(*tables, args.folds, args.seed)
-    folds, held, left_out = split_held_out(tables)
+    dataset_shift.check_comparable([str(args.ref), str(args.other)], tables)
+    tables, folds_note = dataset_shift.deal_folds(*tables, args.folds, args.seed)
+    folds, held, left_out = dataset_shift.split_held_out(tables)
     for name, rows in zip(names, held, strict=True):
         if rows.num_rows == 0:
             raise InputError(
@@ -93,11 +86,9 @@ def run(args) -> dict:
         result["sets"][name]["left_out"] = count
     result |= {"folds": folds_note, "recipe": str(args.config)}
     write_json(outputs(args)[0], result)
-    with whole_file(outputs(args)[1]) as aside:
-        aside.write_text(render_shift(result), encoding="utf-8")
-    for table in tables_of(result):
-        print_table(table)
-    print(f"{verdict_line(result)}\npage: {outputs(args)[1]}")
+    write_text(outputs(args)[1], dataset_shift.render_shift(result))
+    print_tables(dataset_shift.tables_of(result))
+    print(f"{dataset_shift.verdict_line(result)}\npage: {outputs(args)[1]}")
     return {"verdict": result["verdict"]}
 
 

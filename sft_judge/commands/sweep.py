@@ -9,7 +9,7 @@ kept: the same command goes on, and started several times, on machines that shar
 from contextlib import nullcontext
 
 from sft_judge.commands.arguments import positive
-from sft_judge.commands.console import print_table
+from sft_judge.commands.console import print_tables
 from sft_judge.core.resources import find_resource
 from sft_judge.pipelines.sweep_runner import all_runs, page_of, run_sweep
 
@@ -46,7 +46,7 @@ def print_results(sweep, result: dict | None) -> None:
     from sft_judge.pipelines.sweep_report import table_of
 
     if result:
-        print_table(table_of(result))
+        print_tables([table_of(result)])
         print(f"{result['verdict']}\npage: {page_of(sweep)}")
 
 

@@ -73,10 +73,15 @@ def replace_folder(source: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all, its line breaks as they are."""
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="")
+
+
 def write_json(path: Path, value) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    with whole_file(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def content_hash(path: Path) -> str:

@@ -155,8 +155,5 @@ def injections_table(audit: dict) -> Table:
     rows = [[kind, *(f"{fields[name]:,}" for name in FIELDS)] for kind, fields in audit["hostile_text"].items()]
     note = "battles with such text. A judge reads it as text: see `sft-judge prompt show`"
     return Table(
-        "Text like control tokens",
-        ["kind", *FIELD_NAMES.values()],
-        rows or [["any kind", *["0"] * len(FIELDS)]],
-        note,
+        "Text like control tokens", ["kind", *FIELD_NAMES.values()], rows or [["any kind", *["0"] * len(FIELDS)]], note
     )

@@ -11,20 +11,8 @@ from sft_judge.data.style import text_lengths
 from sft_judge.evaluation.agreement import agreement_table
 from sft_judge.evaluation.benchmarks import benchmark_table
 from sft_judge.evaluation.policies import policies_table
-from sft_judge.evaluation.reporting import plots
+from sft_judge.evaluation.reporting import plots, tables
 from sft_judge.evaluation.reporting.html import Section, Table, Text, render_page
-from sft_judge.evaluation.reporting.tables import (
-    bias_table,
-    cut_table,
-    figures_table,
-    pairs_table,
-    skill_table,
-    slice_tables,
-    stages_table,
-    standings_table,
-    style_table,
-    worst_table,
-)
 from sft_judge.evaluation.robustness import robustness_table
 
 _LOSSES = ("loss", "eval_log_loss")  # of a training's log: of the rows trained on, and held out
@@ -40,7 +28,7 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
     judges = metrics.get("judges") or {metrics["main"]: metrics}
     name, main = metrics["main"], judges[metrics["main"]]
     sections = [
-        Section("", [_skill_plot(metrics, judges)], [replace(skill_table(metrics), main=name)]),
+        Section("", [_skill_plot(metrics, judges)], [replace(tables.skill_table(metrics), main=name)]),
         Section("Benchmark", tables=[benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []),
         Section("Policies", tables=[policies_table(metrics["policies"])] if "policies" in metrics else []),
         Section("Reliability", [plots.plot_reliability(judges)], [_bins_table(name, main)]),
@@ -50,13 +38,13 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
                 [plots.plot_slice_losses(dimension, _select_judges(judges, dimension))],
                 [table],
             )
-            for dimension, table in zip(main["slices"], slice_tables(main["slices"]), strict=True)
+            for dimension, table in zip(main["slices"], tables.slice_tables(main["slices"]), strict=True)
         ),
-        Section("Position bias", tables=[bias_table(judges)]),
+        Section("Position bias", tables=[tables.bias_table(judges)]),
         Section(
             "Style, length and family",
             [plots.plot_styles(main["style"])] if main["style"] else [],
-            [style_table(name, main)] if main["style"] or "own_family" in main else [],
+            [tables.style_table(name, main)] if main["style"] or "own_family" in main else [],
         ),
         Section("Attacks", tables=[robustness_table(name, metrics["attacks"])] if "attacks" in metrics else []),
         *_comparison(metrics, judges),
@@ -70,12 +58,12 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
             tables=[agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])],
             texts=examples["against"],
         ),
-        Section("Worst battles", tables=[worst_table(metrics["worst"], name)], texts=examples["worst"]),
-        Section("All figures", tables=[figures_table(judges)]),
+        Section("Worst battles", tables=[tables.worst_table(metrics["worst"], name)], texts=examples["worst"]),
+        Section("All figures", tables=[tables.figures_table(judges)]),
         Section("Lengths", [plots.plot_lengths(**lengths)], [_lengths_table(**lengths)]),
-        Section("What was cut", tables=[cut_table(metrics["cut"])] if metrics.get("cut") else []),
+        Section("What was cut", tables=[tables.cut_table(metrics["cut"])] if metrics.get("cut") else []),
         Section("Log loss by step", [plots.plot_losses(logs)] if logs else [], [_logs_table(logs)] if logs else []),
-        Section("Cost", tables=[stages_table(metrics["stages"])] if metrics.get("stages") else []),
+        Section("Cost", tables=[tables.stages_table(metrics["stages"])] if metrics.get("stages") else []),
         Section("Provenance", tables=[_provenance_table(metrics["provenance"])]),
     ]
     notes = [
@@ -100,7 +88,10 @@ def _comparison(metrics: dict, judges: dict) -> list[Section]:
     if "pairs" not in metrics:
         return []
     return [
-        Section("Comparison", tables=[standings_table(metrics["standings"], judges), pairs_table(metrics["pairs"])])
+        Section(
+            "Comparison",
+            tables=[tables.standings_table(metrics["standings"], judges), tables.pairs_table(metrics["pairs"])],
+        )
     ]
 
 

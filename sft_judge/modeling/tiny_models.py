@@ -10,18 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import transformers
 import trl
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    set_seed,
-)
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 WORDS = ["A", "B", "C", "tie"]  # must be single tokens, whatever the text
@@ -44,7 +35,7 @@ TINY_SIZES = {
 DERIVED = ("layer_types", "max_window_layers", "architectures", "_name_or_path", "transformers_version")
 
 
-def qwen2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def qwen2_tokenizer(texts: Iterable[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
     """Byte-level BPE with ChatML's control tokens, as Qwen2.5 has it."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE())
@@ -62,7 +53,7 @@ def qwen2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -70,7 +61,7 @@ def qwen2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
     """BPE over characters with byte fallback and "▁" for a space, as Gemma has it; no system role in its template."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -87,7 +78,7 @@ def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
     # The trainer takes the bytes as special tokens so that they are in the vocabulary; in Gemma they are plain ones.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         bos_token="<bos>",
         eos_token="<eos>",
@@ -97,18 +88,16 @@ def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
     )
 
 
-def qwen2_model(tokenizer, hidden: int, layers: int, positions: int) -> Qwen2ForCausalLM:
-    config = Qwen2Config(
-        **_sizes(tokenizer, hidden, layers, positions),
-        **_heads(hidden),
-        tie_word_embeddings=True,
+def qwen2_model(tokenizer, hidden: int, layers: int, positions: int) -> transformers.Qwen2ForCausalLM:
+    config = transformers.Qwen2Config(
+        **_sizes(tokenizer, hidden, layers, positions), **_heads(hidden), tie_word_embeddings=True
     )
-    return Qwen2ForCausalLM(config)
+    return transformers.Qwen2ForCausalLM(config)
 
 
-def gemma2_model(tokenizer, hidden: int, layers: int, positions: int) -> Gemma2ForCausalLM:
+def gemma2_model(tokenizer, hidden: int, layers: int, positions: int) -> transformers.Gemma2ForCausalLM:
     """With both soft-caps and the alternating window, as Gemma-2 has them."""
-    config = Gemma2Config(
+    config = transformers.Gemma2Config(
         **_sizes(tokenizer, hidden, layers, positions),
         **_heads(hidden),
         head_dim=hidden // _heads(hidden)["num_attention_heads"],
@@ -116,7 +105,7 @@ def gemma2_model(tokenizer, hidden: int, layers: int, positions: int) -> Gemma2F
         sliding_window=positions // 2,
         attn_implementation="eager",
     )
-    return Gemma2ForCausalLM(config)
+    return transformers.Gemma2ForCausalLM(config)
 
 
 def _heads(hidden: int) -> dict[str, int]:
@@ -133,21 +122,21 @@ def make_base(folder: Path, family: str, texts: list[str], hidden=128, layers=2,
     make_tokenizer, make_model = FAMILIES[family]
     # The answer words are written often, each alone on its line, so that byte-pair merging makes them tokens.
     tokenizer = make_tokenizer([*texts, *("\n".join(WORDS) + "\n" for _ in range(max(100, len(texts) // 10)))], vocab)
-    set_seed(seed)
+    transformers.set_seed(seed)
     model = make_model(tokenizer, hidden, layers, positions)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model.num_parameters(), len(tokenizer)
 
 
-def perturb_weights(model: PreTrainedModel, spread: float = 0.05) -> None:
+def perturb_weights(model: transformers.PreTrainedModel, spread: float = 0.05) -> None:
     """Add noise to the weights in place: as drawn, they are so small that a judge says the same of every battle."""
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * spread)
 
 
-def shrink_config(config: PretrainedConfig, tokenizer) -> PretrainedConfig:
+def shrink_config(config: transformers.PretrainedConfig, tokenizer) -> transformers.PretrainedConfig:
     """The same class and features, tiny, for a tokenizer; as many queries a key head where that can be."""
     own = {key: value for key, value in config.to_dict().items() if key not in DERIVED}
     small = {key: value for key, value in TINY_SIZES.items() if own.get(key) is not None}
@@ -157,7 +146,7 @@ def shrink_config(config: PretrainedConfig, tokenizer) -> PretrainedConfig:
         small["vocab_size"] = -(-len(tokenizer) // 64) * 64
         small |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     for name in own:
-        if isinstance(getattr(config, name, None), PretrainedConfig):
+        if isinstance(getattr(config, name, None), transformers.PretrainedConfig):
             small[name] = shrink_config(getattr(config, name), tokenizer)
     return type(config)(**{**own, **small})
 

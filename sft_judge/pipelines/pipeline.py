@@ -31,15 +31,8 @@ logger = logging.getLogger(__name__)
 KEYS = ("vars", "steps", "extends", "drop")
 
 # Imported once and inherited by every step, as each would spend seconds on it.
-PRELOAD = [
-    "sft_judge.core.third_party",
-    *(
-        "sft_judge.training.train",
-        "sft_judge.inference.predict",
-        "sft_judge.inference.engines.transformers_engine",
-        "sft_judge.modeling.tiny_models",
-    ),
-]
+PRELOAD = ["sft_judge.core.third_party", "sft_judge.training.train", "sft_judge.inference.predict"]
+PRELOAD += ["sft_judge.inference.engines.transformers_engine", "sft_judge.modeling.tiny_models"]
 
 
 @dataclass

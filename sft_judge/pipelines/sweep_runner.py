@@ -22,7 +22,7 @@ def run_sweep(sweep, jobs: int):
     Returns:
         The scores, the results as a dictionary (None if no run finished), and the worst exit status of a step.
     """
-    from sft_judge.core.files import whole_file, write_json
+    from sft_judge.core.files import write_json, write_text
     from sft_judge.pipelines.sweep_report import Scores, best_of, render_sweep, summary
 
     scores = Scores(sweep.measure)
@@ -36,8 +36,7 @@ def run_sweep(sweep, jobs: int):
         result = summary(sweep, scores, chosen)
         page = page_of(sweep)
         write_json(page.with_suffix(".json"), result)
-        with whole_file(page) as aside:
-            aside.write_text(render_sweep(f"Sweep: {sweep.file.stem}", result), encoding="utf-8")
+        write_text(page, render_sweep(f"Sweep: {sweep.file.stem}", result))
     return scores, result, status
 
 

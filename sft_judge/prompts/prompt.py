@@ -15,15 +15,7 @@ from tokenizers import Tokenizer
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec
-from sft_judge.prompts.escaping import (
-    TagGuard,
-    changes_brackets,
-    inside_characters,
-    plain_copy,
-    tag_names,
-    tokenizer_state,
-    without_prefix,
-)
+from sft_judge.prompts import escaping
 from sft_judge.prompts.templates import FrameTemplate
 from sft_judge.prompts.truncation import cut_middle, share_turns, water_fill
 
@@ -67,15 +59,15 @@ class JudgePrompt:
         self.budget = budget
         self.language = language
         self._template = FrameTemplate(template)
-        state = tokenizer_state(tokenizer)
-        self.plain = plain_copy(tokenizer.name_or_path, state)
-        self._normalize = self.plain.normalizer.normalize_str if changes_brackets(state) else None
-        self._inside = inside_characters(self.plain)
-        continued = without_prefix(state)
+        state = escaping.tokenizer_state(tokenizer)
+        self.plain = escaping.plain_copy(tokenizer.name_or_path, state)
+        self._normalize = self.plain.normalizer.normalize_str if escaping.changes_brackets(state) else None
+        self._inside = escaping.inside_characters(self.plain)
+        continued = escaping.without_prefix(state)
         self._continued = None if continued == state else Tokenizer.from_str(json.dumps(continued))
         self.marker = self.plain.encode(CUT_MARKER, add_special_tokens=False).ids
         self._frames: dict[tuple, Frame] = {}
-        self._guards: dict[tuple, TagGuard] = {}
+        self._guards: dict[tuple, escaping.TagGuard] = {}
 
     @classmethod
     def of(cls, tokenizer, spec: JudgeSpec, check: bool = True) -> "JudgePrompt":
@@ -108,7 +100,7 @@ class JudgePrompt:
     def settings(self) -> dict:
         """Everything that the ids depend on, as plain values."""
         return {
-            "tokenizer": tokenizer_state(self.tokenizer),
+            "tokenizer": escaping.tokenizer_state(self.tokenizer),
             "chat_template": self.tokenizer.chat_template,
             "special_tokens": {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()},
             "template": self.template,
@@ -178,13 +170,15 @@ class JudgePrompt:
             return self._continued.encode(text, add_special_tokens=False).ids
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def guard(self, shape: tuple) -> TagGuard:
+    def guard(self, shape: tuple) -> escaping.TagGuard:
         """What escapes the frame's tags in the fields of battles of this shape, the same for both orders."""
         if shape not in self._guards:
             swapped = (shape[0], shape[2], shape[1], shape[3])
             texts = [text for key in {shape, swapped, _ANY_SHAPE} for text in self.frame(*key).texts]
             contents = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
-            self._guards[shape] = _tag_guard(frozenset().union(*(tag_names(text, contents) for text in texts)))
+            self._guards[shape] = _tag_guard(
+                frozenset().union(*(escaping.tag_names(text, contents) for text in texts))
+            )
         return self._guards[shape]
 
     def _fit_row(self, groups: dict[str, list[list[int]]]) -> Fields:
@@ -250,5 +244,5 @@ def _shape(fields: dict[str, list]) -> tuple[int, int, int, bool]:
 
 
 @lru_cache(maxsize=64)
-def _tag_guard(names: frozenset[str]) -> TagGuard:
-    return TagGuard(names)
+def _tag_guard(names: frozenset[str]) -> escaping.TagGuard:
+    return escaping.TagGuard(names)

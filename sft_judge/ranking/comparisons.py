@@ -179,11 +179,7 @@ def pair_counts(contests: Contests) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """
     size, turned = len(contests.models), (contests.sides[:, 0] > contests.sides[:, 1])[:, None]
     cells, place = np.unique(np.sort(contests.sides, axis=1) @ [size, 1], return_inverse=True)
-    return (
-        np.stack(np.divmod(cells, size), axis=1),
-        place,
-        np.where(turned, swap(contests.counts), contests.counts),
-    )
+    return (np.stack(np.divmod(cells, size), axis=1), place, np.where(turned, swap(contests.counts), contests.counts))
 
 
 def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:

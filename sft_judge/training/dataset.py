@@ -133,12 +133,7 @@ def verdict_dataset(
 
 
 def verdict_rows(
-    battles: pa.Table,
-    prompt: JudgePrompt,
-    policy: str,
-    seed: int,
-    teacher: dict | None,
-    correct_above: float,
+    battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None, correct_above: float
 ) -> Iterator[dict]:
     """
     A row for each labelled battle.

@@ -28,37 +28,14 @@ def is_one_of_many_on_cpu() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_gpu()
 
 
-def default_bf16() -> bool | None:
-    """Return None (TRL's own rule) on a GPU and False without one, where TRL's rule would fail."""
-    return None if has_gpu() else False
-
-
-def default_disable_tqdm() -> bool:
-    """Return False, for a progress bar, on a terminal; True, for plain lines, on a pipe."""
-    return not sys.stderr.isatty()
-
-
-def default_ddp_backend() -> str | None:
-    """Return gloo for several processes on CPUs; None, torch's choice, elsewhere."""
-    return "gloo" if is_one_of_many_on_cpu() else None
-
-
-def default_use_cpu() -> bool:
-    """
-    Return True for several processes on CPUs, except under DeepSpeed, which refuses it.
-
-    Without it accelerate takes each process for the only one, and their gradients are not averaged.
-    """
-    return is_one_of_many_on_cpu() and not uses_deepspeed()
-
-
 # setting of JudgeConfig: what gives its default
 DEFAULTS = {
-    "bf16": default_bf16,
-    "disable_tqdm": default_disable_tqdm,
-    "ddp_backend": default_ddp_backend,
-    "use_cpu": default_use_cpu,
-    "dataloader_pin_memory": has_gpu,
+    "bf16": lambda: None if has_gpu() else False,  # None: TRL's own rule, which fails without a GPU
+    "disable_tqdm": lambda: not sys.stderr.isatty(),  # a progress bar on a terminal, plain lines on a pipe
+    "ddp_backend": lambda: "gloo" if is_one_of_many_on_cpu() else None,
+    # without it accelerate takes each process for the only one and averages no gradients; DeepSpeed refuses it
+    "use_cpu": lambda: is_one_of_many_on_cpu() and not uses_deepspeed(),
+    "dataloader_pin_memory": lambda: has_gpu(),
 }
 
 

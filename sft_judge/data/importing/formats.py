@@ -15,16 +15,9 @@ from sft_judge.core.choices import IMPORT_FORMATS
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.data.battles import FIELDS, OPTIONAL
 from sft_judge.data.importing import conversation as turns
+from sft_judge.data.importing import labels
 from sft_judge.data.importing.conversation import SURROGATE, RowError, clean_text
-from sft_judge.data.importing.labels import (
-    LMSYS_WINNERS,
-    SCORES,
-    Reading,
-    named_verdict,
-    one_hot_verdict,
-    row_scores,
-    scored_verdict,
-)
+from sft_judge.data.importing.labels import Reading
 from sft_judge.data.importing.preference import preference_battle
 
 REQUIRED_COLUMNS = ("id", *FIELDS)
@@ -42,7 +35,7 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
         return "rewardbench" if {"prompt", "subset"} <= set(columns) else "preference"
     if {"question", "response_A", "response_B", "label"} <= set(columns):
         return "judgebench"
-    if {*FIELDS} <= set(columns) and any(set(pair) <= set(columns) for pair in SCORES):
+    if {*FIELDS} <= set(columns) and any(set(pair) <= set(columns) for pair in labels.SCORES):
         return "rated"
     for name in REQUIRED_COLUMNS:
         if name not in columns:
@@ -52,11 +45,11 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
                 "conversation_b."
             )
     if any(str(name).startswith("winner_") for name in columns):
-        missing = [name for name in LMSYS_WINNERS if name not in columns]
+        missing = [name for name in labels.LMSYS_WINNERS if name not in columns]
         if missing:
             raise InputError(
                 f"{path}: no column {missing[0]!r}.{nearest(missing[0], columns)} "
-                f"The LMSYS format has {', '.join(LMSYS_WINNERS)}, or none of them where rows have no labels."
+                f"The LMSYS format has {', '.join(labels.LMSYS_WINNERS)}, or none of them where rows have no labels."
             )
         return "lmsys"
     if "verdict" in columns or any(isinstance(row.get(name), list) for row in first_rows for name in FIELDS):
@@ -84,24 +77,26 @@ def _own_turns(row: dict, read, reading: Reading) -> dict:
 
 def lmsys_battle(row: dict, reading: Reading) -> dict:
     """LMSYS CSV: JSON lists of turns, one-hot winners; without winners an unlabelled row."""
-    verdict = one_hot_verdict(row) if LMSYS_WINNERS[0] in row else named_verdict(row, reading.mended)
+    verdict = (
+        labels.one_hot_verdict(row) if labels.LMSYS_WINNERS[0] in row else labels.named_verdict(row, reading.mended)
+    )
     return {**_own_turns(row, turns.json_turns, reading), "verdict": verdict}
 
 
 def wsdm_battle(row: dict, reading: Reading) -> dict:
     """WSDM Cup: plain strings, the winner by name."""
-    return {**_own_turns(row, turns.plain_turn, reading), "verdict": named_verdict(row, reading.mended)}
+    return {**_own_turns(row, turns.plain_turn, reading), "verdict": labels.named_verdict(row, reading.mended)}
 
 
 def own_battle(row: dict, reading: Reading) -> dict:
     """Our own columns, and the JSONL that is exchanged (`winner`, `meta`)."""
-    return {**_own_turns(row, turns.listed_turns, reading), "verdict": named_verdict(row, reading.mended)}
+    return {**_own_turns(row, turns.listed_turns, reading), "verdict": labels.named_verdict(row, reading.mended)}
 
 
 def rated_battle(row: dict, reading: Reading) -> dict:
     """Two responses with a score each."""
-    scores = row_scores(row, SCORES)
-    verdict, margin = scored_verdict(scores, reading.tie_margin), scores and abs(scores[0] - scores[1])
+    scores = labels.row_scores(row, labels.SCORES)
+    verdict, margin = labels.scored_verdict(scores, reading.tie_margin), scores and abs(scores[0] - scores[1])
     return {**_own_turns(row, turns.listed_turns, reading), "verdict": verdict, "margin": margin}
 
 
@@ -128,7 +123,7 @@ def arena_battle(row: dict, reading: Reading) -> dict:
     (prompts, response_a), (others, response_b) = chats
     if prompts != others:
         raise RowError("conversation_b", "its prompts are not those of conversation_a")
-    verdict = named_verdict(row, reading.mended)
+    verdict = labels.named_verdict(row, reading.mended)
     return {"prompt": prompts, "response_a": response_a, "response_b": response_b, "verdict": verdict}
 
 

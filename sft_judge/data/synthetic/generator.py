@@ -11,19 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.synthetic.preference_model import (
-    AGAIN,
-    FRESH_PROMPTS,
-    KINDS,
-    MODELS,
-    SPLITS,
-    TOPIC,
-    Draw,
-    SyntheticSettings,
-    draw_frames,
-    draw_qualities,
-    fit_preference_model,
-)
+from sft_judge.data.synthetic import preference_model as preferences
+from sft_judge.data.synthetic.preference_model import Draw, SyntheticSettings
 from sft_judge.data.synthetic.vocabulary import INJECTIONS, LANGUAGES
 
 FIRST_TOPIC = 5  # a language's word lists: courtesy, rudeness, again, plain, ask, then its topics
@@ -47,15 +36,15 @@ def generate_split(settings: SyntheticSettings, split: str) -> SyntheticSplit:
 
     Each split has its own random stream, so its rows do not change with the size of the others.
     """
-    place = SPLITS.index(split)
+    place = preferences.SPLITS.index(split)
     count = (settings.rows, settings.test_rows, settings.shifted_rows)[place]
     rng = np.random.default_rng([settings.seed, place])
     prompts, frames = _draw_prompts(rng, count, place, settings)
-    draw = draw_qualities(rng, *frames, settings)
+    draw = preferences.draw_qualities(rng, *frames, settings)
     answers = [_write_answers(rng, draw, side, settings) for side in (0, 1)]
-    probs = fit_preference_model(settings, split).probabilities(draw)
+    probs = preferences.fit_preference_model(settings, split).probabilities(draw)
     verdicts = np.minimum((rng.random((count, 1)) > probs.cumsum(axis=1)).sum(axis=1), settings.verdicts - 1)
-    names = list(MODELS)
+    names = list(preferences.MODELS)
     rows = [
         {
             "id": str((place + 1) * 1_000_000_000 + row),
@@ -121,8 +110,8 @@ def _write_turns(rng, settings, language, turns, counts, lists, end: int) -> lis
 
 def _write_answers(rng, draw: Draw, side: int, settings: SyntheticSettings) -> list[list[str]]:
     """The answers of one side, 0 or 1, as lists of turns."""
-    lists = np.tile([0, *(LISTS[kind] for kind in KINDS[1:])], (len(draw.turns), 1))
-    lists[:, TOPIC] = FIRST_TOPIC + draw.answer_topic[:, side]
+    lists = np.tile([0, *(LISTS[kind] for kind in preferences.KINDS[1:])], (len(draw.turns), 1))
+    lists[:, preferences.TOPIC] = FIRST_TOPIC + draw.answer_topic[:, side]
     return _write_turns(rng, settings, draw.answer_language[:, side], draw.turns, draw.counts[:, side], lists, end=1)
 
 
@@ -132,15 +121,15 @@ def _draw_prompts(rng, count: int, place: int, settings: SyntheticSettings):
 
     A prompt belongs to the split that its checksum names, which keeps the splits apart without knowing each other.
     """
-    fresh = max(1, round(count * FRESH_PROMPTS))
+    fresh = max(1, round(count * preferences.FRESH_PROMPTS))
     prompts, frames = [], []
     while len(prompts) < fresh:
-        language, topic, turns = drawn = draw_frames(rng, fresh * 4, settings)
+        language, topic, turns = drawn = preferences.draw_frames(rng, fresh * 4, settings)
         counts = np.stack([turns, rng.integers(2, 5, size=len(turns)) * turns, rng.integers(1, 4, len(turns))], axis=1)
         lists = np.stack([np.full_like(topic, ASK), FIRST_TOPIC + topic, np.full_like(topic, LISTS["plain"])], axis=1)
         texts = _write_turns(rng, settings, language, turns, counts, lists, end=0)
         for text, *frame in zip(texts, *drawn, strict=True):
-            if zlib.crc32("\n".join(text).encode()) % len(SPLITS) == place:
+            if zlib.crc32("\n".join(text).encode()) % len(preferences.SPLITS) == place:
                 prompts.append(text)
                 frames.append(frame)
     chosen = np.concatenate([np.arange(fresh), rng.integers(fresh, size=count - fresh)])[rng.permutation(count)]
@@ -168,4 +157,4 @@ def _add_injections(rng, rows: list[dict], share: float) -> None:
         rows[row][field] = [*before, f"{last} {INJECTIONS[rng.integers(len(INJECTIONS))]}"]
 
 
-assert KINDS[AGAIN] == "again" and set(LISTS) == set(KINDS[1:])
+assert preferences.KINDS[preferences.AGAIN] == "again" and set(LISTS) == set(preferences.KINDS[1:])

@@ -15,15 +15,8 @@ import numpy as np
 import torch
 
 from sft_judge.core.errors import InputError
+from sft_judge.modeling import loading
 from sft_judge.modeling.judge_spec import JudgeSpec
-from sft_judge.modeling.loading import (
-    check_model_folder,
-    is_adapter,
-    is_classifier,
-    is_multimodal,
-    load_config,
-    load_tokenizer,
-)
 from sft_judge.modeling.logit_scale import scale_after_head
 
 # In our own process: a SIGKILL leaves no engine behind (one of its own outlived us), and it starts in half the time.
@@ -42,11 +35,11 @@ def why_not(model: str) -> str | None:
         from vllm.platforms import current_platform
     except ModuleNotFoundError:
         return "vLLM is not installed (the extra: pip install 'sft-judge[vllm]')"
-    if is_adapter(model):
+    if loading.is_adapter(model):
         return "vLLM takes whole weights (`sft-judge merge` makes them of an adapter)"
-    if is_multimodal(model) and not (Path(model) / PROCESSOR).is_file():
+    if loading.is_multimodal(model) and not (Path(model) / PROCESSOR).is_file():
         return f"its class also takes images, and {PROCESSOR} is not there (`sft-judge merge` leaves the text's class)"
-    if getattr(load_config(model), "quantization_config", None) and current_platform.is_cpu():
+    if getattr(loading.load_config(model), "quantization_config", None) and current_platform.is_cpu():
         current_platform.import_kernels()
         if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
             return "vLLM's 4-bit kernel for CPUs needs AVX-512, which this one has not"
@@ -67,7 +60,7 @@ class VllmEngine:
         from vllm import LLM
 
         # vLLM 0.32 takes the verdicts' rows from a head of which each GPU has but a part
-        split = gpus > 1 and not is_classifier(model)
+        split = gpus > 1 and not loading.is_classifier(model)
         self._ids = spec.verdict_ids
         self._scale = None if path == "generate" or split else classify_scale(model, spec)
         self.path = "generate" if self._scale is None else "classify"
@@ -78,7 +71,7 @@ class VllmEngine:
             settings["logprobs_mode"] = "raw_logits"
         else:
             settings |= {"runner": "pooling", "convert": "classify"}
-            if not is_classifier(model):
+            if not loading.is_classifier(model):
                 settings["hf_overrides"] = _score_layer(model, spec)
         try:
             self._llm = LLM(**settings, disable_log_stats=True)
@@ -110,26 +103,26 @@ class VllmEngine:
 
 def classify_scale(model: str, spec: JudgeSpec) -> float | None:
     """What the score layer's output is multiplied by to be the judge's logits; None where it cannot be."""
-    if is_classifier(model):
+    if loading.is_classifier(model):
         return 1.0
-    config, tokenizer = load_config(model), load_tokenizer(model)
+    config, tokenizer = loading.load_config(model), loading.load_tokenizer(model)
     tokens = tokenizer.convert_ids_to_tokens(spec.verdict_ids)  # vLLM takes them by name
     # in a class with an image tower it would look for them in another place
-    if is_multimodal(model) or tokenizer.convert_tokens_to_ids(tokens) != spec.verdict_ids:
+    if loading.is_multimodal(model) or tokenizer.convert_tokens_to_ids(tokens) != spec.verdict_ids:
         return None
     return scale_after_head(config, tokenizer)
 
 
 def _score_layer(model: str, spec: JudgeSpec) -> dict:
     """What makes vLLM take the verdicts' rows of a judge's head for a score layer."""
-    tokens = load_tokenizer(model).convert_ids_to_tokens(spec.verdict_ids)
+    tokens = loading.load_tokenizer(model).convert_ids_to_tokens(spec.verdict_ids)
     return {"classifier_from_token": tokens, "method": "no_post_processing", "num_labels": spec.num_verdicts}
 
 
 def check_usable(model: str, instead: str) -> None:
     """Raise `InputError` where vLLM cannot run a judge here; `instead` says what a person may do."""
-    check_model_folder(model)
-    if is_adapter(model):
+    loading.check_model_folder(model)
+    if loading.is_adapter(model):
         raise InputError(f"{model} is an adapter; vLLM takes whole weights: sft-judge merge {model} --output DIR.")
     reason = why_not(model)
     if reason is not None:

@@ -26,15 +26,9 @@ from sft_judge.data.probs import average_orders, clip_log, read_probs
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.scoring import score_battles
 from sft_judge.inference.shards import RowWork
+from sft_judge.inference.time_budget import scheduler
 from sft_judge.inference.time_budget.output import TimedOutput
-from sft_judge.inference.time_budget.scheduler import (
-    Deadline,
-    Pass,
-    fit_length_rule,
-    open_rows,
-    score_in_time,
-    uncertainty,
-)
+from sft_judge.inference.time_budget.scheduler import Deadline, Pass
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
 
@@ -92,7 +86,9 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
                     # for a block that is late; a start would be in vain
                     ring_in(deadline.left() + deadline.margin / 2)
                     score = partial(_score, engine, prompt, output.battles, work)
-                    for place, queue in score_in_time(passes, tokens, deadline, work.scores, score, report.reserve):
+                    for place, queue in scheduler.score_in_time(
+                        passes, tokens, deadline, work.scores, score, report.reserve
+                    ):
                         report.block(passes[place:], queue, tokens)
                     ring_in(0)
     except OutOfTime:
@@ -118,11 +114,11 @@ def plan_passes(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings
     rule = load_length_rule(*settings.length_rule, prompt) if settings.length_rule else None
 
     def in_turn(orders, scores):
-        return mine[open_rows(scores, orders)[mine]]
+        return mine[scheduler.open_rows(scores, orders)[mine]]
 
     def most_helped(scores):
         rows = in_turn(("ba",), scores)
-        gain = uncertainty(np.exp(scores[rows, 0])) if rule is None else rule(tokens[rows]) / tokens[rows]
+        gain = scheduler.uncertainty(np.exp(scores[rows, 0])) if rule is None else rule(tokens[rows]) / tokens[rows]
         return rows[np.argsort(-gain, kind="stable")]
 
     if output.swap == "budget":
@@ -138,7 +134,7 @@ def read_uncertainty(path: Path, ids: np.ndarray) -> np.ndarray:
     missing = [id_ for id_ in ids if id_ not in place]
     if missing:
         raise InputError(f"{path}: no probabilities for {len(missing)} of the battles, e.g. id {missing[0]!r}.")
-    return uncertainty(probs[[place[id_] for id_ in ids]])
+    return scheduler.uncertainty(probs[[place[id_] for id_ in ids]])
 
 
 def load_length_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Callable[[np.ndarray], np.ndarray]:
@@ -153,7 +149,7 @@ def load_length_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Cal
     truth = [VERDICTS.index(battles[id_]["verdict"]) for id_ in ids]
     one, other = (np.array([probs_of[id_, order][k] for id_, k in zip(ids, truth, strict=True)]) for order in ORDERS)
     gains = clip_log((one + other) / 2) - clip_log(one)
-    return fit_length_rule(token_lengths(prompt, [battles[id_] for id_ in ids]), gains)
+    return scheduler.fit_length_rule(token_lengths(prompt, [battles[id_] for id_ in ids]), gains)
 
 
 def token_lengths(prompt: JudgePrompt, rows: list[dict]) -> np.ndarray:
