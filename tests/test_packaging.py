@@ -64,8 +64,8 @@ def test_every_prompt_and_recipe_of_the_checkout_is_in_the_wheel(wheel):
 
 
 def test_a_prompt_is_found_by_name_in_the_wheels_own_copy(sft_judge, installed):
-    found = "print(sft_judge.__file__, find('prompts', 'pair'))"
-    code = f"import sft_judge; from sft_judge.core.resources import find; {found}"
+    found = "print(sft_judge.__file__, find_resource('prompts', 'pair'))"
+    code = f"import sft_judge; from sft_judge.core.resources import find_resource; {found}"
     run = sft_judge("-c", code, program="python")
     module, prompt = (Path(word) for word in run.stdout.split())
     assert module.is_relative_to(installed.parent) and not module.is_relative_to(ROOT)

@@ -161,7 +161,7 @@ def test_a_killed_vllm_prediction_goes_on_and_gives_the_probabilities_of_transfo
 ):
     model, battles, output = str(judges["qwen2"]), str(synthetic_file), tmp_path / "probs.parquet"
     words = ["predict", "--model", model, "--battles", battles, "--dtype", "float32", "--limit", "60"]
-    small = "from sft_judge import cli, prediction_work as work; work.ROWS_A_BLOCK = 8; raise SystemExit(cli.main({}))"
+    small = "from sft_judge import cli; from sft_judge.inference import shards as work; work.ROWS_A_BLOCK = 8; raise SystemExit(cli.main({}))"
     code = small.format([*words, "--engine", "vllm", "--output", str(output)])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
@@ -374,7 +374,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(config, more, jud
 def test_where_one_process_fails_all_end_with_an_error(judges, synthetic_file, tmp_path):
     failing = tmp_path / "failing.py"
     failing.write_text(
-        "import os, sys\nfrom sft_judge import training\nfrom sft_judge.cli import main\n"
+        "import os, sys\nimport sft_judge.training.train as training\nfrom sft_judge.cli import main\n"
         "class Failing(training.JudgeTrainer):\n"
         "    def training_step(self, *args, **options):\n"
         "        if os.environ['RANK'] == '1' and self.state.global_step == 1: raise RuntimeError('rank 1 fails')\n"

@@ -22,7 +22,7 @@ def usable_engines(model: str) -> list[str]:
     reason = why_not(model)
     if reason is None:
         return list(ENGINES)
-    logger.warning(f"{reason}: transformers reads {model} instead.")
+    logger.info(f"{reason}: transformers reads {model} instead.")
     return ["transformers"]
 
 
