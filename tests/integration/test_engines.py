@@ -161,7 +161,10 @@ def test_a_killed_vllm_prediction_goes_on_and_gives_the_probabilities_of_transfo
 ):
     model, battles, output = str(judges["qwen2"]), str(synthetic_file), tmp_path / "probs.parquet"
     words = ["predict", "--model", model, "--battles", battles, "--dtype", "float32", "--limit", "60"]
-    small = "from sft_judge import cli; from sft_judge.inference import shards as work; work.ROWS_A_BLOCK = 8; raise SystemExit(cli.main({}))"
+    small = (
+        "from sft_judge import cli; from sft_judge.inference import shards; "
+        "shards.ROWS_A_BLOCK = 8; raise SystemExit(cli.main({}))"
+    )
     code = small.format([*words, "--engine", "vllm", "--output", str(output)])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
