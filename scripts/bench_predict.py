@@ -88,7 +88,7 @@ def serve(pipe, folder: Path, path: str) -> None:
 
 def measure(family: str, folder: Path, rows: list[dict]) -> list[dict]:
     """The ratios of a family's legs."""
-    from sft_judge.core.verdicts import ORDERS
+    from sft_judge.core.swap_orders import ORDERS
     from sft_judge.modeling.judge_spec import read_spec
     from sft_judge.modeling.loading import load_tokenizer
     from sft_judge.prompts.prompt import JudgePrompt

@@ -11,7 +11,8 @@ from sft_judge.modeling.judge_spec import Budget
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
 from sft_judge.pipelines.sweep import KEYS, read_sweep, unique_steps
-from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.verdict_tokens import choose_verdict_words
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.recipes import read_recipe
 

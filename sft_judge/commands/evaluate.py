@@ -90,11 +90,11 @@ def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -
     """The whole of metrics.json."""
     from sft_judge.evaluation.agreement import agreement
     from sft_judge.evaluation.benchmarks import benchmark
+    from sft_judge.evaluation.cut_battles import cut_tokens
     from sft_judge.evaluation.evaluate import caveats, measure_judges
     from sft_judge.evaluation.provenance import collect_judge_provenance
     from sft_judge.evaluation.report import length_histograms, preferred_grid, read_logs
     from sft_judge.evaluation.robustness import robustness
-    from sft_judge.evaluation.truncation import cut_tokens
 
     *frequencies, worth_note = _frequencies(args, aligned)
     metrics, judge = measure_judges(aligned, *frequencies, main, args.seed), aligned.judges[main]
@@ -132,7 +132,7 @@ def _write(args, metrics: dict, aligned, against: list[dict]) -> None:
 def _print_tables(metrics: dict) -> None:
     from sft_judge.evaluation.agreement import agreement_table
     from sft_judge.evaluation.benchmarks import benchmark_table
-    from sft_judge.evaluation.policies import policies_table
+    from sft_judge.evaluation.policy_wins import policies_table
     from sft_judge.evaluation.reporting.tables import skill_table, stages_table
 
     tables = [stages_table(metrics["stages"])] if "stages" in metrics else []
@@ -145,7 +145,7 @@ def _print_tables(metrics: dict) -> None:
 def _policies(args, battles, judges: dict) -> dict:
     import pyarrow as pa
 
-    from sft_judge.evaluation.policies import policy_wins
+    from sft_judge.evaluation.policy_wins import policy_wins
 
     chosen = battles.filter(pa.array(_keep_rows(args, battles)))
     return policy_wins(chosen, judges, tuple(args.policies), args.battles, args.seed)
@@ -154,7 +154,7 @@ def _policies(args, battles, judges: dict) -> dict:
 def _policies_alone(args, files: dict, battles) -> dict:
     """Of battles without verdicts, which policy's answers the judges take for better, and nothing else."""
     from sft_judge.data.probs import describe_unfinished, read_probs
-    from sft_judge.evaluation.policies import policies_table
+    from sft_judge.evaluation.policy_wins import policies_table
     from sft_judge.evaluation.reporting.html import Section, render_page
     from sft_judge.inference.calibrated import calibrate_probs
 

@@ -66,7 +66,7 @@ def run(args) -> dict:
     from sft_judge.data.style import CONTROLS
     from sft_judge.ranking.comparisons import read_contests
     from sft_judge.ranking.ratings import rate_models, split_off
-    from sft_judge.ranking.reference import read_reference
+    from sft_judge.ranking.reference_ratings import read_reference
     from sft_judge.ranking.report import caveats, names, notes, render_ranking, write_csv
 
     check_folder(args.output)

@@ -60,7 +60,7 @@ def run(args):
         recipe.require(key)
 
     from sft_judge.pipelines.planning.training_cost import plan_training
-    from sft_judge.training.machine import prepare_launch
+    from sft_judge.training.machine_defaults import prepare_launch
     from sft_judge.training.train import train_judge
 
     if args.plan:

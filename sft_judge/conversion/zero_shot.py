@@ -20,8 +20,9 @@ from sft_judge.data.battles import FIELDS
 from sft_judge.data.injection import find_injections
 from sft_judge.modeling.judge_spec import FILE, Budget, JudgeSpec, write_spec
 from sft_judge.modeling.loading import load_tokenizer
-from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
+from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import FrameTemplate
+from sft_judge.prompts.verdict_tokens import choose_verdict_words
 
 MAX_SHOT_CHARACTERS = 600  # characters of a battle that is shown as solved
 _USER = re.compile(r"\{%-?\s*block\s+user\s*-?%\}")

@@ -1,16 +1,11 @@
 """
-The verdicts of a judge, and how they change with the order in which two responses are shown.
+The verdicts of a judge.
 
 Every `[..., K]` array in this project (logits, probabilities, soft labels) is in the order of `VERDICTS`; K = 2 leaves
-out the tie. The order of verdicts, their exchange under the other order of responses, the average of two orders and
-the widening of two verdicts to three are decided in this module alone.
+out the tie. The order is decided here alone.
 """
 
-import numpy as np
-
 VERDICTS = ("a", "b", "tie")
-ORDERS = ("ab", "ba")  # which response is shown to the model first
-_EXCHANGED_COLUMNS = [1, 0, 2]
 
 
 def verdict_names(num_verdicts: int) -> tuple[str, ...]:
@@ -18,53 +13,3 @@ def verdict_names(num_verdicts: int) -> tuple[str, ...]:
     if num_verdicts not in (2, 3):
         raise ValueError(f"A judge has 2 or 3 verdicts, not {num_verdicts}.")
     return VERDICTS[:num_verdicts]
-
-
-def swap(values):
-    """
-    Exchange the columns of a and b: the same verdicts once the responses trade places.
-
-    Args:
-        values: array or tensor `[..., K]`.
-
-    Returns:
-        A new one of the same type and shape.
-    """
-    return values[..., _EXCHANGED_COLUMNS[: values.shape[-1]]]
-
-
-def unswap(values: np.ndarray, orders: tuple[str, ...]) -> np.ndarray:
-    """
-    Turn verdicts on the responses as shown into verdicts on the battle's own responses.
-
-    Args:
-        values: what a judge says of each battle in each order, `[N, orders, K]` or `[N * orders, K]`.
-        orders: the orders that were shown, of `ORDERS`.
-
-    Returns:
-        `[N, orders, K]`, column a always the battle's own `response_a`.
-    """
-    values = values.reshape(-1, len(orders), values.shape[-1])
-    return np.stack([values[:, i] if order == "ab" else swap(values[:, i]) for i, order in enumerate(orders)], axis=1)
-
-
-def average_over_orders(probs: np.ndarray) -> np.ndarray:
-    """
-    Average each battle's probabilities over the orders in which it was shown.
-
-    The sum of two numbers does not depend on their order, so exchanging the responses of a battle exchanges the
-    result to the last bit.
-
-    Args:
-        probs: un-swapped probabilities `[N, orders, K]`; NaN where an order was not shown.
-
-    Returns:
-        Their arithmetic mean `[N, K]`.
-    """
-    return np.nanmean(probs, axis=1)
-
-
-def widen(values: np.ndarray, tie: float = 0.0) -> np.ndarray:
-    """Widen `[..., 2]` to `[..., 3]` with `tie` in the third column: 0 of probabilities, -inf of their logarithms."""
-    missing = len(VERDICTS) - values.shape[-1]
-    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)], constant_values=tie)

@@ -21,7 +21,8 @@ from scipy.special import log_softmax
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
-from sft_judge.core.verdicts import ORDERS, VERDICTS, average_over_orders, widen
+from sft_judge.core.swap_orders import ORDERS, average_over_orders, widen
+from sft_judge.core.verdicts import VERDICTS
 
 METADATA_KEY = b"sft_judge"
 COLUMNS = ("id", "order", "logp_a", "logp_b", "logp_tie")

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import ORDERS, VERDICTS
+from sft_judge.core.swap_orders import ORDERS
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
 from sft_judge.data.synthetic.ground_truth import read_truth
 from sft_judge.inference.calibrated import Calibrated, calibrate_probs

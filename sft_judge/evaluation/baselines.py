@@ -8,7 +8,7 @@ each is one higher (Laplace), so that no verdict is impossible.
 import numpy as np
 import pyarrow as pa
 
-from sft_judge.core.verdicts import swap
+from sft_judge.core.swap_orders import swap
 from sft_judge.data.style import text_lengths
 
 FREQUENCIES, LONGER = "class frequencies", "the longer answer"

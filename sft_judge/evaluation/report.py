@@ -10,7 +10,7 @@ import pyarrow as pa
 from sft_judge.data.style import text_lengths
 from sft_judge.evaluation.agreement import agreement_table
 from sft_judge.evaluation.benchmarks import benchmark_table
-from sft_judge.evaluation.policies import policies_table
+from sft_judge.evaluation.policy_wins import policies_table
 from sft_judge.evaluation.reporting import plots, tables
 from sft_judge.evaluation.reporting.html import Section, Table, Text, render_page
 from sft_judge.evaluation.robustness import robustness_table

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import VERDICTS, average_over_orders, widen
+from sft_judge.core.swap_orders import average_over_orders, widen
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.importing.conversation import clean_text
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.scoring import orders_of, score_battles

@@ -15,7 +15,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.files import content_hash, partial_path
 from sft_judge.core.manifest import versions
 from sft_judge.core.progress import Progress
-from sft_judge.core.verdicts import widen
+from sft_judge.core.swap_orders import widen
 from sft_judge.data.battles import labelled_folds, read_battles, rows_of_fold
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.inference.engines import open_engine

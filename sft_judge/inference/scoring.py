@@ -4,7 +4,7 @@ import numpy as np
 
 from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import ORDERS, unswap
+from sft_judge.core.swap_orders import ORDERS, unswap
 from sft_judge.prompts.prompt import JudgePrompt
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sft_judge.core.files import whole_file
-from sft_judge.core.verdicts import ORDERS
+from sft_judge.core.swap_orders import ORDERS
 
 ROWS_A_BLOCK = 1024
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import average_over_orders, verdict_names
+from sft_judge.core.swap_orders import average_over_orders
+from sft_judge.core.verdicts import verdict_names
 from sft_judge.data.battles import read_battles
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.parity import check_log_loss_rise, check_parity, compare_scores, log_loss_rise

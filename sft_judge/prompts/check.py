@@ -13,8 +13,9 @@ from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
 from sft_judge.modeling.judge_spec import FILE, Budget, JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_config
-from sft_judge.prompts.prompt import Fields, JudgePrompt, verdict_id
+from sft_judge.prompts.prompt import Fields, JudgePrompt
 from sft_judge.prompts.show import open_prompt
+from sft_judge.prompts.verdict_tokens import verdict_id
 
 BATTLES_PER_BATCH = 1000  # battles tokenised at a time
 BUDGET_KEYS = ("prompt_budget", "response_budget", "total_budget")  # what a recipe calls them

@@ -18,6 +18,7 @@ from sft_judge.modeling.judge_spec import Budget, JudgeSpec
 from sft_judge.prompts import escaping
 from sft_judge.prompts.templates import FrameTemplate
 from sft_judge.prompts.truncation import cut_middle, share_turns, water_fill
+from sft_judge.prompts.verdict_tokens import verdict_id
 
 logger = logging.getLogger(__name__)
 
@@ -205,38 +206,6 @@ class JudgePrompt:
     def _cut(self, turns: list[list[int]], allowance: int) -> list[list[int]]:
         shares = share_turns([len(turn) for turn in turns], allowance)
         return [cut_middle(turn, room, self.marker, self._inside) for turn, room in zip(turns, shares, strict=True)]
-
-
-def verdict_id(tokenizer, tail: str, word: str) -> int:
-    """The token that `word` becomes after the text `tail`; an `InputError` where it is not exactly one more token."""
-    before = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    after = tokenizer(tail + word, add_special_tokens=False)["input_ids"]
-    if after[: len(before)] != before:
-        raise InputError(
-            f"Verdict {word!r} merges with the text before it ({tail[-20:]!r}) in {tokenizer.name_or_path}. "
-            "End the prompt template on a line break or choose another word."
-        )
-    if len(after) != len(before) + 1:
-        tokens = tokenizer.convert_ids_to_tokens(after[len(before) :])
-        raise InputError(
-            f"Verdict {word!r} is {len(tokens)} tokens {tokens} in {tokenizer.name_or_path}, but the loss looks at "
-            "one answer token. Use a shorter verdict word, e.g. 'C' for a tie."
-        )
-    return after[-1]
-
-
-def choose_verdict_words(tokenizer, template: str, num_verdicts: int) -> list[str]:
-    """A, B and tie, or C where the tokenizer has no single token for tie."""
-    if num_verdicts == 2:
-        return ["A", "B"]
-    words = ["A", "B", "tie"]
-    texts, _ = FrameTemplate(template).render(tokenizer, dict.fromkeys(FIELDS, 1), False, words)
-    try:
-        verdict_id(tokenizer, texts[-1], words[2])
-    except InputError:
-        words[2] = "C"
-        logger.warning("'tie' is not one token in %s: the verdict words are A, B, C.", tokenizer.name_or_path)
-    return words
 
 
 def _shape(fields: dict[str, list]) -> tuple[int, int, int, bool]:

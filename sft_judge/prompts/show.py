@@ -13,8 +13,9 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS
 from sft_judge.modeling.judge_spec import Budget, read_spec
 from sft_judge.modeling.loading import load_tokenizer
-from sft_judge.prompts.prompt import CUT_MARKER, Fields, JudgePrompt, choose_verdict_words
+from sft_judge.prompts.prompt import CUT_MARKER, Fields, JudgePrompt
 from sft_judge.prompts.templates import read_template
+from sft_judge.prompts.verdict_tokens import choose_verdict_words
 
 # kind of text: style on a terminal, what stands before and after it on a pipe
 MARKS = {

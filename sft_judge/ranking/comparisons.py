@@ -13,7 +13,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import VERDICTS, swap, widen
+from sft_judge.core.swap_orders import swap, widen
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import BattleFile
 from sft_judge.data.importing.votes import SOFT
 from sft_judge.data.style import standardise, style_counts, style_differences

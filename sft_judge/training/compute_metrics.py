@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
-from sft_judge.core.verdicts import ORDERS, average_over_orders, unswap
+from sft_judge.core.swap_orders import ORDERS, average_over_orders, unswap
 from sft_judge.evaluation.align import prompt_clusters
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.metrics import cross_entropy, figures, row_columns

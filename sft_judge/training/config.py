@@ -13,7 +13,7 @@ from trl import ModelConfig, SFTConfig
 
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.modeling.judge_spec import Budget
-from sft_judge.training.machine import DEFAULTS
+from sft_judge.training.machine_defaults import DEFAULTS
 
 CHOICES = {
     "swap": ("both", "random", "none"),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sft_judge.core.verdicts import swap
+from sft_judge.core.swap_orders import swap
 
 
 def verdict_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Recipe:
         from trl import TrlParser
 
         from sft_judge.training.config import JudgeConfig, JudgeModelConfig, check_keys
-        from sft_judge.training.machine import DEFAULTS
+        from sft_judge.training.machine_defaults import DEFAULTS
 
         check_keys(self.settings)
         parser = TrlParser((JudgeConfig, JudgeModelConfig))

@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from sft_judge.core.errors import InputError
-from sft_judge.data.ordering import balanced_order, group_by_length
+from sft_judge.data.row_order import balanced_order, group_by_length
 
 
 class BalancedSampler(Sampler):

@@ -20,8 +20,9 @@ from sft_judge.core.files import check_folder, content_hash, partial_path, write
 from sft_judge.data.battles import read_battles
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_tokenizer
-from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
+from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
+from sft_judge.prompts.verdict_tokens import choose_verdict_words
 from sft_judge.training.adapters import adapter_config, changes_base, describe_adapter, keep_start
 from sft_judge.training.base_model import check_dropout, check_whole_weights, load_base, quantization_facts
 from sft_judge.training.callbacks import EmaCallback
@@ -29,7 +30,7 @@ from sft_judge.training.compute_metrics import make_compute_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import mix_sources, split_folds, verdict_dataset, verdict_shares
 from sft_judge.training.learning_rates import question_learning_rate
-from sft_judge.training.machine import DEFAULTS
+from sft_judge.training.machine_defaults import DEFAULTS
 from sft_judge.training.resume import open_work
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import read_teachers

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import swap
+from sft_judge.core.swap_orders import swap
 from sft_judge.data.probs import Probs, average_orders, read_probs, write_probs
 
 pytestmark = pytest.mark.unit

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sft_judge.core.verdicts import swap
+from sft_judge.core.swap_orders import swap
 from sft_judge.data.battles import battle_table
 from sft_judge.evaluation.baselines import baseline_probs, longer_frequencies, longer_response
 

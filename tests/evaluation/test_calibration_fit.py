@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.drawn_probs import drawn, held, loss, synthetic
-from sft_judge.core.verdicts import swap
+from sft_judge.core.swap_orders import swap
 from sft_judge.data.probs import MIN_PROBABILITY
 from sft_judge.evaluation.calibration_fit import choose_calibration, cross_fit, fit_temperature, fit_vector
 from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling

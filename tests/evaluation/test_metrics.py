@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from helpers.drawn_probs import random_judge
-from sft_judge.core.verdicts import swap
+from sft_judge.core.swap_orders import swap
 from sft_judge.data.probs import MIN_PROBABILITY
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.metrics import (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sft_judge.core.verdicts import swap
+from sft_judge.core.swap_orders import swap
 from sft_judge.data.synthetic.preference_model import davidson
 from sft_judge.ranking.comparisons import Contests
 

@@ -8,7 +8,8 @@ import pytest
 
 from helpers.submissions import IDS, submit, write_judge
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import VERDICTS, swap
+from sft_judge.core.swap_orders import swap
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.inference.ensemble import MEANS, choose_rule, combine, fit_weight_rule, fit_weights, log_loss, read_rule

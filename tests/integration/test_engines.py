@@ -26,7 +26,8 @@ from helpers.training_runs import losses, trained_models
 from sft_judge.cli import main
 from sft_judge.core.errors import GateError
 from sft_judge.core.resources import find_resource
-from sft_judge.core.verdicts import ORDERS, VERDICTS
+from sft_judge.core.swap_orders import ORDERS
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import read_probs
 from sft_judge.inference.engines import open_engine

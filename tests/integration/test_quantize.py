@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from helpers.judges import make_judge
 from sft_judge.cli import main
 from sft_judge.core.resources import find_resource
-from sft_judge.core.verdicts import ORDERS
+from sft_judge.core.swap_orders import ORDERS
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.scoring import score_battles
 from sft_judge.modeling.judge_spec import read_spec

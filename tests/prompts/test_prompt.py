@@ -18,8 +18,9 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.modeling.tiny_models import qwen2_tokenizer
-from sft_judge.prompts.prompt import JudgePrompt, choose_verdict_words
+from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import FrameTemplate
+from sft_judge.prompts.verdict_tokens import choose_verdict_words
 from sft_judge.training.dataset import verdict_dataset
 
 pytestmark = pytest.mark.unit

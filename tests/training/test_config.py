@@ -4,7 +4,7 @@ import pytest
 
 from sft_judge.core.errors import InputError
 from sft_judge.training.config import JudgeConfig
-from sft_judge.training.machine import DEFAULTS
+from sft_judge.training.machine_defaults import DEFAULTS
 from sft_judge.training.recipes import read_recipe
 
 pytestmark = pytest.mark.unit

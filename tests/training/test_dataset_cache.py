@@ -80,7 +80,10 @@ def test_other_content_does_not_hit_the_cache(cache, bases, synthetic_table):
 
 
 @unit
-@pytest.mark.parametrize("file", ["core/verdicts.py", "data/ordering.py", "prompts/prompt.py", "training/dataset.py"])
+@pytest.mark.parametrize(
+    "file",
+    ["core/verdicts.py", "core/swap_orders.py", "data/row_order.py", "prompts/prompt.py", "training/dataset.py"],
+)
 def test_rows_of_older_code_are_not_used(file, cache, bases, synthetic_table, monkeypatch):
     """A module of our own that rows are made by, at any depth."""
     monkeypatch.setattr("sft_judge.training.dataset.source_hash", source_hash.__wrapped__)

@@ -9,7 +9,8 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
-from sft_judge.core.verdicts import VERDICTS, swap
+from sft_judge.core.swap_orders import swap
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, BattleFile, set_column
 
 SOFT = ("soft_a", "soft_b", "soft_tie")  # in the order of VERDICTS

@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import BattleFile, fill_columns, set_column
-from sft_judge.data.ordering import balanced_order
 from sft_judge.data.preparing.duplicates import DuplicateIndex
 from sft_judge.data.preparing.external_sort import sort_externally
 from sft_judge.data.preparing.folds import PromptIndex, deal_folds, settle_ties
 from sft_judge.data.preparing.language import LanguageDetector
+from sft_judge.data.row_order import balanced_order
 
 TIE = "tie"
 

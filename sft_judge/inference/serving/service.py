@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.verdicts import unswap
+from sft_judge.core.swap_orders import unswap
 from sft_judge.inference.judge import judgements
 from sft_judge.inference.scoring import orders_of
 from sft_judge.inference.serving.errors import CODES, HttpError, unavailable

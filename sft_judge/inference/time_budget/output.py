@@ -12,7 +12,7 @@ import numpy as np
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import content_hash
 from sft_judge.core.manifest import versions
-from sft_judge.core.verdicts import ORDERS, widen
+from sft_judge.core.swap_orders import ORDERS, widen
 from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.inference.calibrated import calibrate_probs
 from sft_judge.inference.ensemble import combine

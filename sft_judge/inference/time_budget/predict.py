@@ -20,7 +20,8 @@ import numpy as np
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import content_hash, partial_path
 from sft_judge.core.progress import SECONDS_BETWEEN_LINES
-from sft_judge.core.verdicts import ORDERS, VERDICTS
+from sft_judge.core.swap_orders import ORDERS
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import read_battles
 from sft_judge.data.probs import average_orders, clip_log, read_probs
 from sft_judge.inference.engines import open_engine

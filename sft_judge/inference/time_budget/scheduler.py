@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import entropy
 
-from sft_judge.core.verdicts import ORDERS
+from sft_judge.core.swap_orders import ORDERS
 
 SLICE = 60.0  # seconds a block is meant to take, at most
 LEAST_MARGIN, MARGIN_SHARE = 8.0, 0.01  # seconds, and of the budget: for the last write, the way out and a late block

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.injection import CORPUS, attack, fuzzed
 from helpers.serving import BATTLE, JSON, LINES, LINES_TYPE, SECRET, connected, eventually, refused, served
-from sft_judge.core.verdicts import ORDERS
+from sft_judge.core.swap_orders import ORDERS
 from sft_judge.prompts.prompt import JudgePrompt
 
 pytestmark = pytest.mark.unit

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from sft_judge.core.errors import InputError, nearest
-from sft_judge.core.verdicts import swap
+from sft_judge.core.swap_orders import swap
 from sft_judge.evaluation.align import VERDICT_INDEX, column, prompt_clusters
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.reporting.html import Table

@@ -8,10 +8,11 @@ import pytest
 
 from helpers.browser import assert_self_contained
 from sft_judge.cli import main
-from sft_judge.core.verdicts import VERDICTS, swap
+from sft_judge.core.swap_orders import swap
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, write_probs
-from sft_judge.evaluation.policies import win_figures
+from sft_judge.evaluation.policy_wins import win_figures
 
 pytestmark = pytest.mark.unit
 TUNED, BASE = "dpo", "base"

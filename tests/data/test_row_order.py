@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft_judge.data.ordering import balanced_order, fair_schedule
+from sft_judge.data.row_order import balanced_order, fair_schedule
 
 pytestmark = pytest.mark.unit
 

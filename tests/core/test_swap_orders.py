@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sft_judge.core.verdicts import ORDERS, average_over_orders, swap, unswap, widen
+from sft_judge.core.swap_orders import ORDERS, average_over_orders, swap, unswap, widen
 
 pytestmark = pytest.mark.unit
 PACKAGE = Path(__file__).parents[2] / "sft_judge"
@@ -50,4 +50,4 @@ def test_a_widened_array_has_three_columns_and_one_of_three_is_as_it_was():
 
 def test_no_other_module_writes_the_exchange_down():
     files = [file for file in PACKAGE.rglob("*.py") if re.search(r"\[1, 0(, 2)?\]", file.read_text(encoding="utf-8"))]
-    assert [file.name for file in files] == ["verdicts.py"]
+    assert [file.name for file in files] == ["swap_orders.py"]

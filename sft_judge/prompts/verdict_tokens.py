@@ -1,0 +1,41 @@
+"""The words that stand for A, B and tie, and the one token that each is where the answer stands."""
+
+import logging
+
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import FIELDS
+from sft_judge.prompts.templates import FrameTemplate
+
+logger = logging.getLogger(__name__)
+
+
+def verdict_id(tokenizer, tail: str, word: str) -> int:
+    """The token that `word` becomes after the text `tail`; an `InputError` where it is not exactly one more token."""
+    before = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    after = tokenizer(tail + word, add_special_tokens=False)["input_ids"]
+    if after[: len(before)] != before:
+        raise InputError(
+            f"Verdict {word!r} merges with the text before it ({tail[-20:]!r}) in {tokenizer.name_or_path}. "
+            "End the prompt template on a line break or choose another word."
+        )
+    if len(after) != len(before) + 1:
+        tokens = tokenizer.convert_ids_to_tokens(after[len(before) :])
+        raise InputError(
+            f"Verdict {word!r} is {len(tokens)} tokens {tokens} in {tokenizer.name_or_path}, but the loss looks at "
+            "one answer token. Use a shorter verdict word, e.g. 'C' for a tie."
+        )
+    return after[-1]
+
+
+def choose_verdict_words(tokenizer, template: str, num_verdicts: int) -> list[str]:
+    """A, B and tie, or C where the tokenizer has no single token for tie."""
+    if num_verdicts == 2:
+        return ["A", "B"]
+    words = ["A", "B", "tie"]
+    texts, _ = FrameTemplate(template).render(tokenizer, dict.fromkeys(FIELDS, 1), False, words)
+    try:
+        verdict_id(tokenizer, texts[-1], words[2])
+    except InputError:
+        words[2] = "C"
+        logger.warning("'tie' is not one token in %s: the verdict words are A, B, C.", tokenizer.name_or_path)
+    return words
