@@ -6,7 +6,6 @@ data, so the place of the answer is the length of the prompt, never something se
 """
 
 import json
-import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 
@@ -19,8 +18,6 @@ from sft_judge.prompts import escaping
 from sft_judge.prompts.templates import FrameTemplate
 from sft_judge.prompts.truncation import cut_middle, share_turns, water_fill
 from sft_judge.prompts.verdict_tokens import verdict_id
-
-logger = logging.getLogger(__name__)
 
 CUT_MARKER = " [...] "  # stands where the middle of a turn was left out
 SHAPES = 1024  # frames that are kept at once
