@@ -146,14 +146,14 @@ class JudgeConfig(SFTConfig):
     # what is best on this machine, where nothing else is said
     bf16: bool | None = _help("bfloat16 mixed precision; by default on a GPU", default_factory=DEFAULTS["bf16"])
     disable_tqdm: bool | None = _help(
-        "plain lines instead of a progress bar; by default on a pipe", default_factory=DEFAULTS["disable_tqdm"]
+        "plain lines, no bar; by default on a pipe", default_factory=DEFAULTS["disable_tqdm"]
     )
     ddp_backend: str | None = _help(
-        "torch's backend; by default gloo for several processes on CPUs", default_factory=DEFAULTS["ddp_backend"]
+        "torch's backend; by default gloo on CPUs", default_factory=DEFAULTS["ddp_backend"]
     )
     use_cpu: bool = _help("train on the CPU; by default in a launch without GPUs", default_factory=DEFAULTS["use_cpu"])
     dataloader_pin_memory: bool = _help(
-        "pin batches in memory; by default with a GPU", default_factory=DEFAULTS["dataloader_pin_memory"]
+        "pin batches; by default on a GPU", default_factory=DEFAULTS["dataloader_pin_memory"]
     )
 
     def __post_init__(self):

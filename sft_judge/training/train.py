@@ -106,15 +106,9 @@ def prepare_data(config: JudgeConfig, tokenizer) -> TrainingData:
     prompt = judge_prompt(config, tokenizer, train_rows)
     teacher = None
     if config.labels:
-        teacher = read_teachers(
-            [Path(file) for file in config.labels],
-            Path(config.battles),
-            train_rows,
-            len(prompt.words),
-            Path(config.output_dir),
-            config.teacher_ties,
-            config.allow_in_sample,
-        )
+        files, options = [Path(file) for file in config.labels], (config.teacher_ties, config.allow_in_sample)
+        student = (len(prompt.words), Path(config.output_dir))
+        teacher = read_teachers(files, Path(config.battles), train_rows, *student, *options)
     train_set, counts = verdict_dataset(
         train_rows, prompt, config.swap, config.seed, teacher, config.correct_above, cached=True
     )

@@ -23,10 +23,10 @@ def recipe(tmp_path):
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_machine(recipe, monkeypatch):
     monkeypatch.setitem(DEFAULTS, "bf16", lambda: True)
-    monkeypatch.setitem(DEFAULTS, "ddp_backend", lambda: "mpi")
+    monkeypatch.setitem(DEFAULTS, "disable_tqdm", lambda: False)
     config, _ = recipe("--max_steps", "7").configs({"learning_rate": 0.5, "max_steps": 8})
     assert (config.max_steps, config.learning_rate, config.bf16) == (7, 0.5, False)
-    assert config.ddp_backend == "mpi"
+    assert config.disable_tqdm is False
 
 
 def test_words_have_the_types_of_their_settings(recipe):
