@@ -46,7 +46,7 @@ def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
     return model.train()
 
 
-def quantization_facts(model) -> dict:
+def describe_quantization(model) -> dict:
     """Describe how bitsandbytes quantised a loaded base, on which its adapter depends; empty without quantisation."""
     config = getattr(model.config, "quantization_config", None)
     if not isinstance(config, BitsAndBytesConfig):

@@ -24,7 +24,7 @@ from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
 from sft_judge.prompts.verdict_tokens import choose_verdict_words
 from sft_judge.training.adapters import adapter_config, changes_base, describe_adapter, keep_start
-from sft_judge.training.base_model import check_dropout, check_whole_weights, load_base, quantization_facts
+from sft_judge.training.base_model import check_dropout, check_whole_weights, describe_quantization, load_base
 from sft_judge.training.callbacks import EmaCallback
 from sft_judge.training.compute_metrics import make_compute_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
@@ -63,7 +63,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         logger.info(describe_counts(data.counts, config.total_budget))
 
     model = load_base(model_config, config)
-    base = {"base": model_config.model_name_or_path, **quantization_facts(model)}
+    base = {"base": model_config.model_name_or_path, **describe_quantization(model)}
     lora = adapter_config(model_config, model)
     check_dropout(config, model, lora)
 
@@ -74,7 +74,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     start = _keep_start(trainer, model_config, config, work)
     trained = _fit(trainer, checkpoint)
 
-    result = training_facts(config, data, base, trainer)
+    result = summarise_training(config, data, base, trainer)
     spec = judge_spec(config, data.prompt, result)
     save_judge(trainer, tokenizer, spec, output, start, data.sources())
     if config.push_to_hub and trainer.is_world_process_zero():
@@ -194,7 +194,7 @@ def _fit(trainer: JudgeTrainer, checkpoint: str | None):
         raise
 
 
-def training_facts(config: JudgeConfig, data: TrainingData, base: dict, trainer: JudgeTrainer) -> dict:
+def summarise_training(config: JudgeConfig, data: TrainingData, base: dict, trainer: JudgeTrainer) -> dict:
     """What a finished run saw and how it ended, for judge.json and the manifest."""
     battles = Path(config.battles)
     return {
