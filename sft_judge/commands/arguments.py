@@ -68,15 +68,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     """What stages take that judge several answers to a prompt; `swap` is the default, None for the judge's own."""
-    parser.add_argument(
-        "candidates", type=InputPath, metavar="CANDIDATES", help="prompt, candidates: JSONL or Parquet"
-    )
+    parser.add_argument("candidates", type=InputPath, metavar="CANDIDATES", help="prompt, candidates; JSONL, Parquet")
     parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
     parser.add_argument("--output", required=True, type=rows_path, metavar="F", help=".jsonl or .parquet")
     add_engine(parser)
-    parser.add_argument(
-        "--swap", choices=SWAPS, default=swap, help=f"orders to show ({swap or 'the policy of the judge'})"
-    )
+    parser.add_argument("--swap", choices=SWAPS, default=swap, help=f"orders to show ({swap or 'as the judge says'})")
     add_limit(parser)
 
 

@@ -28,9 +28,7 @@ EXAMPLE = (
 def add_arguments(parser):
     parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge, or a folder of folds")
     parser.add_argument("--battles", required=True, nargs="+", type=InputPath, metavar="F")
-    parser.add_argument(
-        "--output", required=True, nargs="+", type=OutputPath, metavar="F", help="one for each battles"
-    )
+    parser.add_argument("--output", required=True, nargs="+", type=OutputPath, metavar="F", help="one for each file")
     add_engine(parser)
     parser.add_argument(
         "--swap",

@@ -25,9 +25,7 @@ SOURCES = ("votes", "judge", "both")
 def add_arguments(parser):
     parser.add_argument("battles", type=InputPath, metavar="BATTLES", help="battles with model_a and model_b")
     parser.add_argument("--probs", type=InputPath, nargs="+", metavar="F", help="what a judge said of them")
-    parser.add_argument(
-        "--output", type=OutputPath, required=True, metavar="DIR", help="for ranking.json, .csv, .html"
-    )
+    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="of ranking.json, .csv, .html")
     parser.add_argument("--from", dest="source", choices=SOURCES, help="what counts (judge with --probs, else votes)")
     parser.add_argument("--method", choices=("bradley-terry", "davidson"), default="bradley-terry")
     parser.add_argument("--control", nargs="+", choices=("length", "style"), default=[], help="hold these equal")

@@ -25,9 +25,7 @@ def add_arguments(parser):
         help="a dry run on these very files: tiny random models of the same classes, few rows, in RUN-shrunk",
     )
     parser.add_argument("--plan", action="store_true", help="only say what would be done, and what it would take")
-    parser.add_argument(
-        "--gpus", type=positive, default=1, metavar="N", help="how many GPUs to plan trainings for (1)"
-    )
+    parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="GPUs to plan trainings for (1)")
 
 
 def run(args):

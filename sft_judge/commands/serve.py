@@ -21,9 +21,7 @@ def add_arguments(parser):
     parser.add_argument("--name", help="how the answers call the judge (its folder's name)")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
     parser.add_argument("--port", type=port, default=8000, help="0 takes a free one (8000)")
-    parser.add_argument(
-        "--api-key-file", type=Path, metavar="F", help="API keys, one a line; clients send one of them"
-    )
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help="API keys, one a line; clients send one")
     parser.add_argument("--insecure", action="store_true", help="bind a public address without keys")
     parser.add_argument("--with-openai", action="store_true", help="vLLM's own /v1/completions and the like too")
     parser.add_argument("--log-requests", action="store_true", help="a line a request: path and status, never a text")

@@ -24,9 +24,7 @@ def add_arguments(parser):
     parser.add_argument("--output", type=OutputPath, required=True, help="the CSV to write")
     parser.add_argument("--weights", nargs="+", metavar="W", help="one a probs file, or RULE.json (default: equal)")
     parser.add_argument("--battles", type=InputPath, help="of --probs, for weights by length or language")
-    parser.add_argument(
-        "--fit", type=InputPath, nargs="+", metavar="F", help="held-out probs, in the order of --probs"
-    )
+    parser.add_argument("--fit", type=InputPath, nargs="+", metavar="F", help="held-out probs in the order of --probs")
     parser.add_argument("--fit-battles", type=InputPath, metavar="F", help="their battles, with verdicts")
     parser.add_argument("--by", nargs="+", choices=("length", "language"), default=[], help="try weights by these")
     parser.add_argument("--save-weights", type=OutputPath, metavar="RULE.json", help="keep what was fitted")
@@ -53,9 +51,7 @@ def run(args) -> dict:
     files = {path: read_probs(path) for path in args.probs}
     results = {path: calibrate_probs(probs, args.uncalibrated) for path, probs in files.items()}
     members = [arrange_probs(path, results[path], files[path], sample) for path in args.probs]
-    judged = np.stack(
-        [results[path].orders[find_rows(path, results[path], sample)] > 0 for path in args.probs], axis=1
-    )
+    judged = np.stack([results[path].orders[find_rows(path, results[path], sample)] > 0 for path in args.probs], 1)
     for path in args.probs:
         print(describe_member(path, results[path], sample))
     weights = rule.weights(_keys(args.battles, rule.by, sample.ids), len(sample.ids))

@@ -15,9 +15,7 @@ EXAMPLE = "sft-judge verify runs/judge runs/judge-w4a16 --battles battles.parque
 
 def add_arguments(parser):
     parser.add_argument("model", type=model_path, metavar="MODEL")
-    parser.add_argument(
-        "model_b", nargs="?", type=model_path, metavar="MODEL_B", help="another form of the same judge"
-    )
+    parser.add_argument("model_b", nargs="?", type=model_path, metavar="MODEL_B", help="another form of the judge")
     parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
     parser.add_argument(
         "--engines",

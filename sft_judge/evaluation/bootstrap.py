@@ -35,9 +35,8 @@ def resample(
             start += len(weights)
     ends = np.cumsum([np.prod(column.shape[1:], dtype=int) for column in columns.values()])
     parts = np.split(drawn, ends[:-1], axis=1)
-    return {
-        name: part.reshape(-1, *column.shape[1:]) for (name, column), part in zip(columns.items(), parts, strict=True)
-    }
+    shapes = {name: (-1, *column.shape[1:]) for name, column in columns.items()}
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def cluster_sums(columns: dict[str, np.ndarray], clusters: np.ndarray) -> np.ndarray:

@@ -56,19 +56,17 @@ def policy_wins(
     return {"policies": list(policies), "battles": len(ids), "prompts": int(clusters.max()) + 1, "by": by}
 
 
-def win_figures(
-    probs: np.ndarray, is_judged: np.ndarray, first: np.ndarray, clusters: np.ndarray, seed: int = 0
-) -> dict:
+def win_figures(probs: np.ndarray, judged: np.ndarray, first: np.ndarray, clusters: np.ndarray, seed: int = 0) -> dict:
     """
-    How often a policy won by probabilities [N, 3], where `is_judged` [N], shown as a if `first` [N].
+    How often a policy won by probabilities [N, 3], where `judged` [N], shown as a if `first` [N].
 
     Counts, and with intervals over `clusters` [N]: `win_rate` with a tie as half, `win_rate_decided` without ties,
     `mean_probability` to win, half that of a tie added.
     """
-    probs = np.where(first[:, None], probs, swap(probs)) * is_judged[:, None]
+    probs = np.where(first[:, None], probs, swap(probs)) * judged[:, None]
     chosen = probs.argmax(axis=1)
     chosen[(probs[:, 0] == probs[:, 1]) & (chosen < TIE)] = TIE
-    columns = {"chosen": np.eye(3)[chosen] * is_judged[:, None], "probs": probs, "n": is_judged.astype(float)}
+    columns = {"chosen": np.eye(3)[chosen] * judged[:, None], "probs": probs, "n": judged.astype(float)}
     sums = resample(columns, clusters, seed=seed)
     won, lost, tied = np.moveaxis(sums["chosen"], -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -103,9 +103,7 @@ def _provenance_table(provenance: dict) -> Table:
 
 
 def _bins_table(name: str, judge: dict) -> Table:
-    rows = [
-        [str(point["n"]), f"{point['confidence']:.3f}", f"{point['accuracy']:.3f}"] for point in judge["reliability"]
-    ]
+    rows = [[str(one["n"]), f"{one['confidence']:.3f}", f"{one['accuracy']:.3f}"] for one in judge["reliability"]]
     columns = ["rows", "mean probability of the chosen verdict", "how often right"]
     return Table(f"Bins of {name}", columns, rows, folded=True)
 

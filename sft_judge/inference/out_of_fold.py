@@ -32,9 +32,7 @@ def assign_rows(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bo
         return {folder: everything for folder in judges}
     folds = battles["fold"].to_pylist() if "fold" in battles.column_names else [None] * battles.num_rows
     labelled = has_label(battles)
-    owners = fold_owners(
-        judges, {fold for fold, is_labelled in zip(folds, labelled, strict=True) if is_labelled} - {None}
-    )
+    owners = fold_owners(judges, {fold for fold, label in zip(folds, labelled, strict=True) if label} - {None})
     rows = {folder: [] for folder in judges}
     for row, (fold, is_labelled) in enumerate(zip(folds, labelled, strict=True)):
         if is_labelled and fold is None:

@@ -51,6 +51,4 @@ def describe_calibration(calibration: dict) -> str:
 
 
 def _parameters(calibration: dict) -> dict:
-    return {
-        name: calibration[name] for name in ("temperature", "tie_temperature", "tie_offset") if name in calibration
-    }
+    return {key: calibration[key] for key in ("temperature", "tie_temperature", "tie_offset") if key in calibration}

@@ -103,9 +103,7 @@ def _state(family: Family) -> dict:
     """tokenizer.json: the trained vocabulary with the family's added tokens in place of those it was trained with."""
     state = json.loads(json.dumps(train_tokenizer(family.byte_level)))
     old = {token["content"] for token in state["added_tokens"]}
-    symbols = [
-        symbol for symbol in sorted(state["model"]["vocab"], key=state["model"]["vocab"].get) if symbol not in old
-    ]
+    symbols = [token for token in sorted(state["model"]["vocab"], key=state["model"]["vocab"].get) if token not in old]
     vocabulary = {symbol: token for token, symbol in enumerate(symbols)}
     if "<h1>" in family.words:  # as in Gemma: merges lead to some of its added tokens
         for left, right in (("h", "1"), ("h1", ">"), ("<", "h1>"), ("\n", "\n"), ("▁", "▁")):

@@ -118,9 +118,7 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
             else {},
         }
     sign = -1 if sweep.measure == "accuracy" else 1  # the best first, those without a finished run last
-    order = sorted(
-        trials, key=lambda name: sign * trials[name]["value"]["value"] if trials[name]["value"] else math.inf
-    )
+    order = sorted(trials, key=lambda key: sign * trials[key]["value"]["value"] if trials[key]["value"] else math.inf)
     trials = {name: trials[name] for name in order}
     result = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": trials}
     result |= {"reference": reference, "best": best, "confirm": sweep.confirm}

@@ -174,9 +174,8 @@ class JudgePrompt:
             swapped = (shape[0], shape[2], shape[1], shape[3])
             texts = [text for key in {shape, swapped, _ANY_SHAPE} for text in self.frame(*key).texts]
             contents = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
-            self._guards[shape] = _tag_guard(
-                frozenset().union(*(escaping.tag_names(text, contents) for text in texts))
-            )
+            names = frozenset().union(*(escaping.tag_names(text, contents) for text in texts))
+            self._guards[shape] = _tag_guard(names)
         return self._guards[shape]
 
     def _fit_row(self, groups: dict[str, list[list[int]]]) -> Fields:

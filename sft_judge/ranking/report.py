@@ -126,11 +126,7 @@ def write_csv(path: Path, ranking: dict) -> None:
 
 
 MOST_NAMES = 10
-SOURCE_NAMES = {
-    "votes": "the votes",
-    "judge": "a judge's probabilities",
-    "both": "the votes and a judge's probabilities",
-}
+SOURCES = {"votes": "the votes", "judge": "a judge's probabilities", "both": "the votes and a judge's probabilities"}
 MODEL_DESCRIPTION = {
     "bradley-terry": "Bradley-Terry, a tie is half a win of each",
     "davidson": "Davidson's model, a tie is a verdict of its own, and 400 points are odds of ten to one without ties",
@@ -145,7 +141,7 @@ def notes(ranking: dict, anchor: tuple[str, float] | None, judge_notes: list[str
     fixed = f"{visible(anchor[0])} is fixed at {anchor[1]:g}" if anchor else "the mean is 1000"
     notes = [
         f"{counted}; skipped: {skipped}." if skipped else f"{counted}.",
-        f"By {SOURCE_NAMES[ranking['from']]}. {MODEL_DESCRIPTION[ranking['method']]}. Elo's scale, {fixed}. In "
+        f"By {SOURCES[ranking['from']]}. {MODEL_DESCRIPTION[ranking['method']]}. Elo's scale, {fixed}. In "
         "brackets: 95 % intervals, "
         "prompts resampled.",
         f"Each model has besides {PRIOR} battles with one of average strength that come out evenly, so that every "

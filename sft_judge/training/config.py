@@ -122,7 +122,7 @@ class JudgeConfig(SFTConfig):
     spike_factor: float = _help("a spike is this many times the running mean", 4.0)
     swap: str = _help("orders a battle is trained in: both (in one step), random (one of them) or none", "both")
     mix: dict | str | None = _help(
-        "how often each source is shown, e.g. {arena: 1, synthetic: 0.25}; by default all once"
+        "how often each source is shown, e.g. {arena: 1, synthetic: 0.25}; default: all once"
     )
     battle_order: str = _help(
         "balanced (each stretch has all verdicts and sources), by_length (so in every 200 batches) or random",
@@ -145,12 +145,8 @@ class JudgeConfig(SFTConfig):
 
     # what is best on this machine, where nothing else is said
     bf16: bool | None = _help("bfloat16 mixed precision; by default on a GPU", default_factory=DEFAULTS["bf16"])
-    disable_tqdm: bool | None = _help(
-        "plain lines, no bar; by default on a pipe", default_factory=DEFAULTS["disable_tqdm"]
-    )
-    ddp_backend: str | None = _help(
-        "torch's backend; by default gloo on CPUs", default_factory=DEFAULTS["ddp_backend"]
-    )
+    disable_tqdm: bool | None = _help("lines, no bar; by default on a pipe", default_factory=DEFAULTS["disable_tqdm"])
+    ddp_backend: str | None = _help("backend; by default gloo on CPUs", default_factory=DEFAULTS["ddp_backend"])
     use_cpu: bool = _help("train on the CPU; by default in a launch without GPUs", default_factory=DEFAULTS["use_cpu"])
     dataloader_pin_memory: bool = _help(
         "pin batches; by default on a GPU", default_factory=DEFAULTS["dataloader_pin_memory"]

@@ -108,9 +108,8 @@ def verdict_dataset(
     `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out), `corrected`
     and `cut`: for each field the battles in which it was cut, and the tokens that went.
     """
-    columns = [
-        name for name in ROW_COLUMNS if name in battles.column_names and (name != "language" or prompt.language)
-    ]
+    present = [name for name in ROW_COLUMNS if name in battles.column_names]
+    columns = [name for name in present if name != "language" or prompt.language]
     battles = battles.select(columns)
     rows = partial(verdict_rows, battles, prompt, policy, seed, teacher, correct_above)
     schema = _schema(teacher is not None)

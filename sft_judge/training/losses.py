@@ -74,9 +74,7 @@ def judge_loss(
     if confidence:
         entropy = torch.special.entr(teachers.float()).sum(dim=-1)
         shares = shares * (1 - entropy / math.log(teachers.shape[-1])).clamp(0, 1)
-    soft = [
-        distill_loss(logits, teachers[:, place], temperature, kind) for place, temperature in enumerate(temperatures)
-    ]
+    soft = [distill_loss(logits, teachers[:, i], temperature, kind) for i, temperature in enumerate(temperatures)]
     return (1 - shares.sum(dim=1)) * hard + (shares * torch.stack(soft, dim=1)).sum(dim=1)
 
 

@@ -56,9 +56,7 @@ def read_teachers(
             check_out_of_fold(path, probs, battles, rows)
         values = convert_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))
         each.append(dict(zip(zip(probs.ids, probs.orders, strict=True), values, strict=True)))
-    return {
-        key: np.stack([labels[key] for labels in each]) for key in each[0] if all(key in labels for labels in each)
-    }
+    return {key: np.stack([part[key] for part in each]) for key in each[0] if all(key in part for part in each)}
 
 
 def _not_the_teacher(path: Path, probs: Probs, student: Path) -> None:

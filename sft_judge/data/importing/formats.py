@@ -106,10 +106,7 @@ def judgebench_battle(row: dict, reading: Reading) -> dict:
     if verdict is None:
         raise RowError("label", f"{row.get('label')!r}, expected 'A>B' or 'B>A'")
     names = zip(FIELDS, ("question", "response_A", "response_B"), strict=True)
-    return {
-        **{ours: turns.plain_turn(row.get(name), name, reading.mended) for ours, name in names},
-        "verdict": verdict,
-    }
+    return {**{own: turns.plain_turn(row.get(name), name, reading.mended) for own, name in names}, "verdict": verdict}
 
 
 def arena_battle(row: dict, reading: Reading) -> dict:

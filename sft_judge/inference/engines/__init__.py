@@ -38,17 +38,15 @@ def open_engine(name: str, model: str, spec, dtype: str = "auto", onto: str = "t
 
     training = spec.training if is_adapter(model) and onto == "trained" else {}
     recorded = training.get("loaded_in_4bit") or training.get("loaded_in_8bit")
-    if recorded and name == "transformers":
-        from sft_judge.inference.engines.transformers_engine import TransformersEngine
-        from sft_judge.modeling.bnb import settings_of
-
-        dtype = recorded["dtype"] if dtype == "auto" else dtype
-        return TransformersEngine(model, spec, dtype, quantization_config=settings_of(recorded))
-    dtype = dtype_of(model, dtype)
     if name == "vllm":
         from sft_judge.inference.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(model, spec, dtype, gpus=gpus)
+        return VllmEngine(model, spec, dtype_of(model, dtype), gpus=gpus)
     from sft_judge.inference.engines.transformers_engine import TransformersEngine
 
-    return TransformersEngine(model, spec, dtype)
+    if not recorded:
+        return TransformersEngine(model, spec, dtype_of(model, dtype))
+    from sft_judge.modeling.bnb import settings_of
+
+    dtype = recorded["dtype"] if dtype == "auto" else dtype
+    return TransformersEngine(model, spec, dtype, quantization_config=settings_of(recorded))
