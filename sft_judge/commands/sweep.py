@@ -18,7 +18,7 @@ EXAMPLE = "sft-judge sweep recipes/sweeps/tiny/distillation.yaml --jobs 2"
 
 def add_arguments(parser):
     parser.add_argument("sweep", metavar="SWEEP.yaml", help="a file, or a name such as sweeps/tiny/distillation")
-    parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="var=value, seeds=[1,2]")
+    parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="or var=value, seeds=[1]")
     parser.add_argument("--jobs", type=positive, metavar="N", help="steps at once (one a GPU, else one a core)")
     parser.add_argument("--ray", metavar="auto|ADDRESS", help="let a Ray cluster's nodes work on it too (extra `ray`)")
     parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
