@@ -7,9 +7,7 @@ Prints what people are expected to prefer, over both orders of the responses, ca
 from sft_judge.commands.arguments import model_path
 from sft_judge.core.choices import ENGINES
 
-EXAMPLE = (
-    "sft-judge judge --model runs/demo/judge --prompt 'Name a prime.' --response-a '7' --response-b 'Nine, of course'"
-)
+EXAMPLE = "sft-judge judge --model runs/demo/judge --prompt 'Name a prime.' --response-a '7' --response-b 'Nine'"
 
 
 def add_arguments(parser):

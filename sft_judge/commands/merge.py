@@ -35,9 +35,7 @@ def run(args):
     try:
         weights = [float(weight) for weight in args.weights.split(",")] if args.weights else None
     except ValueError as error:
-        raise InputError(
-            f"--weights {args.weights}: expected numbers with commas between, such as 0.6,0.4."
-        ) from error
+        raise InputError(f"--weights {args.weights}: expected numbers with commas, such as 0.6,0.4.") from error
     models = [str(model) for model in args.models]
     if args.battles and len(models) > 1:
         raise InputError(

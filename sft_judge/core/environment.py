@@ -48,11 +48,11 @@ def installed_version(package: str) -> str | None:
 
 
 def read_requirements() -> dict[str, list[str]]:
-    """What this project's own metadata asks for: the core under "", the others under their extra."""
+    """What this project's metadata asks for: the core under "", others under their extra, or None if not for here."""
     groups: dict[str, list[str]] = {}
     for line in _requires("sft-judge"):
         marker = Requirement(line).marker
-        extra = next((extra for extra in EXTRAS if marker and marker.evaluate({"extra": extra})), "")
+        extra = next((extra for extra in ("", *EXTRAS) if not marker or marker.evaluate({"extra": extra})), None)
         groups.setdefault(extra, []).append(line.partition(";")[0].strip())
     return groups
 

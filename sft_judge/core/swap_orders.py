@@ -41,7 +41,7 @@ def unswap(values: np.ndarray, orders: tuple[str, ...]) -> np.ndarray:
     return np.stack([values[:, i] if order == "ab" else swap(values[:, i]) for i, order in enumerate(orders)], axis=1)
 
 
-def average_over_orders(probs: np.ndarray) -> np.ndarray:
+def average_over_orders(probs: np.ndarray, shown: np.ndarray | None = None) -> np.ndarray:
     """
     Average each battle's probabilities over the orders in which it was shown.
 
@@ -49,12 +49,14 @@ def average_over_orders(probs: np.ndarray) -> np.ndarray:
     result to the last bit.
 
     Args:
-        probs: un-swapped probabilities `[N, orders, K]`; NaN where an order was not shown.
+        probs: un-swapped probabilities `[N, orders, K]`. NaN in one of them is NaN in the result.
+        shown: the orders `[N, orders]` that count for each battle; by default all.
 
     Returns:
         Their arithmetic mean `[N, K]`.
     """
-    return np.nanmean(probs, axis=1)
+    shown = np.ones(probs.shape[:2], dtype=bool) if shown is None else shown
+    return np.where(shown[..., None], probs, 0.0).sum(axis=1) / shown.sum(axis=1)[:, None]
 
 
 def widen(values: np.ndarray, tie: float = 0.0) -> np.ndarray:

@@ -133,11 +133,12 @@ def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     probabilities are class frequencies.
     """
     ids, first, inverse = np.unique(probs.ids.astype(str), return_index=True, return_inverse=True)
-    by_order = np.full((len(ids), len(ORDERS), len(VERDICTS)), np.nan)
-    by_order[inverse, (probs.orders == ORDERS[1]).astype(int)] = np.exp(probs.logp)
+    by_order, shown = np.zeros((len(ids), len(ORDERS), len(VERDICTS))), np.zeros((len(ids), len(ORDERS)), dtype=bool)
+    place = inverse, (probs.orders == ORDERS[1]).astype(int)
+    by_order[place], shown[place] = np.exp(probs.logp), True
     judged = np.bincount(inverse if probs.scored is None else inverse[probs.scored], minlength=len(ids))
     appearance = np.argsort(first, kind="stable")
-    return ids[appearance].astype(object), average_over_orders(by_order)[appearance], judged[appearance]
+    return ids[appearance].astype(object), average_over_orders(by_order, shown)[appearance], judged[appearance]
 
 
 def describe_unfinished(orders: np.ndarray) -> str | None:
@@ -164,7 +165,7 @@ MIN_PROBABILITY = (
 
 
 def clip_log(probs: np.ndarray) -> np.ndarray:
-    """Natural log of probabilities, clipped at CLIP."""
+    """Natural log of probabilities, clipped at MIN_PROBABILITY."""
     return np.log(np.maximum(probs, MIN_PROBABILITY))
 
 

@@ -91,7 +91,7 @@ KNOWN_ARCHITECTURES = {
 
 
 def model_config_of(model: str) -> PretrainedConfig:
-    """The configuration of a model in KNOWN, in bfloat16 as they are published, or of any other folder or hub id."""
+    """The configuration of a known model, in bfloat16 as it is published, or of any other folder or hub id."""
     architecture = KNOWN_ARCHITECTURES.get(model)
     if architecture is None:
         return load_config(model)
@@ -99,7 +99,7 @@ def model_config_of(model: str) -> PretrainedConfig:
 
 
 def tokenizer_at_hand(model: str):
-    """The model's own tokenizer; None for a model in KNOWN whose tokenizer is not on this machine."""
+    """The model's own tokenizer; None for a known model whose tokenizer is not on this machine."""
     if model not in KNOWN_ARCHITECTURES:
         return load_tokenizer(model)
     try:

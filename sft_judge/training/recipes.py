@@ -36,7 +36,7 @@ class Recipe:
     def require(self, key: str):
         """Return the value of a setting. Raises `InputError` if neither the file nor the command line gives it."""
         value = self.settings.get(key)
-        if value is None:
+        if value in (None, ""):
             raise InputError(f"The recipe has no {key!r}, and none was given on the command line (--{key}).")
         return value
 
@@ -70,8 +70,8 @@ class Recipe:
 
         check_keys(self.settings)
         parser = TrlParser((JudgeConfig, JudgeModelConfig))
-        by_machine = {name: default() for name, default in DEFAULTS.items()}
-        parser.set_defaults_with_config(**{**by_machine, **self.values, **(replaced or {})})
+        by_machine = {name: default() for name, default in DEFAULTS.items() if self.values.get(name) is None}
+        parser.set_defaults_with_config(**{**self.values, **by_machine, **(replaced or {})})
         usage = io.StringIO()
         try:
             with contextlib.redirect_stderr(usage):

@@ -37,10 +37,17 @@ def test_unswapped_verdicts_are_those_of_a_loop_over_orders(orders):
 
 
 def test_the_average_of_orders_is_exchanged_to_the_bit_and_leaves_out_an_order_not_shown():
-    probs = drawn(50, 2, 3)
+    probs, shown = drawn(50, 2, 3), np.ones((50, 2), dtype=bool)
     np.testing.assert_array_equal(average_over_orders(swap(probs[:, ::-1])), swap(average_over_orders(probs)))
+    np.testing.assert_array_equal(average_over_orders(probs), probs.mean(axis=1))
+    shown[3, 1] = False
+    np.testing.assert_array_equal(average_over_orders(probs, shown)[3], probs[3, 0])
+
+
+def test_a_judge_that_fails_in_one_order_gives_no_average():
+    probs = drawn(5, 2, 3)
     probs[3, 1] = np.nan
-    np.testing.assert_array_equal(average_over_orders(probs)[3], probs[3, 0])
+    assert np.isnan(average_over_orders(probs)[3]).all() and not np.isnan(average_over_orders(probs)[:3]).any()
 
 
 def test_a_widened_array_has_three_columns_and_one_of_three_is_as_it_was():

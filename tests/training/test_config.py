@@ -29,6 +29,18 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_machine(recip
     assert config.disable_tqdm is False
 
 
+@pytest.mark.parametrize("key", sorted(DEFAULTS))
+def test_a_null_in_a_recipe_is_the_machines_default(recipe, tmp_path, key):
+    (tmp_path / "recipe.yaml").write_text(f"{key}: null\n")
+    config, _ = recipe().configs()
+    assert getattr(config, key) == getattr(JudgeConfig(output_dir=str(tmp_path)), key)
+
+
+def test_an_empty_setting_is_one_that_is_missing(recipe):
+    with pytest.raises(InputError, match="no 'output_dir'"):
+        recipe("--output_dir=").output_paths()
+
+
 def test_words_have_the_types_of_their_settings(recipe):
     config, _ = recipe("--save_strategy", "no", "--learning_rate", "1e-4", "--run_name", "12").configs()
     assert config.save_strategy == "no" and config.learning_rate == 1e-4 and config.run_name == "12"

@@ -193,7 +193,7 @@ def _find_shared(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _parts(items: np.ndarray, weights: np.ndarray, together: np.ndarray | None = None):
-    """`items` [N] cut into parts of about AT_ONCE weight; a run of equal values of `together` is never cut."""
+    """`items` [N] cut into parts of about MAX_ELEMENTS_IN_MEMORY, a run of equal values of `together` never cut."""
     part = (np.cumsum(weights) - weights) // MAX_ELEMENTS_IN_MEMORY
     if together is not None:
         part = part[np.searchsorted(together, together)]

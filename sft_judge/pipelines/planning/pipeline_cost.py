@@ -44,6 +44,7 @@ def _plan_training(step: Step, steps: list[Step], runs: int, num_gpus: int) -> t
     """What the runs of a training take in words, and the hours on each GPU that holds one, where they are known."""
     args = registry.parse(step.stage, step.argv)
     recipe = read_recipe(args.config, args.overrides)
+    recipe.require("battles")
     config, adapters = recipe.configs()
     adapters.model_name_or_path = origin_of(recipe.require("model_name_or_path"), steps)
     load = read_load(config, adapters) if Path(config.battles).is_file() else None

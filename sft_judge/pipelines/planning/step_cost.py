@@ -139,12 +139,14 @@ def deep_step_cost(model_config: PretrainedConfig, *settings) -> StepCost:
     `step_cost` from the same model at two small depths: each layer adds what each other does.
 
     In seconds where a model of 80 layers takes a minute. The depths hold whole periods of a model's kinds of layers.
+    Adapters on single layers, which the small models may lack, are planned on the whole model.
     """
     text = model_config.get_text_config()
     kinds, depth = getattr(text, "layer_types", None) or [None], text.num_hidden_layers
     period = next(size for size in range(1, len(kinds) + 1) if kinds[size:] == kinds[:-size])
     low, high = 2 * period, 4 * period
-    if depth <= high:
+    names_layers = any("." in target for target in settings[1].lora_target_modules or [])
+    if depth <= high or names_layers:
         return step_cost(model_config, *settings)
     one, other = (astuple(step_cost(_of_depth(model_config, layers), *settings)) for layers in (low, high))
     slopes = [(second - first) * (depth - low) // (high - low) for first, second in zip(one, other, strict=True)]
