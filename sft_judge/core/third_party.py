@@ -19,6 +19,8 @@ WARNINGS = {
     "`torch.distributed.reduce_op` is deprecated": FutureWarning,
     # vLLM's workers that share a model gather by an old name of torch's
     "`torch.distributed.all_gather_into_tensor` is deprecated": FutureWarning,
+    # Python's tracker, of what a killed process left, which it takes away itself
+    "resource_tracker": UserWarning,
 }
 ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
