@@ -72,7 +72,9 @@ def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
     parser.add_argument("--output", required=True, type=rows_path, metavar="F", help=".jsonl or .parquet")
     add_engine(parser)
-    parser.add_argument("--swap", choices=SWAPS, default=swap, help=f"orders to show ({swap or 'as the judge says'})")
+    parser.add_argument(
+        "--swap", choices=SWAPS, default=swap, help=f"orders to show ({swap or 'the policy of the judge'})"
+    )
     add_limit(parser)
 
 

@@ -24,7 +24,9 @@ def add_arguments(parser):
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--model", type=InputPath, help="the judge's folder; its judge.json is changed")
     where.add_argument("--output", type=OutputPath, metavar="F", help="the probs file to write with its calibration")
-    parser.add_argument("--apply", type=InputPath, metavar="PROBS", help="what --output copies (default: --probs)")
+    parser.add_argument(
+        "--apply", type=InputPath, metavar="PROBS", help="what --output is a copy of (default: --probs)"
+    )
     parser.add_argument(
         "--form",
         choices=("temperature", "vector"),

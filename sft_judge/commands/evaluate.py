@@ -45,7 +45,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--benchmark", choices=("rewardbench", "judgebench"), help="also this benchmark's own score, by its own rules"
     )
-    parser.add_argument("--policies", nargs=2, metavar=("A", "B"), help="two models: how often the first one wins")
+    parser.add_argument(
+        "--policies", nargs=2, metavar=("A", "B"), help="two models: how often the first one's answer wins"
+    )
     parser.add_argument("--quiet", action="store_true", help="write the files, print no tables")
     add_limit(parser)
 

@@ -85,13 +85,10 @@ def family_of(model: str | None) -> str | None:
     folder = Path(model) if model else None
     for name, key in (("config.json", "model_type"), ("adapter_config.json", "base_model_name_or_path")):
         if folder and (folder / name).is_file():
-            name_in_config = Path(
-                str(json.loads((folder / name).read_text(encoding="utf-8")).get(key, ""))
-            ).name.lower()
-            return next(
-                (family for family, called in FAMILIES.items() if re.search(f"(?<![a-z]){called}", name_in_config)),
-                None,
-            )
+            config = json.loads((folder / name).read_text(encoding="utf-8"))
+            own = Path(str(config.get(key, ""))).name.lower()
+            families = (family for family, called in FAMILIES.items() if re.search(f"(?<![a-z]){called}", own))
+            return next(families, None)
     return None
 
 

@@ -39,9 +39,8 @@ class Judge:
     def load(cls, folder: str, engine: str = "transformers", dtype: str = "auto") -> "Judge":
         """Open the judge in a model folder. Raises `InputError` where there is none."""
         spec = read_spec(folder)
-        return cls(
-            open_engine(engine, str(folder), spec, dtype), JudgePrompt.of(load_tokenizer(str(folder)), spec), spec
-        )
+        prompt = JudgePrompt.of(load_tokenizer(str(folder)), spec)
+        return cls(open_engine(engine, str(folder), spec, dtype), prompt, spec)
 
     def __enter__(self):
         return self

@@ -121,9 +121,8 @@ def steps_of(pipeline: dict, file: Path) -> list[Step]:
 
 def outputs_of(step: Step) -> list[Path]:
     """The files and folders that a step makes; its manifest stands beside the first."""
-    return [
-        Path(path) for path in stage_outputs(registry.stage_module(step.stage), registry.parse(step.stage, step.argv))
-    ]
+    outputs = stage_outputs(registry.stage_module(step.stage), registry.parse(step.stage, step.argv))
+    return [Path(path) for path in outputs]
 
 
 def first_output(step: Step) -> Path | None:

@@ -77,9 +77,8 @@ def _own_turns(row: dict, read, reading: Reading) -> dict:
 
 def lmsys_battle(row: dict, reading: Reading) -> dict:
     """LMSYS CSV: JSON lists of turns, one-hot winners; without winners an unlabelled row."""
-    verdict = (
-        labels.one_hot_verdict(row) if labels.LMSYS_WINNERS[0] in row else labels.named_verdict(row, reading.mended)
-    )
+    one_hot = labels.LMSYS_WINNERS[0] in row
+    verdict = labels.one_hot_verdict(row) if one_hot else labels.named_verdict(row, reading.mended)
     return {**_own_turns(row, turns.json_turns, reading), "verdict": verdict}
 
 

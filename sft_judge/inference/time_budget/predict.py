@@ -204,9 +204,8 @@ class Report:
         """Rows that will be judged once and twice, the other shards being as fast."""
         is_scored = ~np.isnan(scores[:, :, 0])
         more = np.array([first if "ab" in orders else 0, first if "ba" in orders else second]) * self.num_shards
-        once, twice = np.minimum(
-            [is_scored.any(axis=1).sum(), is_scored.all(axis=1).sum()] + more, len(is_scored)
-        ).tolist()
+        scored = [is_scored.any(axis=1).sum(), is_scored.all(axis=1).sum()]
+        once, twice = np.minimum(scored + more, len(is_scored)).tolist()
         return {"after": round(self.deadline.elapsed(), 1), "judged": once, "judged_in_both_orders": twice}
 
 
