@@ -40,9 +40,9 @@ def add_arguments(parser):
 
 def run(args):
     from sft_judge.conversion.quantize import Tuning, quantize_judge
+    from sft_judge.core.model_files import is_adapter
     from sft_judge.data.battles import read_battles
     from sft_judge.inference.verify import verify_forms
-    from sft_judge.modeling.loading import is_adapter
     from sft_judge.training.dataset import split_folds
 
     model = str(args.model)

@@ -13,9 +13,10 @@ from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from sft_judge.core.errors import InputError
+from sft_judge.core.model_files import is_adapter
 from sft_judge.core.verdicts import verdict_names
 from sft_judge.modeling.judge_spec import read_spec, write_spec
-from sft_judge.modeling.loading import is_adapter, load_config, load_model, load_tokenizer
+from sft_judge.modeling.loading import load_config, load_model, load_tokenizer
 from sft_judge.modeling.logit_scale import scale_after_head
 
 

@@ -17,8 +17,9 @@ from sft_judge.conversion.text_only import TextPart, find_text_only
 from sft_judge.conversion.weight_files import WeightFiles, write_shards
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import write_json
+from sft_judge.core.model_files import is_adapter
 from sft_judge.modeling.judge_spec import JudgeSpec, read_spec, write_spec
-from sft_judge.modeling.loading import base_of, is_adapter, load_config, load_model, load_tokenizer, with_adapter
+from sft_judge.modeling.loading import base_of, load_config, load_model, load_tokenizer, with_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
     load_tokenizer(models[0]).save_pretrained(output)
     spec = specs[0]
     spec.calibration = None  # fitted on other weights
+    spec.base = None
     spec.training = {**spec.training, "merged_from": models, "weights": shares}
     if spec.training.pop("loaded_in_4bit", None) or spec.training.pop("loaded_in_8bit", None):
         spec.training["merged_onto"] = onto

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -13,6 +12,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import write_json
 from sft_judge.core.progress import Progress
+from sft_judge.modeling.hub import hub_folder
 from sft_judge.modeling.loading import check_weights
 
 
@@ -86,11 +86,3 @@ def write_shards(
     if (like.folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
         where = {called[name]: file for name, file in like.file_of.items() if name in called}
         write_json(output / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": where})
-
-
-def hub_folder(model: str, *more: str) -> Path:
-    """The folder in the hub's cache, with the weights and what describes them; `more` are other patterns of files."""
-    try:
-        return Path(snapshot_download(model, allow_patterns=["model*.safetensors*", "*config.json", *more]))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{model}: its weights cannot be had ({str(error).splitlines()[0]}).") from error

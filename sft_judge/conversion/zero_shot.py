@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sft_judge.conversion.weight_files import hub_folder
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import verdict_names
 from sft_judge.data.battles import FIELDS
 from sft_judge.data.injection import find_injections
+from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.judge_spec import FILE, Budget, JudgeSpec, write_spec
-from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.modeling.loading import load_config, load_tokenizer
+from sft_judge.prompts.identity import check_vocabulary, record_prompt
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import FrameTemplate
 from sft_judge.prompts.verdict_tokens import choose_verdict_words
@@ -36,14 +37,15 @@ def make_untrained(
 
     Raises `InputError` for an adapter, a judge, or verdicts that are no single tokens.
     """
-    source = Path(model) if Path(model).is_dir() else hub_folder(model, "tokenizer*", "*.jinja", "*.txt", "*map.json")
+    source = Path(model_folder(model)[0])
     if (source / FILE).is_file() or (source / "adapter_config.json").is_file():
         raise InputError(f"{model} is a judge or an adapter already; an untrained judge is made of a plain model.")
-    tokenizer = load_tokenizer(str(model))
+    tokenizer = load_tokenizer(str(source))
     words = choose_verdict_words(tokenizer, template, num_verdicts)
     text = add_shots(template, shots, words)
     prompt = JudgePrompt(tokenizer, text, words, budget)
-    spec = JudgeSpec(words, prompt.verdict_ids, text, budget)
+    check_vocabulary(prompt, load_config(str(source)).get_text_config().vocab_size)
+    spec = JudgeSpec(words, prompt.verdict_ids, text, budget, frame=record_prompt(prompt))
     spec.training = {"base": str(model), "status": "untrained", "shots": len(shots)}
     for file in source.iterdir():
         if file.is_file() and file.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt"):

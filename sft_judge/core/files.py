@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sft_judge.core.model_files import ADAPTER, base_hash
+
 
 class InputPath(type(Path())):
     """A path a stage reads. The manifest hashes every one of them."""
@@ -89,7 +91,8 @@ def content_hash(path: Path) -> str:
     SHA-256 of a file, or of a folder's files and their names.
 
     Left out are what a later stage may add without changing what the folder *is*: manifests, unfinished work, and the
-    calibration inside judge.json (it is fitted on the judge's own output, so it cannot be part of its identity).
+    calibration inside judge.json (it is fitted on the judge's own output, so it cannot be part of its identity). An
+    adapter's hash is of its base too.
     """
     path = Path(path)
     if path.is_dir():
@@ -101,6 +104,8 @@ def content_hash(path: Path) -> str:
             digest.update(
                 f"{name}\0{content_hash(file) if file.name != 'judge.json' else _judge_hash(file)}\n".encode()
             )
+            if file.name == ADAPTER:
+                digest.update(base_hash(file.parent).encode())
         return digest.hexdigest()
     status = path.stat()
     return _file_hash(path, status.st_size, status.st_mtime_ns)

@@ -38,6 +38,8 @@ class JudgeSpec:
     language: bool = False  # whether the prompt's language is shown
     swap: str = "both"  # orders that prediction runs by default: both | none
     calibration: dict | None = None  # for temperature_scaling.py, with what it was fitted on; None: raw
+    frame: dict | None = None  # an example prompt of when the judge was made: see prompts/identity.py
+    base: dict | None = None  # of an adapter: see core.model_files.describe_base
     training: dict = field(default_factory=dict)  # what it was trained on and how, for people and for provenance
     version: int = 1
 

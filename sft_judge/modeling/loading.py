@@ -1,6 +1,5 @@
 """Load a judge or its base. Safetensors only, no remote code, and nothing asks the network where a path is local."""
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,41 +10,38 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
+from sft_judge.core import model_files
 from sft_judge.core.choices import DTYPES
 from sft_judge.core.errors import InputError
+from sft_judge.core.model_files import ADAPTER, ADAPTER_WEIGHTS, is_adapter, is_local
+from sft_judge.modeling.hub import hub_folder
 
 logger = logging.getLogger(__name__)
 
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 CLASSIFIER = "ForSequenceClassification"
 
 
-def is_adapter(model: str) -> bool:
-    """Whether a folder holds a PEFT adapter rather than whole weights."""
-    return (Path(model) / ADAPTER).is_file()
-
-
 def base_of(model: str) -> str:
-    """The base an adapter stands on, or the model itself."""
-    if not is_adapter(model):
-        return str(model)
-    base = json.loads((Path(model) / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if (base.startswith((".", "/")) or base.count("/") > 1) and not Path(base).is_dir():
-        raise InputError(
-            f"{model}: its adapter stands on {base}, which is not here. Give the path it was trained from."
-        )
+    """
+    The folder of the base that an adapter stands on, or the model itself.
+
+    Raises `InputError` where the base is not here, or another one stands in its place.
+    """
+    base = model_files.base_of(model)
+    if is_adapter(model) and not Path(base).is_dir():
+        return str(hub_folder(base, model_files.revision_of(model)))
     return base
 
 
-def load_tokenizer(model: str):
+def load_tokenizer(model: str, revision: str | None = None):
     """The tokenizer beside the weights; a family without a pad token pads with its end token."""
     check_model_folder(model)
     # transformers makes an empty tokenizer of the family where a folder has none
     if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in TOKENIZERS):
         raise InputError(f"{model}: no tokenizer in it; expected {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{model}: no tokenizer could be loaded ({_first_line(error)}).") from error
     if tokenizer.pad_token_id is None:
@@ -53,11 +49,11 @@ def load_tokenizer(model: str):
     return tokenizer
 
 
-def load_config(model: str):
+def load_config(model: str, revision: str | None = None):
     """The configuration of a model, or of the base that an adapter stands on."""
     check_model_folder(model)
     try:
-        return AutoConfig.from_pretrained(base_of(model), trust_remote_code=False)
+        return AutoConfig.from_pretrained(base_of(model), revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{model}: its config.json cannot be read ({_first_line(error)}).") from error
 
@@ -189,13 +185,14 @@ def check_model_folder(model: str) -> None:
     Also where a file of weights is cut short, which its header tells: each engine would say so in its own way.
     """
     path = Path(model)
-    local = path.exists() or str(model).startswith((".", "/")) or str(model).count("/") > 1
-    if not local:
+    if not is_local(model):
         return
     if not path.is_dir():
         raise InputError(f"{model}: no such model folder.")
     if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
         raise InputError(f"{model}: not a model folder, it has neither config.json nor {ADAPTER}.")
+    if is_adapter(model):
+        model_files.read_adapter_config(model)
     check_weights(path.glob("*.safetensors"))
 
 

@@ -9,14 +9,23 @@ import re
 from dataclasses import astuple
 from typing import NamedTuple
 
+from jinja2 import Environment, meta
+
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
 from sft_judge.modeling.judge_spec import FILE, Budget, JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_config
+from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.prompts.prompt import Fields, JudgePrompt
 from sft_judge.prompts.show import open_prompt
-from sft_judge.prompts.verdict_tokens import verdict_id
+from sft_judge.prompts.templates import FIXED_DATE
+from sft_judge.prompts.verdict_tokens import describe_thought, opened_thought, verdict_id
 
+# what a chat template is always given, by transformers or by us
+GIVEN = {
+    *("messages", "add_generation_prompt", "enable_thinking", "strftime_now", "raise_exception", "namespace", "range"),
+    *("tools", "documents"),
+}
 BATTLES_PER_BATCH = 1000  # battles tokenised at a time
 BUDGET_KEYS = ("prompt_budget", "response_budget", "total_budget")  # what a recipe calls them
 
@@ -32,13 +41,26 @@ def check_model(model: str, template: str | None, budget: tuple | None, rows: li
     """All findings of a model, its prompt, a budget and battles."""
     prompt = open_prompt(model, template, budget, check=False)
     spec = read_spec(model) if template is None else None
-    positions = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
+    config = load_config(model).get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
     return [
+        *check_embedding(prompt, config.vocab_size),
         *check_verdicts(prompt, spec),
         *check_budget(prompt, spec),
         *check_tokenizer(prompt),
+        *check_bos(prompt),
+        *check_chat_template(prompt.tokenizer),
         *check_battles(prompt, rows, positions),
     ]
+
+
+def check_embedding(prompt: JudgePrompt, num_rows: int) -> list[Finding]:
+    """Whether every token has a row in the model's embedding."""
+    try:
+        check_vocabulary(prompt, num_rows)
+    except InputError as error:
+        return [Finding("wrong", str(error))]
+    return [Finding("ok", f"every token has one of the {num_rows} rows of the embedding")]
 
 
 def check_verdicts(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]:
@@ -92,15 +114,43 @@ def check_tokenizer(prompt: JudgePrompt) -> list[Finding]:
         findings.append(Finding("wrong", "the tokenizer has no pad token and no end token, so no batch can be made"))
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:
         findings.append(Finding("ok", f"the end token {tokenizer.pad_token!r} pads, which the attention mask hides"))
-    opened = [name for name in re.findall(r"<(\w*think\w*)>", prompt.tail) if f"</{name}>" not in prompt.tail]
-    if opened:
-        findings.append(
+    thought = opened_thought(prompt.tail)
+    if thought:
+        findings.append(Finding("warning", describe_thought(thought)))
+    return findings
+
+
+def check_bos(prompt: JudgePrompt) -> list[Finding]:
+    """Whether the prompt begins with BOS exactly where the tokenizer begins a text with it."""
+    tokenizer, ids = prompt.tokenizer, prompt.frame(1, 1, 1, False).pieces[0]
+    bos = tokenizer.bos_token_id
+    wanted = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    times = next((place for place, token in enumerate(ids) if token != bos), len(ids)) if bos is not None else 0
+    if wanted and times != 1:
+        return [
             Finding(
                 "warning",
-                f"the chat template opens <{opened[0]}> before the answer, even with enable_thinking off: an "
-                "untrained model would think there, not answer. Take the family's template without thinking",
+                f"the tokenizer begins a text with BOS ({tokenizer.bos_token!r}), but the prompt has it {times} times",
             )
+        ]
+    how = f"begins with BOS ({tokenizer.bos_token!r})" if times else "begins without BOS"
+    return [Finding("ok", f"the prompt {how}, as the tokenizer begins a text")]
+
+
+def check_chat_template(tokenizer) -> list[Finding]:
+    """What was fixed of a chat template that asks for the date or for settings."""
+    if tokenizer.chat_template is None:
+        return [Finding("warning", "the model has no chat template: a plain one that ends in 'Answer:' is used")]
+    text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", str(tokenizer.chat_template))  # a tag of transformers' own
+    asked = meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text))
+    settings = sorted(asked - GIVEN - set(tokenizer.special_tokens_map))
+    findings = []
+    if "strftime_now" in asked:
+        findings.append(
+            Finding("ok", f"the chat template prints today's date; it is fixed at {FIXED_DATE}, so days do not differ")
         )
+    if settings:
+        findings.append(Finding("ok", f"settings of the chat template, left at its defaults: {', '.join(settings)}"))
     return findings
 
 

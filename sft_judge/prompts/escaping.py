@@ -14,6 +14,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sft_judge.core.errors import InputError
 
+REPLACEMENT = "\ufffd"  # Unicode's own sign for a character that could not be read
+_UTF8_BYTES = {*range(0xC0), *range(0xC2, 0xF5)}  # the others stand in no text (RFC 3629, section 3)
 # Allowed inside a tag: spaces, "▁" (a space to SentencePiece), and characters that cannot be seen.
 _GAP = r"[\s▁\x00-\x1f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*+"
 _TAG = re.compile(r"<\s*/?\s*([^<>\n]{1,80}?)\s*/?\s*>")
@@ -124,8 +126,38 @@ def _check_spells_all(name: str, state: dict, control: set[str]) -> None:
     for symbol in symbols:
         if symbol in control:
             raise InputError(f"{name}: plain text can become the control token {symbol!r}, a single character.")
-        if symbol not in state["model"]["vocab"]:
-            raise InputError(f"{name}: its vocabulary lacks the byte {symbol!r}, so text with it would be lost.")
+
+
+def unspelled_characters(name: str, state: dict) -> re.Pattern | None:
+    """
+    The characters of which the vocabulary lacks a byte, such as six control characters in that of SmolLM2.
+
+    Returns:
+        A pattern of one character; None where every text can be spelled.
+
+    Raises:
+        InputError: a byte is missing that stands in thousands of characters, or in `REPLACEMENT`.
+    """
+    vocabulary = state["model"]["vocab"]
+    byte_level = '"ByteLevel"' in json.dumps([state["pre_tokenizer"], state["normalizer"]])
+    symbols = bytes_to_unicode() if byte_level else dict(enumerate(_byte_tokens()))
+    missing = [byte for byte, symbol in sorted(symbols.items()) if symbol not in vocabulary and byte in _UTF8_BYTES]
+    lost = [byte for byte in missing if 0x80 <= byte <= 0xBF or byte in REPLACEMENT.encode()]
+    if lost:
+        raise InputError(
+            f"{name}: its vocabulary lacks the byte 0x{lost[0]:02X}, so most texts would lose characters."
+        )
+    ranges = "".join(f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in map(_led_by, missing))
+    return re.compile(f"[{ranges}]") if ranges else None
+
+
+def _led_by(byte: int) -> tuple[int, int]:
+    """The first and last character whose UTF-8 begins with a byte (RFC 3629, section 3)."""
+    if byte < 0x80:
+        return byte, byte
+    bits = 6 if byte < 0xE0 else 12 if byte < 0xF0 else 18
+    first = (byte & (0x1F if byte < 0xE0 else 0x0F if byte < 0xF0 else 0x07)) << bits
+    return max(first, {0xE0: 0x800, 0xF0: 0x10000}.get(byte, first)), min(first + (1 << bits) - 1, 0x10FFFF)
 
 
 def _name_pattern(name: str) -> str:

@@ -6,6 +6,7 @@ data, so the place of the answer is the length of the prompt, never something se
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 
@@ -15,9 +16,12 @@ from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec
 from sft_judge.prompts import escaping
+from sft_judge.prompts.identity import check_prompt
 from sft_judge.prompts.templates import FrameTemplate
 from sft_judge.prompts.truncation import cut_middle, share_turns, water_fill
 from sft_judge.prompts.verdict_tokens import verdict_id
+
+logger = logging.getLogger(__name__)
 
 CUT_MARKER = " [...] "  # stands where the middle of a turn was left out
 SHAPES = 1024  # frames that are kept at once
@@ -59,6 +63,8 @@ class JudgePrompt:
         self._template = FrameTemplate(template)
         state = escaping.tokenizer_state(tokenizer)
         self.plain = escaping.plain_copy(tokenizer.name_or_path, state)
+        self._unspelled = escaping.unspelled_characters(tokenizer.name_or_path, state)
+        self.replaced = 0  # characters of fields that the vocabulary cannot spell
         self._normalize = self.plain.normalizer.normalize_str if escaping.changes_brackets(state) else None
         self._inside = escaping.inside_characters(self.plain)
         continued = escaping.without_prefix(state)
@@ -69,13 +75,15 @@ class JudgePrompt:
 
     @classmethod
     def of(cls, tokenizer, spec: JudgeSpec, check: bool = True) -> "JudgePrompt":
-        """The prompt that judge.json describes. `check`: raises `InputError` where the tokenizer is another."""
+        """
+        The prompt that judge.json describes.
+
+        `check`: raises `InputError` where this tokenizer, its chat template or these versions of the libraries make
+        another one of it than stood before the judge in training.
+        """
         prompt = cls(tokenizer, spec.template, spec.verdict_words, spec.budget, spec.language)
-        if check and prompt.verdict_ids != spec.verdict_ids:
-            where = tokenizer.name_or_path
-            raise InputError(
-                f"{where}: the tokenizer gives verdict ids {prompt.verdict_ids}, judge.json {spec.verdict_ids}."
-            )
+        if check:
+            check_prompt(prompt, spec)
         return prompt
 
     @cached_property
@@ -120,10 +128,23 @@ class JudgePrompt:
         """The turns of each field (and the language, as one turn or none) as text, with tags of the frame escaped."""
         fields = {name: row[name] for name in FIELDS}
         fields["language"] = [row["language"]] if self.language and row.get("language") else []
+        if self._unspelled:
+            fields = {name: list(map(self._spell, turns)) for name, turns in fields.items()}
         if self._normalize:
             fields = {name: list(map(self._normalize, turns)) for name, turns in fields.items()}
         escape = self.guard(_shape(fields)).escape
         return {name: [escape(turn) for turn in turns] for name, turns in fields.items()}
+
+    def _spell(self, text: str) -> str:
+        """The text with U+FFFD for each character that the vocabulary cannot spell; the first is said."""
+        spelled, count = self._unspelled.subn(escaping.REPLACEMENT, text)
+        if count and not self.replaced:
+            logger.warning(
+                f"{self.tokenizer.name_or_path}: its vocabulary cannot spell some characters, such as "
+                f"{self._unspelled.search(text)[0]!r}; the judge reads U+FFFD for each."
+            )
+        self.replaced += count
+        return spelled
 
     def ids(self, fields: Fields, order: str = "ab") -> list[int]:
         """Prompt ids of a fitted battle, its responses in the given order. The verdict is the token that follows."""
@@ -158,6 +179,11 @@ class JudgePrompt:
                 self._guards.clear()
             counts = dict(zip(FIELDS, key[:3], strict=True))
             texts, slots = self._template.render(self.tokenizer, counts, language, self.words)
+            if self._unspelled and self._unspelled.search("".join(texts)):
+                character = self._unspelled.search("".join(texts))[0]
+                raise InputError(
+                    f"{self.tokenizer.name_or_path}: its vocabulary cannot spell {character!r} of the prompt template."
+                )
             pieces = [self._frame_ids(text, place > 0) for place, text in enumerate(texts)]
             self._frames[key] = Frame(pieces, slots, texts, sum(map(len, pieces)))
         return self._frames[key]

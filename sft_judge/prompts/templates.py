@@ -9,6 +9,7 @@ its own, so nothing grows from line to line, and loops, the template and what it
 import logging
 import re
 from collections.abc import Iterator
+from datetime import date
 
 from jinja2 import StrictUndefined, TemplateError, nodes, pass_context
 from jinja2.defaults import DEFAULT_FILTERS
@@ -19,8 +20,11 @@ from sft_judge.core.resources import find_resource
 
 logger = logging.getLogger(__name__)
 
-# ends on a line break, as a space would merge with the verdict
-PLAIN_CHAT = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}Answer:\n"
+# ends on a line break, as a space would merge with the verdict; as a value, since Jinja drops one at the end of a text
+PLAIN_CHAT = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}{{ 'Answer:\\n' }}"
+# What a template that prints today's date is given: a judge must read the same prompt every day. It is the date that
+# Llama's templates print where they are given none.
+FIXED_DATE = date(2024, 7, 26)
 BLOCKS = ("system", "user")
 MAX_TEMPLATE_CHARACTERS = 30_000  # also of what its `join` gives
 MAX_LOOP_TURNS = 3_000  # of all loops together; the default template takes one for each turn of a field
@@ -103,20 +107,52 @@ class FrameTemplate:
         return text.strip("\n")
 
 
+def plain_chat(tokenizer) -> str:
+    """The chat template of a model that has none: text alone, after BOS where the tokenizer begins a text with it."""
+    first = tokenizer("a")["input_ids"][:1]
+    return ("{{ bos_token }}" if first == [tokenizer.bos_token_id] else "") + PLAIN_CHAT
+
+
 def chat_text(tokenizer, system: str, user: str) -> str:
-    """The family's chat template around one user turn; a family without a system role gets it in the user turn."""
+    """
+    The family's chat template around one user turn.
+
+    A family without a system role gets that text in the user turn; one whose template takes the content of a message
+    as a list of parts, as those of image models do, gets it as such. One that asks for the date gets FIXED_DATE.
+
+    Raises:
+        InputError: the template is no Jinja, raises an error, or leaves out what it is given.
+    """
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     if tokenizer.chat_template is None:
         logger.warning("%s has no chat template: a plain one that ends in 'Answer:' is used.", tokenizer.name_or_path)
-        options["chat_template"] = PLAIN_CHAT
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    try:
-        text = tokenizer.apply_chat_template(messages, **options)
-        if system in text:
+        options["chat_template"] = plain_chat(tokenizer)
+    reasons = []
+    for messages in _message_forms(system, user):
+        try:
+            text = tokenizer.apply_chat_template(messages, strftime_now=FIXED_DATE.strftime, **options)
+        except _FAULTS as error:
+            reasons.append(" ".join(f"{error}".split()) or type(error).__name__)
+            continue
+        if system.strip() in text and user.strip() in text:
             return text
-    except TemplateError:
-        pass  # "System role not supported", in each family's own words
-    return tokenizer.apply_chat_template([{"role": "user", "content": f"{system}\n\n{user}"}], **options)
+        reasons.append("it leaves out the text of a message")
+    raise InputError(
+        f"{tokenizer.name_or_path}: its chat template cannot be used ({reasons[0]}). Give another one as "
+        "chat_template_path, a .jinja file."
+    )
+
+
+def _message_forms(system: str, user: str) -> Iterator[list[dict]]:
+    """The messages that say both texts, in the forms that chat templates take; the commonest first."""
+    apart = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    together = [{"role": "user", "content": f"{system}\n\n{user}"}]
+    for as_parts in (False, True):
+        for messages in (apart, together):
+            yield [
+                {**message, "content": [{"type": "text", "text": message["content"]}]} if as_parts else message
+                for message in messages
+            ]
 
 
 _TURNS = "turns left"  # no name that a template could write

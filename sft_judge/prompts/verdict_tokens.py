@@ -1,6 +1,7 @@
 """The words that stand for A, B and tie, and the one token that each is where the answer stands."""
 
 import logging
+import re
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
@@ -25,6 +26,20 @@ def verdict_id(tokenizer, tail: str, word: str) -> int:
             "one answer token. Use a shorter verdict word, e.g. 'C' for a tie."
         )
     return after[-1]
+
+
+def opened_thought(tail: str) -> str | None:
+    """The tag of a model's thoughts that stands open where the answer is read, such as `<think>`."""
+    names = re.findall(r"<(\w*think\w*)>", tail)
+    return next((f"<{name}>" for name in names if f"</{name}>" not in tail), None)
+
+
+def describe_thought(tag: str) -> str:
+    """Say what an open thought does to a judge."""
+    return (
+        f"the chat template opens {tag} before the answer, even with enable_thinking off: an untrained model would "
+        "think there, not answer. Take the family's template without thinking"
+    )
 
 
 def choose_verdict_words(tokenizer, template: str, num_verdicts: int) -> list[str]:

@@ -1,4 +1,6 @@
-"""Load the model that a recipe starts from, and check that its settings go with it and with the launcher."""
+"""Load the tokenizer and model that a recipe starts from, and check that its settings go with both."""
+
+from pathlib import Path
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -6,16 +8,51 @@ from transformers.utils import is_liger_kernel_available
 from trl import get_quantization_config
 
 from sft_judge.core.errors import InputError
-from sft_judge.modeling.loading import is_adapter, load_model, modules_beyond_text
+from sft_judge.core.model_files import is_adapter
+from sft_judge.modeling.loading import load_model, load_tokenizer, modules_beyond_text
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 
 
-def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
+def open_tokenizer(model: str, config: JudgeConfig):
+    """
+    Load the tokenizer of a recipe, with the tokens and the chat template that the recipe asks for.
+
+    SFTTrainer would change both after the rows are made.
+
+    Raises:
+        InputError: `eos_token` or `pad_token` is not in the vocabulary, or `chat_template_path` is no template file.
+    """
+    tokenizer = load_tokenizer(model)
+    for name in ("eos_token", "pad_token"):
+        token = getattr(config, name)
+        if token is not None and token not in tokenizer.get_vocab():
+            raise InputError(f"{name} is {token!r}, which is not in the vocabulary of {model}.")
+        if token is not None:
+            setattr(tokenizer, name, token)
+    if config.chat_template_path is not None:
+        tokenizer.chat_template = _read_chat_template(Path(config.chat_template_path))
+    return tokenizer
+
+
+def _read_chat_template(file: Path) -> str:
+    if not file.is_file() or file.suffix not in (".jinja", ".j2"):
+        raise InputError(
+            f"chat_template_path is {file}, expected a .jinja file. Another model's template may need "
+            "tokens that this one has not: save its text to a file."
+        )
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a chat template, it is not UTF-8 text ({error.reason}).") from error
+
+
+def load_base(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     """
     Load the base model of a recipe, in training mode.
 
     Args:
-        model_config: names the model, its precision and quantisation.
+        name: the folder of its files.
+        model_config: its precision and quantisation.
         config: the recipe's other settings; its token budget must fit the model's positions.
 
     Returns:
@@ -24,7 +61,6 @@ def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
     Raises:
         InputError: the model is an adapter, is quantised under ZeRO-3, or has fewer positions than `total_budget`.
     """
-    name = model_config.model_name_or_path
     if is_adapter(name):
         raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}

@@ -7,8 +7,8 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import ModelCardData
 
+from sft_judge.core.model_files import ADAPTER
 from sft_judge.modeling.judge_spec import JudgeSpec
-from sft_judge.modeling.loading import ADAPTER
 from sft_judge.training.config import JudgeConfig
 
 FIGURES = {"log_loss": "log loss, nats", "accuracy": "accuracy", "swap_agreement": "agreement under swap"}

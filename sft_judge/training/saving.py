@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
 from sft_judge.core.files import replace_folder, write_json
+from sft_judge.core.model_files import ADAPTER, BASE, REVISION
 from sft_judge.modeling.judge_spec import JudgeSpec, write_spec
-from sft_judge.modeling.loading import ADAPTER
 from sft_judge.training.adapters import save_on_base
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.model_card import write_card
@@ -34,7 +35,7 @@ def save_judge(
         write_spec(finished, spec)
         write_card(finished, output.name, spec, config, sources)
         write_json(finished / "trainer_log.json", drop_timings(trainer.state.log_history))
-        _sort_target_modules(finished / ADAPTER)
+        _finish_adapter_config(finished / ADAPTER, spec, output)
         (finished / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
         replace_folder(finished, output)
         shutil.rmtree(work, ignore_errors=True)
@@ -66,9 +67,15 @@ def drop_timings(history: list[dict]) -> list[dict]:
     ]
 
 
-def _sort_target_modules(file: Path) -> None:
-    """PEFT writes a set, in another order each time."""
-    if file.is_file():
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(fields.get("target_modules"), list):
-            write_json(file, {**fields, "target_modules": sorted(fields["target_modules"])})
+def _finish_adapter_config(file: Path, spec: JudgeSpec, output: Path) -> None:
+    """Name the base so that it is found from any folder, and sort the modules: PEFT writes a set."""
+    if not file.is_file():
+        return
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(fields.get("target_modules"), list):
+        fields["target_modules"] = sorted(fields["target_modules"])
+    if spec.base.get("commit"):
+        fields |= {BASE: spec.training["base"], REVISION: spec.base["commit"]}
+    else:
+        fields[BASE] = os.path.normpath(output.resolve() / spec.base["relative"])
+    write_json(file, fields)

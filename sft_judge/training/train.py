@@ -17,14 +17,23 @@ from datasets import Dataset
 
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import check_folder, content_hash, partial_path, write_json
+from sft_judge.core.model_files import describe_base
 from sft_judge.data.battles import read_battles
+from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
-from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.modeling.loading import load_config
+from sft_judge.prompts.identity import check_vocabulary, record_prompt
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
-from sft_judge.prompts.verdict_tokens import choose_verdict_words
+from sft_judge.prompts.verdict_tokens import choose_verdict_words, describe_thought, opened_thought
 from sft_judge.training.adapters import adapter_config, changes_base, describe_adapter, keep_start
-from sft_judge.training.base_model import check_dropout, check_whole_weights, describe_quantization, load_base
+from sft_judge.training.base_model import (
+    check_dropout,
+    check_whole_weights,
+    describe_quantization,
+    load_base,
+    open_tokenizer,
+)
 from sft_judge.training.callbacks import EmaCallback
 from sft_judge.training.compute_metrics import make_compute_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
@@ -57,12 +66,17 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     """
     output = Path(config.output_dir)
     check_folder(output)
-    tokenizer = load_tokenizer(model_config.model_name_or_path)
+    folder, commit = model_folder(model_config.model_name_or_path, model_config.model_revision)
+    tokenizer = open_tokenizer(folder, config)
     data = prepare_data(config, tokenizer)
+    check_vocabulary(data.prompt, load_config(folder).get_text_config().vocab_size)
     if config.process_index == 0:
         logger.info(describe_counts(data.counts, config.total_budget))
+        thought = opened_thought(data.prompt.tail)
+        if thought:
+            logger.warning(describe_thought(thought))
 
-    model = load_base(model_config, config)
+    model = load_base(folder, model_config, config)
     base = {"base": model_config.model_name_or_path, **describe_quantization(model)}
     lora = adapter_config(model_config, model)
     check_dropout(config, model, lora)
@@ -76,6 +90,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
 
     result = summarise_training(config, data, base, trainer)
     spec = judge_spec(config, data.prompt, result)
+    if lora:
+        spec.base = describe_base(folder, output, commit)
     save_judge(trainer, tokenizer, spec, output, start, data.sources())
     if config.push_to_hub and trainer.is_world_process_zero():
         push_judge(output, config)
@@ -216,6 +232,7 @@ def judge_spec(config: JudgeConfig, prompt: JudgePrompt, training: dict) -> Judg
         prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget, config.show_language
     )
     spec.training = {**training, "seed": config.seed, "recipe": _recipe(config)}
+    spec.frame = record_prompt(prompt)
     return spec
 
 

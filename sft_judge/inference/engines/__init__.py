@@ -34,7 +34,8 @@ def open_engine(name: str, model: str, spec, dtype: str = "auto", onto: str = "t
     adapter that learnt on a base in 4 or 8 bits is read on one, by transformers alone, or on the base as it is stored
     where `onto` is `plain`. `gpus`: how many vLLM spreads the model's layers over (tensor parallel).
     """
-    from sft_judge.modeling.loading import dtype_of, is_adapter
+    from sft_judge.core.model_files import is_adapter
+    from sft_judge.modeling.loading import dtype_of
 
     training = spec.training if is_adapter(model) and onto == "trained" else {}
     recorded = training.get("loaded_in_4bit") or training.get("loaded_in_8bit")

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from sft_judge.data.battles import FIELDS
 from sft_judge.modeling.architectures import model_config_of, tokenizer_at_hand
 from sft_judge.pipelines.planning.step_cost import StepCost, deep_step_cost
+from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import verdict_dataset
@@ -201,7 +202,10 @@ def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load:
     """The load of a run whose battles are there; nothing else but the tokenizer is read."""
     battles, _ = read_rows(config)
     tokenizer = tokenizer_at_hand(model_config.model_name_or_path)
-    return load_of(battles, config, tokenizer and judge_prompt(config, tokenizer, battles))
+    prompt = tokenizer and judge_prompt(config, tokenizer, battles)
+    if prompt:
+        check_vocabulary(prompt, model_config_of(model_config.model_name_or_path).get_text_config().vocab_size)
+    return load_of(battles, config, prompt)
 
 
 def plan_training(config: JudgeConfig, model_config: JudgeModelConfig, gpus: int) -> str:
