@@ -7,8 +7,9 @@ them; on few prompts, or on one verdict alone, nothing is fitted. The probs file
 without a verdict are skipped and counted. Rows of a fold that the judge was trained on are refused: what is fitted
 there makes the judge bolder than it deserves.
 
-Somebody else's probs have no judge's folder: with --output in place of --model a copy of the file is written that
-carries the calibration, or of --apply, another file of the same judge.
+With --output, in place of --model or beside it, a copy of the file (or of --apply, another one of the same judge) is
+written that carries the calibration: for probs of somebody else's judge, and for another machine, where the judge's
+folder is not.
 """
 
 from sft_judge.commands.arguments import add_limit
@@ -21,9 +22,8 @@ EXAMPLE = "sft-judge calibrate --probs probs-kept.parquet --battles battles.parq
 def add_arguments(parser):
     parser.add_argument("--probs", type=InputPath, required=True, help="what the judge said of these battles")
     parser.add_argument("--battles", type=InputPath, required=True, help="battles with verdicts")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--model", type=InputPath, help="the judge's folder; its judge.json is changed")
-    where.add_argument("--output", type=OutputPath, metavar="F", help="the probs file to write with its calibration")
+    parser.add_argument("--model", type=InputPath, help="the judge's folder; its judge.json is changed")
+    parser.add_argument("--output", type=OutputPath, metavar="F", help="the probs file to write with its calibration")
     parser.add_argument(
         "--apply", type=InputPath, metavar="PROBS", help="what --output is a copy of (default: --probs)"
     )
@@ -37,16 +37,19 @@ def add_arguments(parser):
 
 
 def outputs(args):
-    return [args.model / "calibration" if args.model else args.output]  # beside judge.json, the manifest alone
+    folder = [args.model / "calibration"] if args.model else []  # beside judge.json, the manifest alone
+    return [*folder, *([args.output] if args.output else [])]
 
 
 def run(args) -> dict:
     from sft_judge.data.probs import read_probs
     from sft_judge.evaluation.calibration_fit import choose_calibration
 
-    if args.apply and args.model:
-        raise InputError("--apply goes with --output; a judge's folder calibrates all of its files.")
+    if not (args.model or args.output) or (args.apply and not args.output):
+        raise InputError("Give --model DIR, --output F or both; --apply goes with --output, which is a copy of it.")
     probs = read_probs(args.probs)
+    for each in [probs, *([read_probs(args.apply)] if args.apply else [])]:
+        _check_judge(args.model, each)
     held, counts = _rows(args, probs)
     if args.form == "vector" and held.probs.shape[1] == 2:
         raise InputError(f"--form vector scales ties apart; {args.probs} has a and b alone. Take --form temperature.")
@@ -67,12 +70,25 @@ def _store(args, calibration: dict | None) -> None:
         spec = read_spec(args.model)
         spec.calibration = calibration
         write_spec(args.model, spec)
-        return
-    probs = read_probs(args.apply or args.probs)
-    if probs.metadata.get("model"):
-        raise InputError(f"{args.apply or args.probs}: made by {probs.metadata['model']}; give that as --model.")
-    probs.metadata |= {"calibration": calibration, "source": str(args.apply or args.probs)}
-    write_probs(args.output, probs)
+    if args.output:
+        probs = read_probs(args.apply or args.probs)
+        probs.metadata |= {"calibration": calibration, "source": str(args.apply or args.probs)}
+        write_probs(args.output, probs)
+
+
+def _check_judge(model, probs) -> None:
+    """Raise `InputError` where probs are of another judge than `model`, or, without one, of a judge that is here."""
+    from sft_judge.core.model_files import judge_hash
+    from sft_judge.inference.calibrated import find_judge
+
+    made_by = probs.metadata.get("model")
+    here = find_judge(probs.metadata, probs.path)
+    if model is None and here:
+        raise InputError(f"{probs.path}: made by {here}; give that as --model.")
+    if model is not None and probs.metadata.get("judge") not in (None, judge_hash(model)):
+        raise InputError(
+            f"{probs.path}: made by {made_by}, which is another judge than {model}, or {model} has changed."
+        )
 
 
 def _describe_calibration(calibration: dict | None, evidence: dict, rows: int) -> list[str]:

@@ -101,7 +101,7 @@ def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -
     metrics |= {"agreement": agreement(aligned, args.seed), "against_votes": num_against}
     metrics |= {"notes": [*aligned.notes, *caveats(metrics)], "worth_note": worth_note}
     metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
-    metrics["cut"] = cut_tokens(judge.source.metadata, aligned.battles)
+    metrics["cut"] = cut_tokens(judge.source, aligned.battles)
     metrics["provenance"] = collect_judge_provenance(files, aligned, args.battles, args.truth, args.fold, args.seed)
     metrics["lengths"] = length_histograms(aligned.battles)
     metrics["logs"] = read_logs(args.stages) if args.stages else {}

@@ -113,7 +113,7 @@ def _fit_weights(args, num_asked: int):
         raise InputError(f"No battle of {args.fit_battles} is in all of {', '.join(map(str, args.fit))}.")
     aligned = align_judges(dict(enumerate(args.fit)), battles, args.fit_battles, predicted, raw=args.uncalibrated)
     for judge in aligned.judges.values():
-        _not_in_sample(judge.source.metadata, aligned.battles)
+        _not_in_sample(judge.source, aligned.battles)
     num = min(aligned.num_verdicts, num_asked)
     keep = np.all([~np.isnan(judge.orders[..., 0]).all(axis=1) for judge in aligned.judges.values()], axis=0)
     keep &= aligned.verdicts < num
@@ -132,16 +132,17 @@ def _fit_weights(args, num_asked: int):
     return rule, {"fitted_on": int(keep.sum()), "log_losses": dict(losses)}
 
 
-def _not_in_sample(metadata: dict, battles) -> None:
+def _not_in_sample(probs, battles) -> None:
     """Raise `GateError` where a judge was trained on a fold of the battles that weights are to be fitted on."""
     from sft_judge.evaluation.align import column
     from sft_judge.inference.calibrated import folds_seen
 
-    learnt = sorted(set(folds_seen(metadata)) & set(column(battles, "fold")))
+    learnt = sorted(set(folds_seen(probs)) & set(column(battles, "fold")))
     if learnt:
         raise GateError(
-            f"{metadata['model']} was trained on fold {', '.join(map(str, learnt))} of these battles, so weights "
-            "fitted there would trust it too much. Fit on battles kept from training, or on `predict --out-of-fold`."
+            f"{probs.metadata['model']} was trained on fold {', '.join(map(str, learnt))} of these battles, so "
+            "weights fitted there would trust it too much. Fit on battles kept from training, or on "
+            "`predict --out-of-fold`."
         )
 
 

@@ -38,6 +38,7 @@ class Probs:
     metadata: dict = field(default_factory=dict)
     scored: np.ndarray | None = None  # [R] false for class frequencies in a judgement's place; None: all are judged
     languages: np.ndarray | None = None  # [R] of the prompts, where the battles say; a calibration may go by them
+    path: Path | None = None  # the file that they were read from
 
     @property
     def num_verdicts(self) -> int:
@@ -47,7 +48,7 @@ class Probs:
     def select(self, keep: np.ndarray) -> "Probs":
         """The rows that the boolean mask or the indices `keep` name."""
         more = [None if column is None else column[keep] for column in (self.scored, self.languages)]
-        return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata, *more)
+        return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata, *more, self.path)
 
 
 def write_probs(path: Path, probs: Probs) -> None:
@@ -101,7 +102,7 @@ def read_probs(path: Path) -> Probs:
         np.array(table[name].to_pylist(), dtype=kind) if name in table.column_names else None
         for name, kind in (("scored", bool), ("language", object))
     )
-    return Probs(ids, orders, logp, metadata, scored, languages)
+    return Probs(ids, orders, logp, metadata, scored, languages, path)
 
 
 def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray, times: int) -> None:

@@ -129,7 +129,7 @@ class Shared:
 
     def _masks(self, name: str) -> dict:
         """The slices, and where it saw some of the rows in training, those too: what it gains by having seen them."""
-        folds = set(folds_seen(self.aligned.judges[name].source.metadata))
+        folds = set(folds_seen(self.aligned.judges[name].source))
         seen = np.array([fold in folds for fold in column(self.aligned.battles, "fold")])
         if not seen.any() or seen.all():
             return self.masks

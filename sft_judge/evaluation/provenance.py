@@ -5,9 +5,9 @@ from pathlib import Path
 from sft_judge.core.files import content_hash
 from sft_judge.core.manifest import git_commit
 from sft_judge.core.version import __version__
-from sft_judge.data.probs import describe_unfinished
+from sft_judge.data.probs import Probs, describe_unfinished
 from sft_judge.evaluation.align import Aligned, JudgeRows
-from sft_judge.inference.calibrated import judge_file
+from sft_judge.inference.calibrated import find_judge
 from sft_judge.modeling.judge_spec import read_spec
 
 
@@ -35,7 +35,7 @@ def _caveats(judge: JudgeRows, battles_hash: str, fold: int | None) -> list[str]
         notes.append("no metadata: what model made it, and of which battles, is not known")
     elif metadata.get("battles_sha256") not in (None, battles_hash):
         notes.append("predicted from another file of battles with these ids")
-    elif _learnt_in_sample(metadata):
+    elif _learnt_in_sample(judge.source):
         notes.append("its teachers' labels are not proven out of fold")
     if _fitted_here(judge.calibrated.calibration, battles_hash, fold):
         notes.append("its calibration was fitted on these very battles")
@@ -49,7 +49,7 @@ def _fitted_here(calibration: dict | None, battles_hash: str, fold: int | None) 
     return None in (fold, calibration.get("fold")) or fold == calibration["fold"]
 
 
-def _learnt_in_sample(metadata: dict) -> bool:
-    file = judge_file(metadata)
-    recipe = read_spec(file.parent).training.get("recipe", {}) if file else {}
+def _learnt_in_sample(probs: Probs) -> bool:
+    folder = find_judge(probs.metadata, probs.path)
+    recipe = read_spec(folder).training.get("recipe", {}) if folder else {}
     return bool(recipe.get("labels") and recipe.get("allow_in_sample"))

@@ -30,9 +30,11 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     ids = aligned.battles["id"].to_pylist()
     remedy = "`sft-judge attack` the same battles and predict them."
     places = result.rows_of(path, ids, f"battles that {name} is evaluated on", remedy)
-    told = [probs.metadata.get("model") for probs in (attacked, judge.source)]
-    if all(told) and len({Path(model).resolve() for model in told}) > 1:
-        raise InputError(f"{path}: made by {told[0]}, but {name} is {told[1]}. Predict the attacked battles with it.")
+    hashes, models = ([probs.metadata.get(key) for probs in (attacked, judge.source)] for key in ("judge", "model"))
+    if all(hashes) and len(set(hashes)) > 1:
+        raise InputError(
+            f"{path}: made by {models[0]}, but {name} is {models[1]}. Predict the attacked battles with it."
+        )
     differ = int((result.orders[places] != (~np.isnan(judge.orders[:, :, 0])).sum(axis=1)).sum())
     if differ:
         raise InputError(

@@ -1,11 +1,14 @@
 """
 Probs files as they are to be read: orders averaged, and the calibration that belongs to a file applied, once.
 
-Which one that is is decided here and nowhere else: that of the judge's folder as it is now (a judge is calibrated
-after it predicted), else the one the file carries, else none.
+Which one that is is decided here and nowhere else: that of the folder of the judge that made the file, as it is now (a
+judge is calibrated after it predicted), else the one the file carries. The folder is found by the paths in the file
+and believed by its hash alone, so that neither the directory nor another judge in that place changes a number.
 """
 
 import json
+import logging
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sft_judge.core.errors import InputError
+from sft_judge.core.model_files import judge_hash
 from sft_judge.data.probs import METADATA_KEY, Probs, average_orders
 from sft_judge.modeling.judge_spec import FILE, read_spec
 from sft_judge.modeling.temperature_scaling import apply_calibration, describe_calibration
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,17 +55,52 @@ class Calibrated:
         return np.array([self.row_of[id_] for id_ in ids])
 
 
-def judge_file(metadata: dict) -> Path | None:
-    """The judge.json of the folder that predicted, where it still stands."""
-    model = metadata.get("model")
-    file = Path(model) / FILE if isinstance(model, str) else None
-    return file if file is not None and file.is_file() else None
+def describe_judge(model: str, output: Path) -> dict:
+    """
+    What a probs file keeps of the judge that makes it.
+
+    Args:
+        model: the judge's folder, or one of several judges.
+        output: the probs file.
+
+    Returns:
+        `model` as it was given, `model_paths` from the root and from the file's folder, and `judge`, its hash; the
+        last is None where several judges make the file.
+    """
+    folder = Path(model).resolve()
+    paths = [str(folder), os.path.relpath(folder, Path(output).resolve().parent)]
+    hashed = judge_hash(folder) if (folder / FILE).is_file() else None
+    return {"model": str(model), "model_paths": paths, "judge": hashed}
+
+
+def find_judge(metadata: dict, file: Path | None) -> Path | None:
+    """
+    The folder of the very judge that made a probs file.
+
+    Args:
+        metadata: that of the file.
+        file: its path; None for probs that never were in one.
+
+    Returns:
+        None where no folder of its hash stands in either place that the file names.
+    """
+    wanted = metadata.get("judge")
+    return next((folder for folder in _named_folders(metadata, file) if judge_hash(folder) == wanted), None)
+
+
+def _named_folders(metadata: dict, file: Path | None) -> list[Path]:
+    """The judges' folders in the places that a probs file names; none where it has no hash to tell them by."""
+    if not metadata.get("judge"):
+        return []
+    whole, relative = metadata["model_paths"]
+    folders = [Path(whole), *([] if file is None else [Path(file).resolve().parent / relative])]
+    return [folder for folder in folders if (folder / FILE).is_file()]
 
 
 def calibrate_probs(probs: Probs, raw: bool = False) -> Calibrated:
     """Average the orders and apply the calibration that belongs to this file; with `raw`, none."""
     ids, averaged, orders = average_orders(probs)
-    calibration, reason = (None, "raw, as asked") if raw else _calibration_of(probs.metadata)
+    calibration, reason = (None, "raw, as asked") if raw else _calibration_of(probs)
     judged = orders > 0
     averaged[judged] = apply_calibration(averaged[judged], calibration, languages_of(probs, ids)[judged])
     return Calibrated(ids, averaged, calibration, reason, orders)
@@ -73,21 +114,51 @@ def languages_of(probs: Probs, ids: np.ndarray) -> np.ndarray:
     return np.array([language_of[id_] for id_ in ids], dtype=object)
 
 
-def _calibration_of(metadata: dict) -> tuple[dict | None, str]:
-    file = judge_file(metadata)
-    calibration = read_spec(file.parent).calibration if file else metadata.get("calibration")
-    where = str(file) if file else "the probs file"
-    if calibration:
-        return calibration, f"{describe_calibration(calibration)} from {where}"
+def _calibration_of(probs: Probs) -> tuple[dict | None, str]:
+    """
+    The calibration that belongs to a probs file, and where it is from.
+
+    Raises:
+        InputError: the judge's folder holds another judge now, and the file carries no calibration of its own.
+    """
+    metadata, own = probs.metadata, probs.metadata.get("calibration")
     if not metadata:
         return None, "raw: the file has no metadata, so no judge is known"
-    return None, f"raw: no calibration in {where}"
+    folder = find_judge(metadata, probs.path)
+    if folder is None:
+        return _own_calibration(probs, own)
+    calibration = read_spec(folder).calibration
+    if not calibration:
+        return own, f"{describe_calibration(own)} from the probs file" if own else f"raw: no calibration in {folder}"
+    since = " (since it predicted)" if own and own != calibration else ""
+    return calibration, f"{describe_calibration(calibration)} from {folder / FILE}{since}"
 
 
-def folds_seen(metadata: dict) -> list[int]:
+def _own_calibration(probs: Probs, own: dict | None) -> tuple[dict | None, str]:
+    others = _named_folders(probs.metadata, probs.path)
+    model = probs.metadata.get("model")
+    if own:
+        aside = f" ({others[0]} is another judge now)" if others else ""
+        return own, f"{describe_calibration(own)} from the probs file{aside}"
+    if others:
+        raise InputError(
+            f"{probs.path}: predicted by {model}, but {others[0]} is another judge now: trained or changed since. "
+            "Predict again, or take the probabilities as they are: --uncalibrated."
+        )
+    if probs.metadata.get("judge"):
+        logger.warning(
+            f"{probs.path}: {model}, which made it, is not here; if it was calibrated after it predicted, that is not "
+            "applied. `sft-judge calibrate --model DIR --apply F --output COPY` puts it into a copy."
+        )
+    if model and "judge" not in probs.metadata:
+        return None, f"raw: the file has no hash of {model}, so no calibration is known to be its own; predict again"
+    return None, "raw: no calibration in the probs file"
+
+
+def folds_seen(probs: Probs) -> list[int]:
     """The folds that the judge of a probs file was trained on; none where each row's judge did not see its fold."""
-    file = None if metadata.get("folds") else judge_file(metadata)
-    return (read_spec(file.parent).training.get("folds_seen") or []) if file else []
+    folder = None if probs.metadata.get("folds") else find_judge(probs.metadata, probs.path)
+    return (read_spec(folder).training.get("folds_seen") or []) if folder else []
 
 
 def judge_files(paths: list[Path]) -> list[Path]:
@@ -98,7 +169,7 @@ def judge_files(paths: list[Path]) -> list[Path]:
             metadata = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
         except (OSError, pa.ArrowException, ValueError):  # not there yet, or a CSV: it names no judge
             continue
-        file = judge_file(metadata)
-        if file is not None and file not in files:
-            files.append(file)
+        folder = find_judge(metadata, path)
+        if folder is not None and folder / FILE not in files:
+            files.append(folder / FILE)
     return files

@@ -18,12 +18,13 @@ from sft_judge.core.progress import Progress
 from sft_judge.core.swap_orders import widen
 from sft_judge.data.battles import labelled_folds, read_battles, rows_of_fold
 from sft_judge.data.probs import Probs, write_probs
+from sft_judge.inference.calibrated import describe_judge
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.out_of_fold import assign_rows, find_judges, fold_owners
 from sft_judge.inference.parity import check_parity
 from sft_judge.inference.ray_actors import score_on_ray
 from sft_judge.inference.scoring import labelled_scores, orders_of, score_battles
-from sft_judge.inference.shards import Work, blocks
+from sft_judge.inference.shards import Work, add_runtime, blocks
 from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.modeling.loading import dtype_of, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
@@ -95,6 +96,7 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
     """
     judges = find_judges(model)
     plans = [assign_rows(judges, job.battles, settings.out_of_fold, content_hash(job.battles_path)) for job in jobs]
+    fingerprint = add_runtime(fingerprint, settings.engine)
     works = [Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
     result = {"rows": sum(job.battles.num_rows for job in jobs), "engine": settings.engine}
     for number, (folder, spec) in enumerate(judges.items()):
@@ -165,7 +167,7 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, settin
     logp = widen(logp, -np.inf)
     ids = np.repeat(np.array(job.battles["id"].to_pylist(), dtype=object), len(orders))
     metadata = {
-        "model": str(model),
+        **describe_judge(model, job.output),
         "calibration": first.calibration if len(judges) == 1 else None,
         "battles_sha256": content_hash(job.battles_path),
         "engine": settings.engine,

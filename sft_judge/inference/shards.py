@@ -5,6 +5,9 @@ A kill leaves whole blocks, and the same command goes on from them; it loses non
 """
 
 import fcntl
+import hashlib
+import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,11 +15,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sft_judge.core.files import whole_file
+from sft_judge.core.manifest import versions
 from sft_judge.core.swap_orders import ORDERS
 
+logger = logging.getLogger(__name__)
+
 ROWS_A_BLOCK = 1024
+
+
+def add_runtime(fingerprint: str, engine: str) -> str:
+    """
+    The fingerprint of a prediction's unfinished work.
+
+    Args:
+        fingerprint: of the command's inputs, settings and source.
+        engine: what `auto` came to, as another machine's may be another.
+
+    Returns:
+        A hash of these, the kind of device and the versions of the libraries. Models of CPUs and GPUs are left out, as
+        machines that share the work may differ in them; `--check` holds the engines to a tolerance.
+    """
+    parts = [fingerprint, engine, "cuda" if torch.cuda.is_available() else "cpu", versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def blocks(num_rows: int, shard: tuple[int, int] = (0, 1)) -> list[slice]:
@@ -32,6 +55,8 @@ class Work:
         self.folder, self.fingerprint = folder, fingerprint
         stamp = folder / "fingerprint"
         if not (stamp.is_file() and stamp.read_text() == fingerprint):
+            if stamp.is_file():
+                logger.warning(f"{folder} is of other settings, inputs or versions: its unfinished work starts anew")
             self.clear()
 
     def block(self, judge: int, rows: slice) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from sft_judge.core.errors import InputError
+from sft_judge.core.model_files import is_local
 
 WEIGHTS = ("model*.safetensors*", "*config.json")
 TOKENIZER = ("tokenizer*", "*.jinja", "*.txt", "*map.json", "vocab.json", "added_tokens.json")
@@ -40,6 +41,8 @@ def model_folder(model: str, revision: str | None = None) -> tuple[str, str | No
         InputError: a revision is asked for of a folder, which has none; or see `hub_folder`.
     """
     if not Path(model).is_dir():
+        if is_local(model):
+            raise InputError(f"{model}: no such model folder.")
         folder = hub_folder(model, revision)
         return str(folder), folder.name  # the cache calls a snapshot by its commit
     if revision not in (None, "main"):  # "main" is ModelConfig's default

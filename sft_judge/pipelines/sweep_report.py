@@ -13,6 +13,7 @@ from sft_judge.evaluation.metrics import cross_entropy, one_hot, predicted_verdi
 from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.plots import plot_differences
 from sft_judge.evaluation.reporting.tables import number, percent
+from sft_judge.inference.calibrated import find_judge
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.pipelines.seed_statistics import Mean, crossed_mean, describe_difference
 from sft_judge.pipelines.sweep import Run, Sweep
@@ -48,11 +49,11 @@ class Scores:
         self.values[key] = _of_each(self.measure, aligned, judge.probs)
         self.raw[key] = _of_each(self.measure, aligned, np.nanmean(judge.orders, axis=1))  # NaN: an order not run
         self.clusters = aligned.clusters
-        model = judge.source.metadata.get("model")
-        if model and (Path(model) / "judge.json").is_file():
-            self.status[key] = read_spec(Path(model)).training.get("status", "finished")
-            self.models[key] = Path(model)
-            self.costs[key] = _costs(Path(model), Path(score["probs"]))
+        model = find_judge(judge.source.metadata, judge.source.path)
+        if model is not None:
+            self.status[key] = read_spec(model).training.get("status", "finished")
+            self.models[key] = model
+            self.costs[key] = _costs(model, Path(score["probs"]))
 
     def cost(self, trial: str, name: str) -> float:
         """Median over the trial's runs of one of `_costs`."""

@@ -12,11 +12,16 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.evaluation.calibration_fit import choose_calibration
-from sft_judge.inference.calibrated import calibrate_probs
+from sft_judge.inference.calibrated import calibrate_probs, describe_judge
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec, write_spec
 from sft_judge.modeling.temperature_scaling import apply_calibration
 
 pytestmark = pytest.mark.unit
+
+
+def made_by(folder):
+    """The metadata of a judge's probs in p.parquet beside it."""
+    return describe_judge(folder, folder.parent / "p.parquet")
 
 
 @pytest.fixture
@@ -40,7 +45,10 @@ def judge(tmp_path):
     rows[1]["verdict"] = None
     write_battles(tmp_path / "battles.parquet", battle_table(rows))
     ids = np.array([row["id"] for row in rows], dtype=object)
-    write_probs(tmp_path / "p.parquet", Probs(ids, np.full(400, "ab"), np.log(probs), {"model": str(folder)}))
+    write_probs(
+        tmp_path / "p.parquet",
+        Probs(ids, np.full(400, "ab"), np.log(probs), made_by(folder)),
+    )
     return folder
 
 
@@ -73,7 +81,10 @@ def test_a_calibration_that_does_not_help_is_refused_and_the_judge_stays_raw(jud
     rows = [row | {"verdict": VERDICTS[v], "fold": 1} for row, v in zip(rows, verdicts, strict=True)]
     write_battles(judge.parent / "battles.parquet", battle_table(rows))
     ids = np.array([row["id"] for row in rows], dtype=object)
-    write_probs(judge.parent / "p.parquet", Probs(ids, np.full(400, "ab"), np.log(probs), {"model": str(judge)}))
+    write_probs(
+        judge.parent / "p.parquet",
+        Probs(ids, np.full(400, "ab"), np.log(probs), made_by(judge)),
+    )
     assert choose_calibration(held(probs, verdicts, rows_a_prompt=1))[0] is None
     assert calibrate(judge) == 0
     assert "refused: on 400 rows" in capsys.readouterr().out and read_spec(judge).calibration is None
@@ -85,7 +96,10 @@ def test_ties_cannot_be_scaled_where_the_judge_has_none(judge, capsys):
     probs, _ = synthetic(1.0, rows=400, num=2)
     logp = np.column_stack([np.log(probs), np.full(400, -np.inf)])
     ids = np.array([str(i) for i in range(400)], dtype=object)
-    write_probs(judge.parent / "p.parquet", Probs(ids, np.full(400, "ab"), logp, {"model": str(judge)}))
+    write_probs(
+        judge.parent / "p.parquet",
+        Probs(ids, np.full(400, "ab"), logp, made_by(judge)),
+    )
     assert calibrate(judge, "--fold", "1", "--form", "vector") == 2
     assert "has a and b alone" in capsys.readouterr().err
 
@@ -103,6 +117,24 @@ def test_somebody_elses_probs_are_calibrated_in_a_copy_that_stays_raw(judge, tmp
     assert found.calibration["temperature"] == pytest.approx(0.5, rel=0.25)
     np.testing.assert_allclose(found.probs, apply_calibration(np.array([[0.7, 0.2, 0.1]]), found.calibration))
     assert main([*words[:2], str(tmp_path / "p.parquet"), *words[3:], "--output", str(tmp_path / "no.parquet")]) == 2
+
+
+def test_a_copy_that_carries_the_calibration_submits_without_its_judge(judge, tmp_path):
+    assert calibrate(judge, "--fold", "1", "--output", str(tmp_path / "copy.parquet")) == 0
+    with_judge = calibrate_probs(read_probs(tmp_path / "p.parquet"))
+    judge.rename(tmp_path / "gone")
+    without = calibrate_probs(read_probs(tmp_path / "copy.parquet"))
+    assert without.calibration == with_judge.calibration is not None
+    np.testing.assert_array_equal(without.probs, with_judge.probs)
+
+
+def test_probs_of_another_judge_are_refused(judge, capsys):
+    spec = read_spec(judge)
+    spec.training["steps"] = 8
+    write_spec(judge, spec)
+    assert calibrate(judge, "--fold", "1") == 2
+    assert "is another judge than" in capsys.readouterr().err
+    assert read_spec(judge).calibration is None
 
 
 @pytest.mark.parametrize("more", [["--fold", "7"], ["--fold", "1", "--limit", "1"]])

@@ -16,6 +16,7 @@ from sft_judge.core.manifest import read_stages
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
+from sft_judge.inference.calibrated import describe_judge
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 
 pytestmark = pytest.mark.unit
@@ -162,9 +163,8 @@ def test_a_judge_that_learnt_from_labels_in_sample_is_a_caveat(world, tmp_path, 
     (tmp_path / "judge").mkdir()
     write_spec(tmp_path / "judge", JudgeSpec(["A", "B", "tie"], [5, 6, 7], "x", Budget(), training=training))
     probs = read_probs(world.folder / "good.parquet")
-    write_probs(
-        tmp_path / "told.parquet", Probs(probs.ids, probs.orders, probs.logp, {"model": str(tmp_path / "judge")})
-    )
+    made_by = describe_judge(tmp_path / "judge", tmp_path / "told.parquet")
+    write_probs(tmp_path / "told.parquet", Probs(probs.ids, probs.orders, probs.logp, made_by))
     assert evaluate(world, tmp_path / "out", [tmp_path / "told"]) == 0
     assert "told: its teachers' labels are not proven out of fold" in capsys.readouterr().out
     assert "not proven out of fold" in (tmp_path / "out" / "report.html").read_text()

@@ -78,7 +78,7 @@ def test_votes_a_judge_and_both_are_counted(world, tmp_path, capsys):
     judge = np.array([found["judge"][name]["rating"]["value"] for name in NAMES])
     assert judge == pytest.approx(sorted(judge, reverse=True))
     said = capsys.readouterr().out
-    assert "400 of 400 battles over 100 prompts" in said and "raw: no calibration" in said
+    assert "400 of 400 battles over 100 prompts" in said and "raw: the file has no hash" in said
 
 
 def test_the_csv_and_the_table_say_what_the_json_says(world, tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.submissions import IDS, submit, write_judge
 from sft_judge.data.probs import Probs, write_probs
+from sft_judge.inference.calibrated import describe_judge
 from sft_judge.inference.submission import LMSYS, WSDM
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 from sft_judge.modeling.temperature_scaling import apply_scaling
@@ -66,7 +67,7 @@ def test_the_ensemble_is_the_weighted_mean_of_calibrated_judges(folder):
     (folder / "judge").mkdir()
     spec = JudgeSpec(["A", "B", "tie"], [1, 2, 3], "t", Budget(), calibration={"temperature": 2.0})
     write_spec(folder / "judge", spec)
-    one = write_judge(folder / "one.parquet", metadata={"model": str(folder / "judge")})
+    one = write_judge(folder / "one.parquet", metadata=describe_judge(folder / "judge", folder / "one.parquet"))
     two = write_judge(folder / "two.parquet", seed=1)
     for more, temperature in (([], 2.0), (["--uncalibrated"], 1.0)):
         assert submit(folder, "lmsys", ["one", "two"], "--weights", "3", "1", *more) == 0

@@ -12,6 +12,7 @@ from sft_judge.core.swap_orders import swap
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
+from sft_judge.inference.calibrated import describe_judge
 from sft_judge.inference.ensemble import MEANS, choose_rule, combine, fit_weight_rule, fit_weights, log_loss, read_rule
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 
@@ -240,6 +241,9 @@ def test_weights_fitted_on_what_a_judge_was_trained_on_are_refused_with_status_3
     (folder / "judge").mkdir()
     spec = JudgeSpec(["A", "B", "tie"], [1, 2, 3], "t", Budget(), training={"folds_seen": [1]})
     write_spec(folder / "judge", spec)
+    probs = read_probs(folder / "held-one.parquet")
+    probs.metadata = describe_judge(folder / "judge", folder / "held-one.parquet")
+    write_probs(folder / "held-one.parquet", probs)
     write_judge(folder / "one.parquet")
     words = ["--fit", str(folder / "held-one.parquet"), "--fit-battles", str(folder / "held.parquet")]
     assert submit(folder, "lmsys", ["one"], *words) == 3

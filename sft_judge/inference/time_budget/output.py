@@ -14,7 +14,7 @@ from sft_judge.core.files import content_hash
 from sft_judge.core.manifest import versions
 from sft_judge.core.swap_orders import ORDERS, widen
 from sft_judge.data.probs import Probs, read_probs, write_probs
-from sft_judge.inference.calibrated import calibrate_probs
+from sft_judge.inference.calibrated import calibrate_probs, describe_judge
 from sft_judge.inference.ensemble import combine
 from sft_judge.inference.out_of_fold import find_judges
 from sft_judge.inference.predict import Job
@@ -40,6 +40,7 @@ class TimedOutput:
         self.sample, self.submission = sample, submission
         self.ids = np.array(job.battles["id"].to_pylist(), dtype=object)
         self.swap = swap or ("none" if self.spec.swap == "none" else "budget")
+        self._judge = describe_judge(model, job.output)
         self._battles_sha256 = content_hash(job.battles_path)
 
     def frequencies(self) -> tuple[np.ndarray, str]:
@@ -99,7 +100,7 @@ class TimedOutput:
         counts = (int((~unknown).sum()), int(is_scored.all(axis=1).sum()))
         whole = bool((is_scored[:, 0] if self.swap == "none" else is_scored.all(axis=1)).all())
         metadata = {
-            "model": self.model,
+            **self._judge,
             "calibration": self.spec.calibration,
             "battles_sha256": self._battles_sha256,
             "engine": result["engine"],

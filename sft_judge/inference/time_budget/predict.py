@@ -26,7 +26,7 @@ from sft_judge.data.battles import read_battles
 from sft_judge.data.probs import average_orders, clip_log, read_probs
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.scoring import score_battles
-from sft_judge.inference.shards import RowWork
+from sft_judge.inference.shards import RowWork, add_runtime
 from sft_judge.inference.time_budget import scheduler
 from sft_judge.inference.time_budget.output import TimedOutput
 from sft_judge.inference.time_budget.scheduler import Deadline, Pass
@@ -69,6 +69,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
     Returns:
         Facts for the manifest.
     """
+    fingerprint = add_runtime(fingerprint, settings.engine)
     earlier_scores = output.read_scores(fingerprint)
     work = RowWork(partial_path(output.path).with_suffix(".shards.partial"), fingerprint, earlier_scores)
     result = {"engine": settings.engine, "judges": {output.model: content_hash(Path(output.model))}}
