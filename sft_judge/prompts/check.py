@@ -9,7 +9,7 @@ import re
 from dataclasses import astuple
 from typing import NamedTuple
 
-from jinja2 import Environment, meta
+from jinja2 import Environment, meta, nodes
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
@@ -142,8 +142,10 @@ def check_chat_template(tokenizer) -> list[Finding]:
     if tokenizer.chat_template is None:
         return [Finding("warning", "the model has no chat template: a plain one that ends in 'Answer:' is used")]
     text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", str(tokenizer.chat_template))  # a tag of transformers' own
-    asked = meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text))
-    settings = sorted(asked - GIVEN - set(tokenizer.special_tokens_map))
+    tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    asked = meta.find_undeclared_variables(tree)
+    own = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+    settings = sorted(asked - own - GIVEN - set(tokenizer.special_tokens_map))
     findings = []
     if "strftime_now" in asked:
         findings.append(
@@ -169,11 +171,14 @@ def check_battles(prompt: JudgePrompt, rows: list[dict], positions: int | None) 
             counts["control"] += control_tokens(prompt, fields)
             for name in FIELDS:
                 counts[name] += fields.cut[name] > 0
+    lost = (
+        f"; {prompt.replaced} characters that the vocabulary cannot spell become U+FFFD" if prompt.replaced else ""
+    )
     cut = ", ".join(f"{name} {counts[name]} ({counts[name] / len(rows):.1%})" for name in FIELDS)
     lengths = f"{len(rows)} battles, the longest {longest} tokens of {prompt.budget.total}"
     return [
         *_check_context(prompt.budget.total, longest, positions),
-        Finding("ok", f"{lengths}; cut by the budget: {cut}"),
+        Finding("ok", f"{lengths}; cut by the budget: {cut}{lost}"),
         Finding("wrong" if counts["control"] else "ok", f"control tokens from fields: {counts['control']}"),
         Finding(
             "ok",

@@ -18,7 +18,7 @@ from sft_judge.data.candidates import Group
 from sft_judge.inference.engines import usable_engines
 from sft_judge.inference.judge import Judge, Judgement, judgements
 from sft_judge.inference.scoring import orders_of, score_battles
-from sft_judge.inference.shards import Work, blocks
+from sft_judge.inference.shards import Work, add_runtime, blocks
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.ranking.tournaments import Contest, default_method, num_battles
 
@@ -98,8 +98,7 @@ class PairJudge:
 
     def _score(self, rows: list[dict]) -> np.ndarray:
         if self._judge is None:
-            model, engine, dtype = self._settings
-            self._judge = Judge.load(model, usable_engines(model)[-1] if engine == "auto" else engine, dtype)
+            self._judge = Judge.load(*self._settings)
         self.calls += len(rows) * len(self.orders)
         return score_battles(self._judge.engine, self._judge.prompt, rows, self.orders)
 
@@ -118,8 +117,9 @@ def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Wo
 
     The work is left on disk, for the stage to clear once its output stands.
     """
-    work = Work(partial_path(args.output).with_suffix(".judged.partial"), stamp)
-    with PairJudge(str(args.model), args.engine, args.dtype, args.swap, work) as judge:
+    engine = usable_engines(str(args.model))[-1] if args.engine == "auto" else args.engine
+    work = Work(partial_path(args.output).with_suffix(".judged.partial"), add_runtime(stamp, engine))
+    with PairJudge(str(args.model), engine, args.dtype, args.swap, work) as judge:
         battles = sum(entry.num_battles for entry in entries)
         methods = Counter(entry.contest.method for entry in entries).items()
         copies = sum(len(entry.places) - len(entry.texts) for entry in entries)

@@ -1,0 +1,96 @@
+"""A judge's prompt is that of the day it was made: what would change it is refused, and the date is fixed."""
+
+import copy
+import datetime
+
+import pytest
+from transformers.utils import chat_template_utils
+
+from helpers.prompt_cases import PAIR, WORDS
+from sft_judge.core.errors import InputError
+from sft_judge.modeling.judge_spec import Budget, JudgeSpec
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
+from sft_judge.prompts.check import check_chat_template
+from sft_judge.prompts.identity import check_vocabulary, record_prompt
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.templates import FIXED_DATE
+
+pytestmark = pytest.mark.unit
+
+DATED = "{{ strftime_now('%d %B %Y') }}{% if mood is defined %}{{ mood }}{% endif %}\n"
+
+
+def judge_of(tokenizer) -> JudgeSpec:
+    prompt = JudgePrompt(tokenizer, PAIR, WORDS, Budget())
+    return JudgeSpec(WORDS, prompt.verdict_ids, PAIR, Budget(), frame=record_prompt(prompt))
+
+
+@pytest.fixture
+def tokenizer():
+    return copy.deepcopy(tokenizer_of("qwen3"))
+
+
+def test_two_days_give_the_same_ids(tokenizer, monkeypatch):
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 1, 1)
+
+    tokenizer.chat_template = DATED + tokenizer.chat_template
+    spec, today = judge_of(tokenizer), JudgePrompt(tokenizer, PAIR, WORDS, Budget()).frame(1, 1, 1, False)
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    assert JudgePrompt.of(tokenizer, spec).frame(1, 1, 1, False) == today
+    assert today.texts[0].startswith(FIXED_DATE.strftime("%d %B %Y"))
+    said = " ".join(finding.text for finding in check_chat_template(tokenizer))
+    assert f"fixed at {FIXED_DATE}" in said and "left at its defaults: mood" in said
+
+
+def test_another_chat_template_is_refused_with_what_differs(tokenizer):
+    spec = judge_of(tokenizer)
+    JudgePrompt.of(tokenizer, spec)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>user", "<|im_start|>human")
+    tokenizer.chat_template = "Be brief.\n" + tokenizer.chat_template
+    with pytest.raises(InputError, match="another prompt than the judge was made with: 'Be brief"):
+        JudgePrompt.of(tokenizer, spec)
+
+
+def test_other_tokens_for_the_same_text_are_refused(tokenizer):
+    spec = judge_of(tokenizer)
+    other = copy.deepcopy(tokenizer_of("mistral"))
+    other.chat_template = tokenizer.chat_template
+    same_text = JudgeSpec(WORDS, JudgePrompt(other, PAIR, WORDS, Budget()).verdict_ids, PAIR, Budget())
+    same_text.frame = spec.frame | {"text": record_prompt(JudgePrompt(other, PAIR, WORDS, Budget()))["text"]}
+    with pytest.raises(InputError, match="other tokens for the same prompt"):
+        JudgePrompt.of(other, same_text)
+
+
+def test_a_judge_of_an_earlier_version_without_a_chat_template_is_refused(tokenizer):
+    spec = judge_of(tokenizer)
+    spec.frame, tokenizer.chat_template = None, None
+    spec.verdict_ids = JudgePrompt(tokenizer, PAIR, WORDS, Budget()).verdict_ids
+    with pytest.raises(InputError, match="earlier version"):
+        JudgePrompt.of(tokenizer, spec)
+
+
+@pytest.mark.parametrize("what", ["pad", "verdict", "frame", "vocabulary"])
+def test_a_token_beyond_the_embedding_is_refused(tokenizer, what):
+    prompt = JudgePrompt(tokenizer, PAIR, WORDS, Budget())
+    rows = len(tokenizer)
+    check_vocabulary(prompt, rows)
+    if what == "pad":
+        tokenizer.add_special_tokens({"pad_token": "<padding>"})
+        expected, limit = "the pad token has token", rows
+    elif what == "verdict":
+        expected, limit = "a verdict has token", max(prompt.verdict_ids)
+        tokenizer.pad_token_id = 0
+    elif what == "frame":
+        control = max(token for piece in prompt.frame(1, 1, 1, False).pieces for token in piece)
+        tokenizer.pad_token_id = 0
+        expected, limit = "the prompt's frame has token", control
+    else:
+        tokenizer.pad_token_id = 0
+        prompt.frame = lambda *shape: JudgePrompt.frame(prompt, *shape)
+        limit = max(prompt.plain.get_vocab().values())
+        expected = "has token"
+    with pytest.raises(InputError, match=expected):
+        check_vocabulary(prompt, limit)
