@@ -171,9 +171,7 @@ def check_battles(prompt: JudgePrompt, rows: list[dict], positions: int | None) 
             counts["control"] += control_tokens(prompt, fields)
             for name in FIELDS:
                 counts[name] += fields.cut[name] > 0
-    lost = (
-        f"; {prompt.replaced} characters that the vocabulary cannot spell become U+FFFD" if prompt.replaced else ""
-    )
+    lost = f"; {prompt.replaced} characters that the vocabulary cannot spell become U+FFFD" if prompt.replaced else ""
     cut = ", ".join(f"{name} {counts[name]} ({counts[name] / len(rows):.1%})" for name in FIELDS)
     lengths = f"{len(rows)} battles, the longest {longest} tokens of {prompt.budget.total}"
     return [
