@@ -12,6 +12,7 @@ kept as an empty string, an unpaired surrogate as U+FFFD; both are counted.
 """
 
 import argparse
+import math
 from collections import Counter
 
 from sft_judge.commands.arguments import positive
@@ -23,8 +24,8 @@ EXAMPLE = "sft-judge import train.csv --output battles.parquet"
 
 
 def not_negative(text: str) -> float:
-    """argparse type: a number of zero or more."""
-    if not float(text) >= 0:
+    """argparse type: a finite number of zero or more."""
+    if not 0 <= float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text}, expected 0 or more")
     return float(text)
 
