@@ -80,21 +80,20 @@ def replace_folder(source: Path, path: Path) -> None:
 
 
 def _give_usual_rights(folder: Path) -> None:
-    """Give a folder and all in it the rights of what `mkdir` and `open` make."""
+    """Add to a folder and all in it the rights that `mkdir` and `open` would have given."""
     umask = os.umask(0)
     os.umask(umask)
     for path in (folder, *folder.rglob("*")):
         if path.is_symlink():
             continue
-        mode = (0o777 if path.is_dir() else 0o666) & ~umask
-        status = path.stat()
-        if stat.S_IMODE(status.st_mode) == mode:
+        status, usual = path.stat(), (0o777 if path.is_dir() else 0o666) & ~umask
+        if not usual & ~status.st_mode:
             continue
         if path.is_file() and status.st_nlink > 1:  # a link to somebody's file: that one's rights are not ours
             copy = partial_path(path)
             shutil.copyfile(path, copy)
             os.replace(copy, path)
-        path.chmod(mode)
+        path.chmod(stat.S_IMODE(status.st_mode) | usual)
 
 
 def write_text(path: Path, text: str) -> None:

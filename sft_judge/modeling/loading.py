@@ -116,8 +116,8 @@ def keep_unpacked(model) -> None:
 
     Where a CPU has AVX-512 with bfloat16, that forward in evaluation packs them for products in bfloat16 alone. In
     float32, probabilities then differ by 5e-4 from those of other machines, and of the merged model; DoRA takes its
-    norms of what the packed bytes look like (predictions off by 0.04); and no gradient passes the packed product, so
-    that what is trained after an evaluation is not trained rightly.
+    norms of the packed bytes (predictions off by 0.04); and the packed product has no gradient, so that the training
+    step after an evaluation fails.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
