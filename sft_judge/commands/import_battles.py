@@ -8,7 +8,8 @@ A SOURCE is a file, a folder, a quoted pattern or the id of a hub data set. Form
   battles      our own Parquet or JSONL, verdict or winner judgebench  question, response_A, response_B, label
 Rows without labels get a null verdict. A chosen response lands on side a or b by the seed, as often on each. A row
 that cannot be a battle goes to the rejects file with its reason: rows in = out + rejected + merged. A null turn is
-kept as an empty string, an unpaired surrogate as U+FFFD; both are counted.
+kept as an empty string, an unpaired surrogate as U+FFFD, and a source, category, language or model name that is no
+text is left out; all are counted.
 """
 
 import argparse
