@@ -8,10 +8,12 @@ A SOURCE is a file, a folder, a quoted pattern or the id of a hub data set. Form
   battles      our own Parquet or JSONL, verdict or winner judgebench  question, response_A, response_B, label
 Rows without labels get a null verdict. A chosen response lands on side a or b by the seed, as often on each. A row
 that cannot be a battle goes to the rejects file with its reason: rows in = out + rejected + merged. A null turn is
-kept as an empty string, an unpaired surrogate as U+FFFD; both are counted.
+kept as an empty string, an unpaired surrogate as U+FFFD, and a source, category, language or model name that is no
+text is left out; all are counted.
 """
 
 import argparse
+import math
 from collections import Counter
 
 from sft_judge.commands.arguments import positive
@@ -23,8 +25,8 @@ EXAMPLE = "sft-judge import train.csv --output battles.parquet"
 
 
 def not_negative(text: str) -> float:
-    """argparse type: a number of zero or more."""
-    if not float(text) >= 0:
+    """argparse type: a finite number of zero or more."""
+    if not 0 <= float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text}, expected 0 or more")
     return float(text)
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,13 +67,35 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, path: Path) -> None:
-    """Rename a finished folder into place. An old one steps aside first: none is renamed over."""
+    """
+    Rename a finished folder into place, with the rights that the umask gives; safetensors makes its files 0600.
+
+    An old folder steps aside first: none is renamed over.
+    """
+    _give_usual_rights(source)
     old = path.with_name(f".{path.name}.old.partial")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         os.rename(path, old)
     os.rename(source, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _give_usual_rights(folder: Path) -> None:
+    """Add to a folder and all in it the rights that `mkdir` and `open` would have given."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            continue
+        status, usual = path.stat(), (0o777 if path.is_dir() else 0o666) & ~umask
+        if not usual & ~status.st_mode:
+            continue
+        if path.is_file() and status.st_nlink > 1:  # a link to somebody's file: that one's rights are not ours
+            copy = partial_path(path)
+            shutil.copyfile(path, copy)
+            os.replace(copy, path)
+        path.chmod(stat.S_IMODE(status.st_mode) | usual)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,6 +19,14 @@ import pyarrow.parquet as pq
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
 from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.columns import (
+    SOFT,
+    find_bad_number,
+    is_foreign_type,
+    keep_own_values,
+    leave_out_column,
+    refuse_column,
+)
 
 TURNS = pa.list_(pa.string())
 REQUIRED = {"id": pa.string(), "prompt": TURNS, "response_a": TURNS, "response_b": TURNS, "verdict": pa.string()}
@@ -38,6 +46,7 @@ OPTIONAL = {
 }
 COLUMNS = {**REQUIRED, **OPTIONAL}
 FIELDS = ("prompt", "response_a", "response_b")
+TIE = VERDICTS[2]
 BATTLES_PER_BATCH = 5_000  # battles in memory at a time, about 15 MB of text
 ROW_GROUP = 20_000
 
@@ -68,15 +77,12 @@ class BattleFile:
         Tables of at most `size` battles in the file's order, each checked. `columns`: only these, of those there are.
 
         Raises `InputError`, with the row where there is one: missing or unequal turns, an unknown verdict, an id that
-        stands twice.
+        stands twice, a weight, margin or soft label that is no finite number.
         """
         wanted = [name for name in self.columns if columns is None or name in columns]
         start, seen = 0, set()
         for table in self._raw_batches(wanted, size):
-            try:
-                table = table.cast(pa.schema([(name, COLUMNS[name]) for name in wanted]))
-            except pa.ArrowException as error:
-                raise InputError(f"{self.path}: a column has another type than battles have ({error}).") from error
+            table = pa.table({name: _cast(self.path, table[name], name) for name in wanted})
             _check(self.path, table, start, seen)
             start += table.num_rows
             yield table
@@ -105,8 +111,9 @@ def open_battles(path: Path, limit: int | None = None) -> BattleFile:
     """
     Open battles (Parquet, or JSONL with a `.jsonl` ending); `limit` keeps the first rows.
 
-    Raises `InputError` for a missing or unreadable file, a missing column, no rows at all. Competition files come in
-    through `sft-judge import`, not here.
+    An optional column of another type is left out, which is said, or refused: see columns.py. Raises `InputError` for
+    a missing or unreadable file, a missing column, no rows at all. Competition files come in through `sft-judge
+    import`, not here.
     """
     path = Path(path)
     if not path.is_file():
@@ -114,10 +121,12 @@ def open_battles(path: Path, limit: int | None = None) -> BattleFile:
     table = None
     try:
         if path.suffix == ".jsonl":
-            table = battle_table(_read_jsonl(path)).slice(0, limit)
+            rows = _read_jsonl(path)
+            keep_own_values(path, rows, OPTIONAL)
+            table = battle_table(rows).slice(0, limit)
             names, num_rows = table.column_names, table.num_rows
         else:
-            names, num_rows = _parquet_columns(pq.ParquetFile(path).metadata, limit)
+            names, num_rows = _parquet_columns(path, pq.ParquetFile(path).metadata, limit)
     except (pa.ArrowException, json.JSONDecodeError, UnicodeError, RecursionError, OverflowError, OSError) as error:
         raise _unreadable(path, error) from error
     missing = [name for name in REQUIRED if name not in names]
@@ -139,8 +148,12 @@ def read_battles(path: Path, limit: int | None = None) -> pa.Table:
     return open_battles(path, limit).read()
 
 
-def _parquet_columns(metadata: pq.FileMetaData, limit: int | None) -> tuple[list[str], int]:
-    """The columns of a Parquet file but the optional ones that are null throughout, and how many rows to read."""
+def _parquet_columns(path: Path, metadata: pq.FileMetaData, limit: int | None) -> tuple[list[str], int]:
+    """
+    The columns of a Parquet file, and how many rows to read.
+
+    Without the optional ones that are null throughout, or of another type than battles have.
+    """
     groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
     reported = set()
     for group in groups:
@@ -149,8 +162,21 @@ def _parquet_columns(metadata: pq.FileMetaData, limit: int | None) -> tuple[list
             has_statistics = column.is_stats_set and column.statistics.has_null_count
             if not has_statistics or column.statistics.null_count < column.num_values:
                 reported.add(column.path_in_schema.split(".")[0])
-    names = [name for name in metadata.schema.to_arrow_schema().names if name in reported or name in REQUIRED]
+    schema = metadata.schema.to_arrow_schema()
+    foreign = [name for name in schema.names if name in OPTIONAL and is_foreign_type(schema.field(name).type)]
+    for name in reported.intersection(foreign):
+        leave_out_column(path, name, str(schema.field(name).type), OPTIONAL[name])
+    names = [name for name in schema.names if name in REQUIRED or (name in reported and name not in foreign)]
     return names, min(metadata.num_rows, metadata.num_rows if limit is None else limit)
+
+
+def _cast(path: Path, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(COLUMNS[name])
+    except pa.ArrowException as error:
+        if name in OPTIONAL:
+            raise refuse_column(path, name, f"{column.type} ({error})", OPTIONAL[name]) from error
+        raise InputError(f"{path}: {name} has another type than battles have ({error}).") from error
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -194,6 +220,10 @@ def _check(path: Path, table: pa.Table, start: int, seen: set[int]) -> None:
     if "verdict" in there:
         unknown = pc.invert(pc.is_in(table["verdict"], pa.array([*VERDICTS, None])))
         refuse(unknown, f"verdict {{}}, expected {', '.join(VERDICTS)} or null", table["verdict"])
+    if found := find_bad_number(table):
+        row, reason = found
+        who = f" (battle {table['id'][row].as_py()})" if "id" in there else ""
+        raise InputError(f"{path} row {start + row + 1}{who}: {reason}. `sft-judge import` sorts out such rows.")
     for name in table["id"].to_pylist() if "id" in there else ():
         if hash(name) in seen:
             raise InputError(f"{path}: id {name!r} stands in more than one row; ids join the stages.")
@@ -283,6 +313,23 @@ def labelled_folds(rows: pa.Table) -> set[int | None]:
     """The folds of the battles that have a label of their own, and so were trained on; None for one without a fold."""
     folds = rows["fold"].to_pylist() if "fold" in rows.column_names else [None] * rows.num_rows
     return {fold for fold, labelled in zip(folds, has_label(rows), strict=True) if labelled}
+
+
+def tie_shares(rows: pa.Table) -> np.ndarray:
+    """The share [R] of a tie in each battle's own label, its soft labels before its verdict; NaN without a label."""
+    there = set(rows.column_names)
+    verdicts = np.array([np.nan if name is None else name == TIE for name in rows["verdict"].to_pylist()], float)
+    if "soft_a" not in there:
+        return verdicts
+    soft = [np.array(rows[name].to_pylist() if name in there else [None], float) for name in SOFT]
+    total = np.nansum(np.broadcast_arrays(*soft), axis=0)
+    return np.where(np.isnan(soft[0]), verdicts, np.nan_to_num(soft[2]) / np.where(total > 0, total, 1))
+
+
+def verdicts_needed(rows: pa.Table) -> int:
+    """The verdicts K of a judge of these battles: 3 where one of them is a tie, or has a share of one, else 2."""
+    is_tie = pc.any(pc.equal(rows["verdict"], TIE)).as_py()  # votes that are even are called a tie
+    return 3 if is_tie or (tie_shares(rows) > 0).any() else 2
 
 
 def has_label(rows: pa.Table) -> np.ndarray:

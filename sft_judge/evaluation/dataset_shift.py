@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import set_column
+from sft_judge.data.battles import set_column, tie_shares, verdicts_needed
 from sft_judge.data.preparing.folds import assign_folds
 from sft_judge.data.preparing.leaks import LeakSearch
 from sft_judge.evaluation.align import Aligned
@@ -79,11 +79,12 @@ def _is_held(table: pa.Table, fold: int) -> np.ndarray:
 
 def check_comparable(names: list[str], tables: list[pa.Table]) -> None:
     """Raise `InputError` where one set has ties and the other none: the judges would answer different questions."""
-    ties = [table["verdict"].to_pylist().count("tie") for table in tables]
-    if all(ties) != any(ties):
-        first, second = names if ties[0] else names[::-1]
+    needed = [verdicts_needed(table) for table in tables]
+    if min(needed) != max(needed):
+        first, second = names if needed[0] == 3 else names[::-1]
+        ties = int((tie_shares(tables[names.index(first)]) > 0).sum())
         raise InputError(
-            f"{first} has {max(ties)} ties and {second} has none: a judge of three verdicts cannot be held against "
+            f"{first} has {ties} ties and {second} has none: a judge of three verdicts cannot be held against "
             f"one of two. Take the ties out first: sft-judge prepare {first} --ties drop --output FILE."
         )
 

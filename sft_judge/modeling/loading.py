@@ -101,21 +101,27 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
         raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
-    if loaded.dtype == torch.float32:
-        _multiply_as_asked(loaded)
+    if loaded.dtype == torch.float32 or _has_dora(loaded):
+        keep_unpacked(loaded)
     return loaded.eval()
 
 
-def _multiply_as_asked(model) -> None:
+def keep_unpacked(model) -> None:
     """
-    bitsandbytes' 4-bit layers in float32 where that is asked for, on every CPU.
+    Keep bitsandbytes' 4-bit weights as they are stored, on every CPU; before the first forward.
 
-    Where one has AVX-512 with bfloat16, it packs the weights for products in bfloat16 alone: probabilities then differ
-    by 5e-4 from those of other machines, and of the merged model.
+    Where a CPU has AVX-512 with bfloat16, that forward in evaluation packs them for products in bfloat16 alone. In
+    float32, probabilities then differ by 5e-4 from those of other machines, and of the merged model; DoRA takes its
+    norms of the packed bytes (predictions off by 0.04); and the packed product has no gradient, so that the training
+    step after an evaluation fails.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def _has_dora(model) -> bool:
+    return any(getattr(module, "lora_magnitude_vector", None) for module in model.modules())
 
 
 def _gptq_by_auto_round(base: str):

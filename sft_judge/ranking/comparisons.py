@@ -16,7 +16,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import swap, widen
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import BattleFile
-from sft_judge.data.importing.votes import SOFT
+from sft_judge.data.columns import SOFT
 from sft_judge.data.style import standardise, style_counts, style_differences
 from sft_judge.inference.calibrated import Calibrated
 from sft_judge.inference.ensemble import combine

@@ -107,7 +107,9 @@ class JudgeConfig(SFTConfig):
     correct_above: float = _help("teachers surer than this of another verdict take the label's place; 1: never", 1.0)
     rdrop_weight: float = _help("weight of the symmetric KL between two passes with other dropout (R-Drop)", 0.0)
     prompt_template: str = _help("a name in prompts/ or a template file", "pair")
-    num_verdicts: int | None = _help("2 or 3; by default 3 where the battles hold a tie")
+    num_verdicts: int | None = _help(
+        "2 or 3; by default 3 where a battle is a tie, or one has a share in its soft labels"
+    )
     verdict_words: list[str] | None = _help("the answer words, one token each; by default A, B and tie (or C)")
     prompt_budget: int = _help("tokens allowed for the prompt", Budget.prompt)
     response_budget: int = _help("tokens allowed for each response", Budget.response)
@@ -188,9 +190,9 @@ class JudgeConfig(SFTConfig):
             raise InputError(
                 f"mix is {self.mix!r}, expected a rate for each source, such as {{arena: 1, synthetic: 0.25}}."
             )
-        wrong = [name for name, rate in (self.mix or {}).items() if not isinstance(rate, int | float) or not rate >= 0]
-        if wrong:
-            raise InputError(f"mix gives {wrong[0]} the rate {self.mix[wrong[0]]!r}, expected a number of 0 or more.")
+        for name, rate in (self.mix or {}).items():
+            if not isinstance(rate, int | float) or not 0 <= rate <= LARGEST_VALUE:
+                raise InputError(f"mix gives {name} the rate {rate!r}, expected a number from 0 to {LARGEST_VALUE:g}.")
 
     def _check_teachers(self) -> None:
         """Check that there is one weight and temperature, or one a file of labels. A single value is a list of one."""

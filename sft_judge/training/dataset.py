@@ -15,7 +15,8 @@ from sft_judge.core.manifest import source_hash
 from sft_judge.core.progress import Progress
 from sft_judge.core.swap_orders import ORDERS, swap
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import FIELDS, has_label
+from sft_judge.data.battles import FIELDS, has_label, tie_shares
+from sft_judge.data.columns import SOFT
 from sft_judge.data.row_order import draw_mixture
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.dataset_cache import cached_rows, fingerprint
@@ -57,19 +58,18 @@ def mix_sources(battles: pa.Table, mix: dict[str, float] | None, seed: int) -> p
 def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
     """Probabilities [K] of a row's own label: one-hot, its soft labels, or None for an unlabelled row."""
     if row.get("soft_a") is not None:
-        soft = [row.get(f"soft_{name}") or 0.0 for name in VERDICTS[:num_verdicts]]
-        if not sum(soft) > 0 or min(soft) < 0:
-            raise InputError(f"Battle {row['id']} has soft labels {soft}, expected shares that add up to more than 0.")
-        return [value / sum(soft) for value in soft]
-    if row["verdict"] is None:
+        shares = [row.get(name) or 0.0 for name in SOFT[:num_verdicts]]
+    elif row["verdict"] is None:
         return None
-    column = VERDICTS.index(row["verdict"])
-    if column >= num_verdicts:
+    else:
+        shares = [float(row["verdict"] == name) for name in VERDICTS[:num_verdicts]]
+    if not sum(shares) > 0:
         raise InputError(
-            f"Battle {row['id']} is a tie, but the judge has two verdicts. "
-            "Drop or split the ties: `sft-judge prepare --ties drop` (or split)."
+            f"Battle {row['id']} is a tie, but the judge has two verdicts, as num_verdicts says or because no battle "
+            "that it trains on is a tie. Train with num_verdicts: 3, or drop or split the ties: `sft-judge prepare "
+            "--ties drop` (or split)."
         )
-    return [float(place == column) for place in range(num_verdicts)]
+    return [share / sum(shares) for share in shares]
 
 
 def verdict_shares(battles: pa.Table, num_verdicts: int) -> list[float] | None:
@@ -105,8 +105,9 @@ def verdict_dataset(
 
     `teacher` maps (id, order) to N teachers' probabilities [N, K] of the battle's own a and b; a row gets them in the
     order shown, and its own label gives way to theirs as `soft_labels.correct_label` says.
-    `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out), `corrected`
-    and `cut`: for each field the battles in which it was cut, and the tokens that went.
+    `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out),
+    `corrected`, `tie_shares_dropped`: the battles whose label loses a tie's share to a judge of two verdicts and how
+    much of all labels that is, and `cut`: for each field the battles in which it was cut, and the tokens that went.
     """
     present = [name for name in ROW_COLUMNS if name in battles.column_names]
     columns = [name for name in present if name != "language" or prompt.language]
@@ -125,6 +126,7 @@ def verdict_dataset(
     cut = np.array(pc.list_flatten(dataset.data["cut"])).reshape(-1, len(FIELDS))
     counts = {"rows": len(dataset), "unlabelled": battles.num_rows - len(dataset)}
     counts["corrected"] = pc.sum(dataset.data["corrected"]).as_py()
+    counts["tie_shares_dropped"] = _dropped_ties(battles) if len(prompt.words) == 2 else {"battles": 0, "share": 0.0}
     counts["cut"] = {
         name: {"battles": int((tokens > 0).sum()), "tokens": int(tokens.sum())}
         for name, tokens in zip(FIELDS, cut.T, strict=True)
@@ -168,17 +170,20 @@ def _weight(row: dict) -> float:
 
 
 def _mean_weight(battles: pa.Table, teacher: dict | None) -> float:
-    """Over the rows that are trained on. Raises `InputError` for a negative weight, or where all are 0."""
+    """Over the rows that are trained on. Raises `InputError` where all are 0."""
     if "weight" not in battles.column_names:
         return 1.0
     weights = np.array(pc.fill_null(battles["weight"], 1.0))
-    if (weights < 0).any():
-        row = int(weights.argmin())
-        raise InputError(f"Battle {battles['id'][row]} has the weight {weights[row]:g}, expected 0 or more.")
     mean = weights[has_label(battles) | (teacher is not None)].mean() if len(weights) else 1.0
     if mean == 0:
         raise InputError("Every battle's weight is 0: nothing would be trained on.")
     return float(mean)
+
+
+def _dropped_ties(battles: pa.Table) -> dict:
+    shares = tie_shares(battles)
+    labelled = shares[~np.isnan(shares)]
+    return {"battles": int((labelled > 0).sum()), "share": float(labelled.mean()) if len(labelled) else 0.0}
 
 
 def _parts(rows: Iterator[dict]) -> Iterator[Iterator[dict]]:

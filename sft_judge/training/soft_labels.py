@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from scipy.optimize import brentq
 
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import content_hash
-from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import labelled_folds
+from sft_judge.data.battles import labelled_folds, tie_shares
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
 
 ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
+MIN_LABEL = 1e-4  # of a teacher's probabilities: engines agree to 2e-3 at best, so that no judge is surer than this
 NU = (1e-6, 1e6)  # where Davidson's parameter is looked for
 
 
@@ -57,6 +56,18 @@ def read_teachers(
         values = convert_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))
         each.append(dict(zip(zip(probs.ids, probs.orders, strict=True), values, strict=True)))
     return {key: np.stack([part[key] for part in each]) for key in each[0] if all(key in part for part in each)}
+
+
+def floor_labels(teacher: dict) -> tuple[dict, int]:
+    """
+    Labels without a probability below MIN_LABEL, their sums still one, and how many had one.
+
+    A 0 stays 0 at every temperature, and temperature**2 then multiplies the loss of a label that was never softened.
+    """
+    floored = {key: np.maximum(labels, MIN_LABEL) for key, labels in teacher.items() if (labels < MIN_LABEL).any()}
+    num_floored = sum(int((teacher[key] < MIN_LABEL).any(axis=-1).sum()) for key in floored)
+    changed = {key: labels / labels.sum(axis=-1, keepdims=True) for key, labels in floored.items()}
+    return teacher | changed, num_floored
 
 
 def _not_the_teacher(path: Path, probs: Probs, student: Path) -> None:
@@ -111,9 +122,10 @@ def convert_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np
 
 
 def tie_share(rows: pa.Table) -> float:
-    """Of the battles with a verdict, how many are ties."""
-    verdicts = rows["verdict"].drop_null()
-    return pc.mean(pc.equal(verdicts, VERDICTS[2])).as_py() if len(verdicts) else 0.0
+    """The share of ties in the labels of the battles that have one."""
+    shares = tie_shares(rows)
+    labelled = shares[~np.isnan(shares)]
+    return float(labelled.mean()) if len(labelled) else 0.0
 
 
 def check_out_of_fold(path: Path, probs: Probs, battles: Path, rows: pa.Table) -> None:

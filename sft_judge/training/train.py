@@ -18,7 +18,7 @@ from datasets import Dataset
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import check_folder, content_hash, partial_path, write_json
 from sft_judge.core.model_files import describe_base
-from sft_judge.data.battles import read_battles
+from sft_judge.data.battles import read_battles, verdicts_needed
 from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_config
@@ -42,7 +42,7 @@ from sft_judge.training.learning_rates import question_learning_rate
 from sft_judge.training.machine_defaults import DEFAULTS
 from sft_judge.training.resume import open_work
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
-from sft_judge.training.soft_labels import read_teachers
+from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teachers
 from sft_judge.training.trainer import JudgeTrainer
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class TrainingData:
     rows: pa.Table
     prompt: JudgePrompt
     train_set: Dataset
-    counts: dict  # rows, unlabelled, corrected, cut: see verdict_dataset
+    counts: dict  # rows, unlabelled, what became of labels, cut: see verdict_dataset
     eval_set: Dataset | None = None
     compute_metrics: object = None
 
@@ -120,15 +120,16 @@ def prepare_data(config: JudgeConfig, tokenizer) -> TrainingData:
     """Read a recipe's battles and labels and tokenise them; rows of the same content are taken from disk."""
     train_rows, eval_rows = read_rows(config)
     prompt = judge_prompt(config, tokenizer, train_rows)
-    teacher = None
+    teacher, num_floored = None, 0
     if config.labels:
         files, options = [Path(file) for file in config.labels], (config.teacher_ties, config.allow_in_sample)
         student = (len(prompt.words), Path(config.output_dir))
         teacher = read_teachers(files, Path(config.battles), train_rows, *student, *options)
+        teacher, num_floored = floor_labels(teacher)
     train_set, counts = verdict_dataset(
         train_rows, prompt, config.swap, config.seed, teacher, config.correct_above, cached=True
     )
-    data = TrainingData(train_rows, prompt, train_set, counts)
+    data = TrainingData(train_rows, prompt, train_set, counts | {"labels_floored": num_floored})
     if eval_rows is not None:
         data.eval_set, _ = verdict_dataset(eval_rows, prompt, "both", config.seed, cached=True)
         evaluated = eval_rows.filter(pc.is_in(eval_rows["id"], pa.array(data.eval_set["id"])))
@@ -144,7 +145,7 @@ def read_rows(config: JudgeConfig) -> tuple[pa.Table, pa.Table | None]:
 
 def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:
     """The prompt that a recipe asks for; K is taken from the battles where the recipe leaves it open."""
-    num_verdicts = config.num_verdicts or (3 if pc.any(pc.equal(battles["verdict"], "tie")).as_py() else 2)
+    num_verdicts = config.num_verdicts or verdicts_needed(battles)
     template = read_template(config.prompt_template)
     words = config.verdict_words or choose_verdict_words(tokenizer, template, num_verdicts)
     if len(words) != num_verdicts:
@@ -156,6 +157,11 @@ def describe_counts(counts: dict, total: int) -> str:
     """What training sees of the battles, in a line."""
     cut = ", ".join(f"{name} {of['battles']} ({of['tokens']} tokens)" for name, of in counts["cut"].items())
     fixed = f"; {counts['corrected']} labels corrected by the teachers" if counts["corrected"] else ""
+    if counts.get("labels_floored"):
+        fixed += f"; {counts['labels_floored']} teachers' labels held a probability below {MIN_LABEL:g}, now that"
+    ties = counts["tie_shares_dropped"]
+    if ties["battles"]:
+        fixed += f"; a tie's share of {ties['battles']} labels dropped, {ties['share']:.1%} of all labels' mass"
     return f"{counts['rows']} battles, {counts['unlabelled']} unlabelled left out{fixed}; cut to {total} tokens: {cut}"
 
 

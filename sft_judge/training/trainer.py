@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTTrainer
 
 from sft_judge.core.errors import GateError
+from sft_judge.modeling.loading import keep_unpacked
 from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
 from sft_judge.training.callbacks import PlainLines
 from sft_judge.training.collator import VerdictCollator, repeat_batch
@@ -44,6 +45,7 @@ class JudgeTrainer(SFTTrainer):
         kwargs.setdefault("data_collator", collator)
         kwargs["args"] = config.with_changes(padding_free=False)  # SFTTrainer's would want its own collator
         super().__init__(*args, processing_class=processing_class, **kwargs)
+        keep_unpacked(self.model)  # it is evaluated between its steps
         self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
         alone = self.accelerator.distributed_type == DistributedType.NO
         self.verdict_head = VerdictHead(self.model, verdict_ids, alone, config.last_layer_at_answer)

@@ -181,8 +181,8 @@ BAD = {
     "no reference": (["--reference", "{world}/none.csv"], "battles", "no such file"),
     "a reference of something else": (["--reference", "{world}/battles.parquet"], "battles", "no ratings"),
     "probs of other battles": (["--probs", "{world}/others.parquet"], "battles", "(400 without probabilities)"),
-    "a weight below zero": ([], "weightless", "row 1: counts as"),
-    "a weight without end": ([], "endless", "row 2: counts as"),
+    "a weight below zero": ([], "weightless", "weight is -1.0, expected"),
+    "a weight without end": ([], "endless", "weight is inf, expected"),
 }
 
 

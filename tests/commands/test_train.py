@@ -160,6 +160,8 @@ def test_a_verdict_of_two_tokens_is_refused_with_its_tokens(command, tmp_path, c
         {"adam_beta1": 2},
         {"prompt_budget": 0},
         {"mix": "arena"},
+        {"mix": '{"None": Infinity}'},  # as battles without a source are called
+        {"mix": '{"None": NaN}'},
     ],
     ids=str,
 )

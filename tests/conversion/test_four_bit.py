@@ -5,13 +5,16 @@ import sys
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from helpers.merging import add_adapter, differences, edit, judge_of, merge, refuses, stored
-from helpers.training_runs import trained_models
+from helpers.training_runs import losses, trained_models
 from sft_judge.inference.engines import open_engine
+from sft_judge.modeling.bnb import settings_of
 from sft_judge.modeling.judge_spec import read_spec, write_spec
-from sft_judge.modeling.loading import load_model
+from sft_judge.modeling.loading import base_of, load_model
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -70,6 +73,41 @@ def test_an_adapter_of_a_4_bit_base_is_read_on_one_by_every_stage(on_4_bits):
             kinds = [module for module in engine.model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
             assert len([each for each in kinds if not hasattr(each, "lora_A")]) == layers
             assert engine.score([[5, 6, 7]]).shape == (1, 3)
+
+
+@pytest.fixture
+def packing_cpu():
+    """A CPU for which bitsandbytes packs 4-bit weights at the first forward in evaluation."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    if torch.cuda.is_available() or not bitsandbytes.functional.has_avx512bf16():
+        pytest.skip("not a CPU with AVX-512 for bfloat16, for which bitsandbytes packs weights")
+
+
+DORA_SETTINGS = {"load_in_4bit": "true", "use_dora": "true", "dtype": "bfloat16", "learning_rate": "2e-2"}
+
+
+@engine
+def test_dora_on_4_bits_in_bfloat16_takes_its_norms_of_the_weights_and_not_of_packed_bytes(packing_cpu, train):
+    """Against PEFT and bitsandbytes with the packing turned off by hand."""
+    adapter = str(train("dora", **DORA_SETTINGS))
+    bits = settings_of(read_spec(adapter).training["loaded_in_4bit"])
+    ours = load_model(adapter, "bfloat16", quantization_config=bits)
+    base = AutoModelForCausalLM.from_pretrained(base_of(adapter), dtype=torch.bfloat16, quantization_config=bits)
+    theirs = PeftModel.from_pretrained(base, adapter).eval()
+    for module in theirs.modules():
+        module.support_avx512bf16_for_cpu = False
+    tokens = torch.arange(40)[None]
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(ours(tokens).logits, theirs(tokens).logits)
+
+
+@engine
+@pytest.mark.parametrize("use_dora", ["true", "false"])
+def test_an_evaluation_between_steps_on_4_bits_changes_no_step_after_it(use_dora, packing_cpu, train):
+    settings = {**DORA_SETTINGS, "use_dora": use_dora, "lora_dropout": 0.0, "fold": 0, "max_steps": 4}
+    evaluated = train("evaluated", eval_strategy="steps", eval_steps=2, **settings)
+    assert losses(evaluated) == losses(train("plain", **settings))
 
 
 @engine

@@ -28,6 +28,7 @@ def rows_of(*texts, verdicts=("a", "b", "tie")):
 
 def test_a_plain_model_judges_zero_shot_and_few_shot_and_its_weights_take_no_room(bases, synthetic_file, tmp_path):
     battles = ["--battles", str(synthetic_file)]
+    (bases["qwen2"] / "model.safetensors").chmod(0o644)  # as stages leave it; one that is private is copied
     assert main(["untrained", str(bases["qwen2"]), "--output", str(tmp_path / "zero")]) == 0
     assert main(["untrained", str(bases["qwen2"]), "--shots", "3", *battles, "--output", str(tmp_path / "few")]) == 0
     weights = tmp_path / "zero" / "model.safetensors"

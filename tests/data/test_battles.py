@@ -1,6 +1,7 @@
 """Battles files: what is read is whole, and what is wrong is one line with the row."""
 
 import json
+import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,10 @@ from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS, TURNS, battle_table, read_battles, write_battles
 
 pytestmark = pytest.mark.unit
+
+
+BAD_NUMBERS = (math.inf, -math.inf, math.nan)
+SHARES = {"verdict": None, "soft_a": 0.5, "soft_b": 0.5}
 
 
 def battle(number: int, **changes) -> dict:
@@ -47,6 +52,26 @@ def test_what_is_written_is_read_back(suffix, tmp_path):
 def test_a_bad_row_is_an_error_with_its_number(changes, reason, suffix, tmp_path):
     file = write(tmp_path / f"battles.{suffix}", [battle(0), battle(1), battle(2, **changes), battle(3)])
     with pytest.raises(InputError, match=f"row 3: .*{reason}"):
+        read_battles(file)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        *(({name: value}, f"{name} is") for name in ("weight", "margin") for value in BAD_NUMBERS),
+        ({"weight": -1.0}, "weight is -1.0, expected a number from 0 to 1e.30"),
+        ({"weight": 1e308}, "weight is 1e.308"),
+        *((SHARES | {"soft_b": value}, "soft_b is") for value in (*BAD_NUMBERS, -0.1)),
+        (SHARES | {"soft_tie": math.nan}, "soft_tie is nan"),
+        ({"soft_a": 0.0, "soft_b": 0.0}, "add up to more than 0"),
+        ({"soft_a": 0.7}, "soft_b None"),
+        ({"soft_tie": 0.7}, "soft_a None"),
+    ],
+)
+def test_a_number_that_cannot_be_used_is_an_error_with_its_row_and_battle(changes, reason, suffix, tmp_path):
+    file = write(tmp_path / f"battles.{suffix}", [battle(0), battle(1), battle(2, **changes), battle(3)])
+    with pytest.raises(InputError, match=rf"row 3 \(battle row-2\): .*{reason}"):
         read_battles(file)
 
 
@@ -115,3 +140,55 @@ def test_turns_of_another_arrow_type_are_read_all_the_same(tmp_path):
     pq.write_table(large, tmp_path / "battles.parquet")
     read = read_battles(tmp_path / "battles.parquet")
     assert read.schema.field("prompt").type == TURNS and read["prompt"].to_pylist() == table["prompt"].to_pylist()
+
+
+# A user's own columns
+
+
+TEXT_COLUMNS = ("source", "category", "language", "model_a", "model_b")
+NUMBER_COLUMNS = ("weight", "margin", "fold", "soft_a", "soft_b", "soft_tie")
+FOREIGN = {"a list": [["x", "y"], ["z"]], "a bool": [True, False], "a dict": [{"x": 1}, {"x": 2}]}
+
+
+def write_own(path, name, values):
+    """Two battles with a column of somebody's own."""
+    rows = [battle(row) | {name: value} for row, value in enumerate(values)]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize("values", FOREIGN.values(), ids=FOREIGN)
+def test_a_describing_column_of_another_type_is_left_out_and_said_once(values, suffix, tmp_path, capsys):
+    for name in TEXT_COLUMNS:
+        file = write_own(tmp_path / f"{name}.{suffix}", name, values)
+        assert read_battles(file).column_names == read_battles(file).column_names == [*battle(0)]
+        (line,) = capsys.readouterr().err.splitlines()
+        seen = {"list": "list", "bool": "bool", "dict": "struct" if suffix == "parquet" else "dict"}
+        assert f"{name}.{suffix}: column '{name}' holds" in line and "expected text: read without it" in line
+        assert seen[type(values[0]).__name__] in line
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize("values", [*FOREIGN.values(), ["much", "little"]], ids=[*FOREIGN, "text"])
+def test_a_column_that_changes_numbers_and_is_of_another_type_is_refused_with_the_remedy(values, suffix, tmp_path):
+    for name in NUMBER_COLUMNS:
+        file = write_own(tmp_path / f"{name}.{suffix}", name, values)
+        with pytest.raises(InputError, match=f"column '{name}' holds .*expected .*numbers. Rename the column, or"):
+            read_battles(file)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_whole_numbers_are_folds_however_they_are_written_and_others_are_refused(suffix, tmp_path):
+    assert read_battles(write_own(tmp_path / f"a.{suffix}", "fold", [3.0, 1.0]))["fold"].to_pylist() == [3, 1]
+    for place, value in enumerate((1.5, math.inf, math.nan)):
+        with pytest.raises(InputError, match="column 'fold' holds .*expected whole numbers"):
+            read_battles(write_own(tmp_path / f"b{place}.{suffix}", "fold", [3.0, value]))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_numbers_are_text_where_text_is_due(suffix, tmp_path):
+    assert read_battles(write_own(tmp_path / f"a.{suffix}", "category", [3, 4]))["category"].to_pylist() == ["3", "4"]

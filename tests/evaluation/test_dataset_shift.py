@@ -76,6 +76,8 @@ def test_sets_of_two_and_of_three_verdicts_are_refused_with_what_to_do():
     three, two = battles(["p"] * 3), set_column(battles(["p"] * 3), "verdict", pa.array(["a", "b", "a"]))
     check_comparable(["x", "y"], [three, three])
     check_comparable(["x", "y"], [two, two])
+    labels = {"verdict": pa.nulls(3, pa.string()), "soft_a": [0.3] * 3, "soft_b": [0.3] * 3, "soft_tie": [0.4] * 3}
+    check_comparable(["x", "y"], [three, battles(["p"] * 3, **labels)])
     for names, tables in ((["three", "two"], [three, two]), (["two", "three"], [two, three])):
         with pytest.raises(InputError, match="three has 1 ties and two has none.*prepare three --ties drop"):
             check_comparable(names, tables)

@@ -86,10 +86,7 @@ def test_a_judge_trained_on_another_template_reads_it_too(judge, tree):
 def test_another_base_in_the_same_place_is_refused_and_begun_work_is_not_gone_on_with(judge, tree, tmp_path, capsys):
     shutil.copytree(tree, tmp_path / "copy")
     copy = tmp_path / "copy"
-    assert (
-        main(["base", "--family", "qwen2", "--battles", str(tree / "battles.parquet"), "--output", str(copy / "b")])
-        == 0
-    )
+    assert make_base(tree, copy / "b") == 0
     shutil.rmtree(copy / "models" / "qwen")
     (copy / "b").rename(copy / "models" / "qwen")
     settings = json.loads((copy / "judge" / "adapter_config.json").read_text())

@@ -6,8 +6,17 @@ import pytest
 
 from helpers.training_runs import make_prompt
 from sft_judge.cli import main
-from sft_judge.data.battles import battle_table, read_battles, write_battles
-from sft_judge.training.dataset import mix_sources, shown_orders, split_folds, verdict_dataset, verdict_shares
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import battle_table, read_battles, tie_shares, verdicts_needed, write_battles
+from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.training.dataset import (
+    hard_targets,
+    mix_sources,
+    shown_orders,
+    split_folds,
+    verdict_dataset,
+    verdict_shares,
+)
 from sft_judge.training.samplers import BalancedSampler
 from sft_judge.training.train import describe_counts
 from sft_judge.training.trainer import JudgeTrainer
@@ -78,6 +87,70 @@ def test_soft_labels_are_normalised_over_the_judges_verdicts(soft, bases, synthe
         values = np.array([soft["soft_a"], soft["soft_b"], soft.get("soft_tie", 0.0)])[: len(words)]
         values /= values.sum()
         np.testing.assert_allclose(verdict_dataset(rows, prompt, "none", 0)[0][0]["targets"], [values], rtol=1e-6)
+
+
+def with_shares(rows, tie: float, verdict=None):
+    """Battles whose soft labels give a tie this share."""
+    shares = {"soft_a": 0.75 * (1 - tie), "soft_b": 0.25 * (1 - tie), "soft_tie": tie}
+    return [{**row, "verdict": verdict, **shares} for row in rows]
+
+
+@unit
+def test_a_judge_has_three_verdicts_where_any_label_holds_a_share_of_a_tie(synthetic_table):
+    rows = [row for row in synthetic_table.to_pylist() if row["verdict"] != "tie"]
+    for changed, needed in (
+        (rows, 2),
+        ([*rows, {**rows[0], "verdict": "tie"}], 3),
+        ([*rows, *with_shares(rows[:1], 0.4)], 3),
+        (with_shares(rows, 1.0, verdict="a"), 3),
+        (with_shares(rows, 0.0), 2),
+        (with_shares(rows, 0.0, verdict="tie"), 3),  # even votes, which people call a tie
+        ([{**row, "verdict": None} for row in rows], 2),
+    ):
+        assert verdicts_needed(battle_table(changed)) == needed
+
+
+@unit
+def test_the_share_of_a_tie_is_that_of_the_label_a_battle_is_trained_on(synthetic_table):
+    rows = synthetic_table.slice(0, 9).to_pylist()
+    rows[3:6] = with_shares(rows[3:6], 0.4, verdict="tie")
+    rows[6] |= {"verdict": None}
+    expected = [np.nan if (target := hard_targets(row, 3)) is None else target[2] for row in rows]
+    np.testing.assert_allclose(tie_shares(battle_table(rows)), expected)
+    assert {0.4, 0.0} <= set(np.round(expected, 9)) and np.isnan(expected).sum() == 1
+
+
+@unit
+def test_shares_of_ties_that_two_verdicts_drop_are_counted_and_said(bases, synthetic_table):
+    rows = [row for row in synthetic_table.to_pylist() if row["verdict"] != "tie"][:12]
+    table = battle_table(with_shares(rows[:6], 0.4) + rows[6:9] + [{**row, "verdict": None} for row in rows[9:]])
+    counts = verdict_dataset(table, make_prompt(bases, ["A", "B"]), "none", 0)[1]
+    assert counts["tie_shares_dropped"] == {"battles": 6, "share": pytest.approx(6 * 0.4 / 9)}
+    assert "a tie's share of 6 labels dropped, 26.7% of all labels' mass" in describe_counts(counts, 400)
+    kept = verdict_dataset(table, make_prompt(bases), "none", 0)[1]
+    assert kept["tie_shares_dropped"]["battles"] == 0 and "dropped" not in describe_counts(kept, 400)
+
+
+@unit
+@pytest.mark.parametrize(
+    "label", [{"verdict": "tie"}, {"verdict": None, "soft_a": 0.0, "soft_b": 0.0, "soft_tie": 1.0}]
+)
+def test_a_tie_for_a_judge_of_two_verdicts_is_an_error_with_both_ways_out(label, bases, synthetic_table):
+    rows = battle_table([{**synthetic_table.slice(0, 1).to_pylist()[0], **label}])
+    with pytest.raises(InputError, match="is a tie, but .*num_verdicts: 3, or drop or split"):
+        verdict_dataset(rows, make_prompt(bases, ["A", "B"]), "none", 0)
+
+
+@engine
+def test_ties_in_the_evaluated_fold_alone_are_an_error_that_num_verdicts_mends(
+    train, command, synthetic_table, tmp_path, capsys
+):
+    rows = [{**row, "fold": int(row["verdict"] != "tie")} for row in synthetic_table.to_pylist()]
+    write_battles(tmp_path / "ties.parquet", battle_table(rows))
+    settings = {"battles": tmp_path / "ties.parquet", "fold": 0, "max_steps": 1}
+    assert main(command(**settings)) == 2
+    assert "Train with num_verdicts: 3" in capsys.readouterr().err
+    assert read_spec(train(num_verdicts=3, on_collapse="warn", **settings)).num_verdicts == 3
 
 
 @unit

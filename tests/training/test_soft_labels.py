@@ -17,8 +17,15 @@ from sft_judge.data.battles import battle_table, read_battles, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.dataset import verdict_dataset
-from sft_judge.training.losses import symmetric_kl
-from sft_judge.training.soft_labels import convert_verdicts, correct_label, read_teachers, tie_share
+from sft_judge.training.losses import distill_loss, symmetric_kl
+from sft_judge.training.soft_labels import (
+    MIN_LABEL,
+    convert_verdicts,
+    correct_label,
+    floor_labels,
+    read_teachers,
+    tie_share,
+)
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -185,6 +192,44 @@ def test_corrected_labels_are_counted_and_stand_in_the_order_shown(bases, synthe
         else:
             a, b, tie = against[row["verdict"]]
             np.testing.assert_allclose(dataset[place]["targets"], [[a, b, tie], [b, a, tie]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("num", [2, 3])
+@unit
+def test_a_teacher_that_is_certain_is_softened_by_the_temperature(num):
+    """Against probabilities that the floor leaves alone, the loss counted out by hand."""
+    teacher = {(str(row), "ab"): np.eye(num)[[row]] for row in range(num)}
+    teacher["soft", "ab"] = np.full((1, num), 1 / num)
+    seen, num_floored = floor_labels(teacher)
+    assert num_floored == num and seen["soft", "ab"] is teacher["soft", "ab"]
+    for row in range(num):
+        (label,) = seen[str(row), "ab"]
+        certain = np.full(num, MIN_LABEL)
+        certain[row] = 1
+        np.testing.assert_allclose(label, certain / certain.sum())
+        softened = label**0.2 / (label**0.2).sum()
+        expected = 25 * (np.log(num) + (softened * np.log(softened)).sum())
+        loss = distill_loss(torch.zeros(1, num), torch.tensor(seen[str(row), "ab"]).float(), 5.0)
+        assert loss.item() == pytest.approx(expected, rel=1e-4) and 0.1 < softened.min()
+        assert loss < distill_loss(torch.zeros(1, num), torch.eye(num)[[row]], 5.0) / 2
+
+
+@engine
+def test_labels_that_were_floored_are_counted_said_and_recorded(train, synthetic_file, tmp_path, capsys):
+    file = soft_labels(tmp_path / "labels.parquet", synthetic_file, CLEAN)
+    probs = read_probs(file)
+    probs.logp[:7] = [0.0, -np.inf, -np.inf]
+    write_probs(file, probs)
+    judge = train(labels=file, max_steps=1)
+    assert "; 7 teachers' labels held a probability below 0.0001, now that" in capsys.readouterr().out
+    assert json.loads((judge / "judge.json").read_text())["training"]["labels_floored"] == 7
+
+
+@unit
+def test_the_share_of_ties_counts_soft_labels_for_a_teacher_that_knows_none(synthetic_table):
+    row = {**synthetic_table.slice(0, 1).to_pylist()[0], "verdict": None}
+    rows = [{**row, "id": str(tie), "soft_a": 1 - tie, "soft_b": 0.0, "soft_tie": tie} for tie in (0.1, 0.5)]
+    assert tie_share(battle_table([*rows, row])) == pytest.approx(0.3)
 
 
 # Settings

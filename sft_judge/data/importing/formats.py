@@ -6,7 +6,6 @@ only odd is mended as each function says, and counted.
 """
 
 import json
-import math
 from collections import Counter
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow as pa
 from sft_judge.core.choices import IMPORT_FORMATS
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.data.battles import FIELDS, OPTIONAL
+from sft_judge.data.columns import CHANGES_NUMBERS, LARGEST, LEAST, REMEDY, SOFT, expected_type
 from sft_judge.data.importing import conversation as turns
 from sft_judge.data.importing import labels
 from sft_judge.data.importing.conversation import SURROGATE, RowError, clean_text
@@ -145,9 +145,13 @@ def to_battle(row: dict, format_name: str, source: str, number: int, reading: Re
         raise RowError("prompt", "an empty list, expected at least one turn")
     if len(set(lengths)) > 1:
         raise RowError("response_a" if lengths[0] != lengths[1] else "response_b", f"unequal turns {lengths}")
-    named = row.get("source") or (row.get("subset") if format_name == "rewardbench" else None) or source
-    models = {name: battle[name] for name in ("model_a", "model_b") if battle.get(name)}
-    optional = _optional_fields({**row, **models}, reading.mended)
+    if battle["response_a"] == battle["response_b"] and battle["verdict"] in ("a", "b"):
+        one, other = ("rejected", "chosen") if FORMATS[format_name] is preference_battle else FIELDS[:0:-1]
+        raise RowError(one, f"the same as {other}, so neither can be the better one")
+    models = {name: battle.pop(name) for name in ("model_a", "model_b") if name in battle}
+    optional = _optional_fields({**row, **{name: model for name, model in models.items() if model}}, reading.mended)
+    subset = row.get("subset") if format_name == "rewardbench" else None
+    named = optional.get("source") or subset or source
     return {**battle, **optional, "source": clean_text(str(named), reading.mended)}
 
 
@@ -164,20 +168,29 @@ def _optional_fields(row: dict, mended: Counter) -> dict:
         value = stated.get(name)
         if value is None or value == "" or value != value:  # NaN is how pandas says null
             continue
-        expected = "text" if kind == pa.string() else "a number"
-        if isinstance(value, dict | list | bool):
-            raise RowError(name, f"a {type(value).__name__}, expected {expected}")
         try:
-            fields[name] = clean_text(str(value), mended) if kind == pa.string() else _number(value, kind)
+            if isinstance(value, dict | list | bool):
+                raise TypeError
+            fields[name] = clean_text(str(value), mended) if kind == pa.string() else _number(value, kind, name)
         except (TypeError, ValueError, OverflowError):
-            raise RowError(name, f"{value!r}, expected {expected}") from None
+            seen = f"a {type(value).__name__}"
+            if name in CHANGES_NUMBERS:
+                seen = seen if isinstance(value, dict | list | bool) else repr(value)
+                expected = "a number of 0 or more" if LEAST.get(name) == 0 else "a number"
+                raise RowError(name, f"{seen}, expected {expected}. {REMEDY}") from None
+            mended[f"values of column {name!r} left out: {seen}, expected {expected_type(kind)}"] += 1
+    shares = [fields.get(name) for name in SOFT]
+    if any(share is not None for share in shares) and (None in shares[:2] or not sum(filter(None, shares)) > 0):
+        raise RowError(SOFT[0], f"shares {shares}, expected those of a and b, which add up to more than 0. {REMEDY}")
     return fields
 
 
-def _number(value, kind: pa.DataType) -> int | float:
+def _number(value, kind: pa.DataType, name: str) -> int | float:
     """A number that its column can hold; a fold may be written 3.0. Raises `ValueError` of any other."""
     number = float(value)
-    if not math.isfinite(number) or (kind == pa.int64() and (number != int(number) or abs(number) >= 2**53)):
+    if not LEAST.get(name, -LARGEST) <= number <= LARGEST:
+        raise ValueError
+    if kind == pa.int64() and (number != int(number) or abs(number) >= 2**53):
         raise ValueError
     return int(number) if kind == pa.int64() else number
 

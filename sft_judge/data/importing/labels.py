@@ -1,5 +1,6 @@
 """What the columns of source files say about who won: one-hot flags, names, scores, or which response was chosen."""
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ def row_scores(row: dict, names) -> tuple[float, float] | None:
                 number = float(value)
             except (TypeError, ValueError):
                 raise RowError(name, f"{value!r}, expected a number") from None
-            if number != number:
-                raise RowError(name, "not a number")
+            if not math.isfinite(number):
+                raise RowError(name, f"{value!r}, which is not a number that can be compared")
         return float(values[0]), float(values[1])
     return None

@@ -12,8 +12,8 @@ import pyarrow as pa
 from sft_judge.core.swap_orders import swap
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, BattleFile, set_column
+from sft_judge.data.columns import SOFT
 
-SOFT = ("soft_a", "soft_b", "soft_tie")  # in the order of VERDICTS
 LABELS = ("verdict", *SOFT)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sft_judge.data.battles import FIELDS
+from sft_judge.data.battles import FIELDS, has_label
 from sft_judge.modeling.architectures import model_config_of, tokenizer_at_hand
 from sft_judge.pipelines.planning.step_cost import StepCost, deep_step_cost
 from sft_judge.prompts.identity import check_vocabulary
@@ -77,7 +77,7 @@ def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None) 
         dataset, _ = verdict_dataset(battles, prompt, config.swap, config.seed, cached=True)
         rows = pc.list_flatten(dataset.data["input_ids"])
         return Load(len(dataset), np.array(pc.list_value_length(rows)))
-    kept = battles.filter(pc.is_valid(battles["verdict"])).select(list(FIELDS)).to_pylist()
+    kept = battles.filter(pa.array(has_label(battles))).select(list(FIELDS)).to_pylist()
     characters = np.array([sum(len(turn) for name in FIELDS for turn in row[name]) for row in kept])
     lengths = np.minimum(characters / CHARACTERS_A_TOKEN + FRAME, config.total_budget).astype(int)
     return Load(len(kept), np.repeat(lengths, views_of(config)), counted=False)

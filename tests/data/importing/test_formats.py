@@ -167,6 +167,8 @@ def test_arena_parquet_is_read_like_its_jsonl(tmp_path):
 
 
 ARENA = {f"conversation_{side}": [user("Hi"), assistant(side)] for side in "ab"} | {"winner": "tie", "id": "1"}
+OWN = {"id": "1", "prompt": "p", "response_a": "a", "response_b": "b"}
+RATED = OWN | {"score_a": 2, "score_b": 1}
 BAD_ROWS = {
     "no rejected": (PREFERENCE, {"rejected": None}, "rejected", "missing or null"),
     "another role": (
@@ -204,6 +206,16 @@ BAD_ROWS = {
     "no chat": (ARENA, {"conversation_a": "Hi"}, "conversation_a", "no messages"),
     "unknown winner": (ARENA, {"winner": "both"}, "winner", "'both'"),
     "half a score": (PREFERENCE, {"score_chosen": 3, "score_rejected": None}, "score_rejected", "expected a number"),
+    "the same answer twice": (PREFERENCE, {"rejected": GOOD}, "rejected", "the same as chosen"),
+    "the same response twice": (OWN | {"verdict": "b"}, {"response_b": "a"}, "response_b", "the same as response_a"),
+    "an infinite score": (RATED, {"score_a": "inf"}, "score_a", "not a number"),
+    "an infinite weight": (OWN, {"weight": float("inf")}, "weight", "inf, expected a number of 0 or more. Rename"),
+    "a weight below zero": (OWN, {"weight": -1}, "weight", "-1, expected a number of 0 or more. Rename"),
+    "a list as weight": (OWN, {"weight": [1]}, "weight", "a list, expected a number of 0 or more. Rename"),
+    "a bool as margin": (OWN, {"margin": True}, "margin", "a bool, expected a number. Rename"),
+    "a soft label below zero": (OWN, {"soft_a": 1, "soft_b": -1}, "soft_b", "-1, expected a number of 0 or more"),
+    "half a soft label": (OWN, {"soft_a": 1}, "soft_a", "[1.0, None, None]"),
+    "soft labels of nothing": (OWN, {"soft_a": 0, "soft_b": 0}, "soft_a", "more than 0"),
     "NaN score": (PREFERENCE, {"score_chosen": "nan", "score_rejected": 1}, "score_chosen", "not a number"),
 }
 
@@ -214,6 +226,22 @@ def test_a_bad_row_is_rejected_with_its_reason(row, changes, field, reason, tmp_
     assert len(battles) == 1
     assert [reject["field"] for reject in rejects] == [field] and reason in rejects[0]["reason"]
     assert "2 rows in = 1 out + 1 rejected + 0 merged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value, seen", [(["x"], "a list"), (True, "a bool"), ({"x": 1}, "a dict")])
+def test_a_describing_column_of_another_type_is_left_out_of_every_row_and_counted(value, seen, tmp_path, capsys):
+    names = ("source", "category", "language", "model_a", "model_b")
+    rows = [{**PREFERENCE, "prompt": f"p{place}", **dict.fromkeys(names, value)} for place in range(3)]
+    battles, rejects = import_rows(tmp_path, rows)
+    assert len(battles) == 3 and not rejects
+    assert {battle["source"] for battle in battles} == {"rows"} and not {*names[1:]} & set(battles[0])
+    said = capsys.readouterr().out
+    assert all(said.count(f"3 values of column '{name}' left out: {seen}, expected text") == 1 for name in names)
+
+
+def test_model_names_of_another_type_are_left_out_of_preference_data(tmp_path, capsys):
+    ((battle,), rejects) = import_rows(tmp_path, [{**PREFERENCE, "chosen_model": ["m"], "rejected_model": "n"}])
+    assert not rejects and "n" in battle.values() and "'model_" in capsys.readouterr().out
 
 
 VALUES = st.recursive(
@@ -231,9 +259,9 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 COLUMNS = [*FIELDS, "id", "verdict", "winner", "winner_model_a", "winner_model_b", "winner_tie", "chosen", "rejected"]
+COLUMNS += [*schema.OPTIONAL, "score_a", "score_b"]
 
 
-OWN = {"id": "1", "prompt": "p", "response_a": "a", "response_b": "b"}
 GOOD_ROWS = {
     "lmsys": {name: json.dumps([text]) for name, text in OWN.items() if name != "id"} | {"id": "1"},
     **dict.fromkeys(("wsdm", "battles", "rated"), OWN),

@@ -301,10 +301,12 @@ def test_missing_file_folder_and_unknown_format_are_one_clear_line(tmp_path, cap
         ("llamafactory_dpo.jsonl", 600, 600),
     ],
 )
-def test_real_files_lose_no_row(name, rows, labelled, data_folder):
+def test_real_files_lose_no_row_but_those_of_one_response_twice(name, rows, labelled, data_folder):
     table, rejects, result = imported(data_folder / name)
-    assert table.num_rows == rows == result.rows_in and not rejects
-    assert table.num_rows - table["verdict"].null_count == labelled
+    twice = {"wsdm/train.parquet": 2, "llmeval2.jsonl": 2}.get(name, 0)
+    assert [reject["reason"].partition(",")[0] for reject in rejects] == ["the same as response_a"] * twice
+    assert table.num_rows + twice == rows == result.rows_in
+    assert table.num_rows - table["verdict"].null_count + twice == labelled
 
 
 def test_real_text_is_what_the_csv_module_and_json_read(data_folder):

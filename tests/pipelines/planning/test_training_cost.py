@@ -10,13 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.training_runs import losses
 from sft_judge.cli import main
+from sft_judge.data.battles import battle_table
 from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of
 from sft_judge.modeling.loading import load_model
 from sft_judge.modeling.tiny_models import shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.modeling.verdict_head import VerdictHead
 from sft_judge.pipelines.planning.step_cost import Ledger, StepCost, step_cost
-from sft_judge.pipelines.planning.training_cost import Load, divide_cost, find_gpus, total_flops
+from sft_judge.pipelines.planning.training_cost import Load, divide_cost, find_gpus, load_of, total_flops
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.losses import verdict_loss
 
@@ -56,6 +57,14 @@ def test_the_peak_on_fake_tensors_is_that_on_real_ones(model, tmp_path):
     assert cost.gradients == gradients and cost.optimizer == 0
     assert cost.weights + cost.head == gradients + sum(buffer.numel() * 4 for buffer in real.buffers())
     assert cost.gradients + cost.activations == pytest.approx(ledger.peak, rel=0.02)
+
+
+@unit
+def test_battles_with_soft_labels_alone_are_counted_without_a_tokenizer_too(tmp_path, synthetic_table):
+    rows = [{**row, "verdict": None} for row in synthetic_table.slice(0, 5).to_pylist()]
+    rows[:3] = [{**row, "soft_a": 0.5, "soft_b": 0.5} for row in rows[:3]]
+    load = load_of(battle_table(rows), recipe(tmp_path, swap="both"), None)
+    assert (load.battles, len(load.lengths)) == (3, 6)
 
 
 @unit
