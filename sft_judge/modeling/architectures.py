@@ -90,18 +90,18 @@ KNOWN_ARCHITECTURES = {
 }
 
 
-def model_config_of(model: str) -> PretrainedConfig:
+def model_config_of(model: str, revision: str | None = None) -> PretrainedConfig:
     """The configuration of a known model, in bfloat16 as it is published, or of any other folder or hub id."""
     architecture = KNOWN_ARCHITECTURES.get(model)
     if architecture is None:
-        return load_config(model)
+        return load_config(model, revision)
     return AutoConfig.for_model(architecture.model_type, **architecture.sizes, dtype="bfloat16")
 
 
-def tokenizer_at_hand(model: str):
+def tokenizer_at_hand(model: str, revision: str | None = None):
     """The model's own tokenizer; None for a known model whose tokenizer is not on this machine."""
     if model not in KNOWN_ARCHITECTURES:
-        return load_tokenizer(model)
+        return load_tokenizer(model, revision)
     try:
         return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):

@@ -18,7 +18,7 @@ from sft_judge.modeling.loading import load_config
 from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.prompts.prompt import Fields, JudgePrompt
 from sft_judge.prompts.show import open_prompt
-from sft_judge.prompts.templates import FIXED_DATE
+from sft_judge.prompts.templates import FIXED_DATE, PLAIN_CHAT_NOTE
 from sft_judge.prompts.verdict_tokens import describe_thought, opened_thought, verdict_id
 
 # what a chat template is always given, by transformers or by us
@@ -140,7 +140,7 @@ def check_bos(prompt: JudgePrompt) -> list[Finding]:
 def check_chat_template(tokenizer) -> list[Finding]:
     """What was fixed of a chat template that asks for the date or for settings."""
     if tokenizer.chat_template is None:
-        return [Finding("warning", "the model has no chat template: a plain one that ends in 'Answer:' is used")]
+        return [Finding("warning", f"the model has no chat template: {PLAIN_CHAT_NOTE}")]
     text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", str(tokenizer.chat_template))  # a tag of transformers' own
     tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
     asked = meta.find_undeclared_variables(tree)

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # ends on a line break, as a space would merge with the verdict; as a value, since Jinja drops one at the end of a text
 PLAIN_CHAT = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}{{ 'Answer:\\n' }}"
+PLAIN_CHAT_NOTE = "a plain one that ends in 'Answer:' is used"
 # What a template that prints today's date is given: a judge must read the same prompt every day. It is the date that
 # Llama's templates print where they are given none.
 FIXED_DATE = date(2024, 7, 26)
@@ -125,7 +126,7 @@ def chat_text(tokenizer, system: str, user: str) -> str:
     """
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     if tokenizer.chat_template is None:
-        logger.warning("%s has no chat template: a plain one that ends in 'Answer:' is used.", tokenizer.name_or_path)
+        logger.warning("%s has no chat template: %s", tokenizer.name_or_path, PLAIN_CHAT_NOTE)
         options["chat_template"] = plain_chat(tokenizer)
     reasons = []
     for messages in _message_forms(system, user):

@@ -1,5 +1,6 @@
 """Load the tokenizer and model that a recipe starts from, and check that its settings go with both."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,29 +10,33 @@ from trl import get_quantization_config
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import is_adapter
-from sft_judge.modeling.loading import load_model, load_tokenizer, modules_beyond_text
+from sft_judge.modeling.loading import load_model, modules_beyond_text
+from sft_judge.prompts.templates import PLAIN_CHAT_NOTE, plain_chat
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 
+logger = logging.getLogger(__name__)
 
-def open_tokenizer(model: str, config: JudgeConfig):
+
+def set_tokens(tokenizer, config: JudgeConfig) -> None:
     """
-    Load the tokenizer of a recipe, with the tokens and the chat template that the recipe asks for.
+    Give a tokenizer the end and pad tokens and the chat template that a recipe asks for.
 
-    SFTTrainer would change both after the rows are made.
+    SFTTrainer would do so after the rows are made.
 
     Raises:
         InputError: `eos_token` or `pad_token` is not in the vocabulary, or `chat_template_path` is no template file.
     """
-    tokenizer = load_tokenizer(model)
     for name in ("eos_token", "pad_token"):
         token = getattr(config, name)
         if token is not None and token not in tokenizer.get_vocab():
-            raise InputError(f"{name} is {token!r}, which is not in the vocabulary of {model}.")
+            raise InputError(f"{name} is {token!r}, which is not in the vocabulary of {tokenizer.name_or_path}.")
         if token is not None:
             setattr(tokenizer, name, token)
     if config.chat_template_path is not None:
         tokenizer.chat_template = _read_chat_template(Path(config.chat_template_path))
-    return tokenizer
+    elif tokenizer.chat_template is None:
+        tokenizer.chat_template = plain_chat(tokenizer)
+        logger.warning("%s has no chat template: %s", tokenizer.name_or_path, PLAIN_CHAT_NOTE)
 
 
 def _read_chat_template(file: Path) -> str:
@@ -46,14 +51,14 @@ def _read_chat_template(file: Path) -> str:
         raise InputError(f"{file}: not a chat template, it is not UTF-8 text ({error.reason}).") from error
 
 
-def load_base(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
+def load_base(model_config: JudgeModelConfig, config: JudgeConfig, folder: str | None = None):
     """
     Load the base model of a recipe, in training mode.
 
     Args:
-        name: the folder of its files.
-        model_config: its precision and quantisation.
+        model_config: names the model, its precision and quantisation.
         config: the recipe's other settings; its token budget must fit the model's positions.
+        folder: of the model's files, where it was downloaded.
 
     Returns:
         A `PreTrainedModel`. Parts that read no text are frozen.
@@ -61,6 +66,7 @@ def load_base(name: str, model_config: JudgeModelConfig, config: JudgeConfig):
     Raises:
         InputError: the model is an adapter, is quantised under ZeRO-3, or has fewer positions than `total_budget`.
     """
+    name = folder or model_config.model_name_or_path
     if is_adapter(name):
         raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}

@@ -21,7 +21,7 @@ from sft_judge.core.model_files import describe_base
 from sft_judge.data.battles import read_battles, verdicts_needed
 from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
-from sft_judge.modeling.loading import load_config
+from sft_judge.modeling.loading import load_config, load_tokenizer
 from sft_judge.prompts.identity import check_vocabulary, record_prompt
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
@@ -32,7 +32,7 @@ from sft_judge.training.base_model import (
     check_whole_weights,
     describe_quantization,
     load_base,
-    open_tokenizer,
+    set_tokens,
 )
 from sft_judge.training.callbacks import EmaCallback
 from sft_judge.training.compute_metrics import make_compute_metrics
@@ -67,7 +67,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     output = Path(config.output_dir)
     check_folder(output)
     folder, commit = model_folder(model_config.model_name_or_path, model_config.model_revision)
-    tokenizer = open_tokenizer(folder, config)
+    tokenizer = load_tokenizer(folder)
+    set_tokens(tokenizer, config)
     data = prepare_data(config, tokenizer)
     check_vocabulary(data.prompt, load_config(folder).get_text_config().vocab_size)
     if config.process_index == 0:
@@ -76,7 +77,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         if thought:
             logger.warning(describe_thought(thought))
 
-    model = load_base(folder, model_config, config)
+    model = load_base(model_config, config, folder)
     base = {"base": model_config.model_name_or_path, **describe_quantization(model)}
     lora = adapter_config(model_config, model)
     check_dropout(config, model, lora)

@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, has_label
 from sft_judge.modeling.architectures import model_config_of, tokenizer_at_hand
 from sft_judge.pipelines.planning.step_cost import StepCost, deep_step_cost
 from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training.base_model import set_tokens
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import verdict_dataset
 from sft_judge.training.samplers import num_micro_batches
@@ -158,7 +160,9 @@ def cost_of_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | No
     if config.token_budget:
         rows = max(1, config.token_budget // longest)
     rows *= passes_of(config)
-    cost = deep_step_cost(model_config_of(adapters.model_name_or_path), config, adapters, rows, longest)
+    cost = deep_step_cost(
+        model_config_of(adapters.model_name_or_path, adapters.model_revision), config, adapters, rows, longest
+    )
     packed = adapters.load_in_4bit or adapters.load_in_8bit  # which ZeRO-3 does not bear
     parts = {name: divide_cost(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
     flops = None if load is None else total_flops(cost, load, config, rows, gpus) / gpus
@@ -198,16 +202,20 @@ def _times(flops: float, gpus: list[str]) -> str:
     return f"time, an estimate: {flops:.2e} FLOP a GPU at {UTILISATION:.0%} of its published rate: {shown}"
 
 
-def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load:
-    """The load of a run whose battles are there; nothing else but the tokenizer is read."""
-    battles, _ = read_rows(config)
-    tokenizer = tokenizer_at_hand(model_config.model_name_or_path)
-    prompt = tokenizer and judge_prompt(config, tokenizer, battles)
-    if prompt:
-        check_vocabulary(prompt, model_config_of(model_config.model_name_or_path).get_text_config().vocab_size)
-    return load_of(battles, config, prompt)
+def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load | None:
+    """The load of a run, None where it names no battles; nothing else but the tokenizer is read, and checked."""
+    battles = read_rows(config)[0] if config.battles else None
+    model, prompt = (model_config.model_name_or_path, model_config.model_revision), None
+    tokenizer = tokenizer_at_hand(*model)
+    if tokenizer:
+        set_tokens(tokenizer, config)
+        if battles is None:
+            config = config.with_changes(num_verdicts=config.num_verdicts or len(VERDICTS))
+        prompt = judge_prompt(config, tokenizer, battles)
+        check_vocabulary(prompt, model_config_of(*model).get_text_config().vocab_size)
+    return None if battles is None else load_of(battles, config, prompt)
 
 
 def plan_training(config: JudgeConfig, model_config: JudgeModelConfig, gpus: int) -> str:
     """What the run would take, in words; nothing is loaded but the battles and the tokenizer."""
-    return describe_plan(config, model_config, read_load(config, model_config) if config.battles else None, gpus)
+    return describe_plan(config, model_config, read_load(config, model_config), gpus)
