@@ -2,8 +2,8 @@
 A plain model as a judge, without training: zero-shot, or few-shot with solved battles before each question.
 
 The folder is a judge like any other, so `predict` and `evaluate` say what training has to beat. Its weights are links
-to the model's own files where the disk and their rights allow. Solved battles are short ones of --battles, drawn by the seed, their
-verdicts in turns; give training battles, not those that are evaluated.
+to the model's own files where the disk and their rights allow. Solved battles are short ones of --battles, drawn by
+the seed, their verdicts in turns; give training battles, not those that are evaluated.
 """
 
 from sft_judge.commands.arguments import model_path, natural, positive
