@@ -20,7 +20,6 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.columns import (
-    SOFT,
     find_bad_number,
     is_foreign_type,
     keep_own_values,
@@ -46,7 +45,6 @@ OPTIONAL = {
 }
 COLUMNS = {**REQUIRED, **OPTIONAL}
 FIELDS = ("prompt", "response_a", "response_b")
-TIE = VERDICTS[2]
 BATTLES_PER_BATCH = 5_000  # battles in memory at a time, about 15 MB of text
 ROW_GROUP = 20_000
 
@@ -313,23 +311,6 @@ def labelled_folds(rows: pa.Table) -> set[int | None]:
     """The folds of the battles that have a label of their own, and so were trained on; None for one without a fold."""
     folds = rows["fold"].to_pylist() if "fold" in rows.column_names else [None] * rows.num_rows
     return {fold for fold, labelled in zip(folds, has_label(rows), strict=True) if labelled}
-
-
-def tie_shares(rows: pa.Table) -> np.ndarray:
-    """The share [R] of a tie in each battle's own label, its soft labels before its verdict; NaN without a label."""
-    there = set(rows.column_names)
-    verdicts = np.array([np.nan if name is None else name == TIE for name in rows["verdict"].to_pylist()], float)
-    if "soft_a" not in there:
-        return verdicts
-    soft = [np.array(rows[name].to_pylist() if name in there else [None], float) for name in SOFT]
-    total = np.nansum(np.broadcast_arrays(*soft), axis=0)
-    return np.where(np.isnan(soft[0]), verdicts, np.nan_to_num(soft[2]) / np.where(total > 0, total, 1))
-
-
-def verdicts_needed(rows: pa.Table) -> int:
-    """The verdicts K of a judge of these battles: 3 where one of them is a tie, or has a share of one, else 2."""
-    is_tie = pc.any(pc.equal(rows["verdict"], TIE)).as_py()  # votes that are even are called a tie
-    return 3 if is_tie or (tie_shares(rows) > 0).any() else 2
 
 
 def has_label(rows: pa.Table) -> np.ndarray:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 CHANGES_NUMBERS = ("fold", "weight", "margin", "soft_a", "soft_b", "soft_tie")
 SOFT = tuple(f"soft_{name}" for name in VERDICTS)
 REMEDY = "Rename the column, or drop it"
-LARGEST = 1e30  # of a number: sums of millions of them stay finite
+LARGEST = 3.4e38  # of a number, as float32 holds it; the sum of billions of them is finite in float64
 LEAST = {"weight": 0.0, "margin": -LARGEST, **dict.fromkeys(SOFT, 0.0)}
 
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import set_column, tie_shares, verdicts_needed
+from sft_judge.data.battles import set_column
 from sft_judge.data.preparing.folds import assign_folds
 from sft_judge.data.preparing.leaks import LeakSearch
+from sft_judge.data.ties import tie_shares, verdicts_needed
 from sft_judge.evaluation.align import Aligned
 from sft_judge.evaluation.baselines import class_frequencies
 from sft_judge.evaluation.bootstrap import interval, resample

@@ -15,9 +15,10 @@ from sft_judge.core.manifest import source_hash
 from sft_judge.core.progress import Progress
 from sft_judge.core.swap_orders import ORDERS, swap
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import FIELDS, has_label, tie_shares
+from sft_judge.data.battles import FIELDS, has_label
 from sft_judge.data.columns import SOFT
 from sft_judge.data.row_order import draw_mixture
+from sft_judge.data.ties import tie_shares
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.dataset_cache import cached_rows, fingerprint
 from sft_judge.training.soft_labels import correct_label, teacher_label

@@ -14,8 +14,9 @@ from scipy.optimize import brentq
 
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import content_hash
-from sft_judge.data.battles import labelled_folds, tie_shares
+from sft_judge.data.battles import labelled_folds
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
+from sft_judge.data.ties import tie_shares
 
 ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
 MIN_LABEL = 1e-4  # of a teacher's probabilities: engines agree to 2e-3 at best, so that no judge is surer than this

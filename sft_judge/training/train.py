@@ -18,7 +18,8 @@ from datasets import Dataset
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import check_folder, content_hash, partial_path, write_json
 from sft_judge.core.model_files import describe_base
-from sft_judge.data.battles import read_battles, verdicts_needed
+from sft_judge.data.battles import read_battles
+from sft_judge.data.ties import verdicts_needed
 from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_config, load_tokenizer

@@ -7,7 +7,8 @@ import pytest
 from helpers.training_runs import make_prompt
 from sft_judge.cli import main
 from sft_judge.core.errors import InputError
-from sft_judge.data.battles import battle_table, read_battles, tie_shares, verdicts_needed, write_battles
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.data.ties import tie_shares, verdicts_needed
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.training.dataset import (
     hard_targets,

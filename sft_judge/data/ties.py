@@ -1,0 +1,27 @@
+"""Ties in the labels of battles: how much of each label one has, and so how many verdicts a judge of them needs."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.columns import SOFT
+
+TIE = VERDICTS[2]
+
+
+def tie_shares(rows: pa.Table) -> np.ndarray:
+    """The share [R] of a tie in each battle's own label, its soft labels before its verdict; NaN without a label."""
+    there = set(rows.column_names)
+    verdicts = np.array([np.nan if name is None else name == TIE for name in rows["verdict"].to_pylist()], float)
+    if "soft_a" not in there:
+        return verdicts
+    soft = [np.array(rows[name].to_pylist() if name in there else [None], float) for name in SOFT]
+    total = np.nansum(np.broadcast_arrays(*soft), axis=0)
+    return np.where(np.isnan(soft[0]), verdicts, np.nan_to_num(soft[2]) / np.where(total > 0, total, 1))
+
+
+def verdicts_needed(rows: pa.Table) -> int:
+    """The verdicts K of a judge of these battles: 3 where one of them is a tie, or has a share of one, else 2."""
+    is_tie = pc.any(pc.equal(rows["verdict"], TIE)).as_py()  # votes that are even are called a tie
+    return 3 if is_tie or (tie_shares(rows) > 0).any() else 2
