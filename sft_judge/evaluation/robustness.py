@@ -31,7 +31,8 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     remedy = "`sft-judge attack` the same battles and predict them."
     places = result.rows_of(path, ids, f"battles that {name} is evaluated on", remedy)
     hashes, models = ([probs.metadata.get(key) for probs in (attacked, judge.source)] for key in ("judge", "model"))
-    if all(hashes) and len(set(hashes)) > 1:
+    told = hashes if all(hashes) else [Path(model).resolve() for model in models if model]
+    if len(set(told)) > 1:
         raise InputError(
             f"{path}: made by {models[0]}, but {name} is {models[1]}. Predict the attacked battles with it."
         )
