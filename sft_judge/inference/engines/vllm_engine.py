@@ -124,6 +124,8 @@ def check_usable(model: str, instead: str) -> None:
     loading.check_model_folder(model)
     if loading.is_adapter(model):
         raise InputError(f"{model} is an adapter; vLLM takes whole weights: sft-judge merge {model} --output DIR.")
+    if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")):
+        raise InputError(f"{model}: no weights in it; expected safetensors, as nothing pickled is opened.")
     reason = why_not(model)
     if reason is not None:
         raise InputError(f"{model}: {reason}. {instead}")
@@ -133,6 +135,7 @@ def engine_settings(model: str, spec: JudgeSpec, dtype: str) -> dict:
     """vLLM's engine arguments for a judge, the same to predict and to serve."""
     return {
         "model": model,
+        "load_format": "safetensors",  # "auto" would open pickled weights where there are no others
         "dtype": dtype,
         "max_model_len": spec.budget.total,
         "enforce_eager": not torch.cuda.is_available(),
