@@ -1,13 +1,104 @@
 """Load the model that a recipe starts from, and check that its settings go with it and with the launcher."""
 
+import copy
+import re
+
 import torch
-from transformers import BitsAndBytesConfig
-from transformers.utils import is_liger_kernel_available
+from peft import get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available, is_liger_kernel_available
 from trl import get_quantization_config
 
 from sft_judge.core.errors import InputError
-from sft_judge.modeling.loading import is_adapter, load_model, modules_beyond_text
+from sft_judge.modeling.loading import dtype_of, is_adapter, load_config, load_model, modules_beyond_text
+from sft_judge.training.adapters import adapter_config
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
+
+
+def check_base(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
+    """
+    Check what can be known of a recipe's base model without its weights, and that its adapter goes on it.
+
+    Raises:
+        InputError: the model is an adapter or quantised, has fewer positions than `total_budget`, or does not take the
+            recipe's attention, adapter or quantisation.
+    """
+    name = model_config.model_name_or_path
+    if is_adapter(name):
+        raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
+    _check_quantization(model_config, config)
+    _check_liger(config)
+    base = load_config(name)
+    text = base.get_text_config()
+    method = _quantization_of(base)
+    if method not in (None, "bitsandbytes") or (method and not model_config.use_peft):
+        raise InputError(f"{name} is quantised ({method}), which cannot be trained. Take the model it was made of.")
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions and config.total_budget > positions:
+        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
+    if config.router_aux_loss_coef and not hasattr(text, "output_router_logits"):
+        raise InputError(f"router_aux_loss_coef is set, but {name} is no mixture of experts; leave it out.")
+    if config.fp16 and not model_config.use_peft and dtype_of(name, model_config.dtype or "float32") == "float16":
+        raise InputError("fp16 is mixed precision, but the weights to train are float16; set dtype to float32.")
+    if _zero_stage(config) != 3:  # which would divide a model without weights too
+        _check_adapter(model_config, config, base)
+
+
+def _check_adapter(model_config: JudgeModelConfig, config: JudgeConfig, base) -> None:
+    """Put the adapter on the model without weights, as PEFT will on the real one."""
+    name, wanted = model_config.model_name_or_path, model_config.attn_implementation
+    wanted = None if wanted == "flash_attention_2" else wanted  # gives way where it is not installed
+    if str(wanted).startswith("paged|"):
+        raise InputError(f"attn_implementation is {wanted!r}, which is for generation; take sdpa or eager.")
+    base.quantization_config = None
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(base, **({"attn_implementation": wanted} if wanted else {}))
+    except (ImportError, ValueError, KeyError) as error:
+        raise InputError(f"{name} with attn_implementation {wanted}: {_one_line(error)}.") from error
+    if config.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(f"{type(model).__name__} has no gradient_checkpointing; set it to false.")
+    if wanted == "flex_attention" and config.device.type == "cpu":
+        raise InputError("flex_attention has no backward pass on a CPU; take attn_implementation sdpa or eager.")
+    lora = adapter_config(model_config, model)
+    check_dropout(config, model, lora)
+    if lora is None:
+        return
+    lora.init_lora_weights = True  # the others read the weights
+    try:
+        model = get_peft_model(model, lora)
+    except (ValueError, TypeError, RuntimeError, re.error) as error:
+        raise InputError(f"no adapter for lora_target_modules {lora.target_modules}: {_one_line(error)}.") from error
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        raise InputError("lora_target_modules names the head, whose rows are read without an adapter; leave it out.")
+
+
+def _check_quantization(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
+    bits = "load_in_4bit" if model_config.load_in_4bit else "load_in_8bit" if model_config.load_in_8bit else None
+    if bits is None:
+        return
+    if _zero_stage(config) == 3:
+        raise InputError(
+            "ZeRO-3 divides weights, which quantised ones do not bear: with 8 bits the loss is ten times too high "
+            "(bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or leave out load_in_8bit and load_in_4bit."
+        )
+    if not model_config.use_peft:
+        raise InputError(f"{bits} is set without use_peft, but quantised weights cannot be trained; set use_peft.")
+    if not is_bitsandbytes_available():
+        raise InputError(f"{bits} is set, but bitsandbytes is not installed: pip install bitsandbytes.")
+
+
+def _quantization_of(base) -> str | None:
+    """The method by which a base's files are quantised, from its configuration."""
+    stored = getattr(base, "quantization_config", None)
+    return (
+        (stored if isinstance(stored, dict) else stored.to_dict()).get("quant_method", "unknown") if stored else None
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:200]
 
 
 def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
@@ -16,31 +107,22 @@ def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
 
     Args:
         model_config: names the model, its precision and quantisation.
-        config: the recipe's other settings; its token budget must fit the model's positions.
+        config: the recipe's other settings.
 
     Returns:
         A `PreTrainedModel`. Parts that read no text are frozen.
 
     Raises:
-        InputError: the model is an adapter, is quantised under ZeRO-3, or has fewer positions than `total_budget`.
+        InputError: the model cannot be loaded.
     """
     name = model_config.model_name_or_path
-    if is_adapter(name):
-        raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}
-    if _zero_stage(config) == 3 and (model_config.load_in_8bit or model_config.load_in_4bit):
-        raise InputError(
-            "ZeRO-3 divides weights, which quantised ones do not bear: with 8 bits the loss is ten times too high "
-            "(bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or leave out load_in_8bit and load_in_4bit."
-        )
-    _check_liger(config)
-    quantization = get_quantization_config(model_config)
+    precise = copy.copy(model_config)  # for the layers' products, where bitsandbytes knows no "auto"
+    precise.dtype = dtype_of(name, model_config.dtype or "float32")
+    quantization = get_quantization_config(precise)
     if quantization is not None:
         options["quantization_config"] = quantization
     model = load_model(name, model_config.dtype, **options)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions and config.total_budget > positions:
-        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
     for module in modules_beyond_text(model).values():  # it would get no gradient, which DDP waits for
         module.requires_grad_(False)
     return model.train()

@@ -24,7 +24,7 @@ from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
 from sft_judge.prompts.verdict_tokens import choose_verdict_words
 from sft_judge.training.adapters import adapter_config, changes_base, describe_adapter, keep_start
-from sft_judge.training.base_model import check_dropout, check_whole_weights, describe_quantization, load_base
+from sft_judge.training.base_model import check_whole_weights, describe_quantization, load_base
 from sft_judge.training.callbacks import EmaCallback
 from sft_judge.training.compute_metrics import make_compute_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
@@ -32,6 +32,7 @@ from sft_judge.training.dataset import mix_sources, split_folds, verdict_dataset
 from sft_judge.training.learning_rates import question_learning_rate
 from sft_judge.training.machine_defaults import DEFAULTS
 from sft_judge.training.resume import open_work
+from sft_judge.training.run_checks import check_run, check_steps
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import read_teachers
 from sft_judge.training.trainer import JudgeTrainer
@@ -57,20 +58,23 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     """
     output = Path(config.output_dir)
     check_folder(output)
+    check_run(config, model_config)
     tokenizer = load_tokenizer(model_config.model_name_or_path)
     data = prepare_data(config, tokenizer)
+    check_steps(config, len(data.train_set))
     if config.process_index == 0:
         logger.info(describe_counts(data.counts, config.total_budget))
 
     model = load_base(model_config, config)
     base = {"base": model_config.model_name_or_path, **describe_quantization(model)}
     lora = adapter_config(model_config, model)
-    check_dropout(config, model, lora)
 
     work = partial_path(output)
     checkpoint = open_work(work, fingerprint, config)
-    # Trainer would push the work in progress
-    trainer = make_trainer(config.with_changes(output_dir=str(work), push_to_hub=False), model, lora, tokenizer, data)
+    # Trainer would push the work in progress, and SFTTrainer change the tokenizer after the rows were made with it
+    changes = {"output_dir": str(work), "push_to_hub": False}
+    changes |= dict.fromkeys(("chat_template_path", "eos_token", "pad_token"))
+    trainer = make_trainer(config.with_changes(**changes), model, lora, tokenizer, data)
     start = _keep_start(trainer, model_config, config, work)
     trained = _fit(trainer, checkpoint)
 
@@ -185,7 +189,10 @@ def _keep_start(trainer: JudgeTrainer, model_config: JudgeModelConfig, config: J
 def _fit(trainer: JudgeTrainer, checkpoint: str | None):
     """Train, from a checkpoint if there is one; a run that a guard stops leaves its log in `stopped.json`."""
     try:
-        return trainer.train(resume_from_checkpoint=checkpoint)
+        trained = trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.state.global_step == 0:
+            raise GateError("No step was made, so nothing was learnt: too few battles for a batch of all processes.")
+        return trained
     except GateError as error:
         if trainer.is_world_process_zero():
             log = drop_timings(trainer.state.log_history)
