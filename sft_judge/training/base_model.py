@@ -14,6 +14,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.modeling.loading import dtype_of, is_adapter, load_config, load_model, modules_beyond_text
 from sft_judge.training.adapters import adapter_config
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
+from sft_judge.training.machine_defaults import uses_fsdp
 
 
 def check_base(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
@@ -150,7 +151,7 @@ def check_dropout(config: JudgeConfig, model, lora) -> None:
 
 def check_whole_weights(what: str, config: JudgeConfig) -> None:
     """Raise `InputError` where a launcher divides the weights among the processes."""
-    if _zero_stage(config) == 3 or config.fsdp_plugin_args:
+    if _zero_stage(config) == 3 or uses_fsdp():
         raise InputError(f"{what} needs whole weights on each process; take ZeRO-2, ZeRO-1 or DDP, or leave it out.")
 
 

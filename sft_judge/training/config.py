@@ -16,7 +16,7 @@ from sft_judge.core.errors import InputError, nearest
 from sft_judge.modeling.judge_spec import Budget
 from sft_judge.training.machine_defaults import DEFAULTS
 from sft_judge.training.settings_checks import check_combinations, check_deepspeed, check_settings
-from sft_judge.training.settings_table import GREATER_IS_BETTER, MODEL, TRAINING
+from sft_judge.training.settings_table import DEFAULT_TEMPLATE, GREATER_IS_BETTER, MODEL, TRAINING
 
 CHOICES = {
     "swap": ("both", "random", "none"),
@@ -87,7 +87,7 @@ class JudgeConfig(SFTConfig):
     teacher_ties: str = _help("what a student of two verdicts makes of a teacher's tie: drop or split", "drop")
     correct_above: float = _help("teachers surer than this of another verdict take the label's place; 1: never", 1.0)
     rdrop_weight: float = _help("weight of the symmetric KL between two passes with other dropout (R-Drop)", 0.0)
-    prompt_template: str = _help("a name in prompts/ or a template file", "pair")
+    prompt_template: str = _help("a name in prompts/ or a template file", DEFAULT_TEMPLATE)
     num_verdicts: int | None = _help("2 or 3; by default 3 where the battles hold a tie")
     verdict_words: list[str] | None = _help("the answer words, one token each; by default A, B and tie (or C)")
     prompt_budget: int = _help("tokens allowed for the prompt", Budget.prompt)

@@ -38,6 +38,7 @@ def check_run(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
     """
     _check_trackers(config)
     _check_device(config)
+    _check_deepspeed(config)
     _check_compile(config)
     _check_checkpointing(config)
     _check_optimizer(config)
@@ -75,8 +76,23 @@ def _check_device(config: JudgeConfig) -> None:
     for name in ("fp16", "activation_offloading"):
         if getattr(config, name) and config.device.type == "cpu":
             raise InputError(f"{name} needs a GPU, but training is on the CPU; leave it out.")
+
+
+def _check_deepspeed(config: JudgeConfig) -> None:
+    """Raise `InputError` where a launcher's DeepSpeed settings contradict the recipe."""
     if config.deepspeed and config.world_size == 1 and config.device.type == "cpu":
         raise InputError("deepspeed is set, but this is one process on a CPU; leave it out, or launch on GPUs.")
+    given = config.deepspeed_plugin.deepspeed_config if config.deepspeed_plugin else {}
+    own = {
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "train_micro_batch_size_per_gpu": config.per_device_train_batch_size,
+        "gradient_clipping": config.max_grad_norm,
+    }
+    for name, value in own.items():
+        if given.get(name, "auto") not in ("auto", value):
+            raise InputError(
+                f"{name} is {given[name]} in DeepSpeed's settings, but {value} in the recipe; set it to auto there."
+            )
 
 
 def _check_compile(config: JudgeConfig) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 USED, PASSED_ON, REFUSED = "used", "passed on", "refused"
 LARGEST_VALUE = 10**9
+DEFAULT_TEMPLATE = "pair"
 GREATER_IS_BETTER = {"loss": False, "log_loss": False, "accuracy": True, "swap_agreement": True, "choice_mass": True}
 GREATER_IS_BETTER |= {f"eval_{name}": better for name, better in GREATER_IS_BETTER.items()}
 

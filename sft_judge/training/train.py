@@ -2,7 +2,7 @@
 A recipe to a judge: read the rows, load the model, train, and write a folder that appears when all is done.
 
 Work in progress is kept beside the output in `.NAME.partial`, with the fingerprint of the settings that it belongs to:
-the same settings go on from the last checkpoint, others start afresh.
+the same settings go on from the last checkpoint, others start afresh. See resume.py.
 """
 
 import json
@@ -31,7 +31,7 @@ from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import mix_sources, split_folds, verdict_dataset, verdict_shares
 from sft_judge.training.learning_rates import question_learning_rate
 from sft_judge.training.machine_defaults import DEFAULTS
-from sft_judge.training.resume import open_work
+from sft_judge.training.resume import check_same_launch, open_work
 from sft_judge.training.run_checks import check_run, check_steps
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import read_teachers
@@ -62,6 +62,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     tokenizer = load_tokenizer(model_config.model_name_or_path)
     data = prepare_data(config, tokenizer)
     check_steps(config, len(data.train_set))
+    work = partial_path(output)
+    check_same_launch(work, fingerprint, config)
     if config.process_index == 0:
         logger.info(describe_counts(data.counts, config.total_budget))
 
@@ -69,7 +71,6 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     base = {"base": model_config.model_name_or_path, **describe_quantization(model)}
     lora = adapter_config(model_config, model)
 
-    work = partial_path(output)
     checkpoint = open_work(work, fingerprint, config)
     # Trainer would push the work in progress, and SFTTrainer change the tokenizer after the rows were made with it
     changes = {"output_dir": str(work), "push_to_hub": False}
