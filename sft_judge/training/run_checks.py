@@ -80,8 +80,6 @@ def _check_device(config: JudgeConfig) -> None:
 
 def _check_deepspeed(config: JudgeConfig) -> None:
     """Raise `InputError` where a launcher's DeepSpeed settings contradict the recipe."""
-    if config.deepspeed and config.world_size == 1 and config.device.type == "cpu":
-        raise InputError("deepspeed is set, but this is one process on a CPU; leave it out, or launch on GPUs.")
     given = config.deepspeed_plugin.deepspeed_config if config.deepspeed_plugin else {}
     own = {
         "gradient_accumulation_steps": config.gradient_accumulation_steps,

@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sft_judge.core.errors import InputError, nearest
+from sft_judge.training.machine_defaults import has_gpu
 from sft_judge.training.settings_table import GREATER_IS_BETTER, RANGES, REFUSED, Setting
 
 OFF = (None, False, 0, "", "no", [], "none")
@@ -84,6 +85,8 @@ def check_combinations(config) -> None:
         for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
             if getattr(config, name):
                 raise InputError(f"{name} is set, but there are no workers; set dataloader_num_workers.")
+    if config.deepspeed and not has_gpu() and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise InputError("deepspeed is set, but this is one process on a CPU; leave it out, or launch on GPUs.")
     _check_order(config)
 
 

@@ -209,8 +209,8 @@ MODEL = {
 _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "ddp_timeout")
 _COUNTS += ("prompt_budget", "response_budget", "total_budget", "token_budget", "limit", "collapse_after")
 _COUNTS += ("spike_factor", "save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps")
-_COUNTS += ("ddp_bucket_cap_mb", "dataloader_prefetch_factor", "pad_to_multiple_of", "dataset_num_proc")
-_AMOUNTS = ("warmup_steps", "weight_decay", "max_grad_norm", "dataloader_num_workers", "eval_delay")
+_COUNTS += ("ddp_bucket_cap_mb", "dataloader_prefetch_factor", "dataset_num_proc")
+_AMOUNTS = ("warmup_steps", "weight_decay", "max_grad_norm", "eval_delay")
 _AMOUNTS += ("fold", "holdout_fold")
 RANGES = {  # TRL's settings among them: what it takes without a word fails in a traceback, or trains nothing
     "learning_rate": (0, 1),
@@ -221,6 +221,8 @@ RANGES = {  # TRL's settings among them: what it takes without a word fails in a
     "max_steps": (-1, LARGEST_VALUE),
     "local_rank": (-1, LARGEST_VALUE),
     "num_verdicts": (2, 3),
+    "pad_to_multiple_of": (1, 4096),
+    "dataloader_num_workers": (0, 1024),
     "label_smoothing_factor": (0, 1),
     "ema_decay": (0, 0.99999),
     "correct_above": (0.5, 1),
