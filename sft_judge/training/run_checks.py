@@ -17,8 +17,9 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_rep
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.training.base_model import check_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
-from sft_judge.training.settings_checks import unused_settings
-from sft_judge.training.settings_table import MODEL, TRAINING
+from sft_judge.training.machine_defaults import uses_fsdp
+from sft_judge.training.settings_checks import keys_of_many_processes, unused_settings
+from sft_judge.training.settings_table import MODEL, OWN, TRAINING
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ def check_run(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
     _check_checkpointing(config)
     _check_optimizer(config)
     check_base(model_config, config)
-    unused = [*unused_settings(config, TRAINING), *unused_settings(model_config, MODEL)]
+    unused = [*unused_settings(config, TRAINING | OWN), *unused_settings(model_config, MODEL | OWN)]
+    of_many = keys_of_many_processes(config) if config.world_size == 1 else []
+    unused += [f"{', '.join(of_many)} (this is one process)"] if of_many else []
     if unused and config.process_index == 0:
         logger.warning(f"keys that do nothing in this run: {'; '.join(unused)}.")
 
@@ -73,6 +76,14 @@ def _check_trackers(config: JudgeConfig) -> None:
 
 
 def _check_device(config: JudgeConfig) -> None:
+    if config.n_gpu > 1:
+        raise InputError(
+            f"{config.n_gpu} GPUs are visible to one process; launch one for each (recipes/accelerate/ddp.yaml), or "
+            "set CUDA_VISIBLE_DEVICES=0."
+        )
+    divided = uses_fsdp() or config.deepspeed_plugin
+    if divided and config.save_only_model and config.load_best_model_at_end:
+        raise InputError("save_only_model and load_best_model_at_end do not go together under DeepSpeed or FSDP.")
     for name in ("fp16", "activation_offloading"):
         if getattr(config, name) and config.device.type == "cpu":
             raise InputError(f"{name} needs a GPU, but training is on the CPU; leave it out.")

@@ -85,6 +85,10 @@ def check_combinations(config) -> None:
         for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
             if getattr(config, name):
                 raise InputError(f"{name} is set, but there are no workers; set dataloader_num_workers.")
+    if config.agreement_weight and config.swap != "both":
+        raise InputError(f"agreement_weight is of a battle's two orders, but swap is {config.swap}; take both.")
+    if config.ddp_backend and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise InputError(f"ddp_backend is {config.ddp_backend}, but this is one process; leave it out.")
     if config.deepspeed and not has_gpu() and os.environ.get("WORLD_SIZE", "1") == "1":
         raise InputError("deepspeed is set, but this is one process on a CPU; leave it out, or launch on GPUs.")
     _check_order(config)
@@ -123,6 +127,12 @@ def unused_settings(config, table: dict[str, Setting]) -> list[str]:
         if needs and value != default and getattr(config, needs) in OFF:
             found.setdefault(needs, []).append(item.name)
     return [f"{', '.join(names)} ({needs} is off)" for needs, names in found.items()]
+
+
+def keys_of_many_processes(config) -> list[str]:
+    """Name the keys of several processes that a recipe sets."""
+    items = [item for item in fields(config) if item.name.startswith("ddp_") and item.default is not MISSING]
+    return [item.name for item in items if getattr(config, item.name) != item.default]
 
 
 @cache
@@ -192,6 +202,8 @@ def _fits(value, hint) -> bool:
 
 
 def _describe(hint) -> str:
+    if list[str] in _alternatives(hint):
+        return "a list of text" if str not in _alternatives(hint) else "text or a list of text"
     kinds = [get_origin(kind) or kind for kind in _alternatives(hint)]
     return " or ".join(dict.fromkeys(_NAMES.get(kind, "text") for kind in kinds if kind is not Literal))
 

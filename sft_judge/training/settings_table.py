@@ -206,6 +206,13 @@ MODEL = {
     "bnb_4bit_quant_storage": _passed_on("", "load_in_4bit"),
 }
 
+_OF_LABELS = ("distill_weight", "distill_temperature", "distill_kind", "distill_confidence", "teacher_ties")
+OWN = {  # the judge's own keys that do nothing without another one
+    **{name: _used("", "labels") for name in (*_OF_LABELS, "correct_above", "allow_in_sample")},
+    "spike_factor": _used("", "on_spike"),
+    "lora_init": _used("", "use_peft"),
+}
+
 _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "ddp_timeout")
 _COUNTS += ("prompt_budget", "response_budget", "total_budget", "token_budget", "limit", "collapse_after")
 _COUNTS += ("spike_factor", "save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps")

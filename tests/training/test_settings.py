@@ -37,6 +37,8 @@ LATE = [
     ({"gradient_checkpointing_kwargs": '{"reentrant": true}'}, "Did you mean 'use_reentrant'?"),
     ({"deepspeed": "nowhere.json"}, "deepspeed is 'nowhere.json', but there is no such file"),
     ({"ddp_backend": "gloom"}, "Did you mean 'gloo'?"),
+    ({"ddp_backend": "gloo"}, "ddp_backend is gloo, but this is one process"),
+    ({"agreement_weight": 1, "swap": "random"}, "agreement_weight is of a battle's two orders"),
     ({"load_best_model_at_end": "true"}, "load_best_model_at_end needs an evaluation"),
     ({"eval_on_start": "true"}, "eval_on_start needs an evaluation"),
     ({**EVALUATED, "metric_for_best_model": "nonsense"}, "metric_for_best_model is 'nonsense', expected one of loss"),
@@ -146,11 +148,13 @@ def test_what_fails_late_or_does_nothing_is_refused_before_the_model_is_loaded(
 
 @engine
 def test_keys_that_do_nothing_for_want_of_another_are_named(train, capsys):
-    train(run_name="mine", use_peft="false", max_steps=1)
+    train(run_name="mine", use_peft="false", max_steps=1, ddp_static_graph="true", distill_kind="cosine")
     said = capsys.readouterr()
-    assert "keys that do nothing in this run: run_name (report_to is off); lora_r (use_peft is off)." in (
-        said.out + said.err
-    )
+    for named in ("run_name (report_to is off)", "distill_kind (labels is off)", "lora_r (use_peft is off)"):
+        assert (
+            f"; {named}" in said.out + said.err or f"keys that do nothing in this run: {named}" in said.out + said.err
+        )
+    assert "ddp_static_graph (this is one process)" in said.out + said.err
 
 
 @engine
