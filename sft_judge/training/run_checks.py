@@ -8,6 +8,7 @@ and the adapter goes on a model without weights.
 import logging
 from inspect import signature
 
+import pyarrow as pa
 import torch
 from accelerate.utils import DynamoBackend
 from torch.utils.checkpoint import checkpoint
@@ -51,8 +52,21 @@ def check_run(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
         logger.warning(f"keys that do nothing in this run: {'; '.join(unused)}.")
 
 
-def check_steps(config: JudgeConfig, num_rows: int) -> None:
-    """Raise `InputError` where the training set has no whole batch, so that nothing would be trained."""
+def check_rows(config: JudgeConfig, battles: pa.Table, num_rows: int) -> None:
+    """
+    Check what a recipe asks of its battles.
+
+    Args:
+        config: the recipe.
+        battles: those that it trains on.
+        num_rows: how many of them have a label.
+
+    Raises:
+        InputError: no batch of the training set is whole, so that nothing would be trained, or no battle has a margin.
+    """
+    margins = battles["margin"].to_pylist() if "margin" in battles.column_names else []
+    if config.margin_scale and not any(margins):
+        raise InputError("margin_scale is set, but no battle has a `margin`; leave it out.")
     batch = config.train_batch_size * config.world_size
     if config.dataloader_drop_last and config.token_budget is None and num_rows < batch:
         raise InputError(
@@ -146,6 +160,8 @@ def _check_optimizer(config: JudgeConfig) -> None:
             continue
         if without == defaults:
             raise InputError(f"{name} is {getattr(config, name)!r}, but {config.optim.value} makes no use of it.")
+    if "weight_decay" in (config.optim_args or ""):  # Trainer's groups of parameters have their own
+        raise InputError("optim_args has weight_decay, which Trainer takes from the key weight_decay alone.")
     _check_unused_by_schedule(config)
     steps = config.max_steps if config.max_steps > 0 else TRIED_STEPS + int(config.warmup_steps)
     try:

@@ -62,6 +62,10 @@ def check_combinations(config) -> None:
     evaluates = config.eval_strategy != "no"
     if evaluates and config.fold is None:
         raise InputError(f"eval_strategy is {config.eval_strategy}, but no fold is left out to evaluate on; set fold.")
+    if config.fold is not None and config.fold == config.holdout_fold:
+        raise InputError(
+            f"fold and holdout_fold are both {config.fold}, but it is evaluated on; leave one of them out."
+        )
     wants_evaluation = {
         "load_best_model_at_end": config.load_best_model_at_end,
         "eval_on_start": config.eval_on_start,

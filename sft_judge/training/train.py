@@ -32,7 +32,7 @@ from sft_judge.training.dataset import mix_sources, split_folds, verdict_dataset
 from sft_judge.training.learning_rates import question_learning_rate
 from sft_judge.training.machine_defaults import DEFAULTS
 from sft_judge.training.resume import check_same_launch, open_work
-from sft_judge.training.run_checks import check_run, check_steps
+from sft_judge.training.run_checks import check_rows, check_run
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import read_teachers
 from sft_judge.training.trainer import JudgeTrainer
@@ -61,7 +61,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     check_run(config, model_config)
     tokenizer = load_tokenizer(model_config.model_name_or_path)
     data = prepare_data(config, tokenizer)
-    check_steps(config, len(data.train_set))
+    check_rows(config, data.rows, len(data.train_set))
     work = partial_path(output)
     check_same_launch(work, fingerprint, config)
     if config.process_index == 0:

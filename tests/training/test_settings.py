@@ -55,6 +55,9 @@ LATE = [
     ({"attn_implementation": "nonsense"}, "attn_implementation nonsense"),
     ({"attn_implementation": "paged|eager"}, "which is for generation"),
     ({"router_aux_loss_coef": 0.1}, "is no mixture of experts"),
+    ({"fold": 0, "holdout_fold": 0}, "fold and holdout_fold are both 0"),
+    ({"margin_scale": 1}, "margin_scale is set, but no battle has a `margin`"),
+    ({"optim": "sgd", "optim_args": "weight_decay=0.1"}, "optim_args has weight_decay"),
     ({"loss_type": "dft"}, "loss_type is 'dft', but the loss is over the verdicts"),
     ({"assistant_only_loss": "true"}, "the loss is on the verdict alone"),
     ({"model_init_kwargs": '{"dtype": "bfloat16"}'}, "a model is loaded by dtype"),
@@ -172,7 +175,7 @@ def test_four_bits_take_the_precision_of_the_files(train):
 
 @engine
 def test_a_training_that_makes_no_step_is_no_judge(command, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(training, "check_steps", lambda *_: None)
+    monkeypatch.setattr(training, "check_rows", lambda *_: None)
     words = command("none", dataloader_drop_last="true", per_device_train_batch_size=300)
     from sft_judge.cli import main
 
