@@ -145,10 +145,10 @@ class JudgeConfig(SFTConfig):
             off = {"fused_linear_cross_entropy": False, "cross_entropy": False}
             self.liger_kernel_config = {**(self.liger_kernel_config or {}), **off}
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        if self.metric_for_best_model and self.greater_is_better is None:  # TRL goes by the name's ending
+            self.greater_is_better = GREATER_IS_BETTER[self.metric_for_best_model]
         super().__post_init__()
         check_deepspeed(self)
-        if self.metric_for_best_model:  # TRL's rule would keep the worst of some
-            self.greater_is_better = GREATER_IS_BETTER[self.metric_for_best_model]
         if not isinstance(self.mix, dict | None):
             raise InputError(
                 f"mix is {self.mix!r}, expected a rate for each source, such as {{arena: 1, synthetic: 0.25}}."

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.training.machine_defaults import has_gpu
-from sft_judge.training.settings_table import GREATER_IS_BETTER, RANGES, REFUSED, Setting
+from sft_judge.training.settings_table import RANGES, REFUSED, Setting
 
 OFF = (None, False, 0, "", "no", [], "none")
 _NAMES = {NoneType: "null", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -62,10 +62,6 @@ def check_combinations(config) -> None:
     evaluates = config.eval_strategy != "no"
     if evaluates and config.fold is None:
         raise InputError(f"eval_strategy is {config.eval_strategy}, but no fold is left out to evaluate on; set fold.")
-    if config.fold is not None and config.fold == config.holdout_fold:
-        raise InputError(
-            f"fold and holdout_fold are both {config.fold}, but it is evaluated on; leave one of them out."
-        )
     wants_evaluation = {
         "load_best_model_at_end": config.load_best_model_at_end,
         "eval_on_start": config.eval_on_start,
@@ -79,8 +75,10 @@ def check_combinations(config) -> None:
     metric = config.metric_for_best_model
     if config.save_strategy == "best" and metric is None:
         raise InputError("save_strategy is best; set metric_for_best_model, e.g. log_loss, to say of what.")
-    if config.greater_is_better is not None and config.greater_is_better != GREATER_IS_BETTER.get(metric or "loss"):
-        raise InputError(f"greater_is_better is {config.greater_is_better}, which keeps the worst {metric or 'loss'}.")
+    by_metric = config.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") or config.save_strategy == "best"
+    for name in ("metric_for_best_model", "greater_is_better"):
+        if getattr(config, name) is not None and not (by_metric or config.load_best_model_at_end):
+            raise InputError(f"{name} chooses nothing; set load_best_model_at_end or save_strategy best too.")
     if evaluates and config.max_steps > 0 and max(config.eval_steps or 0, config.eval_delay) > config.max_steps:
         raise InputError(f"eval_steps or eval_delay is beyond max_steps, {config.max_steps}: nothing is evaluated.")
     if evaluates and config.dataloader_drop_last:

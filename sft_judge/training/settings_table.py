@@ -122,7 +122,7 @@ TRAINING = {
     "hub_revision": _refused(_OF_PUSH),
     "load_best_model_at_end": _passed_on("needs eval_strategy"),
     "metric_for_best_model": _passed_on("loss, log_loss, accuracy, swap_agreement or choice_mass"),
-    "greater_is_better": _used("follows from metric_for_best_model, and may say nothing else"),
+    "greater_is_better": _used("by default as metric_for_best_model has it"),
     "ignore_data_skip": _refused("a run that goes on would see battles twice and others never"),
     "restore_callback_states_from_checkpoint": _refused("no callback here keeps a state that Trainer restores"),
     "full_determinism": _passed_on(),
