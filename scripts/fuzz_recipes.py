@@ -34,7 +34,7 @@ from sft_judge.data.synthetic.generator import generate_split
 from sft_judge.data.synthetic.preference_model import preset_settings
 from sft_judge.modeling.tiny_models import make_base
 from sft_judge.training.config import CHOICES, LORA_INITS, JudgeConfig, JudgeModelConfig
-from sft_judge.training.settings_checks import _enum_values, _hints
+from sft_judge.training.settings_checks import enum_values, hints_of
 from sft_judge.training.settings_table import MODEL, TRAINING
 from sft_judge.training.settings_table import REFUSED as TURNED_DOWN
 
@@ -70,7 +70,7 @@ NEVER = {"torch_compile": True, "dataloader_num_workers": 10**9, "lora_r": 10**9
 
 def recipes():
     """Recipes of one to three drawn keys, some of them misspelt, over a base that trains."""
-    hints = {**_hints(JudgeConfig), **_hints(JudgeModelConfig)}
+    hints = {**hints_of(JudgeConfig), **hints_of(JudgeModelConfig)}
     items = {item.name: item for kind in (JudgeConfig, JudgeModelConfig) for item in fields(kind)}
     tables = {**TRAINING, **MODEL}
     names = sorted(name for name in items if name != "output_dir")
@@ -78,7 +78,7 @@ def recipes():
 
     def values_of(name):
         item = items[name]
-        known = CHOICES.get(name) or item.metadata.get("choices") or _enum_values(hints[name])
+        known = CHOICES.get(name) or item.metadata.get("choices") or enum_values(hints[name])
         default = item.default_factory() if item.default is MISSING else item.default
         near = [default, *list(known), *VALUES.get(name, [])]
         near += [True, False] if hints[name] in (bool, bool | None) else []

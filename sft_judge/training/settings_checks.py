@@ -34,7 +34,7 @@ def check_settings(config, table: dict[str, Setting], choices: dict[str, tuple])
     Raises:
         InputError: a field is of the wrong type, not one of its choices, out of range, refused, or unknown to `table`.
     """
-    hints = _hints(type(config))
+    hints = hints_of(type(config))
     for item in fields(config):
         name, hint, value = item.name, hints[item.name], getattr(config, item.name)
         if isinstance(value, os.PathLike):
@@ -53,7 +53,7 @@ def check_settings(config, table: dict[str, Setting], choices: dict[str, tuple])
         if not _fits(value, hint):
             raise InputError(f"{name} is {_show(value)}, expected {_describe(hint)}.")
         _check_mapping(name, value, hint)
-        _check_choice(name, value, choices.get(name) or item.metadata.get("choices") or _enum_values(hint))
+        _check_choice(name, value, choices.get(name) or item.metadata.get("choices") or enum_values(hint))
         _check_range(name, value)
 
 
@@ -138,7 +138,7 @@ def keys_of_many_processes(config) -> list[str]:
 
 
 @cache
-def _hints(kind: type) -> dict:
+def hints_of(kind: type) -> dict:
     return get_type_hints(kind)
 
 
@@ -180,7 +180,7 @@ def _takes_list_alone(hint) -> bool:
     return str not in kinds and any(get_origin(kind) is list for kind in kinds)
 
 
-def _enum_values(hint) -> tuple:
+def enum_values(hint) -> tuple:
     enums = [kind for kind in _alternatives(hint) if isinstance(kind, type) and issubclass(kind, Enum)]
     return tuple(item.value for kind in enums for item in kind)
 

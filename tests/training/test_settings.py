@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
@@ -146,6 +147,19 @@ def test_what_fails_late_or_does_nothing_is_refused_before_the_model_is_loaded(
 
     monkeypatch.setattr(training, "load_base", load_base)
     refuses(command("refused", **settings), 2, line, tmp_path, capsys)
+
+
+@engine
+@pytest.mark.parametrize("use_peft", ["true", "false"])
+def test_a_quantised_base_is_refused_before_its_weights_are_read(use_peft, command, bases, tmp_path, capsys):
+    base = tmp_path / "base"
+    shutil.copytree(bases["qwen2"], base)
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "model.safetensors").unlink()
+    words = command("refused", model_name_or_path=base, use_peft=use_peft)
+    refuses(words, 2, "is quantised (auto-round), which cannot be trained", tmp_path, capsys)
 
 
 @engine
