@@ -123,8 +123,8 @@ def test_quantised_weights_are_refused_under_zero_3(bits):
     from types import SimpleNamespace
 
     from sft_judge.core.errors import InputError
-    from sft_judge.training.base_model import load_base
+    from sft_judge.training.base_model import check_base
 
     config = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
     with pytest.raises(InputError, match="Take recipes/accelerate/zero2.yaml"):
-        load_base(JudgeModelConfig(model_name_or_path="none", **{bits: True}), config)
+        check_base(JudgeModelConfig(model_name_or_path="none", **{bits: True}), config)

@@ -26,7 +26,8 @@ def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
         lora.target_modules = preset if isinstance(preset, str) else {name for name in preset if name in names}
     else:
-        _check_targets(lora.target_modules, model)
+        _check_targets("lora_target_modules", lora.target_modules, model)
+    _check_targets("lora_modules_to_save", lora.modules_to_save, model)
     lora.exclude_modules = list(modules_beyond_text(model)) or None
     if changes_base(config) and (config.load_in_4bit or config.load_in_8bit):
         raise InputError(
@@ -37,7 +38,7 @@ def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
     return lora
 
 
-def _check_targets(targets, model) -> None:
+def _check_targets(key: str, targets, model) -> None:
     """Raise `InputError` for a target by which no module goes, with the names there are; patterns are left to PEFT."""
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     short = sorted({name.rsplit(".", 1)[-1] for name in names})
@@ -45,10 +46,7 @@ def _check_targets(targets, model) -> None:
         targets = [targets] if targets.isidentifier() else []
     for target in targets or []:
         if not any(f".{name}".endswith(f".{target}") for name, _ in model.named_modules()):
-            raise InputError(
-                f"lora_target_modules names {target!r}, but the model has {', '.join(short)}; or all_linear, or qkv."
-                f"{nearest(target, short)}"
-            )
+            raise InputError(f"{key} names {target!r}, but the model has {', '.join(short)}.{nearest(target, short)}")
 
 
 def changes_base(config: JudgeModelConfig) -> bool:

@@ -1,88 +1,130 @@
-"""Load the tokenizer and model that a recipe starts from, and check that its settings go with both."""
+"""Load the model that a recipe starts from, and check that its settings go with it and with the launcher."""
 
-import logging
-from pathlib import Path
+import copy
+import re
 
 import torch
-from transformers import BitsAndBytesConfig
-from transformers.utils import is_liger_kernel_available
+from peft import get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available, is_liger_kernel_available
 from trl import get_quantization_config
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import is_adapter
-from sft_judge.modeling.loading import load_model, modules_beyond_text
-from sft_judge.prompts.templates import PLAIN_CHAT_NOTE, plain_chat
+from sft_judge.modeling.loading import dtype_of, load_config, load_model, modules_beyond_text
+from sft_judge.training.adapters import adapter_config
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
+from sft_judge.training.machine_defaults import uses_fsdp
 
-logger = logging.getLogger(__name__)
 
-
-def set_tokens(tokenizer, config: JudgeConfig) -> None:
+def check_base(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
     """
-    Give a tokenizer the end and pad tokens and the chat template that a recipe asks for.
-
-    SFTTrainer would do so after the rows are made.
+    Check what can be known of a recipe's base model without its weights, and that its adapter goes on it.
 
     Raises:
-        InputError: `eos_token` or `pad_token` is not in the vocabulary, or `chat_template_path` is no template file.
+        InputError: the model is an adapter or quantised, has fewer positions than `total_budget`, or does not take the
+            recipe's attention, adapter or quantisation.
     """
-    for name in ("eos_token", "pad_token"):
-        token = getattr(config, name)
-        if token is not None and token not in tokenizer.get_vocab():
-            raise InputError(f"{name} is {token!r}, which is not in the vocabulary of {tokenizer.name_or_path}.")
-        if token is not None:
-            setattr(tokenizer, name, token)
-    if config.chat_template_path is not None:
-        tokenizer.chat_template = _read_chat_template(Path(config.chat_template_path))
-    elif tokenizer.chat_template is None:
-        tokenizer.chat_template = plain_chat(tokenizer)
-        logger.warning("%s has no chat template: %s", tokenizer.name_or_path, PLAIN_CHAT_NOTE)
+    name = model_config.model_name_or_path
+    if is_adapter(name):
+        raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
+    _check_quantization(model_config, config)
+    _check_liger(config)
+    base = load_config(name)
+    text = base.get_text_config()
+    method = _quantization_of(base)
+    if method not in (None, "bitsandbytes") or (method and not model_config.use_peft):
+        raise InputError(f"{name} is quantised ({method}), which cannot be trained. Take the model it was made of.")
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions and config.total_budget > positions:
+        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
+    if config.router_aux_loss_coef and not hasattr(text, "output_router_logits"):
+        raise InputError(f"router_aux_loss_coef is set, but {name} is no mixture of experts; leave it out.")
+    if config.fp16 and not model_config.use_peft and dtype_of(name, model_config.dtype or "float32") == "float16":
+        raise InputError("fp16 is mixed precision, but the weights to train are float16; set dtype to float32.")
+    if _zero_stage(config) != 3:  # which would divide a model without weights too
+        _check_adapter(model_config, config, base)
 
 
-def _read_chat_template(file: Path) -> str:
-    if not file.is_file() or file.suffix not in (".jinja", ".j2"):
-        raise InputError(
-            f"chat_template_path is {file}, expected a .jinja file. Another model's template may need "
-            "tokens that this one has not: save its text to a file."
-        )
+def _check_adapter(model_config: JudgeModelConfig, config: JudgeConfig, base) -> None:
+    """Put the adapter on the model without weights, as PEFT will on the real one."""
+    name, wanted = model_config.model_name_or_path, model_config.attn_implementation
+    wanted = None if wanted == "flash_attention_2" else wanted  # gives way where it is not installed
+    if str(wanted).startswith("paged|"):
+        raise InputError(f"attn_implementation is {wanted!r}, which is for generation; take sdpa or eager.")
+    base.quantization_config = None
     try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a chat template, it is not UTF-8 text ({error.reason}).") from error
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(base, **({"attn_implementation": wanted} if wanted else {}))
+    except (ImportError, ValueError, KeyError) as error:
+        raise InputError(f"{name} with attn_implementation {wanted}: {_one_line(error)}.") from error
+    if config.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(f"{type(model).__name__} has no gradient_checkpointing; set it to false.")
+    if wanted == "flex_attention" and config.device.type == "cpu":
+        raise InputError("flex_attention has no backward pass on a CPU; take attn_implementation sdpa or eager.")
+    lora = adapter_config(model_config, model)
+    check_dropout(config, model, lora)
+    if lora is None:
+        return
+    lora.init_lora_weights = True  # the others read the weights
+    try:
+        model = get_peft_model(model, lora)
+    except (ValueError, TypeError, RuntimeError, re.error) as error:
+        raise InputError(f"no adapter for lora_target_modules {lora.target_modules}: {_one_line(error)}.") from error
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        raise InputError("lora_target_modules names the head, whose rows are read without an adapter; leave it out.")
 
 
-def load_base(model_config: JudgeModelConfig, config: JudgeConfig, folder: str | None = None):
+def _check_quantization(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
+    bits = "load_in_4bit" if model_config.load_in_4bit else "load_in_8bit" if model_config.load_in_8bit else None
+    if bits is None:
+        return
+    if _zero_stage(config) == 3:
+        raise InputError(
+            "ZeRO-3 divides weights, which quantised ones do not bear: with 8 bits the loss is ten times too high "
+            "(bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or leave out load_in_8bit and load_in_4bit."
+        )
+    if not model_config.use_peft:
+        raise InputError(f"{bits} is set without use_peft, but quantised weights cannot be trained; set use_peft.")
+    if not is_bitsandbytes_available():
+        raise InputError(f"{bits} is set, but bitsandbytes is not installed: pip install bitsandbytes.")
+
+
+def _quantization_of(base) -> str | None:
+    """The method by which a base's files are quantised, from its configuration."""
+    stored = getattr(base, "quantization_config", None)
+    return (
+        (stored if isinstance(stored, dict) else stored.to_dict()).get("quant_method", "unknown") if stored else None
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:200]
+
+
+def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
     """
     Load the base model of a recipe, in training mode.
 
     Args:
         model_config: names the model, its precision and quantisation.
-        config: the recipe's other settings; its token budget must fit the model's positions.
-        folder: of the model's files, where it was downloaded.
+        config: the recipe's other settings.
 
     Returns:
         A `PreTrainedModel`. Parts that read no text are frozen.
 
     Raises:
-        InputError: the model is an adapter, is quantised under ZeRO-3, or has fewer positions than `total_budget`.
+        InputError: the model cannot be loaded.
     """
-    name = folder or model_config.model_name_or_path
-    if is_adapter(name):
-        raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
+    name = model_config.model_name_or_path
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}
-    if _zero_stage(config) == 3 and (model_config.load_in_8bit or model_config.load_in_4bit):
-        raise InputError(
-            "ZeRO-3 divides weights, which quantised ones do not bear: with 8 bits the loss is ten times too high "
-            "(bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or leave out load_in_8bit and load_in_4bit."
-        )
-    _check_liger(config)
-    quantization = get_quantization_config(model_config)
+    precise = copy.copy(model_config)  # for the layers' products, where bitsandbytes knows no "auto"
+    precise.dtype = dtype_of(name, model_config.dtype or "float32")
+    quantization = get_quantization_config(precise)
     if quantization is not None:
         options["quantization_config"] = quantization
     model = load_model(name, model_config.dtype, **options)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions and config.total_budget > positions:
-        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
     for module in modules_beyond_text(model).values():  # it would get no gradient, which DDP waits for
         module.requires_grad_(False)
     return model.train()
@@ -110,7 +152,7 @@ def check_dropout(config: JudgeConfig, model, lora) -> None:
 
 def check_whole_weights(what: str, config: JudgeConfig) -> None:
     """Raise `InputError` where a launcher divides the weights among the processes."""
-    if _zero_stage(config) == 3 or config.fsdp_plugin_args:
+    if _zero_stage(config) == 3 or uses_fsdp():
         raise InputError(f"{what} needs whole weights on each process; take ZeRO-2, ZeRO-1 or DDP, or leave it out.")
 
 

@@ -6,14 +6,17 @@ settings of the WSDM Cup 3rd-place write-up as defaults.
 """
 
 import copy
+import re
 from dataclasses import dataclass, field, fields
 
-from transformers import SchedulerType
 from trl import ModelConfig, SFTConfig
 
+from sft_judge.core.choices import DTYPES
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.modeling.judge_spec import Budget
 from sft_judge.training.machine_defaults import DEFAULTS
+from sft_judge.training.settings_checks import check_combinations, check_deepspeed, check_settings
+from sft_judge.training.settings_table import DEFAULT_TEMPLATE, GREATER_IS_BETTER, LARGEST_VALUE, MODEL, TRAINING
 
 CHOICES = {
     "swap": ("both", "random", "none"),
@@ -22,37 +25,15 @@ CHOICES = {
     "distill_kind": ("kl", "cosine", "both"),
     "teacher_ties": ("drop", "split"),
     "on_spike": ("none", "skip", "stop"),
-    "lr_scheduler_type": tuple(kind.value for kind in SchedulerType),
+    "ddp_backend": tuple(SFTConfig.__dataclass_fields__["ddp_backend"].metadata["choices"]),
+    "include_num_input_tokens_seen": ("no", "all", "non_padding", True, False),
+    "metric_for_best_model": tuple(GREATER_IS_BETTER),
 }
-LORA_INITS = ("default", "pissa", "olora", "gaussian", "orthogonal", "loftq")
-LARGEST_VALUE = 10**9
-RANGES = {  # TRL's settings among them: what it takes without a word fails in a traceback, or trains nothing
-    "learning_rate": (0, 1),
-    "warmup_steps": (0, LARGEST_VALUE),
-    "seed": (0, 2**32 - 1),
-    "num_train_epochs": (1e-6, LARGEST_VALUE),
-    "adam_beta1": (0, 0.99999),
-    "adam_beta2": (0, 0.99999),
-    **dict.fromkeys(("weight_decay", "max_grad_norm", "dataloader_num_workers"), (0, LARGEST_VALUE)),
-    **dict.fromkeys(("prompt_budget", "response_budget", "total_budget"), (1, LARGEST_VALUE)),
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, LARGEST_VALUE)),
-    "gradient_accumulation_steps": (1, LARGEST_VALUE),
-    "logging_steps": (1e-6, LARGEST_VALUE),
-    "label_smoothing_factor": (0, 1),
-    "ema_decay": (0, 0.99999),
-    **dict.fromkeys(("margin_scale", "agreement_weight", "full_vocab_weight", "rdrop_weight"), (0, 1000)),
-    "correct_above": (0.5, 1),
-    "collapse_after": (1, LARGEST_VALUE),
-    "spike_factor": (1, LARGEST_VALUE),
+MODEL_CHOICES = {
+    "dtype": DTYPES,
+    "bnb_4bit_quant_storage": ("float16", "float32", "bfloat16", "float64", "uint8", "int8"),
 }
-ADAPTER_RANGES = {"lora_r": (1, 2**16), "lora_alpha": (1, 2**16), "lora_dropout": (0, 0.999)}
-
-
-def _check_ranges(config, ranges: dict) -> None:
-    for name, (low, high) in ranges.items():
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise InputError(f"{name} is {value}, expected {low:g} to {high:g}.")
+LORA_INITS = ("default", "pissa", "olora", "gaussian", "orthogonal")
 
 
 def _help(text: str, default=None, **options):
@@ -70,13 +51,13 @@ class JudgeModelConfig(ModelConfig):
         metadata={"help": "modules with an adapter, by name, or all_linear (which spares the head) or qkv"},
     )
     lora_init: str = _help(
-        "default, pissa, pissa_niter_16, olora, gaussian, orthogonal or loftq, as PEFT has them", "default"
+        "default, pissa, pissa_niter_16, olora, gaussian or orthogonal, as PEFT has them", "default"
     )
     dtype: str | None = _help("float32, bfloat16, float16 or auto (the checkpoint's own)", "auto")
 
     def __post_init__(self):
-        _check_ranges(self, ADAPTER_RANGES)
-        if self.lora_init not in LORA_INITS and not self.lora_init.startswith("pissa_niter_"):
+        check_settings(self, MODEL, MODEL_CHOICES)
+        if self.lora_init not in LORA_INITS and not re.fullmatch(r"pissa_niter_\d{1,4}", self.lora_init):
             known = ", ".join(LORA_INITS)
             raise InputError(
                 f"lora_init is {self.lora_init!r}, expected {known}.{nearest(self.lora_init, LORA_INITS)}"
@@ -106,7 +87,7 @@ class JudgeConfig(SFTConfig):
     teacher_ties: str = _help("what a student of two verdicts makes of a teacher's tie: drop or split", "drop")
     correct_above: float = _help("teachers surer than this of another verdict take the label's place; 1: never", 1.0)
     rdrop_weight: float = _help("weight of the symmetric KL between two passes with other dropout (R-Drop)", 0.0)
-    prompt_template: str = _help("a name in prompts/ or a template file", "pair")
+    prompt_template: str = _help("a name in prompts/ or a template file", DEFAULT_TEMPLATE)
     num_verdicts: int | None = _help(
         "2 or 3; by default 3 where a battle is a tie, or one has a share in its soft labels"
     )
@@ -155,37 +136,21 @@ class JudgeConfig(SFTConfig):
     )
 
     def __post_init__(self):
-        if self.max_length is not None:
-            raise InputError(
-                f"max_length is {self.max_length}, but SFTTrainer drops the rows it cuts; set total_budget instead."
-            )
-        for name, known in CHOICES.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}.{nearest(value, known)}")
-        _check_ranges(self, RANGES)
+        check_settings(self, TRAINING, CHOICES)
         if self.max_steps == 0 or self.max_steps < -1:
             raise InputError(f"max_steps is {self.max_steps}, expected 1 or more, or -1 to go by num_train_epochs.")
-        if self.eval_strategy != "no" and self.fold is None:
-            raise InputError(
-                f"eval_strategy is {self.eval_strategy}, but no fold is left out to evaluate on; set fold."
-            )
+        check_combinations(self)
         self._check_teachers()
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit is {self.limit}, expected 1 or more.")
-        if self.num_verdicts not in (None, 2, 3):
-            raise InputError(f"num_verdicts is {self.num_verdicts}, expected 2 or 3.")
         if self.ema_decay and self.load_best_model_at_end:
             raise InputError("ema_decay and load_best_model_at_end each choose the final weights; take one.")
-        if self.token_budget is not None and not self.padding_free:
-            raise InputError("token_budget is for padding_free batches: set that too, or per_device_train_batch_size.")
-        if self.packing:
-            raise InputError("packing is on, but a packed row has many answers and attention would cross them.")
         if self.use_liger_kernel:  # its fused loss is over the vocabulary, which ours never builds
             off = {"fused_linear_cross_entropy": False, "cross_entropy": False}
             self.liger_kernel_config = {**(self.liger_kernel_config or {}), **off}
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        if self.metric_for_best_model and self.greater_is_better is None:  # TRL goes by the name's ending
+            self.greater_is_better = GREATER_IS_BETTER[self.metric_for_best_model]
         super().__post_init__()
+        check_deepspeed(self)
         if not isinstance(self.mix, dict | None):
             raise InputError(
                 f"mix is {self.mix!r}, expected a rate for each source, such as {{arena: 1, synthetic: 0.25}}."
@@ -241,4 +206,4 @@ def check_keys(keys) -> None:
     names = {item.name for config in (JudgeConfig, JudgeModelConfig) for item in fields(config) if item.init}
     for key in keys:
         if key not in names:
-            raise InputError(f"Unknown key {key!r} in the recipe or on the command line.{nearest(key, names)}")
+            raise InputError(f"Unknown key {key!r} in the recipe or on the command line.{nearest(str(key), names)}")

@@ -23,6 +23,11 @@ def uses_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
 
 
+def uses_fsdp() -> bool:
+    """True in a process that accelerate started with FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
 def is_one_of_many_on_cpu() -> bool:
     """True in a process of a launch of several on CPUs."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_gpu()

@@ -15,8 +15,9 @@ import yaml
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
 from sft_judge.core.resources import find_resource
+from sft_judge.training.settings_table import DEFAULT_TEMPLATE
 
-PATH_KEYS = ("model_name_or_path", "battles", "labels")
+PATH_KEYS = ("model_name_or_path", "battles", "labels", "chat_template_path", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,15 @@ class Recipe:
 
     def input_paths(self) -> list[Path]:
         """List the local files and folders that training will read."""
-        values = [self.settings[key] for key in PATH_KEYS if self.settings.get(key)]
-        names = [name for value in values for name in (value if isinstance(value, list) else [value])]
-        return [InputPath(name) for name in names if Path(name).exists() or str(name).count("/") > 1]
+        names = [name for key in PATH_KEYS for name in _names(key, self.settings.get(key))]
+        templates = _names("prompt_template", self.settings.get("prompt_template") or DEFAULT_TEMPLATE)
+        files = [Path(name) for name in names if Path(name).exists() or name.count("/") > 1]
+        return [InputPath(file) for file in [*files, *(find_resource("prompts", name) for name in templates)]]
 
     def output_paths(self) -> list[Path]:
         """List the folder that training will make."""
-        return [OutputPath(self.require("output_dir"))]
+        self.require("output_dir")
+        return [OutputPath(name) for name in _names("output_dir", self.settings["output_dir"])]
 
     def configs(self, replaced: dict | None = None):
         """
@@ -81,6 +84,17 @@ class Recipe:
             raise InputError(f"{self.name}: a setting has a value of the wrong type: {message}") from error
         except ValueError as error:  # of transformers' and TRL's own checks
             raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
+
+
+def _names(key: str, value) -> list[str]:
+    """The files and folders that a setting names; none in a mapping or its JSON, which DeepSpeed takes too."""
+    names = [name for name in (value if isinstance(value, list) else [value]) if name not in (None, "")]
+    if key == "deepspeed":
+        names = [name for name in names if not isinstance(name, dict) and not str(name).startswith("{")]
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{key} is {name!r}, expected the name of a file or folder.")
+    return names
 
 
 def read_recipe(name: str, overrides: list[str] = ()) -> Recipe:

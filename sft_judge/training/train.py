@@ -2,9 +2,10 @@
 A recipe to a judge: read the rows, load the model, train, and write a folder that appears when all is done.
 
 Work in progress is kept beside the output in `.NAME.partial`, with the fingerprint of the settings that it belongs to:
-the same settings go on from the last checkpoint, others start afresh.
+the same settings go on from the last checkpoint, others start afresh. See resume.py.
 """
 
+import copy
 import json
 import logging
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from datasets import Dataset
 
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import check_folder, content_hash, partial_path, write_json
-from sft_judge.core.model_files import describe_base
+from sft_judge.core.model_files import describe_base, weights_hash
 from sft_judge.data.battles import read_battles
 from sft_judge.data.ties import verdicts_needed
 from sft_judge.modeling.hub import model_folder
@@ -28,22 +29,18 @@ from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
 from sft_judge.prompts.verdict_tokens import choose_verdict_words, describe_thought, opened_thought
 from sft_judge.training.adapters import adapter_config, changes_base, describe_adapter, keep_start
-from sft_judge.training.base_model import (
-    check_dropout,
-    check_whole_weights,
-    describe_quantization,
-    load_base,
-    set_tokens,
-)
+from sft_judge.training.base_model import check_whole_weights, describe_quantization, load_base
 from sft_judge.training.callbacks import EmaCallback
 from sft_judge.training.compute_metrics import make_compute_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import mix_sources, split_folds, verdict_dataset, verdict_shares
 from sft_judge.training.learning_rates import question_learning_rate
 from sft_judge.training.machine_defaults import DEFAULTS
-from sft_judge.training.resume import open_work
+from sft_judge.training.resume import check_same_launch, open_work
+from sft_judge.training.run_checks import check_rows, check_run
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teachers
+from sft_judge.training.tokenizer import set_tokens
 from sft_judge.training.trainer import JudgeTrainer
 
 logger = logging.getLogger(__name__)
@@ -68,25 +65,31 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     output = Path(config.output_dir)
     check_folder(output)
     folder, commit = model_folder(model_config.model_name_or_path, model_config.model_revision)
+    located = copy.copy(model_config)  # by its folder, where it was downloaded
+    located.model_name_or_path = folder
+    check_run(config, located)
     tokenizer = load_tokenizer(folder)
     set_tokens(tokenizer, config)
     data = prepare_data(config, tokenizer)
+    check_rows(config, data.rows, len(data.train_set))
     check_vocabulary(data.prompt, load_config(folder).get_text_config().vocab_size)
+    work, weights = partial_path(output), weights_hash(folder)
+    check_same_launch(work, fingerprint, config, weights)
     if config.process_index == 0:
         logger.info(describe_counts(data.counts, config.total_budget))
         thought = opened_thought(data.prompt.tail)
         if thought:
             logger.warning(describe_thought(thought))
 
-    model = load_base(model_config, config, folder)
+    model = load_base(located, config)
     base = {"base": model_config.model_name_or_path, **describe_quantization(model)}
     lora = adapter_config(model_config, model)
-    check_dropout(config, model, lora)
 
-    work = partial_path(output)
-    checkpoint = open_work(work, fingerprint, config)
-    # Trainer would push the work in progress
-    trainer = make_trainer(config.with_changes(output_dir=str(work), push_to_hub=False), model, lora, tokenizer, data)
+    checkpoint = open_work(work, fingerprint, config, weights)
+    # Trainer would push the work in progress, and SFTTrainer change the tokenizer after the rows were made with it
+    changes = {"output_dir": str(work), "push_to_hub": False}
+    changes |= dict.fromkeys(("chat_template_path", "eos_token", "pad_token"))
+    trainer = make_trainer(config.with_changes(**changes), model, lora, tokenizer, data)
     start = _keep_start(trainer, model_config, config, work)
     trained = _fit(trainer, checkpoint)
 
@@ -209,7 +212,10 @@ def _keep_start(trainer: JudgeTrainer, model_config: JudgeModelConfig, config: J
 def _fit(trainer: JudgeTrainer, checkpoint: str | None):
     """Train, from a checkpoint if there is one; a run that a guard stops leaves its log in `stopped.json`."""
     try:
-        return trainer.train(resume_from_checkpoint=checkpoint)
+        trained = trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.state.global_step == 0:
+            raise GateError("No step was made, so nothing was learnt: too few battles for a batch of all processes.")
+        return trained
     except GateError as error:
         if trainer.is_world_process_zero():
             log = drop_timings(trainer.state.log_history)

@@ -64,7 +64,8 @@ class JudgeTrainer(SFTTrainer):
         if args.battle_order == "random" or args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         size = args.train_batch_size if args.battle_order == "by_length" else None
-        order = BalancedSampler.of(self.train_dataset, args.seed, size)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        order = BalancedSampler.of(self.train_dataset, seed, size)
         if args.token_budget is None:
             return order
         places = (args.world_size, args.process_index, args.gradient_accumulation_steps)

@@ -19,7 +19,7 @@ from sft_judge.modeling.loading import load_model, load_tokenizer, modules_beyon
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
 from sft_judge.pipelines.shrink import make_small_inputs, shrunk_settings, shrunk_steps
-from sft_judge.training.base_model import load_base
+from sft_judge.training.base_model import check_base, load_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig, check_keys
 from sft_judge.training.recipes import read_recipe
 
@@ -63,7 +63,7 @@ def test_the_readmes_recipe_for_a_new_model_is_one():
 def test_liger_is_refused_where_it_cannot_run_and_left_out_of_a_dry_run(tmp_path):
     config = JudgeConfig(output_dir=str(tmp_path), use_liger_kernel=True)
     with pytest.raises(InputError, match="use_liger_kernel is set"):
-        load_base(JudgeModelConfig(model_name_or_path="none"), config)
+        check_base(JudgeModelConfig(model_name_or_path="none"), config)
     small = shrunk_settings({"use_liger_kernel": True}, tmp_path, gpu=False)
     assert small["use_liger_kernel"] is False
 
