@@ -1,6 +1,7 @@
 """Battles to the trainer's rows: which ones a run may see, their targets, a teacher's labels for the order shown."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 
@@ -26,6 +27,22 @@ from sft_judge.training.soft_labels import correct_label, teacher_label
 ROWS_PER_BATCH = 1000  # rows tokenised at a time
 # the columns that rows are made of
 ROW_COLUMNS = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
+
+
+@dataclass
+class TrainingData:
+    """The rows of a run: battles, the prompt that shows them, and the trainer's data sets made of both."""
+
+    rows: pa.Table
+    prompt: JudgePrompt
+    train_set: Dataset
+    counts: dict  # rows, unlabelled, what became of labels, cut: see verdict_dataset
+    eval_set: Dataset | None = None
+    compute_metrics: object = None
+
+    def sources(self) -> list[str | None]:
+        """The source of each battle `[N]`; empty where the battles name none."""
+        return self.rows["source"].to_pylist() if "source" in self.rows.column_names else []
 
 
 def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -> tuple[pa.Table, pa.Table | None]:

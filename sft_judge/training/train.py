@@ -6,25 +6,20 @@ the same settings go on from the last checkpoint, others start afresh. See resum
 """
 
 import copy
-import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from datasets import Dataset
 
 from sft_judge.core.errors import GateError, InputError
-from sft_judge.core.files import check_folder, content_hash, partial_path, write_json
+from sft_judge.core.files import check_folder, partial_path, write_json
 from sft_judge.core.model_files import describe_base, weights_hash
 from sft_judge.data.battles import read_battles
 from sft_judge.data.ties import verdicts_needed
 from sft_judge.modeling.hub import model_folder
-from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_config, load_tokenizer
-from sft_judge.prompts.identity import check_vocabulary, record_prompt
+from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
 from sft_judge.prompts.verdict_tokens import choose_verdict_words, describe_thought, opened_thought
@@ -33,13 +28,13 @@ from sft_judge.training.base_model import check_whole_weights, describe_quantiza
 from sft_judge.training.callbacks import EmaCallback
 from sft_judge.training.compute_metrics import make_compute_metrics
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
-from sft_judge.training.dataset import mix_sources, split_folds, verdict_dataset, verdict_shares
+from sft_judge.training.dataset import TrainingData, mix_sources, split_folds, verdict_dataset
 from sft_judge.training.learning_rates import question_learning_rate
-from sft_judge.training.machine_defaults import DEFAULTS
 from sft_judge.training.resume import check_same_launch, open_work
 from sft_judge.training.run_checks import check_rows, check_run
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teachers
+from sft_judge.training.summary import judge_spec, measure_costs, plain_values, summarise_training
 from sft_judge.training.tokenizer import set_tokens
 from sft_judge.training.trainer import JudgeTrainer
 
@@ -101,24 +96,10 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     if config.push_to_hub and trainer.is_world_process_zero():
         push_judge(output, config)
     # of a whole run, not of what was left of one
-    costs = _costs(trainer, data, trained) if checkpoint is None else {}
-    return result | costs | {"config": _plain(config.to_dict()), "model_config": _plain(vars(model_config))}
-
-
-@dataclass
-class TrainingData:
-    """The rows of a run: battles, the prompt that shows them, and the trainer's data sets made of both."""
-
-    rows: pa.Table
-    prompt: JudgePrompt
-    train_set: Dataset
-    counts: dict  # rows, unlabelled, what became of labels, cut: see verdict_dataset
-    eval_set: Dataset | None = None
-    compute_metrics: object = None
-
-    def sources(self) -> list[str | None]:
-        """The source of each battle `[N]`; empty where the battles name none."""
-        return self.rows["source"].to_pylist() if "source" in self.rows.column_names else []
+    costs = measure_costs(trainer, data, trained) if checkpoint is None else {}
+    return (
+        result | costs | {"config": plain_values(config.to_dict()), "model_config": plain_values(vars(model_config))}
+    )
 
 
 def prepare_data(config: JudgeConfig, tokenizer) -> TrainingData:
@@ -222,69 +203,3 @@ def _fit(trainer: JudgeTrainer, checkpoint: str | None):
             stopped = {"status": trainer.status, "why": str(error), "log": log}
             write_json(Path(trainer.args.output_dir) / "stopped.json", stopped)
         raise
-
-
-def summarise_training(config: JudgeConfig, data: TrainingData, base: dict, trainer: JudgeTrainer) -> dict:
-    """What a finished run saw and how it ended, for judge.json and the manifest."""
-    battles = Path(config.battles)
-    return {
-        **data.counts,
-        "battles_sha256": content_hash(battles),
-        "folds_seen": sorted({*_folds(data.rows), *_folds_of_base(base["base"], battles)}),
-        "verdict_shares": verdict_shares(data.rows, len(data.prompt.words)),
-        **base,
-        "steps": trainer.state.global_step,
-        "status": trainer.status,
-        **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
-        "eval": _final_evaluation(trainer),
-    }
-
-
-def judge_spec(config: JudgeConfig, prompt: JudgePrompt, training: dict) -> JudgeSpec:
-    """What judge.json says of a judge that was trained with these settings."""
-    spec = JudgeSpec(
-        prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget, config.show_language
-    )
-    spec.training = {**training, "seed": config.seed, "recipe": _recipe(config)}
-    spec.frame = record_prompt(prompt)
-    return spec
-
-
-def _costs(trainer: JudgeTrainer, data: TrainingData, trained) -> dict:
-    tokens = sum(data.train_set["length"]) * trainer.state.epoch
-    costs = {"tokens_per_second": round(tokens / trained.metrics["train_runtime"])}
-    if torch.cuda.is_available():
-        costs["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return costs
-
-
-def _recipe(config: JudgeConfig) -> dict:
-    """The judge's own settings and those of the optimiser, as plain values."""
-    own = [name for name in JudgeConfig.__annotations__ if name not in DEFAULTS]
-    optimiser = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps")
-    batch = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim")
-    return _plain({name: getattr(config, name) for name in (*own, *optimiser, *batch)})
-
-
-def _plain(values: dict) -> dict:
-    return json.loads(json.dumps(values, default=str))
-
-
-def _folds(rows: pa.Table) -> list[int]:
-    return sorted(set(pc.unique(rows["fold"]).to_pylist()) - {None}) if "fold" in rows.column_names else []
-
-
-def _folds_of_base(model: str, battles: Path) -> list[int]:
-    """Folds that the base has already learnt from, where it was trained on these very battles."""
-    if not (Path(model) / FILE).is_file():
-        return []
-    seen = read_spec(model).training
-    return seen.get("folds_seen", []) if seen.get("battles_sha256") == content_hash(battles) else []
-
-
-def _final_evaluation(trainer: JudgeTrainer) -> dict:
-    """The evaluation of the weights that are kept: the best one's where that was asked for, else the last."""
-    logged = [entry for entry in trainer.state.log_history if any(key.startswith("eval_") for key in entry)]
-    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    entries = [entry for entry in logged if best in (None, entry["step"])]
-    return {key: value for key, value in entries[-1].items() if key.startswith("eval_")} if entries else {}

@@ -1,0 +1,86 @@
+"""What a finished training leaves to be known of it: judge.json, and the facts of its manifest."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from sft_judge.core.files import content_hash
+from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
+from sft_judge.prompts.identity import record_prompt
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.templates import read_template
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.dataset import TrainingData, verdict_shares
+from sft_judge.training.machine_defaults import DEFAULTS
+from sft_judge.training.trainer import JudgeTrainer
+
+
+def summarise_training(config: JudgeConfig, data: TrainingData, base: dict, trainer: JudgeTrainer) -> dict:
+    """What a finished run saw and how it ended, for judge.json and the manifest."""
+    battles = Path(config.battles)
+    return {
+        **data.counts,
+        "battles_sha256": content_hash(battles),
+        "folds_seen": sorted({*_folds(data.rows), *_folds_of_base(base["base"], battles)}),
+        "verdict_shares": verdict_shares(data.rows, len(data.prompt.words)),
+        **base,
+        "steps": trainer.state.global_step,
+        "status": trainer.status,
+        **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
+        "eval": _final_evaluation(trainer),
+    }
+
+
+def judge_spec(config: JudgeConfig, prompt: JudgePrompt, training: dict) -> JudgeSpec:
+    """What judge.json says of a judge that was trained with these settings."""
+    spec = JudgeSpec(
+        prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget, config.show_language
+    )
+    spec.training = {**training, "seed": config.seed, "recipe": _recipe(config)}
+    spec.frame = record_prompt(prompt)
+    return spec
+
+
+def measure_costs(trainer: JudgeTrainer, data: TrainingData, trained) -> dict:
+    """Tokens a second of a whole run, and its memory on a GPU."""
+    tokens = sum(data.train_set["length"]) * trainer.state.epoch
+    costs = {"tokens_per_second": round(tokens / trained.metrics["train_runtime"])}
+    if torch.cuda.is_available():
+        costs["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return costs
+
+
+def _recipe(config: JudgeConfig) -> dict:
+    """The judge's own settings and those of the optimiser, as plain values."""
+    own = [name for name in JudgeConfig.__annotations__ if name not in DEFAULTS]
+    optimiser = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps")
+    batch = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim")
+    return plain_values({name: getattr(config, name) for name in (*own, *optimiser, *batch)})
+
+
+def plain_values(values: dict) -> dict:
+    """Settings as JSON has them."""
+    return json.loads(json.dumps(values, default=str))
+
+
+def _folds(rows: pa.Table) -> list[int]:
+    return sorted(set(pc.unique(rows["fold"]).to_pylist()) - {None}) if "fold" in rows.column_names else []
+
+
+def _folds_of_base(model: str, battles: Path) -> list[int]:
+    """Folds that the base has already learnt from, where it was trained on these very battles."""
+    if not (Path(model) / FILE).is_file():
+        return []
+    seen = read_spec(model).training
+    return seen.get("folds_seen", []) if seen.get("battles_sha256") == content_hash(battles) else []
+
+
+def _final_evaluation(trainer: JudgeTrainer) -> dict:
+    """The evaluation of the weights that are kept: the best one's where that was asked for, else the last."""
+    logged = [entry for entry in trainer.state.log_history if any(key.startswith("eval_") for key in entry)]
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    entries = [entry for entry in logged if best in (None, entry["step"])]
+    return {key: value for key, value in entries[-1].items() if key.startswith("eval_")} if entries else {}
