@@ -3,9 +3,18 @@
 import argparse
 import importlib
 import os
+from pathlib import Path
 
 from sft_judge.core.errors import InputError, nearest
-from sft_judge.core.manifest import Meter, collect_provenance, stage_outputs, write_manifest
+from sft_judge.core.files import OutputPath
+from sft_judge.core.manifest import (
+    Meter,
+    collect_provenance,
+    paths_in,
+    stage_inputs,
+    stage_outputs,
+    write_manifest,
+)
 
 # stage: (module under sft_judge.commands, what it does)
 STAGES = {
@@ -81,10 +90,32 @@ def parse(stage: str, argv: list[str]) -> argparse.Namespace:
     return module.parse_args(parser, argv) if "parse_args" in vars(module) else parser.parse_args(argv)
 
 
+def check_paths(module, args) -> None:
+    """
+    Check that no output of a stage takes the place of one of its inputs, or of another output.
+
+    Raises:
+        InputError: an output is an input, a folder that holds one (it would be replaced whole), or stands twice.
+    """
+    named = paths_in(vars(args), OutputPath)
+    outputs = [*named, *(path for path in stage_outputs(module, args) if path not in named)]
+    resolved = [Path(path).resolve() for path in outputs]
+    for place, (path, whole) in enumerate(zip(outputs, resolved, strict=True)):
+        if whole in resolved[:place]:
+            raise InputError(f"{path} is named as an output twice; give each output a file of its own.")
+        for source in stage_inputs(module, args):
+            other = Path(source).resolve()
+            if whole == other or (whole.exists() and other.exists() and whole.samefile(other)):
+                raise InputError(f"{path} is an input and would be replaced as an output; name another output.")
+            if whole in other.parents:
+                raise InputError(f"{path} holds the input {source} and would be replaced whole; name another output.")
+
+
 def run_stage(stage: str, argv: list[str]) -> int:
     """Parse, run, write the manifest. Raises what the stage raises."""
     module = stage_module(stage)
     args = parse(stage, argv)
+    check_paths(module, args)
     if "before" in vars(module):
         module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models
     provenance = collect_provenance(

@@ -120,6 +120,7 @@ def open_battles(path: Path, limit: int | None = None) -> BattleFile:
     try:
         if path.suffix == ".jsonl":
             rows = _read_jsonl(path)
+            read_texts_as_turns(path, rows)
             keep_own_values(path, rows, OPTIONAL)
             table = battle_table(rows).slice(0, limit)
             names, num_rows = table.column_names, table.num_rows
@@ -168,7 +169,30 @@ def _parquet_columns(path: Path, metadata: pq.FileMetaData, limit: int | None) -
     return names, min(metadata.num_rows, metadata.num_rows if limit is None else limit)
 
 
+def read_texts_as_turns(path: Path, rows: list[dict]) -> None:
+    """
+    Make one turn, in place, of a prompt or response that is plain text, and text of a whole number as an id.
+
+    Raises `InputError` for one that is neither text nor a list of texts, by its row.
+    """
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
+            row["id"] = str(row["id"])
+        for name in FIELDS:
+            value = row.get(name)
+            row[name] = [value] if isinstance(value, str) else value
+            turns = row[name] if isinstance(row[name], list) else [row[name]]
+            wrong = next((turn for turn in turns if not isinstance(turn, str | None)), None)
+            if wrong is not None:
+                seen = f"{name} holds a {type(wrong).__name__} ({str(wrong)[:40]})"
+                raise InputError(f"{path} row {number}: {seen}, expected text or a list of texts, one a turn.")
+
+
 def _cast(path: Path, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    if name in FIELDS and column.type in (pa.string(), pa.large_string()):  # plain text is one turn
+        texts = column.combine_chunks().cast(pa.string())
+        turns = pa.ListArray.from_arrays(pa.array(range(len(texts) + 1), pa.int32()), texts)
+        return pa.chunked_array([pc.if_else(pc.is_valid(texts), turns, pa.scalar(None, TURNS))], TURNS)
     try:
         return column.cast(COLUMNS[name])
     except pa.ArrowException as error:
@@ -185,7 +209,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _read_jsonl(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         rows = [json.loads(line) for line in lines if line.strip()]
     for row, value in enumerate(rows):
         if not isinstance(value, dict):

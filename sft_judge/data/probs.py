@@ -77,7 +77,8 @@ def read_probs(path: Path) -> Probs:
     if not path.is_file():
         raise InputError(f"{path}: no such probs file. `sft-judge predict` writes one.")
     try:
-        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+        as_text = pyarrow.csv.ConvertOptions(column_types={"id": pa.string()})  # 0007 and 1e5 are names, not numbers
+        table = pyarrow.csv.read_csv(path, convert_options=as_text) if path.suffix == ".csv" else pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
     metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))

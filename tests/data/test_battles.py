@@ -192,3 +192,28 @@ def test_whole_numbers_are_folds_however_they_are_written_and_others_are_refused
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_numbers_are_text_where_text_is_due(suffix, tmp_path):
     assert read_battles(write_own(tmp_path / f"a.{suffix}", "category", [3, 4]))["category"].to_pylist() == ["3", "4"]
+
+
+# Texts as turns
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_plain_text_is_one_turn_and_not_one_a_character(kind, tmp_path):
+    row = {"id": 7, "prompt": "why?", "response_a": ["as", "so"][:1], "response_b": "no", "verdict": "a"}
+    texts = {"id": "7", "prompt": "why?", "response_a": "as", "response_b": "no", "verdict": "a"}
+    path = tmp_path / f"b.{kind}"
+    if kind == "jsonl":
+        path.write_text("\ufeff" + json.dumps(row) + "\n", encoding="utf-8")
+    else:
+        pq.write_table(pa.table({name: [value] for name, value in texts.items()}), path)
+    (read,) = read_battles(path).to_pylist()
+    assert read == {**row, "id": "7", "prompt": ["why?"], "response_b": ["no"]}
+
+
+@pytest.mark.parametrize("value", [{"role": "user"}, 7, True, [{"a": 1}], [["x"]], [3]])
+def test_what_is_neither_text_nor_texts_is_refused_by_its_row(value, tmp_path):
+    rows = [{"id": str(n), "prompt": "p", "response_a": "a", "response_b": "b", "verdict": None} for n in range(3)]
+    rows[1]["response_a"] = value
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="b.jsonl row 2: response_a holds a"):
+        read_battles(tmp_path / "b.jsonl")

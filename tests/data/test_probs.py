@@ -103,3 +103,8 @@ def test_garbage_is_refused(tmp_path, name, content):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such probs file"):
         read_probs(tmp_path / "p.parquet")
+
+
+def test_ids_of_csv_are_text(tmp_path):
+    (tmp_path / "p.csv").write_text("id,p_a,p_b\n0007,0.5,0.5\n1e5,0.2,0.8\n00017,1,0\n")
+    assert list(read_probs(tmp_path / "p.csv").ids[::2]) == ["0007", "1e5", "00017"]
