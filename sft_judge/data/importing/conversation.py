@@ -9,6 +9,8 @@ import json
 import re
 from collections import Counter
 
+from sft_judge.data.importing.literals import looks_like_chat, looks_listed, read_json, read_printed
+
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
@@ -37,16 +39,26 @@ def clean_text(text: str, mended: Counter) -> str:
 
 def json_turns(value, field: str, mended: Counter) -> list[str]:
     """
-    The turns of a JSON cell: a list, or a plain JSON string or number, which is one turn.
+    The turns of a cell with a list, in JSON or as Python and numpy print one; a plain JSON string or number is one.
 
     Numbers keep the text they were read from, and control characters stay where strict JSON would refuse them.
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value, strict=False, parse_float=str, parse_int=str, parse_constant=str)
+            value = read_json(value)
         except (ValueError, RecursionError) as error:
-            raise RowError(field, f"broken JSON ({error}), expected a list of turns") from error
+            value = _printed_turns(value, field, error, mended)
     return listed_turns(value, field, mended)
+
+
+def _printed_turns(text: str, field: str, error: Exception, mended: Counter) -> list:
+    try:
+        value = read_printed(text)
+    except ValueError as other:
+        why = f"broken JSON ({error}), and no list as Python or numpy prints it ({other})"
+        raise RowError(field, f"{why}; expected a list of turns") from other
+    mended["lists as Python or numpy prints them, read as turns"] += 1
+    return value
 
 
 def listed_turns(value, field: str, mended: Counter) -> list[str]:
@@ -65,6 +77,8 @@ def plain_turn(value, field: str, mended: Counter) -> list[str]:
     """One turn from a plain cell, whatever is in it; an empty one is kept. Raises `RowError` where it is missing."""
     if isinstance(value, list):
         raise RowError(field, "a list, expected text")
+    if isinstance(value, str) and looks_listed(value):
+        mended["cells that look like a list or a chat, kept as plain text"] += 1
     return listed_turns(value, field, mended)
 
 
@@ -81,7 +95,7 @@ def read_messages(value, field: str, mended: Counter) -> list[tuple[str, str]] |
     Taken are lists of `{"role", "content"}` or `{"from", "value"}`, one such message alone, and either as JSON text.
     """
     if isinstance(value, str):
-        value = _parsed_messages(value)
+        value = _parsed_messages(value, field, mended)
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -91,14 +105,21 @@ def read_messages(value, field: str, mended: Counter) -> list[tuple[str, str]] |
     return [_message(item, field, mended) for item in value]
 
 
-def _parsed_messages(text: str) -> list | None:
-    """The messages that a text is JSON of; None of any other text, JSON of other things included."""
+def _parsed_messages(text: str, field: str, mended: Counter) -> list | None:
+    """The messages that a text holds in JSON, or printed; None of any other text, lists of other things included."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
         value = json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as error:
+        if not looks_like_chat(text):
+            return None
+        try:
+            value = read_printed(text if text.lstrip()[:1] == "[" else f"[{text}]")
+        except ValueError as other:
+            why = f"broken JSON ({error}), and no chat as Python or numpy prints it ({other})"
+            raise RowError(field, f"it looks like a chat, but is {why}") from other
+        mended["chats as Python or numpy prints them"] += 1
     items = value if isinstance(value, list) else [value]
     is_chat = items and all(isinstance(item, dict) and {"role", "from"} & set(item) for item in items)
     return items if is_chat else None

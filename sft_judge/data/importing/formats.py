@@ -5,7 +5,6 @@ The formats are told apart by their columns (`detect_format`). A row that cannot
 only odd is mended as each function says, and counted.
 """
 
-import json
 from collections import Counter
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from sft_judge.data.importing import conversation as turns
 from sft_judge.data.importing import labels
 from sft_judge.data.importing.conversation import SURROGATE, RowError, clean_text
 from sft_judge.data.importing.labels import Reading
+from sft_judge.data.importing.literals import read_list
 from sft_judge.data.importing.preference import preference_battle
 
 REQUIRED_COLUMNS = ("id", *FIELDS)
@@ -54,21 +54,13 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
         return "lmsys"
     if "verdict" in columns or any(isinstance(row.get(name), list) for row in first_rows for name in FIELDS):
         return "battles"
-    if "winner" in columns:
-        return "wsdm"
-    lists = sum(all(_is_json_list(row.get(name)) for name in FIELDS) for row in first_rows)
+    # lists in most rows are turns; in a few they are what somebody asked or answered
+    lists = sum(all(_is_list(row.get(name)) for name in FIELDS) for row in first_rows)
     return "lmsys" if lists * 2 > len(first_rows) else "wsdm"
 
 
-def _is_json_list(value) -> bool:
-    try:
-        return (
-            isinstance(value, str)
-            and value.lstrip().startswith("[")
-            and isinstance(json.loads(value, strict=False), list)
-        )
-    except (ValueError, RecursionError):
-        return False
+def _is_list(value) -> bool:
+    return isinstance(value, str) and read_list(value) is not None
 
 
 def _own_turns(row: dict, read, reading: Reading) -> dict:

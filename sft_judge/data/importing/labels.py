@@ -11,6 +11,7 @@ from sft_judge.data.importing.conversation import RowError
 LMSYS_WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")  # in the order of VERDICTS
 TIES = ("tie", "tie (bothbad)", "tie (both bad)", "bothbad", "both_bad", "both bad")
 WINNER_NAMES = {"model_a": "a", "model_b": "b", "a": "a", "b": "b", **dict.fromkeys(TIES, "tie")}
+TRUTH = {"true": 1, "false": 0}  # as pandas writes a column of bool
 SCORES = (("score_a", "score_b"), ("rating_a", "rating_b"))
 CHOSEN_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 CHOSEN_SCORES += (("chosen_rating", "rejected_rating"), ("rating_chosen", "rating_rejected"))
@@ -41,12 +42,13 @@ def one_hot_verdict(row: dict) -> str:
     """The verdict of LMSYS's three columns, of which exactly one must be 1."""
     flags = []
     for name in LMSYS_WINNERS:
+        value = row.get(name)
         try:
-            flags.append(float(row[name]))
-        except (KeyError, TypeError, ValueError):
-            raise RowError(name, f"{row.get(name)!r}, expected 0 or 1") from None
+            flags.append(float(TRUTH.get(str(value).strip().lower(), value)))
+        except (TypeError, ValueError):
+            raise RowError(name, f"{value!r}, expected 0 or 1") from None
         if flags[-1] not in (0, 1):
-            raise RowError(name, f"{row.get(name)!r}, expected 0 or 1")
+            raise RowError(name, f"{value!r}, expected 0 or 1")
     if sum(flags) != 1:
         raise RowError("winner", f"{int(sum(flags))} winners, expected exactly one")
     return VERDICTS[flags.index(1)]
@@ -61,7 +63,8 @@ def named_verdict(row: dict, mended: Counter) -> str | None:
         return verdict
     name = row["winner"].strip() if isinstance(row["winner"], str) else row["winner"]
     if not isinstance(name, str) or name not in WINNER_NAMES:
-        raise RowError("winner", f"{name!r}, expected one of {', '.join(WINNER_NAMES)}")
+        numbered = "; a number does not say which response won" if str(name) in ("0", "1", "2") else ""
+        raise RowError("winner", f"{name!r}, expected one of {', '.join(WINNER_NAMES)}{numbered}")
     mended["winners called both bad, read as ties"] += name in TIES[1:]
     return WINNER_NAMES[name]
 

@@ -8,6 +8,7 @@ read is given with its problem. Nothing is unpacked: an archive of a few kilobyt
 import codecs
 import csv
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.importing.conversation import RowError
+
+logger = logging.getLogger(__name__)
 
 EXPECTED = "Expected CSV, JSONL, a JSON list or Parquet"
 ROWS_PER_BATCH = 2_000  # rows of Parquet in memory at a time
@@ -135,7 +138,11 @@ def _list_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
     csv.field_size_limit(LONGEST_ROW)
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)  # strict: else a quote that never closes swallows rows in silence
+        delimiter = _delimiter(path, file.readline(LONGEST_ROW))
+        file.seek(0)
+        reader = csv.reader(
+            file, delimiter=delimiter, strict=True
+        )  # strict: else a quote that never closes swallows rows in silence
         header = _csv_header(path, reader)
         number = 0
         while True:
@@ -154,6 +161,14 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
             if cells:  # an empty line is no row
                 number += 1
                 yield number, *_csv_row(header, cells, problem)
+
+
+def _delimiter(path: Path, first_line: str) -> str:
+    """What parts the cells of a header: a comma, or semicolons or tabs where there are more of them, which is said."""
+    delimiter = max(",;\t", key=first_line.count)  # of equally many, the comma
+    if delimiter != ",":
+        logger.info(f"{path}: its cells are parted by {'semicolons' if delimiter == ';' else 'tabs'}.")
+    return delimiter
 
 
 def _csv_header(path: Path, reader) -> list[str]:
