@@ -44,6 +44,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--tie-margin", type=not_negative, default=0.0, metavar="X", help="scores no further apart are a tie (0)"
     )
+    parser.add_argument(
+        "--prefix-ids", action="store_true", help="put each file's name before its ids, where files count alike"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which side a chosen response lands on (0)")
     parser.add_argument("--split", default="train", help="of a hub data set (train)")
     parser.add_argument("--rejects", type=OutputPath, metavar="F", help="rejected rows (OUTPUT's stem.rejects.jsonl)")
@@ -70,7 +73,7 @@ def run(args) -> dict:
     from sft_judge.data.importing.labels import Reading, Sides
 
     rejects = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
-    reading = Reading(Sides(args.seed), args.tie_margin)
+    reading = Reading(Sides(args.seed), args.tie_margin, args.prefix_ids)
     options = {"format_name": args.format, "split": args.split, "strict": args.strict, "limit": args.limit}
     # votes are merged from a file of their own, as a pair's votes may stand anywhere
     first = (

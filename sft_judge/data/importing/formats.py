@@ -130,7 +130,12 @@ assert set(FORMATS) == set(IMPORT_FORMATS)
 
 def to_battle(row: dict, format_name: str, source: str, number: int, reading: Reading) -> dict:
     """One battle from row `number` of a source. Raises `RowError`; `reading` counts what was repaired on the way."""
-    battle = {"id": row_id(row, format_name) or _made_id(row, format_name, source, number)}
+    identity = row_id(row, format_name)
+    if isinstance(row.get("id"), float) and abs(row["id"]) >= 2**53:
+        raise RowError("id", f"{row['id']} is a float, which cannot tell such ids apart; write them as text")
+    if identity is not None and reading.prefix_ids:
+        identity = f"{source}-{identity}"
+    battle = {"id": identity or _made_id(row, format_name, source, number)}
     battle |= FORMATS[format_name](row, reading)
     lengths = [len(battle[name]) for name in FIELDS]
     if lengths[0] == 0:
@@ -190,8 +195,10 @@ def _number(value, kind: pa.DataType, name: str) -> int | float:
 def row_id(row: dict, format_name: str) -> str | None:
     """The id of a row as text, None where it has none; an Arena's battle is named by its question."""
     value = row.get("id", row.get({"arena": "question_id", "judgebench": "pair_id"}.get(format_name)))
-    if value is None or isinstance(value, dict | list | bool) or not str(value).strip():
+    if value is None or isinstance(value, dict | list | bool) or not str(value).strip() or value != value:
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column with a gap in it is one of floats to pandas
     text = str(value).strip()
     return None if SURROGATE.search(text) else text
 

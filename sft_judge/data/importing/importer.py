@@ -128,6 +128,7 @@ class _Importer:
     rejects: RejectsWriter
     seen: dict[str, tuple[str, int]]  # of all sources: where each id stands
     first_reject: dict | None = None
+    votes: Counter = field(default_factory=Counter)  # the last number given to a vote on each question
 
     def battles(self, rows: Iterator) -> Iterator[dict]:
         head = list(itertools.islice(rows, ROWS_TO_DETECT_FORMAT))
@@ -147,9 +148,10 @@ class _Importer:
                     raise problem
                 battle = to_battle(row, self.format_name, self.stem, number, self.reading)
             except RowError as error:
-                self._check_id(row_id(row, self.format_name), number)
                 self._reject(number, row, error)
             else:
+                if self.format_name == "arena" and "id" not in row:
+                    battle["id"] = self._number_vote(battle["id"])
                 self._check_id(battle["id"], number)
                 yield battle
 
@@ -164,14 +166,22 @@ class _Importer:
         self.result.reasons[f"{error.field}: {_without_values(error.reason)}"] += 1
         self.rejects.write({**about, "data": row})
 
-    def _check_id(self, identity: str | None, number: int) -> None:
-        if identity is None:
-            return
+    def _number_vote(self, question: str) -> str:
+        """An id of its own for each vote on a question: the question's, then with -2, -3 and so on after it."""
+        identity, count = question, 1
+        while identity in self.seen:
+            count = self.votes[question] = max(self.votes[question], 1) + 1
+            identity = f"{question}-{count}"
+        self.reading.mended["votes on a question_id that stood before, numbered"] += count > 1
+        return identity
+
+    def _check_id(self, identity: str, number: int) -> None:
         if identity in self.seen:
             other, row = self.seen[identity]
             where = f"rows {row} and {number}" if other == self.name else f"row {number}, and in {other} row {row}"
             raise InputError(
-                f"{self.name}: id {identity!r} stands in {where}; ids join the stages and must be unique."
+                f"{self.name}: id {identity!r} stands in {where}; ids join the stages and must be unique. "
+                "With --prefix-ids each file's name stands before its ids."
             )
         self.seen[identity] = (self.name, number)
 

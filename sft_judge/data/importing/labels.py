@@ -35,6 +35,7 @@ class Reading:
 
     sides: Sides
     tie_margin: float = 0.0  # scores no further apart are a tie
+    prefix_ids: bool = False  # the name of its file stands before each id
     mended: Counter = field(default_factory=Counter)
 
 

@@ -1,7 +1,7 @@
 """
 Votes that repeat a pair become one battle with their shares as soft labels.
 
-A pair is the same prompt and the same two responses, whichever of them stands first.
+A pair is the same prompt and the same two responses of the same models, whichever of them stands first.
 """
 
 import hashlib
@@ -17,9 +17,19 @@ from sft_judge.data.columns import SOFT
 LABELS = ("verdict", *SOFT)
 
 
-def pair_key(row: dict) -> tuple[bytes, bool]:
-    """The pair that a battle is about (16 bytes), and whether its responses stand in the order of that pair."""
+def pair_key(row: dict, by_model: bool = False) -> tuple[bytes, bool]:
+    """
+    The pair that a battle is about (16 bytes), and whether its responses stand in the order of that pair.
+
+    Args:
+        row: a battle.
+        by_model: tell equal answers of different models apart, as a vote is for a model's answer.
+    """
     prompt, one, two = ("\x1e".join(f"{len(turn)}:{turn}" for turn in row[name]).encode() for name in FIELDS)
+    if by_model:
+        one, two = (
+            text + f"\x1d{row.get(name) or ''}".encode() for text, name in ((one, "model_a"), (two, "model_b"))
+        )
     ordered = one <= two
     pair = b"\0\x1f".join((prompt, *((one, two) if ordered else (two, one))))
     return hashlib.blake2b(pair, digest_size=16).digest(), ordered
@@ -52,9 +62,9 @@ def merge_votes(battles: BattleFile, write) -> int:
 def _read_votes(battles: BattleFile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every row: a number for its pair [N], its order within the pair [N], its vote [N, 3], NaN of no label."""
     keys, ordered, votes = [], [], []
-    for table in battles.batches(["prompt", *FIELDS, *LABELS]):
+    for table in battles.batches([*FIELDS, "model_a", "model_b", *LABELS]):
         for row in table.to_pylist():
-            key, in_order = pair_key(row)
+            key, in_order = pair_key(row, by_model=True)
             keys.append(int.from_bytes(key[:8], "little") | 1 << 63)  # row numbers stand for rows without a label
             ordered.append(in_order)
             soft = [row.get(name) for name in SOFT]

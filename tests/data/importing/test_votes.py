@@ -4,6 +4,8 @@ import csv
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.importing import import_rows, votes
@@ -70,3 +72,50 @@ def test_soft_votes_of_the_real_file_are_its_own_pairs(data_folder, tmp_path):
         )
     table = read_battles(output)
     assert table.num_rows == len(pairs) and sum(table["weight"].to_pylist()) == sum(pairs.values())
+
+
+def test_equal_answers_of_different_models_keep_their_own_votes(tmp_path):
+    row = {"prompt": ["p"], "response_a": ["same"], "response_b": ["other"], "model_b": "z"}
+    rows = [
+        {**row, "id": str(n), "model_a": model, "verdict": verdict}
+        for n, (model, verdict) in enumerate([("x", "a"), ("x", "a"), ("y", "b"), ("x", "b")])
+    ]
+    battles, _ = import_rows(tmp_path, rows, "--votes", "soft")
+    assert sorted((b["model_a"], b["weight"], round(b["soft_a"], 6)) for b in battles) == [
+        ("x", 3, 0.666667),
+        ("y", 1, 0),
+    ]
+
+
+def test_votes_on_one_question_get_ids_of_their_own(tmp_path, capsys):
+    def chat(answer):
+        return [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]
+
+    rows = [
+        {"question_id": question, "conversation_a": chat("a"), "conversation_b": chat("b"), "winner": winner}
+        for question, winner in [(81, "model_a"), (81, "model_b"), (82, "tie"), ("81-2", "tie"), (81, "tie")]
+    ]
+    battles, _ = import_rows(tmp_path, rows)
+    assert [b["id"] for b in battles] == ["81", "81-2", "82", "81-2-2", "81-3"]
+    assert "3 votes on a question_id that stood before, numbered" in capsys.readouterr().out
+
+
+def test_files_that_count_alike_are_told_apart_by_the_option_that_the_error_names(tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text("id,prompt,response_a,response_b,winner\n0,q,a,b,model_a\n")
+    words = ["import", str(tmp_path / "one.csv"), str(tmp_path / "two.csv"), "--output", str(tmp_path / "b.parquet")]
+    assert main(words) == 2
+    assert "--prefix-ids" in capsys.readouterr().err
+    assert main([*words, "--prefix-ids"]) == 0
+    assert read_battles(tmp_path / "b.parquet")["id"].to_pylist() == ["one-0", "two-0"]
+
+
+def test_ids_of_a_column_with_gaps_are_whole_numbers_again(tmp_path, capsys):
+    table = {"id": [1.0, 2.0], "prompt": ["p", "q"], "response_a": ["x"] * 2, "response_b": ["y"] * 2}
+    pq.write_table(pa.table({**table, "winner": ["model_a", "model_b"]}), tmp_path / "s.parquet")
+    words = ["import", str(tmp_path / "s.parquet"), "--output", str(tmp_path / "b.parquet"), "--format", "wsdm"]
+    assert main(words) == 0
+    assert read_battles(tmp_path / "b.parquet")["id"].to_pylist() == ["1", "2"]
+    pq.write_table(pa.table({**table, "id": [2.0**53, 2.0], "winner": ["model_a", "model_b"]}), tmp_path / "s.parquet")
+    assert main(words) == 0
+    assert "1 rejected" in capsys.readouterr().out
