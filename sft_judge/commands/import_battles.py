@@ -48,7 +48,8 @@ def add_arguments(parser):
         "--prefix-ids", action="store_true", help="put each file's name before its ids, where files count alike"
     )
     parser.add_argument("--seed", type=int, default=0, help="which side a chosen response lands on (0)")
-    parser.add_argument("--split", default="train", help="of a hub data set (train)")
+    parser.add_argument("--split", help="of a data set, several joined by + (train, or the only one)")
+    parser.add_argument("--config", metavar="NAME", help="of a data set whose card has several")
     parser.add_argument("--rejects", type=OutputPath, metavar="F", help="rejected rows (OUTPUT's stem.rejects.jsonl)")
     parser.add_argument("--strict", action="store_true", help="the first bad row is an error")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each source")
@@ -74,7 +75,8 @@ def run(args) -> dict:
 
     rejects = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
     reading = Reading(Sides(args.seed), args.tie_margin, args.prefix_ids)
-    options = {"format_name": args.format, "split": args.split, "strict": args.strict, "limit": args.limit}
+    options = {name: getattr(args, name) for name in ("split", "config", "strict", "limit")}
+    options["format_name"] = args.format
     # votes are merged from a file of their own, as a pair's votes may stand anywhere
     first = (
         args.output if args.votes == "rows" else args.output.with_name(f".{args.output.stem}.votes.partial.parquet")

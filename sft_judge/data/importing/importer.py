@@ -19,6 +19,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
 from sft_judge.data.battles import COLUMNS, BattleWriter
 from sft_judge.data.importing.conversation import RowError
+from sft_judge.data.importing.folders import is_saved, saved_rows
 from sft_judge.data.importing.formats import detect_format, row_id, to_battle
 from sft_judge.data.importing.labels import Reading
 from sft_judge.data.importing.readers import EXPECTED, read_rows
@@ -76,7 +77,8 @@ def import_sources(
     reading: Reading,
     *,
     format_name: str | None = None,
-    split: str = "train",
+    split: str | None = None,
+    config: str | None = None,
     strict: bool = False,
     limit: int | None = None,
     progress=None,
@@ -84,14 +86,15 @@ def import_sources(
     """
     Read all sources into `output`; `progress(n)` is told of every n rows. `limit` counts rows of each file.
 
-    `format_name` is one of FORMATS, None to tell by the columns; `split` is that of hub data sets. Raises `InputError`
+    `format_name` is one of FORMATS, None to tell by the columns; `split` and `config` are those of data sets in a
+    folder or on the hub. Raises `InputError`
     for a file that cannot be read, in which no row is good, or an id that stands twice; with `strict` for the first
     bad row. Then no file is left.
     """
     result = Imported(mended=reading.mended)
     seen: dict[str, tuple[str, int]] = {}
     with BattleWriter(output) as writer, RejectsWriter(rejects) as rejected:
-        for name, stem, rows in _open_source(sources, split):
+        for name, stem, rows in _open_source(sources, split, config):
             before = result.rejected, result.rows_out
             importer = _Importer(name, stem, format_name, strict, reading, result, rejected, seen)
             battles = importer.battles(itertools.islice(rows, limit))
@@ -106,13 +109,22 @@ def import_sources(
     return result
 
 
-def _open_source(sources: list[Path | str], split: str) -> Iterator[tuple[str, str, Iterator]]:
-    """(name, short name, rows) of every file or hub data set; files of one name are told apart by their folder."""
-    files = [file for source in sources for file in (source_files(source) if isinstance(source, Path) else [source])]
+def _open_source(sources: list[Path | str], *of: str | None) -> Iterator[tuple[str, str, Iterator]]:
+    """
+    (name, short name, rows) of every file or data set; `of` are split and config.
+
+    Files of one name are told apart by their folder.
+    """
+    files = [
+        file for source in sources for file in (source_files(source, *of) if isinstance(source, Path) else [source])
+    ]
     stems = Counter(Path(file).stem for file in files)
     for file in files:
         short = Path(file).stem if stems[Path(file).stem] == 1 else f"{Path(file).parent.name}/{Path(file).stem}"
-        yield str(file), short, read_rows(file) if isinstance(file, Path) else hub_rows(file, split)
+        if not isinstance(file, Path):
+            yield file, short, hub_rows(file, *of)
+        else:
+            yield str(file), short, saved_rows(file, of[0]) if is_saved(file) else read_rows(file)
 
 
 @dataclass

@@ -2,14 +2,18 @@
 One source file to rows, whatever is in it: CSV, JSONL, a JSON list or Parquet.
 
 The contents decide what a file is, not its name. What cannot be read at all is an `InputError`; a row that cannot be
-read is given with its problem. Nothing is unpacked: an archive of a few kilobytes can hold more than the disk.
+read is given with its problem. A gzip of one file is unpacked as it is read, within the limits on a line; archives
+are not, as one of a few kilobytes can hold more than the disk.
 """
 
 import codecs
 import csv
+import gzip
+import io
 import json
 import logging
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +30,9 @@ EXPECTED = "Expected CSV, JSONL, a JSON list or Parquet"
 ROWS_PER_BATCH = 2_000  # rows of Parquet in memory at a time
 LONGEST_ROW = 64 << 20  # bytes of one line of JSONL, or of one cell of CSV
 LARGEST_GROUP = 4 << 30  # bytes of one row group of Parquet once it is unpacked
+GZIP = b"\x1f\x8b"
 LARGEST_LIST = 1 << 30  # bytes of a file that is one JSON list, which is read whole
-ARCHIVES = {b"PK\x03\x04": "a zip", b"\x1f\x8b": "a gzip", b"7z\xbc\xaf": "a 7z", b"\x28\xb5\x2f\xfd": "a zstd"}
+ARCHIVES = {b"PK\x03\x04": "a zip", b"7z\xbc\xaf": "a 7z", b"\x28\xb5\x2f\xfd": "a zstd"}
 ARCHIVES |= {b"BZh": "a bzip2", b"\xfd7zXZ": "an xz", b"Rar!": "a rar"}
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
@@ -42,8 +47,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
         raise InputError(f"{path}: a folder, expected a file. {EXPECTED}.")
     if not path.is_file():
         raise InputError(f"{path}: no such file. {EXPECTED}.")
-    with open(path, "rb") as file:
-        head = file.read(1 << 16)
+    with _open_bytes(path) as file:
+        try:
+            head = file.read(1 << 16)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: a gzip file that cannot be unpacked ({error}). Copy it again.") from error
     if not head.strip():
         raise InputError(f"{path}: the file is empty. {EXPECTED}.")
     archive = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
@@ -51,12 +59,36 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
         raise InputError(f"{path}: {archive} archive, which is not unpacked here. Unpack it and name the file inside.")
     if head.startswith(b"PAR1"):
         return _parquet_rows(path)
+    return _unpack_to_the_end(path, _text_rows(path, head))
+
+
+def _text_rows(path: Path, head: bytes) -> Iterator[tuple[int, dict, RowError | None]]:
     first_line = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
     if b"\0" in first_line or not _is_utf8(first_line):
         raise InputError(f"{path}: not UTF-8 text and not Parquet (it begins {head[:12]!r}). {EXPECTED}.")
     if first_line.startswith(b"["):
         return _list_rows(path)
     return _jsonl_rows(path) if first_line.startswith(b"{") else _csv_rows(path)
+
+
+def _unpack_to_the_end(path: Path, rows: Iterator) -> Iterator:
+    """Rows as they come. Raises `InputError` where a gzip is cut off."""
+    try:
+        yield from rows
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: a gzip file that cannot be unpacked ({error}). Copy it again.") from error
+
+
+def _open_bytes(path: Path):
+    """A file's bytes, unpacked on the way where it is a gzip: only so much as is read."""
+    with open(path, "rb") as file:
+        zipped = file.read(2) == GZIP
+    return gzip.open(path, "rb") if zipped else open(path, "rb")
+
+
+def _open_text(path: Path, newline: str):
+    """The same as text; bytes that are no UTF-8 become surrogates."""
+    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -93,7 +125,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+    with _open_text(path, "\n") as file:
         for number, line in enumerate((line for line in _lines(file) if line.strip()), start=1):
             problem = _undecodable(line, "line")
             if len(line) > LONGEST_ROW:
@@ -117,13 +149,15 @@ def _lines(file) -> Iterator[str]:
 
 
 def _list_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
-    if path.stat().st_size > LARGEST_LIST:
+    with _open_bytes(path) as file:
+        data = file.read(LARGEST_LIST + 1)
+    if len(data) > LARGEST_LIST:
         raise InputError(
-            f"{path}: one JSON list of {path.stat().st_size / 2**30:.1f} GiB, which would be held whole. "
+            f"{path}: one JSON list of more than {LARGEST_LIST / 2**30:.0f} GiB, which would be held whole. "
             "Write it as JSONL, one object a line."
         )
     try:
-        items = json.loads(path.read_text(encoding="utf-8-sig"))
+        items = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: broken JSON ({error}). {EXPECTED}.") from error
     if not isinstance(items, list):
@@ -137,7 +171,7 @@ def _list_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
     csv.field_size_limit(LONGEST_ROW)
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with _open_text(path, "") as file:
         delimiter = _delimiter(path, file.readline(LONGEST_ROW))
         file.seek(0)
         reader = csv.reader(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath
+from sft_judge.data.importing.folders import DESCRIPTIONS, files_of_split, is_saved
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
+ZIPPED = ".gz"  # one file, read as it is unpacked
 OWN_FILE_SUFFIXES = ("manifest.json", ".rejects.jsonl")  # what stages leave beside their outputs
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -23,20 +25,22 @@ def named_sources(names: list[str]) -> list[Path | str]:
     return sources
 
 
-def source_files(source: Path) -> list[Path]:
+def source_files(source: Path, split: str | None = None, config: str | None = None) -> list[Path]:
     """
-    A file itself, or the data files of a folder at any depth, by name. Our own manifests and rejects are no data.
+    A file itself, or the data files of a folder at any depth that are of a split, by name.
 
-    Raises `InputError` for a folder without any, and for a link that leads out of the folder.
+    Our own manifests and rejects are no data, nor is what describes a data set. Raises `InputError` for a folder
+    without any, or whose splits are others, and for a link that leads out of the folder.
     """
-    if not source.is_dir():
+    if not source.is_dir() or is_saved(source):
         return [source]
     files = [
         file
         for file in sorted(source.rglob("*"))
         if file.is_file()
-        and file.suffix in SUFFIXES
+        and file.name.removesuffix(ZIPPED).endswith(SUFFIXES)
         and not file.name.endswith(OWN_FILE_SUFFIXES)
+        and file.name not in DESCRIPTIONS
         and ".partial" not in file.name
     ]
     if not files:
@@ -44,10 +48,10 @@ def source_files(source: Path) -> list[Path]:
     for file in files:
         if not file.resolve().is_relative_to(source.resolve()):
             raise InputError(f"{file}: a link that leads out of {source}. Name the file that it leads to instead.")
-    return files
+    return files_of_split(source, files, split, config)
 
 
-def hub_rows(name: str, split: str) -> Iterator[tuple[int, dict, None]]:
+def hub_rows(name: str, split: str | None, config: str | None = None) -> Iterator[tuple[int, dict, None]]:
     """
     The rows of one split of a hub data set, numbered from 1, through `datasets`: its files, and no code of it.
 
@@ -56,7 +60,7 @@ def hub_rows(name: str, split: str) -> Iterator[tuple[int, dict, None]]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(name, split=split)
+        rows = datasets.load_dataset(name, config, split=split or "train")
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

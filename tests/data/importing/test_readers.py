@@ -255,7 +255,7 @@ BAD_FILES = {
     "blank": (b"\n\n", "is empty"),
     "header": (",".join(LMSYS).encode() + b"\n", "a header alone"),
     "garbage": (bytes(range(256)) * 50, "not UTF-8 text"),
-    "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "a gzip archive, which is not unpacked"),
+    "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "a gzip file that cannot be unpacked"),
     "utf-16": ((",".join(LMSYS) + "\n").encode("utf-16"), "not UTF-8 text"),
     "cut Parquet": (b"PAR1" + bytes(100), "broken Parquet"),
     "prose": (b"once upon a time\nthere was a judge\n", "no column 'id'"),

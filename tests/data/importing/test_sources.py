@@ -1,7 +1,10 @@
 """Folders, patterns and ids of the hub: each is its files, or one line that says what to do."""
 
+import gzip
 import json
+import os
 
+import datasets
 import pytest
 
 from helpers.importing import PREFERENCE, refused, votes
@@ -49,3 +52,78 @@ def test_a_hub_id_without_a_network_names_the_local_way(tmp_path, capsys, monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     refused(capsys, tmp_path, "nobody/no-such-set", "not to be had from the hub", "--local-dir DIR")
+
+
+# Data sets as folders
+
+
+def preference(number):
+    return {**PREFERENCE, "prompt": f"p{number}"}
+
+
+@pytest.fixture
+def downloaded(tmp_path):
+    """A data set as `hf download --local-dir` leaves it: three splits of one form, zipped."""
+    folder = tmp_path / "hub"
+    (folder / "data").mkdir(parents=True)
+    for place, split in enumerate(("train", "test", "train_sft")):
+        with gzip.open(folder / "data" / f"{split}-00000-of-00001.jsonl.gz", "wt") as file:
+            file.write("".join(json.dumps(preference(10 * place + n)) + "\n" for n in range(3)))
+    (folder / "dataset_infos.json").write_text("[1]")
+    return folder
+
+
+def prompts(folder, tmp_path, *more):
+    assert main(["import", str(folder), "--output", str(tmp_path / "b.parquet"), *more]) == 0
+    return [row["prompt"][0] for row in read_battles(tmp_path / "b.parquet").to_pylist()]
+
+
+def test_of_a_downloaded_set_the_train_split_alone_is_read_and_the_rest_named(downloaded, tmp_path, capsys):
+    assert prompts(downloaded, tmp_path) == ["p0", "p1", "p2"]
+    said = capsys.readouterr().out
+    assert "left out: test-00000-of-00001.jsonl.gz (test), train_sft-00000-of-00001.jsonl.gz (train_sft)" in said
+    assert prompts(downloaded, tmp_path, "--split", "test+train_sft") == ["p10", "p11", "p12", "p20", "p21", "p22"]
+
+
+def test_splits_that_cannot_be_told_are_refused(downloaded, tmp_path, capsys):
+    assert main(["import", str(downloaded), "--output", str(tmp_path / "b.parquet"), "--split", "trian"]) == 2
+    assert "no split 'trian'; it has" in capsys.readouterr().err
+    (downloaded / "data" / "train-00000-of-00001.jsonl.gz").unlink()
+    refused(capsys, tmp_path, downloaded, "its splits are test, train_sft", "--split")
+
+
+def test_a_cards_configs_say_which_files_are_of_which_split(tmp_path, capsys):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("x", "y", "z"):
+        (folder / f"{name}.jsonl").write_text(json.dumps({**PREFERENCE, "prompt": name}) + "\n")
+    files = "  - {split: train, path: x.jsonl}\n  - {split: test, path: y.jsonl}\n"
+    other = "- config_name: other\n  data_files: z.jsonl\n"
+    card = f"---\nconfigs:\n- config_name: first\n  data_files:\n{files}{other}---\n"
+    (folder / "README.md").write_text(card)
+    refused(capsys, tmp_path, folder, "its configs are first, other", "--config")
+    assert prompts(folder, tmp_path, "--config", "first") == ["x"]
+    assert prompts(folder, tmp_path, "--config", "other") == ["z"]
+    assert main(["import", str(folder), "--output", str(tmp_path / "b.parquet"), "--config", "third"]) == 2
+    assert "no config 'third'; its card has first, other" in capsys.readouterr().err
+
+
+def test_a_folder_of_save_to_disk_is_its_rows(tmp_path, capsys):
+    rows = {name: [preference(number)[name] for number in range(3)] for name in PREFERENCE}
+    whole = datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows)})
+    whole["validation"] = whole["train"].select([0])
+    whole.save_to_disk(tmp_path / "saved")
+    assert prompts(tmp_path / "saved", tmp_path) == ["p0", "p1", "p2"]
+    assert prompts(tmp_path / "saved", tmp_path, "--split", "validation") == ["p0"]
+    whole["train"].save_to_disk(tmp_path / "one")
+    assert prompts(tmp_path / "one", tmp_path) == ["p0", "p1", "p2"]
+    (tmp_path / "saved" / "dataset_dict.json").write_text("{")
+    capsys.readouterr()
+    refused(capsys, tmp_path, tmp_path / "saved", "not a data set of save_to_disk")
+
+
+def test_a_gzip_that_is_cut_off_is_one_line(tmp_path, capsys):
+    lines = "".join(json.dumps({**preference(n), "chosen": os.urandom(200).hex()}) + "\n" for n in range(2000))
+    zipped = gzip.compress(lines.encode())
+    (tmp_path / "x.jsonl.gz").write_bytes(zipped[: len(zipped) // 2])
+    refused(capsys, tmp_path, tmp_path / "x.jsonl.gz", "x.jsonl.gz: a gzip file that cannot be unpacked")
