@@ -42,6 +42,7 @@ OPTIONAL = {
     "soft_a": pa.float64(),
     "soft_b": pa.float64(),
     "soft_tie": pa.float64(),
+    "tie_kind": pa.string(),  # of a tie, where people said so: both bad, both good
 }
 COLUMNS = {**REQUIRED, **OPTIONAL}
 FIELDS = ("prompt", "response_a", "response_b")

@@ -34,11 +34,19 @@ def slices(battles: pa.Table) -> dict[str, dict[str, np.ndarray]]:
         "difference in length": bucket_labels(np.round(100 * np.abs(a - b) / np.maximum(a + b, 1)).astype(int), " %"),
         "source": [value or "unknown" for value in column(battles, "source")],
         "category": [value or "unknown" for value in column(battles, "category")],
+        "kind of tie": _tie_kinds(battles),
         "text that could be taken for more": _injection_masks(battles),
     }
     parts = {dimension: _masks(values) for dimension, values in labels.items()}
     parts["model"] = _model_masks(column(battles, "model_a"), column(battles, "model_b"))
     return {dimension: masks for dimension, masks in parts.items() if len(masks) > 1}
+
+
+def _tie_kinds(battles: pa.Table) -> list[str]:
+    """Both bad, both good or another tie, where people told them apart; all else is one part."""
+    pairs = zip(column(battles, "tie_kind"), column(battles, "verdict"), strict=True)
+    kinds = [kind or ("another tie" if verdict == "tie" else "no tie") for kind, verdict in pairs]
+    return kinds if any(column(battles, "tie_kind")) else ["no tie"] * len(kinds)
 
 
 def bucket_labels(values: np.ndarray, unit: str = "", num: int = 4) -> list[str]:

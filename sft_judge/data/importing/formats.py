@@ -145,6 +145,9 @@ def to_battle(row: dict, format_name: str, source: str, number: int, reading: Re
     if battle["response_a"] == battle["response_b"] and battle["verdict"] in ("a", "b"):
         one, other = ("rejected", "chosen") if FORMATS[format_name] is preference_battle else FIELDS[:0:-1]
         raise RowError(one, f"the same as {other}, so neither can be the better one")
+    kind = labels.TIE_KINDS.get(str(row.get("winner")).strip())
+    if kind and battle["verdict"] == "tie":
+        battle["tie_kind"] = kind
     models = {name: battle.pop(name) for name in ("model_a", "model_b") if name in battle}
     optional = _optional_fields({**row, **{name: model for name, model in models.items() if model}}, reading.mended)
     subset = row.get("subset") if format_name == "rewardbench" else None

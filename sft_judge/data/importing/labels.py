@@ -9,7 +9,11 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.importing.conversation import RowError
 
 LMSYS_WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")  # in the order of VERDICTS
-TIES = ("tie", "tie (bothbad)", "tie (both bad)", "bothbad", "both_bad", "both bad")
+TIE_KINDS = {  # what a winner's name says of a tie beside that it is one
+    **dict.fromkeys(("tie (bothbad)", "tie (both bad)", "bothbad", "both_bad", "both bad"), "both bad"),
+    **dict.fromkeys(("tie (bothgood)", "tie (both good)", "bothgood", "both_good", "both good"), "both good"),
+}
+TIES = ("tie", *TIE_KINDS)
 WINNER_NAMES = {"model_a": "a", "model_b": "b", "a": "a", "b": "b", **dict.fromkeys(TIES, "tie")}
 TRUTH = {"true": 1, "false": 0}  # as pandas writes a column of bool
 SCORES = (("score_a", "score_b"), ("rating_a", "rating_b"))
@@ -66,7 +70,8 @@ def named_verdict(row: dict, mended: Counter) -> str | None:
     if not isinstance(name, str) or name not in WINNER_NAMES:
         numbered = "; a number does not say which response won" if str(name) in ("0", "1", "2") else ""
         raise RowError("winner", f"{name!r}, expected one of {', '.join(WINNER_NAMES)}{numbered}")
-    mended["winners called both bad, read as ties"] += name in TIES[1:]
+    if name in TIE_KINDS:
+        mended[f"winners called {TIE_KINDS[name]}, read as ties (tie_kind keeps them apart)"] += 1
     return WINNER_NAMES[name]
 
 

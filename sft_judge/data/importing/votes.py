@@ -8,6 +8,7 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sft_judge.core.swap_orders import swap
 from sft_judge.core.verdicts import VERDICTS
@@ -83,6 +84,9 @@ def _with_shares(table: pa.Table, totals: np.ndarray, labelled: np.ndarray) -> p
     winners = np.where((shares == best).sum(axis=1) == 1, shares.argmax(axis=1), VERDICTS.index("tie"))
     verdicts = [VERDICTS[winner] if there else None for winner, there in zip(winners, labelled, strict=True)]
     table = set_column(table, "verdict", pa.array(verdicts, pa.string()))
+    if "tie_kind" in table.column_names:  # one vote's kind is not that of all
+        kinds = pc.if_else(pa.array(~labelled | (counts == 1)), table["tie_kind"], pa.scalar(None, pa.string()))
+        table = set_column(table, "tie_kind", kinds)
     for name, column in zip(SOFT, shares.T, strict=True):
         table = set_column(table, name, pa.array(column, pa.float64(), mask=~labelled))
     return set_column(table, "weight", pa.array(counts, pa.float64(), mask=~labelled))

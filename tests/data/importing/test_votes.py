@@ -11,7 +11,8 @@ import pytest
 from helpers.importing import import_rows, votes
 from sft_judge.cli import main
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import read_battles
+from sft_judge.data.battles import battle_table, read_battles
+from sft_judge.evaluation.slices import slices
 
 pytestmark = pytest.mark.unit
 
@@ -119,3 +120,16 @@ def test_ids_of_a_column_with_gaps_are_whole_numbers_again(tmp_path, capsys):
     pq.write_table(pa.table({**table, "id": [2.0**53, 2.0], "winner": ["model_a", "model_b"]}), tmp_path / "s.parquet")
     assert main(words) == 0
     assert "1 rejected" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("votes_as, kinds", [("rows", ["both bad", "both good", None, None]), ("soft", [None] * 2)])
+def test_ties_of_two_bad_and_two_good_answers_are_kept_apart(votes_as, kinds, tmp_path):
+    row = {"prompt": ["p"], "response_a": ["x"], "response_b": ["y"]}
+    names = ["tie (bothbad)", "both_good", "tie", "model_a"]
+    rows = [{**row, "prompt": [f"p{n // 2}"], "id": str(n), "winner": name} for n, name in enumerate(names)]
+    battles, _ = import_rows(tmp_path, rows, "--votes", votes_as)
+    assert [b.get("tie_kind") for b in battles] == kinds
+    if votes_as == "rows":
+        assert [b["verdict"] for b in battles] == ["tie", "tie", "tie", "a"]
+        parts = slices(battle_table(battles * 20))["kind of tie"]
+        assert sorted(parts) == ["another tie", "both bad", "both good", "no tie"]
