@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sft_judge.core.model_files import ADAPTER, base_hash
+from sft_judge.core.model_files import ADAPTER, BASE, JUDGE, base_hash, json_hash
 
 
 class InputPath(type(Path())):
@@ -47,8 +47,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def check_folder(path: Path) -> None:
     """Raise `OSError` where a file stands in the place of a folder to be made: before the work, not after it."""
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    there = next(place for place in (Path(path), *Path(path).parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
 
 
 @contextmanager
@@ -124,11 +125,7 @@ def content_hash(path: Path) -> str:
             name = file.relative_to(path).as_posix()
             if name.endswith("manifest.json") or ".partial" in name:
                 continue
-            digest.update(
-                f"{name}\0{content_hash(file) if file.name != 'judge.json' else _judge_hash(file)}\n".encode()
-            )
-            if file.name == ADAPTER:
-                digest.update(base_hash(file.parent).encode())
+            digest.update(f"{name}\0{_hash_in_folder(file)}\n".encode())
         return digest.hexdigest()
     status = path.stat()
     return _file_hash(path, status.st_size, status.st_mtime_ns)
@@ -141,7 +138,10 @@ def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _judge_hash(file: Path) -> str:
-    fields = json.loads(file.read_text(encoding="utf-8"))
-    fields.pop("calibration", None)
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+def _hash_in_folder(file: Path) -> str:
+    """A file's hash as part of its folder's: of a judge.json without its calibration, of an adapter with its base."""
+    if file.name == JUDGE:
+        return json_hash(file, ("calibration",)).hex()
+    if file.name == ADAPTER:  # the base's place may change, and the base may change in its place
+        return json_hash(file, (BASE,)).hex() + base_hash(file.parent)
+    return content_hash(file)

@@ -83,22 +83,20 @@ def base_of(model: str | Path) -> str:
     fields, recorded = read_adapter_config(model), _recorded_base(model)
     name, relative = fields[BASE], recorded.get("relative")
     places = [Path(name), *([Path(model) / relative] if relative else [])]
-    folders = [place for place in places if place.is_dir()]
-    if not folders:
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
         if is_local(name) or relative:
             raise InputError(
                 f"{model}: its adapter stands on {name}, which is not here. Put the base there, or name its place as "
                 f"{BASE} in {ADAPTER}."
             )
         return name
-    wanted = recorded.get("weights")
-    same = [folder for folder in folders if wanted in (None, weights_hash(folder))]
-    if not same:
+    if recorded.get("weights") not in (None, weights_hash(folder)):
         raise InputError(
-            f"{model}: its adapter was trained on another base than {folders[0]}: weights or config.json differ. "
+            f"{model}: its adapter was trained on another base than {folder}: weights or config.json differ. "
             f"Name the right folder as {BASE} in {Path(model) / ADAPTER}, or train again."
         )
-    return os.path.normpath(same[0])
+    return os.path.normpath(folder)
 
 
 def revision_of(model: str | Path) -> str | None:
@@ -139,7 +137,7 @@ def weights_hash(folder: str | Path) -> str:
         digest.update(f"{file.name}\0".encode() + _sampled(file))
     config = Path(folder) / "config.json"
     if config.is_file():
-        digest.update(_json_hash(config, _VOLATILE))
+        digest.update(json_hash(config, _VOLATILE))
     return digest.hexdigest()
 
 
@@ -155,10 +153,10 @@ def judge_hash(folder: str | Path) -> str:
         if (folder / name).is_file():
             digest.update(name.encode() + hashlib.sha256((folder / name).read_bytes()).digest())
     if is_adapter(folder):
-        digest.update(_json_hash(folder / ADAPTER, (BASE,)))
+        digest.update(json_hash(folder / ADAPTER, (BASE,)))
         digest.update((_recorded_base(folder).get("weights") or "").encode())
     if (folder / JUDGE).is_file():
-        digest.update(_json_hash(folder / JUDGE, ("calibration", "base")))
+        digest.update(json_hash(folder / JUDGE, ("calibration", "base")))
     return digest.hexdigest()
 
 
@@ -171,7 +169,8 @@ def _recorded_base(model: str | Path) -> dict:
     return recorded if isinstance(recorded, dict) else {}
 
 
-def _json_hash(file: Path, left_out: tuple[str, ...]) -> bytes:
+def json_hash(file: Path, left_out: tuple[str, ...]) -> bytes:
+    """SHA-256 of a JSON file's keys and values, some of them left out."""
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:  # who loads it says so

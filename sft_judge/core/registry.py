@@ -97,8 +97,8 @@ def check_paths(module, args) -> None:
     Raises:
         InputError: an output is an input, a folder that holds one (it would be replaced whole), or stands twice.
     """
-    named = paths_in(vars(args), OutputPath)
-    outputs = [*named, *(path for path in stage_outputs(module, args) if path not in named)]
+    made = stage_outputs(module, args)  # a stage may make files in a folder that it names, and leave the others
+    outputs = [*made, *(path for path in paths_in(vars(args), OutputPath) if path not in made)]
     resolved = [Path(path).resolve() for path in outputs]
     for place, (path, whole) in enumerate(zip(outputs, resolved, strict=True)):
         if whole in resolved[:place]:
@@ -107,7 +107,7 @@ def check_paths(module, args) -> None:
             other = Path(source).resolve()
             if whole == other or (whole.exists() and other.exists() and whole.samefile(other)):
                 raise InputError(f"{path} is an input and would be replaced as an output; name another output.")
-            if whole in other.parents:
+            if path in made and whole in other.parents:
                 raise InputError(f"{path} holds the input {source} and would be replaced whole; name another output.")
 
 

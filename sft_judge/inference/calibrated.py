@@ -64,13 +64,13 @@ def describe_judge(model: str, output: Path) -> dict:
         output: the probs file.
 
     Returns:
-        `model` as it was given, `model_paths` from the root and from the file's folder, and `judge`, its hash; the
+        `model` as it was given, `model_from_here`, the way to it from the file's folder, and `judge`, its hash; the
         last is None where several judges make the file.
     """
     folder = Path(model).resolve()
-    paths = [str(folder), os.path.relpath(folder, Path(output).resolve().parent)]
     hashed = judge_hash(folder) if (folder / FILE).is_file() else None
-    return {"model": str(model), "model_paths": paths, "judge": hashed}
+    here = os.path.relpath(folder, Path(output).resolve().parent)
+    return {"model": str(model), "model_from_here": here, "judge": hashed}
 
 
 def find_judge(metadata: dict, file: Path | None) -> Path | None:
@@ -92,8 +92,8 @@ def _named_folders(metadata: dict, file: Path | None) -> list[Path]:
     """The judges' folders in the places that a probs file names; none where it has no hash to tell them by."""
     if not metadata.get("judge"):
         return []
-    whole, relative = metadata["model_paths"]
-    folders = [Path(whole), *([] if file is None else [Path(file).resolve().parent / relative])]
+    beside = [] if file is None else [Path(file).resolve().parent / metadata["model_from_here"]]
+    folders = [*beside, Path(metadata["model"])]
     return [folder for folder in folders if (folder / FILE).is_file()]
 
 

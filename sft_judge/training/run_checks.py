@@ -33,7 +33,7 @@ CHECKPOINTING_KEYS = ("use_reentrant", "preserve_rng_state", "selective")
 
 def check_run(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
     """
-    Check that this machine and this model take a recipe's keys; name those that do nothing in a warning.
+    Check that this machine and this model take a recipe's keys.
 
     Raises:
         InputError: a key would end in an error once the model is loaded, or would change nothing.
@@ -45,10 +45,14 @@ def check_run(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
     _check_checkpointing(config)
     _check_optimizer(config)
     check_base(model_config, config)
+
+
+def warn_of_unused(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
+    """Name the keys that a recipe sets in vain, such as `lora_r` without `use_peft`."""
     unused = [*unused_settings(config, TRAINING | OWN), *unused_settings(model_config, MODEL | OWN)]
     of_many = keys_of_many_processes(config) if config.world_size == 1 else []
     unused += [f"{', '.join(of_many)} (this is one process)"] if of_many else []
-    if unused and config.process_index == 0:
+    if unused:
         logger.warning(f"keys that do nothing in this run: {'; '.join(unused)}.")
 
 

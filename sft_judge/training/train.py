@@ -31,7 +31,7 @@ from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import TrainingData, mix_sources, split_folds, verdict_dataset
 from sft_judge.training.learning_rates import question_learning_rate
 from sft_judge.training.resume import check_same_launch, open_work
-from sft_judge.training.run_checks import check_rows, check_run
+from sft_judge.training.run_checks import check_rows, check_run, warn_of_unused
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
 from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teachers
 from sft_judge.training.summary import judge_spec, measure_costs, plain_values, summarise_training
@@ -71,6 +71,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     work, weights = partial_path(output), weights_hash(folder)
     check_same_launch(work, fingerprint, config, weights)
     if config.process_index == 0:
+        warn_of_unused(config, model_config)
         logger.info(describe_counts(data.counts, config.total_budget))
         thought = opened_thought(data.prompt.tail)
         if thought:

@@ -66,7 +66,7 @@ def test_an_adapter_on_a_base_of_other_shapes_is_refused_by_both_names(damaged, 
     fields = json.loads((damaged / "adapter_config.json").read_text())
     fields["base_model_name_or_path"] = str(tmp_path / "wide")
     (damaged / "adapter_config.json").write_text(json.dumps(fields))
-    reason = f"{damaged}: its adapter was not made for {tmp_path / 'wide'} (size mismatch for "
+    reason = f"{damaged}: its adapter was trained on another base than {tmp_path / 'wide'}"
     for words in every_use(damaged, synthetic_file, tmp_path)[:2]:
         refuses(words, 2, reason, tmp_path, capsys)
 
