@@ -44,9 +44,12 @@ def outputs(args):
 def run(args) -> dict:
     from sft_judge.data.probs import read_probs
     from sft_judge.evaluation.calibration_fit import choose_calibration
+    from sft_judge.modeling.judge_spec import read_spec
 
     if not (args.model or args.output) or (args.apply and not args.output):
         raise InputError("Give --model DIR, --output F or both; --apply goes with --output, which is a copy of it.")
+    if args.model:
+        read_spec(args.model)  # says what is wrong with it
     probs = read_probs(args.probs)
     for each in [probs, *([read_probs(args.apply)] if args.apply else [])]:
         _check_judge(args.model, each)

@@ -36,6 +36,8 @@ def run(args):
     file = find_resource("recipes", args.pipeline)
     pipeline = read_pipeline(file)
     override(pipeline, args.set)
+    if not pipeline.get("vars", {}).get("run"):
+        raise InputError(f"{file}: no variable 'run', which names the folder of the run; give vars: {{run: DIR}}.")
     if args.shrink:
         pipeline["vars"]["run"] += "-shrunk"
     steps = steps_of(pipeline, file)

@@ -43,7 +43,7 @@ def export_judge(model: str, output: Path) -> dict:
     classifier.score.weight = torch.nn.Parameter(score.detach())
     classifier.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    write_spec(output, spec)
+    write_spec(output, spec, bind=True)
     return {"architecture": type(classifier).__name__, "labels": names, "scale": scale}
 
 

@@ -76,7 +76,7 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
     if spec.training.pop("loaded_in_4bit", None) or spec.training.pop("loaded_in_8bit", None):
         spec.training["merged_onto"] = onto
     spec.training["folds_seen"] = sorted({fold for each in specs for fold in each.training.get("folds_seen", [])})
-    write_spec(output, spec)
+    write_spec(output, spec, bind=True)
     return {"models": models, "weights": shares, "onto": onto}
 
 

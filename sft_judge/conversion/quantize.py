@@ -63,7 +63,7 @@ def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) 
     tokenizer.save_pretrained(output)
     spec.calibration = None  # the quantised copy is calibrated anew
     spec.training = {**spec.training, "quantized": asdict(tuning) | result}
-    write_spec(output, spec)
+    write_spec(output, spec, bind=True)
     return result
 
 

@@ -50,7 +50,7 @@ def make_untrained(
     for file in source.iterdir():
         if file.is_file() and file.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt"):
             _link(file.resolve(), output / file.name)
-    write_spec(output, spec)
+    write_spec(output, spec, bind=True)
     return spec
 
 

@@ -6,6 +6,7 @@ hub id and commit, and judge.json keeps the way from the one folder to the other
 a base that was moved together with its adapter, and refuses another one.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -82,7 +83,7 @@ def base_of(model: str | Path) -> str:
         return str(model)
     fields, recorded = read_adapter_config(model), _recorded_base(model)
     name, relative = fields[BASE], recorded.get("relative")
-    places = [Path(name), *([Path(model) / relative] if relative else [])]
+    places = [Path(name), *([Path(model).resolve() / relative] if relative else [])]
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
         if is_local(name) or relative:
@@ -96,7 +97,7 @@ def base_of(model: str | Path) -> str:
             f"{model}: its adapter was trained on another base than {folder}: weights or config.json differ. "
             f"Name the right folder as {BASE} in {Path(model) / ADAPTER}, or train again."
         )
-    return os.path.normpath(folder)
+    return str(folder.resolve() if relative else folder)
 
 
 def revision_of(model: str | Path) -> str | None:
@@ -104,17 +105,18 @@ def revision_of(model: str | Path) -> str | None:
     return read_adapter_config(model).get(REVISION) if is_adapter(model) else None
 
 
-def describe_base(base: str | Path, judge: Path, commit: str | None = None) -> dict:
+def describe_base(base: str | Path, judge: Path, weights: str, commit: str | None = None) -> dict:
     """
     What judge.json keeps of the base of an adapter.
 
     Args:
         base: the folder of its weights.
         judge: the folder that the adapter will stand in.
+        weights: hash of the weights that were loaded.
         commit: of the hub, where the base was loaded from there.
     """
     place = {"commit": commit} if commit else {"relative": os.path.relpath(Path(base).resolve(), judge.resolve())}
-    return {**place, "weights": weights_hash(base)}
+    return {**place, "weights": weights}
 
 
 def base_hash(adapter: str | Path) -> str:
@@ -148,25 +150,48 @@ def judge_hash(folder: str | Path) -> str:
     Its calibration is left out, as it acts on them afterwards, and so is the place of the folder and of its base.
     """
     folder = Path(folder)
-    digest = hashlib.sha256(weights_hash(folder).encode())
+    digest = hashlib.sha256("".join(describe_parts(folder).values()).encode())
+    digest.update(str(_recorded_base(folder).get("weights")).encode())
+    digest.update(json_hash(folder / JUDGE, ("calibration", "base")))
+    return digest.hexdigest()
+
+
+def describe_parts(folder: str | Path) -> dict[str, str]:
+    """Hashes that bind judge.json to the files beside it: `weights`, with an adapter's settings, and `tokenizer`."""
+    folder, tokenizer = Path(folder), hashlib.sha256()
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            digest.update(name.encode() + hashlib.sha256((folder / name).read_bytes()).digest())
-    if is_adapter(folder):
-        digest.update(json_hash(folder / ADAPTER, (BASE,)))
-        digest.update((_recorded_base(folder).get("weights") or "").encode())
-    if (folder / JUDGE).is_file():
-        digest.update(json_hash(folder / JUDGE, ("calibration", "base")))
-    return digest.hexdigest()
+            tokenizer.update(name.encode() + _sampled(folder / name))
+    settings = json_hash(folder / ADAPTER, (BASE, REVISION)).hex() if is_adapter(folder) else ""
+    weights = hashlib.sha256((weights_hash(folder) + settings).encode())
+    return {"weights": weights.hexdigest(), "tokenizer": tokenizer.hexdigest()}
+
+
+def check_parts(folder: str | Path) -> None:
+    """Raise `InputError` where a judge's weights or tokenizer are not those that its judge.json was written with."""
+    recorded = _read_judge(folder).get("parts")
+    now = describe_parts(folder) if isinstance(recorded, dict) else {}
+    for name, value in now.items():
+        if value != recorded.get(name):
+            raise InputError(
+                f"{folder}: its {name} changed since {JUDGE} was written. Copy the judge again, or, where the change "
+                f"is meant, take `parts` out of {JUDGE}."
+            )
 
 
 def _recorded_base(model: str | Path) -> dict:
     """What judge.json says of an adapter's base; empty for an adapter that is no judge, or that an older one made."""
-    try:
-        recorded = json.loads((Path(model) / JUDGE).read_text(encoding="utf-8")).get("base")
-    except (OSError, ValueError, AttributeError):  # read_spec says what is wrong with it
-        return {}
+    recorded = _read_judge(model).get("base")
     return recorded if isinstance(recorded, dict) else {}
+
+
+def _read_judge(folder: str | Path) -> dict:
+    """The fields of judge.json; empty where it cannot be read, of which `read_spec` says what is wrong."""
+    try:
+        fields = json.loads((Path(folder) / JUDGE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def json_hash(file: Path, left_out: tuple[str, ...]) -> bytes:
@@ -180,7 +205,13 @@ def json_hash(file: Path, left_out: tuple[str, ...]) -> bytes:
 
 
 def _sampled(path: Path) -> bytes:
-    size = path.stat().st_size
+    status = path.stat()
+    return _sampled_once(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sampled_once(path: Path, size: int, mtime_ns: int) -> bytes:
+    """A file of so many bytes and this time is read once a process."""
     digest = hashlib.sha256(struct.pack("<Q", size))
     with open(path, "rb") as file:
         if size <= WHOLE_BYTES:

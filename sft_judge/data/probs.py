@@ -81,7 +81,7 @@ def read_probs(path: Path) -> Probs:
         table = pyarrow.csv.read_csv(path, convert_options=as_text) if path.suffix == ".csv" else pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
-    metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    metadata = _read_metadata(path, (table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     missing = [name for name in COLUMNS if name not in table.column_names]
     times = 1  # that a row of the file stands in the table
     if missing:
@@ -104,6 +104,24 @@ def read_probs(path: Path) -> Probs:
         for name, kind in (("scored", bool), ("language", object))
     )
     return Probs(ids, orders, logp, metadata, scored, languages, path)
+
+
+def _read_metadata(path: Path, text: bytes) -> dict:
+    """The metadata of a file. Raises `InputError` where it is damaged."""
+    try:
+        metadata = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata is no JSON ({error}). Predict again.") from error
+    texts = ("model", "model_from_here", "judge", "battles_sha256", "engine")
+    if not isinstance(metadata, dict) or not all(isinstance(metadata.get(name), str | None) for name in texts):
+        raise InputError(f"{path}: its metadata is not that of a probs file ({str(metadata)[:60]}). Predict again.")
+    if metadata.get("judge") and not (metadata.get("model") and metadata.get("model_from_here")):
+        raise InputError(f"{path}: its metadata has the hash of a judge and not its place. Predict again.")
+    if not all(
+        isinstance(metadata.get(name, {}), dict | None) for name in ("folds", "judges", "deadline", "versions")
+    ):
+        raise InputError(f"{path}: its metadata is not that of a probs file. Predict again.")
+    return metadata
 
 
 def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray, times: int) -> None:

@@ -21,7 +21,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import judge_hash
 from sft_judge.data.probs import METADATA_KEY, Probs, average_orders
 from sft_judge.modeling.judge_spec import FILE, read_spec
-from sft_judge.modeling.temperature_scaling import apply_calibration, describe_calibration
+from sft_judge.modeling.temperature_scaling import apply_calibration, check_calibration, describe_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _named_folders(metadata: dict, file: Path | None) -> list[Path]:
         return []
     beside = [] if file is None else [Path(file).resolve().parent / metadata["model_from_here"]]
     folders = [*beside, Path(metadata["model"])]
-    return [folder for folder in folders if (folder / FILE).is_file()]
+    return [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # another user's may be closed
 
 
 def calibrate_probs(probs: Probs, raw: bool = False) -> Calibrated:
@@ -122,6 +122,7 @@ def _calibration_of(probs: Probs) -> tuple[dict | None, str]:
         InputError: the judge's folder holds another judge now, and the file carries no calibration of its own.
     """
     metadata, own = probs.metadata, probs.metadata.get("calibration")
+    check_calibration(probs.path, own)
     if not metadata:
         return None, "raw: the file has no metadata, so no judge is known"
     folder = find_judge(metadata, probs.path)
@@ -129,7 +130,8 @@ def _calibration_of(probs: Probs) -> tuple[dict | None, str]:
         return _own_calibration(probs, own)
     calibration = read_spec(folder).calibration
     if not calibration:
-        return own, f"{describe_calibration(own)} from the probs file" if own else f"raw: no calibration in {folder}"
+        before = f" any more (when it predicted: {describe_calibration(own)})" if own else ""
+        return None, f"raw: no calibration in {folder}{before}"
     since = " (since it predicted)" if own and own != calibration else ""
     return calibration, f"{describe_calibration(calibration)} from {folder / FILE}{since}"
 

@@ -5,6 +5,7 @@ A judge is one folder, or a folder of `fold-*` judges. Out of fold, a row is sco
 its fold; rows without a fold are scored by all, and averaged. Finished shards stand beside the output until all are.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from sft_judge.inference.shards import Work, add_runtime, blocks
 from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.modeling.loading import dtype_of, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
     judges = find_judges(model)
     plans = [assign_rows(judges, job.battles, settings.out_of_fold, content_hash(job.battles_path)) for job in jobs]
     fingerprint = add_runtime(fingerprint, settings.engine)
+    if len(judges) > 1 and any(spec.calibration for spec in judges.values()):
+        logger.warning(
+            f"{model}: the calibrations of its {len(judges)} judges are not applied to what all of them say"
+        )
+    described = [describe_judge(model, job.output) | {"judges": _hash_judges(judges)} for job in jobs]
     works = [Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
     result = {"rows": sum(job.battles.num_rows for job in jobs), "engine": settings.engine}
     for number, (folder, spec) in enumerate(judges.items()):
@@ -109,10 +117,16 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
     for work, wanted in zip(works, plans, strict=True):
         if not all(work.finished(number, len(wanted[folder])) for number, folder in enumerate(judges)):
             return None
-    for work, job, wanted in zip(works, jobs, plans, strict=True):
-        write_probs(job.output, _gather(work, job, judges, wanted, model, settings))
+    if _hash_judges(judges) != described[0]["judges"]:
+        raise InputError(f"{model} has changed while it was read, so nobody could say whose numbers these are. Again.")
+    for work, job, wanted, made_by in zip(works, jobs, plans, described, strict=True):
+        write_probs(job.output, _gather(work, job, judges, wanted, made_by, settings))
         work.clear()
     return result
+
+
+def _hash_judges(judges: dict[str, JudgeSpec]) -> dict[str, str]:
+    return {folder: content_hash(folder) for folder in judges}
 
 
 def _run_judge(folder: str, spec: JudgeSpec, orders, todo: list, settings: PredictSettings) -> dict:
@@ -151,7 +165,7 @@ def check_engine(
     return {"max_difference": parity.max_difference, "rows": parity.rows, "dtype": dtype}
 
 
-def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, settings: PredictSettings) -> Probs:
+def _gather(work: Work, job: Job, judges: dict, wanted: dict, made_by: dict, settings: PredictSettings) -> Probs:
     """Mean over the judges that scored a row, then one probs row for each battle and order."""
     first = next(iter(judges.values()))
     orders = orders_of(settings.swap or first.swap)
@@ -167,13 +181,12 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, model: str, settin
     logp = widen(logp, -np.inf)
     ids = np.repeat(np.array(job.battles["id"].to_pylist(), dtype=object), len(orders))
     metadata = {
-        **describe_judge(model, job.output),
+        **made_by,
         "calibration": first.calibration if len(judges) == 1 else None,
         "battles_sha256": content_hash(job.battles_path),
         "engine": settings.engine,
         "versions": versions(),
         "rows": job.battles.num_rows,
-        "judges": {folder: content_hash(folder) for folder in judges},
     }
     if settings.out_of_fold:
         metadata["folds"] = {

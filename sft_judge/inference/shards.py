@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
 from sft_judge.core.manifest import versions
 from sft_judge.core.swap_orders import ORDERS
@@ -73,8 +74,17 @@ class Work:
         _save(self.block(judge, rows), logp)
 
     def stamp(self) -> None:
-        """Write the fingerprint, renamed into place where there is none: another process may look for it."""
+        """
+        Write the fingerprint, renamed into place where there is none: another process may look for it.
+
+        Raises `InputError` where another command has made the folder its own meanwhile.
+        """
         stamp = self.folder / "fingerprint"
+        if stamp.is_file() and stamp.read_text() != self.fingerprint:
+            raise InputError(
+                f"{self.folder}: a command with other settings, inputs or versions has begun anew there. Run this one "
+                "again once that one has ended, or give it another --output."
+            )
         if not stamp.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             aside = stamp.with_name(f".fingerprint.{os.getpid()}.partial")
@@ -108,6 +118,7 @@ class RowWork(Work):
 
     def add(self, rows: np.ndarray, orders: tuple[str, ...], logp: np.ndarray) -> None:
         """Keep log-probabilities [R, orders, K] of rows [R], in one file: all of a block or none of it."""
+        self.stamp()
         name = f"{'-'.join(orders)}-{rows[0]:09d}.npy"  # nobody else does this row in this order
         places = np.repeat([ORDERS.index(order) for order in orders], len(rows))
         table = np.column_stack([np.tile(rows, len(orders)), places, np.concatenate(logp.swapaxes(0, 1))])

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import write_json
-from sft_judge.modeling.temperature_scaling import apply_calibration
+from sft_judge.core.model_files import describe_parts
+from sft_judge.modeling.temperature_scaling import apply_calibration, check_calibration
 
 FILE = "judge.json"
 
@@ -39,6 +41,7 @@ class JudgeSpec:
     swap: str = "both"  # orders that prediction runs by default: both | none
     calibration: dict | None = None  # for temperature_scaling.py, with what it was fitted on; None: raw
     frame: dict | None = None  # an example prompt of when the judge was made: see prompts/identity.py
+    parts: dict | None = None  # hashes of weights and tokenizer: see core.model_files.describe_parts
     base: dict | None = None  # of an adapter: see core.model_files.describe_base
     training: dict = field(default_factory=dict)  # what it was trained on and how, for people and for provenance
     version: int = 1
@@ -63,15 +66,45 @@ def read_spec(folder: Path) -> JudgeSpec:
         )
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise InputError(f"{file}: a JSON {type(fields).__name__}, expected an object. Copy the judge again.")
         unknown = set(fields) - set(JudgeSpec.__dataclass_fields__)
         if unknown:
             name = sorted(unknown)[0]
             raise InputError(f"{file}: unknown key {name!r}.{nearest(name, JudgeSpec.__dataclass_fields__)}")
+        _check_types(file, fields)
         return JudgeSpec(**{**fields, "budget": Budget(**fields["budget"])})
+    except InputError:
+        raise
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{file}: not a valid {FILE} ({error}). Train or merge the judge again.") from error
 
 
-def write_spec(folder: Path, spec: JudgeSpec) -> None:
-    """Write judge.json beside the weights."""
-    write_json(Path(folder) / FILE, asdict(spec))
+def _check_types(file: Path, fields: dict) -> None:
+    """Raise `InputError` where a field is of another type than its readers take."""
+    frame, base = fields.get("frame"), fields.get("base")
+    fits = {
+        "verdict_words": _is_list(fields["verdict_words"], str),
+        "verdict_ids": _is_list(fields["verdict_ids"], int),
+        "template": isinstance(fields["template"], str),
+        "training": isinstance(fields.get("training", {}), dict),
+        "frame": frame is None or (isinstance(frame, dict) and {"text", "ids_sha256"} == set(frame)),
+        "base": base is None or (isinstance(base, dict) and all(isinstance(value, str) for value in base.values())),
+        "parts": isinstance(fields.get("parts", {}), dict | None),
+        "swap": fields.get("swap", "both") in SWAPS,
+        "version": fields.get("version", 1) == 1,
+    }
+    wrong = [name for name, is_right in fits.items() if not is_right]
+    if wrong:
+        value = str(fields[wrong[0]])[:40]
+        raise InputError(f"{file}: {wrong[0]} is {value}, which no judge has. Copy, train or merge the judge again.")
+    check_calibration(file, fields.get("calibration"))
+
+
+def _is_list(value, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)
+
+
+def write_spec(folder: Path, spec: JudgeSpec, bind: bool = False) -> None:
+    """Write judge.json beside the weights; `bind` it to them and to the tokenizer, which stand there already."""
+    write_json(Path(folder) / FILE, asdict(spec) | ({"parts": describe_parts(folder)} if bind else {}))

@@ -99,7 +99,7 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
             loaded = with_adapter(loaded, base, model)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # what torch and its readers raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # of torch, its readers
         raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
     if loaded.dtype == torch.float32 or _has_dora(loaded):
         keep_unpacked(loaded)
@@ -200,6 +200,7 @@ def check_model_folder(model: str) -> None:
     if is_adapter(model):
         model_files.read_adapter_config(model)
     check_weights(path.glob("*.safetensors"))
+    model_files.check_parts(path)
 
 
 def check_weights(files: Iterable[Path]) -> None:

@@ -7,6 +7,8 @@ and `tie_offset`, and where languages differ beyond chance `languages`, `{name: 
 
 import numpy as np
 
+from sft_judge.core.errors import InputError
+
 
 def apply_scaling(
     probs: np.ndarray, temperature: float, tie_temperature: float | None = None, tie_offset: float = 0.0
@@ -39,6 +41,24 @@ def apply_calibration(probs: np.ndarray, calibration: dict | None, languages=Non
             rows = names == language
             scaled[rows] = apply_scaling(probs[rows], **_parameters(own))
     return scaled
+
+
+def check_calibration(where, calibration) -> None:
+    """Raise `InputError`, beginning with `where`, for what is no calibration: temperatures are above zero."""
+    if calibration is None:
+        return
+    parts = [calibration]
+    if isinstance(calibration, dict) and isinstance(calibration.get("languages", {}), dict):
+        parts += calibration.get("languages", {}).values()
+    else:
+        parts = [None]
+    for part in parts:
+        numbers = list(_parameters(part).items()) if isinstance(part, dict) and "temperature" in part else [("", None)]
+        for name, value in numbers:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+            if not is_number or (name != "tie_offset" and value <= 0):
+                seen = f"{name} {value}" if name else str(part)[:40]
+                raise InputError(f"{where}: its calibration has {seen}, expected numbers, temperatures above 0.")
 
 
 def describe_calibration(calibration: dict) -> str:

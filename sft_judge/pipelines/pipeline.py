@@ -137,9 +137,13 @@ def up_to_date(step: Step) -> bool:
     manifest = manifest_path(outputs[0]) if outputs else None
     if manifest is None or not manifest.is_file():
         return False
-    made = json.loads(manifest.read_text(encoding="utf-8"))
-    unchanged = all(Path(path).exists() and content_hash(path) == digest for path, digest in made["outputs"].items())
-    return unchanged and made["fingerprint"] == collect_provenance(module, args)["fingerprint"]
+    try:
+        made = json.loads(manifest.read_text(encoding="utf-8"))
+        hashes, stamp = made["outputs"].items(), made["fingerprint"]
+    except (ValueError, KeyError, TypeError, AttributeError):  # damaged: the step is done once more
+        return False
+    unchanged = all(Path(path).exists() and content_hash(path) == digest for path, digest in hashes)
+    return unchanged and stamp == collect_provenance(module, args)["fingerprint"]
 
 
 def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:

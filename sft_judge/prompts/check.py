@@ -141,7 +141,7 @@ def check_chat_template(tokenizer) -> list[Finding]:
     """What was fixed of a chat template that asks for the date or for settings."""
     if tokenizer.chat_template is None:
         return [Finding("warning", f"the model has no chat template: {PLAIN_CHAT_NOTE}")]
-    text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", str(tokenizer.chat_template))  # a tag of transformers' own
+    text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", tokenizer.get_chat_template())  # a tag of transformers' own
     tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
     asked = meta.find_undeclared_variables(tree)
     own = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}

@@ -82,6 +82,8 @@ class FrameTemplate:
         except _FAULTS as error:
             raise InputError(f"The prompt template cannot be rendered: {error}.") from error
         text = chat_text(tokenizer, system, user)
+        if chat_text(tokenizer, system, user) != text:
+            raise InputError(f"{tokenizer.name_or_path}: its chat template gives another text each time.")
         slots = [(match[1], int(match[2])) for match in _SLOT.finditer(text)]
         for slot in [(name, turn) for name, count in counts.items() for turn in range(count)]:
             times = text.count(_slot(*slot))

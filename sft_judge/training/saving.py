@@ -32,10 +32,10 @@ def save_judge(
         if start:
             save_on_base(trainer.model, start, finished)
         tokenizer.save_pretrained(finished)
-        write_spec(finished, spec)
         write_card(finished, output.name, spec, config, sources)
         write_json(finished / "trainer_log.json", drop_timings(trainer.state.log_history))
         _finish_adapter_config(finished / ADAPTER, spec, output)
+        write_spec(finished, spec, bind=True)
         (finished / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
         replace_folder(finished, output)
         shutil.rmtree(work, ignore_errors=True)

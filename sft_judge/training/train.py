@@ -92,7 +92,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     result = summarise_training(config, data, base, trainer)
     spec = judge_spec(config, data.prompt, result)
     if lora:
-        spec.base = describe_base(folder, output, commit)
+        spec.base = describe_base(folder, output, weights, commit)
     save_judge(trainer, tokenizer, spec, output, start, data.sources())
     if config.push_to_hub and trainer.is_world_process_zero():
         push_judge(output, config)

@@ -32,7 +32,9 @@ def adapter(tmp_path):
     (folder / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base.resolve())})
     )
-    (folder / "judge.json").write_text(json.dumps({"base": describe_base(base, folder), "calibration": None}))
+    (folder / "judge.json").write_text(
+        json.dumps({"base": describe_base(base, folder, weights_hash(base)), "calibration": None})
+    )
     return folder
 
 

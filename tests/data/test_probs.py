@@ -108,3 +108,13 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_ids_of_csv_are_text(tmp_path):
     (tmp_path / "p.csv").write_text("id,p_a,p_b\n0007,0.5,0.5\n1e5,0.2,0.8\n00017,1,0\n")
     assert list(read_probs(tmp_path / "p.csv").ids[::2]) == ["0007", "1e5", "00017"]
+
+
+@pytest.mark.parametrize("metadata", [b"{", b"[]", b'"x"', b'{"model": 3}', b'{"judge": "h"}', b'{"folds": [1]}'])
+def test_damaged_metadata_is_one_line(metadata, tmp_path):
+    table = pa.table(
+        {"id": ["x"], "order": ["ab"], **{f"logp_{v}": [float(np.log(1 / 3))] for v in ("a", "b", "tie")}}
+    )
+    pq.write_table(table.replace_schema_metadata({b"sft_judge": metadata}), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match="p.parquet: its metadata"):
+        read_probs(tmp_path / "p.parquet")
