@@ -81,7 +81,7 @@ def read_probs(path: Path) -> Probs:
         table = pyarrow.csv.read_csv(path, convert_options=as_text) if path.suffix == ".csv" else pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
-    metadata = _read_metadata(path, (table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    metadata = read_metadata(path, (table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     missing = [name for name in COLUMNS if name not in table.column_names]
     times = 1  # that a row of the file stands in the table
     if missing:
@@ -106,7 +106,7 @@ def read_probs(path: Path) -> Probs:
     return Probs(ids, orders, logp, metadata, scored, languages, path)
 
 
-def _read_metadata(path: Path, text: bytes) -> dict:
+def read_metadata(path: Path, text: bytes) -> dict:
     """The metadata of a file. Raises `InputError` where it is damaged."""
     try:
         metadata = json.loads(text)

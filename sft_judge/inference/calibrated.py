@@ -6,7 +6,6 @@ judge is calibrated after it predicted), else the one the file carries. The fold
 and believed by its hash alone, so that neither the directory nor another judge in that place changes a number.
 """
 
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import judge_hash
-from sft_judge.data.probs import METADATA_KEY, Probs, average_orders
+from sft_judge.data.probs import METADATA_KEY, Probs, average_orders, read_metadata
 from sft_judge.modeling.judge_spec import FILE, read_spec
 from sft_judge.modeling.temperature_scaling import apply_calibration, check_calibration, describe_calibration
 
@@ -168,7 +167,7 @@ def judge_files(paths: list[Path]) -> list[Path]:
     files = []
     for path in paths:
         try:
-            metadata = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
+            metadata = read_metadata(path, (pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
         except (OSError, pa.ArrowException, ValueError):  # not there yet, or a CSV: it names no judge
             continue
         folder = find_judge(metadata, path)
