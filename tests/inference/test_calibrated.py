@@ -110,3 +110,16 @@ def test_the_judge_json_behind_a_probs_file_is_named_as_an_input(judge, tmp_path
     (tmp_path / "p.csv").write_text("id\n")
     paths = [judge.with_name("p.parquet"), tmp_path / "p.csv", tmp_path / "not-there.parquet"]
     assert judge_files(paths) == [judge / "judge.json"]
+
+
+def test_a_calibration_that_was_withdrawn_is_not_applied(judge):
+    carry(judge.with_name("p.parquet"), 3.0)
+    read = calibrate_probs(read_probs(judge.with_name("p.parquet")))
+    assert read.calibration is None
+    assert "any more (when it predicted: temperature 3)" in read.reason
+
+
+def test_a_calibration_in_a_file_is_checked(judge):
+    carry(judge.with_name("p.parquet"), -1.0)
+    with pytest.raises(InputError, match="p.parquet: its calibration has temperature -1"):
+        calibrate_probs(read_probs(judge.with_name("p.parquet")))

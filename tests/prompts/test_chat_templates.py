@@ -95,3 +95,10 @@ def test_a_prompt_begins_with_bos_exactly_where_the_tokenizer_begins_a_text_with
         doubled = prompt_with("{{ bos_token }}" + tokenizer_of(family).chat_template, family)
         add_bos(doubled.tokenizer)
         assert check_bos(doubled)[0].level == "warning"
+
+
+def test_a_template_that_gives_another_text_each_time_is_refused():
+    whole = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    with pytest.raises(InputError, match="gives another text each time"):
+        for _ in range(5):  # each may come out alike by chance
+            prompt_with(whole + "{{ range(99999) | random }}").frame(1, 1, 1, False)

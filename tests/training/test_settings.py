@@ -22,6 +22,7 @@ EVALUATED = {"fold": 0, "eval_strategy": "steps", "eval_steps": 2}
 
 # what once failed after the model was loaded, or changed nothing without a word: settings, and a part of the line
 LATE = [
+    ({"warmup_steps": 50, "max_steps": 1}, "warmup_steps is 50"),
     ({"report_to": "wandb"}, "report_to is wandb, which is not installed"),
     ({"report_to": "wandbb"}, "Did you mean 'wandb'?"),
     ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
