@@ -34,6 +34,11 @@ def not_negative(text: str) -> float:
 def add_arguments(parser):
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, pattern or hub id")
     parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles, .parquet or .jsonl")
+    parser.add_argument(
+        "--map",
+        metavar="FIELD=COLUMN,...",
+        help="columns of another set: pandalm, autoj, llmbar, a .yaml file, or in words",
+    )
     parser.add_argument("--format", choices=IMPORT_FORMATS, help="where the columns do not tell")
     parser.add_argument(
         "--votes",
@@ -70,11 +75,13 @@ def outputs(args) -> list:
 
 
 def run(args) -> dict:
+    from sft_judge.data.importing.column_map import read_map
     from sft_judge.data.importing.importer import import_sources
     from sft_judge.data.importing.labels import Reading, Sides
 
     rejects = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
-    reading = Reading(Sides(args.seed), args.tie_margin, args.prefix_ids)
+    columns = read_map(args.map) if args.map else None
+    reading = Reading(Sides(args.seed), args.tie_margin, columns, args.prefix_ids)
     options = {name: getattr(args, name) for name in ("split", "config", "strict", "limit")}
     options["format_name"] = args.format
     # votes are merged from a file of their own, as a pair's votes may stand anywhere

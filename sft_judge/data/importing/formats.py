@@ -115,6 +115,11 @@ def arena_battle(row: dict, reading: Reading) -> dict:
     return {"prompt": prompts, "response_a": response_a, "response_b": response_b, "verdict": verdict}
 
 
+def mapped_battle(row: dict, reading: Reading) -> dict:
+    """A row that a map has given the names of battles already."""
+    return {name: row[name] for name in (*FIELDS, "verdict")}
+
+
 FORMATS = {
     "lmsys": lmsys_battle,
     "wsdm": wsdm_battle,
@@ -126,24 +131,32 @@ FORMATS = {
     "arena": arena_battle,
 }
 assert set(FORMATS) == set(IMPORT_FORMATS)
+MAPPED = "columns by --map"
+READERS = {**FORMATS, MAPPED: mapped_battle}
 
 
 def to_battle(row: dict, format_name: str, source: str, number: int, reading: Reading) -> dict:
     """One battle from row `number` of a source. Raises `RowError`; `reading` counts what was repaired on the way."""
+    if format_name == MAPPED:
+        row = reading.columns.read(row, reading.mended)
     identity = row_id(row, format_name)
     if isinstance(row.get("id"), float) and abs(row["id"]) >= 2**53:
         raise RowError("id", f"{row['id']} is a float, which cannot tell such ids apart; write them as text")
     if identity is not None and reading.prefix_ids:
         identity = f"{source}-{identity}"
     battle = {"id": identity or _made_id(row, format_name, source, number)}
-    battle |= FORMATS[format_name](row, reading)
+    battle |= (
+        {name: row[name] for name in (*FIELDS, "verdict")}
+        if format_name == MAPPED
+        else FORMATS[format_name](row, reading)
+    )
     lengths = [len(battle[name]) for name in FIELDS]
     if lengths[0] == 0:
         raise RowError("prompt", "an empty list, expected at least one turn")
     if len(set(lengths)) > 1:
         raise RowError("response_a" if lengths[0] != lengths[1] else "response_b", f"unequal turns {lengths}")
     if battle["response_a"] == battle["response_b"] and battle["verdict"] in ("a", "b"):
-        one, other = ("rejected", "chosen") if FORMATS[format_name] is preference_battle else FIELDS[:0:-1]
+        one, other = ("rejected", "chosen") if FORMATS.get(format_name) is preference_battle else FIELDS[:0:-1]
         raise RowError(one, f"the same as {other}, so neither can be the better one")
     kind = labels.TIE_KINDS.get(str(row.get("winner")).strip())
     if kind and battle["verdict"] == "tie":
@@ -208,6 +221,6 @@ def row_id(row: dict, format_name: str) -> str | None:
 
 def _made_id(row: dict, format_name: str, source: str, number: int) -> str:
     """Preference sets have no ids of their own: file and row make one. Competition rows must bring theirs."""
-    if "id" in row or format_name in ("lmsys", "wsdm", "battles"):
+    if ("id" in row and format_name != MAPPED) or format_name in ("lmsys", "wsdm", "battles"):
         raise RowError("id", "missing, expected a string or a number")
     return f"{source}-{number}"

@@ -20,7 +20,7 @@ from sft_judge.core.files import whole_file
 from sft_judge.data.battles import COLUMNS, BattleWriter
 from sft_judge.data.importing.conversation import RowError
 from sft_judge.data.importing.folders import is_saved, saved_rows
-from sft_judge.data.importing.formats import detect_format, row_id, to_battle
+from sft_judge.data.importing.formats import MAPPED, detect_format, row_id, to_battle
 from sft_judge.data.importing.labels import Reading
 from sft_judge.data.importing.readers import EXPECTED, read_rows
 from sft_judge.data.importing.sources import hub_rows, source_files
@@ -150,6 +150,9 @@ class _Importer:
         if not peeked:
             raise InputError(f"{self.name} row {head[0][0]}: {head[0][2].reason}. {EXPECTED}.")
         columns = list(dict.fromkeys(column for row in peeked for column in row))
+        if self.reading.columns:
+            self.reading.columns.check(self.name, columns)
+            self.format_name = MAPPED
         if self.format_name is None:
             self.format_name = detect_format(self.name, columns, peeked)
         self.result.formats[self.name] = self.format_name

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.importing.column_map import ColumnMap
 from sft_judge.data.importing.conversation import RowError
 
 LMSYS_WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")  # in the order of VERDICTS
@@ -39,6 +40,7 @@ class Reading:
 
     sides: Sides
     tie_margin: float = 0.0  # scores no further apart are a tie
+    columns: ColumnMap | None = None  # where they have names of their own
     prefix_ids: bool = False  # the name of its file stands before each id
     mended: Counter = field(default_factory=Counter)
 

@@ -1,0 +1,141 @@
+"""
+Columns of other sets by their names: `--map prompt=instruction+input,response_a=response1,verdict=label:0=a,1=b`.
+
+Several columns of a text are joined by an empty line, those that are empty left out; several of a verdict are votes. A
+map may also be a YAML file of the same fields, or one of READY by name.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import FIELDS, OPTIONAL
+from sft_judge.data.columns import SOFT
+from sft_judge.data.importing import conversation as turns
+from sft_judge.data.importing.conversation import RowError
+
+TARGETS = ("id", *FIELDS, "verdict", *(name for name in OPTIONAL if name not in (*SOFT, "tie_kind", "fold")))
+READY = {
+    # the human-annotated test set, 0 is a tie (Wang et al. 2023, https://github.com/WeOpenML/PandaLM)
+    "pandalm": "prompt=instruction+input,response_a=response1,response_b=response2,"
+    "verdict=annotator1+annotator2+annotator3:0=tie,1=a,2=b",
+    # pairwise test set, 2 is a tie (Li et al. 2023, https://github.com/GAIR-NLP/auto-j)
+    "autoj": "prompt=prompt,response_a=response 1,response_b=response 2,verdict=label:0=a,1=b,2=tie",
+    # no ties (Zeng et al. 2023, https://github.com/princeton-nlp/LLMBar)
+    "llmbar": "prompt=input,response_a=output_1,response_b=output_2,verdict=label:1=a,2=b",
+}
+_FORM = "expected FIELD=COLUMN[+COLUMN...], for the verdict with :VALUE=a,VALUE=b,..."
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """The columns of each field of a battle, and which values of the verdict's columns mean what."""
+
+    columns: dict[str, list[str]]
+    verdicts: dict[str, str]
+
+    def check(self, where, known: list[str]) -> None:
+        """Raise `InputError` for a column that a file does not have."""
+        for field, names in self.columns.items():
+            for name in names:
+                if name not in known:
+                    shown = ", ".join(map(str, known))[:200]
+                    raise InputError(
+                        f"{where}: --map takes {field} from {name!r}, its columns are {shown}.{nearest(name, known)}"
+                    )
+
+    def read(self, row: dict, mended: Counter) -> dict:
+        """A row under the names of battles. Raises `RowError` for a value of a verdict that the map does not name."""
+        mapped = {field: self._value(row, names) for field, names in self.columns.items() if field != "verdict"}
+        battle = {name: turns.listed_turns(mapped.pop(name), name, mended) for name in FIELDS}
+        return {**mapped, **battle, **self._verdict(row)}
+
+    def _value(self, row: dict, names: list[str]):
+        if len(names) == 1:
+            return row.get(names[0])
+        return "\n\n".join(str(row[name]) for name in names if row.get(name) not in (None, ""))
+
+    def _verdict(self, row: dict) -> dict:
+        """The one verdict, or that of most columns with their shares as soft labels; null where none is stated."""
+        votes = [row.get(name) for name in self.columns.get("verdict", [])]
+        votes = [vote for vote in votes if vote not in (None, "") and vote == vote]
+        named = [self._named(vote) for vote in votes]
+        if len(named) < 2:
+            return {"verdict": named[0] if named else None}
+        shares = [named.count(verdict) / len(named) for verdict in VERDICTS]
+        most = [verdict for verdict, share in zip(VERDICTS, shares, strict=True) if share == max(shares)]
+        return {"verdict": most[0] if len(most) == 1 else "tie", **dict(zip(SOFT, shares, strict=True))}
+
+    def _named(self, value) -> str:
+        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+        if text not in self.verdicts:
+            known = ", ".join(f"{key} ({verdict})" for key, verdict in self.verdicts.items())
+            raise RowError("verdict", f"{text!r}, expected one of the map's {known}")
+        return self.verdicts[text]
+
+
+def read_map(text: str) -> ColumnMap:
+    """
+    Read a map: the name of a ready one, a YAML file, or the text of `--map`.
+
+    Raises:
+        InputError: it is none of these, names a field that battles do not have, or lacks the prompt or a response.
+    """
+    if text.endswith((".yaml", ".yml")):
+        return _checked(_of_yaml(Path(text)), text)
+    return _checked(_of_text(READY.get(text, text)), text)
+
+
+def _of_text(text: str) -> dict:
+    fields: dict = {}
+    last = None
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if last == "verdict" and name.strip() not in TARGETS and equals:
+            fields["verdict"]["values"][name.strip()] = value.strip()
+            continue
+        if not equals or not name.strip() or not value.strip():
+            raise InputError(f"--map {text}: {part!r}, {_FORM}; or one of {', '.join(READY)}, or a .yaml file.")
+        last = name.strip()
+        columns, _, first = value.partition(":") if last == "verdict" else (value, "", "")
+        fields[last] = {"columns": [column.strip() for column in columns.split("+")]}
+        if last == "verdict":
+            key, equals, verdict = first.partition("=")
+            fields[last]["values"] = {key.strip(): verdict.strip()} if equals else {}
+    return fields
+
+
+def _of_yaml(file: Path) -> dict:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: not a map of columns ({' '.join(str(error).split())}).") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: expected `field: column` lines, found {type(values).__name__}.")
+    fields = {}
+    for name, value in values.items():
+        value = value if isinstance(value, dict) else {"columns": value}
+        columns = value.get("columns")
+        stated = {str(key): verdict for key, verdict in (value.get("values") or {}).items()}
+        fields[str(name)] = {"columns": columns if isinstance(columns, list) else [columns], "values": stated}
+    return fields
+
+
+def _checked(fields: dict, where: str) -> ColumnMap:
+    for name, value in fields.items():
+        if name not in TARGETS:
+            raise InputError(f"--map {where}: no field {name!r} of a battle.{nearest(name, TARGETS)}")
+        if not all(isinstance(column, str) and column for column in value["columns"]):
+            raise InputError(f"--map {where}: {name} has the columns {value['columns']}, expected names.")
+    missing = [name for name in FIELDS if name not in fields]
+    if missing:
+        raise InputError(f"--map {where}: nothing for {missing[0]}; it needs {', '.join(FIELDS)}.")
+    verdicts = fields.get("verdict", {}).get("values") or {name: name for name in VERDICTS}
+    wrong = [verdict for verdict in verdicts.values() if verdict not in VERDICTS]
+    if wrong:
+        raise InputError(f"--map {where}: a verdict is {wrong[0]!r}, expected {', '.join(VERDICTS)}.")
+    return ColumnMap({name: value["columns"] for name, value in fields.items()}, verdicts)
