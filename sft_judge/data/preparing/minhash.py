@@ -19,7 +19,8 @@ NEAR_SIMILARITY = (
 )
 NEIGHBOURS = 8  # in a band that many texts share, each is compared with the next eight and with the first
 # a character of a script written without spaces is a word of its own
-_WORD = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|\\w+")
+_ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(f"[{_ALONE}]|[^\\W{_ALONE}]+")
 
 
 def word_pairs(text: str) -> list[str]:
