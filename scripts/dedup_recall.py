@@ -3,10 +3,11 @@ How well `prepare --dedup near` finds near-duplicates: the table in docs/data.md
 
     python scripts/dedup_recall.py
 
-Battles of random words, frequent and rare ones as in a language. Each has a copy, whose responses are exchanged in half
-of the cases and of which one word in twelve (at least one) of the part named is another; and three battles that are no
-copies: of the same prompt with other responses, with one other response, and of another prompt with the same responses.
-Recall is the share of copies left out for what they are copies of; precision the share of them in all that is left out.
+Battles of random words, frequent and rare ones as in a language. Each has a copy, whose responses are exchanged in
+half of the cases and of which one word in twelve (at least one) of the part named is another; and three battles that
+are no copies: of the same prompt with other responses, with one other response, and of another prompt with the same
+responses. Recall is the share of copies that are left out for their original; precision is the share of such copies
+in all that is left out.
 """
 
 import argparse
@@ -46,12 +47,12 @@ def draw_battles(lengths: tuple[int, int], part: str, num: int, seed: int) -> li
         for texts in battles
     ]
     copies = [[x, z, y] if draw.random() < 0.5 else [x, y, z] for x, y, z in copies]
-    unlike = [list(texts) for three in ((prompts, c, d), (prompts, a, d), (others, a, b)) for texts in zip(*three)]
-    return battles + copies + unlike
+    unlike = ((prompts, c, d), (prompts, a, d), (others, a, b))
+    return battles + copies + [list(texts) for three in unlike for texts in zip(*three, strict=True)]
 
 
 def measure_recall(lengths: tuple[int, int], part: str, num: int, seed: int) -> tuple[float, float]:
-    """Recall and precision among `num` battles and what `draw_battles` adds; no precision (NaN) if none is left out."""
+    """Recall and precision of `num` battles and what `draw_battles` adds; precision is NaN if none is left out."""
     battles = draw_battles(lengths, part, num, seed)
     names = ("prompt", "response_a", "response_b")
     rows = [{name: [" ".join(words)] for name, words in zip(names, texts, strict=True)} for texts in battles]

@@ -1,4 +1,4 @@
-"""Near-duplicates of battles: prompt and each response are similar to those of a battle that stays, and no others go."""
+"""Near-duplicates of battles: those go whose prompt and responses are similar to those of one that stays."""
 
 import json
 import sys
@@ -93,9 +93,7 @@ def test_what_stays_is_the_same_for_any_order_of_rows_and_of_responses():
     rows, ids = rows_of(*battles), [f"{place:03}" for place in range(60)]
     stays, _ = find_duplicates(rows, ids=ids)
     order = draw.permutation(60)
-    turned = [
-        {**rows[row], "response_a": rows[row]["response_b"], "response_b": rows[row]["response_a"]} for row in order
-    ]
+    turned = rows_of(*([battles[row][place] for place in (0, 2, 1)] for row in order))
     again, _ = find_duplicates(turned, ids=[ids[row] for row in order])
     assert {ids[row]: ids[stay] for row, stay in enumerate(stays)} == {
         ids[order[row]]: ids[order[stay]] for row, stay in enumerate(again)
@@ -139,9 +137,7 @@ def test_prepare_counts_near_duplicates_of_another_verdict_and_keeps_others_of_o
         "b",
         "b",
     ]  # the second and, its responses being exchanged, the third contradict the first
-    rows = [
-        {"id": str(i), "verdict": v, **row} for i, (row, v) in enumerate(zip(rows_of(*battles), verdicts, strict=True))
-    ]
+    rows = [{**row, "id": str(i), "verdict": verdicts[i]} for i, row in enumerate(rows_of(*battles))]
     source, output = tmp_path / "in.jsonl", tmp_path / "out.parquet"
     write_battles(source, battle_table(rows))
     assert main(["prepare", str(source), "--output", str(output), "--folds", "0", "--dedup", "near"]) == 0

@@ -29,10 +29,9 @@ def test_pairs_are_those_of_exact_similarity_but_for_the_estimate_s_error():
     texts = edited_texts(0, 40)
     signed = signatures(texts)
     linked = connect(len(texts), near_texts(signed, np.arange(len(texts))))
-    surely = {
-        pair: is_surely_near(jaccard(*map(texts.__getitem__, pair))) for pair in itertools.combinations(range(200), 2)
-    }
-    assert sum(near is True for near in surely.values()) > 200
+    pairs = itertools.combinations(range(len(texts)), 2)
+    surely = {(i, j): is_surely_near(jaccard(texts[i], texts[j])) for i, j in pairs}
+    assert sum(near is True for near in surely.values()) > 80
     assert all(linked[i] == linked[j] for (i, j), near in surely.items() if near)
     assert not any(linked[i] == linked[j] for i, j in surely if i // 5 != j // 5)
 
@@ -67,7 +66,12 @@ def test_clusters_do_not_depend_on_the_order_of_texts():
 
 @pytest.mark.parametrize(
     "text, pairs",
-    [("One, two", [" one", "one two", "two "]), ("", [""]), ("?!", ["?!"]), ("你好", [" 你", "你 好", "好 "])],
+    [
+        ("One, two", [" one", "one two", "two "]),
+        ("", [""]),
+        ("?!", ["?!"]),
+        ("用AI你", [" 用", "用 ai", "ai 你", "你 "]),
+    ],
 )
 def test_the_ends_of_a_text_and_cjk_characters_are_words(text, pairs):
     assert word_pairs(text) == pairs
