@@ -60,8 +60,8 @@ def test_battles_of_one_long_prompt_with_other_responses_stay(texts):
 @pytest.mark.parametrize("places", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
 def test_a_battle_whose_texts_each_have_a_few_words_changed_goes_straight_or_exchanged(texts, places):
     battle = texts[:3]
-    copy = [change(text, 3) if place in places else text for place, text in enumerate(battle)]
-    stays, exchanged = find_duplicates(rows_of(battle, copy, (copy[0], copy[2], copy[1]), texts[2:]))
+    copy, other = ([change(t, word) if i in places else t for i, t in enumerate(battle)] for word in (3, 7))
+    stays, exchanged = find_duplicates(rows_of(battle, copy, (other[0], other[2], other[1]), texts[2:]))
     assert stays.tolist() == [0, 0, 0, 3] and exchanged.tolist() == [False, False, True, False]
 
 
@@ -121,28 +121,24 @@ def test_near_duplicates_are_found_whichever_part_is_changed_and_nothing_else_go
 
 
 def test_verdicts_of_all_duplicates_are_compared_those_of_exchanged_ones_exchanged():
-    verdicts = np.array(["a", "b", "a", "b", "tie", None, "b", "a"], dtype=object)
-    stays = np.array([0, 0, 0, 0, 0, 0, 6, -1])
-    exchanged = np.array([False, True, True, False, True, True, False, False])
+    verdicts = np.array(["a", "b", "a", "b", "tie", None, "b", "b", "a"], dtype=object)
+    stays = np.array([0, 0, 0, 0, 0, 0, 0, 7, -1])
+    exchanged = np.array([False, True, True, False, True, True, True, False, False])
     assert count_disagreeing(stays, exchanged, verdicts) == 3  # rows 2, 3 and 4
 
 
 def test_prepare_counts_near_duplicates_of_another_verdict_and_keeps_others_of_one_prompt(texts, tmp_path, capsys):
     prompt, a, b, c, d = texts
-    battles = [(prompt, a, b), (prompt, change(a, 3), b), (prompt, b, change(a, 3)), (prompt, b, a), (prompt, c, d)]
-    verdicts = [
-        "a",
-        "b",
-        "a",
-        "b",
-        "b",
-    ]  # the second and, its responses being exchanged, the third contradict the first
-    rows = [{**row, "id": str(i), "verdict": verdicts[i]} for i, row in enumerate(rows_of(*battles))]
+    near = change(a, 3)
+    pairs = [(a, b), (near, b), (b, near), (b, a), (b, change(a, 7)), (c, d)]
+    verdicts = ["a", "b", "a", "b", "b", "b"]  # the second and the third, which is exchanged, contradict the first
+    rows = rows_of(*((prompt, *pair) for pair in pairs))
+    rows = [{**row, "id": str(place), "verdict": verdicts[place]} for place, row in enumerate(rows)]
     source, output = tmp_path / "in.jsonl", tmp_path / "out.parquet"
     write_battles(source, battle_table(rows))
     assert main(["prepare", str(source), "--output", str(output), "--folds", "0", "--dedup", "near"]) == 0
     said = capsys.readouterr().out
-    assert "5 rows in = 2 out + 0 rejected + 3 merged" in said
+    assert "6 rows in = 2 out + 0 rejected + 4 merged" in said
     assert "2 of the duplicates had another verdict than the one that stayed" in said
     rejects = [json.loads(line) for line in (tmp_path / "out.rejects.jsonl").read_text().splitlines()]
-    assert [reject["reason"] for reject in rejects] == ["nearly the same as another battle: 0"] * 3
+    assert [reject["reason"] for reject in rejects] == ["nearly the same as another battle: 0"] * 4
