@@ -71,7 +71,7 @@ def main():
     parser.add_argument("--battles", type=int, default=500, help="copies at each seed (500)")
     parser.add_argument("--seeds", type=int, default=4, help="how many (4): 0, 1, ...")
     args = parser.parse_args()
-    print("| words of prompt, response | " + " | ".join(PARTS) + " |\n| --- |" + " --- |" * len(PARTS))
+    print("| words of prompt, response | changed: " + " | ".join(PARTS) + " |\n| --- |" + " --- |" * len(PARTS))
     for lengths in LENGTHS:
         found = [
             np.mean([measure_recall(lengths, part, args.battles, seed) for seed in range(args.seeds)], axis=0)

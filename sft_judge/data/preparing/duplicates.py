@@ -88,7 +88,7 @@ class DuplicateIndex:
             turns | _band(signed[prompt[rows], place], responses[2 * rows, place], responses[2 * rows + 1, place])
             for place in range(NUM_BANDS)
         )
-        pairs = np.sort(near_pairs(bands, np.arange(len(rows)), is_similar), axis=1)
+        pairs = near_pairs(bands, np.arange(len(rows)), is_similar)
         pairs = pairs[np.lexsort(pairs.T)]  # by the later battle: of all before it is known whether they stay
         stays = np.arange(len(rows))
         for before, after in pairs.tolist():

@@ -53,26 +53,27 @@ def near_pairs(
     Pairs [M, 2] of rows that have the same number in one of the `bands`, each [N], and are similar.
 
     Not every such pair of a large cluster is given, but enough to connect it. `rank` [N] orders the rows within a
-    band, so that the result does not depend on the order in which they came.
+    band, so that the result does not depend on the order in which they came, and within a pair.
 
     Args:
         is_similar: a mask [m] of pairs [m, 2].
     """
-    pairs = []
+    num, found = len(rank), np.zeros(0, dtype=np.int64)  # pairs (i, j) as the number i * num + j
     for keys in bands:
         order = np.lexsort((rank, keys))
         keys = keys[order]
         starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
-        first = np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
-        places = np.arange(len(keys))
+        first = np.repeat(starts, np.diff(np.r_[starts, num]))
+        places = np.arange(num)
+        met = []
         for step in range(1, NEIGHBOURS + 1):
-            there = np.flatnonzero(first[step:] == first[:-step]) if step < len(keys) else places[:0]
-            pairs.append(np.stack([order[there], order[there + step]], axis=1))
+            there = np.flatnonzero(first[step:] == first[:-step]) if step < num else places[:0]
+            met.append(order[there] * num + order[there + step])
         far = np.flatnonzero(places - first > NEIGHBOURS)
-        pairs.append(np.stack([order[first[far]], order[far]], axis=1))
-        found = np.unique(np.concatenate(pairs), axis=0)
-        pairs = [found[is_similar(found)]]
-    return pairs[0]
+        met.append(order[first[far]] * num + order[far])
+        new = np.setdiff1d(np.concatenate(met), found)
+        found = np.concatenate([found, new[is_similar(np.stack(np.divmod(new, num), axis=1))]])
+    return np.stack(np.divmod(found, num), axis=1)
 
 
 def near_texts(signed: np.ndarray, rank: np.ndarray) -> np.ndarray:
