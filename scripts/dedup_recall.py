@@ -4,10 +4,9 @@ How well `prepare --dedup near` finds near-duplicates: the table in docs/data.md
     python scripts/dedup_recall.py
 
 Battles of random words, frequent and rare ones as in a language. Each has a copy, whose responses are exchanged in
-half of the cases and of which one word in twelve (at least one) of the part named is another; and three battles that
-are no copies: of the same prompt with other responses, with one other response, and of another prompt with the same
-responses. Recall is the share of copies that are left out for their original; precision is the share of such copies
-in all that is left out.
+half of the cases and of which one word in twelve (at least one) of the part named is another; and four battles that
+are no copies: twice as many words changed, two other responses, one other response, another prompt. Recall is the
+share of copies that are left out for their original; precision is the share of such copies in all that is left out.
 """
 
 import argparse
@@ -23,16 +22,16 @@ PARTS = {"prompt": (0,), "one response": (1,), "both responses": (1, 2), "all": 
 ONE_WORD_IN = 12
 
 
-def change_words(text: list[str], draw: np.random.Generator, words: np.ndarray) -> list[str]:
-    """A text with one word in ONE_WORD_IN replaced, at least one."""
+def change_words(text: list[str], draw: np.random.Generator, words: np.ndarray, times: int = 1) -> list[str]:
+    """A text with one word in ONE_WORD_IN replaced, at least one; or so many `times` as many."""
     text = list(text)
-    for place in draw.choice(len(text), max(1, len(text) // ONE_WORD_IN), replace=False):
+    for place in draw.choice(len(text), times * max(1, len(text) // ONE_WORD_IN), replace=False):
         text[place] = f"{draw.choice(words)}x"  # no word of the others
     return text
 
 
 def draw_battles(lengths: tuple[int, int], part: str, num: int, seed: int) -> list[list[list[str]]]:
-    """`num` battles as three lists of words, then as many copies, then three times as many that are no copies."""
+    """`num` battles as three lists of words, then as many copies, then four times as many that are no copies."""
     draw, words = np.random.default_rng(seed), random_words(0, 20_000)
     shares = 1 / (10 + np.arange(len(words)))  # Zipf's law
 
@@ -42,13 +41,16 @@ def draw_battles(lengths: tuple[int, int], part: str, num: int, seed: int) -> li
     prompts, others = draw_texts(lengths[0]), draw_texts(lengths[0])
     a, b, c, d = (draw_texts(lengths[1]) for _ in range(4))
     battles = [list(texts) for texts in zip(prompts, a, b, strict=True)]
-    copies = [
-        [change_words(text, draw, words) if place in PARTS[part] else text for place, text in enumerate(texts)]
-        for texts in battles
-    ]
+    copies, revised = (
+        [
+            [change_words(text, draw, words, times) if i in PARTS[part] else text for i, text in enumerate(texts)]
+            for texts in battles
+        ]
+        for times in (1, 2)
+    )
     copies = [[x, z, y] if draw.random() < 0.5 else [x, y, z] for x, y, z in copies]
     unlike = ((prompts, c, d), (prompts, a, d), (others, a, b))
-    return battles + copies + [list(texts) for three in unlike for texts in zip(*three, strict=True)]
+    return battles + copies + revised + [list(texts) for three in unlike for texts in zip(*three, strict=True)]
 
 
 def measure_recall(lengths: tuple[int, int], part: str, num: int, seed: int) -> tuple[float, float]:
