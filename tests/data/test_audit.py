@@ -125,6 +125,13 @@ def test_prompts_split_over_folds_are_counted_with_ids_and_none_are_when_the_fol
     assert alone["rows_near_another_fold"] == alone["first_turns_in_two_folds"] == 0
 
 
+def test_battles_without_a_fold_leak_to_none(tmp_path):
+    rows = [battle(0, prompt="hello", fold=0), battle(1, prompt="hello", fold=None), battle(2, prompt="you", fold=1)]
+    leaks = audit_of(rows, tmp_path)["leaks"]
+    assert leaks["rows_near_another_fold"] == leaks["first_turns_in_two_folds"] == 0
+    assert leaks["different_prompts"] == 2
+
+
 def kinds(text: str) -> set[str]:
     table = battle_table([battle(0, prompt=text)])
     return set(find_injections(table["prompt"].combine_chunks().flatten()))
