@@ -4,7 +4,7 @@ Look before you train.
 Writes audit.json and audit.html (one file, nothing fetched): rows by source, language, verdict, turns and fold; how
 long texts are, in characters and in the tokens of each --model, with the share of battles that a total budget would
 cut; how often the first and the longer answer wins, and whether A and B differ in length; models; duplicates;
-prompts that stand, equal or nearly, in two folds, by a method that shares no code with the folds; text that looks
+prompts that stand, equal or nearly, in two folds, by the grouping that makes folds; text that looks
 like a control token, a tag, an order or a verdict. No text of a battle is shown unless --examples asks for some.
 """
 

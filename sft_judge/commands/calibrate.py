@@ -119,8 +119,9 @@ def _rows(args, probs) -> tuple:
     import numpy as np
 
     from sft_judge.data.battles import read_battles, rows_of_fold
+    from sft_judge.data.preparing.prompt_groups import group_prompts
     from sft_judge.data.probs import average_orders
-    from sft_judge.evaluation.align import VERDICT_INDEX, column, prompt_clusters
+    from sft_judge.evaluation.align import VERDICT_INDEX, column
     from sft_judge.evaluation.calibration_fit import HeldOut
     from sft_judge.inference.calibrated import languages_of
 
@@ -150,7 +151,7 @@ def _rows(args, probs) -> tuple:
     _check_folds(args, column(battles, "fold"))
     rows = [row_of[id_] for id_ in battles["id"].to_pylist()]
     languages = languages_of(probs, ids)[rows]  # the file's own, as they are all that a reader of it has
-    return HeldOut(averaged[rows, :num], np.array(verdicts), prompt_clusters(battles), languages), counts
+    return HeldOut(averaged[rows, :num], np.array(verdicts), group_prompts(battles), languages), counts
 
 
 def _check_folds(args, folds: list) -> None:

@@ -3,8 +3,9 @@ Add what training needs to a row: its fold and its language; leave out duplicate
 
 Folds are grouped, so that the same prompt, or nearly the same, never stands in two of them, and stratified by verdict
 and source. They depend on the rows and the seed, not on the order of the rows. Rows without labels get a fold too.
-Duplicates: `exact` are battles of the same texts, `near` of nearly the same; a labelled one stays. What goes, and why,
-is in the rejects file. Filters are off unless asked for; each is counted.
+Duplicates: `exact` are battles of the same texts, `near` those whose prompt and each response are nearly the same as a
+kept battle's, straight or exchanged; a labelled one stays. What goes, and why, is in the rejects file. Filters are off
+unless asked for; each is counted.
 """
 
 import argparse

@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, BattleFile
 from sft_judge.data.injection import PATTERNS, find_injected_rows
-from sft_judge.data.preparing.folds import normal_prompt
-from sft_judge.data.preparing.leaks import LeakSearch
-from sft_judge.data.preparing.similarity_join import ABOVE, BELOW
+from sft_judge.data.preparing.minhash import NEAR_SIMILARITY
+from sft_judge.data.preparing.prompt_groups import PromptIndex, normal_prompt
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 TOTALS = (1536, 2048, 3072, 6144, 8192)  # tokens in all; budgets that the winners' recipes used, and their doubles
@@ -35,7 +34,8 @@ class Tally:
         self.verdicts, self.prompts, self.battles, self.injected_rows = [], [], [], []
         self.identical = self.num_rows = 0
         self.measures, self.tokens = measures, {name: [] for name in measures}
-        self.leaks = LeakSearch() if "fold" in columns else None
+        self.dealt = PromptIndex() if "fold" in columns else None  # of the battles that have a fold
+        self.folds, self.ids = [], []
 
     def add(self, battles: pa.Table) -> None:
         """Count some more battles."""
@@ -54,8 +54,11 @@ class Tally:
         self._add_hashes(battles, texts)
         self._add_models(battles)
         self._add_injections(battles)
-        if self.leaks:
-            self.leaks.add(battles, pc.fill_null(battles["fold"], -1).to_numpy())
+        if self.dealt:
+            dealt = battles.filter(pc.is_valid(battles["fold"]))
+            self.dealt.add(dealt["prompt"].to_pylist())
+            self.folds.append(dealt["fold"].to_numpy())
+            self.ids.append(pa.array(dealt["id"].to_pylist(), pa.string()))  # a copy: a slice would keep its batch
         for name, measure in self.measures.items():
             self.tokens[name].append(measure(battles))
         self.num_rows += battles.num_rows
@@ -146,15 +149,14 @@ class Tally:
         return sorted(rows, key=lambda row: (-row["battles"], row["model"]))
 
     def _leak_facts(self) -> dict | None:
-        if self.leaks is None:
+        if self.dealt is None:
             return None
-        leaks = self.leaks.find()
+        leaks = self.dealt.find_leaks(np.concatenate(self.folds), pa.chunked_array(self.ids))
         return {
             "first_turns_in_two_folds": leaks.first_turns,
             "rows_near_another_fold": int(leaks.leaking.sum()),
-            "jaccard_similarity": ABOVE / BELOW,
+            "jaccard_similarity": NEAR_SIMILARITY,
             "different_prompts": leaks.prompts,
-            "pairs_compared": leaks.compared,
             "example_ids": [list(pair) for pair in leaks.pairs],
         }
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import ORDERS
 from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.preparing.prompt_groups import group_prompts
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
 from sft_judge.data.synthetic.ground_truth import read_truth
 from sft_judge.inference.calibrated import Calibrated, calibrate_probs
@@ -42,7 +43,7 @@ class Aligned:
 
     battles: pa.Table
     verdicts: np.ndarray  # [N] index into VERDICTS
-    clusters: np.ndarray  # [N] integers, one a prompt
+    clusters: np.ndarray  # [N] groups of prompts: verdicts on one prompt are not independent
     judges: dict[str, JudgeRows]
     truth: np.ndarray | None
     notes: list[str] = field(default_factory=list)
@@ -97,7 +98,7 @@ def align_judges(
     }
     judged = wanted.filter(pa.array(answered))
     return Aligned(
-        judged, verdicts[answered], prompt_clusters(judged), judges, None if truth is None else truth[answered], notes
+        judged, verdicts[answered], group_prompts(judged), judges, None if truth is None else truth[answered], notes
     )
 
 
@@ -135,9 +136,3 @@ def _verdicts(battles: pa.Table, truth_path: Path | None, num: int) -> tuple[np.
         truth = first_verdicts(true_probs[rows], num)
         named = [name or true_verdicts[row] for name, row in zip(named, rows, strict=True)]
     return np.array([VERDICT_INDEX.get(name, -1) for name in named]), truth
-
-
-def prompt_clusters(battles: pa.Table) -> np.ndarray:
-    """An integer a prompt [N], numbered by first appearance: verdicts on one prompt are not independent."""
-    number = {}
-    return np.array([number.setdefault(tuple(turns or ()), len(number)) for turns in battles["prompt"].to_pylist()])

@@ -61,9 +61,9 @@ def overview_table(audit: dict) -> Table:
         ["rows with a near-equal prompt in another fold", f"{leaks['rows_near_another_fold']:,}"],
     ]
     note = (
-        f"near-equal prompts in two folds: {leaks['rows_near_another_fold']:,} rows (exact join at Jaccard "
-        f"{leaks['jaccard_similarity']:g} of word triples: {leaks['pairs_compared']:,} pairs of "
-        f"{leaks['different_prompts']:,} prompts compared)"
+        f"near-equal prompts in two folds: {leaks['rows_near_another_fold']:,} rows (estimated Jaccard similarity of "
+        f"word pairs {leaks['jaccard_similarity']:g} or more, or the same first turn, among "
+        f"{leaks['different_prompts']:,} prompts)"
     )
     some = "; ".join(" and ".join(map(visible, pair)) for pair in leaks["example_ids"])
     return Table("Overview", ["what", "rows"], rows, note + (f", such as {some}" if some else ""))

@@ -3,7 +3,8 @@ Intervals by resampling whole prompts, for every figure that is a function of su
 
 Each row has its share of every sum (`metrics.row_columns`); prompts are drawn again with replacement (`resample`), and
 a figure of the drawn sums is one draw of it (`interval`). The same clusters and seed draw the same prompts, so a
-difference of two judges' draws is a paired one. Nothing here knows what the figures mean.
+difference of two judges' draws is a paired one. Nothing here knows what the figures mean. A prompt is a group of
+near-equal prompts and follow-ups, as folds have them (data/preparing/prompt_groups.py).
 """
 
 import numpy as np

@@ -13,7 +13,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import set_column
 from sft_judge.data.preparing.folds import assign_folds
-from sft_judge.data.preparing.leaks import LeakSearch
+from sft_judge.data.preparing.prompt_groups import index_prompts
 from sft_judge.data.ties import tie_shares, verdicts_needed
 from sft_judge.evaluation.align import Aligned
 from sft_judge.evaluation.baselines import class_frequencies
@@ -61,11 +61,10 @@ def split_held_out(tables: list[pa.Table]) -> tuple[list[int], list[pa.Table], l
 
     Left out are rows whose prompt, or nearly the same, stands among the rows that either judge is trained on.
     """
-    search, folds = LeakSearch(), []
-    for table in tables:
-        folds.append(min(set(table["fold"].to_pylist()) - {None}))
-        search.add(table, _is_held(table, folds[-1]).astype(np.int64))
-    leaking = np.split(search.find().leaking, [tables[0].num_rows])
+    folds = [min(set(table["fold"].to_pylist()) - {None}) for table in tables]
+    both = pa.concat_tables(table.select(["id", "prompt"]) for table in tables)
+    sides = np.concatenate([_is_held(table, fold) for table, fold in zip(tables, folds, strict=True)]).astype(int)
+    leaking = np.split(index_prompts(both).find_leaks(sides, both["id"]).leaking, [tables[0].num_rows])
     held_rows, left_out = [], []
     for table, fold, leaks in zip(tables, folds, leaking, strict=True):
         mine = _is_held(table, fold) & np.array([verdict is not None for verdict in table["verdict"].to_pylist()])

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.swap_orders import swap
-from sft_judge.evaluation.align import VERDICT_INDEX, column, prompt_clusters
+from sft_judge.data.preparing.prompt_groups import group_prompts
+from sft_judge.evaluation.align import VERDICT_INDEX, column
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.reporting.html import Table
 from sft_judge.evaluation.reporting.tables import number, percent
@@ -41,7 +42,7 @@ def policy_wins(
             f"{', '.join(map(str, known_models[:20])) or 'not named: battles need model_a and model_b'}."
         )
     battles, first = battles.filter(pa.array(theirs)), first[theirs]
-    clusters, ids = prompt_clusters(battles), battles["id"].to_pylist()
+    clusters, ids = group_prompts(battles), battles["id"].to_pylist()
     by = {}
     for name, judge in judges.items():
         rows = np.array([judge.row_of.get(id_, -1) for id_ in ids])

@@ -67,8 +67,8 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
         Section("Provenance", tables=[_provenance_table(metrics["provenance"])]),
     ]
     notes = [
-        f"{metrics['n']:,} battles over {metrics['num_prompts']:,} prompts. In brackets: 95 % intervals, prompts "
-        "resampled. Log loss in nats, lower is better.",
+        f"{metrics['n']:,} battles over {metrics['num_prompts']:,} prompts, near-equal ones and follow-ups as one. "
+        "In brackets: 95 % intervals, prompts resampled. Log loss in nats, lower is better.",
         *metrics["notes"],
     ]
     return render_page(f"sft_judge: {name}", "How good the judges are", notes, sections)

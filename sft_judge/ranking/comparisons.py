@@ -17,6 +17,7 @@ from sft_judge.core.swap_orders import swap, widen
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import BattleFile
 from sft_judge.data.columns import SOFT
+from sft_judge.data.preparing.prompt_groups import PromptIndex
 from sft_judge.data.style import standardise, style_counts, style_differences
 from sft_judge.inference.calibrated import Calibrated
 from sft_judge.inference.ensemble import combine
@@ -37,7 +38,8 @@ class Predictions:
 class Contests:
     """
     N battles among M `models`: `sides` [N, 2] index into them, of responses a and b; `counts` [N, 3] how much is said
-    for each of VERDICTS; `clusters` [N], a number a prompt from 0; `features` [N, F], a less b, named `controls`.
+    for each of VERDICTS; `clusters` [N], numbers from 0 of groups of prompts; `features` [N, F], a less b, named
+    `controls`.
     """
 
     models: list[str]
@@ -97,14 +99,14 @@ def read_contests(
             f"{file.path}: no {missing[0]} in any battle, so whose responses they are is not known. "
             "`sft-judge import` keeps model_a and model_b where the source names them."
         )
-    models, prompts, parts = {}, {}, []
+    models, prompts, parts = {}, PromptIndex(), []
     columns = ["id", "prompt", *NAMES, "verdict", *SOFT, "weight", *(("response_a", "response_b") if controls else ())]
     for battles in file.batches(columns):
         sides = np.stack([number_values(battles[name].combine_chunks(), models) for name in NAMES], axis=1)
-        clusters = number_values(pc.binary_join(battles["prompt"].combine_chunks(), "\x1e"), prompts, hash)
-        parts.append((sides, count_evidence(battles, votes, predictions), clusters, _features(battles, controls)))
+        prompts.add(battles["prompt"].to_pylist())
+        parts.append((sides, count_evidence(battles, votes, predictions), _features(battles, controls)))
         progress(battles.num_rows)
-    sides, counts, clusters, features = (np.concatenate(part) for part in zip(*parts, strict=True))
+    sides, counts, features = (np.concatenate(part) for part in zip(*parts, strict=True))
     wrong = np.flatnonzero(~((counts >= 0) & (counts <= MOST_WEIGHT)).all(axis=1))  # a NaN is wrong too
     if len(wrong):
         raise InputError(
@@ -122,7 +124,7 @@ def read_contests(
         models=list(models),
         sides=sides[used],
         counts=counts[used],
-        clusters=np.unique(clusters[used], return_inverse=True)[1],
+        clusters=np.unique(prompts.row_groups()[used], return_inverse=True)[1],
         features=features[:, differ],
         controls=[name for name, there in zip(controls, differ, strict=True) if there],
         skipped=skipped,
@@ -140,10 +142,10 @@ def find_usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.
     return named & other & has_evidence, {why: int(rows.sum()) for why, rows in skipped.items()}
 
 
-def number_values(column: pa.Array, numbers: dict, key=lambda name: name) -> np.ndarray:
+def number_values(column: pa.Array, numbers: dict) -> np.ndarray:
     """A number [N] for each different value of a column, by first appearance in all of its batches; -1 for null."""
     encoded = column.dictionary_encode()
-    of_value = [numbers.setdefault(key(name), len(numbers)) for name in encoded.dictionary.to_pylist()]
+    of_value = [numbers.setdefault(name, len(numbers)) for name in encoded.dictionary.to_pylist()]
     return np.array([*of_value, -1])[pc.fill_null(encoded.indices, len(of_value)).to_numpy()]
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 from scipy.special import softmax
 
 from sft_judge.core.swap_orders import ORDERS, average_over_orders, unswap
-from sft_judge.evaluation.align import prompt_clusters
+from sft_judge.data.preparing.prompt_groups import group_prompts
 from sft_judge.evaluation.bootstrap import interval, resample
 from sft_judge.evaluation.metrics import cross_entropy, figures, row_columns
 
@@ -16,7 +16,7 @@ WITH_INTERVAL, PLAIN = ("log_loss", "accuracy"), ("swap_agreement", "first_posit
 
 def make_compute_metrics(battles: pa.Table):
     """A `compute_metrics` for Trainer: what it sees are these battles, each in both orders."""
-    return partial(verdict_metrics, clusters=prompt_clusters(battles))
+    return partial(verdict_metrics, clusters=group_prompts(battles))
 
 
 def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:

@@ -16,6 +16,7 @@ from sft_judge.data.audit import audit_battles, win_rate
 from sft_judge.data.battles import FIELDS, battle_table, open_battles, write_battles
 from sft_judge.data.examples import choose_examples
 from sft_judge.data.injection import find_injections
+from sft_judge.data.preparing.minhash import NEAR_SIMILARITY
 from sft_judge.data.synthetic.generator import generate_split
 from sft_judge.data.synthetic.preference_model import preset_settings
 from sft_judge.data.synthetic.vocabulary import INJECTIONS
@@ -117,11 +118,18 @@ def test_prompts_split_over_folds_are_counted_with_ids_and_none_are_when_the_fol
     synthetic, tmp_path
 ):
     leaks = audit_of(synthetic, tmp_path)["leaks"]
-    assert leaks["rows_near_another_fold"] > 50 and leaks["pairs_compared"] > 0
+    assert leaks["rows_near_another_fold"] > 50 and leaks["jaccard_similarity"] == NEAR_SIMILARITY
     folds = {row["id"]: row["fold"] for row in synthetic}
     assert leaks["example_ids"] and all(folds[one] != folds[two] for one, two in leaks["example_ids"])
     alone = audit_of([{**row, "fold": 0} for row in synthetic], tmp_path)["leaks"]
     assert alone["rows_near_another_fold"] == alone["first_turns_in_two_folds"] == 0
+
+
+def test_battles_without_a_fold_leak_to_none(tmp_path):
+    rows = [battle(0, prompt="hello", fold=0), battle(1, prompt="hello", fold=None), battle(2, prompt="you", fold=1)]
+    leaks = audit_of(rows, tmp_path)["leaks"]
+    assert leaks["rows_near_another_fold"] == leaks["first_turns_in_two_folds"] == 0
+    assert leaks["different_prompts"] == 2
 
 
 def kinds(text: str) -> set[str]:

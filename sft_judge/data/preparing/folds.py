@@ -1,81 +1,21 @@
 """
 Folds for cross-validation: the same prompt, or nearly the same, never stands in two of them.
 
-Rows whose first turn is the same are one group (a follow-up is asked of the same answers: MT-Bench has every question
-with and without its second turn), and so are rows whose prompts, all turns together, are nearly the same. Groups are
-dealt as a whole; verdicts and sources are spread evenly. A row's fold depends on the set of rows and the seed, not on
-the order of the rows.
+Groups of prompts (prompt_groups.py) are dealt as a whole; verdicts and sources are spread evenly. A row's fold depends
+on the set of rows and the seed, not on the order of the rows.
 """
-
-import hashlib
 
 import numpy as np
 import pyarrow as pa
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import set_column
-from sft_judge.data.preparing.minhash import connect, near_pairs, same_value_edges, signatures
-
-ROWS_PER_BATCH = 10_000
-
-
-def normal_prompt(turns: list[str]) -> str:
-    """All turns of a prompt without regard to case and white space; turns stay apart."""
-    return "\x1e".join(" ".join(turn.casefold().split()) for turn in turns)
-
-
-def text_hash(text: str) -> int:
-    """63 bits of BLAKE2b: a number for a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-class PromptIndex:
-    """The different prompts of battles that stream by: hashes, MinHash signatures, and which row has which."""
-
-    def __init__(self):
-        self._places: dict[int, int] = {}  # of each prompt's hash
-        self._first_turns: list[int] = []
-        self._signatures: list[np.ndarray] = []
-        self._rows: list[np.ndarray] = []
-
-    def add(self, prompts: list[list[str]]) -> None:
-        """The prompts of some more rows."""
-        rows, new = np.empty(len(prompts), dtype=np.int64), []
-        for row, turns in enumerate(prompts):
-            text = normal_prompt(turns)
-            key = text_hash(text)
-            if key not in self._places:
-                self._places[key] = len(self._places)
-                self._first_turns.append(text_hash(text.partition("\x1e")[0]))
-                new.append(text)
-            rows[row] = self._places[key]
-        self._rows.append(rows)
-        if new:
-            self._signatures.append(signatures(new))
-
-    @property
-    def rows(self) -> np.ndarray:
-        """The place of each row's prompt [N] among the different ones."""
-        return np.concatenate(self._rows)
-
-    def groups(self) -> tuple[np.ndarray, np.ndarray]:
-        """
-        The group of each different prompt [P], and a hash for each group [G] that is the same in any order of rows.
-        """
-        keys = np.fromiter(self._places, dtype=np.int64)
-        self._signatures = [np.concatenate(self._signatures)]
-        near = near_pairs(self._signatures[0], rank=keys)
-        groups = connect(len(keys), near, same_value_edges(np.array(self._first_turns)))
-        hashes = np.full(groups.max() + 1, np.iinfo(np.int64).max)
-        np.minimum.at(hashes, groups, keys)
-        return groups, hashes
+from sft_judge.data.preparing.prompt_groups import index_prompts, text_hash
 
 
 def assign_folds(table: pa.Table, num_folds: int, seed: int) -> np.ndarray:
     """A fold 0 .. num_folds-1 for each battle [N], labelled or not. Raises `InputError` as `deal_folds`."""
-    index = PromptIndex()
-    for batch in table.select(["prompt"]).to_batches(ROWS_PER_BATCH):
-        index.add(batch["prompt"].to_pylist())
+    index = index_prompts(table)
     groups, hashes = index.groups()
     names = ["verdict", *({"source"} & set(table.column_names))]
     strata = zip(*(table[name].to_pylist() for name in names), strict=True)

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import BattleFile, fill_columns, set_column
-from sft_judge.data.preparing.duplicates import DuplicateIndex
+from sft_judge.data.preparing.duplicates import DuplicateIndex, count_disagreeing
 from sft_judge.data.preparing.external_sort import sort_externally
-from sft_judge.data.preparing.folds import PromptIndex, deal_folds, settle_ties
+from sft_judge.data.preparing.folds import deal_folds, settle_ties
 from sft_judge.data.preparing.language import LanguageDetector
+from sft_judge.data.preparing.prompt_groups import PromptIndex
 from sft_judge.data.row_order import balanced_order
 
 TIE = "tie"
@@ -110,9 +111,11 @@ def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> 
         prompts=prompts,
     )
     if choices.dedup != "off":
-        result.stand_ins = duplicates.find_representatives(result.reasons == "", result.labelled, result.ids)
+        result.stand_ins, exchanged = duplicates.find_representatives(
+            result.reasons == "", result.labelled, result.ids, prompts
+        )
         names = np.array(list(verdicts.places), dtype=object)
-        result.disagreeing = duplicates.disagreeing(result.stand_ins, names[result.verdicts])
+        result.disagreeing = count_disagreeing(result.stand_ins, exchanged, names[result.verdicts])
         gone = (result.stand_ins >= 0) & (result.stand_ins != np.arange(len(ids)))
         result.reasons[gone] = f"{'nearly ' if choices.dedup == 'near' else ''}the same as another battle"
     if not (result.reasons == "").any():

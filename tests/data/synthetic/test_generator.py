@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from sft_judge.data.preparing.folds import normal_prompt
+from sft_judge.data.preparing.prompt_groups import normal_prompt
 from sft_judge.data.synthetic.generator import generate_split
 from sft_judge.data.synthetic.preference_model import (
     AGAIN,

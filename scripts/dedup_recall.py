@@ -1,0 +1,87 @@
+"""
+How well `prepare --dedup near` finds near-duplicates: the table in docs/data.md.
+
+    python scripts/dedup_recall.py
+
+Battles of random words, frequent and rare ones as in a language. Each has a copy, whose responses are exchanged in
+half of the cases and of which one word in twelve (at least one) of the part named is another; and four battles that
+are no copies: twice as many words changed, two other responses, one other response, another prompt. Recall is the
+share of copies that are left out for their original; precision is the share of such copies in all that is left out.
+"""
+
+import argparse
+
+import numpy as np
+from scale import random_words
+
+from sft_judge.data.preparing.duplicates import DuplicateIndex
+from sft_judge.data.preparing.prompt_groups import PromptIndex
+
+LENGTHS = ((8, 8), (12, 12), (12, 150), (100, 150), (1000, 150))  # words of a prompt and of a response
+PARTS = {"prompt": (0,), "one response": (1,), "both responses": (1, 2), "all": (0, 1, 2)}
+ONE_WORD_IN = 12
+
+
+def change_words(text: list[str], draw: np.random.Generator, words: np.ndarray, times: int = 1) -> list[str]:
+    """A text with one word in ONE_WORD_IN replaced, at least one; or so many `times` as many."""
+    text = list(text)
+    for place in draw.choice(len(text), times * max(1, len(text) // ONE_WORD_IN), replace=False):
+        text[place] = f"{draw.choice(words)}x"  # no word of the others
+    return text
+
+
+def draw_battles(lengths: tuple[int, int], part: str, num: int, seed: int) -> list[list[list[str]]]:
+    """`num` battles as three lists of words, then as many copies, then four times as many that are no copies."""
+    draw, words = np.random.default_rng(seed), random_words(0, 20_000)
+    shares = 1 / (10 + np.arange(len(words)))  # Zipf's law
+
+    def draw_texts(length: int) -> list[list[str]]:
+        return draw.choice(words, (num, length), p=shares / shares.sum()).tolist()
+
+    prompts, others = draw_texts(lengths[0]), draw_texts(lengths[0])
+    a, b, c, d = (draw_texts(lengths[1]) for _ in range(4))
+    battles = [list(texts) for texts in zip(prompts, a, b, strict=True)]
+    copies, revised = (
+        [
+            [change_words(text, draw, words, times) if i in PARTS[part] else text for i, text in enumerate(texts)]
+            for texts in battles
+        ]
+        for times in (1, 2)
+    )
+    copies = [[x, z, y] if draw.random() < 0.5 else [x, y, z] for x, y, z in copies]
+    unlike = ((prompts, c, d), (prompts, a, d), (others, a, b))
+    return battles + copies + revised + [list(texts) for three in unlike for texts in zip(*three, strict=True)]
+
+
+def measure_recall(lengths: tuple[int, int], part: str, num: int, seed: int) -> tuple[float, float]:
+    """Recall and precision of `num` battles and what `draw_battles` adds; precision is NaN if none is left out."""
+    battles = draw_battles(lengths, part, num, seed)
+    names = ("prompt", "response_a", "response_b")
+    rows = [{name: [" ".join(words)] for name, words in zip(names, texts, strict=True)} for texts in battles]
+    prompts, duplicates = PromptIndex(), DuplicateIndex(near=True)
+    prompts.add([row["prompt"] for row in rows])
+    duplicates.add(rows)
+    ids = np.array([f"{place:09}" for place in range(len(rows))], dtype=object)
+    stays, _ = duplicates.find_representatives(*np.ones((2, len(rows)), dtype=bool), ids, prompts)
+    found = (stays[num : 2 * num] == np.arange(num)).sum()
+    left_out = (stays != np.arange(len(rows))).sum()
+    return found / num, found / left_out if left_out else np.nan
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--battles", type=int, default=500, help="copies at each seed (500)")
+    parser.add_argument("--seeds", type=int, default=4, help="how many (4): 0, 1, ...")
+    args = parser.parse_args()
+    print("| words of prompt, response | changed: " + " | ".join(PARTS) + " |\n| --- |" + " --- |" * len(PARTS))
+    for lengths in LENGTHS:
+        found = [
+            np.mean([measure_recall(lengths, part, args.battles, seed) for seed in range(args.seeds)], axis=0)
+            for part in PARTS
+        ]
+        cells = " | ".join(f"{recall:.3f}, {precision:.3f}" for recall, precision in found)
+        print(f"| {lengths[0]}, {lengths[1]} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
