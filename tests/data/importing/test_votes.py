@@ -68,11 +68,18 @@ def test_soft_votes_of_the_real_file_are_its_own_pairs(data_folder, tmp_path):
     source, output = data_folder / "lmsys/train.csv", tmp_path / "soft.parquet"
     assert main(["import", str(source), "--output", str(output), "--votes", "soft"]) == 0
     with open(source, encoding="utf-8", newline="") as file:
-        pairs = Counter(
-            (row["prompt"], frozenset((row["response_a"], row["response_b"]))) for row in csv.DictReader(file)
-        )
+        rows = list(csv.DictReader(file))
+    pairs = Counter(
+        (row["prompt"], frozenset((row[f"response_{s}"], row[f"model_{s}"]) for s in "ab")) for row in rows
+    )
     table = read_battles(output)
     assert table.num_rows == len(pairs) and sum(table["weight"].to_pylist()) == sum(pairs.values())
+    votes_of = Counter(row[f"model_{s}"] for row in rows for s in "ab")
+    kept = Counter()
+    for battle in table.to_pylist():
+        for side in "ab":
+            kept[battle[f"model_{side}"]] += int(battle["weight"])
+    assert kept == votes_of  # no vote moved to another model
 
 
 def test_equal_answers_of_different_models_keep_their_own_votes(tmp_path):
