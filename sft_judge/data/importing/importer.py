@@ -7,17 +7,19 @@ Only counts, and a number for each id, stay in memory.
 import itertools
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
-from sft_judge.data.battles import COLUMNS, BattleWriter
+from sft_judge.data.battles import COLUMNS, FIELDS, BattleWriter
 from sft_judge.data.importing.conversation import RowError
 from sft_judge.data.importing.folders import is_saved, saved_rows
 from sft_judge.data.importing.formats import MAPPED, detect_format, row_id, to_battle
@@ -40,6 +42,7 @@ class Imported:
     first_reject: dict | None = None
     formats: dict[str, str] = field(default_factory=dict)
     mended: Counter = field(default_factory=Counter)
+    texts: array = field(default_factory=lambda: array("Q"))  # a hash of each battle's prompt and responses
 
 
 class RejectsWriter:
@@ -105,6 +108,8 @@ def import_sources(
                     progress(len(batch))
             if result.rows_out == before[1]:
                 raise importer.nothing_good(result.rejected - before[0])
+    repeated = len(result.texts) - len(np.unique(np.frombuffer(result.texts, np.uint64)))
+    result.mended["rows with the texts of another row, kept (see prepare --dedup and --votes soft)"] += repeated
     assert result.rows_in == result.rows_out + result.rejected
     return result
 
@@ -168,6 +173,7 @@ class _Importer:
                 if self.format_name == "arena" and "id" not in row:
                     battle["id"] = self._number_vote(battle["id"])
                 self._check_id(battle["id"], number)
+                self.result.texts.append(hash(tuple(map(tuple, (battle[name] for name in FIELDS)))) & 2**64 - 1)
                 yield battle
 
     def _reject(self, number: int, row: dict, error: RowError) -> None:

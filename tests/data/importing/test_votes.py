@@ -140,3 +140,9 @@ def test_ties_of_two_bad_and_two_good_answers_are_kept_apart(votes_as, kinds, tm
         assert [b["verdict"] for b in battles] == ["tie", "tie", "tie", "a"]
         parts = slices(battle_table(battles * 20))["kind of tie"]
         assert sorted(parts) == ["another tie", "both bad", "both good", "no tie"]
+
+
+def test_rows_of_the_same_texts_are_reported(tmp_path, capsys):
+    row = {"prompt": ["p"], "response_a": ["x"], "response_b": ["y"], "verdict": "a"}
+    import_rows(tmp_path, [{**row, "id": str(n), "prompt": [f"p{n % 3}"]} for n in range(7)])
+    assert "4 rows with the texts of another row, kept" in capsys.readouterr().out
