@@ -173,7 +173,7 @@ class _Importer:
                 if self.format_name == "arena" and "id" not in row:
                     battle["id"] = self._number_vote(battle["id"])
                 self._check_id(battle["id"], number)
-                self.result.texts.append(hash(tuple(map(tuple, (battle[name] for name in FIELDS)))) & 2**64 - 1)
+                self.result.texts.append(_hash_texts(battle))
                 yield battle
 
     def _reject(self, number: int, row: dict, error: RowError) -> None:
@@ -212,6 +212,12 @@ class _Importer:
             f"{self.name}: none of {rejected} rows is a battle; row {first['row']}, {first['field']}: "
             f"{first['reason']}. Read as {self.format_name!r}; --format names another."
         )
+
+
+def _hash_texts(battle: dict) -> int:
+    """64 bits of a battle's prompt and responses, whichever stands first."""
+    prompt, one, other = (tuple(battle[name]) for name in FIELDS)
+    return hash((prompt, frozenset((one, other)))) & 2**64 - 1
 
 
 def _without_values(reason: str) -> str:

@@ -144,5 +144,7 @@ def test_ties_of_two_bad_and_two_good_answers_are_kept_apart(votes_as, kinds, tm
 
 def test_rows_of_the_same_texts_are_reported(tmp_path, capsys):
     row = {"prompt": ["p"], "response_a": ["x"], "response_b": ["y"], "verdict": "a"}
-    import_rows(tmp_path, [{**row, "id": str(n), "prompt": [f"p{n % 3}"]} for n in range(7)])
+    exchanged = {**row, "response_a": ["y"], "response_b": ["x"]}
+    rows = [{**(row if n < 4 else exchanged), "id": str(n), "prompt": [f"p{n % 3}"]} for n in range(7)]
+    import_rows(tmp_path, rows)
     assert "4 rows with the texts of another row, kept" in capsys.readouterr().out
