@@ -48,10 +48,15 @@ def check_run(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
 
 
 def warn_of_unused(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
-    """Name the keys that a recipe sets in vain, such as `lora_r` without `use_peft`."""
+    """Name the keys that a recipe sets in vain, such as `lora_r` without `use_peft`, or a warm-up that never ends."""
     unused = [*unused_settings(config, TRAINING | OWN), *unused_settings(model_config, MODEL | OWN)]
     of_many = keys_of_many_processes(config) if config.world_size == 1 else []
     unused += [f"{', '.join(of_many)} (this is one process)"] if of_many else []
+    if 0 < config.max_steps <= config.warmup_steps:
+        logger.warning(
+            f"warmup_steps is {config.warmup_steps:g} and max_steps {config.max_steps}: the learning rate starts at 0 "
+            f"and never reaches {config.learning_rate:g}."
+        )
     if unused:
         logger.warning(f"keys that do nothing in this run: {'; '.join(unused)}.")
 

@@ -83,10 +83,6 @@ def check_combinations(config) -> None:
         raise InputError(f"eval_steps or eval_delay is beyond max_steps, {config.max_steps}: nothing is evaluated.")
     if evaluates and config.dataloader_drop_last:
         raise InputError("dataloader_drop_last would leave battles out of the evaluation too; leave one of them out.")
-    if 0 < config.max_steps <= config.warmup_steps:
-        raise InputError(
-            f"warmup_steps is {config.warmup_steps}, and max_steps {config.max_steps}: it would never end."
-        )
     if config.dataloader_num_workers == 0:
         for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
             if getattr(config, name):

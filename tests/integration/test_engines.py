@@ -304,6 +304,7 @@ def test_a_quantised_copy_with_wrong_scales_is_refused_with_status_3(quantized, 
     weights = load_file(broken / "model.safetensors")
     changed = {name: value * -2 if name.endswith("scales") else value for name, value in weights.items()}
     save_file(changed, broken / "model.safetensors", metadata={"format": "pt"})
+    write_spec(broken, read_spec(broken), bind=True)
     words = ["--battles", str(tmp_path / "battles.parquet"), "--engines", "transformers"]
     assert main(["verify", folder, str(quantized), *words]) == 0
     assert main(["verify", folder, str(broken), *words]) == 3
