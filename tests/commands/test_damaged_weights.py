@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.training_runs import ADAPTER_WEIGHTS, cut_short, refuses
 from sft_judge.cli import main
+from sft_judge.modeling.judge_spec import read_spec, write_spec
 from sft_judge.modeling.tiny_models import make_base
 
 engine = pytest.mark.engine
@@ -76,6 +77,7 @@ def test_an_adapter_of_other_layers_is_refused_by_the_first_of_them(damaged, bas
     saved = load_file(damaged / ADAPTER_WEIGHTS)
     save_file({name.replace("layers.1.", "layers.7."): value for name, value in saved.items()}, damaged / "new")
     (damaged / "new").rename(damaged / ADAPTER_WEIGHTS)
+    write_spec(damaged, read_spec(damaged), bind=True)
     reason = f"was not made for {bases['qwen2']}: base_model.model.model.layers.1."
     for words in every_use(damaged, synthetic_file, tmp_path)[:2]:
         refuses(words, 2, reason, tmp_path, capsys)
