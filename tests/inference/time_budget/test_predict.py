@@ -270,7 +270,8 @@ def test_an_unfinished_file_is_read_with_a_caveat(
     assert np.isnan(orders[:, :, 0]).sum(axis=0).tolist() == [24, 60]  # frequencies are no judgement in any order
     copy = shutil.copytree(judge, tmp_path / "judge")
     assert main(["calibrate", "--probs", str(output), "--battles", str(synthetic_file), "--model", str(copy)]) == 0
-    assert read_spec(copy).calibration["fitted_rows"] == 36 and "24 without probabilities" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "on 36 rows" in said and "24 without probabilities" in said
 
 
 def test_class_frequencies_are_no_labels(command, judge, synthetic_file, tmp_path, capsys):
