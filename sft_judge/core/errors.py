@@ -17,6 +17,11 @@ class GateError(RuntimeError):
     exit_status = 3
 
 
+def one_line(error: Exception) -> str:
+    """What an error of a library says, on one line and without its full stop, at most 200 characters of it."""
+    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
+
+
 def nearest(word: str, known) -> str:
     """`" Did you mean 'x'?"` for the closest of `known`, or an empty string when nothing is close."""
     import difflib

@@ -19,16 +19,8 @@ ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 JUDGE = "judge.json"
 BASE, REVISION = "base_model_name_or_path", "revision"  # what PEFT calls them
 # files by which a judge's numbers go, beside its weights
-TOKENIZER_FILES = (
-    *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-    ),
-    *("tokenizer.model", "vocab.json", "merges.txt"),
-)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES += ("chat_template.jinja", "tokenizer.model", "vocab.json", "merges.txt")
 WHOLE_BYTES = 64 * 2**20  # a file of weights up to this size is hashed whole
 SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a larger one: its header and so many pieces
 _VOLATILE = ("_name_or_path", "transformers_version")  # keys of config.json that change nothing

@@ -14,10 +14,10 @@ import numpy as np
 from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import write_json
-from sft_judge.core.model_files import describe_parts
+from sft_judge.core.model_files import JUDGE, describe_parts
 from sft_judge.modeling.temperature_scaling import apply_calibration, check_calibration
 
-FILE = "judge.json"
+FILE = JUDGE
 
 
 @dataclass

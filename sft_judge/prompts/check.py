@@ -44,8 +44,8 @@ def check_model(model: str, template: str | None, budget: tuple | None, rows: li
     config = load_config(model).get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     return [
-        *check_embedding(prompt, config.vocab_size),
-        *check_verdicts(prompt, spec),
+        *(verdicts := check_verdicts(prompt, spec)),
+        *(check_embedding(prompt, config.vocab_size) if verdicts[0].level == "ok" else []),
         *check_budget(prompt, spec),
         *check_tokenizer(prompt),
         *check_bos(prompt),

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_liger_kernel_available
 from trl import get_quantization_config
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.model_files import is_adapter
 from sft_judge.modeling.loading import dtype_of, load_config, load_model, modules_beyond_text
 from sft_judge.training.adapters import adapter_config
@@ -58,7 +58,7 @@ def _check_adapter(model_config: JudgeModelConfig, config: JudgeConfig, base) ->
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(base, **({"attn_implementation": wanted} if wanted else {}))
     except (ImportError, ValueError, KeyError) as error:
-        raise InputError(f"{name} with attn_implementation {wanted}: {_one_line(error)}.") from error
+        raise InputError(f"{name} with attn_implementation {wanted}: {one_line(error)}.") from error
     if config.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise InputError(f"{type(model).__name__} has no gradient_checkpointing; set it to false.")
     if wanted == "flex_attention" and config.device.type == "cpu":
@@ -71,7 +71,7 @@ def _check_adapter(model_config: JudgeModelConfig, config: JudgeConfig, base) ->
     try:
         model = get_peft_model(model, lora)
     except (ValueError, TypeError, RuntimeError, re.error) as error:
-        raise InputError(f"no adapter for lora_target_modules {lora.target_modules}: {_one_line(error)}.") from error
+        raise InputError(f"no adapter for lora_target_modules {lora.target_modules}: {one_line(error)}.") from error
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         raise InputError("lora_target_modules names the head, whose rows are read without an adapter; leave it out.")
 
@@ -97,10 +97,6 @@ def _quantization_of(base) -> str | None:
     return (
         (stored if isinstance(stored, dict) else stored.to_dict()).get("quant_method", "unknown") if stored else None
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:200]
 
 
 def load_base(model_config: JudgeModelConfig, config: JudgeConfig):

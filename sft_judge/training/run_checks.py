@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, get_scheduler
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.errors import InputError, nearest, one_line
 from sft_judge.training.base_model import check_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.machine_defaults import uses_fsdp
@@ -187,7 +187,7 @@ def _check_optimizer(config: JudgeConfig) -> None:
             schedule.step(*([1.0] if with_loss else []))
     except REFUSALS as error:
         kind, given = config.lr_scheduler_type.value, config.lr_scheduler_kwargs or "none"
-        raise InputError(f"lr_scheduler_type {kind} with lr_scheduler_kwargs {given}: {_one_line(error)}.") from error
+        raise InputError(f"lr_scheduler_type {kind} with lr_scheduler_kwargs {given}: {one_line(error)}.") from error
 
 
 def _try_optimizer(config: JudgeConfig, layer: torch.nn.Module) -> dict:
@@ -205,7 +205,7 @@ def _try_optimizer(config: JudgeConfig, layer: torch.nn.Module) -> dict:
         optimizer.zero_grad()
     except REFUSALS as error:
         given = f" with optim_args {config.optim_args}" if config.optim_args else ""
-        raise InputError(f"optim {config.optim.value}{given} cannot be used here: {_one_line(error)}.") from error
+        raise InputError(f"optim {config.optim.value}{given} cannot be used here: {one_line(error)}.") from error
     return seen
 
 
@@ -218,7 +218,3 @@ def _check_unused_by_schedule(config: JudgeConfig) -> None:
     for name, given in unused.items():
         if given:
             raise InputError(f"{name} is {given}, but lr_scheduler_type {kind} makes no use of it; leave it out.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

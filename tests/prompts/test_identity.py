@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+from types import SimpleNamespace
 
 import pytest
 from transformers.utils import chat_template_utils
@@ -72,25 +73,24 @@ def test_a_judge_of_an_earlier_version_without_a_chat_template_is_refused(tokeni
         JudgePrompt.of(tokenizer, spec)
 
 
-@pytest.mark.parametrize("what", ["pad", "verdict", "frame", "vocabulary"])
-def test_a_token_beyond_the_embedding_is_refused(tokenizer, what):
-    prompt = JudgePrompt(tokenizer, PAIR, WORDS, Budget())
-    rows = len(tokenizer)
-    check_vocabulary(prompt, rows)
-    if what == "pad":
-        tokenizer.add_special_tokens({"pad_token": "<padding>"})
-        expected, limit = "the pad token has token", rows
-    elif what == "verdict":
-        expected, limit = "a verdict has token", max(prompt.verdict_ids)
-        tokenizer.pad_token_id = 0
-    elif what == "frame":
-        control = max(token for piece in prompt.frame(1, 1, 1, False).pieces for token in piece)
-        tokenizer.pad_token_id = 0
-        expected, limit = "the prompt's frame has token", control
-    else:
-        tokenizer.pad_token_id = 0
-        prompt.frame = lambda *shape: JudgePrompt.frame(prompt, *shape)
-        limit = max(prompt.plain.get_vocab().values())
-        expected = "has token"
-    with pytest.raises(InputError, match=expected):
-        check_vocabulary(prompt, limit)
+@pytest.mark.parametrize("what", ["the pad token", "a verdict", "the prompt's frame", "the vocabulary"])
+def test_a_token_beyond_the_embedding_is_refused_whichever_it_is(what):
+    def place(name):
+        return 100 if name == what else 7
+
+    prompt = SimpleNamespace(
+        tokenizer=SimpleNamespace(
+            pad_token_id=place("the pad token"), name_or_path="m", convert_ids_to_tokens=lambda token: f"<{token}>"
+        ),
+        verdict_ids=[1, place("a verdict"), 2],
+        language=False,
+        frame=lambda *shape: SimpleNamespace(pieces=[[3], [4, place("the prompt's frame")]]),
+        plain=SimpleNamespace(get_vocab=lambda: {"x": 5, "y": place("the vocabulary")}),
+    )
+    check_vocabulary(prompt, 101)
+    with pytest.raises(InputError, match=f"{what} has token 100 .* has 100 rows"):
+        check_vocabulary(prompt, 100)
+
+
+def test_a_real_tokenizers_tokens_have_rows(tokenizer):
+    check_vocabulary(JudgePrompt(tokenizer, PAIR, WORDS, Budget()), len(tokenizer))

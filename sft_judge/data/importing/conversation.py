@@ -9,14 +9,19 @@ import json
 import re
 from collections import Counter
 
-from sft_judge.data.importing.literals import looks_like_chat, looks_listed, read_json, read_printed
+from sft_judge.data.importing.literals import (
+    MAX_CELL_CHARACTERS,
+    looks_like_chat,
+    looks_listed,
+    read_json,
+    read_printed,
+)
 
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
     "system": "system",
 }
-MAX_CELL_CHARACTERS = 10_000_000  # characters of one cell
 SURROGATE = re.compile("[\ud800-\udfff]")
 _DIALOGUE = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 

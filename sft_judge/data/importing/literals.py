@@ -9,7 +9,7 @@ import ast
 import json
 import re
 
-MAX_CHARACTERS = 10_000_000  # of one cell, as conversation.py has it
+MAX_CELL_CHARACTERS = 10_000_000  # characters of one cell
 _TEXT = re.compile(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""", re.DOTALL)
 _NO_COMMA = re.compile("([}\\])\\w\ue000])\\s+(?=[{\\[(\\w\ue000])")  # numpy's, between two values
 _CHAT = re.compile(r"""\s*\[?\s*\{\s*['"](?:role|from)['"]\s*:""")
@@ -28,7 +28,7 @@ def read_printed(text: str) -> list:
         ValueError: the text is no such list, or numpy left out its middle.
     """
     stripped = text.strip()
-    if not (stripped.startswith("[") and stripped.endswith("]")) or len(text) > MAX_CHARACTERS:
+    if not (stripped.startswith("[") and stripped.endswith("]")) or len(text) > MAX_CELL_CHARACTERS:
         raise ValueError("it is no list in brackets")
     texts, between = _TEXT.findall(stripped), _TEXT.split(stripped)
     if any("..." in part for part in between):
