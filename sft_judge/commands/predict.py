@@ -77,8 +77,9 @@ def shard(text: str) -> tuple[int, int]:
 
 def run(args):
     from sft_judge.inference.engines import usable_engines
+    from sft_judge.inference.jobs import open_jobs
     from sft_judge.inference.out_of_fold import find_judges
-    from sft_judge.inference.predict import PredictSettings, open_jobs, predict
+    from sft_judge.inference.predict import PredictSettings, predict
 
     if args.time_budget:
         return _run_in_time(args)
@@ -120,7 +121,7 @@ def before(args) -> None:
 
 
 def _output(args):
-    from sft_judge.inference.predict import open_jobs
+    from sft_judge.inference.jobs import open_jobs
     from sft_judge.inference.submission import read_sample
     from sft_judge.inference.time_budget.output import TimedOutput
 

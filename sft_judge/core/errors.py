@@ -22,9 +22,9 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
 
 
-def nearest(word: str, known) -> str:
-    """`" Did you mean 'x'?"` for the closest of `known`, or an empty string when nothing is close."""
+def nearest(word: str, known, cutoff: float = 0.5) -> str:
+    """`" Did you mean 'x'?"` for the closest of `known`, or an empty string where none is as close as `cutoff`."""
     import difflib
 
-    close = difflib.get_close_matches(word, [str(item) for item in known], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, [str(item) for item in known], n=1, cutoff=cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -11,10 +11,12 @@ import json
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import ADAPTER, BASE, JUDGE, base_hash, json_hash
 
 
@@ -24,6 +26,15 @@ class InputPath(type(Path())):
 
 class OutputPath(type(Path())):
     """A path a stage makes. The manifest stands beside the first."""
+
+
+def check_columns(path, names: list[str]) -> None:
+    """Raise `InputError` where two columns of a file have one name: which of them is meant, nobody could tell."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{path}: column {twice!r} stands twice; expected each name once. Rename or drop one of them."
+        )
 
 
 def partial_path(path: Path) -> Path:

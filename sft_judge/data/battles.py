@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import whole_file
+from sft_judge.core.files import check_columns, whole_file
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.columns import (
     find_bad_number,
@@ -43,6 +43,7 @@ OPTIONAL = {
     "soft_b": pa.float64(),
     "soft_tie": pa.float64(),
     "tie_kind": pa.string(),  # of a tie, where people said so: both bad, both good
+    "slices": TURNS,  # other parts that reports tell apart, each as "name: value"
 }
 COLUMNS = {**REQUIRED, **OPTIONAL}
 FIELDS = ("prompt", "response_a", "response_b")
@@ -163,7 +164,10 @@ def _parquet_columns(path: Path, metadata: pq.FileMetaData, limit: int | None) -
             if not has_statistics or column.statistics.null_count < column.num_values:
                 reported.add(column.path_in_schema.split(".")[0])
     schema = metadata.schema.to_arrow_schema()
-    foreign = [name for name in schema.names if name in OPTIONAL and is_foreign_type(schema.field(name).type)]
+    check_columns(path, schema.names)
+    foreign = [
+        name for name in schema.names if name in OPTIONAL and is_foreign_type(schema.field(name).type, OPTIONAL[name])
+    ]
     for name in reported.intersection(foreign):
         leave_out_column(path, name, str(schema.field(name).type), OPTIONAL[name])
     names = [name for name in schema.names if name in REQUIRED or (name in reported and name not in foreign)]

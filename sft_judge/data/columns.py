@@ -25,11 +25,13 @@ LEAST = {"weight": 0.0, "margin": -LARGEST, **dict.fromkeys(SOFT, 0.0)}
 
 def expected_type(kind: pa.DataType) -> str:
     """What a column of this type holds, in words."""
-    return {pa.string(): "text", pa.int64(): "whole numbers"}.get(kind, "numbers")
+    return {pa.string(): "text", pa.int64(): "whole numbers", pa.float64(): "numbers"}.get(kind, "lists of text")
 
 
 def is_foreign_value(value, kind: pa.DataType) -> bool:
     """Whether a value of JSON is of a type that a column of `kind` cannot hold; numbers are text where text is due."""
+    if pa.types.is_list(kind):
+        return not (isinstance(value, list) and all(isinstance(item, str) for item in value))
     if kind == pa.string():
         return isinstance(value, bool) or not isinstance(value, str | int | float)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -37,8 +39,11 @@ def is_foreign_value(value, kind: pa.DataType) -> bool:
     return kind == pa.int64() and not float(value).is_integer()
 
 
-def is_foreign_type(stored: pa.DataType) -> bool:
-    """Whether a column of Parquet holds neither text nor numbers."""
+def is_foreign_type(stored: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether a column of Parquet holds neither text nor numbers or, where `kind` is one, no lists of text."""
+    if pa.types.is_list(kind):
+        lists = pa.types.is_list(stored) or pa.types.is_large_list(stored)
+        return not (lists and stored.value_type in (pa.string(), pa.large_string(), pa.null()))
     stored = stored.value_type if pa.types.is_dictionary(stored) else stored
     text = ("null", "string", "large_string", "string_view", "binary", "large_binary")
     known = (*text, "integer", "floating", "decimal")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from scipy.special import log_softmax
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import whole_file
+from sft_judge.core.files import check_columns, whole_file
 from sft_judge.core.swap_orders import ORDERS, average_over_orders, widen
 from sft_judge.core.verdicts import VERDICTS
 
@@ -78,9 +78,10 @@ def read_probs(path: Path) -> Probs:
         raise InputError(f"{path}: no such probs file. `sft-judge predict` writes one.")
     try:
         as_text = pyarrow.csv.ConvertOptions(column_types={"id": pa.string()})  # 0007 and 1e5 are names, not numbers
-        table = pyarrow.csv.read_csv(path, convert_options=as_text) if path.suffix == ".csv" else pq.read_table(path)
+        table = pyarrow.csv.read_csv(path, convert_options=as_text) if path.suffix == ".csv" else pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
+    check_columns(path, table.column_names)
     metadata = read_metadata(path, (table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     missing = [name for name in COLUMNS if name not in table.column_names]
     times = 1  # that a row of the file stands in the table

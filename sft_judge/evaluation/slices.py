@@ -37,9 +37,19 @@ def slices(battles: pa.Table) -> dict[str, dict[str, np.ndarray]]:
         "kind of tie": _tie_kinds(battles),
         "text that could be taken for more": _injection_masks(battles),
     }
+    labels = _own_labels(battles) | labels
     parts = {dimension: _masks(values) for dimension, values in labels.items()}
     parts["model"] = _model_masks(column(battles, "model_a"), column(battles, "model_b"))
     return {dimension: masks for dimension, masks in parts.items() if len(masks) > 1}
+
+
+def _own_labels(battles: pa.Table) -> dict[str, list[str]]:
+    """The parts that a map of columns named on import, `{name: value of each battle [N]}`."""
+    labels: dict[str, list[str]] = {}
+    for row, texts in enumerate(column(battles, "slices")):
+        for name, _, value in (text.partition(": ") for text in texts or ()):
+            labels.setdefault(name, ["unknown"] * battles.num_rows)[row] = value
+    return labels
 
 
 def _tie_kinds(battles: pa.Table) -> list[str]:

@@ -7,7 +7,6 @@ its fold; rows without a fold are scored by all, and averaged. Finished shards s
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +16,11 @@ from sft_judge.core.files import content_hash, partial_path
 from sft_judge.core.manifest import versions
 from sft_judge.core.progress import Progress
 from sft_judge.core.swap_orders import widen
-from sft_judge.data.battles import labelled_folds, read_battles, rows_of_fold
+from sft_judge.data.battles import labelled_folds
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.inference.calibrated import describe_judge
 from sft_judge.inference.engines import open_engine
+from sft_judge.inference.jobs import Job
 from sft_judge.inference.out_of_fold import assign_rows, find_judges, fold_owners
 from sft_judge.inference.parity import check_parity
 from sft_judge.inference.ray_actors import score_on_ray
@@ -47,22 +47,6 @@ class PredictSettings:
     tensor_parallel: int = 1  # GPUs that vLLM spreads one model over
 
 
-@dataclass
-class Job:
-    """One battles file to be scored into one probs file."""
-
-    battles_path: Path
-    output: Path
-    battles: pa.Table
-
-    @property
-    def languages(self) -> np.ndarray | None:
-        """Of the prompts [N]; None where the battles say nothing of them."""
-        if "language" not in self.battles.column_names:
-            return None
-        return np.array(self.battles["language"].to_pylist(), dtype=object)
-
-
 @dataclass(eq=False)
 class Block:
     """Some of the rows that a judge scores: where their scores go, and which of the battles they are."""
@@ -70,11 +54,11 @@ class Block:
     work: Work
     judge: int
     place: slice
-    battles: pa.Table
+    job: Job
     indices: np.ndarray
 
     def rows(self) -> list[dict]:
-        return self.battles.take(self.indices).to_pylist()
+        return self.job.read(self.indices).to_pylist()
 
     def save(self, logp: np.ndarray, progress: Progress) -> None:
         self.work.save(self.judge, self.place, logp)
@@ -98,7 +82,7 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
         GateError: a row would be scored by a judge that was trained on it, or `check` fails.
     """
     judges = find_judges(model)
-    plans = [assign_rows(judges, job.battles, settings.out_of_fold, content_hash(job.battles_path)) for job in jobs]
+    plans = [assign_rows(judges, job.battles, settings.out_of_fold, content_hash(job.file.path)) for job in jobs]
     fingerprint = add_runtime(fingerprint, settings.engine)
     if len(judges) > 1 and any(spec.calibration for spec in judges.values()):
         logger.warning(
@@ -131,7 +115,7 @@ def _hash_judges(judges: dict[str, JudgeSpec]) -> dict[str, str]:
 
 def _run_judge(folder: str, spec: JudgeSpec, orders, todo: list, settings: PredictSettings) -> dict:
     every = [
-        Block(work, number, place, job.battles, indices[place])
+        Block(work, number, place, job, indices[place])
         for work, number, job, indices in todo
         for place in blocks(len(indices), settings.shard)
     ]
@@ -148,15 +132,16 @@ def _run_judge(folder: str, spec: JudgeSpec, orders, todo: list, settings: Predi
             for block in left:
                 block.save(score_battles(engine, prompt, block.rows(), orders), progress)
             if settings.check:
-                return {"check": check_engine(engine, folder, spec, prompt, todo[0][2].battles, orders, settings)}
+                checked = todo[0][2].read(np.arange(settings.check)[: todo[0][2].battles.num_rows])
+                return {"check": check_engine(engine, folder, spec, prompt, checked, orders, settings)}
     return {}
 
 
 def check_engine(
     engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Table, orders, settings: PredictSettings
 ) -> dict:
-    """Hold an engine to transformers on the first `check` battles. Logs; raises `GateError` beyond the tolerance."""
-    rows = battles.slice(0, settings.check).to_pylist()
+    """Hold an engine to transformers on these battles. Logs; raises `GateError` beyond the tolerance."""
+    rows = battles.to_pylist()
     with open_engine("transformers", folder, spec, settings.dtype) as reference:
         expected, labels = labelled_scores(reference, prompt, rows, orders)
     seen, _ = labelled_scores(engine, prompt, rows, orders)
@@ -183,7 +168,7 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, made_by: dict, set
     metadata = {
         **made_by,
         "calibration": first.calibration if len(judges) == 1 else None,
-        "battles_sha256": content_hash(job.battles_path),
+        "battles_sha256": content_hash(job.file.path),
         "engine": settings.engine,
         "versions": versions(),
         "rows": job.battles.num_rows,
@@ -197,16 +182,3 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, made_by: dict, set
     shown = np.tile(np.array(orders, dtype=object), job.battles.num_rows)
     languages = None if job.languages is None else np.repeat(job.languages, len(orders))
     return Probs(ids, shown, logp.reshape(-1, 3), metadata, languages=languages)
-
-
-def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:
-    """Pair battles files with outputs; `fold` keeps only that fold's rows, in files that carry folds."""
-    if len(battles) != len(outputs):
-        raise InputError(f"{len(battles)} battles files for {len(outputs)} outputs; give one --output for each.")
-    jobs = []
-    for path, output in zip(battles, outputs, strict=True):
-        table = read_battles(path)
-        if "fold" in table.column_names:
-            table = rows_of_fold(table, fold, path)
-        jobs.append(Job(path, output, table.slice(0, limit)))
-    return jobs

@@ -11,8 +11,8 @@ from sft_judge.cli import main
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import write_battles
 from sft_judge.data.probs import average_orders, read_probs
-from sft_judge.inference import predict as prediction
 from sft_judge.inference.engines.transformers_engine import TransformersEngine
+from sft_judge.inference.jobs import open_jobs
 from sft_judge.inference.parity import TOLERANCES
 
 pytestmark = pytest.mark.unit  # random judges: nothing is trained
@@ -153,4 +153,4 @@ def test_a_file_too_many_or_an_empty_fold_is_an_error(judge, synthetic_file, tmp
     assert predict(judge, synthetic_file, tmp_path / "a.parquet", "--fold", "8") == 2
     assert "no battle in fold 8" in capsys.readouterr().err
     with pytest.raises(InputError, match="1 battles files for 2 outputs"):
-        prediction.open_jobs([synthetic_file], [tmp_path / "a", tmp_path / "b"], None, None)
+        open_jobs([synthetic_file], [tmp_path / "a", tmp_path / "b"], None, None)

@@ -150,7 +150,7 @@ def test_exchanged_responses_exchange_a_and_b_on_vllm(vllm, rows):
 def test_predicts_check_passes_and_is_refused_beyond_its_tolerance(vllm, rows, monkeypatch, capsys):
     engine, folder, spec, prompt = vllm
     settings = PredictSettings("vllm", "float32", check=6)
-    facts = check_engine(engine, folder, spec, prompt, battle_table(rows), ORDERS, settings)
+    facts = check_engine(engine, folder, spec, prompt, battle_table(rows[:6]), ORDERS, settings)
     assert facts["rows"] == 12 and "max |Δp|" in capsys.readouterr().out
     monkeypatch.setattr("sft_judge.inference.parity.TOLERANCES", dict.fromkeys(TOLERANCES, -1.0))
     with pytest.raises(GateError, match="Parity gate"):

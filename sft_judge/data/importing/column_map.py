@@ -2,7 +2,8 @@
 Columns of other sets by their names: `--map prompt=instruction+input,response_a=response1,verdict=label:0=a,1=b`.
 
 Several columns of a text are joined by an empty line, those that are empty left out; several of a verdict are votes. A
-map may also be a YAML file of the same fields, or one of READY by name.
+map may also be a YAML file of the same fields, or one of READY by name. A field that battles do not have, such as
+`domain=topic`, becomes a part that reports tell apart.
 """
 
 from collections import Counter
@@ -16,9 +17,8 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, OPTIONAL
 from sft_judge.data.columns import SOFT
 from sft_judge.data.importing import conversation as turns
-from sft_judge.data.importing.conversation import RowError
 
-TARGETS = ("id", *FIELDS, "verdict", *(name for name in OPTIONAL if name not in (*SOFT, "tie_kind", "fold")))
+TARGETS = ("id", *FIELDS, "verdict", *(name for name in OPTIONAL if name not in (*SOFT, "tie_kind", "fold", "slices")))
 READY = {
     # the human-annotated test set, 0 is a tie (Wang et al. 2023, https://github.com/WeOpenML/PandaLM)
     "pandalm": "prompt=instruction+input,response_a=response1,response_b=response2,"
@@ -28,6 +28,8 @@ READY = {
     # no ties (Zeng et al. 2023, https://github.com/princeton-nlp/LLMBar)
     "llmbar": "prompt=input,response_a=output_1,response_b=output_2,verdict=label:1=a,2=b",
 }
+EMPTY = "rows whose columns of the verdict say nothing, kept without a verdict"
+NONE = "none"  # a value of the verdict that says nothing
 _FORM = "expected FIELD=COLUMN[+COLUMN...], for the verdict with :VALUE=a,VALUE=b,..."
 
 
@@ -48,34 +50,41 @@ class ColumnMap:
                         f"{where}: --map takes {field} from {name!r}, its columns are {shown}.{nearest(name, known)}"
                     )
 
-    def read(self, row: dict, mended: Counter) -> dict:
-        """A row under the names of battles. Raises `RowError` for a value of a verdict that the map does not name."""
+    def read(self, row: dict, mended: Counter, where: str) -> dict:
+        """A row under the names of battles. Raises `InputError` for a verdict's value that the map does not name."""
         mapped = {field: self._value(row, names) for field, names in self.columns.items() if field != "verdict"}
         battle = {name: turns.listed_turns(mapped.pop(name), name, mended) for name in FIELDS}
-        return {**mapped, **battle, **self._verdict(row)}
+        extra = {name: mapped.pop(name) for name in [*mapped] if name not in TARGETS}
+        slices = [f"{name}: {value}" for name, value in extra.items() if value not in (None, "") and value == value]
+        return {**mapped, **battle, **self._verdict(row, mended, where), "slices": slices or None}
 
     def _value(self, row: dict, names: list[str]):
         if len(names) == 1:
             return row.get(names[0])
         return "\n\n".join(str(row[name]) for name in names if row.get(name) not in (None, ""))
 
-    def _verdict(self, row: dict) -> dict:
+    def _verdict(self, row: dict, mended: Counter, where: str) -> dict:
         """The one verdict, or that of most columns with their shares as soft labels; null where none is stated."""
         votes = [row.get(name) for name in self.columns.get("verdict", [])]
         votes = [vote for vote in votes if vote not in (None, "") and vote == vote]
-        named = [self._named(vote) for vote in votes]
+        named = [verdict for vote in votes if (verdict := self._named(vote, where)) is not None]
+        mended[EMPTY] += not named and "verdict" in self.columns
         if len(named) < 2:
             return {"verdict": named[0] if named else None}
         shares = [named.count(verdict) / len(named) for verdict in VERDICTS]
         most = [verdict for verdict, share in zip(VERDICTS, shares, strict=True) if share == max(shares)]
         return {"verdict": most[0] if len(most) == 1 else "tie", **dict(zip(SOFT, shares, strict=True))}
 
-    def _named(self, value) -> str:
+    def _named(self, value, where: str) -> str | None:
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
         if text not in self.verdicts:
             known = ", ".join(f"{key} ({verdict})" for key, verdict in self.verdicts.items())
-            raise RowError("verdict", f"{text!r}, expected one of the map's {known}")
-        return self.verdicts[text]
+            raise InputError(
+                f"{where}: a verdict is {text!r}, and the map names {known}. Add {text}=a, b or tie, or "
+                f"{text}=none for no verdict."
+            )
+        verdict = self.verdicts[text]
+        return None if verdict == NONE else verdict
 
 
 def read_map(text: str) -> ColumnMap:
@@ -127,15 +136,15 @@ def _of_yaml(file: Path) -> dict:
 
 def _checked(fields: dict, where: str) -> ColumnMap:
     for name, value in fields.items():
-        if name not in TARGETS:
-            raise InputError(f"--map {where}: no field {name!r} of a battle.{nearest(name, TARGETS)}")
+        if name not in TARGETS and (hint := nearest(name, TARGETS, cutoff=0.8)):
+            raise InputError(f"--map {where}: no field {name!r} of a battle.{hint}")
         if not all(isinstance(column, str) and column for column in value["columns"]):
             raise InputError(f"--map {where}: {name} has the columns {value['columns']}, expected names.")
     missing = [name for name in FIELDS if name not in fields]
     if missing:
         raise InputError(f"--map {where}: nothing for {missing[0]}; it needs {', '.join(FIELDS)}.")
     verdicts = fields.get("verdict", {}).get("values") or {name: name for name in VERDICTS}
-    wrong = [verdict for verdict in verdicts.values() if verdict not in VERDICTS]
+    wrong = [verdict for verdict in verdicts.values() if verdict not in (*VERDICTS, NONE)]
     if wrong:
-        raise InputError(f"--map {where}: a verdict is {wrong[0]!r}, expected {', '.join(VERDICTS)}.")
+        raise InputError(f"--map {where}: a verdict is {wrong[0]!r}, expected {', '.join(VERDICTS)} or {NONE}.")
     return ColumnMap({name: value["columns"] for name, value in fields.items()}, verdicts)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from sft_judge.core.choices import IMPORT_FORMATS
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.data.battles import FIELDS, OPTIONAL
-from sft_judge.data.columns import CHANGES_NUMBERS, LARGEST, LEAST, REMEDY, SOFT, expected_type
+from sft_judge.data.columns import CHANGES_NUMBERS, LARGEST, LEAST, REMEDY, SOFT, expected_type, is_foreign_value
 from sft_judge.data.importing import conversation as turns
 from sft_judge.data.importing import labels
 from sft_judge.data.importing.conversation import SURROGATE, RowError, clean_text
@@ -138,7 +138,7 @@ READERS = {**FORMATS, MAPPED: mapped_battle}
 def to_battle(row: dict, format_name: str, source: str, number: int, reading: Reading) -> dict:
     """One battle from row `number` of a source. Raises `RowError`; `reading` counts what was repaired on the way."""
     if format_name == MAPPED:
-        row = reading.columns.read(row, reading.mended)
+        row = reading.columns.read(row, reading.mended, f"{source} row {number}")
     identity = row_id(row, format_name)
     if isinstance(row.get("id"), float) and abs(row["id"]) >= 2**53:
         raise RowError("id", f"{row['id']} is a float, which cannot tell such ids apart; write them as text")
@@ -182,8 +182,11 @@ def _optional_fields(row: dict, mended: Counter) -> dict:
         if value is None or value == "" or value != value:  # NaN is how pandas says null
             continue
         try:
-            if isinstance(value, dict | list | bool):
+            if is_foreign_value(value, kind) if pa.types.is_list(kind) else isinstance(value, dict | list | bool):
                 raise TypeError
+            if pa.types.is_list(kind):
+                fields[name] = [clean_text(item, mended) for item in value]
+                continue
             fields[name] = clean_text(str(value), mended) if kind == pa.string() else _number(value, kind, name)
         except (TypeError, ValueError, OverflowError):
             seen = f"a {type(value).__name__}"

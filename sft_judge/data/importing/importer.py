@@ -20,6 +20,7 @@ import pyarrow as pa
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
 from sft_judge.data.battles import COLUMNS, FIELDS, BattleWriter
+from sft_judge.data.importing.column_map import EMPTY
 from sft_judge.data.importing.conversation import RowError
 from sft_judge.data.importing.folders import is_saved, saved_rows
 from sft_judge.data.importing.formats import MAPPED, detect_format, row_id, to_battle
@@ -108,6 +109,9 @@ def import_sources(
                     progress(len(batch))
             if result.rows_out == before[1]:
                 raise importer.nothing_good(result.rejected - before[0])
+        if result.mended[EMPTY] == result.rows_out:
+            named = "+".join(reading.columns.columns["verdict"])
+            raise InputError(f"--map takes the verdict from {named!r}, and it is empty in all {result.rows_out} rows.")
     repeated = len(result.texts) - len(np.unique(np.frombuffer(result.texts, np.uint64)))
     result.mended["rows with the texts of another row, kept (see prepare --dedup and --votes soft)"] += repeated
     assert result.rows_in == result.rows_out + result.rejected

@@ -14,7 +14,6 @@ import json
 import logging
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sft_judge.core.errors import InputError
+from sft_judge.core.files import check_columns
 from sft_judge.data.importing.conversation import RowError
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ def _undecodable(text: str, where: str) -> RowError | None:
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
     try:
         number, file = 0, pq.ParquetFile(path, pre_buffer=False)  # a buffer would keep all of it
+        check_columns(path, file.schema_arrow.names)
         groups = [file.metadata.row_group(place).total_byte_size for place in range(file.metadata.num_row_groups)]
         if max(groups, default=0) > LARGEST_GROUP:
             raise InputError(
@@ -210,9 +211,7 @@ def _csv_header(path: Path, reader) -> list[str]:
         header = [cell.strip() for cell in next(reader)]
     except csv.Error as error:
         raise InputError(f"{path}: the header is broken CSV ({error}). {EXPECTED}.") from error
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise InputError(f"{path}: column {twice[0]!r} stands twice in the header; expected each name once.")
+    check_columns(path, header)
     return header
 
 

@@ -16,8 +16,8 @@ from sft_judge.core.swap_orders import ORDERS, widen
 from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.inference.calibrated import calibrate_probs, describe_judge
 from sft_judge.inference.ensemble import combine
+from sft_judge.inference.jobs import Job
 from sft_judge.inference.out_of_fold import find_judges
-from sft_judge.inference.predict import Job
 from sft_judge.inference.submission import Sample, arrange_probs, write_submission
 
 COUNTS = ("judged", "judged_in_both_orders", "complete")
@@ -25,7 +25,7 @@ COUNTS = ("judged", "judged_in_both_orders", "complete")
 
 class TimedOutput:
     """
-    A job against a deadline: `battles`, their `ids` [N], the judge's `model` and `spec`, `path`, and `swap`.
+    A `job` against a deadline: its battles' `ids` [N], the judge's `model` and `spec`, `path`, and `swap`.
 
     `swap` is one of both, none and budget, or None: none for a judge that is read in one order, else budget. Raises
     `InputError` for a folder of folds.
@@ -36,12 +36,12 @@ class TimedOutput:
         if len(judges) > 1:
             raise InputError(f"{model} holds {len(judges)} judges; --time-budget takes one: name it, or merge them.")
         self.model, self.spec = model, judges[model]
-        self.battles, self.path, self.languages = job.battles, job.output, job.languages
+        self.job, self.path, self.languages = job, job.output, job.languages
         self.sample, self.submission = sample, submission
         self.ids = np.array(job.battles["id"].to_pylist(), dtype=object)
         self.swap = swap or ("none" if self.spec.swap == "none" else "budget")
         self._judge = describe_judge(model, job.output)
-        self._battles_sha256 = content_hash(job.battles_path)
+        self._battles_sha256 = content_hash(job.file.path)
 
     def frequencies(self) -> tuple[np.ndarray, str]:
         """Class frequencies [K], and where they are from."""

@@ -77,9 +77,10 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
     report = Report(output, work, deadline, settings.shard[1], result)
     report.write()
     prompt = JudgePrompt.of(load_tokenizer(output.model), output.spec)
+    battles = output.job.read(np.arange(len(output.ids)))  # whole: they are judged by length, not in the file's order
     try:
         with alarm((1 - END_SHARE) * deadline.left()) as ring_in:
-            tokens = work.lengths(lambda: token_lengths(prompt, output.battles.to_pylist()))
+            tokens = work.lengths(lambda: token_lengths(prompt, battles.to_pylist()))
             passes = plan_passes(output, tokens, settings, prompt)
             if any(len(each.choose(work.scores())) for each in passes):
                 options = (settings.engine, output.model, output.spec, settings.dtype)
@@ -87,7 +88,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
                     result["started_after"] = round(deadline.elapsed(), 1)
                     # for a block that is late; a start would be in vain
                     ring_in(deadline.left() + deadline.margin / 2)
-                    score = partial(_score, engine, prompt, output.battles, work)
+                    score = partial(_score, engine, prompt, battles, work)
                     for place, queue in scheduler.score_in_time(
                         passes, tokens, deadline, work.scores, score, report.reserve
                     ):

@@ -6,6 +6,8 @@ import pytest
 
 from helpers.importing import import_rows
 from sft_judge.cli import main
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.evaluation.slices import slices
 
 pytestmark = pytest.mark.unit
 
@@ -21,10 +23,24 @@ def test_a_map_joins_texts_names_verdicts_and_keeps_what_describes(tmp_path):
     assert {(b["category"], b["model_a"], b["response_a"][0]) for b in battles} == {("maths", "m1", "x")}
 
 
-def test_a_value_that_the_map_does_not_name_rejects_its_row(tmp_path):
-    battles, rejects = import_rows(tmp_path, [ROW, {**ROW, "who": 3}], "--map", MAP)
-    assert len(battles) == 1
-    assert "'3', expected one of the map's 0 (tie), 1 (a), 2 (b)" in rejects[0]["reason"]
+def test_a_value_that_the_map_does_not_name_is_refused_and_can_be_named_none(tmp_path, capsys):
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps({**ROW, "who": who}) + "\n" for who in (1, 3)))
+    assert main(["import", str(tmp_path / "s.jsonl"), "--output", str(tmp_path / "o.parquet"), "--map", MAP]) == 2
+    assert "s row 2: a verdict is '3', and the map names 0 (tie), 1 (a), 2 (b)." in capsys.readouterr().err
+    assert not (tmp_path / "o.parquet").exists()
+    battles, _ = import_rows(tmp_path, [ROW, {**ROW, "who": 3}], "--map", MAP.replace("2=b", "2=b,3=none"))
+    assert [b["verdict"] for b in battles] == ["a", None]
+
+
+def test_fields_that_battles_do_not_have_become_slices_of_a_report(tmp_path):
+    rows = [{**ROW, "level": level, "topic": topic} for level, topic in ((1, "x"), (2, None), (None, "y: z"))]
+    named = MAP + ",difficulty=level,domain=topic"
+    battles, _ = import_rows(tmp_path, rows, "--map", named)
+    assert [b["slices"] for b in battles] == [["difficulty: 1", "domain: x"], ["difficulty: 2"], ["domain: y: z"]]
+    write_battles(tmp_path / "again.jsonl", battle_table(battles))  # and through the form for exchange
+    masks = slices(read_battles(tmp_path / "again.jsonl").take([0, 1, 2] * 30))
+    assert {name: mask.sum() for name, mask in masks["difficulty"].items()} == {"1": 30, "2": 30, "unknown": 30}
+    assert set(masks["domain"]) == {"x", "unknown", "y: z"}
 
 
 def test_several_columns_of_a_verdict_are_votes(tmp_path):
@@ -83,4 +99,11 @@ def test_a_map_that_cannot_be_is_one_line(text, tmp_path, capsys):
 def test_a_map_under_which_no_row_has_a_known_verdict_is_one_line(tmp_path, capsys):
     (tmp_path / "s.jsonl").write_text(json.dumps({**ROW, "who": 9}) + "\n")
     assert main(["import", str(tmp_path / "s.jsonl"), "--output", str(tmp_path / "o.parquet"), "--map", MAP]) == 2
-    assert "none of 1 rows is a battle; row 1, verdict: '9'" in capsys.readouterr().err
+    assert "a verdict is '9'" in capsys.readouterr().err
+
+
+def test_a_map_whose_verdicts_are_all_empty_is_one_line(tmp_path, capsys):
+    (tmp_path / "s.jsonl").write_text(json.dumps({**ROW, "who": None}) + "\n")
+    assert main(["import", str(tmp_path / "s.jsonl"), "--output", str(tmp_path / "o.parquet"), "--map", MAP]) == 2
+    assert "--map takes the verdict from 'who', and it is empty in all 1 rows." in capsys.readouterr().err
+    assert not (tmp_path / "o.parquet").exists()

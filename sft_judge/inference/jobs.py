@@ -1,0 +1,81 @@
+"""Battles files to be scored: labels and folds stay in memory, texts are read in batches as they are needed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import FIELDS, BattleFile, open_battles, rows_of_fold
+
+PLACE = "place in the file"
+
+
+@dataclass(eq=False)
+class Job:
+    """
+    One battles file to be scored into one probs file.
+
+    Attributes:
+        file: the battles, checked.
+        output: the probs file.
+        battles: every column but the texts, of the rows to score [N].
+        places: which rows of the file these are [N], ascending.
+    """
+
+    file: BattleFile
+    output: Path
+    battles: pa.Table
+    places: np.ndarray
+    _batches: Iterator[pa.Table] | None = field(default=None, init=False)
+    _batch: pa.Table | None = field(default=None, init=False)
+    _start: int = field(default=0, init=False)  # the row of the file with which _batch begins
+
+    @property
+    def languages(self) -> np.ndarray | None:
+        """Of the prompts [N]; None where the battles say nothing of them."""
+        if "language" not in self.battles.column_names:
+            return None
+        return np.array(self.battles["language"].to_pylist(), dtype=object)
+
+    def read(self, indices: np.ndarray) -> pa.Table:
+        """
+        Whole battles, `indices` [R] into those to score, ascending.
+
+        The file is read forward and anew only for rows before those of the last call, so ask for them in its order.
+        """
+        left, parts = self.places[indices], []
+        if self._batch is None or (len(left) and left[0] < self._start):
+            self._batches, self._start = self.file.batches(), 0
+            self._batch = next(self._batches)
+        while True:
+            here = left[left < self._start + self._batch.num_rows]
+            parts.append(self._batch.take(here - self._start))
+            left = left[len(here) :]
+            if not len(left):
+                return pa.concat_tables(parts)
+            self._start += self._batch.num_rows
+            self._batch = next(self._batches)
+
+
+def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:
+    """
+    Pair battles files with outputs; `fold` keeps only that fold's rows, in files that carry folds.
+
+    Every row is read once and checked, so that the last one cannot stop what hours were spent on. Raises `InputError`.
+    """
+    if len(battles) != len(outputs):
+        raise InputError(f"{len(battles)} battles files for {len(outputs)} outputs; give one --output for each.")
+    return [_open_job(path, output, fold, limit) for path, output in zip(battles, outputs, strict=True)]
+
+
+def _open_job(path: Path, output: Path, fold: int | None, limit: int | None) -> Job:
+    file = open_battles(path)
+    rows = pa.concat_tables(table.drop_columns(FIELDS) for table in file.batches()).combine_chunks()
+    rows = rows.append_column(PLACE, pa.array(range(rows.num_rows)))
+    if "fold" in rows.column_names:
+        rows = rows_of_fold(rows, fold, path)
+    rows = rows.slice(0, limit)
+    return Job(file, output, rows.drop_columns(PLACE), rows[PLACE].to_numpy())

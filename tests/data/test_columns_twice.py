@@ -1,0 +1,37 @@
+"""Two columns of one name are refused wherever a table is read: one of them would be taken in silence."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sft_judge.cli import main
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import read_battles
+from sft_judge.data.probs import read_probs
+
+BATTLES = ["id", "prompt", "response_a", "response_b", "verdict", "verdict"]
+PROBS = ["id", "order", "logp_a", "logp_b", "logp_tie", "logp_a"]
+
+
+def write(path, names, values):
+    if path.suffix == ".csv":
+        path.write_text(",".join(names) + "\n" + ",".join(map(str, values)) + "\n")
+    else:
+        pq.write_table(pa.table([pa.array([value]) for value in values], names=names), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_import_refuses_a_column_that_stands_twice(ending, tmp_path, capsys):
+    source = write(tmp_path / f"s.{ending}", BATTLES, ["1", "p", "x", "y", "a", "b"])
+    assert main(["import", str(source), "--output", str(tmp_path / "o.parquet")]) == 2
+    assert "column 'verdict' stands twice" in capsys.readouterr().err
+    assert not (tmp_path / "o.parquet").exists()
+
+
+def test_battles_and_probs_refuse_a_column_that_stands_twice(tmp_path):
+    with pytest.raises(InputError, match="column 'verdict' stands twice"):
+        read_battles(write(tmp_path / "b.parquet", BATTLES, ["1", "p", "x", "y", "a", "b"]))
+    for ending in ("csv", "parquet"):
+        with pytest.raises(InputError, match="column 'logp_a' stands twice"):
+            read_probs(write(tmp_path / f"p.{ending}", PROBS, ["1", "ab", -1.1, -1.1, -1.1, -2.0]))
