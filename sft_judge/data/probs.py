@@ -78,7 +78,8 @@ def read_probs(path: Path) -> Probs:
         raise InputError(f"{path}: no such probs file. `sft-judge predict` writes one.")
     try:
         as_text = pyarrow.csv.ConvertOptions(column_types={"id": pa.string()})  # 0007 and 1e5 are names, not numbers
-        table = pyarrow.csv.read_csv(path, convert_options=as_text) if path.suffix == ".csv" else pq.ParquetFile(path).read()
+        is_csv = path.suffix == ".csv"
+        table = pyarrow.csv.read_csv(path, convert_options=as_text) if is_csv else pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
     check_columns(path, table.column_names)
