@@ -1,6 +1,9 @@
 """
 How often the 95 % intervals of `evaluate` hold the figure that they are of: `python scripts/coverage.py [repeats]`.
 
+First accuracies from 0.5 to 0.99 of few prompts, whose rows are judged apart, in part together, or as one: the least
+and the mean coverage over accuracies. Then every figure:
+
 Synthetic battles without their text, 400 prompts of three rows each: the preference model says how likely each
 verdict is; two judges of unlike quality err on whole prompts and on single rows. What a figure truly is is taken from
 all repeats together (2.4 million rows with 2,000 repeats). ece is left out, as its bins and what noise adds to them
@@ -15,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread eac
 
 import numpy as np
 
+from sft_judge.data.share_interval import share_interval
 from sft_judge.data.synthetic.preference_model import (
     draw_frames,
     draw_qualities,
@@ -22,11 +26,12 @@ from sft_judge.data.synthetic.preference_model import (
     preset_settings,
 )
 from sft_judge.evaluation.bootstrap import interval, resample
-from sft_judge.evaluation.metrics import figures, row_columns
+from sft_judge.evaluation.metrics import figure_intervals, figures, row_columns
 
 PROMPTS, ROWS_A_PROMPT = 400, 3
 ERRORS = {"fair": (0.5, 0.5), "poor": (0.7, 0.9)}  # standard deviations of logits, by prompt and by row
 SETTINGS = preset_settings("easy")
+ACCURACIES = (*np.arange(0.5, 0.95, 0.05).round(2), 0.95, 0.96, 0.97, 0.98, 0.99)
 LAW = fit_preference_model(SETTINGS, "train")
 
 
@@ -37,11 +42,42 @@ def one_repeat(seed: int) -> tuple[dict, dict]:
     frames = [values[clusters] for values in draw_frames(rng, PROMPTS, SETTINGS)]
     truth = LAW.probabilities(draw_qualities(rng, *frames, SETTINGS))
     verdicts = (rng.random(len(truth))[:, None] > truth.cumsum(axis=1)).sum(axis=1).clip(max=2)
-    draws = {name: figures(_judged(rng, truth, verdicts, clusters, seed, *spread)) for name, spread in ERRORS.items()}
-    draws = {(name, key): values for name, found in draws.items() for key, values in found.items() if key != "ece"}
-    for key in ("log_loss", "accuracy"):
-        draws["fair - poor", key] = draws["fair", key] - draws["poor", key]
-    return {name: interval(values) for name, values in draws.items()}, {name: v[0] for name, v in draws.items()}
+    drawn = {name: _judged(rng, truth, verdicts, clusters, seed, *spread) for name, spread in ERRORS.items()}
+    ends = {
+        (name, key): found
+        for name, draws in drawn.items()
+        for key, found in figure_intervals(draws).items()
+        if key != "ece"
+    }
+    values = {name: found["value"] for name, found in ends.items()}
+    both = [figures(draws) for draws in drawn.values()]
+    of_prompts = [figures(draws.of_prompts)["accuracy"] for draws in drawn.values()]
+    rows = drawn["fair"].of_prompts["n"]
+    over = {"log_loss": None, "accuracy": (of_prompts[0] - of_prompts[1]) * rows}
+    for key, difference in over.items():
+        delta = interval(both[0][key] - both[1][key], rows, difference, difference=True)
+        ends["fair - poor", key], values["fair - poor", key] = delta, delta["value"]
+    return ends, values
+
+
+def accuracy_coverage(prompts: int, rows: int, together: float, repeats: int) -> list[float]:
+    """
+    Coverage of an accuracy's interval at each of ACCURACIES.
+
+    Args:
+        prompts: how many.
+        rows: of each prompt.
+        together: the share of prompts whose rows are all right or all wrong.
+        repeats: draws at each accuracy.
+    """
+    rng, found = np.random.default_rng(0), []
+    for accuracy in ACCURACIES:
+        as_one = rng.random((repeats, prompts)) < together
+        one = rows * (rng.random((repeats, prompts)) < accuracy)
+        right = np.where(as_one, one, rng.binomial(rows, accuracy, (repeats, prompts))).astype(float)
+        ends = np.array([share_interval(each, np.full(prompts, float(rows))) for each in right])
+        found.append(float(np.mean((ends[:, 0] <= accuracy) & (accuracy <= ends[:, 1]))))
+    return found
 
 
 def _judged(rng, truth, verdicts, clusters, seed, by_prompt, by_row) -> dict:
@@ -53,6 +89,12 @@ def _judged(rng, truth, verdicts, clusters, seed, by_prompt, by_row) -> dict:
 
 
 def main(repeats: int = 2000) -> None:
+    print("accuracies of 0.5 to 0.99: coverage in percent, least and mean")
+    for prompts in (50, 100, 200):
+        for rows, together in ((1, 0.0), (4, 0.0), (4, 0.3), (4, 1.0)):
+            found = accuracy_coverage(prompts, rows, together, repeats)
+            about = f"{prompts} prompts x {rows} rows, {100 * together:.0f} % of the prompts as one"
+            print(f"  {about:48} {100 * min(found):5.1f} {100 * np.mean(found):5.1f}", flush=True)
     with ProcessPoolExecutor(2) as pool:
         found = list(pool.map(one_repeat, range(repeats), chunksize=20))
     print(f"{repeats} repeats of {PROMPTS} prompts x {ROWS_A_PROMPT} rows; coverage of the 95 % intervals, in percent")

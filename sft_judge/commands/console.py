@@ -10,6 +10,8 @@ def print_tables(tables: list) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    from sft_judge.evaluation.reporting.html import explain_marks
+
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 200, highlight=False)
     for table in tables:
@@ -21,6 +23,8 @@ def print_tables(tables: list) -> None:
         console.print(drawn)
         if table.note:
             print(table.note)
+    for line in explain_marks(tables):
+        print(line)
 
 
 def print_prompt(prompt, row: dict, order: str) -> None:

@@ -30,25 +30,30 @@ def agreement(aligned: Aligned, seed: int = 0) -> list[dict]:
     comparisons = []
     for one, other in combinations(chosen, 2):
         table = chosen[one][:, :, None] * chosen[other][:, None, :]
-        same, kappa = agreement_and_kappa(resample({"pairs": table}, aligned.clusters, seed=seed)["pairs"])
-        comparisons.append({"a": one, "b": other, "same_verdict": interval(same), "kappa": interval(kappa)})
+        draws = resample({"pairs": table}, aligned.clusters, seed=seed)
+        same, kappa = agreement_and_kappa(draws["pairs"])
+        rows = draws.of_prompts["pairs"].sum(axis=(1, 2))
+        alike = np.trace(draws.of_prompts["pairs"], axis1=1, axis2=2)
+        comparisons.append({"a": one, "b": other})
+        comparisons[-1] |= {"same_verdict": interval(same, rows, alike), "kappa": interval(kappa, rows)}
     return comparisons
 
 
 def against_votes(aligned: Aligned) -> list[dict]:
     """The battles on which all judges give one verdict that is not the vote, the surest first."""
-    chosen = np.stack([judge.probs.argmax(axis=1) for judge in aligned.judges.values()])
-    mean = np.mean([judge.probs for judge in aligned.judges.values()], axis=0)
-    rows = np.flatnonzero((chosen == chosen[0]).all(axis=0) & (chosen[0] != aligned.verdicts))
-    rows = rows[np.argsort(-mean[rows, chosen[0, rows]], kind="stable")]
+    shares = np.stack([predicted_verdicts(judge.probs) for judge in aligned.judges.values()])
+    agreed = shares.min(axis=0)  # one where all choose this verdict and none other is as probable
+    chosen, mean = agreed.argmax(axis=1), np.mean([judge.probs for judge in aligned.judges.values()], axis=0)
+    rows = np.flatnonzero((agreed.max(axis=1) == 1) & (chosen != aligned.verdicts))
+    rows = rows[np.argsort(-mean[rows, chosen[rows]], kind="stable")]
     ids = aligned.battles["id"].to_pylist()
     return [
         {
             "row": int(row),
             "id": ids[row],
             "vote": VERDICTS[aligned.verdicts[row]],
-            "judged": VERDICTS[chosen[0, row]],
-            "probability": round(float(mean[row, chosen[0, row]]), 4),
+            "judged": VERDICTS[chosen[row]],
+            "probability": round(float(mean[row, chosen[row]]), 4),
         }
         for row in rows
     ]

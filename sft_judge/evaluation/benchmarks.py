@@ -18,7 +18,7 @@ import numpy as np
 
 from sft_judge.core.errors import InputError
 from sft_judge.evaluation.align import Aligned, JudgeRows, column
-from sft_judge.evaluation.bootstrap import interval, resample
+from sft_judge.evaluation.bootstrap import interval, resample, share
 from sft_judge.evaluation.metrics import predicted_verdicts
 from sft_judge.evaluation.reporting.html import Table
 from sft_judge.evaluation.reporting.tables import percent
@@ -98,11 +98,17 @@ def _judge(name: str, judge: JudgeRows, aligned: Aligned, masks: dict, sections:
         score = _mean(scores, {section: 0.5 if section == "Prior Sets" else 1.0 for section in names})
     else:
         score = _mean(shares, weights)
+
+    def measured(values: np.ndarray, parts: list[str]) -> dict:
+        hits_and_rows = sum(sums.of_prompts[part] for part in parts)
+        over = hits_and_rows[:, 0] if name == "judgebench" else None  # a weighted mean is no share
+        return interval(values, hits_and_rows[:, 1], over)
+
     return {
-        "score": interval(score),
-        "sections": {section: interval(share) for section, share in scores.items()},
-        "parts": {part: {"n": int(masks[part].sum()), "accuracy": interval(shares[part])} for part in masks},
-        "ties": int((judge.probs.argmax(axis=1) == 2).sum()),
+        "score": measured(score, list(masks)),
+        "sections": {section: measured(values, members[section]) for section, values in scores.items()},
+        "parts": {part: {"n": int(masks[part].sum()), "accuracy": share(sums, part, 0, 1)} for part in masks},
+        "ties": int(predicted_verdicts(judge.probs)[:, 2:].sum()),
     }
 
 

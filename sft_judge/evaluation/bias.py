@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sft_judge.data.style import STYLES, standardise, style_counts, style_differences
 from sft_judge.evaluation.align import column
-from sft_judge.evaluation.bootstrap import interval
+from sft_judge.evaluation.bootstrap import Draws, interval
 from sft_judge.evaluation.metrics import one_hot, predicted_verdicts
 
 # family: what its open weights are called; GPT-2 and GPT-NeoX are not of the family of GPT-4
@@ -48,7 +48,7 @@ def style_columns(features: dict[str, np.ndarray], people: np.ndarray, judge: np
     return {"style x": x[:, :, None] * x[:, None, :], "style y": x[:, :, None] * np.stack([people, judge], 1)[:, None]}
 
 
-def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
+def style_effects(draws: Draws, names) -> dict[str, dict]:
     """
     `{style: {"people", "judge", "difference"}}` of resampled columns, each in points of `lead` (0.01 is one percent).
 
@@ -61,11 +61,12 @@ def style_effects(draws: dict[str, np.ndarray], names) -> dict[str, dict]:
     defined = np.linalg.matrix_rank(products, hermitian=True) == products.shape[-1]
     effects = np.full(draws["style y"].shape, np.nan)
     effects[defined] = np.linalg.solve(products[defined], draws["style y"][defined])
+    shown = np.diagonal(draws.of_prompts["style x"], axis1=1, axis2=2)  # how much of each style a prompt shows
     return {
         name: {
-            "people": interval(effects[:, place, 0]),
-            "judge": interval(effects[:, place, 1]),
-            "difference": interval(effects[:, place, 1] - effects[:, place, 0]),
+            "people": interval(effects[:, place, 0], shown[:, place]),
+            "judge": interval(effects[:, place, 1], shown[:, place]),
+            "difference": interval(effects[:, place, 1] - effects[:, place, 0], shown[:, place]),
         }
         for place, name in enumerate(names, 1)
     }
@@ -105,9 +106,11 @@ def own_columns(battles: pa.Table, family: str | None, probs: np.ndarray, people
     return {"own": np.stack([np.abs(sign), sign * people, sign * lead(probs)], axis=1)}
 
 
-def own_family(draws: dict[str, np.ndarray], family: str) -> dict:
+def own_family(draws: Draws, family: str) -> dict:
     """`{"family", "n", "people", "judge", "difference"}`: how far ahead responses of the judge's own family are."""
     n, people, judge = np.moveaxis(draws["own"], -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = {"people": people / n, "judge": judge / n, "difference": (judge - people) / n}
-    return {"family": family, "n": int(n[0])} | {name: interval(values) for name, values in rates.items()}
+    return {"family": family, "n": int(n[0])} | {
+        name: interval(values, draws.of_prompts["own"][:, 0]) for name, values in rates.items()
+    }

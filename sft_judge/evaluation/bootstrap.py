@@ -3,22 +3,35 @@ Intervals by resampling whole prompts, for every figure that is a function of su
 
 Each row has its share of every sum (`metrics.row_columns`); prompts are drawn again with replacement (`resample`), and
 a figure of the drawn sums is one draw of it (`interval`). The same clusters and seed draw the same prompts, so a
-difference of two judges' draws is a paired one. Nothing here knows what the figures mean. A prompt is a group of
-near-equal prompts and follow-ups, as folds have them (data/preparing/prompt_groups.py).
+difference of two judges' draws is a paired one. Shares have the intervals of data/share_interval.py. Nothing here
+knows what the figures mean. A prompt is a group of near-equal prompts and follow-ups, as folds have them
+(data/preparing/prompt_groups.py).
 """
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import norm, t
+
+from sft_judge.data.share_interval import FEW_PROMPTS, LEAST_PROMPTS, difference_interval, share_interval
 
 NUM_RESAMPLES = 1000
-MIN_PROMPTS = 30  # below this an interval of resampled prompts is too narrow
+MIN_PROMPTS = 30  # below this an interval of resampled prompts is rough
 POWER = 0.8  # with which `rows_needed` would see a difference, at 5 %
 _WEIGHTS_AT_ONCE = 16_000_000  # 128 MB of them
 
 
+class Draws(dict):
+    """
+    Sums [1 + repeats, *column] by name, of the data themselves and then of each draw of prompts.
+
+    `of_prompts` are the sums [C, *column] of each of the C prompts, by the same names.
+    """
+
+    of_prompts: dict[str, np.ndarray]
+
+
 def resample(
     columns: dict[str, np.ndarray], clusters: np.ndarray, repeats: int = NUM_RESAMPLES, seed: int = 0
-) -> dict[str, np.ndarray]:
+) -> Draws:
     """
     Cluster bootstrap: sums [1 + repeats, *column] of row columns [N, *column].
 
@@ -35,9 +48,14 @@ def resample(
             drawn[start : start + len(weights)] = weights @ sums
             start += len(weights)
     ends = np.cumsum([np.prod(column.shape[1:], dtype=int) for column in columns.values()])
-    parts = np.split(drawn, ends[:-1], axis=1)
-    shapes = {name: (-1, *column.shape[1:]) for name, column in columns.items()}
-    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    shapes = [(-1, *column.shape[1:]) for column in columns.values()]
+    named = [
+        {name: part.reshape(shape) for name, part, shape in zip(columns, parts, shapes, strict=True)}
+        for parts in (np.split(table, ends[:-1], axis=1) for table in (drawn, sums))
+    ]
+    draws = Draws(named[0])
+    draws.of_prompts = named[1]
+    return draws
 
 
 def cluster_sums(columns: dict[str, np.ndarray], clusters: np.ndarray) -> np.ndarray:
@@ -63,21 +81,59 @@ def cluster_draws(count: int, repeats: int = NUM_RESAMPLES, seed: int = 0):
         yield weights
 
 
-def interval(draws: np.ndarray, raised: bool = False) -> dict[str, float | None]:
+def interval(
+    draws: np.ndarray,
+    under: np.ndarray | None = None,
+    over: np.ndarray | None = None,
+    *,
+    difference: bool = False,
+    raised: bool = False,
+) -> dict[str, float | int | None]:
     """
-    `{"value", "low", "high"}` of draws [1 + repeats] whose first is the data: the percentile interval of 95 %, widened
-    to hold the value. None where undefined.
+    The 95 % interval of a figure.
 
-    `raised`: of a figure of zero or more that noise can only add to, as it does in each draw once more. All draws then
-    lie above what the data's own noise has added already, so the low end is that of the interval reflected at the
-    value: of judges whose figure is truly zero it is zero nine times in ten, where it never was without.
+    Args:
+        draws: the figure [1 + repeats] of the data and of each draw of prompts.
+        under: what each prompt [C] has of that which the figure is measured on, such as its rows; 0 where it says
+            nothing. Left out, every prompt is taken to say something.
+        over: of a share, what of `under` counts, by prompt [C]: its interval is then that of `share_interval`, or of
+            `difference_interval` if it is the `difference` of two shares. Left out, it is that of the draws'
+            percentiles, those of fewer prompts further apart (Hesterberg 2015, "What Teachers Should Know About the
+            Bootstrap", section 4.3), widened to hold the value.
+        raised: of a figure of zero or more that noise can only add to, as it does in each draw once more. All draws
+            then lie above what the data's own noise has added already, so the low end is that of the interval
+            reflected at the value: of judges whose figure is truly zero it is zero nine times in ten.
+
+    Returns:
+        `{"value", "low", "high"}`: all None where undefined, no ends of fewer than LEAST_PROMPTS prompts, or where no
+        draw differs from another. `prompts`, their number, stands there too where it is below FEW_PROMPTS.
     """
     value, rest = draws[0], draws[1:][np.isfinite(draws[1:])]
-    if not np.isfinite(value) or len(rest) == 0:
-        return {"value": float(value) if np.isfinite(value) else None, "low": None, "high": None}
-    low, high = np.percentile(rest, [2.5, 97.5])
-    low = max(0.0, min(low, 2 * value - high)) if raised else low
-    return {"value": float(value), "low": float(min(low, value)), "high": float(max(high, value))}
+    if not np.isfinite(value):
+        return {"value": None, "low": None, "high": None}
+    prompts = None if under is None else int(np.count_nonzero(under))
+    few = {} if prompts is None or prompts >= FEW_PROMPTS else {"prompts": prompts}
+    if len(rest) == 0 or (prompts is not None and prompts < LEAST_PROMPTS) or (over is None and np.ptp(rest) < 1e-12):
+        return {"value": float(value), "low": None, "high": None, **few}
+    if over is not None:
+        low, high = (difference_interval if difference else share_interval)(over, under)
+    else:
+        low, high = np.percentile(rest, _levels(prompts))
+        low = max(0.0, min(low, 2 * value - high)) if raised else low
+    return {"value": float(value), "low": float(min(low, value)), "high": float(max(high, value)), **few}
+
+
+def _levels(prompts: int | None) -> tuple[float, float]:
+    """The percentiles that are the ends of a 95 % interval; 2.5 and 97.5 of very many prompts."""
+    z = norm.ppf(0.975) if prompts is None else t.ppf(0.975, prompts - 1) * np.sqrt(prompts / (prompts - 1))
+    return 100 * norm.cdf(-z), 100 * norm.cdf(z)
+
+
+def share(draws: Draws, name: str, over: int, under: int) -> dict[str, float | int | None]:
+    """The interval of a share whose parts are two places of one column [..., places]."""
+    sums, of_prompts = draws[name], draws.of_prompts[name]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return interval(sums[:, over] / sums[:, under], of_prompts[:, under], of_prompts[:, over])
 
 
 def standard_error(draws: np.ndarray) -> float | None:
@@ -86,21 +142,51 @@ def standard_error(draws: np.ndarray) -> float | None:
     return float(rest.std(ddof=1)) if np.isfinite(draws[0]) and len(rest) > 1 else None
 
 
-def p_value(draws: np.ndarray) -> float | None:
-    """Two-sided p of a difference [1 + repeats draws] against zero, by its standard error; None where undefined."""
-    error = standard_error(draws)
-    if error is None:
-        return None
-    return float(2 * norm.sf(abs(draws[0]) / error)) if error > 0 else float(draws[0] == 0)
-
-
-def rows_needed(draws: np.ndarray, rows: int) -> int | None:
+def p_value(draws: np.ndarray, under: np.ndarray | None = None) -> float | None:
     """
-    Rows like these that would tell a difference of this size from none, at 5 % and with POWER; None where it is zero.
+    Two-sided p of a difference against zero, by its standard error.
 
-    `draws` [1 + repeats] are the difference's, on `rows` rows. The standard error falls with the root of the rows.
+    Args:
+        draws: the difference [1 + repeats].
+        under: as in `interval`; Student's t is for so many prompts.
+
+    Returns:
+        None where the difference is undefined, or of fewer than LEAST_PROMPTS prompts.
     """
     error = standard_error(draws)
-    if error is None or draws[0] == 0:
+    prompts = None if under is None else int(np.count_nonzero(under))
+    if error is None or (prompts is not None and prompts < LEAST_PROMPTS):
         return None
-    return int(np.ceil(rows * ((norm.ppf(0.975) + norm.ppf(POWER)) * error / draws[0]) ** 2))
+    if error == 0:
+        return float(draws[0] == 0)
+    z = abs(draws[0]) / error
+    return float(2 * (norm.sf(z) if prompts is None else t.sf(z, prompts - 1)))
+
+
+def rows_needed(draws: np.ndarray, rows: int) -> dict[str, int | None] | None:
+    """
+    Rows like these that would tell a difference of this size from none, at 5 % and with POWER.
+
+    Args:
+        draws: the difference [1 + repeats] on these rows.
+        rows: how many they are. The standard error falls with the root of the rows.
+
+    Returns:
+        `{"low", "high"}`, of the larger and the smaller end of the difference's own interval, in two digits; `high` is
+        None where that interval holds zero: no number of rows is sure to do. None where nothing is known.
+    """
+    error = standard_error(draws)
+    if not error or draws[0] == 0:
+        return None
+    reach = norm.ppf(0.975) * error
+    wanted = (norm.ppf(0.975) + norm.ppf(POWER)) * error
+    low, high = (
+        None if end <= 0 else _two_digits(rows * (wanted / end) ** 2)
+        for end in (abs(draws[0]) + reach, abs(draws[0]) - reach)
+    )
+    return {"low": low, "high": high}
+
+
+def _two_digits(number: float) -> int:
+    """A number of rows, of which two digits are known, and at least 1."""
+    return max(1, int(float(f"{number:.1e}")))

@@ -18,7 +18,7 @@ from sft_judge.data.ties import tie_shares, verdicts_needed
 from sft_judge.evaluation.align import Aligned
 from sft_judge.evaluation.baselines import class_frequencies
 from sft_judge.evaluation.bootstrap import interval, resample
-from sft_judge.evaluation.metrics import figures, row_columns
+from sft_judge.evaluation.metrics import figure_intervals, row_columns
 from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.plots import plot_slice_losses
 from sft_judge.evaluation.reporting.tables import number, percent
@@ -114,22 +114,21 @@ def score_judges(aligned: Aligned, frequencies: dict[str, np.ndarray], native: s
     rows = len(aligned.verdicts)
     probs = {f"judge of {name}": judge.probs for name, judge in aligned.judges.items()}
     probs |= {f"class frequencies of {name}": np.tile(values, (rows, 1)) for name, values in frequencies.items()}
-    metrics = {
-        name: figures(resample(row_columns(values, aligned.verdicts), aligned.clusters, seed=seed))
+    draws = {
+        name: resample(row_columns(values, aligned.verdicts), aligned.clusters, seed=seed)
         for name, values in probs.items()
     }
-    losses = {name: values["log_loss"] for name, values in metrics.items()}
+    losses = {name: sums["log_loss"] / sums["n"] for name, sums in draws.items()}
+    of_prompts = next(iter(draws.values())).of_prompts["n"]
     own = losses[f"class frequencies of {native}"]
     gains = {"native": own - losses[f"judge of {native}"], "foreign": own - losses[f"judge of {foreign}"]}
-    has_gain = beats_frequencies(interval(gains["native"]))  # a share of nothing says nothing
+    has_gain = beats_frequencies(interval(gains["native"], of_prompts))  # a share of nothing says nothing
     return {
         "rows": rows,
-        "scores": {
-            n: {key: interval(values[key]) for key in ("log_loss", "accuracy")} for n, values in metrics.items()
-        },
-        "gains": {name: interval(values) for name, values in gains.items()},
-        "difference": interval(gains["native"] - gains["foreign"]),
-        "share": interval(gains["foreign"] / gains["native"]) if has_gain else None,
+        "scores": {name: figure_intervals(sums, ("log_loss", "accuracy")) for name, sums in draws.items()},
+        "gains": {name: interval(values, of_prompts) for name, values in gains.items()},
+        "difference": interval(gains["native"] - gains["foreign"], of_prompts),
+        "share": interval(gains["foreign"] / gains["native"], of_prompts) if has_gain else None,
     }
 
 

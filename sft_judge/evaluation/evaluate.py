@@ -9,14 +9,15 @@ import numpy as np
 
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.probs import MIN_PROBABILITY
+from sft_judge.data.share_interval import LEAST_PROMPTS
 from sft_judge.evaluation import bias
 from sft_judge.evaluation.align import Aligned, column
 from sft_judge.evaluation.baselines import FREQUENCIES, baseline_probs, longer_response
-from sft_judge.evaluation.bootstrap import MIN_PROMPTS, interval, resample
+from sft_judge.evaluation.bootstrap import MIN_PROMPTS, Draws, interval, resample, share
 from sft_judge.evaluation.metrics import (
-    RAISED,
     cross_entropy,
-    figures,
+    figure_intervals,
+    name_choice,
     one_hot,
     predicted_verdicts,
     row_columns,
@@ -55,7 +56,7 @@ def measure_judges(
     result["worst"] = worst_battles(aligned, main)
     if len(judges) > 1:
         right = {name: shared.right(name) == 1 for name in judges}
-        pairs = compare(draws, right)
+        pairs = compare({name: draws[name] for name in judges}, right, aligned.clusters)
         result |= {"judges": judges, "pairs": pairs, "standings": standings(judges, pairs)}
     return result
 
@@ -63,10 +64,10 @@ def measure_judges(
 def caveats(metrics: dict) -> list[str]:
     """What to know before these figures are believed: few prompts, one verdict alone, clipped probabilities."""
     notes, prompts = [], metrics["num_prompts"]
-    if prompts == 1:
-        notes.append("all battles have one prompt, so there are no intervals: they come from resampling prompts")
+    if prompts < LEAST_PROMPTS:
+        notes.append(f"no intervals, which need {LEAST_PROMPTS} different prompts; these are battles of {prompts}")
     elif prompts < MIN_PROMPTS:
-        notes.append(f"{prompts} prompts are few: intervals of so few are too narrow")
+        notes.append(f"{prompts} prompts are few: intervals of so few are rough")
     present = [name for name, count in metrics["verdicts"].items() if count]
     if len(present) == 1:
         notes.append(f"every verdict is {present[0]}: kappa and much else cannot be measured")
@@ -103,17 +104,17 @@ class Shared:
         """Whether a judge's verdict is people's [N], 0 or 1; between them where several are equally probable."""
         return predicted_verdicts(self.aligned.judges[name].probs)[np.arange(len(self.people)), self.aligned.verdicts]
 
-    def figures(self, name: str, draws: dict[str, np.ndarray]) -> dict:
+    def figures(self, name: str, draws: Draws) -> dict:
         """A judge's entry in metrics.json from its resampled columns."""
         aligned, probs = self.aligned, self.aligned.judges[name].probs
         bins, losses = draws["bins"][0], cross_entropy(one_hot(aligned.verdicts, aligned.num_verdicts), probs)
-        result = {"n": len(probs), **{key: interval(values, key in RAISED) for key, values in figures(draws).items()}}
+        result = {"n": len(probs), **figure_intervals(draws)}
         if "expected" in draws:
-            result["expected_log_loss"] = interval(draws["expected"] / draws["n"])
+            result["expected_log_loss"] = interval(draws["expected"] / draws["n"], draws.of_prompts["n"])
         result |= {
             "verdicts": dict(zip(VERDICTS, np.bincount(aligned.verdicts, minlength=3).tolist(), strict=True)),
             "clipped": int((probs[np.arange(len(probs)), aligned.verdicts] < MIN_PROBABILITY).sum()),
-            "longer_response_rate": {who: _ratio(draws[f"longer {who}"], 0, 1) for who in ("judge", "people")},
+            "longer_response_rate": {who: share(draws, f"longer {who}", 0, 1) for who in ("judge", "people")},
             "style": bias.style_effects(draws, self.styles),
             "reliability": [
                 {"n": int(count), "confidence": confidence / count, "accuracy": hits / count}
@@ -146,7 +147,7 @@ def worst_battles(aligned: Aligned, name: str) -> list[dict]:
             "row": int(row),
             "id": ids[row].as_py(),
             "vote": VERDICTS[aligned.verdicts[row]],
-            "judged": VERDICTS[probs[row].argmax()],
+            "judged": name_choice(probs[row]),
             "probability": float(of_vote[row]),
         }
         for row in np.argsort(of_vote, kind="stable")[:WORST_BATTLES_LISTED].tolist()
@@ -158,19 +159,14 @@ def _row_figures(aligned: Aligned, probs: np.ndarray, orders: np.ndarray | None)
     return columns if aligned.truth is None else columns | {"expected": cross_entropy(aligned.truth, probs)}
 
 
-def _ratio(sums: np.ndarray, over: int, under: int) -> dict:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return interval(sums[..., over] / sums[..., under])
-
-
 def _skill_rows(draws: dict, with_truth: bool) -> list[dict]:
     rows = []
     for name, sums in draws.items():
         row = {"name": name}
         if with_truth:
             expected = {who: draws[who]["expected"] / draws[who]["n"] for who in (name, FREQUENCIES, BEST_POSSIBLE)}
-            row["expected_log_loss"] = interval(expected[name])
-            row["gap_share"] = interval(skill_score(expected[name], expected[FREQUENCIES], expected[BEST_POSSIBLE]))
-        metrics = figures(sums)
-        rows.append(row | {key: interval(metrics[key]) for key in ("log_loss", "accuracy")})
+            skill = skill_score(expected[name], expected[FREQUENCIES], expected[BEST_POSSIBLE])
+            row["expected_log_loss"] = interval(expected[name], sums.of_prompts["n"])
+            row["gap_share"] = interval(skill, sums.of_prompts["n"])
+        rows.append(row | figure_intervals(sums, ("log_loss", "accuracy")))
     return rows

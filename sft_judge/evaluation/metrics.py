@@ -7,10 +7,15 @@ So that one cluster bootstrap serves them all (bootstrap.py). Nothing here knows
 import numpy as np
 from scipy.stats import norm
 
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.probs import clip_log
+from sft_judge.evaluation.bootstrap import Draws, interval
 
 BINS, ROWS_A_BIN = 15, 20
 RAISED = ("ece",)  # figures that noise only adds to; `interval` is to be told
+SHARES = ("accuracy", "accuracy_ties_half", "accuracy_without_ties", "tie_recall")
+SHARES += ("swap_agreement", "first_position_rate")
+PREFERRED = ("better_mean", "worse_mean", "worse_above_better", "worse_below_better", "margin_mean", "margin_std")
 
 
 def cross_entropy(target: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -32,6 +37,11 @@ def predicted_verdicts(probs: np.ndarray) -> np.ndarray:
     """
     best = probs == probs.max(axis=-1, keepdims=True)
     return best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
+
+
+def name_choice(probs: np.ndarray) -> str:
+    """The most probable verdict of [K] by name, or all of several that are exactly as probable: `a or b`."""
+    return " or ".join(VERDICTS[place] for place in np.flatnonzero(probs == probs.max()))
 
 
 def confidence_bins(confidence: np.ndarray) -> np.ndarray:
@@ -99,9 +109,9 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     The figures [...] of summed columns [..., *column]; NaN where a figure has nothing to be measured on.
 
     log_loss in nats; brier summed over verdicts (0 to 2); accuracy with a tie as a third verdict, with a tie of either
-    side as half right (`_ties_half`), and where neither side says tie (`_without_ties`); ece over equal-mass bins of
-    the chosen verdict's probability, less what noise alone would add; macro_f1 over the verdicts that occur; kappa:
-    Cohen's. Then those of `_order_figures` and `_preferred_figures`.
+    side as half right (`_ties_half`), and where neither side says tie (`_without_ties`, kappa too); ece over
+    equal-mass bins of the chosen verdict's probability, less part of what noise alone would add; macro_f1 over the
+    verdicts that occur; kappa: Cohen's. Then those of `_order_figures` and `_preferred_figures`.
     """
     n, confusion = sums["n"], sums["confusion"]
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
@@ -120,8 +130,27 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             "tie_recall": hits[..., 2] / true[..., 2] if true.shape[-1] == 3 else np.full_like(n, np.nan),
             "macro_f1": np.nansum(f1, axis=-1) / (~np.isnan(f1)).sum(axis=-1),
             "kappa": kappa,
+            "kappa_without_ties": agreement_and_kappa(confusion[..., :2, :2])[1],
         }
         return metrics | _order_figures(sums) | _preferred_figures(sums["preferred"])
+
+
+def measured_on(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each of the `figures` is measured on [...], in rows or choices, of the same sums."""
+    n, confusion, nothing = sums["n"], sums["confusion"], np.zeros_like(sums["n"])
+    on = dict.fromkeys(("log_loss", "accuracy", "accuracy_ties_half", "brier", "ece", "macro_f1", "kappa"), n)
+    on["accuracy_without_ties"] = on["kappa_without_ties"] = confusion[..., :2, :2].sum(axis=(-2, -1))
+    on["tie_recall"] = confusion[..., 2, :].sum(axis=-1) if confusion.shape[-1] == 3 else nothing
+    on["swap_agreement"] = on["position_effect"] = sums["swap"][..., 1] if "swap" in sums else nothing
+    on["first_position_rate"] = sums["first"][..., 1] if "first" in sums else nothing
+    return on | dict.fromkeys(PREFERRED, sums["preferred"][..., 0])
+
+
+def figure_intervals(draws: Draws, names: tuple[str, ...] = ()) -> dict[str, dict]:
+    """The `figures` of resampled row columns, or those of `names` alone, each with its 95 % interval."""
+    values, of_prompts, on = figures(draws), figures(draws.of_prompts), measured_on(draws.of_prompts)
+    over = {name: np.nan_to_num(of_prompts[name]) * on[name] for name in SHARES}
+    return {name: interval(values[name], on[name], over.get(name), raised=name in RAISED) for name in names or values}
 
 
 def debiased_ece(bins: np.ndarray) -> np.ndarray:
@@ -166,14 +195,9 @@ def _preferred_figures(sums: np.ndarray) -> dict[str, np.ndarray]:
     """
     n, better, worse, above, below, margin, square = np.moveaxis(sums, -1, 0)
     mean = margin / n
-    return {
-        "better_mean": better / n,
-        "worse_mean": worse / n,
-        "worse_above_better": np.where(n > 0, above, np.nan),
-        "worse_below_better": np.where(n > 0, below, np.nan),
-        "margin_mean": mean,
-        "margin_std": np.sqrt(np.maximum(square / n - mean**2, 0.0)),
-    }
+    counts = (np.where(n > 0, number, np.nan) for number in (above, below))
+    parts = (better / n, worse / n, *counts, mean, np.sqrt(np.maximum(square / n - mean**2, 0.0)))
+    return dict(zip(PREFERRED, parts, strict=True))
 
 
 def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

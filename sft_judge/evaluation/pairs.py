@@ -5,32 +5,41 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import binomtest, false_discovery_control
 
-from sft_judge.evaluation.bootstrap import interval, p_value, rows_needed
+from sft_judge.evaluation.bootstrap import Draws, interval, p_value, rows_needed
 from sft_judge.evaluation.metrics import figures
 from sft_judge.evaluation.slices import DISCOVERY_RATE
 
 MEASURES = ("log_loss", "accuracy")
 
 
-def compare(draws: dict[str, dict[str, np.ndarray]], right: dict[str, np.ndarray]) -> list[dict]:
+def compare(draws: dict[str, Draws], right: dict[str, np.ndarray], clusters: np.ndarray) -> list[dict]:
     """
     Each pair of judges: a minus b on the same rows and draws. A log loss below zero says that a is better.
 
-    `draws` {judge: resampled columns}, `right` {judge: [N] whether its verdict is people's}. `rows_needed`: rows like
-    these that would tell a difference of this size, at 5 % and with a power of 80 %. `mcnemar`: the exact test of
-    McNemar (1947) on the rows that one of them alone has right; it takes rows as independent, intervals do not.
-    `adjusted_p`: of the log losses, for the number of pairs (Benjamini and Hochberg 1995).
+    Args:
+        draws: resampled columns of each judge.
+        right: of each judge, whether its verdict is people's [N].
+        clusters: the prompt of each row [N].
+
+    Returns:
+        Of each pair the differences with their intervals; `rows_needed`, as `bootstrap.rows_needed` has them;
+        `mcnemar`; `p` of the log losses, and `adjusted_p`, for the number of pairs (Benjamini and Hochberg 1995).
     """
+    parts = {name: figures(draws[name].of_prompts)["accuracy"] for name in right}
     pairs = []
     for a, b in combinations(right, 2):
         of = [figures(draws[name]) for name in (a, b)]
         differences = {key: of[0][key] - of[1][key] for key in MEASURES}
-        pair = {"a": a, "b": b} | {f"delta_{key}": interval(values) for key, values in differences.items()}
-        pair["p"] = p_value(differences["log_loss"])
+        rows = draws[a].of_prompts["n"]
+        pair = {"a": a, "b": b, "delta_log_loss": interval(differences["log_loss"], rows)}
+        only = (parts[a] - parts[b]) * rows
+        pair["delta_accuracy"] = interval(differences["accuracy"], rows, only, difference=True)
+        pair["p"] = p_value(differences["log_loss"], rows)
         pair["rows_needed"] = {key: rows_needed(values, len(right[a])) for key, values in differences.items()}
         if "expected" in draws[a]:
-            pair["delta_expected_log_loss"] = interval((draws[a]["expected"] - draws[b]["expected"]) / draws[a]["n"])
-        pairs.append(pair | {"mcnemar": mcnemar(right[a], right[b])})
+            expected = (draws[a]["expected"] - draws[b]["expected"]) / draws[a]["n"]
+            pair["delta_expected_log_loss"] = interval(expected, rows)
+        pairs.append(pair | {"mcnemar": mcnemar(right[a], right[b], clusters)})
     tested = [pair for pair in pairs if pair["p"] is not None]
     adjusted = false_discovery_control([pair["p"] for pair in tested]) if tested else []
     for pair, p in zip(tested, adjusted, strict=True):
@@ -38,11 +47,18 @@ def compare(draws: dict[str, dict[str, np.ndarray]], right: dict[str, np.ndarray
     return pairs
 
 
-def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> dict:
-    """`{"only_a", "only_b", "p"}`: the rows [N] that one judge alone has right, and whether that is chance."""
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return {"only_a": only_a, "only_b": only_b, "p": p}
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray, clusters: np.ndarray) -> dict:
+    """
+    `{"only_a", "only_b", "p"}`: the rows [N] that one judge alone has right, and whether that is chance.
+
+    The exact test of McNemar (1947), on prompts: each counts for the judge that has more of its rows right. Rows of
+    one prompt are not independent; where each row has its own, it is the usual test.
+    """
+    only_a, only_b = right_a & ~right_b, right_b & ~right_a
+    ahead = np.bincount(clusters, only_a.astype(float) - only_b)
+    for_a, for_b = int((ahead > 0).sum()), int((ahead < 0).sum())
+    p = float(binomtest(for_a, for_a + for_b).pvalue) if for_a + for_b else 1.0
+    return {"only_a": int(only_a.sum()), "only_b": int(only_b.sum()), "p": p}
 
 
 def standings(judges: dict[str, dict], pairs: list[dict]) -> list[dict]:

@@ -69,15 +69,25 @@ def win_figures(probs: np.ndarray, judged: np.ndarray, first: np.ndarray, cluste
     chosen[(probs[:, 0] == probs[:, 1]) & (chosen < TIE)] = TIE
     columns = {"chosen": np.eye(3)[chosen] * judged[:, None], "probs": probs, "n": judged.astype(float)}
     sums = resample(columns, clusters, seed=seed)
-    won, lost, tied = np.moveaxis(sums["chosen"], -1, 0)
+    values, parts = _rates(sums), _rates(sums.of_prompts)
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = {
-            "win_rate": (won + tied / 2) / sums["n"],
-            "win_rate_decided": won / (won + lost),
-            "mean_probability": (sums["probs"][:, 0] + sums["probs"][:, TIE] / 2) / sums["n"],
+            name: interval(over / under, parts[name][1], None if name == "mean_probability" else parts[name][0])
+            for name, (over, under) in values.items()
         }
-    counts = {name: int(values[0]) for name, values in (("won", won), ("lost", lost), ("tied", tied))}
-    return {"n": int(sums["n"][0]), **counts, **{name: interval(values) for name, values in rates.items()}}
+    counts = dict(zip(("won", "lost", "tied"), sums["chosen"][0].astype(int).tolist(), strict=True))
+    return {"n": int(sums["n"][0]), **counts, **rates}
+
+
+def _rates(sums: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Each rate as what it counts [...] and of how much [...]."""
+    won, lost, tied = np.moveaxis(sums["chosen"], -1, 0)
+    probability = sums["probs"][:, 0] + sums["probs"][:, TIE] / 2
+    return {
+        "win_rate": (won + tied / 2, sums["n"]),
+        "win_rate_decided": (won, won + lost),
+        "mean_probability": (probability, sums["n"]),
+    }
 
 
 def policies_table(result: dict) -> Table:

@@ -8,7 +8,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.data.attacks import KINDS, assign_attacks
 from sft_judge.data.probs import first_verdicts, read_probs
 from sft_judge.evaluation.align import Aligned
-from sft_judge.evaluation.bootstrap import interval, resample
+from sft_judge.evaluation.bootstrap import Draws, interval, resample, share
 from sft_judge.evaluation.metrics import predicted_verdicts
 from sft_judge.evaluation.reporting.html import Table
 from sft_judge.evaluation.reporting.tables import percent, points
@@ -49,13 +49,14 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     each = np.stack([np.ones(len(ids)), gain, np.maximum(won, 0), np.maximum(-won, 0)], axis=1)
     columns = {ALL_ATTACKS: each} | {kind: each * (kinds == place)[:, None] for place, kind in enumerate(KINDS)}
     draws = resample(columns, aligned.clusters, seed=seed)
-    return {kind: _figures(sums) for kind, sums in draws.items() if sums[0, 0]}
+    return {kind: _figures(draws, kind) for kind, sums in draws.items() if sums[0, 0]}
 
 
-def _figures(sums: np.ndarray) -> dict:
+def _figures(draws: Draws, kind: str) -> dict:
+    sums = draws[kind]
     with np.errstate(invalid="ignore", divide="ignore"):
-        metrics = {key: interval(sums[:, place] / sums[:, 0]) for place, key in enumerate(("gain", "won", "lost"), 1)}
-    return {"n": int(sums[0, 0])} | metrics
+        gain = interval(sums[:, 1] / sums[:, 0], draws.of_prompts[kind][:, 0])
+    return {"n": int(sums[0, 0]), "gain": gain, "won": share(draws, kind, 2, 0), "lost": share(draws, kind, 3, 0)}
 
 
 def robustness_table(name: str, metrics: dict) -> Table:

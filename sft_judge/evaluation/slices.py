@@ -15,7 +15,7 @@ from sft_judge.data.battles import FIELDS
 from sft_judge.data.injection import find_injected_rows
 from sft_judge.data.style import text_lengths
 from sft_judge.evaluation.align import column
-from sft_judge.evaluation.bootstrap import interval, p_value
+from sft_judge.evaluation.bootstrap import Draws, interval, p_value, share
 
 MIN_ROWS = 20
 MAX_PARTS = 25  # of a dimension; the rarest beyond are "other" too
@@ -84,7 +84,7 @@ def slice_columns(
 
 
 def slice_figures(
-    draws: dict[str, np.ndarray], masks: dict[str, dict[str, np.ndarray]], losses: np.ndarray, clusters: np.ndarray
+    draws: Draws, masks: dict[str, dict[str, np.ndarray]], losses: np.ndarray, clusters: np.ndarray
 ) -> dict:
     """
     `{dimension: {part: {"n", "log_loss", "accuracy", "against_rest", "differs"}}}` of resampled columns.
@@ -98,15 +98,20 @@ def slice_figures(
     for dimension, named in masks.items():
         metrics[dimension] = {}
         for name, mask in named.items():
-            part = draws[_COLUMN.format(dimension, name)]
+            column_name = _COLUMN.format(dimension, name)
+            part, rows = draws[column_name], draws.of_prompts[column_name][:, 0]
             rest = np.stack([draws["n"], draws["log_loss"]], axis=-1) - part[:, :2]
             with np.errstate(invalid="ignore", divide="ignore"):
-                loss, accuracy = part[:, 1] / part[:, 0], part[:, 2] / part[:, 0]
+                loss = part[:, 1] / part[:, 0]
                 difference = loss - rest[:, 1] / rest[:, 0]
-            figures = {"n": int(part[0, 0]), "log_loss": interval(loss), "accuracy": interval(accuracy)}
-            figures |= {"against_rest": interval(difference), "differs": False}
+            figures = {
+                "n": int(part[0, 0]),
+                "log_loss": interval(loss, rows),
+                "accuracy": share(draws, column_name, 2, 0),
+            }
+            figures |= {"against_rest": interval(difference, rows), "differs": False}
             metrics[dimension][name] = figures
-            own = p_value(difference)
+            own = p_value(difference, rows)
             tests.append((figures, None if own is None else max(own, _p_if_alike(losses, mask, clusters, *spread))))
     tested = [(figures, p) for figures, p in tests if p is not None]
     adjusted = false_discovery_control([p for _, p in tested]) if tested else []

@@ -8,8 +8,8 @@ from scipy.special import softmax
 
 from sft_judge.core.swap_orders import ORDERS, average_over_orders, unswap
 from sft_judge.data.preparing.prompt_groups import group_prompts
-from sft_judge.evaluation.bootstrap import interval, resample
-from sft_judge.evaluation.metrics import cross_entropy, figures, row_columns
+from sft_judge.evaluation.bootstrap import resample
+from sft_judge.evaluation.metrics import cross_entropy, figure_intervals, row_columns
 
 WITH_INTERVAL, PLAIN = ("log_loss", "accuracy"), ("swap_agreement", "first_position_rate")
 
@@ -32,12 +32,11 @@ def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:
     orders = unswap(softmax(logits.astype(float), axis=-1), ORDERS)
     probs, targets = average_over_orders(orders), targets[:, 0]
     columns = row_columns(probs, targets.argmax(axis=1), orders) | {"log_loss": cross_entropy(targets, probs)}
-    drawn = figures(resample(columns, clusters))
-    metrics = {name: drawn[name][0] for name in (*WITH_INTERVAL, *PLAIN)}
+    found = figure_intervals(resample(columns, clusters), (*WITH_INTERVAL, *PLAIN))
+    metrics = {name: figure["value"] for name, figure in found.items()}
     for name in WITH_INTERVAL:
-        ends = interval(drawn[name])
-        metrics |= {f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
+        metrics |= {f"{name}_{end}": found[name][end] for end in ("low", "high")}
     metrics["choice_mass"] = np.exp(log_mass).mean()
     return {
         name: float(value) for name, value in sorted(metrics.items()) if value is not None
-    }  # no ends of one prompt
+    }  # no ends of a few prompts

@@ -330,11 +330,11 @@ def evaluated(folder, verdicts, prompts, probs=None) -> tuple[dict, str]:
 
 
 FEW = {
-    "one row": ([0], 1, "all battles have one prompt"),
-    "two rows": ([0, 1], 2, "2 prompts are few"),
+    "one row": ([0], 1, "no intervals, which need 5 different prompts; these are battles of 1"),
+    "two rows": ([0, 1], 2, "these are battles of 2"),
     "five rows": ([0, 1, 2, 0, 1], 5, "5 prompts are few"),
-    "one prompt": ([0, 1, 2, 0, 1, 2] * 20, 1, "all battles have one prompt"),
-    "two prompts": ([0, 1, 2, 0, 1, 2] * 20, 2, "2 prompts are few"),
+    "one prompt": ([0, 1, 2, 0, 1, 2] * 20, 1, "these are battles of 1"),
+    "two prompts": ([0, 1, 2, 0, 1, 2] * 20, 2, "these are battles of 2"),
     "one verdict": ([0] * 100, 50, "every verdict is a"),
     "ties alone": ([2] * 100, 50, "every verdict is tie"),
 }
@@ -346,6 +346,7 @@ def test_battles_that_say_little_make_a_report_that_says_so(tmp_path, case):
     metrics, page = evaluated(tmp_path, verdicts, prompts)
     assert caveat in " ".join(metrics["notes"]) and caveat in page
     assert metrics["n"] == len(verdicts) and metrics["log_loss"]["value"] > 0
-    assert (metrics["log_loss"]["low"] is None) == (prompts == 1)
+    assert (metrics["log_loss"]["low"] is None) == (metrics["accuracy"]["low"] is None) == (prompts < 5)
+    assert ("prompts" in metrics["log_loss"]) == (prompts < 10) and ("†" in page) == (5 <= prompts < 10)
     effects = [effect[who]["value"] for effect in metrics["style"].values() for who in ("people", "judge")]
     assert all(effect is None for effect in effects)  # a alone is bold, b alone has lists: which of them sways?

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from helpers.drawn_probs import random_judge
-from sft_judge.evaluation.bootstrap import interval, p_value, resample, rows_needed
+from sft_judge.evaluation.bootstrap import interval, p_value, resample, rows_needed, standard_error
 from sft_judge.evaluation.metrics import (
     cross_entropy,
     figures,
@@ -74,5 +74,14 @@ def test_rows_needed_would_tell_a_difference_four_times_in_five():
     values += effect - values.mean()
     draws = resample({"x": values, "n": np.ones(2000)}, np.arange(2000))
     needed = rows_needed(draws["x"] / draws["n"], 2000)
-    means = (effect + rng.normal(size=(4000, needed))).mean(axis=1)
-    assert np.mean(np.abs(means) * np.sqrt(needed) > norm.ppf(0.975)) == pytest.approx(0.8, abs=0.06)
+    reach = norm.ppf(0.975) * standard_error(draws["x"] / draws["n"])
+    for size, rows in ((effect + reach, needed["low"]), (effect - reach, needed["high"])):
+        means = (size + rng.normal(size=(4000, rows))).mean(axis=1)
+        assert np.mean(np.abs(means) * np.sqrt(rows) > norm.ppf(0.975)) == pytest.approx(0.8, abs=0.06)
+
+
+def test_rows_needed_have_two_digits_and_no_upper_end_where_the_difference_may_be_none():
+    draws = np.concatenate([[0.1], np.random.default_rng(0).normal(0.1, 0.1, 2000)])
+    needed = rows_needed(draws, 300)
+    assert needed["high"] is None and needed["low"] == round(needed["low"], -1) > 100
+    assert rows_needed(np.zeros(9), 300) is None

@@ -4,7 +4,7 @@ The tables of figures, which stand both on the terminal and in the report.
 What a number looks like is decided here: four places for log loss, one for percent, the interval in brackets.
 """
 
-from sft_judge.evaluation.reporting.html import Table
+from sft_judge.evaluation.reporting.html import FEW_MARK, NO_INTERVAL, Table
 
 
 def number(figure: dict | None, digits: int = 4) -> str:
@@ -30,9 +30,12 @@ def count(figure: dict | None) -> str:
 def _spread(figure, form, unit="") -> str:
     if figure is None or figure["value"] is None:
         return "–"
-    if figure["low"] is None:
+    if "low" not in figure:
         return form(figure["value"]) + unit
-    return f"{form(figure['value'])}{unit} [{form(figure['low'])}, {form(figure['high'])}]"
+    if figure["low"] is None:
+        return f"{form(figure['value'])}{unit} {NO_INTERVAL}"
+    mark = FEW_MARK if "prompts" in figure else ""
+    return f"{form(figure['value'])}{unit} [{form(figure['low'])}, {form(figure['high'])}]{mark}"
 
 
 def skill_table(metrics: dict) -> Table:
@@ -62,6 +65,7 @@ def figures_table(judges: dict) -> Table:
         "ece": ("calibration error (ECE)", number),
         "macro_f1": ("macro F1", number),
         "kappa": ("Cohen's kappa", number),
+        "kappa_without_ties": ("Cohen's kappa where neither side says tie", number),
         "better_mean": ("mean probability of the response that people prefer", number),
         "worse_mean": ("mean probability of the other", number),
         "worse_below_better": ("battles where the preferred one has more", count),
@@ -116,10 +120,7 @@ def pairs_table(pairs: list[dict]) -> Table:
         [
             f"{pair['a']} − {pair['b']}",
             *((percent if key == "delta_accuracy" else number)(pair[key]) for key in keys),
-            *(
-                f"{pair['rows_needed'][key]:,}" if pair["rows_needed"][key] else "–"
-                for key in ("log_loss", "accuracy")
-            ),
+            *(rows_to_tell(pair["rows_needed"][key]) for key in ("log_loss", "accuracy")),
             f"{pair['mcnemar']['only_a']} : {pair['mcnemar']['only_b']}, p {pair['mcnemar']['p']:.2g}",
         ]
         for pair in pairs
@@ -128,10 +129,17 @@ def pairs_table(pairs: list[dict]) -> Table:
     columns += ["rows to tell by log loss", "by accuracy", "McNemar"]
     note = (
         "differences on the same rows; a log loss below zero: the first is better. Rows to tell: so many like these "
-        "would show a difference of this size, at 5 % and with a power of 80 %. McNemar: battles that one alone has "
-        "right, rows taken as independent"
+        "would show a difference of this size, at 5 % and with a power of 80 %, for the two ends of its interval. "
+        "McNemar: battles that one alone has right, and the exact test on prompts"
     )
     return Table("Pairs", columns, rows, note)
+
+
+def rows_to_tell(needed: dict | None) -> str:
+    """`410 to 9,800`, or `410 or more` where the difference may be none; a dash where nothing is known."""
+    if needed is None:
+        return "–"
+    return f"{needed['low']:,} or more" if needed["high"] is None else f"{needed['low']:,} to {needed['high']:,}"
 
 
 def standings_table(standings: list[dict], judges: dict) -> Table:
