@@ -2,7 +2,7 @@
 What a set of battles is like, as numbers: no text of a battle leaves this module.
 
 Battles stream by once, in Arrow's own operations where a row counts; what is kept of one is a few numbers. Win rates
-are of the labelled rows without ties, with Wilson's 95 % interval (scipy.stats.binomtest).
+are of the labelled rows without ties, with 95 % intervals over prompts (share_interval.py).
 """
 
 from collections import Counter
@@ -17,6 +17,7 @@ from sft_judge.data.battles import FIELDS, BattleFile
 from sft_judge.data.injection import PATTERNS, find_injected_rows
 from sft_judge.data.preparing.minhash import NEAR_SIMILARITY
 from sft_judge.data.preparing.prompt_groups import PromptIndex, normal_prompt
+from sft_judge.data.share_interval import LEAST_PROMPTS, share_interval
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 TOTALS = (1536, 2048, 3072, 6144, 8192)  # tokens in all; budgets that the winners' recipes used, and their doubles
@@ -30,7 +31,9 @@ class Tally:
     def __init__(self, columns: list[str], measures: dict[str, Callable]):
         self.by = {name: Counter() for name in (*GROUPINGS, "turns")}
         self.lengths = {name: [] for name in FIELDS}  # characters, turns together
-        self.empty, self.injections, self.models = Counter(), Counter(), Counter()
+        self.empty, self.injections = Counter(), Counter()
+        self.models: dict[str, int] = {}  # a number for each name
+        self.sides = [], []  # of each battle's models, -1 where it has no name
         self.verdicts, self.prompts, self.battles, self.injected_rows = [], [], [], []
         self.identical = self.num_rows = 0
         self.measures, self.tokens = measures, {name: [] for name in measures}
@@ -70,13 +73,10 @@ class Tally:
         self.battles.append(np.array([hash(key) for key in zip(prompts, *responses, strict=True)]))
 
     def _add_models(self, battles: pa.Table) -> None:
-        for name, won in (("model_a", "a"), ("model_b", "b")):
-            if name not in battles.column_names:
-                continue
-            groups = battles.select([name, "verdict"]).group_by([name, "verdict"]).aggregate([([], "count_all")])
-            for row in groups.to_pylist():
-                outcome = {won: "wins", "tie": "ties", None: "unlabelled"}.get(row["verdict"], "losses")
-                self.models[row[name], outcome] += row["count_all"]
+        for name, side in zip(("model_a", "model_b"), self.sides, strict=True):
+            names = battles[name].to_pylist() if name in battles.column_names else [None] * battles.num_rows
+            numbers = (-1 if each is None else self.models.setdefault(each, len(self.models)) for each in names)
+            side.append(np.fromiter(numbers, int, battles.num_rows))
 
     def _add_injections(self, battles: pa.Table) -> None:
         for name in FIELDS:
@@ -91,7 +91,9 @@ class Tally:
         longer = np.sign(lengths["response_b"].astype(int) - lengths["response_a"])  # -1: a is longer, 1: b is
         decided = (verdicts >= 0) & (verdicts < 2)
         uneven = decided & (longer != 0)
-        prompts, battles = (np.unique(np.concatenate(c), return_counts=True)[1] for c in (self.prompts, self.battles))
+        battles = np.unique(np.concatenate(self.battles), return_counts=True)[1]
+        prompt = np.unique(np.concatenate(self.prompts), return_inverse=True)[1]  # of each row
+        prompts = np.bincount(prompt)
         return {
             "rows": self.num_rows,
             "rows_by": {name: _sort_counts(counter) for name, counter in self.by.items()},
@@ -106,9 +108,9 @@ class Tally:
                 "rows_sharing_a_prompt": int(prompts[prompts > 1].sum()),
                 "rows_repeating_a_row": int((battles - 1).sum()),
             },
-            "first_answer_wins": win_rate(int((verdicts == 0).sum()), int(decided.sum())),
-            "longer_answer_wins": win_rate(int((verdicts == (longer > 0))[uneven].sum()), int(uneven.sum())),
-            "models": self._model_facts(),
+            "first_answer_wins": win_rate(verdicts[decided] == 0, prompt[decided]),
+            "longer_answer_wins": win_rate((verdicts == (longer > 0))[uneven], prompt[uneven]),
+            "models": self._model_facts(verdicts, prompt),
             "hostile_rows": len(self.rows_with_injections()),
             "hostile_text": {
                 kind: {name: self.injections[kind, name] for name in FIELDS}
@@ -139,14 +141,23 @@ class Tally:
             },
         }
 
-    def _model_facts(self) -> list[dict]:
-        names = {name for name, _ in self.models} - {None}
-        rows = []
-        for name in names:
-            counts = {key: self.models[name, key] for key in ("wins", "losses", "ties", "unlabelled")}
-            rate = win_rate(counts["wins"], counts["wins"] + counts["losses"])
-            rows.append({"model": name, "battles": sum(counts.values()), **counts, "win_rate": rate})
-        return sorted(rows, key=lambda row: (-row["battles"], row["model"]))
+    def _model_facts(self, verdicts: np.ndarray, prompt: np.ndarray) -> list[dict]:
+        of_a, of_b = (np.concatenate(side) for side in self.sides)
+        of_model = np.concatenate([of_a, of_b])
+        of_the_other = np.select([verdicts == 0, verdicts == 1], [1, 0], verdicts)  # a's win is b's loss
+        outcome = np.concatenate([verdicts, of_the_other])
+        order = np.argsort(of_model, kind="stable")
+        starts = np.searchsorted(of_model[order], np.arange(len(self.models) + 1))
+        facts = []
+        for name, number in self.models.items():
+            rows = order[starts[number] : starts[number + 1]]
+            mine, prompts = outcome[rows], prompt[rows % len(prompt)]
+            counts = {key: int((mine == place).sum()) for place, key in enumerate(("wins", "losses", "ties"))}
+            counts["unlabelled"] = int((mine < 0).sum())
+            decided = (mine == 0) | (mine == 1)
+            rate = win_rate(mine[decided] == 0, prompts[decided])
+            facts.append({"model": name, "battles": len(rows), **counts, "win_rate": rate})
+        return sorted(facts, key=lambda row: (-row["battles"], row["model"]))
 
     def _leak_facts(self) -> dict | None:
         if self.dealt is None:
@@ -181,14 +192,20 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
     return {f"{q:g}": float(value) for q, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
 
 
-def win_rate(wins: int, battles: int) -> dict | None:
-    """A share as {"value", "low", "high", "n"} with Wilson's 95 % interval; None of no battles."""
-    from scipy.stats import binomtest
+def win_rate(won: np.ndarray, prompt: np.ndarray) -> dict | None:
+    """
+    A share as `{"value", "low", "high", "n"}` with its 95 % interval; None of no battles, no ends of a few prompts.
 
-    if not battles:
+    Args:
+        won: of each battle [N], whether it counts.
+        prompt: of each battle [N], its prompt by number.
+    """
+    if not len(won):
         return None
-    low, high = binomtest(wins, battles).proportion_ci(0.95, method="wilson")
-    return {"value": wins / battles, "low": float(low), "high": float(high), "n": battles}
+    prompt = np.unique(prompt, return_inverse=True)[1]
+    over, under = np.bincount(prompt, won), np.bincount(prompt).astype(float)
+    low, high = share_interval(over, under) if len(under) >= LEAST_PROMPTS else (None, None)
+    return {"value": float(won.mean()), "low": low, "high": high, "n": len(won)}
 
 
 def _text(battles: pa.Table, name: str) -> pa.Array:

@@ -32,7 +32,7 @@ def share_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float]:
     total = effective + z**2
     centre = (effective * share + z**2 / 2) / total
     half = z * np.sqrt(centre * (1 - centre) / total)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
 def difference_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, float]:
@@ -51,7 +51,7 @@ def difference_interval(over: np.ndarray, under: np.ndarray) -> tuple[float, flo
     shrunk = pairs / (pairs + 2)
     error = np.sqrt(_variance(over, under) * shrunk**2 + 1 / (pairs + 2) ** 2)
     centre, half = shrunk * over.sum() / under.sum(), _quantile(len(under)) * error
-    return max(-1.0, centre - half), min(1.0, centre + half)
+    return float(max(-1.0, centre - half)), float(min(1.0, centre + half))
 
 
 def _variance(over: np.ndarray, under: np.ndarray) -> float:

@@ -73,7 +73,7 @@ def wins_table(audit: dict) -> Table:
     """How often the first and the longer answer win."""
     rates = {"first answer": audit["first_answer_wins"], "longer answer": audit["longer_answer_wins"]}
     rows = [[name, percent(rate), f"{rate['n'] if rate else 0:,}"] for name, rate in rates.items()]
-    return Table("Wins", ["", "wins", "of battles"], rows, "ties left out; in brackets 95 % (Wilson)")
+    return Table("Wins", ["", "wins", "of battles"], rows, "ties left out; in brackets 95 % over prompts")
 
 
 def symmetry_note(symmetry: dict) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from helpers.browser import assert_self_contained, opened
 from sft_judge.cli import main
@@ -17,6 +16,7 @@ from sft_judge.data.battles import FIELDS, battle_table, open_battles, write_bat
 from sft_judge.data.examples import choose_examples
 from sft_judge.data.injection import find_injections
 from sft_judge.data.preparing.minhash import NEAR_SIMILARITY
+from sft_judge.data.share_interval import share_interval
 from sft_judge.data.synthetic.generator import generate_split
 from sft_judge.data.synthetic.preference_model import preset_settings
 from sft_judge.data.synthetic.vocabulary import INJECTIONS
@@ -104,14 +104,15 @@ def test_the_size_of_a_batch_changes_nothing(synthetic, tmp_path):
     assert whole.rows_with_injections().tolist() == parts.rows_with_injections().tolist()
 
 
-def test_win_rates_have_wilson_intervals():
-    rate = win_rate(30, 100)
-    assert rate["low"] < 0.3 < rate["high"]
-    z = 1.959963984540054  # Wilson (1927): centre and half width written out
-    centre, half = (0.3 + z**2 / 200) / (1 + z**2 / 100), z * (0.3 * 0.7 / 100 + z**2 / 40000) ** 0.5
-    assert rate["low"] == pytest.approx(centre - half / (1 + z**2 / 100))
-    assert rate["low"] == binomtest(30, 100).proportion_ci(0.95, method="wilson").low
-    assert win_rate(0, 0) is None
+def test_win_rates_have_intervals_over_prompts():
+    won = np.arange(100) % 10 < 3
+    rate = win_rate(won, np.arange(100))
+    assert rate["n"] == 100 and rate["value"] == pytest.approx(0.3)
+    assert (rate["low"], rate["high"]) == share_interval(won.astype(float), np.ones(100))
+    together = win_rate(won, np.arange(100) % 10)  # ten rows a prompt, all won or all lost
+    assert together["high"] - together["low"] > 2 * (rate["high"] - rate["low"])
+    assert win_rate(won[:40], np.arange(40) // 10)["low"] is None  # four prompts
+    assert win_rate(np.zeros(0, bool), np.zeros(0, int)) is None
 
 
 def test_prompts_split_over_folds_are_counted_with_ids_and_none_are_when_the_folds_keep_them_together(
