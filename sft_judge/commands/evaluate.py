@@ -2,7 +2,8 @@
 Metrics with 95 % intervals, and a report: how good judges are on battles with known verdicts.
 
 Takes one probs file or several of the same battles; several are compared pairwise on the same rows. Each file is read
-raw and calibrated by its judge's own judge.json. With the ground truth of synthetic battles, the expected log loss
+raw and calibrated by its judge's own judge.json. Judges that give verdicts and no probabilities come in by --verdicts;
+they have an accuracy, and no log loss. With the ground truth of synthetic battles, the expected log loss
 and the skill score are measured too: 0 for the class frequencies, 1 for the best possible.
 
 --policies A B adds how often A's answer beats B's, by the judges and by the votes. That needs no verdicts: where no
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from sft_judge.commands.arguments import add_limit, positive
 from sft_judge.commands.console import print_tables
+from sft_judge.core.choices import BENCHMARKS, DISAGREE_RULES, UNREAD_RULES
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, write_json, write_text
 from sft_judge.core.manifest import manifest_path, read_stages
@@ -24,7 +26,37 @@ EXAMPLE = (
 
 
 def add_arguments(parser):
-    parser.add_argument("--probs", type=InputPath, nargs="+", required=True, help="one file a judge")
+    parser.add_argument("--probs", type=InputPath, nargs="+", default=[], metavar="F", help="one file a judge")
+    parser.add_argument(
+        "--verdicts",
+        type=InputPath,
+        nargs="+",
+        default=[],
+        metavar="F",
+        help="judges without probabilities, a file each: id, verdict (a, b, tie, or empty where the answer could not "
+        "be read) and, where known, order (ab, ba); a is the battle's own response_a, whichever was shown first",
+    )
+    parser.add_argument(
+        "--unread",
+        choices=UNREAD_RULES,
+        default="wrong",
+        help="an answer that could not be read is wrong, as PandaLM and LLMBar count, or left out (default: wrong)",
+    )
+    parser.add_argument(
+        "--disagree",
+        choices=DISAGREE_RULES,
+        default="half",
+        help="two orders with two verdicts count half each, are a tie (MT-Bench), or are wrong (Auto-J's agreement) "
+        "(default: half)",
+    )
+    parser.add_argument(
+        "--verdict-probabilities",
+        action="store_true",
+        help="give judges of --verdicts the probabilities of their confusion matrix, cross-fitted over prompts",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out battles that a judge says nothing of, and count them"
+    )
     parser.add_argument("--battles", type=InputPath, required=True, help="the battles they were made of")
     parser.add_argument("--output", type=OutputPath, required=True, help="folder for metrics.json and report.html")
     parser.add_argument("--names", nargs="+", help="what to call the judges (default: from the files' names)")
@@ -42,9 +74,7 @@ def add_arguments(parser):
         metavar="N",
         help="show the text of N battles where all judges contradict the vote",
     )
-    parser.add_argument(
-        "--benchmark", choices=("rewardbench", "judgebench"), help="also this benchmark's own score, by its own rules"
-    )
+    parser.add_argument("--benchmark", choices=BENCHMARKS, help="also this benchmark's own score, by its own rules")
     parser.add_argument(
         "--policies", nargs=2, metavar=("A", "B"), help="two models: how often the first one's answer wins"
     )
@@ -66,17 +96,32 @@ def run(args) -> dict:
     from sft_judge.data.battles import read_battles
     from sft_judge.evaluation.agreement import against_votes
     from sft_judge.evaluation.align import align_judges
+    from sft_judge.evaluation.verdict_judges import VerdictRules
 
+    if not args.probs and not args.verdicts:
+        raise InputError("Nothing to evaluate: give --probs F, --verdicts F or both.")
     if args.stages is not None and not args.stages.is_dir():
         raise InputError(f"{args.stages}: no such folder; --stages takes the one that holds the run.")
-    files = judge_names(args.probs, args.names)
+    files = judge_names([*args.probs, *args.verdicts], args.names)
+    of_verdicts = {name: path for name, path in files.items() if path in args.verdicts}
     main = args.main or list(files)[-1]
     if main not in files:
         raise InputError(f"--main {main!r} is no judge here; they are {', '.join(files)}.")
     battles = read_battles(args.battles)
-    if args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
-        return _policies_alone(args, files, battles)
-    aligned = align_judges(files, battles, args.battles, _keep_rows(args, battles), args.truth, args.uncalibrated)
+    with_probs = {name: path for name, path in files.items() if name not in of_verdicts}
+    if with_probs and args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
+        return _policies_alone(args, with_probs, battles)
+    aligned = align_judges(
+        with_probs,
+        battles,
+        args.battles,
+        _keep_rows(args, battles),
+        args.truth,
+        args.uncalibrated,
+        of_verdicts,
+        VerdictRules(args.unread, args.disagree, args.verdict_probabilities),
+        args.allow_missing,
+    )
     against = against_votes(aligned)
     metrics = _measure(args, files, main, battles, aligned, len(against))
     _write(args, metrics, aligned, against)
@@ -100,7 +145,7 @@ def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -
     metrics, judge = measure_judges(aligned, *frequencies, main, args.seed), aligned.judges[main]
     metrics |= {"agreement": agreement(aligned, args.seed), "against_votes": num_against}
     metrics |= {"notes": [*aligned.notes, *caveats(metrics)], "worth_note": worth_note}
-    metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts)
+    metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts) if judge.has_probs else []
     metrics["cut"] = cut_tokens(judge.source, aligned.battles)
     metrics["provenance"] = collect_judge_provenance(files, aligned, args.battles, args.truth, args.fold, args.seed)
     metrics["lengths"] = length_histograms(aligned.battles)

@@ -15,7 +15,7 @@ from sft_judge.core.files import whole_file
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.evaluation.align import Aligned
 from sft_judge.evaluation.bootstrap import interval, resample
-from sft_judge.evaluation.metrics import agreement_and_kappa, one_hot, predicted_verdicts
+from sft_judge.evaluation.metrics import agreement_and_kappa, one_hot
 from sft_judge.evaluation.reporting.battle_text import battle_text
 from sft_judge.evaluation.reporting.html import Table, Text
 from sft_judge.evaluation.reporting.tables import number, percent
@@ -25,7 +25,7 @@ VOTES = "the votes"
 
 def agreement(aligned: Aligned, seed: int = 0) -> list[dict]:
     """Each pair of judges, and each with the votes: share of the same verdict, and Cohen's kappa, with intervals."""
-    chosen = {name: predicted_verdicts(judge.probs) for name, judge in aligned.judges.items()}
+    chosen = {name: judge.chosen for name, judge in aligned.judges.items()}
     chosen[VOTES] = one_hot(aligned.verdicts, aligned.num_verdicts)
     comparisons = []
     for one, other in combinations(chosen, 2):
@@ -41,7 +41,7 @@ def agreement(aligned: Aligned, seed: int = 0) -> list[dict]:
 
 def against_votes(aligned: Aligned) -> list[dict]:
     """The battles on which all judges give one verdict that is not the vote, the surest first."""
-    shares = np.stack([predicted_verdicts(judge.probs) for judge in aligned.judges.values()])
+    shares = np.stack([judge.chosen for judge in aligned.judges.values()])
     agreed = shares.min(axis=0)  # one where all choose this verdict and none other is as probable
     chosen, mean = agreed.argmax(axis=1), np.mean([judge.probs for judge in aligned.judges.values()], axis=0)
     rows = np.flatnonzero((agreed.max(axis=1) == 1) & (chosen != aligned.verdicts))

@@ -12,24 +12,35 @@ import numpy as np
 import pyarrow as pa
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.swap_orders import ORDERS
+from sft_judge.core.swap_orders import ORDERS, widen
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.preparing.prompt_groups import group_prompts
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
 from sft_judge.data.synthetic.ground_truth import read_truth
+from sft_judge.data.verdict_files import VerdictFile, read_verdicts, verdicts_of_probs
+from sft_judge.evaluation.metrics import predicted_verdicts
+from sft_judge.evaluation.verdict_judges import VerdictRules, chosen_by_verdicts, confusion_probabilities
 from sft_judge.inference.calibrated import Calibrated, calibrate_probs
 
+USUAL_RULES = VerdictRules()
 VERDICT_INDEX = {name: index for index, name in enumerate(VERDICTS)}
 
 
 @dataclass
 class JudgeRows:
-    """One judge: `probs` [N, K] calibrated, `orders` [N, 2, K] raw with NaN where not run, and where they are from."""
+    """
+    One judge: `probs` [N, K] calibrated, `orders` [N, 2, K] raw with NaN where not run, and where they are from.
+
+    `chosen` [N, K] are the shares of each verdict in what it chooses; `has_probs` is false of a judge of verdicts
+    alone, whose `probs` are these shares.
+    """
 
     probs: np.ndarray
     orders: np.ndarray
     source: Probs
     calibrated: Calibrated
+    chosen: np.ndarray
+    has_probs: bool = True
 
     @property
     def orders_differ(self) -> bool:
@@ -66,18 +77,32 @@ def align_judges(
     keep: np.ndarray | None = None,
     truth_path: Path | None = None,
     raw: bool = False,
+    verdict_files: dict[str, Path] | None = None,
+    rules: VerdictRules = USUAL_RULES,
+    allow_missing: bool = False,
 ) -> Aligned:
     """
-    Join judges {name: probs file} to the battles, of which `keep` (mask [rows], default all) are evaluated.
+    Join judges to the battles.
 
-    Raises `InputError` when a probs file lacks a battle, has one that the battles do not, or no row has a verdict.
+    Args:
+        probs_files: by name, the probs file of each judge that has one.
+        battles: the table.
+        battles_path: its file, for messages.
+        keep: which rows are evaluated, a mask; default all.
+        truth_path: of synthetic battles, the true probabilities.
+        raw: leave calibrations out.
+        verdict_files: by name, the verdict file of each judge without probabilities.
+        rules: how their verdicts become right and wrong.
+        allow_missing: leave out a battle that a judge says nothing of, for all judges, instead of refusing.
+
+    Raises:
+        InputError: a file lacks a battle, has one that the battles do not, or no row has a verdict.
     """
     battle_ids = battles["id"].to_pylist()
     wanted = battles if keep is None else battles.filter(pa.array(keep))
-    files = {name: (path, read_probs(path)) for name, path in probs_files.items()}
-    num = min(probs.num_verdicts for _, probs in files.values())
-    notes = []
-    if num == 2 and any(probs.num_verdicts == 3 for _, probs in files.values()):
+    files, notes = _read_files(probs_files, verdict_files or {})
+    num = min(file.num_verdicts for file in files.values())
+    if num == 2 and any(file.num_verdicts == 3 for file in files.values()):
         notes.append("a judge knows no tie: all are compared on a and b alone, those of three verdicts renormalised")
     ids = wanted["id"].to_pylist()
     verdicts, truth = _verdicts(wanted, truth_path, num)
@@ -92,26 +117,75 @@ def align_judges(
             f"{battles_path}: none of {len(ids)} battles has a verdict these judges can give, so nothing can be "
             "measured. Give battles with verdicts, --fold N of the training battles, or --truth of synthetic ones."
         )
-    judges = {
-        name: _judge_rows(path, probs, battle_ids, ids, answered, num, raw, battles_path)
-        for name, (path, probs) in files.items()
-    }
+    for name, file in files.items():
+        known, why = _known(file, ids, set(battle_ids), battles_path, rules, allow_missing)
+        if not known[answered].all():
+            notes.append(f"left out: {int((answered & ~known).sum())} battles of which {name} says nothing{why}")
+        answered &= known
+    if not answered.any():
+        raise InputError(f"{battles_path}: no battle with a verdict is one that every judge says something of.")
     judged = wanted.filter(pa.array(answered))
-    return Aligned(
-        judged, verdicts[answered], group_prompts(judged), judges, None if truth is None else truth[answered], notes
-    )
+    used, clusters = judged["id"].to_pylist(), group_prompts(judged)
+    judges = {}
+    for name, file in files.items():
+        if isinstance(file, VerdictFile):
+            judges[name], more = _rows_of_verdicts(name, file, used, num, rules, verdicts[answered], clusters)
+            notes += more
+        else:
+            judges[name] = _rows_of_probs(file, used, num, raw)
+    return Aligned(judged, verdicts[answered], clusters, judges, None if truth is None else truth[answered], notes)
 
 
-def _judge_rows(path, probs, battle_ids, ids, answered, num, raw, battles_path) -> JudgeRows:
-    result = calibrate_probs(probs, raw)
-    remedy = "Predict all of them, or give the same --fold and --limit as there."
-    rows = result.rows_of(path, ids, f"battles of {battles_path}", remedy)[answered]
-    extra = set(result.ids) - set(battle_ids)
-    if extra:
+def _read_files(probs_files: dict[str, Path], verdict_files: dict[str, Path]) -> tuple[dict, list[str]]:
+    files: dict[str, Probs | VerdictFile] = {name: read_probs(path) for name, path in probs_files.items()}
+    notes = []
+    for name, probs in files.items():
+        if (verdicts := verdicts_of_probs(probs)) is not None:
+            files[name] = verdicts
+            notes.append(f"{name}: its probabilities are all 0 or 1, which is to say verdicts, and read as such")
+    return files | {name: read_verdicts(path) for name, path in verdict_files.items()}, notes
+
+
+def _known(file, ids, battle_ids: set, battles_path, rules: VerdictRules, allow_missing: bool) -> tuple:
+    """Which of the battles [N] a judge says something of, and why not of the others. Raises `InputError`."""
+    there = set(file.ids)
+    if extra := there - battle_ids:
         raise InputError(
-            f"{path}: {len(extra)} ids are not in {battles_path}, e.g. {min(extra)!r}. Give the battles it is of."
+            f"{file.path}: {len(extra)} ids are not in {battles_path}, e.g. {min(extra)!r}. Give the battles it is of."
         )
-    used = [id_ for id_, keep in zip(ids, answered, strict=True) if keep]
+    known = np.array([id_ in there for id_ in ids])
+    if not known.all() and not allow_missing:
+        missing = [id_ for id_, is_there in zip(ids, known, strict=True) if not is_there]
+        what = "verdicts" if isinstance(file, VerdictFile) else "probabilities"
+        raise InputError(
+            f"{file.path}: no {what} for {len(missing)} of {len(ids)} battles of {battles_path}, e.g. id "
+            f"{missing[0]!r}. Predict all of them, give the same --fold and --limit as there, or leave them out: "
+            "--allow-missing."
+        )
+    if isinstance(file, VerdictFile) and rules.unread == "skip":
+        return known & chosen_by_verdicts(file, ids, 3, rules)[2], ", or nothing that could be read"
+    return known, ""
+
+
+def _rows_of_verdicts(name, file: VerdictFile, ids, num, rules, verdicts, clusters) -> tuple[JudgeRows, list[str]]:
+    chosen, orders, _, unread = chosen_by_verdicts(file, ids, num, rules)
+    notes = []
+    if unread.any():
+        counted = "counted as wrong" if rules.unread == "wrong" else "left out"
+        notes.append(f"{name}: {int(unread.sum())} answers could not be read, {counted}")
+    reason, probs = "verdicts alone, no probabilities", chosen
+    if rules.probabilities:
+        probs = confusion_probabilities(orders, verdicts, clusters)
+        reason = "probabilities from its confusion matrix with people's verdicts on other prompts, cross-fitted"
+        notes.append(f"{name}: {reason}")
+    judged = (~np.isnan(orders[:, :, 0])).sum(axis=1)
+    calibrated = Calibrated(np.array(ids, dtype=object), widen(probs, 0.0), None, reason, judged)
+    return JudgeRows(probs, orders, file.as_probs(), calibrated, chosen, rules.probabilities), notes
+
+
+def _rows_of_probs(probs: Probs, used: list[str], num: int, raw: bool) -> JudgeRows:
+    result = calibrate_probs(probs, raw)
+    rows = np.array([result.row_of[id_] for id_ in used])
     place = {id_: row for row, id_ in enumerate(used)}
     orders = np.full((len(used), len(ORDERS), num), np.nan)
     scored = np.ones(len(probs.ids), dtype=bool) if probs.scored is None else probs.scored
@@ -119,7 +193,8 @@ def _judge_rows(path, probs, battle_ids, ids, answered, num, raw, battles_path) 
     for id_, order, share, judged in zip(probs.ids, probs.orders, shares, scored, strict=True):
         if judged and id_ in place:
             orders[place[id_], ORDERS.index(order)] = share
-    return JudgeRows(first_verdicts(result.probs[rows], num), orders, probs, result)
+    averaged = first_verdicts(result.probs[rows], num)
+    return JudgeRows(averaged, orders, probs, result, predicted_verdicts(averaged))
 
 
 def _verdicts(battles: pa.Table, truth_path: Path | None, num: int) -> tuple[np.ndarray, np.ndarray | None]:

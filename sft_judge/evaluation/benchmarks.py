@@ -12,6 +12,12 @@ its parts by EXAMPLES, the score the mean of the sections, prior sets at half we
 judgebench (https://github.com/ScalerLab/JudgeBench, run_judge.py and utils/metrics.py; Tan et al. 2024,
 https://arxiv.org/abs/2410.12784): each order is a vote, +1 for the right answer, -1 for the wrong one, 0 for a tie;
 right is a sum above 0. Sections and the score are shares of pairs.
+
+autoj (https://github.com/GAIR-NLP/auto-j, codes/pairwise_eval.py; Li et al. 2023, https://arxiv.org/abs/2310.05470):
+agreement, a battle is right if the verdict is people's in both orders. pandalm (https://github.com/WeOpenML/PandaLM;
+Wang et al. 2023, https://arxiv.org/abs/2306.05087) and llmbar (https://github.com/princeton-nlp/LLMBar; Zeng et al.
+2023, https://arxiv.org/abs/2310.07641): accuracy, the mean of the orders where there are two, in which an answer that
+could not be read is wrong. These have no sections.
 """
 
 import numpy as np
@@ -35,6 +41,7 @@ EXAMPLES = {
     "Reasoning": {"math-prm": 984} | {f"hep-{name}": 164 for name in ("cpp", "go", "java", "js", "python", "rust")},
     "Prior Sets": dict.fromkeys(("anthropic_helpful", "anthropic_hhh", "shp", "summarize"), 1),
 }
+UNSECTIONED = ("autoj", "pandalm", "llmbar")
 SOURCES = {  # sections of JudgeBench by how the sources of their pairs begin
     "Knowledge": "mmlu-pro",
     "Reasoning": "livebench-reasoning",
@@ -44,8 +51,11 @@ SOURCES = {  # sections of JudgeBench by how the sources of their pairs begin
 
 
 def right(name: str, judge: JudgeRows, verdicts: np.ndarray) -> np.ndarray:
-    """Whether the judge is right on each battle [N], by the benchmark's rule; `verdicts` [N] are 0 or 1."""
+    """How right the judge is on each battle [N], from 0 to 1, by the benchmark's rule; `verdicts` [N] are people's."""
     rows = np.arange(len(verdicts))
+    if name in UNSECTIONED:
+        both = predicted_verdicts(judge.orders)[rows, :, verdicts]
+        return (both == 1).all(axis=1) if name == "autoj" else judge.chosen[rows, verdicts]
     if name == "rewardbench":
         return judge.probs[rows, verdicts] > judge.probs[rows, 1 - verdicts]
     votes = predicted_verdicts(judge.orders).sum(axis=1)  # [N, K]; none of an order that was not run
@@ -54,6 +64,8 @@ def right(name: str, judge: JudgeRows, verdicts: np.ndarray) -> np.ndarray:
 
 def section_of(name: str, part: str) -> str | None:
     """The section that a part belongs to, None where it is not of the benchmark."""
+    if name in UNSECTIONED:
+        return "all"
     if name == "rewardbench":
         return next((section for section, parts in EXAMPLES.items() if part in parts), None)
     return next((section for section, begin in SOURCES.items() if part.startswith(begin)), None)
@@ -91,7 +103,8 @@ def _judge(name: str, judge: JudgeRows, aligned: Aligned, masks: dict, sections:
     with np.errstate(invalid="ignore"):
         shares = {part: drawn[:, 0] / drawn[:, 1] for part, drawn in sums.items()}
     weights = {part: _weight(name, sections[part], part, sums[part][:, 1]) for part in masks}
-    names = [section for section in (EXAMPLES if name == "rewardbench" else SOURCES) if section in sections.values()]
+    known = EXAMPLES if name == "rewardbench" else SOURCES if name == "judgebench" else ()
+    names = [section for section in known if section in sections.values()]
     members = {section: [part for part in masks if sections[part] == section] for section in names}
     scores = {section: _mean(shares, {part: weights[part] for part in members[section]}) for section in names}
     if name == "rewardbench":
@@ -101,14 +114,14 @@ def _judge(name: str, judge: JudgeRows, aligned: Aligned, masks: dict, sections:
 
     def measured(values: np.ndarray, parts: list[str]) -> dict:
         hits_and_rows = sum(sums.of_prompts[part] for part in parts)
-        over = hits_and_rows[:, 0] if name == "judgebench" else None  # a weighted mean is no share
+        over = None if name == "rewardbench" else hits_and_rows[:, 0]  # a weighted mean is no share
         return interval(values, hits_and_rows[:, 1], over)
 
     return {
         "score": measured(score, list(masks)),
         "sections": {section: measured(values, members[section]) for section, values in scores.items()},
         "parts": {part: {"n": int(masks[part].sum()), "accuracy": share(sums, part, 0, 1)} for part in masks},
-        "ties": int(predicted_verdicts(judge.probs)[:, 2:].sum()),
+        "ties": int(judge.chosen[:, 2:].sum()),
     }
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from sft_judge.data.style import STYLES, standardise, style_counts, style_differences
 from sft_judge.evaluation.align import column
 from sft_judge.evaluation.bootstrap import Draws, interval
-from sft_judge.evaluation.metrics import one_hot, predicted_verdicts
+from sft_judge.evaluation.metrics import one_hot
 
 # family: what its open weights are called; GPT-2 and GPT-NeoX are not of the family of GPT-4
 FAMILIES = {name: name for name in ("qwen", "gemma", "llama", "mistral", "phi", "deepseek")} | {"gpt": "gpt.?oss"}
@@ -72,11 +72,11 @@ def style_effects(draws: Draws, names) -> dict[str, dict]:
     }
 
 
-def longer_columns(longer: np.ndarray, probs: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
+def longer_columns(longer: np.ndarray, chosen: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
     """Of choices of one of two responses of unequal length: how many name the longer, and how many there are."""
     columns, rows = {}, np.arange(len(longer))
-    for who, chosen in (("judge", predicted_verdicts(probs)), ("people", one_hot(verdicts, probs.shape[1]))):
-        parts = np.stack([chosen[rows, longer], chosen[:, :2].sum(axis=1)], axis=1)
+    for who, shares in (("judge", chosen), ("people", one_hot(verdicts, chosen.shape[1]))):
+        parts = np.stack([shares[rows, longer], shares[:, :2].sum(axis=1)], axis=1)
         columns[f"longer {who}"] = np.where((longer >= 0)[:, None], parts, 0.0)
     return columns
 

@@ -19,9 +19,9 @@ from sft_judge.evaluation.metrics import (
     figure_intervals,
     name_choice,
     one_hot,
-    predicted_verdicts,
     row_columns,
     skill_score,
+    without_probabilities,
 )
 from sft_judge.evaluation.pairs import compare, standings
 from sft_judge.evaluation.slices import slice_columns, slice_figures, slices
@@ -45,7 +45,7 @@ def measure_judges(
     best = {} if aligned.truth is None else {BEST_POSSIBLE: aligned.truth}
     draws = {}
     for name, probs in (baselines | best).items():
-        draws[name] = resample(_row_figures(aligned, probs, None), aligned.clusters, seed=seed)
+        draws[name] = resample(_row_figures(aligned, probs), aligned.clusters, seed=seed)
     for name in aligned.judges:
         draws[name] = resample(shared.columns(name), aligned.clusters, seed=seed)
     judges = {name: shared.figures(name, draws[name]) for name in aligned.judges}
@@ -56,8 +56,10 @@ def measure_judges(
     result["worst"] = worst_battles(aligned, main)
     if len(judges) > 1:
         right = {name: shared.right(name) == 1 for name in judges}
-        pairs = compare({name: draws[name] for name in judges}, right, aligned.clusters)
-        result |= {"judges": judges, "pairs": pairs, "standings": standings(judges, pairs)}
+        measure = "log_loss" if all(judge.has_probs for judge in aligned.judges.values()) else "accuracy"
+        pairs = compare({name: draws[name] for name in judges}, right, aligned.clusters, measure)
+        result |= {"judges": judges, "pairs": pairs, "standings": standings(judges, pairs, measure)}
+        result["standings_by"] = measure
     return result
 
 
@@ -72,6 +74,8 @@ def caveats(metrics: dict) -> list[str]:
     if len(present) == 1:
         notes.append(f"every verdict is {present[0]}: kappa and much else cannot be measured")
     for name, judge in (metrics.get("judges") or {metrics["main"]: metrics}).items():
+        if judge["log_loss"]["value"] is None:
+            notes.append(f"{name} gives verdicts alone: no log loss, Brier score or calibration error is made of them")
         if judge["clipped"]:
             notes.append(
                 f"{name} gave {judge['clipped']} verdicts of people a probability below {MIN_PROBABILITY:g}, "
@@ -94,32 +98,35 @@ class Shared:
     def columns(self, name: str) -> dict[str, np.ndarray]:
         """Every row column of one judge."""
         aligned, judge = self.aligned, self.aligned.judges[name]
-        columns = _row_figures(aligned, judge.probs, judge.orders if judge.orders_differ else None)
-        columns |= bias.longer_columns(self.longer, judge.probs, aligned.verdicts)
+        orders = judge.orders if judge.orders_differ else None
+        columns = _row_figures(aligned, judge.probs, orders, judge.chosen)
+        columns = columns if judge.has_probs else without_probabilities(columns)
+        columns |= bias.longer_columns(self.longer, judge.chosen, aligned.verdicts)
         columns |= bias.style_columns(self.styles, self.people, bias.lead(judge.probs))
         columns |= bias.own_columns(aligned.battles, self._family(name), judge.probs, self.people)
         return columns | slice_columns(self._masks(name), columns["log_loss"], self.right(name))
 
     def right(self, name: str) -> np.ndarray:
         """Whether a judge's verdict is people's [N], 0 or 1; between them where several are equally probable."""
-        return predicted_verdicts(self.aligned.judges[name].probs)[np.arange(len(self.people)), self.aligned.verdicts]
+        return self.aligned.judges[name].chosen[np.arange(len(self.people)), self.aligned.verdicts]
 
     def figures(self, name: str, draws: Draws) -> dict:
         """A judge's entry in metrics.json from its resampled columns."""
-        aligned, probs = self.aligned, self.aligned.judges[name].probs
+        aligned, judge = self.aligned, self.aligned.judges[name]
+        probs, clipped = judge.probs, judge.probs[np.arange(len(judge.probs)), self.aligned.verdicts] < MIN_PROBABILITY
         bins, losses = draws["bins"][0], cross_entropy(one_hot(aligned.verdicts, aligned.num_verdicts), probs)
         result = {"n": len(probs), **figure_intervals(draws)}
         if "expected" in draws:
             result["expected_log_loss"] = interval(draws["expected"] / draws["n"], draws.of_prompts["n"])
         result |= {
             "verdicts": dict(zip(VERDICTS, np.bincount(aligned.verdicts, minlength=3).tolist(), strict=True)),
-            "clipped": int((probs[np.arange(len(probs)), aligned.verdicts] < MIN_PROBABILITY).sum()),
+            "clipped": int(clipped.sum()) if judge.has_probs else 0,
             "longer_response_rate": {who: share(draws, f"longer {who}", 0, 1) for who in ("judge", "people")},
             "style": bias.style_effects(draws, self.styles),
             "reliability": [
                 {"n": int(count), "confidence": confidence / count, "accuracy": hits / count}
                 for count, confidence, hits in bins.T.tolist()
-                if count
+                if count > 0
             ],
             "slices": slice_figures(draws, self._masks(name), losses, aligned.clusters),
         }
@@ -139,6 +146,8 @@ class Shared:
 
 def worst_battles(aligned: Aligned, name: str) -> list[dict]:
     """The battles of the largest loss, `{"row", "id", "vote", "judged", "probability"}` each: that of the vote."""
+    if not aligned.judges[name].has_probs:
+        return []
     probs = aligned.judges[name].probs
     of_vote = probs[np.arange(len(probs)), aligned.verdicts]
     ids = aligned.battles["id"]
@@ -154,8 +163,8 @@ def worst_battles(aligned: Aligned, name: str) -> list[dict]:
     ]
 
 
-def _row_figures(aligned: Aligned, probs: np.ndarray, orders: np.ndarray | None) -> dict[str, np.ndarray]:
-    columns = row_columns(probs, aligned.verdicts, orders)
+def _row_figures(aligned: Aligned, probs, orders=None, chosen=None) -> dict[str, np.ndarray]:
+    columns = row_columns(probs, aligned.verdicts, orders, chosen)
     return columns if aligned.truth is None else columns | {"expected": cross_entropy(aligned.truth, probs)}
 
 

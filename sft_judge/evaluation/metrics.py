@@ -13,8 +13,7 @@ from sft_judge.evaluation.bootstrap import Draws, interval
 
 BINS, ROWS_A_BIN = 15, 20
 RAISED = ("ece",)  # figures that noise only adds to; `interval` is to be told
-SHARES = ("accuracy", "accuracy_ties_half", "accuracy_without_ties", "tie_recall")
-SHARES += ("swap_agreement", "first_position_rate")
+SHARES = ("accuracy", "accuracy_ties_half", "accuracy_without_ties", "tie_recall", "swap_agreement")
 PREFERRED = ("better_mean", "worse_mean", "worse_above_better", "worse_below_better", "margin_mean", "margin_std")
 
 
@@ -55,26 +54,38 @@ def confidence_bins(confidence: np.ndarray) -> np.ndarray:
     return np.unique(np.searchsorted(edges, confidence, side="left"), return_inverse=True)[1]
 
 
-def row_columns(probs: np.ndarray, verdicts: np.ndarray, orders: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def row_columns(
+    probs: np.ndarray, verdicts: np.ndarray, orders: np.ndarray | None = None, chosen: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """
     Each row's share of the sums that `figures` reads.
 
-    `probs` [N, K] calibrated, one row a battle; `verdicts` [N] index into VERDICTS; `orders` [N, 2, K] the judge's
-    answer in each order, un-swapped, NaN where an order was not run.
+    Args:
+        probs: calibrated, one row a battle [N, K].
+        verdicts: people's [N], indices into VERDICTS.
+        orders: the judge's answer in each order [N, 2, K], un-swapped, NaN where an order was not run.
+        chosen: shares of each verdict in what it chooses [N, K]; left out, those of the most probable one.
     """
     num = probs.shape[1]
-    target, chosen = one_hot(verdicts, num), predicted_verdicts(probs)
+    target, chosen = one_hot(verdicts, num), predicted_verdicts(probs) if chosen is None else chosen
     confidence, right = probs.max(axis=1), (target * chosen).sum(axis=1)
     in_bin = one_hot(confidence_bins(confidence), BINS)
     columns = {
         "n": np.ones(len(probs)),
         "log_loss": cross_entropy(target, probs),
         "brier": ((probs - target) ** 2).sum(axis=1),
+        "true": target,
         "confusion": target[:, :, None] * chosen[:, None, :],  # [N, true, chosen]
         "bins": in_bin[:, None, :] * np.stack([np.ones(len(probs)), confidence, right], axis=1)[:, :, None],
         "preferred": _preferred_columns(probs, verdicts),
     }
     return columns | (_order_columns(orders) if orders is not None else {})
+
+
+def without_probabilities(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Row columns of a judge of verdicts alone: NaN for whatever is made of probabilities."""
+    made_of_them = ("log_loss", "brier", "bins", "preferred", "place")
+    return {name: np.full_like(values, np.nan) if name in made_of_them else values for name, values in columns.items()}
 
 
 def _preferred_columns(probs: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
@@ -111,15 +122,15 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     log_loss in nats; brier summed over verdicts (0 to 2); accuracy with a tie as a third verdict, with a tie of either
     side as half right (`_ties_half`), and where neither side says tie (`_without_ties`, kappa too); ece over
     equal-mass bins of the chosen verdict's probability, less part of what noise alone would add; macro_f1 over the
-    verdicts that occur; kappa: Cohen's. Then those of `_order_figures` and `_preferred_figures`.
+    verdicts that occur; kappa: Cohen's. A row on which nothing was chosen is wrong. Then those of `_order_figures` and
+    `_preferred_figures`.
     """
     n, confusion = sums["n"], sums["confusion"]
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    true, chosen = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    accuracy, kappa = agreement_and_kappa(confusion)
-    half = (true[..., 2:] + chosen[..., 2:] - 2 * hits[..., 2:]).sum(axis=-1) / 2  # one side says tie, the other not
+    true, chosen = sums["true"], confusion.sum(axis=-2)
+    half = (confusion[..., 2:, :2].sum(axis=(-2, -1)) + confusion[..., :2, 2:].sum(axis=(-2, -1))) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = 2 * hits / (true + chosen)
+        f1, accuracy = 2 * hits / (true + chosen), hits.sum(axis=-1) / n
         metrics = {
             "log_loss": sums["log_loss"] / n,
             "accuracy": accuracy,
@@ -129,7 +140,7 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             "ece": debiased_ece(sums["bins"]),
             "tie_recall": hits[..., 2] / true[..., 2] if true.shape[-1] == 3 else np.full_like(n, np.nan),
             "macro_f1": np.nansum(f1, axis=-1) / (~np.isnan(f1)).sum(axis=-1),
-            "kappa": kappa,
+            "kappa": agreement_and_kappa(confusion)[1],
             "kappa_without_ties": agreement_and_kappa(confusion[..., :2, :2])[1],
         }
         return metrics | _order_figures(sums) | _preferred_figures(sums["preferred"])
@@ -140,10 +151,10 @@ def measured_on(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     n, confusion, nothing = sums["n"], sums["confusion"], np.zeros_like(sums["n"])
     on = dict.fromkeys(("log_loss", "accuracy", "accuracy_ties_half", "brier", "ece", "macro_f1", "kappa"), n)
     on["accuracy_without_ties"] = on["kappa_without_ties"] = confusion[..., :2, :2].sum(axis=(-2, -1))
-    on["tie_recall"] = confusion[..., 2, :].sum(axis=-1) if confusion.shape[-1] == 3 else nothing
+    on["tie_recall"] = sums["true"][..., 2] if confusion.shape[-1] == 3 else nothing
     on["swap_agreement"] = on["position_effect"] = sums["swap"][..., 1] if "swap" in sums else nothing
     on["first_position_rate"] = sums["first"][..., 1] if "first" in sums else nothing
-    return on | dict.fromkeys(PREFERRED, sums["preferred"][..., 0])
+    return on | dict.fromkeys(PREFERRED, np.nan_to_num(sums["preferred"][..., 0]))
 
 
 def figure_intervals(draws: Draws, names: tuple[str, ...] = ()) -> dict[str, dict]:
@@ -160,7 +171,8 @@ def debiased_ece(bins: np.ndarray) -> np.ndarray:
     The mean over rows of each bin's gap between confidence and accuracy, less its bias: even a perfect judge's gaps
     are not zero, as accuracies are noisy. A gap g whose accuracy has standard error s is |Normal(g, s)| on average (a
     folded normal), and that much above |g| is taken off (Kumar et al. 2019, "Verified Uncertainty Calibration",
-    section 5 and its library, there by simulation). Never below zero.
+    section 5 and its library, there by simulation). As g has noise of its own, that is about 40 % of what noise adds
+    where the true gaps are zero, and nearly all of it where they are large. Never below zero.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         rows, confidence, right = (bins[..., place, :] for place in range(3))

@@ -12,7 +12,9 @@ from sft_judge.evaluation.slices import DISCOVERY_RATE
 MEASURES = ("log_loss", "accuracy")
 
 
-def compare(draws: dict[str, Draws], right: dict[str, np.ndarray], clusters: np.ndarray) -> list[dict]:
+def compare(
+    draws: dict[str, Draws], right: dict[str, np.ndarray], clusters: np.ndarray, measure: str = "log_loss"
+) -> list[dict]:
     """
     Each pair of judges: a minus b on the same rows and draws. A log loss below zero says that a is better.
 
@@ -20,10 +22,12 @@ def compare(draws: dict[str, Draws], right: dict[str, np.ndarray], clusters: np.
         draws: resampled columns of each judge.
         right: of each judge, whether its verdict is people's [N].
         clusters: the prompt of each row [N].
+        measure: of MEASURES, what the judges are told apart by.
 
     Returns:
         Of each pair the differences with their intervals; `rows_needed`, as `bootstrap.rows_needed` has them;
-        `mcnemar`; `p` of the log losses, and `adjusted_p`, for the number of pairs (Benjamini and Hochberg 1995).
+        `mcnemar`; `p` of the difference of `measure`, and `adjusted_p`, for the number of pairs (Benjamini and
+        Hochberg 1995).
     """
     parts = {name: figures(draws[name].of_prompts)["accuracy"] for name in right}
     pairs = []
@@ -34,7 +38,7 @@ def compare(draws: dict[str, Draws], right: dict[str, np.ndarray], clusters: np.
         pair = {"a": a, "b": b, "delta_log_loss": interval(differences["log_loss"], rows)}
         only = (parts[a] - parts[b]) * rows
         pair["delta_accuracy"] = interval(differences["accuracy"], rows, only, difference=True)
-        pair["p"] = p_value(differences["log_loss"], rows)
+        pair["p"] = p_value(differences[measure], rows)
         pair["rows_needed"] = {key: rows_needed(values, len(right[a])) for key, values in differences.items()}
         if "expected" in draws[a]:
             expected = (draws[a]["expected"] - draws[b]["expected"]) / draws[a]["n"]
@@ -61,9 +65,9 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray, clusters: np.ndarray) -> d
     return {"only_a": int(only_a.sum()), "only_b": int(only_b.sum()), "p": p}
 
 
-def standings(judges: dict[str, dict], pairs: list[dict]) -> list[dict]:
+def standings(judges: dict[str, dict], pairs: list[dict], measure: str = "log_loss") -> list[dict]:
     """
-    The judges by log loss, `{"name", "first", "last"}`: the places that each may have, as far as these rows can say.
+    The judges by a measure, `{"name", "first", "last"}`: the places that each may have, as far as these rows can say.
 
     A judge's first place is one after those that are better beyond chance, its last before those that are worse.
     """
@@ -71,8 +75,11 @@ def standings(judges: dict[str, dict], pairs: list[dict]) -> list[dict]:
     worse = {name: 0 for name in judges}
     for pair in pairs:
         if pair.get("adjusted_p", 1.0) < DISCOVERY_RATE:
-            ahead, behind = ("a", "b") if pair["delta_log_loss"]["value"] < 0 else ("b", "a")
+            lower_is_better = measure == "log_loss"
+            a_is_ahead = (pair[f"delta_{measure}"]["value"] < 0) == lower_is_better
+            ahead, behind = ("a", "b") if a_is_ahead else ("b", "a")
             better[pair[behind]] += 1
             worse[pair[ahead]] += 1
-    ordered = sorted(judges, key=lambda name: judges[name]["log_loss"]["value"])
+    sign = 1 if measure == "log_loss" else -1
+    ordered = sorted(judges, key=lambda name: sign * judges[name][measure]["value"])
     return [{"name": name, "first": 1 + better[name], "last": len(judges) - worse[name]} for name in ordered]

@@ -31,7 +31,7 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
         Section("", [_skill_plot(metrics, judges)], [replace(tables.skill_table(metrics), main=name)]),
         Section("Benchmark", tables=[benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []),
         Section("Policies", tables=[policies_table(metrics["policies"])] if "policies" in metrics else []),
-        Section("Reliability", [plots.plot_reliability(judges)], [_bins_table(name, main)]),
+        _reliability(judges, name),
         *(
             Section(
                 f"Slices: {dimension}",
@@ -51,14 +51,18 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
         Section(
             "Preferred responses",
             [plots.plot_preferred(metrics["preferred_grid"])] if np.any(metrics["preferred_grid"]) else [],
-            [_grid_table(metrics["preferred_grid"])],
+            [_grid_table(metrics["preferred_grid"])] if metrics["preferred_grid"] else [],
         ),
         Section(
             "Agreement",
             tables=[agreement_table(metrics["agreement"], metrics["against_votes"], metrics["n"])],
             texts=examples["against"],
         ),
-        Section("Worst battles", tables=[tables.worst_table(metrics["worst"], name)], texts=examples["worst"]),
+        Section(
+            "Worst battles",
+            tables=[tables.worst_table(metrics["worst"], name)] if metrics["worst"] else [],
+            texts=examples["worst"],
+        ),
         Section("All figures", tables=[tables.figures_table(judges)]),
         Section("Lengths", [plots.plot_lengths(**lengths)], [_lengths_table(**lengths)]),
         Section("What was cut", tables=[tables.cut_table(metrics["cut"])] if metrics.get("cut") else []),
@@ -76,8 +80,16 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
 
 def _skill_plot(metrics: dict, judges: dict) -> str:
     key = "expected_log_loss" if "expected_log_loss" in metrics["worth"][0] else "log_loss"
+    if any(row[key]["value"] is None for row in metrics["worth"]):
+        key = "accuracy"
     rows = [row | {"judge": row["name"] in judges} for row in metrics["worth"]]
     return plots.plot_skill(rows, key, metrics["main"])
+
+
+def _reliability(judges: dict, main: str) -> Section:
+    told = {name: figures for name, figures in judges.items() if figures["reliability"]}
+    tables_shown = [_bins_table(main, judges[main])] if main in told else []
+    return Section("Reliability", [plots.plot_reliability(told)] if told else [], tables_shown)
 
 
 def _select_judges(judges: dict, dimension: str) -> dict:
@@ -90,7 +102,10 @@ def _comparison(metrics: dict, judges: dict) -> list[Section]:
     return [
         Section(
             "Comparison",
-            tables=[tables.standings_table(metrics["standings"], judges), tables.pairs_table(metrics["pairs"])],
+            tables=[
+                tables.standings_table(metrics["standings"], judges, metrics["standings_by"]),
+                tables.pairs_table(metrics["pairs"]),
+            ],
         )
     ]
 

@@ -6,7 +6,6 @@ import json
 import pytest
 
 from sft_judge.cli import main
-from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import read_battles, write_battles
 
 pytestmark = pytest.mark.unit
@@ -16,20 +15,18 @@ def rows_of(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def probs_file(path, verdicts: list[tuple]):
-    """Verdicts (id, order, verdict) as a stranger's probabilities; without an order where it is None."""
+def verdict_file(path, verdicts: list[tuple]):
+    """Verdicts (id, order, verdict) as a file; without an order where it is None."""
+    columns = [place for place in range(3) if verdicts[0][place] is not None]
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        with_order = verdicts[0][1] is not None
-        writer.writerow(["id", *(["order"] if with_order else []), "p_a", "p_b", "p_tie"])
-        for id_, order, verdict in verdicts:
-            shares = [0.98 if name == verdict else 0.01 for name in VERDICTS]
-            writer.writerow([id_, *([order] if with_order else []), *shares])
+        writer.writerow([("id", "order", "verdict")[place] for place in columns])
+        writer.writerows([row[place] for place in columns] for row in verdicts)
     return path
 
 
-def evaluated(folder, probs, battles) -> dict:
-    words = ["--probs", str(probs), "--battles", str(battles), "--output", str(folder / "report"), "--quiet"]
+def evaluated(folder, verdicts, battles) -> dict:
+    words = ["--verdicts", str(verdicts), "--battles", str(battles), "--output", str(folder / "report"), "--quiet"]
     assert main(["evaluate", *words]) == 0
     return json.loads((folder / "report" / "metrics.json").read_text())
 
@@ -48,8 +45,8 @@ def mtbench(data_folder, tmp_path):
 
 def test_gpt_4_agrees_with_the_majority_on_mt_bench_as_published(mtbench, tmp_path):
     rows, battles = mtbench
-    probs = probs_file(tmp_path / "gpt4.csv", [(row["id"], None, row["meta"]["judge_gpt4"]) for row in rows])
-    metrics = evaluated(tmp_path, probs, battles)
+    verdicts = verdict_file(tmp_path / "gpt4.csv", [(row["id"], None, row["meta"]["judge_gpt4"]) for row in rows])
+    metrics = evaluated(tmp_path, verdicts, battles)
     print("GPT-4 on MT-Bench:", share(metrics["accuracy"]), "of", metrics["n"])
     assert (metrics["n"], round(100 * metrics["accuracy"]["value"], 1)) == (1266, 66.7)
     assert metrics["accuracy"]["low"] < metrics["accuracy"]["value"] < metrics["accuracy"]["high"]
@@ -69,8 +66,8 @@ def test_gpt_4_agrees_with_the_majority_where_neither_says_tie_as_published(mtbe
     ]
     decided = table.filter(kept)
     write_battles(tmp_path / "decided.parquet", decided)
-    probs = probs_file(tmp_path / "gpt4.csv", [(id_, None, said[id_]) for id_ in decided["id"].to_pylist()])
-    metrics = evaluated(tmp_path, probs, tmp_path / "decided.parquet")
+    verdicts = verdict_file(tmp_path / "gpt4.csv", [(id_, None, said[id_]) for id_ in decided["id"].to_pylist()])
+    metrics = evaluated(tmp_path, verdicts, tmp_path / "decided.parquet")
     print("GPT-4 on MT-Bench without ties:", share(metrics["accuracy"]), "of", metrics["n"])
     assert (metrics["n"], round(100 * metrics["accuracy"]["value"], 1)) == (736, 88.7)
     assert metrics["accuracy"]["low"] < metrics["accuracy"]["value"] < metrics["accuracy"]["high"]
@@ -81,7 +78,7 @@ def test_gpt_4_gives_one_verdict_in_both_orders_on_the_japanese_set_as_often_as_
     assert main(["import", str(source), "--output", str(tmp_path / "battles.parquet")]) == 0
     rows = rows_of(source)
     orders = [vote for row in rows for vote in zip((row["id"],) * 2, ("ab", "ba"), row["meta"]["votes"], strict=True)]
-    metrics = evaluated(tmp_path, probs_file(tmp_path / "gpt4.csv", orders), tmp_path / "battles.parquet")
+    metrics = evaluated(tmp_path, verdict_file(tmp_path / "gpt4.csv", orders), tmp_path / "battles.parquet")
     print("GPT-4's two orders in Japanese:", share(metrics["swap_agreement"]), "of", metrics["n"])
     assert sum(row["meta"]["order_consistent"] for row in rows) == 432
     assert metrics["n"] == 480 and metrics["swap_agreement"]["value"] == 432 / 480

@@ -49,7 +49,7 @@ def svg(name: str, draw, height: float = 3.6) -> str:
 
 
 def plot_skill(rows: list[dict], key: str, main: str) -> str:
-    """The log loss of each row of the skill table with its interval, baselines and the best possible in grey."""
+    """The log loss or accuracy of each row of the skill table with its interval, what is no judge in grey."""
 
     def draw(axes):
         places = range(len(rows))
@@ -61,7 +61,9 @@ def plot_skill(rows: list[dict], key: str, main: str) -> str:
             label.set_fontweight("bold" if label.get_text() == main else "normal")
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel(f"{key.replace('_', ' ')} in nats; left is better")
+        axes.set_xlabel(
+            key.replace("_", " ") + ("; right is better" if key == "accuracy" else " in nats; left is better")
+        )
 
     return svg("how good the judges are", draw, 0.9 + 0.34 * len(rows))
 
@@ -137,21 +139,23 @@ def plot_losses(logs: dict[str, list[dict]]) -> str:
 
 
 def plot_slice_losses(dimension: str, judges: dict) -> str:
-    """Log loss with its interval in each part of one dimension, a colour a judge."""
+    """Log loss, or accuracy where a judge has none, in each part of one dimension, a colour a judge."""
     parts = list(next(iter(judges.values()))["slices"][dimension])
+    shown = [part for figures in judges.values() for part in figures["slices"][dimension].values()]
+    key = "log_loss" if all(part["log_loss"]["value"] is not None for part in shown) else "accuracy"
 
     def draw(axes):
         for index, ((name, figures), colour) in enumerate(zip(judges.items(), _colours(judges), strict=True)):
-            ratings = [figures["slices"][dimension][part]["log_loss"] for part in parts]
+            ratings = [figures["slices"][dimension][part][key] for part in parts]
             shift = 0.5 * (index - (len(judges) - 1) / 2) / len(judges)
             places = [row + shift for row in range(len(parts))]
             axes.errorbar(*_spans(ratings, places), fmt="o", markersize=4, color=colour, label=name)
         axes.set_yticks(range(len(parts)), parts)
         axes.invert_yaxis()
-        axes.set_xlabel("log loss")
+        axes.set_xlabel(key.replace("_", " "))
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return svg(f"log loss by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
+    return svg(f"{key.replace('_', ' ')} by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
 
 
 def plot_lengths(counts: dict[str, list[int]], edges: list[float]) -> str:

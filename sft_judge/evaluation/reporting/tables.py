@@ -142,7 +142,7 @@ def rows_to_tell(needed: dict | None) -> str:
     return f"{needed['low']:,} or more" if needed["high"] is None else f"{needed['low']:,} to {needed['high']:,}"
 
 
-def standings_table(standings: list[dict], judges: dict) -> Table:
+def standings_table(standings: list[dict], judges: dict, measure: str) -> Table:
     """The judges in order, as far as these rows can order them."""
     rows = [
         [
@@ -153,7 +153,10 @@ def standings_table(standings: list[dict], judges: dict) -> Table:
         ]
         for one in standings
     ]
-    note = "places by log loss that a judge may have: two share one where no difference is seen, for so many pairs"
+    note = (
+        f"places by {measure.replace('_', ' ')} that a judge may have: two share one where no difference is seen, for "
+        "so many pairs"
+    )
     return Table("Order", ["", "place", "log loss", "accuracy"], rows, note)
 
 

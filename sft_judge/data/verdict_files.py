@@ -1,0 +1,101 @@
+"""
+Verdict files: what a judge without probabilities said, such as a closed model or a person.
+
+CSV, JSONL or Parquet with `id`, `verdict` (a, b, tie, or empty where the answer could not be read) and, where it is
+known, `order` (ab or ba, which response was shown first). As in probs files, a verdict of `a` is for the battle's own
+response_a, whichever was shown first.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.swap_orders import ORDERS
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.importing.formats import row_id
+from sft_judge.data.importing.labels import WINNER_NAMES
+from sft_judge.data.importing.readers import read_rows
+from sft_judge.data.probs import Probs
+
+UNREAD = -1  # of an answer that could not be read
+
+
+@dataclass
+class VerdictFile:
+    """`ids` [R], `orders` [R] of ORDERS, `verdicts` [R] indices into VERDICTS or UNREAD; whether it `names_orders`."""
+
+    path: Path
+    ids: np.ndarray
+    orders: np.ndarray
+    verdicts: np.ndarray
+    names_orders: bool = True
+
+    @property
+    def num_verdicts(self) -> int:
+        """2 where no row says tie."""
+        return 3 if (self.verdicts == VERDICTS.index("tie")).any() else 2
+
+    def by_order(self, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The verdicts of these battles in each order [N, 2], UNREAD where there is none; and where there is one."""
+        place = {id_: row for row, id_ in enumerate(ids)}
+        said = np.full((len(ids), len(ORDERS)), UNREAD)
+        shown = np.zeros_like(said, dtype=bool)
+        for id_, order, verdict in zip(self.ids, self.orders, self.verdicts, strict=True):
+            if id_ in place:
+                said[place[id_], ORDERS.index(order)] = verdict
+                shown[place[id_], ORDERS.index(order)] = True
+        return said, shown
+
+    def as_probs(self) -> Probs:
+        """The answers that could be read as probabilities of 0 and 1."""
+        read = self.verdicts != UNREAD
+        with np.errstate(divide="ignore"):
+            logp = np.log(np.eye(len(VERDICTS))[self.verdicts[read]])
+        return Probs(self.ids[read], self.orders[read], logp, path=self.path)
+
+
+def read_verdicts(path: Path) -> VerdictFile:
+    """Read a verdict file. Raises `InputError` with the row at fault, of an (id, order) that stands twice too."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of verdicts.")
+    rows, names_orders = {}, False
+    for number, row, problem in read_rows(path):
+        where = f"{path} row {number}"
+        if problem is not None:
+            raise InputError(f"{where}: {problem.field}: {problem.reason}.")
+        if "verdict" not in row or "id" not in row:
+            raise InputError(f"{path}: columns {', '.join(map(str, row))[:200]}; verdict files have id and verdict.")
+        id_, order = row_id(row, "battles"), row.get("order")
+        if id_ is None:
+            raise InputError(f"{where}: id {row['id']!r}, expected a string or a number.")
+        names_orders |= order is not None
+        for each in ORDERS if order is None else (order,):
+            if each not in ORDERS:
+                raise InputError(f"{where}: order {each!r}, expected one of {', '.join(ORDERS)}.")
+            if (id_, each) in rows:
+                raise InputError(f"{where}: id {id_} stands twice{f' in order {order}' if order else ''}.")
+            rows[id_, each] = _verdict(where, row["verdict"])
+    if not rows:
+        raise InputError(f"{path}: no rows.")
+    ids, orders = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
+    return VerdictFile(path, ids, orders, np.array(list(rows.values())), names_orders)
+
+
+def _verdict(where: str, value) -> int:
+    if value is None or value != value or not str(value).strip():
+        return UNREAD
+    name = WINNER_NAMES.get(str(value).strip().lower())
+    if name is None:
+        raise InputError(f"{where}: verdict {value!r}, expected {', '.join(VERDICTS)}, or nothing for no answer.")
+    return VERDICTS.index(name)
+
+
+def verdicts_of_probs(probs: Probs) -> VerdictFile | None:
+    """The verdicts of a file whose probabilities are all 0 or 1; None of another."""
+    values = np.exp(probs.logp)
+    if not np.isin(values, (0, 1)).all():
+        return None
+    return VerdictFile(probs.path, probs.ids, probs.orders, values.argmax(axis=1))
