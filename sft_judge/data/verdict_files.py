@@ -84,6 +84,12 @@ def read_verdicts(path: Path) -> VerdictFile:
     return VerdictFile(path, ids, orders, np.array(list(rows.values())), names_orders)
 
 
+def is_verdict_file(path: Path) -> bool:
+    """Whether the first row of a file has a verdict, and no probabilities."""
+    row = next(iter(read_rows(Path(path))), (0, {}, None))[1]
+    return "verdict" in row and not any(str(name).startswith(("logp_", "p_", "logit_")) for name in row)
+
+
 def _verdict(where: str, value) -> int:
     if value is None or value != value or not str(value).strip():
         return UNREAD

@@ -121,6 +121,10 @@ class JudgeConfig(SFTConfig):
     limit: int | None = _help("only the first N battles, for a quick try")
     data_license: str | None = _help("licence of the battles, for the model card, as the hub spells it: cc-by-4.0")
     allow_in_sample: bool = _help("train on teacher labels that are not proven out of fold", False)
+    external_teacher: bool = _help(
+        "labels without metadata are of a judge that you know was not trained on these battles; the card says so",
+        False,
+    )
 
     # SFTTrainer would drop the rows it cuts; the prompts/ room fits the budget before.
     max_length: int | None = _help("must stay unset: the budget is fitted in prompts/")

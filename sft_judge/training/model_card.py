@@ -39,6 +39,7 @@ def write_card(folder: Path, name: str, spec: JudgeSpec, config: JudgeConfig, so
         license=config.data_license or "not stated (data_license in the recipe)",
         sources=[(_cell(source), count) for source, count in sorted(counted.items())],
         allow_in_sample=bool(config.labels) and config.allow_in_sample,
+        external_teacher=bool(config.labels) and config.external_teacher,
         **{key: training[key] for key in ("rows", "unlabelled", "steps", "status")},
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -208,7 +208,7 @@ MODEL = {
 
 _OF_LABELS = ("distill_weight", "distill_temperature", "distill_kind", "distill_confidence", "teacher_ties")
 OWN = {  # the judge's own keys that do nothing without another one
-    **{name: _used("", "labels") for name in (*_OF_LABELS, "correct_above", "allow_in_sample")},
+    **{name: _used("", "labels") for name in (*_OF_LABELS, "correct_above", "allow_in_sample", "external_teacher")},
     "spike_factor": _used("", "on_spike"),
     "lora_init": _used("", "use_peft"),
 }

@@ -17,8 +17,10 @@ from sft_judge.core.files import content_hash
 from sft_judge.data.battles import labelled_folds
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
 from sft_judge.data.ties import tie_shares
+from sft_judge.data.verdict_files import UNREAD, is_verdict_file, read_verdicts
 
 ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
+EXTERNAL = "If you know that their judge was not trained on these battles, say so: external_teacher: true."
 MIN_LABEL = 1e-4  # of a teacher's probabilities: engines agree to 2e-3 at best, so that no judge is surer than this
 NU = (1e-6, 1e6)  # where Davidson's parameter is looked for
 
@@ -31,16 +33,27 @@ def read_teachers(
     student: Path,
     ties: str = "drop",
     allow_in_sample: bool = False,
+    external_teacher: bool = False,
 ) -> dict:
     """
     N teachers' labels by (id, order): probabilities [N, K] of the rows that all of them have.
 
-    `rows` are the battles of the file `battles` that are trained on: their folds must be proven, their ties tell a
-    teacher of two verdicts how many there are. Raises `GateError` unless each file's metadata proves every label out
-    of fold (`allow_in_sample` takes it all the same), `InputError` for a file named twice, or for a folder `student`
-    that would take the place of the judges that made one.
+    Args:
+        paths: probs files, or verdict files of judges without probabilities.
+        battles: the file that is trained on.
+        rows: its battles that are trained on: their folds must be proven, their ties tell a teacher of two verdicts
+            how many there are.
+        num_verdicts: K of the student.
+        student: the folder to be written.
+        ties: of TEACHER_TIES, what becomes of them for a student of two verdicts.
+        allow_in_sample: take labels that are not proven out of fold.
+        external_teacher: take a file without metadata, whose judge the user knows not to have seen these battles.
+
+    Raises:
+        GateError: a file's metadata does not prove every label out of fold.
+        InputError: a file is named twice, an answer could not be read, or `student` holds the judges that made one.
     """
-    files = [read_probs(path) for path in paths]
+    files = [_read_labels(path) for path in paths]
     hashes = [content_hash(path) for path in paths]
     for path, digest in zip(paths, hashes, strict=True):
         if hashes.count(digest) > 1:
@@ -52,11 +65,24 @@ def read_teachers(
             raise InputError(
                 f"{path}: {int((~probs.scored).sum())} battles hold class frequencies, which are no labels."
             )
-        if not allow_in_sample:
+        if not allow_in_sample and not (external_teacher and not probs.metadata):
             check_out_of_fold(path, probs, battles, rows)
         values = convert_verdicts(np.exp(probs.logp), num_verdicts, ties, tie_share(rows))
         each.append(dict(zip(zip(probs.ids, probs.orders, strict=True), values, strict=True)))
     return {key: np.stack([part[key] for part in each]) for key in each[0] if all(key in part for part in each)}
+
+
+def _read_labels(path: Path) -> Probs:
+    if not path.is_file() or not is_verdict_file(path):
+        return read_probs(path)
+    file = read_verdicts(path)
+    unread = int((file.verdicts == UNREAD).sum())
+    if unread:
+        raise InputError(
+            f"{path}: {unread} answers could not be read, and a battle without its label cannot be trained on. Leave "
+            "these battles out."
+        )
+    return file.as_probs()
 
 
 def floor_labels(teacher: dict) -> tuple[dict, int]:
@@ -133,7 +159,8 @@ def check_out_of_fold(path: Path, probs: Probs, battles: Path, rows: pa.Table) -
     """Raise `GateError` unless each labelled battle's label is proven to be of a model that did not train on it."""
     folds = probs.metadata.get("folds")
     if not folds:
-        raise GateError(f"{path}: nothing proves these labels out of fold. {ADVICE}")
+        more = f" {EXTERNAL}" if not probs.metadata else ""
+        raise GateError(f"{path}: nothing proves these labels out of fold. {ADVICE}{more}")
     for fold, model in folds.items():
         if int(fold) in model["folds_seen"]:
             raise GateError(f"{path}: fold {fold} was labelled by {model['model']}, which trained on it. {ADVICE}")

@@ -109,7 +109,8 @@ def prepare_data(config: JudgeConfig, tokenizer) -> TrainingData:
     prompt = judge_prompt(config, tokenizer, train_rows)
     teacher, num_floored = None, 0
     if config.labels:
-        files, options = [Path(file) for file in config.labels], (config.teacher_ties, config.allow_in_sample)
+        files = [Path(file) for file in config.labels]
+        options = (config.teacher_ties, config.allow_in_sample, config.external_teacher)
         student = (len(prompt.words), Path(config.output_dir))
         teacher = read_teachers(files, Path(config.battles), train_rows, *student, *options)
         teacher, num_floored = floor_labels(teacher)

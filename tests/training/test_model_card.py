@@ -30,11 +30,13 @@ def test_a_card_shows_figures_sources_and_licence_and_no_markup_of_a_files(tmp_p
     facts = {"base": "hub/base", "rows": 7, "unlabelled": 2, "steps": 3, "status": "finished", "eval": figures}
     spec = JudgeSpec(["A", "B", "tie"], [5, 6, 7], "", Budget(), training=facts)
     config = JudgeConfig(output_dir=str(tmp_path), data_license="cc-by-4.0", fold=3, labels="l", allow_in_sample=True)
+    config.external_teacher = True
     write_card(tmp_path, "judge", spec, config, ["arena", "arena", "<img src=x> | **bold**\n# head"])
     metadata, text = card(tmp_path)
     assert metadata["license"] == "cc-by-4.0" and metadata["base_model"] == "hub/base"
     assert "| log loss, nats | 0.9877 | [0.9000, 1.1000] |" in text and "| accuracy | 0.5000 |  |" in text
     assert "fold 3" in text and "| arena | 2 |" in text and "not proven out of fold" in text
+    assert "labels of an external teacher" in text
     assert not any(mark in text for mark in ("<img", "**bold**", "\n# head"))
 
 

@@ -83,6 +83,46 @@ def test_a_battle_without_a_fold_is_proven_only_where_nobody_can_have_trained_on
             assert len(read(labels, tmp_path / "battles.parquet")) == 120
 
 
+def external_verdicts(path, table, orders=("ab", "ba"), verdict="b"):
+    rows = [f"{id_},{order},{verdict}\n" for id_ in table["id"].to_pylist() for order in orders]
+    path.write_text("id,order,verdict\n" + "".join(rows))
+    return path
+
+
+@unit
+@pytest.mark.parametrize("kind", ["verdicts", "probabilities"])
+def test_labels_without_metadata_are_an_external_teachers_only_where_the_user_says_so(
+    kind, synthetic_file, synthetic_table, tmp_path
+):
+    if kind == "verdicts":
+        labels = external_verdicts(tmp_path / "gpt.csv", synthetic_table)
+    else:
+        labels = tmp_path / "gpt.csv"
+        rows = "".join(f"{id_},0.2,0.7,0.1\n" for id_ in synthetic_table["id"].to_pylist())
+        labels.write_text("id,p_a,p_b,p_tie\n" + rows)
+    with pytest.raises(GateError, match="nothing proves .* say so: external_teacher: true"):
+        read(labels, synthetic_file)
+    teacher = read(labels, synthetic_file, external_teacher=True)
+    expected = [0, 1, 0] if kind == "verdicts" else [0.2, 0.7, 0.1]
+    assert len(teacher) == 2 * synthetic_table.num_rows
+    assert all(label[0] == pytest.approx(expected) for label in teacher.values())
+    assert floor_labels(teacher)[1] == (len(teacher) if kind == "verdicts" else 0)
+
+
+@unit
+def test_an_external_teacher_takes_nothing_off_the_proof_of_our_own_judges(synthetic_file, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, proof({0: [1, 2], 1: [0, 1], 2: [0, 1]}))
+    with pytest.raises(GateError, match="fold 1 was labelled by fold-1"):
+        read(labels, synthetic_file, external_teacher=True)
+
+
+@unit
+def test_an_answer_that_could_not_be_read_is_no_label(synthetic_file, synthetic_table, tmp_path):
+    labels = external_verdicts(tmp_path / "gpt.csv", synthetic_table, verdict="")
+    with pytest.raises(InputError, match="answers could not be read"):
+        read(labels, synthetic_file, external_teacher=True)
+
+
 @unit
 def test_the_same_labels_twice_are_refused(synthetic_file, synthetic_table, tmp_path):
     files = [soft_labels(tmp_path / f"{name}.parquet", synthetic_file, CLEAN) for name in "ab"]
