@@ -53,6 +53,7 @@ def measure_judges(
     result["class_frequencies"], result["longer_frequencies"] = frequencies.tolist(), longer_frequencies.tolist()
     ordered = {name: draws[name] for name in (*baselines, *judges, *best)}
     result["worth"] = _skill_rows(ordered, aligned.truth is not None)
+    result["calibrated"] = [name for name, judge in aligned.judges.items() if judge.calibrated.calibration]
     result["worst"] = worst_battles(aligned, main)
     if len(judges) > 1:
         right = {name: shared.right(name) == 1 for name in judges}

@@ -99,5 +99,6 @@ def confusion_probabilities(orders: np.ndarray, verdicts: np.ndarray, clusters: 
 def _answers(orders: np.ndarray) -> np.ndarray:
     """One number [N] for what was said in both orders; no answer counts as an answer of its own."""
     num = orders.shape[2]
-    said = np.where(np.isnan(orders).any(axis=2), num, np.nan_to_num(orders).argmax(axis=2))
+    answers = np.nan_to_num(orders)
+    said = np.where(answers.max(axis=2) == 1, answers.argmax(axis=2), num)
     return said[:, 0] * (num + 1) + said[:, 1]

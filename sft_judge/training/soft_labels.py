@@ -120,8 +120,9 @@ def correct_label(hard: list[float], labels: Iterable[np.ndarray], above: float)
     row's own label does not favour it, that mean takes its place (the WSDM Cup 1st place corrected 125 rows by hand).
     """
     mean = np.mean([label.mean(axis=0) for label in labels], axis=0)
-    sure = int(mean.argmax())
-    return mean.tolist() if mean[sure] > above and sure != int(np.argmax(hard)) else hard
+    sure = np.flatnonzero(mean == mean.max())
+    contradicts = len(sure) == 1 and mean[sure[0]] > above and hard[sure[0]] < max(hard)
+    return mean.tolist() if contradicts else hard
 
 
 def convert_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np.ndarray:

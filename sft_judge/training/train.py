@@ -88,6 +88,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     trainer = make_trainer(config.with_changes(**changes), model, lora, tokenizer, data)
     start = _keep_start(trainer, model_config, config, work)
     trained = _fit(trainer, checkpoint)
+    if config.ema_decay and data.eval_set is not None:
+        trainer.evaluate()  # the averaged weights, which are those that are kept
 
     result = summarise_training(config, data, base, trainer)
     spec = judge_spec(config, data.prompt, result)

@@ -1,5 +1,6 @@
 """The moving average of what is trained: the judge is that of each step, and a killed run goes on with it."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -40,6 +41,21 @@ def test_the_judge_is_the_average_of_the_weights_after_each_step(train, command,
     for name, value in average.items():
         torch.testing.assert_close(seen[name], value, atol=1e-7, rtol=1e-4)
         assert not torch.allclose(seen[name], last[name], atol=1e-6)
+
+
+@engine
+def test_the_figures_of_a_judge_are_those_of_the_average_that_is_kept(train, tmp_path):
+    """A decay of nearly one keeps the start: its figures are those of a run that learns nothing."""
+    settings = {"max_steps": 3, "fold": 0, "eval_strategy": "steps", "eval_steps": 1}
+    training = {}
+    for name, more in {"start": {"learning_rate": 1e-30}, "kept": {"learning_rate": 1e-2}, "last": {}}.items():
+        more |= {} if name == "last" else {"ema_decay": 0.99999}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sft_judge.training.callbacks.min", lambda decay, warm_up: decay, raising=False)
+            folder = train(name, **settings, **more)
+        training[name] = json.loads((folder / "judge.json").read_text())["training"]["eval"]
+    assert training["kept"]["eval_log_loss"] == pytest.approx(training["start"]["eval_log_loss"], abs=1e-3)
+    assert abs(training["last"]["eval_log_loss"] - training["start"]["eval_log_loss"]) > 5e-3
 
 
 @engine

@@ -215,6 +215,17 @@ def test_a_label_gives_way_only_to_teachers_that_are_surer_than_asked_of_another
 
 
 @unit
+@pytest.mark.parametrize(
+    "hard, mean",
+    [([0.5, 0.5, 0.0], [0.8, 0.1, 0.1]), ([0.0, 0.0, 1.0], [0.45, 0.45, 0.1]), ([0.1, 0.9, 0], [0.6, 0.4, 0])],
+)
+def test_exchanged_responses_exchange_the_corrected_label(hard, mean):
+    one = correct_label(hard, [np.array([mean])], 0.4)
+    other = correct_label([hard[1], hard[0], hard[2]], [np.array([[mean[1], mean[0], mean[2]]])], 0.4)
+    assert [one[1], one[0], one[2]] == pytest.approx(other)
+
+
+@unit
 def test_corrected_labels_are_counted_and_stand_in_the_order_shown(bases, synthetic_table):
     prompt, rows = make_prompt(bases), synthetic_table.slice(0, 12)
     against = {"a": [0.01, 0.97, 0.02], "b": [0.97, 0.01, 0.02], "tie": [0.97, 0.01, 0.02]}

@@ -46,7 +46,7 @@ class SyntheticSettings:
     verdicts: int = 3  # 3, or 2 for a model without ties
     languages: tuple[str, ...] = tuple(LANGUAGES)
     tie_rate: float = 0.22  # mean probability of a tie, before label noise
-    scale: float = 2.0  # standard deviation of u_a - u_b that the qualities make, in log-odds
+    scale: float = 2.0  # of u_a - u_b in log-odds: its deviation, were the textual and the harder part independent
     label_noise: float = 0.0  # share of verdicts drawn uniformly at random
     position_bias: float = 0.0  # added to the utility of response a, in log-odds
     length_bias: float = 0.0  # utility of one more word, added to that of the quality `length`

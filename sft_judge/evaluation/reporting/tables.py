@@ -52,7 +52,8 @@ def skill_table(metrics: dict) -> Table:
         for row in metrics["worth"]
     ]
     note = "skill score: 0 % for the class frequencies, 100 % for the best possible expected log loss; "
-    return Table("Judges", columns, rows, (note if with_truth else "") + metrics["worth_note"])
+    calibrated = f"; calibrated: {', '.join(metrics['calibrated']) or 'none'}"
+    return Table("Judges", columns, rows, (note if with_truth else "") + metrics["worth_note"] + calibrated)
 
 
 def figures_table(judges: dict) -> Table:
