@@ -2,7 +2,7 @@
 Batches of like lengths against plain ones: share of padding, tokens a second; and how long a step waits for its batch.
 
 Lengths are those of MT-Bench votes where SFT_JUDGE_DATA names the folder that holds them (3.5 characters a token),
-else drawn to the same mean and spread. Steps are JudgeTrainer's own, of both kinds in turns, on a 4-layer, 256-wide
+else drawn to the same mean and spread. Steps are VerdictTrainer's own, of both kinds in turns, on a 4-layer, 256-wide
 Qwen2 with LoRA. The ratios of padding and waiting are shares, so that their goals are too.
 """
 
@@ -42,7 +42,7 @@ def lengths_and_verdicts(folder: Path):
 
 
 def trainers(lengths, codes, folder: Path) -> dict:
-    """A JudgeTrainer for each order, on one model."""
+    """A VerdictTrainer for each order, on one model."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
@@ -50,7 +50,7 @@ def trainers(lengths, codes, folder: Path) -> dict:
 
     from sft_judge.modeling.tiny_models import qwen2_tokenizer
     from sft_judge.training.config import JudgeConfig
-    from sft_judge.training.trainer import JudgeTrainer
+    from sft_judge.training.verdict_trainer import VerdictTrainer
 
     set_seed(0)
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "vocab_size": 32_000}
@@ -66,7 +66,7 @@ def trainers(lengths, codes, folder: Path) -> dict:
         rows.append(row | {"source": "votes", "id": "", "row": len(rows), "weight": 1.0, "margin": 0.0})
     dataset, common = Dataset.from_list(rows), {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
     return {
-        order: JudgeTrainer(
+        order: VerdictTrainer(
             model=model,
             args=JudgeConfig(
                 output_dir=str(folder), battle_order=order, per_device_train_batch_size=SIZE, max_steps=9, **common

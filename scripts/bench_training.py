@@ -37,7 +37,7 @@ class Bench:
         from sft_judge.modeling.tiny_models import qwen2_tokenizer
         from sft_judge.modeling.verdict_head import at_answers_alone
         from sft_judge.training.config import JudgeConfig
-        from sft_judge.training.trainer import JudgeTrainer
+        from sft_judge.training.verdict_trainer import VerdictTrainer
 
         set_seed(0)
         config = Qwen2Config(
@@ -55,7 +55,7 @@ class Bench:
         rows = [{"input_ids": [[*row, VERDICTS[0]]], "targets": [[1.0, 0.0, 0.0]], "length": TOKENS} for row in ids]
         settings = JudgeConfig(output_dir="unused", use_cpu=True, bf16=False, gradient_checkpointing=False)
         lora = LoraConfig(r=64, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
-        self.trainer = JudgeTrainer(
+        self.trainer = VerdictTrainer(
             model=model,
             args=settings,
             processing_class=qwen2_tokenizer(["A B"], 300),

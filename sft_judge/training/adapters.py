@@ -29,7 +29,7 @@ def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
         _check_targets("lora_target_modules", lora.target_modules, model)
     _check_targets("lora_modules_to_save", lora.modules_to_save, model)
     lora.exclude_modules = list(modules_beyond_text(model)) or None
-    if changes_base(config) and (config.load_in_4bit or config.load_in_8bit):
+    if changes_base(config.lora_init) and (config.load_in_4bit or config.load_in_8bit):
         raise InputError(
             f"lora_init is {config.lora_init!r}, which changes the base's weights, but they are quantised. "
             "Leave lora_init out, or train on the unquantised base."
@@ -49,9 +49,9 @@ def _check_targets(key: str, targets, model) -> None:
             raise InputError(f"{key} names {target!r}, but the model has {', '.join(short)}.{nearest(target, short)}")
 
 
-def changes_base(config: JudgeModelConfig) -> bool:
-    """Whether the adapter stands on other weights than the base's own, as PiSSA's residual does."""
-    return bool(config.use_peft) and config.lora_init.startswith(MUTATING)
+def changes_base(start) -> bool:
+    """Whether an adapter of this `init_lora_weights` stands on other weights than the base's, as PiSSA's residual."""
+    return isinstance(start, str) and start.startswith(MUTATING)
 
 
 def describe_adapter(lora: LoraConfig, model) -> str:

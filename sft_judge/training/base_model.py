@@ -120,10 +120,14 @@ def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
     quantization = get_quantization_config(precise)
     if quantization is not None:
         options["quantization_config"] = quantization
-    model = load_model(name, model_config.dtype, **options)
-    for module in modules_beyond_text(model).values():  # it would get no gradient, which DDP waits for
+    return freeze_beyond_text(load_model(name, model_config.dtype, **options)).train()
+
+
+def freeze_beyond_text(model):
+    """Freeze the parts of a model that read no text: they would get no gradient, which DDP waits for."""
+    for module in modules_beyond_text(model).values():
         module.requires_grad_(False)
-    return model.train()
+    return model
 
 
 def describe_quantization(model) -> dict:

@@ -1,22 +1,13 @@
 """What the trainer reports of its held-out battles: the figures that `evaluate` gives, with their intervals."""
 
-from functools import partial
-
 import numpy as np
-import pyarrow as pa
 from scipy.special import softmax
 
 from sft_judge.core.swap_orders import ORDERS, average_over_orders, unswap
-from sft_judge.data.preparing.prompt_groups import group_prompts
 from sft_judge.evaluation.bootstrap import resample
 from sft_judge.evaluation.metrics import cross_entropy, figure_intervals, row_columns
 
-WITH_INTERVAL, PLAIN = ("log_loss", "accuracy"), ("swap_agreement", "first_position_rate")
-
-
-def make_compute_metrics(battles: pa.Table):
-    """A `compute_metrics` for Trainer: what it sees are these battles, each in both orders."""
-    return partial(verdict_metrics, clusters=group_prompts(battles))
+WITH_INTERVAL, PLAIN = ("log_loss", "accuracy"), ("ece", "swap_agreement", "first_position_rate")
 
 
 def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:

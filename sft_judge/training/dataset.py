@@ -1,7 +1,7 @@
 """Battles to the trainer's rows: which ones a run may see, their targets, a teacher's labels for the order shown."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 
@@ -25,6 +25,7 @@ from sft_judge.training.dataset_cache import cached_rows, fingerprint
 from sft_judge.training.soft_labels import correct_label, teacher_label
 
 ROWS_PER_BATCH = 1000  # rows tokenised at a time
+NOTHING_TO_TRAIN_ON = "No battle with a verdict is left to train on."
 # the columns that rows are made of
 ROW_COLUMNS = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
 
@@ -37,8 +38,8 @@ class TrainingData:
     prompt: JudgePrompt
     train_set: Dataset
     counts: dict  # rows, unlabelled, what became of labels, cut: see verdict_dataset
-    eval_set: Dataset | None = None
-    compute_metrics: object = None
+    eval_sets: dict[str, Dataset] = field(default_factory=dict)  # by name
+    eval_groups: dict[str, np.ndarray] = field(default_factory=dict)  # of each set, the group of each row's prompt [N]
 
     def sources(self) -> list[str | None]:
         """The source of each battle `[N]`; empty where the battles name none."""
@@ -130,6 +131,8 @@ def verdict_dataset(
     present = [name for name in ROW_COLUMNS if name in battles.column_names]
     columns = [name for name in present if name != "language" or prompt.language]
     battles = battles.select(columns)
+    if teacher is None and not has_label(battles).any():
+        raise InputError(NOTHING_TO_TRAIN_ON)
     rows = partial(verdict_rows, battles, prompt, policy, seed, teacher, correct_above)
     schema = _schema(teacher is not None)
     if cached:
@@ -140,7 +143,7 @@ def verdict_dataset(
         batches = [pa.RecordBatch.from_pylist(list(part), schema=schema) for part in _parts(rows())]
         dataset = Dataset(InMemoryTable(pa.Table.from_batches(batches, schema)))
     if not len(dataset):
-        raise InputError("No battle with a verdict is left to train on.")
+        raise InputError(NOTHING_TO_TRAIN_ON)
     cut = np.array(pc.list_flatten(dataset.data["cut"])).reshape(-1, len(FIELDS))
     counts = {"rows": len(dataset), "unlabelled": battles.num_rows - len(dataset)}
     counts["corrected"] = pc.sum(dataset.data["corrected"]).as_py()

@@ -38,13 +38,27 @@ def check_run(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
     Raises:
         InputError: a key would end in an error once the model is loaded, or would change nothing.
     """
+    check_settings_here(config)
+    check_base(model_config, config)
+
+
+def check_settings_here(config: JudgeConfig) -> None:
+    """Check that this machine takes a run's settings. Raises `InputError`."""
     _check_trackers(config)
     _check_device(config)
     _check_deepspeed(config)
     _check_compile(config)
     _check_checkpointing(config)
     _check_optimizer(config)
-    check_base(model_config, config)
+
+
+def check_evaluation(config: JudgeConfig, has_battles: bool) -> None:
+    """Raise `InputError` where an evaluation is asked for, and there is nothing to evaluate on."""
+    if config.eval_strategy != "no" and not has_battles:
+        raise InputError(
+            f"eval_strategy is {config.eval_strategy}, but no battles are left out to evaluate on; set fold, or give "
+            "an eval_dataset."
+        )
 
 
 def warn_of_unused(config: JudgeConfig, model_config: JudgeModelConfig) -> None:

@@ -1,62 +1,67 @@
 """A finished training to a judge's folder, which appears when all is done, and to the hub where that was asked for."""
 
 import json
-import logging
 import os
-import shutil
 from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from sft_judge.core.files import replace_folder, write_json
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import write_json
 from sft_judge.core.model_files import ADAPTER, BASE, REVISION
 from sft_judge.modeling.judge_spec import JudgeSpec, write_spec
 from sft_judge.training.adapters import save_on_base
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.model_card import write_card
-from sft_judge.training.trainer import JudgeTrainer
-
-logger = logging.getLogger(__name__)
+from sft_judge.training.summary import trained_spec
 
 
-def save_judge(
-    trainer: JudgeTrainer, tokenizer, spec: JudgeSpec, output: Path, start: Path | None, sources: list
-) -> None:
-    """Write the finished judge whole at `output`, its adapter on the base as it was where `start` holds another."""
-    config = trainer.args
-    work = Path(config.output_dir)
-    finished = work / "judge"
-    trainer.save_model(str(finished))
+def save_judge(trainer: Trainer, folder: Path, output: Path | None = None) -> None:
+    """
+    Write a judge as a `JudgeTrainer` has it: weights, tokenizer, card, log and judge.json.
+
+    Args:
+        trainer: the `JudgeTrainer`.
+        folder: to write into. An adapter is put on the base as it was, where its start had changed that.
+        output: where the folder will stand in the end, from which an adapter's base is found; by default where it is.
+    """
+    output = output or folder
+    trainer.save_model(str(folder), _internal_call=True)
     if trainer.is_world_process_zero():
-        if start:
-            save_on_base(trainer.model, start, finished)
-        tokenizer.save_pretrained(finished)
-        write_card(finished, output.name, spec, config, sources)
-        write_json(finished / "trainer_log.json", drop_timings(trainer.state.log_history))
-        _finish_adapter_config(finished / ADAPTER, spec, output)
-        write_spec(finished, spec, bind=True)
-        (finished / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
-        replace_folder(finished, output)
-        shutil.rmtree(work, ignore_errors=True)
+        spec = trained_spec(trainer, output)
+        if trainer.adapter_start:
+            save_on_base(trainer.model, trainer.adapter_start, folder)
+        trainer.processing_class.save_pretrained(folder)
+        write_card(folder, output.name, spec, trainer.args, trainer.data.sources())
+        write_json(folder / "trainer_log.json", drop_timings(trainer.state.log_history))
+        _finish_adapter_config(folder / ADAPTER, spec, output)
+        write_spec(folder, spec, bind=True)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
     trainer.accelerator.wait_for_everyone()
 
 
-def push_judge(folder: Path, config: JudgeConfig) -> None:
+def push_judge(folder: Path, config: JudgeConfig, message: str | None = None, token: str | None = None):
     """
-    Upload the finished judge to `hub_model_id`, by default its folder's name in the user's own space.
+    Upload a judge to `hub_model_id`, by default its folder's name in the user's own space; checkpoints stay.
 
-    A hub that cannot be reached, or refuses, costs no training: it is said, with the command that tries again.
+    Returns:
+        The commit. Raises `InputError` where the hub cannot be reached, or refuses.
     """
-    name, hub = config.hub_model_id or folder.name, HfApi(token=config.hub_token)
+    name, hub = config.hub_model_id or folder.name, HfApi(token=token or config.hub_token)
     try:
         repo = hub.create_repo(name, private=config.hub_private_repo, exist_ok=True)
-        hub.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message="A judge trained by sft_judge")
+        return hub.upload_folder(
+            repo_id=repo.repo_id,
+            folder_path=folder,
+            commit_message=message or "A judge trained by sft_judge",
+            ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*", "start/*"],
+        )
     except (OSError, HTTPError) as error:
         why = " ".join(str(error).split())
-        logger.warning(f"not pushed ({why}). Again: hf upload {name} {folder}")
-    else:
-        logger.info(f"pushed to {repo}")
+        raise InputError(f"{folder} was not pushed ({why}). Again: hf upload {name} {folder}") from error
 
 
 def drop_timings(history: list[dict]) -> list[dict]:

@@ -60,8 +60,6 @@ def check_settings(config, table: dict[str, Setting], choices: dict[str, tuple])
 def check_combinations(config) -> None:
     """Raise `InputError` for keys of a `JudgeConfig` that do nothing, or fail late, for want of another one."""
     evaluates = config.eval_strategy != "no"
-    if evaluates and config.fold is None:
-        raise InputError(f"eval_strategy is {config.eval_strategy}, but no fold is left out to evaluate on; set fold.")
     wants_evaluation = {
         "load_best_model_at_end": config.load_best_model_at_end,
         "eval_on_start": config.eval_on_start,

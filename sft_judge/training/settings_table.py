@@ -10,7 +10,8 @@ from dataclasses import dataclass
 USED, PASSED_ON, REFUSED = "used", "passed on", "refused"
 LARGEST_VALUE = 10**9
 DEFAULT_TEMPLATE = "pair"
-GREATER_IS_BETTER = {"loss": False, "log_loss": False, "accuracy": True, "swap_agreement": True, "choice_mass": True}
+GREATER_IS_BETTER = {"loss": False, "log_loss": False, "accuracy": True, "ece": False}
+GREATER_IS_BETTER |= {"swap_agreement": True, "choice_mass": True}
 GREATER_IS_BETTER |= {f"eval_{name}": better for name, better in GREATER_IS_BETTER.items()}
 
 
@@ -96,7 +97,7 @@ TRAINING = {
     "trackio_space_id": _passed_on("of trackio", "report_to"),
     "trackio_bucket_id": _passed_on("of trackio", "report_to"),
     "trackio_static_space_id": _passed_on("of trackio", "report_to"),
-    "eval_strategy": _passed_on("needs `fold`"),
+    "eval_strategy": _passed_on("needs `fold`, or an eval_dataset"),
     "eval_steps": _passed_on("", "eval_strategy"),
     "eval_delay": _passed_on("", "eval_strategy"),
     "per_device_eval_batch_size": _passed_on("", "eval_strategy"),
@@ -121,7 +122,7 @@ TRAINING = {
     "hub_always_push": _refused(_OF_PUSH),
     "hub_revision": _refused(_OF_PUSH),
     "load_best_model_at_end": _passed_on("needs eval_strategy"),
-    "metric_for_best_model": _passed_on("loss, log_loss, accuracy, swap_agreement or choice_mass"),
+    "metric_for_best_model": _passed_on("loss, log_loss, accuracy, ece, swap_agreement or choice_mass"),
     "greater_is_better": _used("by default as metric_for_best_model has it"),
     "ignore_data_skip": _refused("a run that goes on would see battles twice and others never"),
     "restore_callback_states_from_checkpoint": _refused("no callback here keeps a state that Trainer restores"),
@@ -161,7 +162,7 @@ TRAINING = {
         *("true", "True", True),
     ),
     "local_rank": _passed_on("of a launcher"),
-    "model_init_kwargs": _refused("a model is loaded by dtype, attn_implementation, model_revision and load_in_4bit"),
+    "model_init_kwargs": _used("of a model that JudgeTrainer loads; a recipe has dtype and attn_implementation"),
     "trust_remote_code": _refused("no code of a model's folder is run"),
     "router_aux_loss_coef": _passed_on("of a mixture of experts"),
     "chat_template_path": _used("before the rows are made"),

@@ -14,6 +14,8 @@ from scipy.optimize import brentq
 
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import content_hash
+from sft_judge.core.swap_orders import ORDERS
+from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import labelled_folds
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
 from sft_judge.data.ties import tie_shares
@@ -21,13 +23,14 @@ from sft_judge.data.verdict_files import UNREAD, is_verdict_file, read_verdicts
 
 ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
 EXTERNAL = "If you know that their judge was not trained on these battles, say so: external_teacher: true."
+TEACHER = tuple(f"teacher_{name}" for name in VERDICTS)  # columns of battles, an external teacher's probabilities
 MIN_LABEL = 1e-4  # of a teacher's probabilities: engines agree to 2e-3 at best, so that no judge is surer than this
 NU = (1e-6, 1e6)  # where Davidson's parameter is looked for
 
 
 def read_teachers(
     paths: list[Path],
-    battles: Path,
+    battles: Path | None,
     rows: pa.Table,
     num_verdicts: int,
     student: Path,
@@ -40,7 +43,7 @@ def read_teachers(
 
     Args:
         paths: probs files, or verdict files of judges without probabilities.
-        battles: the file that is trained on.
+        battles: the file that is trained on; None of a data set.
         rows: its battles that are trained on: their folds must be proven, their ties tell a teacher of two verdicts
             how many there are.
         num_verdicts: K of the student.
@@ -83,6 +86,42 @@ def _read_labels(path: Path) -> Probs:
             "these battles out."
         )
     return file.as_probs()
+
+
+def read_teacher_columns(rows: pa.Table, num_verdicts: int, ties: str, external_teacher: bool) -> dict | None:
+    """
+    One teacher's labels by (id, order), probabilities [1, K], from the columns of TEACHER; None without them.
+
+    Args:
+        rows: battles to train on.
+        num_verdicts: K of the student.
+        ties: as in `read_teachers`.
+        external_teacher: whether the user says that the teacher was not trained on these battles.
+
+    Raises:
+        GateError: the user does not say so, and a column proves nothing.
+        InputError: a column is missing, or the probabilities of a battle are no distribution.
+    """
+    there = [name for name in TEACHER if name in rows.column_names]
+    if not there:
+        return None
+    if there not in (list(TEACHER), list(TEACHER[:2])):
+        raise InputError(f"The data set has {', '.join(there)}; a teacher has {', '.join(TEACHER)}, or the first two.")
+    if not external_teacher:
+        raise GateError(f"Nothing proves the labels in the columns {', '.join(there)} out of fold. {EXTERNAL}")
+    probs = np.zeros((rows.num_rows, len(TEACHER)))
+    for place, name in enumerate(there):
+        probs[:, place] = rows[name].to_numpy()
+    wrong = np.flatnonzero(~((np.abs(probs.sum(axis=1) - 1) < 1e-4) & (probs >= 0).all(axis=1)))
+    if len(wrong):
+        id_, seen = rows["id"][int(wrong[0])].as_py(), ", ".join(f"{value:g}" for value in probs[wrong[0]])
+        raise InputError(f"Battle {id_}: {', '.join(there)} are {seen}, expected probabilities that add up to 1.")
+    values = convert_verdicts(probs, num_verdicts, ties, tie_share(rows))
+    return {
+        (id_, order): value[None]
+        for id_, value in zip(rows["id"].to_pylist(), values, strict=True)
+        for order in ORDERS
+    }
 
 
 def floor_labels(teacher: dict) -> tuple[dict, int]:
@@ -156,7 +195,7 @@ def tie_share(rows: pa.Table) -> float:
     return float(labelled.mean()) if len(labelled) else 0.0
 
 
-def check_out_of_fold(path: Path, probs: Probs, battles: Path, rows: pa.Table) -> None:
+def check_out_of_fold(path: Path, probs: Probs, battles: Path | None, rows: pa.Table) -> None:
     """Raise `GateError` unless each labelled battle's label is proven to be of a model that did not train on it."""
     folds = probs.metadata.get("folds")
     if not folds:
@@ -165,6 +204,8 @@ def check_out_of_fold(path: Path, probs: Probs, battles: Path, rows: pa.Table) -
     for fold, model in folds.items():
         if int(fold) in model["folds_seen"]:
             raise GateError(f"{path}: fold {fold} was labelled by {model['model']}, which trained on it. {ADVICE}")
+    if battles is None:
+        raise GateError(f"{path}: labels are proven for a battles file; train on it with battles: FILE. {ADVICE}")
     if probs.metadata.get("battles_sha256") != content_hash(battles):
         raise GateError(f"{path}: labels of another battles file than {battles}. Predict them for this one.")
     unproven = sorted(set(map(str, labelled_folds(rows))) - set(folds))

@@ -6,27 +6,31 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from peft import PeftModel
+from transformers import Trainer
 
 from sft_judge.core.files import content_hash
+from sft_judge.core.model_files import describe_base
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
 from sft_judge.prompts.identity import record_prompt
-from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
+from sft_judge.training.base_model import describe_quantization
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.dataset import TrainingData, verdict_shares
 from sft_judge.training.machine_defaults import DEFAULTS
-from sft_judge.training.trainer import JudgeTrainer
 
 
-def summarise_training(config: JudgeConfig, data: TrainingData, base: dict, trainer: JudgeTrainer) -> dict:
-    """What a finished run saw and how it ended, for judge.json and the manifest."""
-    battles = Path(config.battles)
+def summarise_training(trainer: Trainer) -> dict:
+    """What a `JudgeTrainer`'s run saw and how it ended, for judge.json and the manifest."""
+    data, config, base = trainer.data, trainer.args, trainer.start.name
+    battles = Path(config.battles) if config.battles else None
     return {
         **data.counts,
-        "battles_sha256": content_hash(battles),
-        "folds_seen": sorted({*_folds(data.rows), *_folds_of_base(base["base"], battles)}),
+        "battles_sha256": battles and content_hash(battles),
+        "folds_seen": sorted({*_folds(data.rows), *(_folds_of_base(base, battles) if battles else ())}),
         "verdict_shares": verdict_shares(data.rows, len(data.prompt.words)),
-        **base,
+        "base": base,
+        **describe_quantization(trainer.model),
         "steps": trainer.state.global_step,
         "status": trainer.status,
         **({"batches_left_out": trainer.skipped} if trainer.skipped else {}),
@@ -34,17 +38,20 @@ def summarise_training(config: JudgeConfig, data: TrainingData, base: dict, trai
     }
 
 
-def judge_spec(config: JudgeConfig, prompt: JudgePrompt, training: dict) -> JudgeSpec:
-    """What judge.json says of a judge that was trained with these settings."""
+def trained_spec(trainer: Trainer, output: Path) -> JudgeSpec:
+    """What judge.json says of the judge that a `JudgeTrainer` has trained, and that will stand at `output`."""
+    config, prompt, start = trainer.args, trainer.data.prompt, trainer.start
     spec = JudgeSpec(
         prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget, config.show_language
     )
-    spec.training = {**training, "seed": config.seed, "recipe": _recipe(config)}
+    spec.training = {**summarise_training(trainer), "seed": config.seed, "recipe": _recipe(config)}
     spec.frame = record_prompt(prompt)
+    if isinstance(trainer.model, PeftModel):
+        spec.base = describe_base(start.folder, output, start.weights, start.commit)
     return spec
 
 
-def measure_costs(trainer: JudgeTrainer, data: TrainingData, trained) -> dict:
+def measure_costs(trainer: Trainer, data: TrainingData, trained) -> dict:
     """Tokens a second of a whole run, and its memory on a GPU."""
     tokens = sum(data.train_set["length"]) * trainer.state.epoch
     costs = {"tokens_per_second": round(tokens / trained.metrics["train_runtime"])}
@@ -78,7 +85,7 @@ def _folds_of_base(model: str, battles: Path) -> list[int]:
     return seen.get("folds_seen", []) if seen.get("battles_sha256") == content_hash(battles) else []
 
 
-def _final_evaluation(trainer: JudgeTrainer) -> dict:
+def _final_evaluation(trainer: Trainer) -> dict:
     """The evaluation of the weights that are kept: the best one's where that was asked for, else the last."""
     logged = [entry for entry in trainer.state.log_history if any(key.startswith("eval_") for key in entry)]
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None

@@ -7,34 +7,24 @@ the same settings go on from the last checkpoint, others start afresh. See resum
 
 import copy
 import logging
+import shutil
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from sft_judge.core.errors import GateError, InputError
-from sft_judge.core.files import check_folder, partial_path, write_json
-from sft_judge.core.model_files import describe_base, weights_hash
-from sft_judge.data.battles import read_battles
-from sft_judge.data.ties import verdicts_needed
-from sft_judge.modeling.hub import model_folder
+from sft_judge.core.files import check_folder, partial_path, replace_folder, write_json
 from sft_judge.modeling.loading import load_config, load_tokenizer
 from sft_judge.prompts.identity import check_vocabulary
-from sft_judge.prompts.prompt import JudgePrompt
-from sft_judge.prompts.templates import read_template
-from sft_judge.prompts.verdict_tokens import choose_verdict_words, describe_thought, opened_thought
-from sft_judge.training.adapters import adapter_config, changes_base, describe_adapter, keep_start
-from sft_judge.training.base_model import check_whole_weights, describe_quantization, load_base
-from sft_judge.training.callbacks import EmaCallback
-from sft_judge.training.compute_metrics import make_compute_metrics
+from sft_judge.prompts.verdict_tokens import describe_thought, opened_thought
+from sft_judge.training.adapters import adapter_config, describe_adapter
+from sft_judge.training.base_model import load_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
-from sft_judge.training.dataset import TrainingData, mix_sources, split_folds, verdict_dataset
+from sft_judge.training.from_python import locate
 from sft_judge.training.learning_rates import question_learning_rate
+from sft_judge.training.preparation import describe_counts, read_data
 from sft_judge.training.resume import check_same_launch, open_work
-from sft_judge.training.run_checks import check_rows, check_run, warn_of_unused
+from sft_judge.training.run_checks import check_evaluation, check_rows, check_run, warn_of_unused
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
-from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teachers
-from sft_judge.training.summary import judge_spec, measure_costs, plain_values, summarise_training
+from sft_judge.training.summary import measure_costs, plain_values, summarise_training
 from sft_judge.training.tokenizer import set_tokens
 from sft_judge.training.trainer import JudgeTrainer
 
@@ -59,17 +49,18 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     """
     output = Path(config.output_dir)
     check_folder(output)
-    folder, commit = model_folder(model_config.model_name_or_path, model_config.model_revision)
+    start = locate(model_config.model_name_or_path, model_config.model_revision)
     located = copy.copy(model_config)  # by its folder, where it was downloaded
-    located.model_name_or_path = folder
+    located.model_name_or_path = start.folder
+    _check_recipe(config)
     check_run(config, located)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(start.folder)
     set_tokens(tokenizer, config)
-    data = prepare_data(config, tokenizer)
+    data = read_data(config, tokenizer)
     check_rows(config, data.rows, len(data.train_set))
-    check_vocabulary(data.prompt, load_config(folder).get_text_config().vocab_size)
-    work, weights = partial_path(output), weights_hash(folder)
-    check_same_launch(work, fingerprint, config, weights)
+    check_vocabulary(data.prompt, load_config(start.folder).get_text_config().vocab_size)
+    work = partial_path(output)
+    check_same_launch(work, fingerprint, config, start.weights)
     if config.process_index == 0:
         warn_of_unused(config, model_config)
         logger.info(describe_counts(data.counts, config.total_budget))
@@ -78,26 +69,21 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
             logger.warning(describe_thought(thought))
 
     model = load_base(located, config)
-    base = {"base": model_config.model_name_or_path, **describe_quantization(model)}
     lora = adapter_config(model_config, model)
-
-    checkpoint = open_work(work, fingerprint, config, weights)
-    # Trainer would push the work in progress, and SFTTrainer change the tokenizer after the rows were made with it
-    changes = {"output_dir": str(work), "push_to_hub": False}
-    changes |= dict.fromkeys(("chat_template_path", "eos_token", "pad_token"))
-    trainer = make_trainer(config.with_changes(**changes), model, lora, tokenizer, data)
-    start = _keep_start(trainer, model_config, config, work)
+    checkpoint = open_work(work, fingerprint, config, start.weights)
+    trainer = JudgeTrainer(
+        model=model,
+        args=config.with_changes(output_dir=str(work), push_to_hub=False),
+        processing_class=tokenizer,
+        train_dataset=data,
+        peft_config=lora,
+        start=start,
+    )
+    if config.process_index == 0:
+        _say_what_is_trained(trainer, lora)
     trained = _fit(trainer, checkpoint)
-    if config.ema_decay and data.eval_set is not None:
-        trainer.evaluate()  # the averaged weights, which are those that are kept
-
-    result = summarise_training(config, data, base, trainer)
-    spec = judge_spec(config, data.prompt, result)
-    if lora:
-        spec.base = describe_base(folder, output, weights, commit)
-    save_judge(trainer, tokenizer, spec, output, start, data.sources())
-    if config.push_to_hub and trainer.is_world_process_zero():
-        push_judge(output, config)
+    result = summarise_training(trainer)
+    _finish(trainer, config, output)
     # of a whole run, not of what was left of one
     costs = measure_costs(trainer, data, trained) if checkpoint is None else {}
     return (
@@ -105,74 +91,28 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     )
 
 
-def prepare_data(config: JudgeConfig, tokenizer) -> TrainingData:
-    """Read a recipe's battles and labels and tokenise them; rows of the same content are taken from disk."""
-    train_rows, eval_rows = read_rows(config)
-    prompt = judge_prompt(config, tokenizer, train_rows)
-    teacher, num_floored = None, 0
-    if config.labels:
-        files = [Path(file) for file in config.labels]
-        options = (config.teacher_ties, config.allow_in_sample, config.external_teacher)
-        student = (len(prompt.words), Path(config.output_dir))
-        teacher = read_teachers(files, Path(config.battles), train_rows, *student, *options)
-        teacher, num_floored = floor_labels(teacher)
-    train_set, counts = verdict_dataset(
-        train_rows, prompt, config.swap, config.seed, teacher, config.correct_above, cached=True
-    )
-    data = TrainingData(train_rows, prompt, train_set, counts | {"labels_floored": num_floored})
-    if eval_rows is not None:
-        data.eval_set, _ = verdict_dataset(eval_rows, prompt, "both", config.seed, cached=True)
-        evaluated = eval_rows.filter(pc.is_in(eval_rows["id"], pa.array(data.eval_set["id"])))
-        data.compute_metrics = make_compute_metrics(evaluated)
-    return data
+def _check_recipe(config: JudgeConfig) -> None:
+    check_evaluation(config, config.fold is not None)
+    if config.model_init_kwargs:
+        raise InputError(
+            "model_init_kwargs is of JudgeTrainer in Python; a recipe has dtype, attn_implementation, model_revision "
+            "and load_in_4bit."
+        )
 
 
-def read_rows(config: JudgeConfig) -> tuple[pa.Table, pa.Table | None]:
-    """The battles that a recipe trains on, mixed as it says, and those it evaluates on."""
-    train, held = split_folds(read_battles(Path(config.battles), config.limit), config.fold, config.holdout_fold)
-    return mix_sources(train, config.mix, config.seed), held
-
-
-def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:
-    """The prompt that a recipe asks for; K is taken from the battles where the recipe leaves it open."""
-    num_verdicts = config.num_verdicts or verdicts_needed(battles)
-    template = read_template(config.prompt_template)
-    words = config.verdict_words or choose_verdict_words(tokenizer, template, num_verdicts)
-    if len(words) != num_verdicts:
-        raise InputError(f"{len(words)} verdict_words {words} for {num_verdicts} verdicts.")
-    return JudgePrompt(tokenizer, template, words, config.budget, config.show_language)
-
-
-def describe_counts(counts: dict, total: int) -> str:
-    """What training sees of the battles, in a line."""
-    cut = ", ".join(f"{name} {of['battles']} ({of['tokens']} tokens)" for name, of in counts["cut"].items())
-    fixed = f"; {counts['corrected']} labels corrected by the teachers" if counts["corrected"] else ""
-    if counts.get("labels_floored"):
-        fixed += f"; {counts['labels_floored']} teachers' labels held a probability below {MIN_LABEL:g}, now that"
-    ties = counts["tie_shares_dropped"]
-    if ties["battles"]:
-        fixed += f"; a tie's share of {ties['battles']} labels dropped, {ties['share']:.1%} of all labels' mass"
-    return f"{counts['rows']} battles, {counts['unlabelled']} unlabelled left out{fixed}; cut to {total} tokens: {cut}"
-
-
-def make_trainer(config: JudgeConfig, model, lora, tokenizer, data: TrainingData) -> JudgeTrainer:
-    """Make the trainer of a run, and say on the first process what is trained."""
-    trainer = JudgeTrainer(
-        model=model,
-        args=config,
-        processing_class=tokenizer,
-        train_dataset=data.train_set,
-        eval_dataset=data.eval_set,
-        peft_config=lora,
-        compute_metrics=data.compute_metrics,
-        verdict_ids=data.prompt.verdict_ids,
-    )
-    if config.process_index == 0:
-        _say_what_is_trained(trainer, lora)
-    if config.ema_decay:
-        check_whole_weights("ema_decay", config)
-        trainer.add_callback(EmaCallback(config.ema_decay))
-    return trainer
+def _finish(trainer: JudgeTrainer, config: JudgeConfig, output: Path) -> None:
+    """Put the finished judge in place, whole, and push it where that was asked for; a hub costs no training."""
+    work = Path(trainer.args.output_dir)
+    save_judge(trainer, work / "judge", output)
+    if trainer.is_world_process_zero():
+        replace_folder(work / "judge", output)
+        shutil.rmtree(work, ignore_errors=True)
+        if config.push_to_hub:
+            try:
+                logger.info(f"pushed to {push_judge(output, config).repo_url}")
+            except InputError as error:
+                logger.warning(str(error))
+    trainer.accelerator.wait_for_everyone()
 
 
 def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
@@ -181,17 +121,6 @@ def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
     doubt = question_learning_rate(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)
     if doubt:
         logger.warning(doubt)
-
-
-def _keep_start(trainer: JudgeTrainer, model_config: JudgeModelConfig, config: JudgeConfig, work: Path) -> Path | None:
-    """Keep the adapter's start, to subtract it at the end, if that start changed the base; else return None."""
-    if not changes_base(model_config):
-        return None
-    check_whole_weights(f"lora_init {model_config.lora_init}", config)
-    start = work / "start"
-    if config.process_index == 0:
-        keep_start(trainer.model, start)
-    return start
 
 
 def _fit(trainer: JudgeTrainer, checkpoint: str | None):

@@ -1,197 +1,181 @@
-"""
-JudgeTrainer: TRL's SFTTrainer with the loss on the verdict alone.
+"""JudgeTrainer: a judge from a model, settings and data sets, in the forms of TRL's trainers."""
 
-One forward of the trunk a step, K rows of the head at the answer position. A battle is one example and may hold both
-its orders, so the two always meet in one step. Soft labels are a column, not a second trainer.
-"""
+from pathlib import Path
 
-import logging
-
-import torch
-from accelerate.utils import DistributedType
 from datasets import Dataset
-from torch import Tensor
-from transformers import PrinterCallback
-from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTTrainer
 
-from sft_judge.core.errors import GateError
-from sft_judge.modeling.loading import keep_unpacked
-from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
-from sft_judge.training.callbacks import PlainLines
-from sft_judge.training.collator import VerdictCollator, repeat_batch
-from sft_judge.training.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
-from sft_judge.training.losses import agreement_loss, hard_loss, judge_loss, log_choice_mass, symmetric_kl
-from sft_judge.training.samplers import BalancedSampler, TokenBatches
+from sft_judge.training.adapters import changes_base, keep_start
+from sft_judge.training.base_model import check_whole_weights
+from sft_judge.training.battle_datasets import battles_of
+from sft_judge.training.callbacks import EmaCallback
+from sft_judge.training.compute_metrics import verdict_metrics
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.dataset import TrainingData
+from sft_judge.training.from_python import StartingPoint, prepare_run
+from sft_judge.training.model_card import write_card
+from sft_judge.training.preparation import EVAL, prepare_evaluation
+from sft_judge.training.saving import push_judge, save_judge
+from sft_judge.training.summary import trained_spec
+from sft_judge.training.verdict_trainer import VerdictTrainer
 
-logger = logging.getLogger(__name__)
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
-
-
-class JudgeTrainer(SFTTrainer):
+class JudgeTrainer(VerdictTrainer):
     """
-    SFTTrainer whose loss is the cross-entropy (and distillation) over the verdicts at the answer position.
+    Trains a judge as TRL's trainers train: a model, settings and data sets in, a folder or a repository out.
 
-    A step's loss is the mean over all its rows: however they are dealt to processes and accumulated batches, the sum
-    of the rows' losses is divided by their number in the whole step, which Trainer counts from the labels, one a row.
+    Args:
+        model: a folder, a hub id, or a causal language model in memory. One that is named is loaded from safetensors
+            by `args.model_init_kwargs`, in float32 unless these say otherwise.
+        args: a `JudgeConfig`; left out, its defaults, with `output_dir` named after the model.
+        data_collator: left out, one that pads, or lays rows one after the other (`padding_free`).
+        train_dataset: a `datasets.Dataset` of battles (`prompt`, `response_a`, `response_b`, and `verdict` or
+            `winner`), of TRL's preference data (`chosen`, `rejected`, plain or conversational) or of a competition's
+            columns, as `sft-judge import` knows them; columns `teacher_a`, `teacher_b`, `teacher_tie` are an external
+            teacher's probabilities. Left out, the battles file of `args.battles`.
+        eval_dataset: the same, or several by name; left out, the battles of `args.fold`.
+        processing_class: the tokenizer; left out, the model's own.
+        compute_metrics: left out, log loss, accuracy, calibration error and agreement of the two orders.
+        callbacks, optimizers, peft_config, quantization_config: as in SFTTrainer.
+        teacher_labels: probs or verdict files of teachers; left out, those of `args.labels`.
+        start: where a loaded model is from, if that is known better than its configuration has it.
 
-    Takes a dataset of token ids as `dataset.py` makes it; SFTTrainer's own preparation is skipped.
+    Raises:
+        InputError: a ValueError that says in one line what does not go together, or is not what it should be.
+        GateError: labels are not proven out of fold.
     """
 
-    def __init__(self, *args, verdict_ids: list[int], processing_class, **kwargs):
-        config = kwargs["args"]
-        collator = VerdictCollator(processing_class.pad_token_id, config.pad_to_multiple_of, config.padding_free)
-        kwargs.setdefault("data_collator", collator)
-        kwargs["args"] = config.with_changes(padding_free=False)  # SFTTrainer's would want its own collator
-        super().__init__(*args, processing_class=processing_class, **kwargs)
-        keep_unpacked(self.model)  # it is evaluated between its steps
-        self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
-        alone = self.accelerator.distributed_type == DistributedType.NO
-        self.verdict_head = VerdictHead(self.model, verdict_ids, alone, config.last_layer_at_answer)
-        self.collapse_guard = CollapseGuard(_frequencies(self.train_dataset))
-        self.spike_guard, self.skipped = SpikeGuard(config.spike_factor), 0
-        self.status = FINISHED
-        if self.args.disable_tqdm:
-            self.remove_callback(PrinterCallback)
-            self.add_callback(PlainLines())
+    _tag_names = ["trl", "judge"]
 
-    def _set_signature_columns_if_needed(self):
-        self._signature_columns = ["input_ids", "targets", "teacher", "weight", "margin", "row", "length"]
-
-    def _get_train_sampler(self, train_dataset=None):
-        args = self.args
-        if args.battle_order == "random" or args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(train_dataset)
-        size = args.train_batch_size if args.battle_order == "by_length" else None
-        seed = args.seed if args.data_seed is None else args.data_seed
-        order = BalancedSampler.of(self.train_dataset, seed, size)
-        if args.token_budget is None:
-            return order
-        places = (args.world_size, args.process_index, args.gradient_accumulation_steps)
-        return TokenBatches(order, order.lengths, args.token_budget, *places)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        config = self.args
-        whole = config.full_vocab_weight > 0 or not model.training
-        again = model.training and config.rdrop_weight > 0
-        rows = repeat_batch(inputs) if again else inputs
-        tokens = {name: rows[name] for name in MODEL_INPUTS if name in rows}
-        output = self.verdict_head(model, tokens, rows["positions"], whole)
-        passes = [self._losses(part, whole, inputs) for part in output.logits.chunk(2 if again else 1)]
-        losses, logits, log_mass = passes[0]
-        if again:
-            losses = (losses + passes[1][0]) / 2 + config.rdrop_weight * symmetric_kl(logits, passes[1][1])
-        losses = losses * inputs["weight"][:, None]
-        if model.training:
-            self._watch(logits, inputs, losses)
-            if self._is_skipped(losses.detach(), inputs):
-                losses = losses * 0.0
-        if num_items_in_batch is None:
-            loss = losses.mean()
-        else:
-            loss = losses.sum() / num_items_in_batch
-            if config.average_tokens_across_devices:  # the rows of all processes are counted, and DDP takes a mean
-                loss = loss * self.accelerator.num_processes
-        if self.aux_loss_enabled:  # of a mixture of experts: a mean over the micro-batch, as in SFTTrainer
-            steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self.router_aux_loss_coef * output.aux_loss / steps
-        return (loss, CausalLMOutput(loss=loss, logits=(logits, log_mass))) if return_outputs else loss
-
-    def _losses(self, logits, whole: bool, inputs) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Of one pass: losses [B, V], verdict logits [B, V, K], and the log mass [B, V] where logits are `whole`."""
-        config, targets, log_mass = self.args, inputs["targets"], None
-        if whole:
-            log_mass = log_choice_mass(logits, self.verdict_head.verdict_ids).view(targets.shape[:2])
-            logits = logits[:, self.verdict_head.verdict_ids]
-        logits = logits.view_as(targets)
-        losses = self._row_losses(logits, inputs)
-        if config.full_vocab_weight > 0:
-            losses = losses - config.full_vocab_weight * log_mass
-        if config.agreement_weight > 0 and targets.shape[1] == 2:
-            losses = losses + config.agreement_weight * agreement_loss(logits)[:, None]
-        return losses, logits, log_mass
-
-    def _row_losses(self, logits, inputs) -> Tensor:
-        """[B, V] of verdict logits [B, V, K]."""
-        config, shape = self.args, logits.shape[:2]
-        logits, targets = logits.flatten(0, 1), inputs["targets"].flatten(0, 1)
-        margin = None
-        if config.margin_scale > 0:
-            margin = config.margin_scale * inputs["margin"].repeat_interleave(shape[1])
-        hard = hard_loss(logits, targets, config.label_smoothing_factor, margin)
-        teachers = inputs["teacher"].flatten(0, 1) if "teacher" in inputs else None  # [R, N, K]
-        weights, temperatures = config.teacher_weights, config.teacher_temperatures
-        kind, confidence = config.distill_kind, config.distill_confidence
-        return judge_loss(hard, logits, teachers, weights, temperatures, kind, confidence).view(shape)
-
-    def _watch(self, logits, inputs, losses) -> None:
-        """Stop before a step that would spoil the weights; count what the collapse guard looks at."""
-        wrong = ~torch.isfinite(losses).all(dim=1)
-        if wrong.any():
-            raise self._stop_error(
-                NOT_FINITE, f"the loss of battles {self._names(inputs['row'][wrong])} is not finite"
-            )
-        if self.state.global_step + 1 >= self.args.collapse_after:
-            self.collapse_guard.add(logits.detach().float(), inputs["targets"])
-
-    def _is_skipped(self, losses, inputs) -> bool:
-        """Whether this micro-batch is a spike that is left out; raises where a spike is to stop the run."""
-        if self.args.on_spike == "none" or not self.spike_guard.is_spike(losses.mean().item()):
-            return False
-        seen = f"a loss of {losses.mean():.3g} against {self.spike_guard.mean:.3g} on average"
-        if self.args.on_spike == "stop":
-            raise self._stop_error(SPIKE, f"{seen}, in battles {self._names(inputs['row'])}")
-        self.skipped += 1
-        logger.warning(f"step {self.state.global_step + 1}: left out a batch with {seen}")
-        return True
-
-    def _names(self, rows: Tensor, most: int = 8) -> str:
-        names = [str(self.train_dataset[row]["id"]) for row in rows.tolist()[:most]]
-        return ", ".join(names) + (" and more" if len(rows) > most else "")
-
-    def _stop_error(self, status: str, what: str) -> GateError:
-        self.status = status
-        rate = self._get_learning_rate()
-        return GateError(
-            f"Stopped at step {self.state.global_step + 1}: {what}. The learning rate is {rate:.3g}: try a lower one."
+    def __init__(
+        self,
+        model,
+        args: JudgeConfig | None = None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        compute_metrics=None,
+        callbacks=None,
+        optimizers=(None, None),
+        peft_config=None,
+        quantization_config=None,
+        teacher_labels=None,
+        start: StartingPoint | None = None,
+    ):
+        if not isinstance(train_dataset, TrainingData):
+            given = (model, args, train_dataset, eval_dataset, processing_class)
+            run = prepare_run(*given, peft_config, quantization_config, teacher_labels)
+            model, args, processing_class, train_dataset, start = run
+        self.data, self.start, self.wants_push = train_dataset, start, args.push_to_hub
+        super().__init__(
+            model,
+            args.with_changes(push_to_hub=False),  # which would push each checkpoint
+            processing_class=processing_class,
+            verdict_ids=self.data.prompt.verdict_ids,
+            data_collator=data_collator,
+            train_dataset=self.data.train_set,
+            eval_dataset=_sets_to_evaluate(self.data),
+            compute_metrics=compute_metrics or self._figures,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
         )
+        self.adapter_start = self._keep_adapter_start(peft_config)
+        if args.ema_decay:
+            check_whole_weights("ema_decay", args)
+            self.add_callback(EmaCallback(args.ema_decay))
 
-    def training_step(self, *args, **kwargs):
-        loss = super().training_step(*args, **kwargs)
-        self.verdict_head.release()
-        if self.verdict_head.scatter:
-            dense_gradients(self.model)
-        step = self.state.global_step + 1
-        if self.accelerator.sync_gradients and (
-            step % max(1, self.state.logging_steps) == 0 or step == self.state.max_steps
-        ):
-            self._look_for_collapse(step)
-        return loss
+    def _keep_adapter_start(self, peft_config) -> Path | None:
+        """Keep the start of an adapter that changed its base, to subtract it when the judge is saved."""
+        if not changes_base(getattr(peft_config, "init_lora_weights", None)):
+            return None
+        check_whole_weights(f"init_lora_weights {peft_config.init_lora_weights}", self.args)
+        start = Path(self.args.output_dir) / "start"
+        if self.is_world_process_zero():
+            keep_start(self.model, start)
+        return start
 
-    def _look_for_collapse(self, step: int) -> None:
-        """Stop, or say once that the judge has collapsed, and once that it has recovered."""
-        moments = self.collapse_guard.moments.to(self.accelerator.device)
-        wrong = self.collapse_guard.look(self.accelerator.reduce(moments, "sum"))
-        if wrong and self.args.on_collapse == "stop":
-            raise self._stop_error(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
-        status = COLLAPSED if wrong else FINISHED
-        if status != self.status:
-            logger.warning(f"step {step}: {wrong or 'the judge beats the class frequencies again'}")
-        self.status = status
+    def train(self, *args, **kwargs):
+        """Train as Trainer does; with `ema_decay`, evaluate the averaged weights, which are those that are kept."""
+        trained = super().train(*args, **kwargs)
+        if self.args.ema_decay and self.eval_dataset is not None:
+            self.evaluate()
+        return trained
 
-    # One forward in evaluation too. `compute_metrics` sees verdict logits [N, V, K], the log of the mass on the
-    # verdicts [N, V], and targets, N battles: accelerate cuts the first axis of the last batch to what is left.
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        self.verdict_head.release()
-        logits, log_mass = outputs.logits
-        return (loss, None, None) if prediction_loss_only else (loss, (logits.float(), log_mass), inputs["targets"])
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        """Evaluate on the battles of a data set, of several by name, or on those that the trainer was made with."""
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: self._rows_of(each, f"eval_dataset {name}") for name, each in eval_dataset.items()}
+        elif eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._rows_of(eval_dataset, "eval_dataset")
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test"):
+        """Verdict logits of battles in both orders [N, 2, K] in the order shown, targets, and figures."""
+        return super().predict(self._rows_of(test_dataset, "test_dataset"), ignore_keys, metric_key_prefix)
+
+    def _rows_of(self, dataset, name: str) -> Dataset:
+        if getattr(dataset, "column_names", ()) == self.train_dataset.column_names:
+            return dataset
+        rows, groups = prepare_evaluation(self.args, self.data.prompt, battles_of(dataset, name, self.args.seed))
+        self.data.eval_groups[rows._fingerprint] = groups
+        return rows
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        self._evaluated = self._groups_of(self.eval_dataset if eval_dataset is None else eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        self._evaluated = self._groups_of(test_dataset)
+        return super().get_test_dataloader(test_dataset)
+
+    def _groups_of(self, dataset):
+        """The prompts [N] of the data set that is about to be evaluated on."""
+        name = dataset if isinstance(dataset, str) else getattr(dataset, "_fingerprint", None)
+        return self.data.eval_groups.get(name, self.data.eval_groups.get(EVAL))
+
+    def _figures(self, prediction) -> dict[str, float]:
+        return verdict_metrics(prediction, self._evaluated)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        Write the judge's folder: weights, tokenizer, judge.json, card. Push it where `push_to_hub` is set.
+
+        Args:
+            output_dir: the folder; by default that of the settings.
+        """
+        if _internal_call:
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        save_judge(self, folder)
+        if self.wants_push:
+            self.push_to_hub("Model save")
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
+        """Write the judge's card into the output folder; checkpoints have none."""
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            write_card(folder, model_name or folder.name, trained_spec(self, folder), self.args, self.data.sources())
+
+    def _save_checkpoint(self, model, trial):
+        super(SFTTrainer, self)._save_checkpoint(model, trial)  # SFTTrainer's writes a card of its own each time
+
+    def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, token=None, **kwargs):
+        """
+        Write the judge's folder, and upload it to `hub_model_id`, by default the folder's name in the user's space.
+
+        Returns:
+            The commit. Raises `InputError` where the hub cannot be reached, or refuses.
+        """
+        folder = Path(self.args.output_dir)
+        save_judge(self, folder)
+        if self.is_world_process_zero():
+            return push_judge(folder, self.args, commit_message, token)
+        return None
 
 
-def _frequencies(dataset: Dataset) -> Tensor:
-    """How often the rows show each verdict [K], none of them never."""
-    targets = torch.tensor([target for views in dataset["targets"] for target in views])
-    return (targets.sum(dim=0) + 1) / (len(targets) + targets.shape[1])
+def _sets_to_evaluate(data: TrainingData):
+    """What Trainer takes: one data set, several by name, or none."""
+    return data.eval_sets.get(EVAL) if set(data.eval_sets) <= {EVAL} else data.eval_sets

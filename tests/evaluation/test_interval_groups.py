@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from helpers.training_runs import make_prompt
 from sft_judge.cli import main
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import battle_table, read_battles, write_battles
 from sft_judge.data.probs import Probs, write_probs
-from sft_judge.training.compute_metrics import make_compute_metrics
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.preparation import prepare_evaluation
 
 pytestmark = pytest.mark.unit
 QUESTIONS = 20
@@ -51,6 +53,7 @@ def test_calibrate_fits_on_no_fewer_groups_of_prompts_than_it_needs(battles, cap
     assert f"of {QUESTIONS} prompts, of 30 needed" in "".join(capsys.readouterr())
 
 
-def test_the_trainer_resamples_groups_of_prompts(battles):
-    clusters = make_compute_metrics(read_battles(battles / "battles.parquet")).keywords["clusters"]
-    assert clusters.tolist() == np.repeat(np.arange(QUESTIONS), 3).tolist()
+def test_the_trainer_resamples_groups_of_prompts(battles, bases, tmp_path):
+    config = JudgeConfig(output_dir=str(tmp_path), prompt_template="compact", total_budget=256)
+    _, groups = prepare_evaluation(config, make_prompt(bases), read_battles(battles / "battles.parquet"))
+    assert groups.tolist() == np.repeat(np.arange(QUESTIONS), 3).tolist()

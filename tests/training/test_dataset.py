@@ -18,8 +18,8 @@ from sft_judge.training.dataset import (
     verdict_dataset,
     verdict_shares,
 )
+from sft_judge.training.preparation import describe_counts
 from sft_judge.training.samplers import BalancedSampler
-from sft_judge.training.train import describe_counts
 from sft_judge.training.trainer import JudgeTrainer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine

@@ -19,7 +19,7 @@ from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 from sft_judge.modeling.verdict_head import dense_gradients
 from sft_judge.training.collator import VerdictCollator
 from sft_judge.training.config import JudgeConfig
-from sft_judge.training.trainer import JudgeTrainer
+from sft_judge.training.verdict_trainer import VerdictTrainer
 
 SIZES = {
     "vocab_size": 512,
@@ -127,7 +127,7 @@ def gradients(model) -> dict:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def loss_and_gradients(trainer: JudgeTrainer, batch: dict) -> tuple[torch.Tensor, dict]:
+def loss_and_gradients(trainer: VerdictTrainer, batch: dict) -> tuple[torch.Tensor, dict]:
     trainer.model.zero_grad()
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(6))
     loss.backward()
@@ -143,7 +143,7 @@ def largest_errors(seen: tuple[torch.Tensor, dict], wanted: tuple[torch.Tensor, 
     )
 
 
-def judge_trainer(model, rows, folder, num_verdicts=3, **more) -> JudgeTrainer:
+def judge_trainer(model, rows, folder, num_verdicts=3, **more) -> VerdictTrainer:
     config = JudgeConfig(
         output_dir=str(folder),
         use_cpu=True,
@@ -154,7 +154,7 @@ def judge_trainer(model, rows, folder, num_verdicts=3, **more) -> JudgeTrainer:
         router_aux_loss_coef=0.0 if "moe" in model.config.model_type else None,
         **more,
     )
-    return JudgeTrainer(
+    return VerdictTrainer(
         model=model,
         args=config,
         processing_class=tokenizer_of("qwen2.5"),
@@ -228,7 +228,7 @@ def test_a_mixture_of_experts_pays_for_balance_as_in_sfttrainer(tmp_path):
     losses = {}
     for coefficient in (0.0, 0.1):
         config = JudgeConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, router_aux_loss_coef=coefficient)
-        trainer = JudgeTrainer(
+        trainer = VerdictTrainer(
             model=copy.deepcopy(model),
             args=config,
             processing_class=tokenizer_of("qwen2.5"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sft_judge.core.errors import InputError
 from sft_judge.training.samplers import BalancedSampler, TokenBatches
-from sft_judge.training.trainer import JudgeTrainer
+from sft_judge.training.verdict_trainer import VerdictTrainer
 
 unit = pytest.mark.unit
 
@@ -57,14 +57,14 @@ def test_a_budget_that_cannot_be_kept_is_refused(rows, budget, reason):
 @pytest.mark.engine
 def test_a_run_by_tokens_sees_every_battle_once_within_the_budget(train, synthetic_table, monkeypatch):
     seen, tokens = [], []
-    plain = JudgeTrainer.compute_loss
+    plain = VerdictTrainer.compute_loss
 
     def watched(self, model, inputs, *args, **kwargs):
         seen.append(inputs["row"].tolist())
         tokens.append(inputs["input_ids"].numel())
         return plain(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(JudgeTrainer, "compute_loss", watched)
+    monkeypatch.setattr(VerdictTrainer, "compute_loss", watched)
     train(padding_free="true", token_budget=1500, max_steps=-1, num_train_epochs=1, gradient_accumulation_steps=2)
     assert sorted(row for batch in seen for row in batch) == list(range(synthetic_table.num_rows))
     assert max(tokens) <= 1500 and len({len(batch) for batch in seen}) > 1

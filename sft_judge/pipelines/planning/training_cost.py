@@ -21,9 +21,9 @@ from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import verdict_dataset
+from sft_judge.training.preparation import judge_prompt, read_rows
 from sft_judge.training.samplers import num_micro_batches
 from sft_judge.training.tokenizer import set_tokens
-from sft_judge.training.train import judge_prompt, read_rows
 
 # name: memory in GB as published, bfloat16 TFLOP/s without sparsity (float16 for the T4, which has no bfloat16)
 GPUS = {

@@ -1,0 +1,148 @@
+"""
+What `JudgeTrainer` makes of its arguments: a model or its name, data sets, and settings, in TRL's forms.
+
+The same functions check and prepare a recipe in train.py. A model that is given by its name is loaded last, once
+everything else has been found to go together.
+"""
+
+import logging
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from datasets import DatasetDict
+from peft import PeftModel, PeftType
+from transformers import PreTrainedModel, TrainingArguments
+
+from sft_judge.core.errors import InputError
+from sft_judge.core.model_files import weights_hash
+from sft_judge.modeling.hub import model_folder
+from sft_judge.modeling.loading import load_config, load_model, load_tokenizer
+from sft_judge.prompts.identity import check_vocabulary
+from sft_judge.training.base_model import freeze_beyond_text
+from sft_judge.training.battle_datasets import battles_of
+from sft_judge.training.config import JudgeConfig, JudgeModelConfig
+from sft_judge.training.dataset import TrainingData
+from sft_judge.training.preparation import EVAL, choose_rows, describe_counts, prepare_data, read_rows
+from sft_judge.training.run_checks import check_evaluation, check_rows, check_run, check_settings_here
+from sft_judge.training.tokenizer import set_tokens
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """
+    The model that a training starts from.
+
+    Attributes:
+        name: as the user gave it.
+        folder: of its files; None of a model that was made in memory.
+        commit: of the hub, where it is from there.
+        weights: hash of its weights; None without a folder.
+    """
+
+    name: str
+    folder: str | None = None
+    commit: str | None = None
+    weights: str | None = None
+
+
+def locate(name: str, revision: str | None = None) -> StartingPoint:
+    """Find a model by its folder or hub id. Raises `InputError` where there is none."""
+    folder, commit = model_folder(name, revision)
+    return StartingPoint(name, folder, commit, weights_hash(folder))
+
+
+def locate_loaded(model: PreTrainedModel | PeftModel) -> StartingPoint:
+    """Find where the weights of a model in memory are from, by what transformers noted in its configuration."""
+    config = (model.get_base_model() if isinstance(model, PeftModel) else model).config
+    name, commit = str(config._name_or_path or ""), getattr(config, "_commit_hash", None)
+    is_folder = bool(name) and Path(name).is_dir()
+    if is_folder or commit:
+        return locate(name, None if is_folder else commit)
+    return StartingPoint(name or type(model).__name__)
+
+
+def prepare_run(
+    model, args, train_dataset, eval_dataset, processing_class, peft_config, quantization_config, teacher_labels
+) -> tuple[PreTrainedModel, JudgeConfig, object, TrainingData, StartingPoint]:
+    """
+    Check and prepare the arguments of `JudgeTrainer`, which documents them.
+
+    Returns:
+        The model, the settings, the tokenizer, the rows, and where the model is from.
+
+    Raises:
+        InputError: they do not go together, or a column or file is not what it should be.
+        GateError: a teacher's labels are not proven out of fold.
+    """
+    by_name = isinstance(model, str | Path)
+    config = settings_of(args, str(model) if by_name else type(model).__name__)
+    options = dict(config.model_init_kwargs or {}) if by_name else {}
+    start = locate(str(model), options.pop("revision", None)) if by_name else locate_loaded(model)
+    if start.folder is None and (peft_config is not None or isinstance(model, PeftModel)):
+        raise InputError(f"{start.name} was made in memory; an adapter's base is a folder or a hub id: save it first.")
+    if peft_config is not None and peft_config.peft_type != PeftType.LORA:
+        raise InputError(f"peft_config is of {peft_config.peft_type.value}, but merge and vLLM take LoRA: LoraConfig.")
+    tokenizer = _tokenizer(processing_class, start)
+    set_tokens(tokenizer, config)
+    train_rows, eval_rows = _battles(config, train_dataset, eval_dataset)
+    check_evaluation(config, bool(eval_rows))
+    dtype, attention = _option_text(options, "dtype", "float32"), options.pop("attn_implementation", None)
+    if by_name:
+        check_run(config, JudgeModelConfig(start.folder, dtype=dtype, attn_implementation=attention))
+    else:
+        check_settings_here(config)
+    data = prepare_data(config, tokenizer, train_rows, eval_rows, teacher_labels)
+    check_rows(config, data.rows, len(data.train_set))
+    known = load_config(start.folder) if by_name else model.config
+    check_vocabulary(data.prompt, known.get_text_config().vocab_size)
+    logger.info(describe_counts(data.counts, config.total_budget))
+    if by_name:
+        options |= {} if quantization_config is None else {"quantization_config": quantization_config}
+        options |= {"attn_implementation": attention} if attention else {}
+        model = freeze_beyond_text(load_model(start.folder, dtype, **options)).train()
+    return model, config, tokenizer, data, start
+
+
+def settings_of(args, name: str) -> JudgeConfig:
+    """The settings as a `JudgeConfig`, of those of transformers or SFTTrainer too; by default for a model's name."""
+    if args is None:
+        return JudgeConfig(output_dir=f"{Path(name).name}-judge")
+    if isinstance(args, JudgeConfig):
+        return args
+    if not isinstance(args, TrainingArguments):
+        raise InputError(f"args is a {type(args).__name__}, expected a JudgeConfig.")
+    plain = type(args)(output_dir=args.output_dir, use_cpu=args.use_cpu)
+    known = {item.name for item in fields(JudgeConfig) if item.init}
+    given = {item.name: getattr(args, item.name) for item in fields(args) if item.init and item.name in known}
+    changed = {name: value for name, value in given.items() if value != getattr(plain, name)}
+    return JudgeConfig(**{"output_dir": args.output_dir, **changed})
+
+
+def _tokenizer(processing_class, start: StartingPoint):
+    if processing_class is not None:
+        return getattr(processing_class, "tokenizer", processing_class)  # a processor holds one
+    if start.folder is None:
+        raise InputError(f"{start.name} was made in memory, so its tokenizer is not known; give processing_class.")
+    return load_tokenizer(start.folder)
+
+
+def _option_text(options: dict, name: str, default: str) -> str:
+    """An option of `model_init_kwargs` that is text or a torch dtype, as text."""
+    return str(options.pop(name, default)).removeprefix("torch.")
+
+
+def _battles(config: JudgeConfig, train_dataset, eval_dataset) -> tuple:
+    """Tables of battles to train on, and to evaluate on by name."""
+    if train_dataset is None and not config.battles:
+        raise InputError("There is nothing to train on: give train_dataset, or battles in the JudgeConfig.")
+    if train_dataset is None:
+        train_rows, held = read_rows(config)
+    else:
+        table = battles_of(train_dataset, "train_dataset", config.seed).slice(0, config.limit)
+        train_rows, held = choose_rows(config, table)
+    if eval_dataset is None:
+        return train_rows, {} if held is None else {EVAL: held}
+    named = eval_dataset if isinstance(eval_dataset, dict | DatasetDict) else {EVAL: eval_dataset}
+    return train_rows, {name: battles_of(each, f"eval_dataset {name}", config.seed) for name, each in named.items()}

@@ -1,0 +1,199 @@
+"""
+TRL's SFTTrainer with the loss on the verdict alone, on rows that are token ids already.
+
+One forward of the trunk a step, K rows of the head at the answer position. A battle is one example and may hold both
+its orders, so the two always meet in one step. Soft labels are a column, not a second trainer.
+"""
+
+import logging
+
+import torch
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from torch import Tensor
+from transformers import PrinterCallback
+from transformers.modeling_outputs import CausalLMOutput
+from trl import SFTTrainer
+
+from sft_judge.core.errors import GateError
+from sft_judge.modeling.loading import keep_unpacked
+from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
+from sft_judge.training.callbacks import PlainLines
+from sft_judge.training.collator import VerdictCollator, repeat_batch
+from sft_judge.training.config import JudgeConfig
+from sft_judge.training.guards import COLLAPSED, FINISHED, NOT_FINITE, SPIKE, CollapseGuard, SpikeGuard
+from sft_judge.training.losses import agreement_loss, hard_loss, judge_loss, log_choice_mass, symmetric_kl
+from sft_judge.training.samplers import BalancedSampler, TokenBatches
+
+logger = logging.getLogger(__name__)
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
+
+
+class VerdictTrainer(SFTTrainer):
+    """
+    SFTTrainer whose loss is the cross-entropy (and distillation) over the verdicts at the answer position.
+
+    A step's loss is the mean over all its rows: however they are dealt to processes and accumulated batches, the sum
+    of the rows' losses is divided by their number in the whole step, which Trainer counts from the labels, one a row.
+
+    Takes data sets of token ids as `dataset.py` makes them; SFTTrainer's own preparation is skipped.
+    """
+
+    def __init__(self, model, args: JudgeConfig, *, processing_class, verdict_ids: list[int], **options):
+        collator = VerdictCollator(processing_class.pad_token_id, args.pad_to_multiple_of, args.padding_free)
+        options["data_collator"] = options.get("data_collator") or collator
+        # SFTTrainer would want its own collator, and change the tokenizer after the rows were made with it
+        changes = {"padding_free": False, "model_init_kwargs": None}
+        changes |= dict.fromkeys(("chat_template_path", "eos_token", "pad_token"))
+        super().__init__(model, args.with_changes(**changes), processing_class=processing_class, **options)
+        keep_unpacked(self.model)  # it is evaluated between its steps
+        self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
+        alone = self.accelerator.distributed_type == DistributedType.NO
+        self.verdict_head = VerdictHead(self.model, verdict_ids, alone, args.last_layer_at_answer)
+        self.collapse_guard = CollapseGuard(_frequencies(self.train_dataset))
+        self.spike_guard, self.skipped = SpikeGuard(args.spike_factor), 0
+        self.status = FINISHED
+        if self.args.disable_tqdm:
+            self.remove_callback(PrinterCallback)
+            self.add_callback(PlainLines())
+
+    def _set_signature_columns_if_needed(self):
+        self._signature_columns = ["input_ids", "targets", "teacher", "weight", "margin", "row", "length"]
+
+    def _get_train_sampler(self, train_dataset=None):
+        args = self.args
+        if args.battle_order == "random" or args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        size = args.train_batch_size if args.battle_order == "by_length" else None
+        seed = args.seed if args.data_seed is None else args.data_seed
+        order = BalancedSampler.of(self.train_dataset, seed, size)
+        if args.token_budget is None:
+            return order
+        places = (args.world_size, args.process_index, args.gradient_accumulation_steps)
+        return TokenBatches(order, order.lengths, args.token_budget, *places)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        config = self.args
+        whole = config.full_vocab_weight > 0 or not model.training
+        again = model.training and config.rdrop_weight > 0
+        rows = repeat_batch(inputs) if again else inputs
+        tokens = {name: rows[name] for name in MODEL_INPUTS if name in rows}
+        output = self.verdict_head(model, tokens, rows["positions"], whole)
+        passes = [self._losses(part, whole, inputs) for part in output.logits.chunk(2 if again else 1)]
+        losses, logits, log_mass = passes[0]
+        if again:
+            losses = (losses + passes[1][0]) / 2 + config.rdrop_weight * symmetric_kl(logits, passes[1][1])
+        losses = losses * inputs["weight"][:, None]
+        if model.training:
+            self._watch(logits, inputs, losses)
+            if self._is_skipped(losses.detach(), inputs):
+                losses = losses * 0.0
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:
+            loss = losses.sum() / num_items_in_batch
+            if config.average_tokens_across_devices:  # the rows of all processes are counted, and DDP takes a mean
+                loss = loss * self.accelerator.num_processes
+        if self.aux_loss_enabled:  # of a mixture of experts: a mean over the micro-batch, as in SFTTrainer
+            steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * output.aux_loss / steps
+        return (loss, CausalLMOutput(loss=loss, logits=(logits, log_mass))) if return_outputs else loss
+
+    def _losses(self, logits, whole: bool, inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of one pass: losses [B, V], verdict logits [B, V, K], and the log mass [B, V] where logits are `whole`."""
+        config, targets, log_mass = self.args, inputs["targets"], None
+        if whole:
+            log_mass = log_choice_mass(logits, self.verdict_head.verdict_ids).view(targets.shape[:2])
+            logits = logits[:, self.verdict_head.verdict_ids]
+        logits = logits.view_as(targets)
+        losses = self._row_losses(logits, inputs)
+        if config.full_vocab_weight > 0:
+            losses = losses - config.full_vocab_weight * log_mass
+        if config.agreement_weight > 0 and targets.shape[1] == 2:
+            losses = losses + config.agreement_weight * agreement_loss(logits)[:, None]
+        return losses, logits, log_mass
+
+    def _row_losses(self, logits, inputs) -> Tensor:
+        """[B, V] of verdict logits [B, V, K]."""
+        config, shape = self.args, logits.shape[:2]
+        logits, targets = logits.flatten(0, 1), inputs["targets"].flatten(0, 1)
+        margin = None
+        if config.margin_scale > 0:
+            margin = config.margin_scale * inputs["margin"].repeat_interleave(shape[1])
+        hard = hard_loss(logits, targets, config.label_smoothing_factor, margin)
+        teachers = inputs["teacher"].flatten(0, 1) if "teacher" in inputs else None  # [R, N, K]
+        weights, temperatures = config.teacher_weights, config.teacher_temperatures
+        kind, confidence = config.distill_kind, config.distill_confidence
+        return judge_loss(hard, logits, teachers, weights, temperatures, kind, confidence).view(shape)
+
+    def _watch(self, logits, inputs, losses) -> None:
+        """Stop before a step that would spoil the weights; count what the collapse guard looks at."""
+        wrong = ~torch.isfinite(losses).all(dim=1)
+        if wrong.any():
+            raise self._stop_error(
+                NOT_FINITE, f"the loss of battles {self._names(inputs['row'][wrong])} is not finite"
+            )
+        if self.state.global_step + 1 >= self.args.collapse_after:
+            self.collapse_guard.add(logits.detach().float(), inputs["targets"])
+
+    def _is_skipped(self, losses, inputs) -> bool:
+        """Whether this micro-batch is a spike that is left out; raises where a spike is to stop the run."""
+        if self.args.on_spike == "none" or not self.spike_guard.is_spike(losses.mean().item()):
+            return False
+        seen = f"a loss of {losses.mean():.3g} against {self.spike_guard.mean:.3g} on average"
+        if self.args.on_spike == "stop":
+            raise self._stop_error(SPIKE, f"{seen}, in battles {self._names(inputs['row'])}")
+        self.skipped += 1
+        logger.warning(f"step {self.state.global_step + 1}: left out a batch with {seen}")
+        return True
+
+    def _names(self, rows: Tensor, most: int = 8) -> str:
+        names = [str(self.train_dataset[row]["id"]) for row in rows.tolist()[:most]]
+        return ", ".join(names) + (" and more" if len(rows) > most else "")
+
+    def _stop_error(self, status: str, what: str) -> GateError:
+        self.status = status
+        rate = self._get_learning_rate()
+        return GateError(
+            f"Stopped at step {self.state.global_step + 1}: {what}. The learning rate is {rate:.3g}: try a lower one."
+        )
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.verdict_head.release()
+        if self.verdict_head.scatter:
+            dense_gradients(self.model)
+        step = self.state.global_step + 1
+        if self.accelerator.sync_gradients and (
+            step % max(1, self.state.logging_steps) == 0 or step == self.state.max_steps
+        ):
+            self._look_for_collapse(step)
+        return loss
+
+    def _look_for_collapse(self, step: int) -> None:
+        """Stop, or say once that the judge has collapsed, and once that it has recovered."""
+        moments = self.collapse_guard.moments.to(self.accelerator.device)
+        wrong = self.collapse_guard.look(self.accelerator.reduce(moments, "sum"))
+        if wrong and self.args.on_collapse == "stop":
+            raise self._stop_error(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
+        status = COLLAPSED if wrong else FINISHED
+        if status != self.status:
+            logger.warning(f"step {step}: {wrong or 'the judge beats the class frequencies again'}")
+        self.status = status
+
+    # One forward in evaluation too. `compute_metrics` sees verdict logits [N, V, K], the log of the mass on the
+    # verdicts [N, V], and targets, N battles: accelerate cuts the first axis of the last batch to what is left.
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        self.verdict_head.release()
+        logits, log_mass = outputs.logits
+        return (loss, None, None) if prediction_loss_only else (loss, (logits.float(), log_mass), inputs["targets"])
+
+
+def _frequencies(dataset: Dataset) -> Tensor:
+    """How often the rows show each verdict [K], none of them never."""
+    targets = torch.tensor([target for views in dataset["targets"] for target in views])
+    return (targets.sum(dim=0) + 1) / (len(targets) + targets.shape[1])
