@@ -23,6 +23,7 @@ from sft_judge.inference.calibrated import Calibrated
 from sft_judge.inference.ensemble import combine
 
 NAMES = ("model_a", "model_b")
+FEWEST_EACH_WAY = 5  # prompts in which more of a feature won, and lost, for an effect of it; scripts/rank_coverage.py
 MOST_WEIGHT = 1_000_000  # of a battle; beyond it the prior would be lost in the rounding
 
 
@@ -89,8 +90,6 @@ def read_contests(
     """
     The contests of a battles file, by its `votes`, a judge's `predictions`, or the sum of both.
 
-    A control in which no two responses differ is left out.
-
     Raises `InputError` where no model is named, or nothing is said of any battle. `progress(n)` is told of n rows.
     """
     missing = [name for name in NAMES if name not in file.columns]
@@ -118,17 +117,35 @@ def read_contests(
     if not used.any():
         why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
         raise InputError(f"{file.path}: nothing to rank by in {file.num_rows} battles ({why}).")
-    features = standardise(features[used])
-    differ = features.any(axis=0)
     return Contests(
         models=list(models),
         sides=sides[used],
         counts=counts[used],
         clusters=np.unique(prompts.row_groups()[used], return_inverse=True)[1],
-        features=features[:, differ],
-        controls=[name for name, there in zip(controls, differ, strict=True) if there],
+        features=standardise(features[used]),
+        controls=controls,
         skipped=skipped,
     )
+
+
+def split_controls(contests: Contests) -> tuple[Contests, list[str]]:
+    """
+    The contests without the controls whose effect they do not tell, and the names of these.
+
+    An effect is told where in FEWEST_EACH_WAY prompts the response with more of the feature won, and in as many lost.
+    Where either is next to none the effect has no bound but the prior's. A tie is half of each, and a prompt with
+    several battles that show the feature counts by their mean.
+    """
+    ahead = (contests.counts[:, 0] - contests.counts[:, 1]) / contests.counts.sum(axis=1)
+    told = np.zeros(len(contests.controls), dtype=bool)
+    for place, column in enumerate(contests.features.T):
+        shown = np.flatnonzero(column)
+        prompts, of_row = np.unique(contests.clusters[shown], return_inverse=True)
+        won = np.bincount(of_row, (1 + np.sign(column[shown]) * ahead[shown]) / 2) / np.bincount(of_row)
+        told[place] = min(won.sum(), len(prompts) - won.sum()) >= FEWEST_EACH_WAY
+    held = [name for name, there in zip(contests.controls, told, strict=True) if there]
+    untold = [name for name in contests.controls if name not in held]
+    return replace(contests, features=contests.features[:, told], controls=held), untold
 
 
 def find_usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarray, dict[str, int]]:
