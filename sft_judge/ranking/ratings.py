@@ -84,7 +84,7 @@ def rate_models(
 def split_off(contests: Contests) -> tuple[Contests, list[list[str]]]:
     """The largest group of models that met, directly or through others, and the groups of the models left out."""
     groups = components(contests)[0]
-    met = largest_group(groups, contests.sides)
+    met = largest_group(groups, contests)
     left_out = [
         [contests.models[place] for place in np.flatnonzero(groups == group)] for group in np.unique(groups[~met])
     ]
@@ -96,7 +96,7 @@ def bounded_models(contests: Contests) -> np.ndarray:
     The mask [M] of the models whose ratings the data bound: the largest group of which each beat or tied each other,
     directly or through others. All others only won or only lost against it, or against one another.
     """
-    return largest_group(components(contests)[1], contests.sides)
+    return largest_group(components(contests)[1], contests)
 
 
 def _figure(draws: np.ndarray, known: bool = True, fixed: bool = False) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.plots import COLOURS, GREY, svg
 from sft_judge.evaluation.reporting.tables import number, percent
 from sft_judge.ranking.bradley_terry import PRIOR
-from sft_judge.ranking.comparisons import FEWEST_EACH_WAY
+from sft_judge.ranking.comparisons import FEWEST_EACH_WAY, FEWEST_SHOWING
 from sft_judge.ranking.ratings import FEWEST_PROMPTS
 
 MOST_RATINGS, MOST_CELLS, MOST_NUMBERS = 100, 30, 14  # models in a picture: ratings, a matrix, one with numbers
@@ -185,8 +185,8 @@ def caveats(ranking: dict) -> list[str]:
         caveats.append(f"{ranking['prompts']} prompts: intervals from so few are too narrow")
     if untold := _control_names(ranking, held=False):
         caveats.append(
-            f"not held equal, as too few prompts show it (with more of it fewer than {FEWEST_EACH_WAY} prompts were "
-            f"won, or fewer were lost): {', '.join(untold)}"
+            f"not held equal, as fewer than {FEWEST_SHOWING} prompts show it, or with more of it fewer than "
+            f"{FEWEST_EACH_WAY} were won or fewer lost: {', '.join(untold)}"
         )
     if ranking.get("reference", {}).get("missing"):
         caveats.append(f"not in the reference: {names(ranking['reference']['missing'])}")

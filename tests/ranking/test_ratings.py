@@ -39,7 +39,7 @@ def test_an_effect_that_few_prompts_show_or_that_always_won_has_no_figure_and_is
     features = np.zeros((600, 4))
     features[:400, 0] = wins[:400]  # more of it never lost
     features[7, 1] = 1.0
-    features[np.isin(contests.clusters, contests.clusters[:9]), 2] = 1.0  # nine prompts
+    features[np.isin(contests.clusters, contests.clusters[:19]), 2] = 1.0  # 19 prompts
     features[:, 3] = rng.normal(size=600)
     contests = contests_of(contests.sides, contests.counts, contests.clusters, features)
     ranking = rate_models(contests, "davidson")
