@@ -5,6 +5,7 @@ import pytest
 
 from helpers.contests import NU, STRENGTHS, contests_of, drawn_contests, turned
 from sft_judge.data.synthetic.preference_model import davidson
+from sft_judge.ranking.comparisons import split_controls
 from sft_judge.ranking.rating_draws import parameter_draws
 from sft_judge.ranking.ratings import ELO, expected_scores, rank_ranges, rate_models, significantly_better, split_off
 
@@ -49,6 +50,23 @@ def test_an_effect_that_few_prompts_show_or_that_always_won_has_no_figure_and_is
     alone = contests_of(contests.sides, contests.counts, contests.clusters, features[:, 3:])
     for ours, theirs in zip(ranking["models"], rate_models(alone, "davidson")["models"], strict=True):
         assert ours["rating"] == pytest.approx(theirs["rating"])
+
+
+def test_the_interval_of_an_effect_that_few_prompts_show_covers_it_where_it_is_shown():
+    held = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        sides = np.array([rng.choice(5, 2, replace=False) for _ in range(300)])
+        features = np.zeros((300, 1))
+        features[:25, 0] = rng.choice([-1, 1], 25) * np.sqrt(300 / 25)
+        utilities = STRENGTHS[sides]
+        utilities[:, 0] += 0.3 * features[:, 0]
+        verdicts = (rng.random((300, 1)) > davidson(utilities, NU).cumsum(axis=1)).sum(axis=1)
+        contests, untold = split_controls(contests_of(sides, np.eye(3)[verdicts], features=features))
+        if not untold:
+            low, high = np.percentile(parameter_draws(contests, True, 200, seed)[1:, 5], [2.5, 97.5])
+            held.append(low <= 0.3 <= high)
+    assert len(held) > 70 and np.mean(held) >= 0.9
 
 
 def test_which_response_is_a_makes_no_difference():
