@@ -75,6 +75,7 @@ def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     parser.add_argument(
         "--swap", choices=SWAPS, default=swap, help=f"orders to show ({swap or 'the policy of the judge'})"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the lots that decide among equals (0)")
     add_limit(parser)
 
 

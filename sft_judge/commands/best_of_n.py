@@ -2,11 +2,11 @@
 The best of several answers to each prompt, by a judge that compares two at a time.
 
   round-robin  everyone meets everyone; the score is the mean of the probability to win plus half of that of a tie
-  anchor       all meet one answer, the first or that of the field --anchor; the score is the same against it
-  knockout     neighbours meet, the better one goes on; n - 1 battles; the score is the rounds survived
+  anchor       all meet one answer, drawn by lot or that of the field --anchor; the score is the same against it
+  knockout     places drawn by lot, the better one goes on; n - 1 battles; the score is the rounds survived
 Without --method: round-robin up to 8 different candidates, else knockout. Identical candidates are judged once. Of
-equally good ones the first is taken, which is counted; so are prompts whose judgements go round in a circle. A killed
-run goes on where it stopped.
+equally good ones one is drawn by lot (--seed), which is counted; so are prompts whose judgements go round in a circle.
+Lots do not depend on the order of rows or candidates. A killed run goes on where it stopped.
 
 A row of CANDIDATES has `prompt` (a text, a list of turns or a chat) and `candidates`, `responses` or `completions`;
 a row of the output has id, prompt, best, best_index, scores, method, calls, tied, condorcet_winner, cyclic_triples.
@@ -35,7 +35,7 @@ def run(args) -> dict:
     from sft_judge.ranking.candidate_judging import Entry, judge_entries
 
     method = "anchor" if args.anchor else args.method
-    entries = [Entry.of(group, method) for group in read_groups(args.candidates, args.limit, args.anchor)]
+    entries = [Entry.of(group, method, args.seed) for group in read_groups(args.candidates, args.limit, args.anchor)]
     judge, work = judge_entries(args, args.provenance["fingerprint"], entries)
     rows = [best_row(entry, len(judge.orders)) for entry in entries]
     write_rows(args.output, rows)
@@ -51,7 +51,7 @@ def run(args) -> dict:
         "with_cycles": sum(bool(row["cyclic_triples"]) for row in rows),
     }
     print(
-        f"{result['tied']} of {result['rows']} best ones tied, the first taken; {result['without_condorcet_winner']} "
+        f"{result['tied']} of {result['rows']} best ones tied, one drawn by lot; {result['without_condorcet_winner']} "
         f"round robins without a candidate that beats all others, {result['with_cycles']} with a circle"
     )
     print(f"{result['rows']} prompts -> {args.output}")

@@ -46,7 +46,7 @@ def run(args) -> dict:
     from sft_judge.ranking.candidate_judging import Entry, judge_entries
     from sft_judge.ranking.preference_pairs import Rules, figures, judged_pairs, pair_row, write_card
 
-    entries = [Entry.of(group, "round-robin") for group in read_groups(args.candidates, args.limit)]
+    entries = [Entry.of(group, "round-robin", args.seed) for group in read_groups(args.candidates, args.limit)]
     judgements_of = argparse.Namespace(**{**vars(args), **dict.fromkeys(RULES)})  # they depend on no rule
     stamp = fingerprint(sys.modules[__name__], judgements_of, args.provenance["inputs"])
     judge, work = judge_entries(args, stamp, entries)

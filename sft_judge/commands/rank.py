@@ -65,7 +65,7 @@ def run(args) -> dict:
     from sft_judge.ranking.comparisons import read_contests
     from sft_judge.ranking.ratings import rate_models, split_off
     from sft_judge.ranking.reference_ratings import read_reference
-    from sft_judge.ranking.report import caveats, names, notes, render_ranking, write_csv
+    from sft_judge.ranking.report import caveats, notes, render_ranking, write_csv
 
     check_folder(args.output)
     source = args.source or ("judge" if args.probs else "votes")
@@ -77,17 +77,14 @@ def run(args) -> dict:
     file = open_battles(args.battles, args.limit)
     with Progress("rank", file.num_rows) as progress:
         everything = read_contests(file, source != "judge", predictions, controls, progress.add)
-    contests, left_out, unbounded = split_off(everything)
-    if args.anchor and args.anchor[0] not in contests.models:
-        raise InputError(
-            f"--anchor {args.anchor[0]!r}: no such model is ranked.{nearest(args.anchor[0], contests.models)} "
-            f"There are {names(contests.models)}."
-        )
+    contests, left_out = split_off(everything)
+    if args.anchor:
+        check_anchor(args.anchor[0], contests)
     ranking = rate_models(contests, args.method, args.anchor, reference, args.seed)
     everything.skipped["of models left out"] = len(everything.clusters) - len(contests.clusters)
     ranking |= {"from": source, "rows": file.num_rows, "skipped": everything.skipped}
-    ranking |= {"left_out": left_out, "unbounded": unbounded}
-    ranking |= {"notes": notes(ranking, args.anchor, judge_notes), "caveats": caveats(ranking, controls)}
+    ranking |= {"left_out": sorted(sum(left_out, [])), "left_out_groups": left_out}
+    ranking |= {"notes": notes(ranking, args.anchor, judge_notes), "caveats": caveats(ranking)}
     tables, page = render_ranking(args.battles.name, ranking)
     write_json(outputs(args)[0], ranking)
     write_csv(outputs(args)[1], ranking)
@@ -96,6 +93,24 @@ def run(args) -> dict:
     print("\n".join([*ranking["notes"], *(f"caveat: {caveat}" for caveat in ranking["caveats"])]))
     print(f"page: {outputs(args)[2]}")
     return {"battles": ranking["battles"], "models": len(contests.models), "skipped": everything.skipped}
+
+
+def check_anchor(model: str, contests) -> None:
+    """Raise `InputError` if the model is not ranked, or how far the others are from it is not known."""
+    from sft_judge.ranking.ratings import bounded_models
+    from sft_judge.ranking.report import names
+
+    if model not in contests.models:
+        raise InputError(
+            f"--anchor {model!r}: no such model is ranked.{nearest(model, contests.models)} "
+            f"There are {names(contests.models)}."
+        )
+    bounded = contests.keep(bounded_models(contests)).models
+    if model not in bounded:
+        raise InputError(
+            f"--anchor {model!r}: it won or lost all its battles with the others, so how far they are from it is not "
+            f"known. Expected a model of which that is known: {names(bounded) or 'there is none'}."
+        )
 
 
 def _predictions(args):

@@ -2,8 +2,9 @@
 Run a grid over recipes, each trial with several seeds, and say what the intervals support.
 
 A sweep is a pipeline file with `cells` or a `grid` of settings (`step.key: value`), `seeds`, a `reference` and what to
-`score`; `confirm` names fresh seeds with which the best trial and the best reference are run again. Finished steps are
-kept: the same command goes on, and started several times, on machines that share a disk, it shares the work.
+`score`; `confirm` names fresh seeds with which the best trial and the best reference are run again, and compared
+on the half of the prompts that did not choose them. Finished steps are kept: the same command goes on, and
+started several times, on machines that share a disk, it shares the work.
 """
 
 from contextlib import nullcontext

@@ -70,14 +70,23 @@ def cluster_sums(columns: dict[str, np.ndarray], clusters: np.ndarray) -> np.nda
     return sums
 
 
-def cluster_draws(count: int, repeats: int = NUM_RESAMPLES, seed: int = 0):
-    """How often each of `count` clusters is drawn, as arrays [some, count] that are `repeats` rows in all."""
+def cluster_draws(count: int, repeats: int = NUM_RESAMPLES, seed: int = 0, keep_all: bool = False):
+    """
+    How often each of `count` clusters is drawn, as arrays [some, count] that are `repeats` rows in all.
+
+    With `keep_all` weights of the Bayesian bootstrap (Rubin 1981), of the same mean and variance but never 0: for
+    figures that are not defined where some clusters are missing.
+    """
     rng = np.random.default_rng(seed)
     step = max(1, _WEIGHTS_AT_ONCE // count)
     for start in range(0, repeats, step):
         weights = np.empty((min(step, repeats - start), count))
         for row in weights:
-            row[:] = np.bincount(rng.integers(count, size=count, dtype=np.uint32), minlength=count)
+            if keep_all:
+                rng.standard_exponential(out=row)
+                row *= count / row.sum()
+            else:
+                row[:] = np.bincount(rng.integers(count, size=count, dtype=np.uint32), minlength=count)
         yield weights
 
 

@@ -1,11 +1,13 @@
 """A sweep's results: a row for each trial, paired with the reference, and a verdict that its intervals support."""
 
+import copy
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 
+from sft_judge.core.errors import InputError
 from sft_judge.core.manifest import manifest_path
 from sft_judge.data.battles import read_battles, rows_of_fold
 from sft_judge.evaluation.align import align_judges, column
@@ -18,6 +20,7 @@ from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.pipelines.seed_statistics import Mean, crossed_mean, describe_difference
 from sft_judge.pipelines.sweep import Run, Sweep
 
+FEWEST_GROUPS = 4  # of prompts, to halve: an interval needs two
 COSTS = ("megabytes", "seconds_to_make", "rows_a_second")
 Values = dict[tuple[str, int], np.ndarray]  # of each run [N], one number a battle
 
@@ -49,11 +52,23 @@ class Scores:
         self.values[key] = _of_each(self.measure, aligned, judge.probs)
         self.raw[key] = _of_each(self.measure, aligned, np.nanmean(judge.orders, axis=1))  # NaN: an order not run
         self.clusters = aligned.clusters
+        if not self.clusters.any():
+            raise InputError(
+                f"{battles_file}: all battles that are scored have one prompt, and a sweep's intervals are over "
+                "prompts. Score on battles of several prompts."
+            )
         model = find_judge(judge.source.metadata, judge.source.path)
         if model is not None:
             self.status[key] = read_spec(model).training.get("status", "finished")
             self.models[key] = model
             self.costs[key] = _costs(model, Path(score["probs"]))
+
+    def on(self, rows: np.ndarray) -> "Scores":
+        """The same of some battles, a mask [N]."""
+        part = copy.copy(self)
+        part.values, part.raw = ({key: each[rows] for key, each in runs.items()} for runs in (self.values, self.raw))
+        part.clusters = np.unique(self.clusters[rows], return_inverse=True)[1]
+        return part
 
     def cost(self, trial: str, name: str) -> float:
         """Median over the trial's runs of one of `_costs`."""
@@ -89,6 +104,30 @@ def _of_each(measure: str, aligned, probs: np.ndarray) -> np.ndarray:
     return cross_entropy(target, probs)
 
 
+def split_battles(sweep: Sweep, scores: Scores) -> tuple[Scores, Scores | None]:
+    """
+    Scores to choose by and to confirm by: with fresh seeds halves of the groups of prompts, else all of them twice.
+
+    What suits the battles that chose a trial is no news on the same battles, whatever the seeds. None where the groups
+    are too few for two halves.
+    """
+    if not sweep.confirm:
+        return scores, scores
+    num_groups = int(scores.clusters.max()) + 1
+    if num_groups < FEWEST_GROUPS:
+        return scores, None
+    first = np.random.default_rng(0).permutation(num_groups)[: num_groups // 2]
+    chosen_by = np.isin(scores.clusters, first)
+    return scores.on(chosen_by), scores.on(~chosen_by)
+
+
+def choose_trials(sweep: Sweep, scores: Scores) -> tuple[str | None, str | None]:
+    """The best trial and the best reference, by the choosing seeds and battles; None where none has finished."""
+    others = [trial for trial in sweep.trials if trial not in sweep.references]
+    choosing = split_battles(sweep, scores)[0] if scores.values else scores
+    return best_of(choosing, others, sweep.seeds), best_of(choosing, sweep.references, sweep.seeds)
+
+
 def best_of(scores: Scores, trials: list[str], seeds: list[int]) -> str | None:
     """The trial with the best mean over the choosing seeds; None where none has finished."""
     means = {trial: mean.value for trial in trials if (mean := scores.mean(trial, seeds))}
@@ -100,9 +139,11 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
     """
     The content of the sweep's JSON, the best trial first.
 
-    `chosen` are the best trial and the best reference on the choosing seeds.
+    `chosen` are the best trial and the best reference, as `choose_trials` has them. Figures of trials are of the
+    battles that chose them.
     """
     best, reference = chosen
+    whole, (scores, confirming) = scores, split_battles(sweep, scores)
     trials = {}
     for name, settings in sweep.trials.items():
         mean, raw = (scores.mean(name, sweep.seeds, raw) for raw in (False, True))
@@ -123,17 +164,22 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
     trials = {name: trials[name] for name in order}
     result = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": trials}
     result |= {"reference": reference, "best": best, "confirm": sweep.confirm}
-    return result | _verdict(sweep, scores, best, reference)
+    result["confirm_battles"] = len(confirming.clusters) if sweep.confirm and confirming else 0
+    return result | confirm_winner(sweep, whole, best, reference)
 
 
-def _verdict(sweep: Sweep, scores: Scores, best: str | None, reference: str | None) -> dict:
-    """Whether the best trial beats the best reference: on fresh seeds, or allowing for all that were looked at."""
+def confirm_winner(sweep: Sweep, scores: Scores, best: str | None, reference: str | None) -> dict:
+    """Whether the best trial beats the best reference: on fresh seeds and battles, or allowing for all looked at."""
     if best is None or reference is None or best == reference:
         return {"confirmed": None, "verdict": "nothing to compare: the reference, or all else, has no finished run"}
     tried = len(sweep.trials) - len(sweep.references)
+    scores = split_battles(sweep, scores)[1]
+    if scores is None:
+        few = f"not confirmed: prompts of fewer than {FEWEST_GROUPS} groups cannot be halved"
+        return {"confirmed": None, "verdict": f"{best} is {few} to choose and to confirm by"}
     if sweep.confirm:
         paired = scores.difference(best, reference, sweep.confirm)
-        where = f"on fresh seeds {_range(sweep.confirm)}"
+        where = f"on fresh seeds {_range(sweep.confirm)} and battles that did not choose"
     else:
         paired = scores.difference(best, reference, sweep.seeds, 1 - 0.05 / max(1, tried))
         where = f"allowing for {tried} trials looked at (Bonferroni)"
@@ -180,7 +226,8 @@ def table_of(result: dict) -> Table:
     columns += ["collapsed"] if collapsed else []
     columns += ["MB", "s to make", "rows/s, start included"] if sized else []
     left_out = [name for name, trial in result["cells"].items() if not trial["value"]]
-    note = f"{result['battles']} battles; 95 % intervals over seeds and prompts, differences paired by both"
+    kept = f" to choose by, {result['confirm_battles']} more kept to confirm by" if result["confirm_battles"] else ""
+    note = f"{result['battles']} battles{kept}; 95 % intervals over seeds and prompts, differences paired by both"
     note += f"; no run finished of: {', '.join(left_out)}" if left_out else ""
     return Table("Sweep", columns, rows, note)
 

@@ -23,12 +23,11 @@ def run_sweep(sweep, jobs: int):
         The scores, the results as a dictionary (None if no run finished), and the worst exit status of a step.
     """
     from sft_judge.core.files import write_json, write_text
-    from sft_judge.pipelines.sweep_report import Scores, best_of, render_sweep, summary
+    from sft_judge.pipelines.sweep_report import Scores, choose_trials, render_sweep, summary
 
     scores = Scores(sweep.measure)
     status = run_all(all_runs(sweep), scores, sweep.folder, jobs)
-    others = [trial for trial in sweep.trials if trial not in sweep.references]
-    chosen = best_of(scores, others, sweep.seeds), best_of(scores, sweep.references, sweep.seeds)
+    chosen = choose_trials(sweep, scores)
     fresh = [sweep.run(trial, seed) for seed in sweep.confirm for trial in chosen if trial]
     status = max(status, run_all(fresh, scores, sweep.folder, jobs))
     result = None

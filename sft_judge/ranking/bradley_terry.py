@@ -17,8 +17,9 @@ import numpy as np
 from scipy import sparse
 
 PRIOR = 0.1  # battles
-_MOST_STEPS, _LEAST_GAIN = 100, 1e-9  # of log-likelihood, in nats: a step for less is within 1e-4 standard errors
+_MOST_STEPS, _LEAST_GAIN = 1000, 1e-11  # of log-likelihood, in nats: a step for less is within 1e-5 standard errors
 _LARGEST_STEP = 2.0  # log-odds beyond the largest so far; where the likelihood is flat, Newton's own may be any size
+_LEAST_SHARE = 1e-4  # of what its slope promises that a step must bring (Armijo); else two points could take turns
 _NUMBERS_AT_ONCE = 2_000_000
 
 
@@ -60,17 +61,21 @@ def _newton(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndarray
     likelihood = log_likelihood(design, counts, parameters)
     for _ in range(_MOST_STEPS):
         slope, curvature = derivatives(design, counts, parameters)
-        step = np.linalg.solve(curvature, slope[..., None])[..., 0]
-        if (slope * step).sum(axis=1).max() < _LEAST_GAIN:
+        # Levenberg's damping: a step no longer than `longest`, shortened most where the likelihood is flat
+        longest = _LARGEST_STEP + np.abs(parameters).max(axis=1)
+        damping = np.linalg.norm(slope, axis=1) / longest
+        damped = curvature + damping[:, None, None] * np.eye(slope.shape[1])
+        step = np.linalg.solve(damped, slope[..., None])[..., 0]
+        gain = (slope * step).sum(axis=1)
+        if gain.max() < _LEAST_GAIN:
             return parameters + step
-        longest = _LARGEST_STEP + np.abs(parameters).max(axis=1, keepdims=True)
-        step /= np.maximum(1, np.abs(step).max(axis=1, keepdims=True) / longest)
-        while True:  # a step too far is halved, so that the likelihood never falls
+        while True:  # a step too far is halved, so that the likelihood rises
             reached = log_likelihood(design, counts, parameters + step)
-            fell = reached < likelihood - 1e-10 * np.abs(likelihood)
-            if not fell.any():
+            short = reached < likelihood + _LEAST_SHARE * gain - 1e-10 * np.abs(likelihood)
+            if not short.any():
                 break
-            step[fell] /= 2
+            step[short] /= 2
+            gain[short] /= 2
         parameters, likelihood = parameters + step, reached
     raise AssertionError(f"no maximum in {_MOST_STEPS} steps; the last was {np.abs(step).max():.3g}")
 

@@ -5,6 +5,7 @@ Finished blocks of each round stand beside the output. Which battles a later rou
 so the same command finds them again.
 """
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 from sft_judge.core.files import partial_path
 from sft_judge.core.progress import Progress
 from sft_judge.data.candidates import Group
+from sft_judge.data.preparing.prompt_groups import text_hash
 from sft_judge.inference.engines import usable_engines
 from sft_judge.inference.judge import Judge, Judgement, judgements
 from sft_judge.inference.scoring import orders_of, score_battles
@@ -27,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Entry:
-    """A group's contest among its different responses: `texts` [num], and which of them each response [n] is."""
+    """
+    A group's contest among its different responses: `texts` [num], and which of them each response [n] is.
+
+    Texts are numbered by lot, a hash of the seed, the prompt and the text, whatever the order of rows and responses.
+    """
 
     group: Group
     contest: Contest
@@ -35,9 +41,12 @@ class Entry:
     places: list[int]
 
     @classmethod
-    def of(cls, group: Group, method: str | None) -> "Entry":
-        """Enter a group; the anchor is its reference where it has one, else its first candidate."""
+    def of(cls, group: Group, method: str | None, seed: int = 0) -> "Entry":
+        """Enter a group; the anchor is its reference where it has one, else a candidate drawn by lot."""
         texts, places = group.distinct()
+        lots = [text_hash(json.dumps([seed, group.prompts, text])) for text in texts]
+        order = sorted(range(len(texts)), key=lots.__getitem__)
+        texts, places = [texts[one] for one in order], [order.index(one) for one in places]
         anchor = places[-1] if group.has_reference else 0
         return cls(group, Contest(len(texts), method or default_method(len(texts)), anchor), texts, places)
 

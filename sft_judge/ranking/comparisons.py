@@ -23,6 +23,7 @@ from sft_judge.inference.calibrated import Calibrated
 from sft_judge.inference.ensemble import combine
 
 NAMES = ("model_a", "model_b")
+FEWEST_SHOWING, FEWEST_EACH_WAY = 20, 5  # prompts that show a feature, and in which more of it won, and lost
 MOST_WEIGHT = 1_000_000  # of a battle; beyond it the prior would be lost in the rounding
 
 
@@ -89,8 +90,6 @@ def read_contests(
     """
     The contests of a battles file, by its `votes`, a judge's `predictions`, or the sum of both.
 
-    A control in which no two responses differ is left out.
-
     Raises `InputError` where no model is named, or nothing is said of any battle. `progress(n)` is told of n rows.
     """
     missing = [name for name in NAMES if name not in file.columns]
@@ -118,17 +117,37 @@ def read_contests(
     if not used.any():
         why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
         raise InputError(f"{file.path}: nothing to rank by in {file.num_rows} battles ({why}).")
-    features = standardise(features[used])
-    differ = features.any(axis=0)
     return Contests(
         models=list(models),
         sides=sides[used],
         counts=counts[used],
         clusters=np.unique(prompts.row_groups()[used], return_inverse=True)[1],
-        features=features[:, differ],
-        controls=[name for name, there in zip(controls, differ, strict=True) if there],
+        features=standardise(features[used]),
+        controls=controls,
         skipped=skipped,
     )
+
+
+def split_controls(contests: Contests) -> tuple[Contests, list[str]]:
+    """
+    The contests without the controls whose effect they do not tell, and the names of these.
+
+    An effect is told where FEWEST_SHOWING prompts show the feature (their responses differ in it), and in
+    FEWEST_EACH_WAY the response with more of it won, and in as many lost: where either is next to none the effect has
+    no bound but the prior's. A tie is half of each, and a prompt with several such battles counts by their mean. The
+    limits are those above which intervals hold: `python scripts/rank_coverage.py 500 style`.
+    """
+    ahead = (contests.counts[:, 0] - contests.counts[:, 1]) / contests.counts.sum(axis=1)
+    told = np.zeros(len(contests.controls), dtype=bool)
+    for place, column in enumerate(contests.features.T):
+        shown = np.flatnonzero(column)
+        prompts, of_row = np.unique(contests.clusters[shown], return_inverse=True)
+        won = np.bincount(of_row, (1 + np.sign(column[shown]) * ahead[shown]) / 2) / np.bincount(of_row)
+        each_way = min(won.sum(), len(prompts) - won.sum())
+        told[place] = len(prompts) >= FEWEST_SHOWING and each_way >= FEWEST_EACH_WAY
+    held = [name for name, there in zip(contests.controls, told, strict=True) if there]
+    untold = [name for name in contests.controls if name not in held]
+    return replace(contests, features=contests.features[:, told], controls=held), untold
 
 
 def find_usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarray, dict[str, int]]:
@@ -200,8 +219,15 @@ def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:
     return weak, strong
 
 
-def largest_group(groups: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """The mask [M] of the group with the most battles [N, 2] within it; of no model where no group has any."""
-    one, other = groups[sides].T
-    within = one[one == other]
-    return groups == np.bincount(within).argmax() if len(within) else np.zeros(len(groups), dtype=bool)
+def largest_group(groups: np.ndarray, contests: Contests) -> np.ndarray:
+    """
+    The mask [M] of the group of `groups` [M] with the most battles within it; of no model where no group has any.
+
+    Of equals it is the one with more models, then that of the first name, whatever the order of rows.
+    """
+    one, other = groups[contests.sides].T
+    battles, sizes = np.bincount(one[one == other], minlength=groups.max() + 1), np.bincount(groups)
+    if not battles.any():
+        return np.zeros(len(groups), dtype=bool)
+    best = min(zip(-battles[groups], -sizes[groups], contests.models, groups, strict=True))[-1]
+    return groups == best

@@ -4,6 +4,7 @@ Judged candidates to pairs for DPO: which are kept, which rule drops the others,
 A pair's margin is the chosen answer's probability to win less the rejected one's.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.candidates import Message
+from sft_judge.data.preparing.prompt_groups import text_hash
 from sft_judge.ranking.candidate_judging import Entry, exchange_judgement
 
 TIE, DISAGREE, MARGIN = "verdict of tie", "orders that disagree", "margin too small"
@@ -34,6 +36,12 @@ class Pair:
     def margin(self) -> float:
         """0 to 1."""
         return self.p_chosen - self.p_rejected
+
+    @property
+    def lot(self) -> int:
+        """A number that orders pairs of equal margin, whatever the order of rows."""
+        group = self.entry.group
+        return text_hash(json.dumps([group.prompts, group.responses[self.chosen], group.responses[self.rejected]]))
 
     @property
     def longer(self) -> int:
@@ -70,7 +78,7 @@ class Rules:
             reasons = [self._reason(pair) for pair in pairs]
             dropped.update(reason for reason in reasons if reason)
             good = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
-            good.sort(key=lambda pair: -pair.margin)  # stable: of equals the earlier candidates
+            good.sort(key=lambda pair: -pair.margin)  # stable: of equals those that the lot names first
             chosen += good[: self.max_per_prompt]
             dropped[PER_PROMPT] += len(good[self.max_per_prompt :])
         if self.balance_length:
@@ -93,7 +101,7 @@ def balance(pairs: list[Pair]) -> list[Pair]:
     longer = [pair for pair in pairs if pair.longer > 0]
     shorter = [pair for pair in pairs if pair.longer < 0]
     more, surplus = max(longer, shorter, key=len), abs(len(longer) - len(shorter))
-    gone = {id(pair) for pair in sorted(more, key=lambda pair: pair.margin)[:surplus]}
+    gone = {id(pair) for pair in sorted(more, key=lambda pair: (pair.margin, pair.lot))[:surplus]}
     return [pair for pair in pairs if id(pair) not in gone]
 
 

@@ -1,9 +1,13 @@
 """
-Ratings drawn anew: the cluster bootstrap over prompts of evaluation/bootstrap.py, of the parameters of a fit.
+Ratings drawn anew: a bootstrap over prompts, of the parameters of a fit.
+
+Prompts are weighted by the Bayesian bootstrap, so that no model and no link between models is ever missing in a draw.
+Fits of few battles lie further out than the truth, and those of draws further still: draws are moved so that their
+mean is the data's fit.
 
 Without covariates a draw is no more than counts of verdicts for each pair of models, and each draw is fitted anew.
 With covariates every battle is a row of its own; then a draw is one Newton step from the data's fit, by the slopes
-that the drawn prompts add up to (the estimating function bootstrap, Hu and Kalbfleisch 2000).
+that the drawn prompts add up to (the estimating function bootstrap, Hu and Kalbfleisch 2000), unless battles are few.
 """
 
 import numpy as np
@@ -13,10 +17,20 @@ from sft_judge.evaluation.bootstrap import NUM_RESAMPLES, cluster_draws
 from sft_judge.ranking.bradley_terry import derivatives, design_matrix, fit, row_scores, with_prior
 from sft_judge.ranking.comparisons import Contests, pair_counts
 
+FEW_BATTLES = 20  # a parameter: below it one step is not good enough; scripts/rank_coverage.py, "sparse"
+
 
 def parameter_draws(contests: Contests, ties: bool, repeats: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
     """[1 + repeats, M + F], with `ties` a last column log nu; row 0 is of the data themselves."""
-    return (_step_draws if contests.controls else _fit_draws)(contests, ties, repeats, seed)
+    if not contests.controls:
+        draws = _fit_draws(contests, ties, repeats, seed)
+    elif len(contests.sides) < FEW_BATTLES * (len(contests.models) + len(contests.controls)):
+        draws = _row_fit_draws(contests, ties, repeats, seed)
+    else:
+        draws = _step_draws(contests, ties, repeats, seed)
+    if repeats:
+        draws[1:] += draws[0] - draws[1:].mean(axis=0)
+    return draws
 
 
 def _fit_draws(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
@@ -27,9 +41,17 @@ def _fit_draws(contests: Contests, ties: bool, repeats: int, seed: int) -> np.nd
     sums = sparse.csr_array((counts[battle, verdict], cells), (num_clusters, 3 * len(pairs)))
     design = design_matrix(pairs, len(contests.models))
     parameters = [fit(design, sums.sum(axis=0).reshape(1, -1, 3), ties)]
-    drawn = [weights @ sums for weights in cluster_draws(num_clusters, repeats, seed)]
-    if drawn:
-        parameters.append(fit(design, np.concatenate(drawn).reshape(repeats, -1, 3), ties, parameters[0][0]))
+    for weights in cluster_draws(num_clusters, repeats, seed, keep_all=True):
+        parameters.append(fit(design, (weights @ sums).reshape(len(weights), -1, 3), ties, parameters[0][0]))
+    return np.concatenate(parameters)
+
+
+def _row_fit_draws(contests: Contests, ties: bool, repeats: int, seed: int) -> np.ndarray:
+    design = design_matrix(contests.sides, len(contests.models), contests.features)
+    parameters = [fit(design, contests.counts[None], ties)]
+    for weights in cluster_draws(int(contests.clusters.max()) + 1, repeats, seed, keep_all=True):
+        drawn = contests.counts * weights[:, contests.clusters, None]
+        parameters.append(fit(design, drawn, ties, parameters[0][0]))
     return np.concatenate(parameters)
 
 
@@ -45,7 +67,8 @@ def _step_draws(contests: Contests, ties: bool, repeats: int, seed: int) -> np.n
     members = (contests.clusters, np.arange(num_rows))
     of_cluster = sparse.csr_array((np.ones(num_rows), members), (num_clusters, num_rows)) @ slopes[:num_rows]
     of_prior = slopes[num_rows:].sum(axis=0)
-    drawn = [weights @ of_cluster + of_prior for weights in cluster_draws(num_clusters, repeats, seed)]
     curvature = derivatives(design, counts, start)[1][0]
-    steps = np.linalg.solve(curvature, np.concatenate(drawn).T).T
-    return np.concatenate([start, start + steps])
+    parameters = [start]
+    for weights in cluster_draws(num_clusters, repeats, seed, keep_all=True):
+        parameters.append(start + np.linalg.solve(curvature, (weights @ of_cluster + of_prior).T).T)
+    return np.concatenate(parameters)

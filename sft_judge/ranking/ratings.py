@@ -10,11 +10,13 @@ from scipy.stats import rankdata
 
 from sft_judge.evaluation.bootstrap import NUM_RESAMPLES, interval
 from sft_judge.ranking.bradley_terry import log_probabilities
-from sft_judge.ranking.comparisons import Contests, components, largest_group, pair_counts
+from sft_judge.ranking.comparisons import Contests, components, largest_group, pair_counts, split_controls
 from sft_judge.ranking.rating_draws import parameter_draws
 
 ELO = 400 / np.log(10)  # points to a unit of log-odds
 MEAN = 1000.0
+EQUAL = 1e-6  # what differs by less, in points or in a share, is rounding
+FEWEST_PROMPTS = 10  # for intervals: of 6 models and 30 prompts 94 % hold the truth, of 2 models and 5 prompts 75 %
 LEAST_COMMON = 3  # models in a reference, for a correlation with it
 
 
@@ -28,70 +30,101 @@ def rate_models(
     """
     The ranking. `contests` hold models that all met, directly or through others: see `split_off`.
 
-    `anchor` is a model and its rating, `reference` ratings from elsewhere. One prompt alone gives no intervals.
+    `anchor` is a model of `bounded_models` and its rating, `reference` ratings from elsewhere. Figures that the data
+    do not bound are None: ratings of models that only won or only lost, effects of controls that too few prompts show,
+    intervals from fewer than FEWEST_PROMPTS prompts or of what no prompt varies.
     """
+    contests, untold = split_controls(contests)
     ties = method == "davidson"
-    repeats = NUM_RESAMPLES if contests.clusters.any() else 0
-    draws = parameter_draws(contests, ties, repeats, seed)
-    size = len(contests.models)
+    num_prompts = int(contests.clusters.max()) + 1
+    draws = parameter_draws(contests, ties, NUM_RESAMPLES if num_prompts >= FEWEST_PROMPTS else 0, seed)
+    size, bounded = len(contests.models), bounded_models(contests)
     strengths, log_nu = draws[:, :size], draws[:, -1] if ties else [None] * len(draws)
     points = ELO * strengths
-    anchored = _anchor(points, contests, anchor)
-    scores = (expected_scores(*drawn) for drawn in zip(strengths, log_nu, strict=True))
-    win_rates = np.array([np.nanmean(score, axis=1) for score in scores])
+    anchored = _anchor(points, contests, bounded, anchor)
+    scores = np.array([expected_scores(*drawn) for drawn in zip(strengths[:, bounded], log_nu, strict=True)])
+    win_rates = np.full(points.shape, np.nan)
+    win_rates[:, bounded] = np.nanmean(scores, axis=2) if bounded.any() else np.nan
     outcomes = _outcomes(contests)
-    rank, rank_high = rank_ranges(points)
+    rank, rank_high = rank_ranges(_better(contests, points, log_nu[0], bounded))
     rows = [
         {
             "model": name,
             "rank": int(rank[place]),
             "rank_high": int(rank_high[place]),
-            "rating": interval(anchored[:, place]),
-            "win_rate": interval(win_rates[:, place]),
+            "rating": _figure(anchored[:, place], bounded[place], fixed=anchor is not None and name == anchor[0]),
+            "win_rate": _figure(win_rates[:, place], bounded[place]),
             **{key: float(values[place]) for key, values in outcomes.items()},
         }
         for place, name in enumerate(contests.models)
     ]
     order = np.lexsort((contests.models, -anchored[0]))
+    predicted = np.full((size, size), np.nan)
+    predicted[np.ix_(bounded, bounded)] = scores[0]
     ranking = {
         "method": method,
         "battles": len(contests.clusters),
-        "prompts": int(contests.clusters.max()) + 1,
+        "prompts": num_prompts,
         "models": [rows[place] for place in order],
-        "matrix": _matrix(contests, expected_scores(strengths[0], log_nu[0]), order),
+        "unbounded": [name for name, known in zip(contests.models, bounded, strict=True) if not known],
+        "matrix": _matrix(contests, predicted, order),
         "controls": [
-            {"name": name, "coefficient": interval(draws[:, size + place])}
+            {"name": name, "coefficient": _figure(draws[:, size + place])}
             for place, name in enumerate(contests.controls)
-        ],
+        ]
+        + [{"name": name, "coefficient": _figure(draws[:, 0], known=False)} for name in untold],
     }
-    ranking |= {"tie_parameter": interval(np.exp(log_nu))} if ties else {}
-    return ranking | ({"reference": correlation(points, contests.models, reference)} if reference else {})
+    if ties:  # without ties, or with nothing else, the parameter is the prior's alone
+        tied, decided = contests.counts[:, 2].any(), contests.counts[:, :2].any()
+        ranking["tie_parameter"] = _figure(np.exp(log_nu), bool(tied and decided))
+    known = [name for name, there in zip(contests.models, bounded, strict=True) if there]
+    return ranking | ({"reference": correlation(points[:, bounded], known, reference)} if reference else {})
 
 
-def split_off(contests: Contests) -> tuple[Contests, list[str], list[str]]:
+def split_off(contests: Contests) -> tuple[Contests, list[list[str]]]:
+    """The largest group of models that met, directly or through others, and the groups of the models left out."""
+    groups = components(contests)[0]
+    met = largest_group(groups, contests)
+    left_out = [
+        [contests.models[place] for place in np.flatnonzero(groups == group)] for group in np.unique(groups[~met])
+    ]
+    return contests.keep(met), left_out
+
+
+def bounded_models(contests: Contests) -> np.ndarray:
     """
-    The largest group of models that met, directly or through others; the models left out; and those of the group whose
-    ratings no data bound, as they only won or only lost against the largest group that has both.
+    The mask [M] of the models whose ratings the data bound: the largest group of which each beat or tied each other,
+    directly or through others. All others only won or only lost against it, or against one another.
     """
-    met = largest_group(components(contests)[0], contests.sides)
-    left_out = [name for name, there in zip(contests.models, met, strict=True) if not there]
-    ranked = contests.keep(met)
-    bounded = largest_group(components(ranked)[1], ranked.sides)
-    return ranked, left_out, [name for name, there in zip(ranked.models, bounded, strict=True) if not there]
+    return largest_group(components(contests)[1], contests)
 
 
-def _anchor(points: np.ndarray, contests: Contests, anchor: tuple[str, float] | None) -> np.ndarray:
+def _figure(draws: np.ndarray, known: bool = True, fixed: bool = False) -> dict[str, float | None]:
+    """The figure of draws [1 + R]: without value if not `known`, without interval if none varies (unless `fixed`)."""
+    if not known:
+        return {"value": None, "low": None, "high": None}
+    figure = interval(draws)
+    varies = fixed or (figure["low"] is not None and figure["high"] - figure["low"] > EQUAL)
+    return figure if varies else figure | {"low": None, "high": None}
+
+
+def _anchor(
+    points: np.ndarray, contests: Contests, bounded: np.ndarray, anchor: tuple[str, float] | None
+) -> np.ndarray:
     """
     Ratings [D, M] from points [D, M] whose zero means nothing.
 
-    With no anchor the data's ratings have a mean of MEAN, and those of a draw the same mean weighted by battles, so
-    that a model of few battles does not make the ratings of all others unsure.
+    With no anchor the data's ratings of `bounded` models [M] have a mean of MEAN, and those of a draw the same mean
+    weighted by battles, so that a model of few battles does not make the ratings of all others unsure.
     """
     if anchor is not None:
         place = contests.models.index(anchor[0])
         return points - points[:, [place]] + anchor[1]
-    battles = np.bincount(contests.sides.ravel(), minlength=len(contests.models))
-    return points - ((points - points[0]) @ (battles / battles.sum()))[:, None] - points[0].mean() + MEAN
+    if not bounded.any():
+        return points
+    battles = np.bincount(contests.sides.ravel(), minlength=len(contests.models)) * bounded
+    moved = (points - points[0]) @ (battles / battles.sum())
+    return points - moved[:, None] - points[0, bounded].mean() + MEAN
 
 
 def expected_scores(strengths: np.ndarray, log_nu: float | None) -> np.ndarray:
@@ -102,19 +135,43 @@ def expected_scores(strengths: np.ndarray, log_nu: float | None) -> np.ndarray:
     return scores
 
 
-def rank_ranges(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Best and worst rank [M] of drawn strengths [1 + R, M].
+def rank_ranges(better: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Best and worst rank [M] from whether the row's model is significantly better than the column's [M, M]."""
+    return 1 + better.sum(axis=0), len(better) - better.sum(axis=1)
 
-    One model is significantly better than another where the 95 % interval of their difference, drawn together, is
-    above zero. Each pair is tested by itself; without draws none is.
+
+def significantly_better(points: np.ndarray) -> np.ndarray:
     """
-    size = points.shape[1]
-    better, worse = np.zeros(size, dtype=int), np.zeros(size, dtype=int)
-    for place in range(size if len(points) > 1 else 0):
-        low, high = np.percentile(points[1:] - points[1:, [place]], [2.5, 97.5], axis=0)
-        better[place], worse[place] = (low > 0).sum(), (high < 0).sum()
-    return 1 + better, size - worse
+    Whether the row's model is significantly better than the column's [M, M], by drawn strengths [1 + R, M].
+
+    It is where the 95 % interval of their difference, drawn together, is above zero. Each pair is tested by itself;
+    without draws none is.
+    """
+    better = np.zeros((points.shape[1],) * 2, dtype=bool)
+    for place in range(len(better) if len(points) > 1 else 0):
+        better[:, place] = np.percentile(points[1:] - points[1:, [place]], 2.5, axis=0) > EQUAL
+    return better
+
+
+def _better(contests: Contests, points: np.ndarray, log_nu: float | None, bounded: np.ndarray) -> np.ndarray:
+    """
+    `significantly_better` of bounded models. One that won all its battles against them is significantly better than
+    those with whose strength it would have won all with a probability below 2.5 %; one that lost all, the reverse.
+    """
+    better = significantly_better(points) & bounded & bounded[:, None]
+    for place in np.flatnonzero(~bounded) if len(points) > 1 else []:
+        a, b = contests.sides.T
+        met = np.flatnonzero(((a == place) & bounded[b]) | ((b == place) & bounded[a]))
+        if not len(met):
+            continue
+        other, prompts = contests.sides[met].sum(axis=1) - place, contests.clusters[met]
+        won = contests.counts[met[0], int(b[met[0]] == place)] > 0  # and so all others, else it would be bounded
+        lead = (points[0, bounded] - points[0, other][:, None]) / ELO  # [battles, bounded], had it their strength
+        surprise = log_probabilities(lead, None if log_nu is None else np.array(log_nu))[..., 0 if won else 1]
+        of_prompts = [surprise[prompts == prompt].mean(axis=0) for prompt in np.unique(prompts)]
+        clear = np.flatnonzero(bounded)[np.sum(of_prompts, axis=0) < np.log(0.025)]
+        better[(place, clear) if won else (clear, place)] = True
+    return better
 
 
 def _outcomes(contests: Contests) -> dict[str, np.ndarray]:

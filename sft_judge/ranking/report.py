@@ -13,6 +13,8 @@ from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.plots import COLOURS, GREY, svg
 from sft_judge.evaluation.reporting.tables import number, percent
 from sft_judge.ranking.bradley_terry import PRIOR
+from sft_judge.ranking.comparisons import FEWEST_EACH_WAY, FEWEST_SHOWING
+from sft_judge.ranking.ratings import FEWEST_PROMPTS
 
 MOST_RATINGS, MOST_CELLS, MOST_NUMBERS = 100, 30, 14  # models in a picture: ratings, a matrix, one with numbers
 _BATTLE_COLOURS = LinearSegmentedColormap.from_list("battles", [COLOURS[1], "#e4e4e4", COLOURS[0]])
@@ -26,11 +28,12 @@ def render_ranking(name: str, ranking: dict) -> tuple[list[Table], str]:
     """The tables to print, and the page. `ranking` as in ranking.json."""
     tables = [ranking_table(ranking), *([controls_table(ranking["controls"])] if ranking["controls"] else [])]
     rows, matrix = ranking["models"], ranking["matrix"]
+    rated = [row for row in rows if row["rating"]["value"] is not None]
     list_names = [visible(row["model"], 30) for row in rows[:MOST_CELLS]]
     pictures = [score_matrix(kind, list_names, matrix[kind]) for kind in ("observed", "predicted")]
     cut = f" The first {MOST_CELLS} of {len(rows)}; ranking.json has all." if len(rows) > MOST_CELLS else ""
     sections = [
-        Section("", [plot_ratings(rows[:MOST_RATINGS])], tables[:1]),
+        Section("", [plot_ratings(rated[:MOST_RATINGS])] if rated else [], tables[:1]),
         Section("Held equal", tables=tables[1:]),
         Section(
             "Who beats whom",
@@ -58,7 +61,7 @@ def ranking_table(ranking: dict) -> Table:
     ]
     note = (
         "rank: one more than the models that are significantly better, to as many as are not significantly worse. "
-        "wins: predicted against all others, each as often; a tie is half"
+        "wins: predicted against all others of known rating, each as often; a tie is half"
     )
     return Table("Ranking", columns, rows, note)
 
@@ -81,7 +84,7 @@ def plot_ratings(rows: list[dict]) -> str:
         ratings = [row["rating"] for row in rows]
         values = [rating["value"] for rating in ratings]
         ends = [[rating[end] for rating in ratings] for end in ("low", "high")]
-        spread = None if ratings[0]["low"] is None else np.abs(np.array(ends) - values)
+        spread = None if any(rating["low"] is None for rating in ratings) else np.abs(np.array(ends) - values)
         axes.errorbar(values, range(len(rows)), xerr=spread, fmt="o", markersize=4, color=COLOURS[0])
         axes.set_yticks(range(len(rows)), [visible(row["model"], 30) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -143,14 +146,15 @@ def notes(ranking: dict, anchor: tuple[str, float] | None, judge_notes: list[str
         f"{counted}; skipped: {skipped}." if skipped else f"{counted}.",
         f"By {SOURCES[ranking['from']]}. {MODEL_DESCRIPTION[ranking['method']]}. Elo's scale, {fixed}. In "
         "brackets: 95 % intervals, "
-        "prompts resampled.",
+        "a bootstrap over prompts.",
         f"Each model has besides {PRIOR} battles with one of average strength that come out evenly, so that every "
         "rating is finite.",
         *judge_notes,
     ]
-    if ranking["controls"]:
-        equal = ", ".join(control["name"] for control in ranking["controls"])
-        notes.append(f"Held equal: {equal}. Ratings and predictions are of responses that do not differ in it.")
+    if held := _control_names(ranking, held=True):
+        notes.append(
+            f"Held equal: {', '.join(held)}. Ratings and predictions are of responses that do not differ in it."
+        )
     if ranking["from"] != "votes":
         notes.append("That a judge may favour a model is in no interval: hold it against votes where there are any.")
     if ranking.get("reference", {}).get("spearman"):
@@ -159,26 +163,40 @@ def notes(ranking: dict, anchor: tuple[str, float] | None, judge_notes: list[str
     return notes
 
 
-def caveats(ranking: dict, controls: list[str]) -> list[str]:
-    """What to mind; `controls` are those that were asked for."""
+def caveats(ranking: dict) -> list[str]:
+    """What to mind."""
     caveats = []
     if ranking["left_out"]:
-        caveats.append(f"left out, as no battle connects them with the others: {names(ranking['left_out'])}")
+        groups = [names(group) for group in ranking["left_out_groups"][:MOST_NAMES]]
+        more = len(ranking["left_out_groups"]) - len(groups)
+        caveats.append(
+            f"left out, as no battle connects them with the others: {'; '.join(groups)}"
+            + (f"; and {more} more groups" if more else "")
+        )
     if ranking["unbounded"]:
         caveats.append(
             "won or lost all their battles with the others, so how far they are from these is not known: "
             + names(ranking["unbounded"])
         )
-    if ranking["prompts"] == 1:
-        caveats.append("all battles have one prompt, so there are no intervals, and no rank is certain")
+    if ranking["prompts"] < FEWEST_PROMPTS:
+        few = "all battles have one prompt" if ranking["prompts"] == 1 else f"{ranking['prompts']} prompts are few"
+        caveats.append(f"{few}, so there are no intervals, and no rank is certain")
     elif ranking["prompts"] < MIN_PROMPTS:
         caveats.append(f"{ranking['prompts']} prompts: intervals from so few are too narrow")
-    unseen = [name for name in controls if name not in [control["name"] for control in ranking["controls"]]]
-    if unseen:
-        caveats.append(f"not held equal, as no two responses differ in it: {', '.join(unseen)}")
+    if untold := _control_names(ranking, held=False):
+        caveats.append(
+            f"not held equal, as fewer than {FEWEST_SHOWING} prompts show it, or with more of it fewer than "
+            f"{FEWEST_EACH_WAY} were won or fewer lost: {', '.join(untold)}"
+        )
     if ranking.get("reference", {}).get("missing"):
         caveats.append(f"not in the reference: {names(ranking['reference']['missing'])}")
     return caveats
+
+
+def _control_names(ranking: dict, held: bool) -> list[str]:
+    return [
+        control["name"] for control in ranking["controls"] if (control["coefficient"]["value"] is not None) == held
+    ]
 
 
 def names(models: list[str]) -> str:

@@ -29,6 +29,7 @@ class Contest:
     """
     Candidates 0 to `num` - 1, all different, and the judgements so far of pairs (i, j), i < j, `a` being i.
 
+    Their numbers decide who meets whom and who is taken of equals, so they are to be drawn by lot (`Entry.of`).
     `method`: round-robin, anchor or knockout, as `sft-judge best-of-n --help` has them.
     """
 
@@ -47,15 +48,20 @@ class Contest:
         ]
 
     def _bracket(self) -> tuple[list[list[int]], list[tuple[int, int]]]:
-        """Who is in each round, neighbours meeting and an odd last one waiting; the battles that the next lacks."""
+        """
+        Who is in each round, and the battles that the next lacks. Neighbours meet; in the first round the last ones
+        wait, as many as leave a power of two for the second, so that nobody waits twice.
+        """
         rounds = [list(range(self.num))]
         while len(rounds[-1]) > 1:
             there = rounds[-1]
-            pairs = list(zip(there[::2], there[1::2], strict=False))
+            waiting = (1 << (len(there) - 1).bit_length()) - len(there)
+            meeting = there[: len(there) - waiting]
+            pairs = list(zip(meeting[::2], meeting[1::2], strict=True))
             if missing := [pair for pair in pairs if pair not in self.judged]:
                 return rounds, missing
             winners = [one if self.outcome(one, two) >= 0.5 - EQUAL else two for one, two in pairs]
-            rounds.append(winners + there[2 * len(pairs) :])
+            rounds.append(winners + there[len(meeting) :])
         return rounds, []
 
     def outcome(self, one: int, two: int) -> float:
@@ -76,7 +82,7 @@ class Contest:
         How good each candidate [num] is, by its method.
 
         round-robin: mean outcome against all others, 0.5 without others. anchor: outcome against the anchor, whose own
-        is 0.5. knockout: rounds survived.
+        is 0.5. knockout: rounds survived, one of them perhaps without a battle.
         """
         if self.method == "knockout":
             rounds = self._bracket()[0]

@@ -9,9 +9,10 @@ import pytest
 
 from helpers.candidates import ANSWERS, best_of_n, rows_of, written
 from sft_judge import Judge
+from sft_judge.data.candidates import make_group
 from sft_judge.inference.engines.transformers_engine import TransformersEngine
 from sft_judge.modeling.judge_spec import read_spec, write_spec
-from sft_judge.ranking.candidate_judging import shown_pair
+from sft_judge.ranking.candidate_judging import Entry, shown_pair
 from sft_judge.ranking.tournaments import MAX_ROUND_ROBIN, default_method
 
 pytestmark = pytest.mark.unit
@@ -32,6 +33,15 @@ def outcome(model, prompt, one, two) -> float:
     with Judge.load(str(model)) as judge:
         found = judge.judge(prompt, one, two)
     return found.a + found.tie / 2
+
+
+def better(model, one, two) -> str:
+    return one if outcome(model, "p", one, two) >= 0.5 else two
+
+
+def lots(prompt, texts) -> list[str]:
+    """The texts as the lot orders them."""
+    return [text for (text,) in Entry.of(make_group(prompt, texts), None).texts]
 
 
 # Through the command line
@@ -76,13 +86,12 @@ def test_many_candidates_are_knocked_out_by_default_and_few_all_meet(judge, tmp_
     written(tmp_path / "in.jsonl", [{"prompt": "p", "candidates": texts}])
     assert best_of_n(tmp_path / "in.jsonl", judge, tmp_path / "out.parquet") == 0
     (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    alive = list(range(len(texts)))
+    alive = lots("p", texts)
+    alive = [better(judge, *alive[:2]), *alive[2:]]  # of nine one has to go before the others meet
     while len(alive) > 1:
-        pairs = list(zip(alive[::2], alive[1::2], strict=False))
-        alive = [a if outcome(judge, "p", texts[a], texts[b]) >= 0.5 else b for a, b in pairs] + alive[
-            2 * len(pairs) :
-        ]
-    assert (row["best_index"], row["method"], row["calls"]) == (alive[0], "knockout", 2 * MAX_ROUND_ROBIN)
+        alive = [better(judge, *pair) for pair in zip(alive[::2], alive[1::2], strict=True)]
+    found = row["best_index"], row["method"], row["calls"]
+    assert found == (texts.index(alive[0]), "knockout", 2 * MAX_ROUND_ROBIN)
     assert row["condorcet_winner"] is None and row["cyclic_triples"] is None
 
 
@@ -114,11 +123,12 @@ def test_exchanging_the_candidates_exchanges_the_scores(judge, tmp_path):
 def test_with_one_order_a_pair_is_judged_as_it_is_shown(judge, tmp_path, capsys):
     written(tmp_path / "in.jsonl", [{"prompt": "p", "candidates": ANSWERS[:4]}])
     assert best_of_n(tmp_path / "in.jsonl", judge, tmp_path / "out.jsonl", "--swap", "none") == 0
-    table = np.full((4, 4), np.nan)
+    table, drawn = np.full((4, 4), np.nan), lots("p", ANSWERS[:4])
     with Judge.load(str(judge)) as loaded:
         for pair in combinations(range(4), 2):
-            one, two = shown_pair(pair)
-            found = loaded.judge("p", ANSWERS[one], ANSWERS[two], swap="none")
+            texts = [drawn[place] for place in shown_pair(pair)]
+            one, two = (ANSWERS.index(text) for text in texts)
+            found = loaded.judge("p", *texts, swap="none")
             table[one, two], table[two, one] = found.a + found.tie / 2, found.b + found.tie / 2
     np.testing.assert_allclose(rows_of(tmp_path / "out.jsonl")[0]["scores"], np.nanmean(table, axis=1), atol=1e-6)
     assert "6 battles, 6 calls (swap none)" in capsys.readouterr().out

@@ -137,9 +137,12 @@ def test_what_is_not_counted_is_said(world, tmp_path, capsys):
 def test_length_and_style_are_held_equal_and_what_never_differs_is_named(world, tmp_path, capsys):
     assert rank(world.battles, tmp_path, "--control", "length", "style") == 0
     ranking = strictly(tmp_path / "ranking.json")
-    assert [control["name"] for control in ranking["controls"]] == ["length"]
+    values = {control["name"]: control["coefficient"]["value"] for control in ranking["controls"]}
+    assert values.pop("length") is not None
+    assert values == dict.fromkeys(["headers", "lists", "bold", "code blocks"])
     said = capsys.readouterr().out
-    assert "no two responses differ in it: headers, lists, bold, code blocks" in said and "Held equal: length." in said
+    assert "or fewer lost: headers, lists, bold, code blocks" in said and "Held equal: length." in said
+    assert "| bold        | – " in said
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "rows", "own"])
@@ -170,6 +173,30 @@ def test_five_battles_on_one_prompt_give_a_table_without_intervals_and_say_why(w
     assert "all battles have one prompt" in capsys.readouterr().out
 
 
+SPARSE = [(3, 2, "tie"), (1, 0, "b"), (4, 0, "a"), (3, 1, "b"), (3, 1, "tie"), (0, 4, "tie")]
+
+
+@pytest.mark.parametrize("method", ["bradley-terry", "davidson"])
+@pytest.mark.parametrize("battles", [SPARSE, SPARSE[:1], SPARSE[1:2], [(0, 1, "tie")] * 12, SPARSE * 3])
+def test_a_handful_of_battles_gives_what_can_be_known_and_dashes(world, tmp_path, capsys, method, battles):
+    rows = [
+        world.rows[place]
+        | {"prompt": [f"p {place}"], "verdict": verdict, "model_a": f"m{a}", "model_b": f"m{b}"}
+        | {"response_a": ["word " * (place + 2)], "response_b": ["word"]}
+        for place, (a, b, verdict) in enumerate(battles)
+    ]
+    write_battles(tmp_path / "few.jsonl", battle_table(rows))
+    for more in ([], ["--control", "length"]):
+        assert rank(tmp_path / "few.jsonl", tmp_path / "out", "--method", method, *more) == 0
+        ranking = strictly(tmp_path / "out" / "ranking.json")
+        printed = capsys.readouterr().out
+        assert " nan" not in printed and ("| –" in printed or not ranking["unbounded"])
+        if battles == SPARSE:
+            assert ranking["unbounded"] == ["m4", "m0"] and "6 prompts are few" in printed
+        if battles == SPARSE[1:2]:
+            assert ranking["unbounded"] == ["m1", "m0"]
+
+
 BAD = {
     "no models": ([], "unnamed", "no model_a in any battle"),
     "one model": ([], "alone", "nothing to rank by in 5 battles (5 of a model against itself)"),
@@ -177,6 +204,7 @@ BAD = {
     "a judge without probs": (["--from", "both"], "battles", "--from both needs a judge"),
     "probs for nothing": (["--from", "votes", "--probs", "{world}/probs.parquet"], "battles", "takes no --probs"),
     "an unknown anchor": (["--anchor", "dunes=1000"], "battles", "Did you mean 'dune'?"),
+    "an anchor that lost all": (["--anchor", "dune=1"], "losing", "won or lost all its battles with the others"),
     "an anchor without a rating": (["--anchor", "dune"], "battles", "expected a model and its rating"),
     "no reference": (["--reference", "{world}/none.csv"], "battles", "no such file"),
     "a reference of something else": (["--reference", "{world}/battles.parquet"], "battles", "no ratings"),
@@ -194,6 +222,9 @@ def bad_files(world):
         "unnamed": nameless,
         "alone": [row | {"model_a": "x", "model_b": "x"} for row in world.rows[:5]],
         "unlabelled": [row | {"verdict": None} for row in world.rows],
+        "losing": [
+            row | {"verdict": "b" if row["model_a"] == "dune" else "a"} for row in world.rows if "dune" in row.values()
+        ],
         "endless": [row | {"weight": weight} for row, weight in zip(world.rows[:3], (1.0, np.inf, None), strict=True)],
         "weightless": [row | {"weight": -1.0} for row in world.rows],
     }

@@ -18,7 +18,7 @@ from sft_judge.data.battles import read_battles
 from sft_judge.data.probs import read_probs
 from sft_judge.pipelines.pipeline import first_output
 from sft_judge.pipelines.sweep import read_sweep, unique_steps
-from sft_judge.pipelines.sweep_report import Scores, _verdict, best_of
+from sft_judge.pipelines.sweep_report import Scores, choose_trials, confirm_winner, summary, table_of
 
 ROOT = Path(__file__).parents[2]
 unit, engine = pytest.mark.unit, pytest.mark.engine
@@ -111,6 +111,7 @@ def scores_of(measure: str, seeds: list[int], means: dict[str, float], noise: fl
         shared = rng.normal(0.9, 0.3, 200)
         for cell, mean in means.items():
             scores.values[cell, seed] = shared + mean + rng.normal(0, noise, 200)
+    scores.raw = scores.values
     return scores
 
 
@@ -121,18 +122,47 @@ def test_a_winner_is_called_only_where_the_interval_is_off_zero(sweep_file):
     for gap, said in ((0.05, f"{rates[1]} is better than smooth"), (0.0001, "no winner: no difference seen")):
         means = {"plain": 0.01, "smooth": 0.0, rates[0]: 0.0, rates[1]: -gap}
         scores = scores_of("log_loss", [1, 2, 3, 4, 5], means, 0.05 if gap > 0.01 else 0.3)
-        chosen = [best_of(scores, cells, sweep.seeds) for cells in (rates, sweep.references)]
+        chosen = choose_trials(sweep, scores)
         if gap > 0.01:
-            assert chosen == [rates[1], "smooth"]
-        verdict = _verdict(sweep, scores, *chosen)["verdict"]
-        assert verdict.startswith(said) and "on fresh seeds 3, 4, 5" in verdict
+            assert chosen == (rates[1], "smooth")
+        verdict = confirm_winner(sweep, scores, *chosen)["verdict"]
+        assert verdict.startswith(said) and "on fresh seeds 3, 4, 5" in verdict and "100 battles" in verdict
+        result = summary(sweep, scores, chosen)
+        assert result["verdict"] == verdict and (result["battles"], result["confirm_battles"]) == (100, 100)
+        assert "100 battles to choose by, 100 more kept to confirm by" in table_of(result).note
+
+
+@unit
+def test_a_trial_that_suits_the_battles_that_chose_it_is_not_confirmed_on_them(sweep_file):
+    sweep = read_sweep(sweep_file(("seeds: [1, 2]", "seeds: [1, 2]\nconfirm: [3, 4]")))
+    won = 0
+    for seed in range(60):
+        rng, scores = np.random.default_rng(seed), Scores("log_loss")
+        scores.clusters = np.arange(200)
+        for cell in [*sweep.trials, *(f"more {place}" for place in range(20))]:
+            sweep.trials.setdefault(cell, {})
+            suits = rng.normal(0, 0.3, 200)  # the same with every seed; the mean over all battles is 0
+            for number in (1, 2, 3, 4):
+                scores.values[cell, number] = suits + rng.normal(0, 0.05, 200)
+        verdict = confirm_winner(sweep, scores, *choose_trials(sweep, scores))["verdict"]
+        won += " is better than plain" in verdict
+    assert won <= 6  # of 60 at 2.5 %; on the battles that chose it is 10
+
+
+@unit
+def test_too_few_prompts_to_halve_confirm_nothing(sweep_file):
+    sweep = read_sweep(sweep_file(("seeds: [1, 2]", "seeds: [1, 2]\nconfirm: [3, 4]")))
+    scores = scores_of("log_loss", [1, 2, 3, 4], {"plain": 0.5, "smooth": 0.0}, 0.01)
+    scores.clusters = np.arange(200) % 3
+    said = confirm_winner(sweep, scores, *choose_trials(sweep, scores))
+    assert said["confirmed"] is None and "smooth is not confirmed: prompts of fewer than 4 groups" in said["verdict"]
 
 
 @unit
 def test_looking_at_many_cells_widens_the_interval_where_no_fresh_seeds_are_named(sweep_file):
     sweep = read_sweep(sweep_file())
     scores = scores_of("accuracy", [1, 2], dict.fromkeys(sweep.trials, 0.0), 0.2)
-    plain, widened = scores.difference("smooth", "plain", [1, 2]), _verdict(sweep, scores, "smooth", "plain")
+    plain, widened = scores.difference("smooth", "plain", [1, 2]), confirm_winner(sweep, scores, "smooth", "plain")
     assert widened["confirmed"]["high"] - widened["confirmed"]["low"] > 1.1 * (plain.high - plain.low)
     assert "allowing for 3 trials looked at" in widened["verdict"]
 

@@ -58,6 +58,17 @@ def test_a_maximum_is_found_also_where_counts_are_one_sided_or_of_very_unlike_si
                 assert (np.abs(gain) < 1e-9).all()  # nats that another step would bring
 
 
+@pytest.mark.parametrize("ties", [True, False])
+def test_a_maximum_is_found_also_where_counts_of_many_models_fall_apart_into_groups(ties):
+    rng = np.random.default_rng(0)
+    sides = np.array([rng.choice(100, 2, replace=False) for _ in range(150)])
+    design, counts = design_matrix(sides, 100), np.eye(3)[rng.choice(3, 150, p=[0.45, 0.45, 0.1])]
+    drawn = counts * rng.poisson(size=(40, 150, 1))  # a third of the battles is missing in each
+    found = fit(design, drawn, ties, fit(design, counts[None], ties)[0])
+    slope = derivatives(*with_prior(design, drawn, ties), found)[0]
+    assert np.abs(slope).max() < 1e-6
+
+
 def test_weighted_squares_are_those_of_dense_algebra_for_one_and_for_many():
     rng = np.random.default_rng(0)
     design = design_matrix(np.array([(0, 1), (1, 2), (0, 2)]), 3, rng.normal(size=(3, 2)))

@@ -11,15 +11,20 @@ from sft_judge.ranking.rating_draws import parameter_draws
 pytestmark = pytest.mark.unit
 
 
+def drawn_weights(contests, repeats):
+    """[repeats, N] of the battles."""
+    drawn = cluster_draws(int(contests.clusters.max()) + 1, repeats, 3, keep_all=True)
+    return np.concatenate(list(drawn))[:, contests.clusters]
+
+
 @pytest.mark.parametrize("ties", [True, False])
-def test_a_draw_is_the_fit_of_the_rows_of_the_drawn_prompts(ties):
+def test_a_draw_is_the_fit_of_the_weighted_prompts_but_for_a_shift_that_makes_the_data_their_mean(ties):
     contests = drawn_contests(rows=200)
     draws = parameter_draws(contests, ties, repeats=5, seed=3)
-    weights = np.concatenate(list(cluster_draws(int(contests.clusters.max()) + 1, 5, 3)))
-    for draw, weight in zip(draws[1:], weights, strict=True):
-        rows = np.repeat(np.arange(200), weight[contests.clusters].astype(int))
-        again = fit(design_matrix(contests.sides[rows], 5), contests.counts[None, rows], ties)[0]
-        assert draw == pytest.approx(again, abs=1e-6)
+    counts = contests.counts * drawn_weights(contests, 5)[..., None]
+    again = fit(design_matrix(contests.sides, 5), counts, ties)
+    assert draws[1:] - draws[1] == pytest.approx(again - again[0], abs=1e-6)
+    assert draws[1:].mean(axis=0) == pytest.approx(draws[0])
 
 
 @pytest.mark.parametrize("ties", [True, False])
@@ -28,9 +33,17 @@ def test_with_things_held_equal_a_draw_is_close_to_the_fit_of_its_rows_and_the_d
     draws = parameter_draws(contests, ties, repeats=40, seed=3)
     design = design_matrix(contests.sides, 5, contests.features)
     assert draws[0] == pytest.approx(fit(design, contests.counts[None], ties)[0])
-    weights = np.concatenate(list(cluster_draws(int(contests.clusters.max()) + 1, 40, 3)))
-    again = fit(design, contests.counts * weights[:, contests.clusters, None], ties)
+    again = fit(design, contests.counts * drawn_weights(contests, 40)[..., None], ties)
+    again += draws[0] - again.mean(axis=0)
     assert (np.sqrt(((draws[1:] - again) ** 2).mean(axis=0)) < 0.1 * again.std(axis=0)).all()
+
+
+def test_with_things_held_equal_in_few_battles_a_draw_is_the_fit_of_its_rows():
+    contests = drawn_contests(rows=60, slope=np.array([0.5, -0.2]))
+    draws = parameter_draws(contests, True, repeats=4, seed=3)
+    counts = contests.counts * drawn_weights(contests, 4)[..., None]
+    again = fit(design_matrix(contests.sides, 5, contests.features), counts, True)
+    assert draws[1:] - draws[1] == pytest.approx(again - again[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("slope", [None, np.array([0.5, -0.2])])

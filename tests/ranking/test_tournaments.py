@@ -5,8 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
-from sft_judge.ranking.candidate_judging import shown_pair
+from sft_judge.data.candidates import make_group
+from sft_judge.inference.judge import Judgement
+from sft_judge.ranking.candidate_judging import Entry, play_contests, shown_pair
 from sft_judge.ranking.tournaments import Contest, num_battles
 
 pytestmark = pytest.mark.unit
@@ -53,7 +56,7 @@ def test_scores_are_mean_outcomes_outcomes_against_the_anchor_and_rounds_survive
     )
     np.testing.assert_allclose(contest("anchor", table, anchor=3).scores(), table[:, 3])
     strong = np.array([[0.5 if i == j else float(i > j) for j in range(5)] for i in range(5)])  # the later wins
-    assert contest("knockout", strong).scores().tolist() == [0, 1, 0, 2, 3]
+    assert contest("knockout", strong).scores().tolist() == [0, 1, 2, 1, 3]  # the last three wait in the first round
 
 
 def test_half_of_a_tie_counts_for_each():
@@ -90,3 +93,56 @@ def test_in_a_round_robin_everyone_is_shown_first_about_half_of_the_time():
             assert set(shown_pair(pair)) == set(pair)
             first[shown_pair(pair)[0]] += 1
         assert all(abs(2 * count - (num - 1)) <= 1 for count in first)
+
+
+# Who wins of equals
+
+
+def decided(a: float) -> Judgement:
+    return Judgement(a, 1 - a, 0.0, "a" if a > 0.5 else "b", None)
+
+
+RNG = np.random.default_rng(0)
+JUDGES = {
+    "a coin": lambda battles: [decided(RNG.integers(2)) for _ in battles],
+    "ties": lambda battles: [decided(0.5) for _ in battles],
+    "the first shown": lambda battles: [decided(0.9) for _ in battles],
+}
+
+
+def winners(method: str, num: int, judge, prompts: int, seed: int = 0) -> list[int]:
+    """Of each prompt the place of the best of `num` candidates that say the same of themselves."""
+    groups = [make_group(f"prompt {prompt}", [f"answer {place}" for place in range(num)]) for prompt in range(prompts)]
+    entries = [Entry.of(group, method, seed) for group in groups]
+    play_contests(entries, judge)
+    return [entry.places.index(entry.contest.standing(sorted(set(entry.places)))["best"]) for entry in entries]
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize(
+    "method, nums", [("knockout", range(2, 41)), ("round-robin", (2, 3, 5, 8)), ("anchor", (2, 3, 9))]
+)
+def test_of_equal_candidates_every_place_wins_as_often(judge, method, nums):
+    if judge != "a coin":
+        nums = [num for num in nums if num in (2, 3, 8, 9, 17, 33)]
+    for num in nums:
+        wins = np.bincount(winners(method, num, JUDGES[judge], prompts=max(60, 4 * num)), minlength=num)
+        assert len(wins) == num and chisquare(wins).pvalue > 1e-4, (num, wins)
+
+
+def test_nobody_waits_after_the_first_round_of_a_knockout():
+    for num in range(2, 41):
+        rounds = contest("knockout", drawn(num))._bracket()[0]
+        assert [len(there) for there in rounds[1:]] == [2**power for power in reversed(range(len(rounds) - 1))]
+
+
+@pytest.mark.parametrize("method", ["knockout", "anchor", "round-robin"])
+def test_which_of_equals_wins_depends_on_the_seed_and_not_on_the_order_of_rows_or_candidates(method):
+    texts = [f"answer {place}" for place in range(11)]
+    taken = []
+    for seed, given in ((0, texts), (0, texts[::-1]), (1, texts)):
+        groups = [make_group(f"prompt {prompt}", given) for prompt in range(20)]
+        entries = [Entry.of(group, method, seed) for group in groups]
+        play_contests(entries, JUDGES["ties"])
+        taken.append([entry.texts[entry.contest.standing(list(range(11)))["best"]] for entry in entries])
+    assert taken[0] == taken[1] != taken[2]

@@ -1,0 +1,57 @@
+"""
+How often a sweep calls a winner where all trials are as good as the reference: nominally 2.5 % (one side of 95 %).
+
+    OMP_NUM_THREADS=1 python scripts/sweep_false_winners.py 1000
+
+Log losses of trial, seed and battle are sums of normal deviates: of the battle (standard deviation 0.5), of trial and
+battle, which all seeds share (0.15), of trial and seed (the column `SD of seeds`), and of all three (0.05). One battle
+a prompt, three seeds, and for `fresh seeds` three more.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from sft_judge.pipelines.sweep import Sweep
+from sft_judge.pipelines.sweep_report import Scores, choose_trials, confirm_winner
+
+SEEDS, FRESH = [1, 2, 3], [4, 5, 6]
+
+
+def draw_scores(rng: np.random.Generator, trials: list[str], num_battles: int, spread: float) -> Scores:
+    """Scores of trials that are all equally good."""
+    scores = Scores("log_loss")
+    scores.clusters = np.arange(num_battles)
+    battle = 0.7 + 0.5 * rng.normal(size=num_battles)
+    for trial in trials:
+        of_trial = battle + 0.15 * rng.normal(size=num_battles)
+        for seed in SEEDS + FRESH:
+            noise = spread * rng.normal() + 0.05 * rng.normal(size=num_battles)
+            scores.values[trial, seed] = of_trial + noise
+    return scores
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("simulations", type=int)
+    num = parser.parse_args().simulations
+    print("| trials | battles | SD of seeds | fresh seeds | looked at (Bonferroni) |\n| --- | --- | --- | --- | --- |")
+    for num_trials, num_battles in ((1, 400), (4, 400), (16, 400), (16, 2000)):
+        for spread in (0.0, 0.002, 0.01):
+            trials = ["reference", *(f"trial {place}" for place in range(num_trials))]
+            won = []
+            for seed in range(num):
+                scores = draw_scores(np.random.default_rng(seed), trials, num_battles, spread)
+                won.append([])
+                for confirm in (FRESH, []):
+                    settings = dict.fromkeys(trials, {})
+                    sweep = Sweep(Path("sweep.yaml"), {}, settings, trials[:1], SEEDS, confirm, "log_loss", {})
+                    verdict = confirm_winner(sweep, scores, *choose_trials(sweep, scores))["verdict"]
+                    won[-1].append("is better than" in verdict)
+            rates = (f"{100 * rate:.1f} %" for rate in np.mean(won, axis=0))
+            print(f"| {num_trials} | {num_battles} | {spread} | {' | '.join(rates)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
