@@ -18,12 +18,12 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import BattleFile
 from sft_judge.data.columns import SOFT
 from sft_judge.data.preparing.prompt_groups import PromptIndex
-from sft_judge.data.style import standardise, style_counts, style_differences
+from sft_judge.data.style import FEWEST_SHOWING, standardise, style_counts, style_differences
 from sft_judge.inference.calibrated import Calibrated
 from sft_judge.inference.ensemble import combine
 
 NAMES = ("model_a", "model_b")
-FEWEST_SHOWING, FEWEST_EACH_WAY = 20, 5  # prompts that show a feature, and in which more of it won, and lost
+FEWEST_EACH_WAY = 5  # prompts in which more of a feature won, and lost
 MOST_WEIGHT = 1_000_000  # of a battle; beyond it the prior would be lost in the rounding
 
 
