@@ -23,7 +23,7 @@ from sft_judge.training.machine_defaults import DEFAULTS
 def summarise_training(trainer: Trainer) -> dict:
     """What a `JudgeTrainer`'s run saw and how it ended, for judge.json and the manifest."""
     data, config, base = trainer.data, trainer.args, trainer.start.name
-    battles = Path(config.battles) if config.battles else None
+    battles = config.battles_file
     return {
         **data.counts,
         "battles_sha256": battles and content_hash(battles),

@@ -92,7 +92,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
 
 
 def _check_recipe(config: JudgeConfig) -> None:
-    check_evaluation(config, config.fold is not None)
+    check_evaluation(config, config.fold is not None or config.dataset_name is not None)
     if config.model_init_kwargs:
         raise InputError(
             "model_init_kwargs is of JudgeTrainer in Python; a recipe has dtype, attn_implementation, model_revision "
