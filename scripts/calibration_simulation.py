@@ -24,7 +24,7 @@ from sft_judge.evaluation.metrics import cross_entropy
 from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling
 
 ACCURACIES = (0.6, 0.8, 0.95, 0.99)
-ROWS = (10, 20, 30, 40, 60, 100, 200, 400, 1000)
+ROWS = (10, 30, 60, 100, 200, 500)
 GAIN = 0.05  # nats, of the judges that are not right
 GAIN_ROWS = 200  # that it is looked for on
 FRESH_ROWS = 8000
@@ -61,7 +61,7 @@ class Judge:
         return apply_scaling(truth, np.exp(size))
 
     def draw(self, rng, rows: int, rows_a_prompt: int = 1, languages: int = 1) -> HeldOut:
-        """Held-out rows. With several rows a prompt, one number draws all of its verdicts: its errors come together."""
+        """Held-out rows. One number draws all verdicts of a prompt, so that its errors come together."""
         truth = softmax(self.scale * rng.normal(size=(rows, self.num)), axis=1)
         clusters, order = np.arange(rows) // rows_a_prompt, np.argsort(-truth, axis=1)
         below = rng.random(clusters[-1] + 1)[clusters, None] > np.take_along_axis(truth, order, axis=1).cumsum(axis=1)
@@ -95,15 +95,13 @@ def mean_rise(found: np.ndarray) -> float:
     return float(np.nan_to_num(found).mean())
 
 
-def settings(num: int) -> dict[str, dict]:
-    """How held-out battles are drawn and fitted, by the name of a line of the table."""
+def settings(num: int) -> dict[str, tuple[dict, int]]:
+    """How held-out battles are drawn and fitted, by the name of a line of the table, and from how many battles on."""
     forms = {"automatic": None, "temperature": "temperature"} | ({"vector": "vector"} if num == 3 else {})
-    lines = {name: {"form": form} for name, form in forms.items()}
-    return lines | {
-        "automatic, 5 dependent rows a prompt": {"form": None, "rows_a_prompt": 5},
-        f"{[*forms][-1]}, 5 dependent rows a prompt": {"form": [*forms.values()][-1], "rows_a_prompt": 5},
-        "automatic, 2 languages": {"form": None, "languages": 2},
-    }
+    lines = {name: ({"form": form}, 0) for name, form in forms.items()}
+    for name in ("automatic", [*forms][-1]):
+        lines[f"{name}, 5 dependent rows a prompt"] = {"form": forms[name], "rows_a_prompt": 5}, 150
+    return lines | {"automatic, 2 languages": ({"form": None, "languages": 2}, 400)}
 
 
 def print_harm(args) -> None:
@@ -114,15 +112,21 @@ def print_harm(args) -> None:
     for num in (2, 3):
         for accuracy in ACCURACIES:
             judge = Judge(num, accuracy)
-            for name, setting in settings(num).items():
-                found = [rises(judge, rows, draws=args.draws, seed=args.seed, **setting) for rows in args.rows]
-                cells = [f"{1000 * mean_rise(one):.1f} ({np.isfinite(one).mean():.0%})" for one in found]
+            for name, (setting, least_rows) in settings(num).items():
+                cells = []
+                for rows in args.rows:
+                    found = rises(judge, rows, draws=args.draws * (rows >= least_rows), seed=args.seed, **setting)
+                    cells.append(
+                        f"{1000 * mean_rise(found):.1f} ({np.isfinite(found).mean():.0%})" if len(found) else ""
+                    )
                 print(f"| {num} | {accuracy:.0%} | {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 def print_gains(args) -> None:
     """Print what is gained of GAIN nats by judges that are not right."""
-    print(f"\nJudges whose mistake costs {GAIN} nats: gain on {GAIN_ROWS} battles (share of {args.draws} draws kept)\n")
+    print(
+        f"\nJudges whose mistake costs {GAIN} nats: gain on {GAIN_ROWS} battles (share of {args.draws} draws kept)\n"
+    )
     print("| verdicts | accuracy | mistake | automatic |\n| --- | --- | --- | --- |")
     for num in (2, 3):
         for accuracy in ACCURACIES:

@@ -1,10 +1,15 @@
 """
-Fitting a calibration on rows that the judge did not see: the simplest form that held-out rows support.
+Fitting a calibration on rows that the judge did not see: the form that held-out rows support.
 
 Forms, simplest first: none; one temperature; vector scaling with a and b tied (a tie has its own temperature and
-offset). Each is fitted on four fifths of the prompts and scored on the last fifth, in turns (cross-fitting). One
-temperature must have the lower log loss there, what is richer must beat the simpler beyond chance. A language gets
-parameters of its own where they beat everybody's on its rows. On few prompts, or one verdict alone, nothing is fitted.
+offset). Each is fitted on four fifths of the prompts and scored on the last fifth, in turns (cross-fitting); the least
+log loss there is kept. A language gets parameters of its own where they beat everybody's on its rows beyond chance. On
+few prompts, one verdict alone, or without errors, nothing is fitted.
+
+The prior of a fit is more prompts, in which the judge is right: the rows once more, with the judge's probabilities
+for verdicts, which count as PRIOR_PROMPTS prompts for each of k parameters. Fitted on n prompts alone, a judge that is
+right loses k / 2n nats; with m prompts of a prior k n / 2 (n + m)^2, which is k / 8m at most. So it is
+1 / (8 PRIOR_PROMPTS) at most, whatever the prompts, the form and the judge; `scripts/calibration_simulation.py` tries.
 """
 
 from dataclasses import dataclass
@@ -21,9 +26,9 @@ from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scal
 RANGE = (0.05, 20.0)  # of temperatures
 OFFSETS = (-5.0, 5.0)  # of the tie's logit
 FOLDS = 5
-PRIOR_PROMPTS = 35  # a parameter, whose verdicts are as the judge says: costs a right judge 1 / (8 * 35) nats at most
-MIN_ERRORS = 5  # below this an interval of the gain leaves out what is rare
-ODD = 0.05  # of a judge without errors: how likely it holds that to be, for its errors to be missed
+PRIOR_PROMPTS = 35  # a parameter: a judge that is right loses 0.0036 nats at most
+MIN_ERRORS = 10  # rows; with fewer an interval of the gain is too narrow, as none is drawn that is not there
+MIN_LIKELIHOOD = 0.05  # of no error at all, by the judge's own probabilities: without errors there is nothing to learn
 LEAST_ROWS = 200  # of a language, for parameters of its own
 FORMS = ("temperature", "vector")
 
@@ -100,21 +105,22 @@ def too_little(held: HeldOut, form: str | None = None) -> str | None:
     if prompts < MIN_PROMPTS:
         return f"they are of {prompts} prompts, of {MIN_PROMPTS} needed"
     expected = held.probs.max(axis=1).prod()  # how likely the judge holds it to be right everywhere
-    if form or held.errors() or expected < ODD:
+    if form or held.errors() or expected < MIN_LIKELIHOOD:
         return None
     return f"the judge errs in none of them, which is {expected:.0%} likely if it is as sure as it should be"
 
 
 def fit_best(held: HeldOut, form: str | None = None) -> tuple[dict | None, str, np.ndarray]:
     """
-    The calibration with the least log loss in cross-fitting, fitted on all rows, with the form's name and those losses.
+    Fit the calibration with the least log loss in cross-fitting.
 
     Args:
         held: rows to fit on.
         form: one of FORMS, which is kept even without a gain; None: the best, or no calibration.
 
     Returns:
-        The calibration (None: nothing helps), its form ("none" for no calibration), and its log loss in cross-fitting [N].
+        The calibration, fitted on all rows (None: none helps), its form ("none" for no calibration), and the log loss
+        in cross-fitting [N].
     """
     best, form_chosen, calibration = held.losses(None), "none", None
     tried = (form,) if form else FORMS if held.probs.shape[1] == 3 else FORMS[:1]
@@ -134,14 +140,14 @@ def choose_calibration(held: HeldOut, form: str | None = None) -> tuple[dict | N
 
     A `form` of FORMS is kept even without a gain: to compare judges that are calibrated in the same form.
 
-    `{"form", "gain", "errors", "before", "after"}`, with intervals over prompts: the drop in log loss in cross-fitting,
-    without an interval on fewer than MIN_ERRORS errors; rows in which the judge is wrong; log loss and ece on the rows
-    themselves, raw and with the calibration that was fitted on them. `too_little` says, where it stands there, why
-    nothing was fitted.
+    `{"form", "gain", "errors", "before", "after"}`, with intervals over prompts: the drop in log loss in
+    cross-fitting, of which there is no interval on fewer than MIN_ERRORS errors; the rows in which the judge errs; log
+    loss and ece on the rows themselves, raw and with the calibration that was fitted on them. `too_little` says, where
+    it stands there, why nothing was fitted.
     """
     calibration, form_chosen, losses = fit_best(held, form)
     gain, errors = interval_of(held.losses(None) - losses, held.clusters), held.errors()
-    if errors < MIN_ERRORS:  # resampling draws no error that is not there
+    if errors < MIN_ERRORS:
         gain |= {"low": None, "high": None}
     evidence = {"form": form_chosen, "gain": gain, "errors": errors}
     lacking = too_little(held, form)
