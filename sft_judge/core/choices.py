@@ -7,3 +7,4 @@ IMPORT_FORMATS = ("lmsys", "wsdm", "battles", "preference", "rewardbench", "rate
 BITS_OF_SCHEME = {"W4A16": 4, "W8A16": 8, "FP8_STATIC": 8, "NF4": 4, "INT8": 8}  # of a weight
 BITSANDBYTES_SCHEMES = ("NF4", "INT8")  # without calibration, to compare with; the others are auto-round's
 QUANTIZED_FORMATS = ("auto_round", "auto_gptq")  # of the files
+LOG_LOSS_TOLERANCE = 0.005  # nats: what another form of a judge may cost
