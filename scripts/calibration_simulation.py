@@ -1,7 +1,7 @@
 """
 What calibrating costs a judge that is right and gains one that is not: two Markdown tables, in a few minutes.
 
-    python scripts/calibration_simulation.py [--draws 200] [--rows 10 30 100] [--seed 0]
+    python scripts/calibration_simulation.py [--draws 100] [--rows 10 30 100] [--seed 0]
 
 A judge's logits are normal, of a scale that makes its most probable verdict right as often as wanted; verdicts are
 drawn from its probabilities. The log loss is that expected of fresh rows by the true probabilities, after calibrating
@@ -143,7 +143,7 @@ def print_gains(args) -> None:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=200, help="of the held-out battles (200)")
+    parser.add_argument("--draws", type=int, default=100, help="of the held-out battles (100)")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="held-out battles")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(words)
