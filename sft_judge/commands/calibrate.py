@@ -97,7 +97,7 @@ def _check_judge(model, probs) -> None:
 
 
 def _describe_calibration(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
-    from sft_judge.evaluation.calibration_fit import MIN_ERRORS
+    from sft_judge.evaluation.bootstrap import MIN_ERRORS
     from sft_judge.evaluation.reporting.tables import number
     from sft_judge.modeling.temperature_scaling import describe_calibration
 

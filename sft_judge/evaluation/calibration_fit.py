@@ -19,15 +19,14 @@ from scipy.optimize import minimize
 from sklearn.model_selection import GroupKFold
 
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.evaluation.bootstrap import MIN_PROMPTS, interval, resample
-from sft_judge.evaluation.metrics import RAISED, cross_entropy, figures, one_hot, row_columns
+from sft_judge.evaluation.bootstrap import MIN_ERRORS, MIN_PROMPTS, interval, resample
+from sft_judge.evaluation.metrics import cross_entropy, figure_intervals, one_hot, row_columns
 from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling
 
 RANGE = (0.05, 20.0)  # of temperatures
 OFFSETS = (-5.0, 5.0)  # of the tie's logit
 FOLDS = 5
 PRIOR_PROMPTS = 35  # a parameter: a judge that is right loses 0.0036 nats at most
-MIN_ERRORS = 10  # rows; with fewer an interval of the gain is too narrow, as none is drawn that is not there
 MIN_LIKELIHOOD = 0.05  # of no error at all, by the judge's own probabilities: without errors there is nothing to learn
 LEAST_ROWS = 200  # of a language, for parameters of its own
 FORMS = ("temperature", "vector")
@@ -166,7 +165,7 @@ def _of_languages(held: HeldOut, form: str, losses: np.ndarray) -> tuple[np.ndar
         if too_little(part):
             continue
         its = cross_fit(part, FIT[form])
-        if interval_of(losses[rows] - its, part.clusters)["low"] > 0:
+        if (interval_of(losses[rows] - its, part.clusters)["low"] or 0) > 0:
             own[language], losses[rows] = FIT[form](part), its
     return losses, own
 
@@ -174,7 +173,7 @@ def _of_languages(held: HeldOut, form: str, losses: np.ndarray) -> tuple[np.ndar
 def interval_of(values: np.ndarray, clusters: np.ndarray) -> dict:
     """The mean of [N] with its interval."""
     sums = resample({"sum": values, "n": np.ones(len(values))}, clusters)
-    return interval(sums["sum"] / sums["n"])
+    return interval(sums["sum"] / sums["n"], sums.of_prompts["n"])
 
 
 def before_and_after(held: HeldOut, calibration: dict | None) -> dict:
@@ -182,6 +181,6 @@ def before_and_after(held: HeldOut, calibration: dict | None) -> dict:
     metrics = {}
     for name, one in (("before", None), ("after", calibration)):
         scaled = apply_calibration(held.probs, one, held.languages)
-        draws = figures(resample(row_columns(scaled, held.verdicts), held.clusters))
-        metrics[name] = {key: interval(draws[key], key in RAISED) for key in ("log_loss", "ece")}
+        draws = resample(row_columns(scaled, held.verdicts), held.clusters)
+        metrics[name] = figure_intervals(draws, ("log_loss", "ece"))
     return metrics
