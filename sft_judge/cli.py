@@ -14,12 +14,14 @@ import sys
 
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.logs import show_messages
-from sft_judge.core.registry import STAGES, run_stage
+from sft_judge.core.registry import GROUPS, run_stage
 
 
 def usage() -> str:
     """What `sft-judge --help` prints."""
-    lines = [f"  {stage:<16} {help_}" for stage, (_, help_) in STAGES.items()]
+    lines = []
+    for group, stages in GROUPS.items():
+        lines += [group, *(f"  {stage:<16} {help_}" for stage, (_, help_) in stages.items()), ""]
     return "\n".join(
         [
             "usage: sft-judge STAGE [arguments]      sft-judge STAGE --help for each      sft-judge --version",
@@ -27,7 +29,6 @@ def usage() -> str:
             "A judge reads a prompt and two answers and says with what probability people prefer A, B or neither.",
             "",
             *lines,
-            "",
             "example:",
             "  sft-judge run recipes/demo/pipeline.yaml",
         ]
@@ -41,7 +42,9 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
     `nested`: as a step of `run`, which says itself how to go on after an interruption.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if argv[:1] == ["help"]:  # `help STAGE`
+        argv = [*argv[1:2], "--help"]
+    if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
     if argv[0] == "--version":

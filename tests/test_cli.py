@@ -10,7 +10,7 @@ import pytest
 from sft_judge import cli
 from sft_judge.cli import main
 from sft_judge.core.errors import GateError, InputError
-from sft_judge.core.registry import STAGES
+from sft_judge.core.registry import GROUPS, STAGES, SYNONYMS
 
 pytestmark = pytest.mark.unit
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "pyarrow", "pandas", "scipy", "matplotlib", "vllm")
@@ -27,7 +27,8 @@ def fails(capsys, *words) -> tuple[int, str]:
 def test_no_help_imports_a_heavy_package():
     code = f"""
 import contextlib, io, json, sys
-from sft_judge.cli import STAGES, main
+from sft_judge.cli import main
+from sft_judge.core.registry import STAGES
 
 found = {{}}
 for words in [["--help"], ["--version"], *([stage, "--help"] for stage in STAGES)]:
@@ -77,6 +78,36 @@ def test_help_lists_every_stage(capsys):
     text = capsys.readouterr().out
     for stage, (_, help_) in STAGES.items():
         assert f"  {stage} " in text and help_ in text
+    for group, stages in GROUPS.items():
+        shown = text.split(f"\n{group}\n")[1].split("\n\n")[0]
+        assert [line.split()[0] for line in shown.splitlines()] == [*stages]
+
+
+def test_help_of_a_stage_may_come_before_or_after_its_name(capsys):
+    shown = []
+    for words in (["help", "predict"], ["predict", "--help"]):
+        with pytest.raises(SystemExit) as leave:
+            main(words)
+        assert not leave.value.code
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and "sft-judge predict" in shown[0]
+    assert main(["help"]) == 0 and "usage:" in capsys.readouterr().out
+    assert fails(capsys, "help", "trian")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("score", "'predict'"), ("sft", "'train'"), ("fine_tune", "'train'"), ("Fine-Tune", "'train'")]
+    + [("--verion", "'--version'"), ("convert", "'import' or 'export' or 'merge'"), ("eval", "'evaluate'")],
+)
+def test_a_stage_by_another_name_is_found_by_its_meaning(capsys, word, meant):
+    status, line = fails(capsys, word)
+    assert status == 2 and f"Unknown stage {word!r}. Did you mean {meant}?" in line
+
+
+def test_a_synonym_is_no_stage_and_means_one():
+    assert not {*SYNONYMS} & {*STAGES}
+    assert {stage for meant in SYNONYMS.values() for stage in meant} <= {*STAGES}
 
 
 def test_no_word_at_all_prints_the_usage_and_fails(capsys):

@@ -16,37 +16,67 @@ from sft_judge.core.manifest import (
     write_manifest,
 )
 
-# stage: (module under sft_judge.commands, what it does)
-STAGES = {
-    "run": ("run", "the stages of a pipeline, in order; what is up to date is skipped"),
-    "import": ("import_battles", "competition files, preference sets to battles"),
-    "prepare": ("prepare", "folds grouped by prompt, ties kept, dropped or split"),
-    "audit": ("audit", "look before you train: lengths, verdicts, languages, duplicates"),
-    "prompt": ("prompt", "the exact text and tokens a model sees; whether verdicts are single tokens"),
-    "base": ("base_model", "a tiny random model of a real family, its tokenizer trained on the spot"),
-    "train": ("train", "a judge from a recipe"),
-    "untrained": ("untrained", "a plain model as a judge, zero-shot or few-shot: what training has to beat"),
-    "predict": ("predict", "verdict probabilities for battles"),
-    "merge": ("merge", "adapters into the base, seeds or folds averaged"),
-    "quantize": ("quantize", "auto-round on the judge's own prompts"),
-    "export": ("export", "a sequence-classification checkpoint, for servers that know nothing of judges"),
-    "verify": ("verify", "the parity gate: engines and forms of one judge give the same numbers"),
-    "calibrate": ("calibrate", "fit the temperature on rows the judge did not see"),
-    "sweep": ("sweep", "a grid over recipes: seeds, intervals, paired tests; resumable"),
-    "shift": ("shift", "whether to mix in a second source: trained on each, scored on both"),
-    "evaluate": ("evaluate", "metrics with intervals, and a report"),
-    "attack": ("attack", "battles in which one response talks to the judge, for `evaluate --attacked`"),
-    "rank": ("rank", "a ranking of models, by votes or by a judge, with intervals"),
-    "submit": ("submit", "a submission in the sample's format"),
-    "judge": ("judge", "one battle, answered on the terminal"),
-    "serve": ("serve", "HTTP: POST /v1/judge, and a page to try it"),
-    "best-of-n": ("best_of_n", "the best of several answers to each prompt"),
-    "preference-pairs": ("preference_pairs", "chosen and rejected answers for DPO, out of several"),
-    "synth": ("synth", "synthetic battles whose best possible log loss is known"),
-    "doctor": ("doctor", "what is installed, what an extra would give, which GPU is seen"),
+# group of the help: stage: (module under sft_judge.commands, what it does)
+GROUPS = {
+    "general": {
+        "run": ("run", "the stages of a pipeline, in order; what is up to date is skipped"),
+        "doctor": ("doctor", "what is installed, what an extra would give, which GPU is seen"),
+    },
+    "data": {
+        "import": ("import_battles", "competition files, preference sets to battles"),
+        "prepare": ("prepare", "folds grouped by prompt, ties kept, dropped or split"),
+        "audit": ("audit", "look before you train: lengths, verdicts, languages, duplicates"),
+        "prompt": ("prompt", "the exact text and tokens a model sees; whether verdicts are single tokens"),
+        "synth": ("synth", "synthetic battles whose best possible log loss is known"),
+    },
+    "train": {
+        "train": ("train", "a judge from a recipe"),
+        "launch": ("launch", "`train` on several GPUs or machines, under accelerate with a launch file"),
+        "base": ("base_model", "a tiny random model of a real family, its tokenizer trained on the spot"),
+        "untrained": ("untrained", "a plain model as a judge, zero-shot or few-shot: what training has to beat"),
+        "sweep": ("sweep", "a grid over recipes: seeds, intervals, paired tests; resumable"),
+        "shift": ("shift", "whether to mix in a second source: trained on each, scored on both"),
+    },
+    "use": {
+        "judge": ("judge", "battles from the terminal or a pipe, answered at once"),
+        "predict": ("predict", "verdict probabilities for battles"),
+        "submit": ("submit", "a submission in the sample's format"),
+        "rank": ("rank", "a ranking of models, by votes or by a judge, with intervals"),
+        "best-of-n": ("best_of_n", "the best of several answers to each prompt"),
+        "preference-pairs": ("preference_pairs", "chosen and rejected answers for DPO, out of several"),
+    },
+    "measure": {
+        "evaluate": ("evaluate", "metrics with intervals, and a report"),
+        "calibrate": ("calibrate", "fit the temperature on rows the judge did not see"),
+        "verify": ("verify", "the parity gate: engines and forms of one judge give the same numbers"),
+        "attack": ("attack", "battles in which one response talks to the judge, for `evaluate --attacked`"),
+    },
+    "serve": {
+        "serve": ("serve", "HTTP: POST /v1/judge, and a page to try it"),
+        "merge": ("merge", "adapters into the base, seeds or folds averaged"),
+        "quantize": ("quantize", "auto-round on the judge's own prompts"),
+        "export": ("export", "a sequence-classification checkpoint, for servers that know nothing of judges"),
+    },
 }
-
-
+STAGES = {stage: entry for stages in GROUPS.values() for stage, entry in stages.items()}
+# what people call a stage elsewhere
+SYNONYMS = {
+    **dict.fromkeys(("sft", "fit", "finetune", "fine-tune", "distil", "distill", "reward"), ("train",)),
+    **dict.fromkeys(("accelerate", "torchrun", "deepspeed"), ("launch",)),
+    **dict.fromkeys(("score", "infer", "inference", "generate"), ("predict",)),
+    **dict.fromkeys(("eval", "metrics", "report", "test", "benchmark"), ("evaluate",)),
+    **dict.fromkeys(("chat", "ask", "compare"), ("judge",)),
+    **dict.fromkeys(("load", "download"), ("import",)),
+    "convert": ("import", "export", "merge"),
+    **dict.fromkeys(("split", "clean", "dedup"), ("prepare",)),
+    "check": ("verify", "doctor"),
+    "env": ("doctor",),
+    **dict.fromkeys(("api", "deploy", "server"), ("serve",)),
+    "compress": ("quantize",),
+    "leaderboard": ("rank",),
+    "dpo": ("preference-pairs",),
+    "pipeline": ("run",),
+}
 OLD_NAMES = {"plant": "synth"}
 
 
@@ -66,8 +96,16 @@ def stage_module(stage: str):
     """The module of a stage. Raises `InputError` that names the nearest known one."""
     stage = OLD_NAMES.get(stage, stage)
     if stage not in STAGES:
-        raise InputError(f"Unknown stage {stage!r}.{nearest(stage, STAGES)} Known: {', '.join(STAGES)}.")
+        raise InputError(f"Unknown stage {stage!r}.{_meant(stage)} Known: {', '.join(STAGES)}.")
     return importlib.import_module(f"sft_judge.commands.{STAGES[stage][0]}")
+
+
+def _meant(word: str) -> str:
+    """A question that names a stage by its meaning, or the nearest by its letters; empty where none is near."""
+    known = SYNONYMS.get(word.lower().replace("_", "-"))
+    if known:
+        return f" Did you mean {' or '.join(map(repr, known))}?"
+    return nearest(word, ["--help", "--version"] if word.startswith("-") else STAGES)
 
 
 def stage_parser(stage: str) -> Parser:
