@@ -1,7 +1,5 @@
 """What is installed, what each missing extra would give, and which GPU is seen. Changes nothing."""
 
-import shlex
-
 from sft_judge.core.version import __version__
 
 EXAMPLE = "sft-judge doctor"
@@ -25,7 +23,7 @@ def run(args):
     for extra in doctor.check_extras():
         if extra.missing:
             here = f" (here: {_list_versions(extra.installed)})" if extra.installed else ""
-            print(f"  - {extra.name:<10} would give {extra.gives}: {_how(extra)}{here}")
+            print(f"  - {extra.name:<10} would give {extra.gives}: {doctor.install_command(extra.name)}{here}")
         else:
             print(f"  + {extra.name:<10} {_list_versions(extra.installed)}")
     problems = doctor.find_problems(bool(gpus))
@@ -35,10 +33,3 @@ def run(args):
 
 def _list_versions(versions: dict[str, str]) -> str:
     return ", ".join(f"{package} {version}" for package, version in versions.items())
-
-
-def _how(extra) -> str:
-    """The command for what is missing. Plain `pip install vllm` takes the CUDA build: the set-up script chooses."""
-    if extra.name == "vllm":
-        return "python3 scripts/setup.py"
-    return f"pip install {shlex.join(extra.missing)}"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from sft_judge.core.choices import BITSANDBYTES_SCHEMES
+from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.bnb import bitsandbytes
 from sft_judge.modeling.judge_spec import read_spec, write_spec
@@ -84,7 +85,7 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     try:
         from auto_round import AutoRound
     except ModuleNotFoundError as error:
-        raise InputError("auto-round is not installed; take the extra: pip install 'sft-judge[quantize]'.") from error
+        raise InputError(f"auto-round is not installed: {install_command('quantize')}") from error
 
     if is_multimodal(model):
         raise InputError(

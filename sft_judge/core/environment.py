@@ -6,11 +6,13 @@ pyproject.toml makes.
 """
 
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -98,6 +100,19 @@ def check_extras() -> list[Extra]:
     """Every extra, in the order of EXTRAS."""
     groups = read_requirements()
     return [Extra(name, gives, *look_up(groups.get(name, []))) for name, gives in EXTRAS.items()]
+
+
+def install_command(name: str) -> str:
+    """
+    The command that installs an extra, or a package that is in none.
+
+    It names what is missing: sft-judge is on no index, so `pip install` does not find its extras. pip alone would take
+    the CUDA build of vLLM; a checkout's set-up script chooses.
+    """
+    if name == "vllm" and (Path(__file__).parents[2] / "Makefile").is_file():
+        return "make setup"
+    needed = read_requirements().get(name) or [name]
+    return f"pip install {shlex.join(look_up(needed)[1] or needed)}"
 
 
 def list_gpus() -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def connect(address: str):
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise InputError("Ray is not installed; take the extra: pip install 'sft-judge[ray]'.") from error
+        raise InputError(f"Ray is not installed: {install_command('ray')}") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing asks the network
     try:
         ray.init(address=address, log_to_driver=False)

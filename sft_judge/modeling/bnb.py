@@ -2,6 +2,7 @@
 
 from transformers import BitsAndBytesConfig
 
+from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError
 
 
@@ -10,7 +11,7 @@ def bitsandbytes():
     try:
         import bitsandbytes
     except ModuleNotFoundError as error:
-        raise InputError("bitsandbytes is not installed; take the extra: pip install 'sft-judge[qlora]'.") from error
+        raise InputError(f"bitsandbytes is not installed: {install_command('qlora')}") from error
     return bitsandbytes
 
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_liger_kernel_available
 from trl import get_quantization_config
 
+from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.model_files import is_adapter
 from sft_judge.modeling.loading import dtype_of, load_config, load_model, modules_beyond_text
@@ -88,7 +89,7 @@ def _check_quantization(model_config: JudgeModelConfig, config: JudgeConfig) -> 
     if not model_config.use_peft:
         raise InputError(f"{bits} is set without use_peft, but quantised weights cannot be trained; set use_peft.")
     if not is_bitsandbytes_available():
-        raise InputError(f"{bits} is set, but bitsandbytes is not installed: pip install bitsandbytes.")
+        raise InputError(f"{bits} is set, but bitsandbytes is not installed: {install_command('qlora')}")
 
 
 def _quantization_of(base) -> str | None:
@@ -164,6 +165,6 @@ def _check_liger(config: JudgeConfig) -> None:
     """Raise `InputError` if Liger's kernels are asked for where they cannot run."""
     if config.use_liger_kernel and not (is_liger_kernel_available() and torch.cuda.is_available()):
         raise InputError(
-            "use_liger_kernel is set, but liger-kernel is not installed or there is no GPU: pip install liger-kernel, "
-            "or leave the setting out."
+            "use_liger_kernel is set, but liger-kernel is not installed or there is no GPU: "
+            f"{install_command('liger-kernel')}, or leave the setting out."
         )

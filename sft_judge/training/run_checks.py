@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, get_scheduler
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
+from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError, nearest, one_line
 from sft_judge.training.base_model import check_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
@@ -105,7 +106,7 @@ def _check_trackers(config: JudgeConfig) -> None:
             known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
             raise InputError(f"report_to is {tracker!r}, expected none, {known}.{nearest(tracker, known.split(', '))}")
         if tracker not in installed:
-            raise InputError(f"report_to is {tracker}, which is not installed here; pip install {tracker}.")
+            raise InputError(f"report_to is {tracker}, which is not installed: {install_command(tracker)}")
     for name in ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"):
         default = JudgeConfig.__dataclass_fields__[name].default
         if config.report_to and "trackio" not in config.report_to and getattr(config, name) != default:

@@ -158,5 +158,5 @@ def test_a_4_bit_base_without_bitsandbytes_names_the_extra(adapters, tmp_path, m
     spec = read_spec(adapters[0])
     spec.training["loaded_in_4bit"] = {"dtype": "bfloat16", "quantization_config": {"load_in_4bit": True}}
     write_spec(adapters[0], spec)
-    refuses(capsys, adapters[:1], "pip install 'sft-judge[qlora]'", tmp_path)
+    refuses(capsys, adapters[:1], "pip install 'bitsandbytes>=0.50'", tmp_path)
     assert merge(adapters[0], output=tmp_path / "merged", onto="plain") == 0

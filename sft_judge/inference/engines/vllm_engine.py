@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError
 from sft_judge.modeling import loading
 from sft_judge.modeling.judge_spec import JudgeSpec
@@ -34,7 +35,7 @@ def why_not(model: str) -> str | None:
     try:
         from vllm.platforms import current_platform
     except ModuleNotFoundError:
-        return "vLLM is not installed (the extra: pip install 'sft-judge[vllm]')"
+        return f"vLLM is not installed (`{install_command('vllm')}` installs it)"
     if loading.is_adapter(model):
         return "vLLM takes whole weights (`sft-judge merge` makes them of an adapter)"
     if loading.is_multimodal(model) and not (Path(model) / PROCESSOR).is_file():
