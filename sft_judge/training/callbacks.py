@@ -1,10 +1,12 @@
-"""An exponential moving average of what is trained, which becomes the judge when training ends."""
+"""Callbacks: an average of what is trained, which becomes the judge when training ends, and a run's lines on a pipe."""
 
 import logging
+import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -56,10 +58,35 @@ def _file(args, state) -> Path:
 
 
 class PlainLines(TrainerCallback):
-    """On a pipe, a line for each logged step instead of Trainer's raw dictionaries."""
+    """
+    On a pipe, a line for each logged step instead of Trainer's raw dictionaries: loss, speed and time left.
+
+    Args:
+        tokens_per_epoch: of all rows of the training set.
+    """
+
+    def __init__(self, tokens_per_epoch: int):
+        self.tokens_per_epoch = tokens_per_epoch
+        self._start = None  # the clock, step and epoch at which this run began or went on
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start = time.monotonic(), state.global_step, state.epoch or 0.0
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._start = None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
         shown = [f"{key} {float(logs[key]):.4g}" for key in ("loss", "learning_rate", "eval_log_loss") if key in logs]
-        logger.info(f"step {state.global_step}/{state.max_steps}  {'  '.join(shown)}")
+        logger.info("  ".join([f"step {state.global_step}/{state.max_steps}", *shown, *self._speed(state)]))
+
+    def _speed(self, state) -> list[str]:
+        """Tokens a second since the start and the time left at that speed; empty before the first step."""
+        clock, step, epoch = self._start or (0, state.global_step, 0)
+        if state.global_step == step:
+            return []
+        seconds = time.monotonic() - clock
+        left = seconds / (state.global_step - step) * (state.max_steps - state.global_step)
+        tokens = self.tokens_per_epoch * (state.epoch - epoch) / seconds
+        return [f"{tokens:,.0f} tokens/s", f"{tqdm.format_interval(left)} left"]

@@ -56,7 +56,7 @@ class VerdictTrainer(SFTTrainer):
         self.status = FINISHED
         if self.args.disable_tqdm:
             self.remove_callback(PrinterCallback)
-            self.add_callback(PlainLines())
+            self.add_callback(PlainLines(sum(self.train_dataset["length"])))
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = ["input_ids", "targets", "teacher", "weight", "margin", "row", "length"]

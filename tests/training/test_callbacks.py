@@ -1,19 +1,27 @@
-"""The moving average of what is trained: the judge is that of each step, and a killed run goes on with it."""
+"""The moving average of what is trained, the bar of a run on a terminal, and its lines on a pipe."""
 
+import fcntl
 import json
+import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 from helpers.training_runs import ADAPTER_WEIGHTS, CRASH, weights
+from sft_judge.training.callbacks import PlainLines
 from sft_judge.training.trainer import JudgeTrainer
 
-engine = pytest.mark.engine
+unit, engine = pytest.mark.unit, pytest.mark.engine
 
 
 @engine
@@ -68,3 +76,59 @@ def test_a_killed_run_goes_on_with_its_average(train, command, tmp_path, capsys)
     assert "Going on from" in capsys.readouterr().out
     for name, value in whole.items():
         torch.testing.assert_close(killed[name], value, atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def progress_words(command, tmp_path):
+    """The words of a training whose recipe leaves it to the machine how its progress is shown."""
+    words = command(max_steps=4, logging_steps=2)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("disable_tqdm: true\n", ""))
+    return [sys.executable, "-m", "sft_judge", *words]
+
+
+@engine
+def test_a_terminal_shows_a_bar_with_the_time_left(progress_words):
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    with subprocess.Popen(progress_words, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while part := os.read(main, 65536):
+                shown += part
+        except OSError:  # Linux: the other end is closed
+            pass
+    os.close(main)
+    text = shown.decode()
+    assert process.returncode == 0, text
+    assert re.search(r"50%\|█+ +\| 2/4 \[\d\d:\d\d<\d\d:\d\d", text), text
+    assert "step 2/4" not in text
+
+
+@engine
+def test_a_pipe_gets_lines_with_the_speed_and_the_time_left(progress_words):
+    finished = subprocess.run(progress_words, capture_output=True, text=True)
+    lines = [line for line in finished.stdout.splitlines() if line.startswith("step ")]
+    assert finished.returncode == 0 and "%|" not in finished.stdout + finished.stderr
+    number = r"[\d.e-]+"
+    for line, step in zip(lines, (2, 4), strict=True):
+        speed = r"[\d,]*[1-9][\d,]* tokens/s  \d\d:\d\d left"
+        assert re.fullmatch(rf"step {step}/4  loss {number}  learning_rate {number}  {speed}", line), line
+
+
+@unit
+def test_the_time_left_and_the_speed_are_those_since_the_run_went_on(monkeypatch):
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr("sft_judge.training.callbacks.time.monotonic", lambda: next(clock))
+    lines, logged = PlainLines(tokens_per_epoch=4000), []
+    monkeypatch.setattr("sft_judge.training.callbacks.logger.info", logged.append)
+    state = TrainerState(global_step=10, epoch=0.5, max_steps=200)
+    lines.on_train_begin(None, state, None)
+    lines.on_log(None, state, None, {"eval_loss": 1.0, "eval_log_loss": 1.0})
+    state.global_step, state.epoch = 20, 1.0
+    lines.on_log(None, state, None, {"loss": 1.0, "learning_rate": 0.1})
+    assert logged == [
+        "step 10/200  eval_log_loss 1",
+        "step 20/200  loss 1  learning_rate 0.1  200 tokens/s  03:00 left",
+    ]
