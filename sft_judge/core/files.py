@@ -125,16 +125,16 @@ def content_hash(path: Path) -> str:
     """
     SHA-256 of a file, or of a folder's files and their names.
 
-    Left out are what a later stage may add without changing what the folder *is*: manifests, unfinished work, and the
-    calibration inside judge.json (it is fitted on the judge's own output, so it cannot be part of its identity). An
-    adapter's hash is of its base too.
+    Left out are what may be added without changing what the folder *is*: manifests, unfinished work, TensorBoard's logs
+    (which hold the time), and the calibration inside judge.json (it is fitted on the judge's own output, so it cannot
+    be part of its identity). An adapter's hash is of its base too.
     """
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             name = file.relative_to(path).as_posix()
-            if name.endswith("manifest.json") or ".partial" in name:
+            if name.endswith("manifest.json") or ".partial" in name or ".tfevents." in name:
                 continue
             digest.update(f"{name}\0{_hash_in_folder(file)}\n".encode())
         return digest.hexdigest()

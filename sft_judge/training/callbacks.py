@@ -1,4 +1,4 @@
-"""Callbacks: an average of what is trained, which becomes the judge when training ends, and a run's lines on a pipe."""
+"""Callbacks: an average of what is trained, which becomes the judge at the end, and a run's lines on a pipe."""
 
 import logging
 import time

@@ -30,6 +30,8 @@ from sft_judge.training.trainer import JudgeTrainer
 
 logger = logging.getLogger(__name__)
 
+TENSORBOARD_LOGS = "runs"  # where Trainer puts them, in its output folder
+
 
 def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
     """
@@ -73,7 +75,11 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     checkpoint = open_work(work, fingerprint, config, start.weights)
     trainer = JudgeTrainer(
         model=model,
-        args=config.with_changes(output_dir=str(work), push_to_hub=False),
+        args=config.with_changes(
+            output_dir=str(work),
+            push_to_hub=False,
+            run_name=config.run_name or f"{output.name}-{fingerprint[:8]}",  # a run that goes on goes on in a tracker too
+        ),
         processing_class=tokenizer,
         train_dataset=data,
         peft_config=lora,
@@ -105,6 +111,8 @@ def _finish(trainer: JudgeTrainer, config: JudgeConfig, output: Path) -> None:
     work = Path(trainer.args.output_dir)
     save_judge(trainer, work / "judge", output)
     if trainer.is_world_process_zero():
+        if (work / TENSORBOARD_LOGS).is_dir():
+            (work / TENSORBOARD_LOGS).rename(work / "judge" / TENSORBOARD_LOGS)
         replace_folder(work / "judge", output)
         shutil.rmtree(work, ignore_errors=True)
         if config.push_to_hub:
