@@ -1,16 +1,52 @@
 """
-Write docs/settings.md: what becomes of each key of a recipe, from training/settings_table.py and config.py.
+Write docs/settings.md, what becomes of each key of a recipe, and the list of keys in `sft-judge train --help`.
 
     python scripts/settings_page.py
+
+Both are made from training/settings_table.py and config.py. Help prints a file since it imports nothing heavy.
 """
 
-from dataclasses import fields
+import textwrap
+from dataclasses import MISSING, Field, fields
+from enum import Enum
+from fnmatch import fnmatch
 from pathlib import Path
+from types import NoneType
+from typing import get_args
 
-from sft_judge.training.config import JudgeConfig, JudgeModelConfig
-from sft_judge.training.settings_table import MODEL, REFUSED, TRAINING, USED, Setting
+from sft_judge.training.config import CHOICES, MODEL_CHOICES, JudgeConfig, JudgeModelConfig
+from sft_judge.training.machine_defaults import DEFAULTS
+from sft_judge.training.settings_checks import enum_values, hints_of
+from sft_judge.training.settings_table import MODEL, OWN, REFUSED, TRAINING, USED, Setting
 
-PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "settings.md"
+HELP = ROOT / "sft_judge" / "training" / "settings_help.txt"
+GROUPS = {  # of the help: names of keys, or patterns of them; the first that fits takes a key
+    "data": "battles dataset_name dataset_* fold holdout_fold limit mix battle_order train_sampling_strategy "
+    "data_seed token_budget",
+    "judge": "prompt_template *_budget show_language num_verdicts verdict_words swap margin_scale agreement_weight "
+    "full_vocab_weight chat_template_path eos_token pad_token",
+    "distillation": "labels distill_* teacher_ties correct_above allow_in_sample external_teacher rdrop_weight",
+    "guards": "on_collapse collapse_after on_spike spike_factor logging_nan_inf_filter",
+    "model and adapter": "model_* dtype attn_implementation use_peft lora_* use_rslora use_dora load_in_* *bnb_* "
+    "router_aux_loss_coef last_layer_at_answer use_kernels",
+    "optimisation": "learning_rate lr_* warmup_steps num_train_epochs max_steps per_device_train_batch_size "
+    "gradient_accumulation_steps padding_free pad_to_multiple_of optim optim_* weight_decay adam_* max_grad_norm "
+    "label_smoothing_factor ema_decay average_tokens_across_devices neftune_noise_alpha seed full_determinism bf16 "
+    "fp16 tf32 gradient_checkpointing* activation_offloading torch_* *liger*",
+    "evaluation": "eval_* per_device_eval_batch_size load_best_model_at_end metric_for_best_model greater_is_better",
+    "saving and logging": "output_dir save_* logging_* log_* disable_tqdm report_to run_name project "
+    "trackio_* include_*",
+    "hub": "push_to_hub hub_* data_license",
+    "machine and processes": "use_cpu ddp_* deepspeed local_rank dataloader_*",
+}
+INTRODUCTION = """settings, each a key of a recipe and --key VALUE here, with its default; switches may be bare, lists take several.
+The keys of TRL that are refused, and why: docs/settings.md.
+"""
+IN_PYTHON_ALONE = ("model_init_kwargs",)
+LONGEST_CHOICES = 60  # characters
+_KINDS = {int: "N", float: "X", str: "TEXT", dict: "JSON"}
 TITLE = """# Settings of a training
 
 Every key of a recipe, each also `--key value` on the command line. *Used*: by sft_judge itself. *Passed on*: to TRL,
@@ -33,6 +69,64 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def help_text() -> str:
+    """The keys that are not refused, by group, each with its values, what it is, and its default."""
+    entries = {}
+    for kind, table in ((JudgeConfig, TRAINING), (JudgeModelConfig, MODEL)):
+        for item in fields(kind):
+            setting, hint = table.get(item.name, OWN.get(item.name)), hints_of(kind)[item.name]
+            if item.name in IN_PYTHON_ALONE or (setting and setting.handling == REFUSED):
+                continue
+            choices = (CHOICES | MODEL_CHOICES).get(item.name) or item.metadata.get("choices") or enum_values(hint)
+            entries[item.name] = _entry(item, _values(hint, choices), setting, kind)
+    groups = {title: [] for title in GROUPS}
+    for name, entry in sorted(entries.items(), key=lambda pair: _place(pair[0])):
+        groups[_place(name)[0]].append(entry)
+    return INTRODUCTION + "".join(f"\n{title}:\n{''.join(lines)}" for title, lines in groups.items())
+
+
+def _place(name: str) -> tuple[str, int]:
+    """The group of a key and its place in it, by GROUPS."""
+    places = [
+        (name == pattern, title, place)
+        for title, patterns in GROUPS.items()
+        for place, pattern in enumerate(patterns.split())
+        if fnmatch(name, pattern)
+    ]
+    _, title, place = max(places, key=lambda found: found[0])  # its own name before a pattern
+    return title, place
+
+
+def _entry(item: Field, values: str, setting: Setting | None, kind: type) -> str:
+    help_, remark = item.metadata["help"], setting.remark if setting else ""
+    if item.name in kind.__annotations__:  # a description of ours
+        remark = ""
+    else:
+        first = " ".join(help_.split()).split(". ")[0].rstrip(".")
+        help_ = "" if remark and setting.handling == USED else first
+    needs = f"with {setting.needs}" if setting and setting.needs else ""
+    default = item.default_factory() if item.default is MISSING else item.default
+    default = default.value if isinstance(default, Enum) else default
+    shown = " ".join(map(str, default)) if isinstance(default, list) else str(default).lower()
+    shown = "" if default in (None, "") or item.name in DEFAULTS else f" ({shown})"
+    text = "; ".join(filter(None, (help_, remark, needs))) + shown
+    lines = textwrap.wrap(text, 94, break_long_words=False, break_on_hyphens=False)
+    return f"  --{item.name} {values}".rstrip() + "\n" + "".join(f"      {line}\n" for line in lines)
+
+
+def _values(hint, choices: tuple | None) -> str:
+    """What a key takes: one of a few, a number, text, or several of them; nothing for a switch."""
+    shown = "|".join(dict.fromkeys(str(choice).lower() for choice in choices or () if "eval_" not in str(choice)))
+    if 0 < len(shown) <= LONGEST_CHOICES:
+        return shown
+    kinds = [part for part in (get_args(hint) or (hint,)) if part is not NoneType]
+    if bool in kinds:
+        return ""
+    if any(getattr(part, "__origin__", part) is list for part in [hint, *kinds]):
+        return "TEXT ..." if "str" in str(hint) else "X ..."
+    return next((_KINDS[kind] for kind in (dict, float, int) if kind in kinds or kind is hint), "TEXT")
+
+
 def _own(kind: type) -> set[str]:
     return {*kind.__annotations__} - {*TRAINING, *MODEL}
 
@@ -52,3 +146,4 @@ def _line(name: str, setting: Setting, description: str = "") -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    HELP.write_text(help_text(), encoding="utf-8")

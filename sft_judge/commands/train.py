@@ -1,11 +1,10 @@
 """
 Train a judge from a recipe.
 
-A recipe is a YAML file of TRL's SFTConfig and ModelConfig keys and the judge's own (battles, fold, labels,
-distill_weight, prompt_template, num_verdicts, total_budget, swap, ...: see training/config.py). Every key can be
+A recipe is a YAML file of TRL's SFTConfig and ModelConfig keys and the judge's own, listed below. Every key can be
 given on the command line as --key value, which wins. A run that was killed goes on from its last checkpoint.
 
-On several processes: accelerate launch --config_file recipes/accelerate/X.yaml scripts/train.py --config RECIPE
+On several processes: sft-judge launch --config_file ddp --num_processes N --config RECIPE
 """
 
 import os
@@ -19,6 +18,8 @@ EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_
 
 
 def add_arguments(parser):
+    settings = Path(__file__).parents[1] / "training" / "settings_help.txt"
+    parser.epilog += f"\n\n{settings.read_text(encoding='utf-8')}"
     parser.add_argument("--config", metavar="RECIPE", help="a file, or a name such as demo/teacher")
     parser.add_argument("--limit", metavar="N", help="only the first N battles, for a quick try")
     parser.add_argument("--allow-in-sample", action="store_true", help="train on labels not proven out of fold")

@@ -125,9 +125,9 @@ def content_hash(path: Path) -> str:
     """
     SHA-256 of a file, or of a folder's files and their names.
 
-    Left out are what may be added without changing what the folder *is*: manifests, unfinished work, TensorBoard's logs
-    (which hold the time), and the calibration inside judge.json (it is fitted on the judge's own output, so it cannot
-    be part of its identity). An adapter's hash is of its base too.
+    Left out are what may be added without changing what the folder *is*: manifests, unfinished work, logs of
+    TensorBoard, and the calibration inside judge.json (it is fitted on the judge's own output, so it cannot be part of
+    its identity). An adapter's hash is of its base too.
     """
     path = Path(path)
     if path.is_dir():

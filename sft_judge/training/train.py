@@ -78,7 +78,8 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         args=config.with_changes(
             output_dir=str(work),
             push_to_hub=False,
-            run_name=config.run_name or f"{output.name}-{fingerprint[:8]}",  # a run that goes on goes on in a tracker too
+            run_name=config.run_name
+            or f"{output.name}-{fingerprint[:8]}",  # a run that goes on goes on in a tracker too
         ),
         processing_class=tokenizer,
         train_dataset=data,

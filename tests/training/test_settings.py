@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from trl import ModelConfig, SFTConfig
 
 from helpers.training_runs import losses, refuses
+from sft_judge.cli import main
 from sft_judge.core.errors import InputError
 from sft_judge.training import train as training
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
@@ -129,12 +131,33 @@ def test_the_better_metric_is_kept(tmp_path):
     assert JudgeConfig(str(tmp_path), load_best_model_at_end=True, **evaluated).greater_is_better is False
 
 
-@unit
-def test_the_page_of_settings_is_current():
+@pytest.fixture(scope="module")
+def script():
+    """scripts/settings_page.py as a module."""
     spec = importlib.util.spec_from_file_location("settings_page", ROOT / "scripts" / "settings_page.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@unit
+def test_the_page_of_settings_and_the_help_are_current(script):
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run: python scripts/settings_page.py"
+    assert script.HELP.read_text(encoding="utf-8") == script.help_text(), "run: python scripts/settings_page.py"
+
+
+@unit
+def test_the_help_lists_every_key_that_is_taken_once_in_a_group_with_its_default(script, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out.split("\nsettings, ")[1]
+    listed = re.findall(r"^  --(\w+)", shown, re.MULTILINE)
+    taken = {item.name for kind in (JudgeConfig, JudgeModelConfig) for item in fields(kind)}
+    refused = {name for name, setting in (TRAINING | MODEL).items() if setting.handling == REFUSED}
+    assert len(listed) == len({*listed}) and {*listed} == taken - refused - {*script.IN_PYTHON_ALONE}
+    assert re.findall(r"^([a-z ]+):$", shown, re.MULTILINE) == [*script.GROUPS]
+    assert "--learning_rate X\n      The initial learning rate for AdamW (2e-05)\n" in shown
+    assert "--swap both|random|none\n" in shown and "--use_peft\n" in shown and "(0.9)" in shown
 
 
 @engine
@@ -192,7 +215,5 @@ def test_four_bits_take_the_precision_of_the_files(train):
 def test_a_training_that_makes_no_step_is_no_judge(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "check_rows", lambda *_: None)
     words = command("none", dataloader_drop_last="true", per_device_train_batch_size=300)
-    from sft_judge.cli import main
-
     assert main(words) == 3 and not (tmp_path / "none").exists()
     assert "No step was made" in capsys.readouterr().err
