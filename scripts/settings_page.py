@@ -41,8 +41,9 @@ GROUPS = {  # of the help: names of keys, or patterns of them; the first that fi
     "hub": "push_to_hub hub_* data_license",
     "machine and processes": "use_cpu ddp_* deepspeed local_rank dataloader_*",
 }
-INTRODUCTION = """settings, each a key of a recipe and --key VALUE here, with its default; switches may be bare, lists take several.
-The keys of TRL that are refused, and why: docs/settings.md.
+INTRODUCTION = """\
+settings, each a key of a recipe and --key VALUE here, with its default. Switches may be bare, lists take
+several. The keys of TRL that are refused, and why: docs/settings.md.
 """
 IN_PYTHON_ALONE = ("model_init_kwargs",)
 LONGEST_CHOICES = 60  # characters

@@ -78,8 +78,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         args=config.with_changes(
             output_dir=str(work),
             push_to_hub=False,
-            run_name=config.run_name
-            or f"{output.name}-{fingerprint[:8]}",  # a run that goes on goes on in a tracker too
+            run_name=config.run_name or f"{output.name}-{fingerprint[:8]}",  # the same where it goes on
         ),
         processing_class=tokenizer,
         train_dataset=data,
