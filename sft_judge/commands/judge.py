@@ -1,35 +1,111 @@
 """
-Judge one battle and print the probabilities.
+Judge battles on the terminal or from a pipe, the model loaded once.
 
-Prints what people are expected to prefer, over both orders of the responses, calibrated where the judge is.
+One battle, by --prompt, --response-a and --response-b; battles as JSON, one a line, from standard input or a file
+(--battles), which are answered with one JSON object a line, in order; or, on a terminal, one battle after the other,
+asked for until Ctrl-D. Probabilities are of what people are expected to prefer, over both orders of the responses,
+calibrated where the judge is. A line that holds no battle is answered with an error, and the status is 2 in the end.
 """
 
-from sft_judge.commands.arguments import model_path
-from sft_judge.core.choices import ENGINES
+import sys
 
-EXAMPLE = "sft-judge judge --model runs/demo/judge --prompt 'Name a prime.' --response-a '7' --response-b 'Nine'"
+from sft_judge.commands.arguments import exists, model_path
+from sft_judge.core.choices import ENGINES
+from sft_judge.core.errors import InputError
+from sft_judge.core.files import InputPath
+
+EXAMPLE = """sft-judge judge --model runs/demo/judge --prompt 'Name a prime.' --response-a '7' --response-b 'Nine'
+  sft-judge judge --model runs/demo/judge < battles.jsonl > judgements.jsonl"""
+STANDARD_INPUT = "-"
+TEXTS = ("prompt", "response_a", "response_b")
 
 
 def add_arguments(parser):
     parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
-    parser.add_argument("--prompt", required=True, metavar="P")
-    parser.add_argument("--response-a", required=True, metavar="A")
-    parser.add_argument("--response-b", required=True, metavar="B")
+    parser.add_argument("--prompt", metavar="P")
+    parser.add_argument("--response-a", metavar="A")
+    parser.add_argument("--response-b", metavar="B")
+    parser.add_argument("--battles", type=_lines_path, metavar="F", help="lines of JSON; - is standard input")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
 
 
+def _lines_path(text: str):
+    return text if text == STANDARD_INPUT else InputPath(text)
+
+
 def run(args):
-    import json
-    from dataclasses import asdict
+    from contextlib import redirect_stdout
 
     from sft_judge.inference.judge import Judge
 
-    with Judge.load(str(args.model), args.engine) as judge:
-        judgement = judge.judge(args.prompt, args.response_a, args.response_b)
-    if args.json:
+    texts = [text for text in (args.prompt, args.response_a, args.response_b) if text is not None]
+    if texts and (len(texts) < len(TEXTS) or args.battles):
+        raise InputError("One battle is --prompt, --response-a and --response-b, all three; several are --battles.")
+    asks = not texts and args.battles is None and sys.stdin.isatty()
+    source = None if args.battles in (None, STANDARD_INPUT) else _lines_file(args.battles)
+    with redirect_stdout(sys.stderr):  # its messages
+        judge = Judge.load(str(args.model), args.engine)
+    with judge:
+        if texts:
+            show(judge, texts, args.json)
+        elif asks:
+            ask(judge, args.json)
+        else:
+            answer_lines(judge, source)
+
+
+def _lines_file(path: InputPath) -> InputPath:
+    if path.suffix == ".parquet":
+        raise InputError(f"{path} is Parquet, expected lines of JSON; `sft-judge predict` judges a file of battles.")
+    return exists(path, "lines of JSON, a battle each")
+
+
+def answer_lines(judge, source: InputPath | None) -> None:
+    """Answer the lines of a file or of standard input. Raises `InputError` at the end if some hold no battle."""
+    import json
+    from contextlib import nullcontext, redirect_stdout
+
+    from sft_judge.inference.judge_lines import arriving_lines, judge_lines
+
+    name, out = source or "standard input", sys.stdout
+    num_lines = num_wrong = 0
+    with open(source, "rb") if source else nullcontext(sys.stdin) as file, redirect_stdout(sys.stderr):
+        for answers in judge_lines(judge, arriving_lines(file.fileno())):
+            print(*(json.dumps(answer) + "\n" for answer in answers), sep="", end="", file=out, flush=True)
+            num_lines += len(answers)
+            num_wrong += sum("error" in answer for answer in answers)
+    if not num_lines:
+        raise InputError(f"{name} has no battle, expected one JSON object a line with {', '.join(TEXTS)}.")
+    if num_wrong:
+        raise InputError(f"{num_wrong} of {num_lines} lines of {name} hold no battle; an error is in their place.")
+
+
+def ask(judge, as_json: bool) -> None:
+    """Ask for battles on the terminal until Ctrl-D."""
+    import readline  # noqa: F401 - lets `input` edit its line
+
+    print("A prompt and two responses, each on a line; Ctrl-D ends.")
+    try:
+        while True:
+            texts = [input(f"{name.replace('_', ' ')}: ") for name in TEXTS]
+            try:
+                show(judge, texts, as_json)
+            except InputError as error:
+                print(f"sft-judge: {error}")
+    except EOFError:
+        print()
+
+
+def show(judge, texts: list[str], as_json: bool) -> None:
+    """Judge one battle and print its probabilities."""
+    import json
+    from dataclasses import asdict
+
+    judgement = judge.judge(*texts)
+    if as_json:
         print(json.dumps(asdict(judgement)))
-        return None
+        return
     for name in ("a", "b", "tie")[: judge.spec.num_verdicts]:
         value = getattr(judgement, name)
         print(f"{name:<4} {value:6.1%}  {'█' * round(40 * value)}")

@@ -1,0 +1,75 @@
+"""
+Battles as lines of JSON to judgements as they come, one judge loaded for all: `sft-judge judge` on a pipe.
+
+A line is read, checked and answered as the server's batches are, so that both take and say the same.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+
+from sft_judge.core.choices import SWAPS
+from sft_judge.core.errors import InputError
+from sft_judge.core.swap_orders import unswap
+from sft_judge.inference.judge import Judge, judgements
+from sft_judge.inference.scoring import orders_of
+from sft_judge.inference.serving.errors import CODES, HttpError
+from sft_judge.inference.serving.limits import Limits
+from sft_judge.inference.serving.schema import Requests
+
+LINES_AT_ONCE = 32
+BYTES_AT_ONCE = 2**20
+
+
+def arriving_lines(descriptor: int) -> Iterator[list[bytes]]:
+    """The lines of a file or pipe: those that are there together, so that none waits for one that is yet to come."""
+    rest = b""
+    while part := os.read(descriptor, BYTES_AT_ONCE):
+        *lines, rest = (rest + part).split(b"\n")
+        for start in range(0, len(lines), LINES_AT_ONCE):
+            yield lines[start : start + LINES_AT_ONCE]
+    if rest:
+        yield [rest]
+
+
+def judge_lines(judge: Judge, batches: Iterable[list[bytes]]) -> Iterator[list[dict]]:
+    """
+    Judge battles, one JSON object a line.
+
+    Args:
+        judge: an open judge.
+        batches: lines; empty ones are left out, and counted.
+
+    Yields:
+        For each batch a list with an object a line, in order: `id` and a judgement, or `error` with its `message`.
+    """
+    requests, number = Requests(Limits()), 0
+    for lines in batches:
+        answers, read = [], {swap: [] for swap in SWAPS}
+        for line in lines:
+            number += 1
+            if not line.strip():
+                continue
+            answers.append({})
+            try:
+                rows, swap = requests.read(line, one=True)
+                (fields,) = judge.prompt.fit(rows)
+            except InputError as error:
+                answers[-1] = HttpError(400, CODES[400], f"line {number}: {error}").content()
+            except HttpError as error:
+                answers[-1] = HttpError(400, error.code, f"line {number}: {error}", error.param).content()
+            else:
+                read[swap or judge.spec.swap].append((len(answers) - 1, rows[0], fields))
+        for swap, battles in read.items():
+            for (place, row, fields), judgement in zip(battles, _judge(judge, battles, swap), strict=True):
+                answers[place] = {"id": row["id"], **asdict(judgement), "cut": fields.cut}
+        yield answers
+
+
+def _judge(judge: Judge, battles: list[tuple], swap: str) -> list:
+    if not battles:
+        return []
+    orders = orders_of(swap)
+    prompts = [judge.prompt.ids(fields, order) for *_, fields in battles for order in orders]
+    logp = unswap(judge.engine.score(prompts), orders)
+    return judgements(logp, judge.spec, [row["language"] for _, row, _ in battles])
