@@ -43,8 +43,7 @@ def shrunk_settings(settings: dict, folder: Path, gpu: bool) -> dict:
         new["dtype"] = "float32"
         if str(settings.get("optim")).startswith("paged"):
             new["optim"] = "adamw_torch"
-        if settings.get("use_liger_kernel"):
-            new["use_liger_kernel"] = False
+        new |= {name: False for name in ("use_kernels", "use_liger_kernel") if settings.get(name)}
     return {key: value for key, value in new.items() if settings.get(key) != value}
 
 

@@ -7,7 +7,8 @@ import torch
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils import is_bitsandbytes_available, is_liger_kernel_available
+from transformers.utils import is_bitsandbytes_available, is_kernels_available, is_liger_kernel_available
+from transformers.utils.import_utils import KERNELS_MAX_VERSION, KERNELS_MIN_VERSION
 from trl import get_quantization_config
 
 from sft_judge.core.environment import install_command
@@ -17,6 +18,8 @@ from sft_judge.modeling.loading import dtype_of, load_config, load_model, module
 from sft_judge.training.adapters import adapter_config
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.machine_defaults import uses_fsdp
+
+KERNELS = f"kernels>={KERNELS_MIN_VERSION},<{KERNELS_MAX_VERSION}"  # the versions that transformers takes
 
 
 def check_base(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
@@ -31,7 +34,7 @@ def check_base(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
     if is_adapter(name):
         raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
     _check_quantization(model_config, config)
-    _check_liger(config)
+    _check_kernels(model_config, config)
     base = load_config(name)
     text = base.get_text_config()
     method = _quantization_of(base)
@@ -118,6 +121,7 @@ def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}
     precise = copy.copy(model_config)  # for the layers' products, where bitsandbytes knows no "auto"
     precise.dtype = dtype_of(name, model_config.dtype or "float32")
+    options |= {"use_kernels": True} if model_config.use_kernels else {}
     quantization = get_quantization_config(precise)
     if quantization is not None:
         options["quantization_config"] = quantization
@@ -161,10 +165,15 @@ def _zero_stage(config: JudgeConfig) -> int:
     return config.deepspeed_plugin.zero_stage if config.deepspeed_plugin else 0
 
 
-def _check_liger(config: JudgeConfig) -> None:
-    """Raise `InputError` if Liger's kernels are asked for where they cannot run."""
-    if config.use_liger_kernel and not (is_liger_kernel_available() and torch.cuda.is_available()):
-        raise InputError(
-            "use_liger_kernel is set, but liger-kernel is not installed or there is no GPU: "
-            f"{install_command('liger-kernel')}, or leave the setting out."
-        )
+def _check_kernels(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
+    """Raise `InputError` if kernels of the hub, or Liger's, are asked for where they cannot run."""
+    wanted = {
+        "use_kernels": (model_config.use_kernels, is_kernels_available, KERNELS),
+        "use_liger_kernel": (config.use_liger_kernel, is_liger_kernel_available, "liger-kernel"),
+    }
+    for name, (is_set, is_available, package) in wanted.items():
+        if is_set and not (is_available() and torch.cuda.is_available()):
+            raise InputError(
+                f"{name} is set, but {package} is not installed or there is no GPU: {install_command(package)}, or "
+                "leave the setting out."
+            )

@@ -90,7 +90,11 @@ def prepare_run(
     check_evaluation(config, bool(eval_rows))
     dtype, attention = _option_text(options, "dtype", "float32"), options.pop("attn_implementation", None)
     if by_name:
-        check_run(config, JudgeModelConfig(start.folder, dtype=dtype, attn_implementation=attention))
+        kernels = bool(options.get("use_kernels"))
+        check_run(
+            config,
+            JudgeModelConfig(start.folder, dtype=dtype, attn_implementation=attention, use_kernels=kernels),
+        )
     else:
         check_settings_here(config)
     data = prepare_data(config, tokenizer, train_rows, eval_rows, teacher_labels)

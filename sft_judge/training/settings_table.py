@@ -76,7 +76,7 @@ TRAINING = {
     "torch_compile": _passed_on(),
     "torch_compile_backend": _passed_on("turns torch_compile on"),
     "torch_compile_mode": _passed_on("turns torch_compile on"),
-    "use_liger_kernel": _passed_on("without its fused loss; needs liger-kernel and a GPU"),
+    "use_liger_kernel": _passed_on("deprecated by TRL, for use_kernels; without its fused loss; needs a GPU"),
     "liger_kernel_config": _passed_on("", "use_liger_kernel"),
     "use_cache": _refused("no cache is kept in training"),
     "neftune_noise_alpha": _passed_on(),

@@ -64,8 +64,8 @@ def test_liger_is_refused_where_it_cannot_run_and_left_out_of_a_dry_run(tmp_path
     config = JudgeConfig(output_dir=str(tmp_path), use_liger_kernel=True)
     with pytest.raises(InputError, match="use_liger_kernel is set"):
         check_base(JudgeModelConfig(model_name_or_path="none"), config)
-    small = shrunk_settings({"use_liger_kernel": True}, tmp_path, gpu=False)
-    assert small["use_liger_kernel"] is False
+    small = shrunk_settings({"use_liger_kernel": True, "use_kernels": True}, tmp_path, gpu=False)
+    assert small["use_liger_kernel"] is False and small["use_kernels"] is False
 
 
 @unit

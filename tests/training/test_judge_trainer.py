@@ -133,6 +133,9 @@ def test_model_init_kwargs_give_the_precision_and_the_attention(trainer, tmp_pat
     made = trainer(settings(tmp_path, model_init_kwargs=options))
     assert made.model.dtype == torch.bfloat16 and made.model.config._attn_implementation == "eager"
     assert trainer().model.dtype == torch.float32
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="use_kernels is set, but kernels>=.* or there is no GPU"):
+            trainer(settings(tmp_path, model_init_kwargs={"use_kernels": True}))
 
 
 @unit

@@ -34,6 +34,8 @@ LATE = [
     ({"optim": "galore_adamw"}, "galore_torch"),
     ({"optim_args": "momentum=0.9"}, "optim_args is 'momentum=0.9', but adamw_torch_fused makes no use of it"),
     ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1 is 0.8, but sgd makes no use of it"),
+    ({"use_kernels": "true"}, "use_kernels is set, but kernels>="),
+    ({"use_liger_kernel": "true"}, "liger-kernel is not installed or there is no GPU: pip install liger-kernel"),
     ({"activation_offloading": "true"}, "activation_offloading needs a GPU"),
     ({"fp16": "true"}, "fp16 needs a GPU"),
     ({"torch_compile_backend": "none"}, "torch_compile_backend is 'none', expected one of"),
