@@ -116,8 +116,8 @@ def _check_trackers(config: JudgeConfig) -> None:
 def _check_device(config: JudgeConfig) -> None:
     if config.n_gpu > 1:
         raise InputError(
-            f"{config.n_gpu} GPUs are visible to one process; launch one for each (recipes/accelerate/ddp.yaml), or "
-            "set CUDA_VISIBLE_DEVICES=0."
+            f"{config.n_gpu} GPUs are visible to one process; start one for each: sft-judge launch --num_processes "
+            f"{config.n_gpu} ..., or set CUDA_VISIBLE_DEVICES=0."
         )
     divided = uses_fsdp() or config.deepspeed_plugin
     if divided and config.save_only_model and config.load_best_model_at_end:

@@ -39,7 +39,7 @@ def _refused(reason: str, *allowed) -> Setting:
 
 _OF_TRL_ROWS = "rows are made by sft_judge from prompt_template and the budgets, not by SFTTrainer"
 _OF_PACKING = "a packed row has many answers and attention would cross them; take padding_free"
-_OF_LAUNCHER = "the launcher divides a model: accelerate launch --config_file recipes/accelerate/fsdp.yaml"
+_OF_LAUNCHER = "the launcher divides a model: sft-judge launch --config_file fsdp"
 _OF_FIGURES = "the figures of an evaluation are sft_judge's own, of all held-out battles at once"
 _OF_PUSH = "the finished judge alone is pushed, by push_to_hub"
 _OF_SCRIPTS = "the command trains, and evaluates where eval_strategy and fold say so"
