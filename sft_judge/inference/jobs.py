@@ -73,7 +73,9 @@ def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit:
 
 def _open_job(path: Path, output: Path, fold: int | None, limit: int | None) -> Job:
     file = open_battles(path)
-    rows = pa.concat_tables(table.drop_columns(FIELDS) for table in file.batches()).combine_chunks()
+    # copies: a slice would keep the texts of its batch
+    parts = (table.drop_columns(FIELDS).take(np.arange(table.num_rows)) for table in file.batches())
+    rows = pa.concat_tables(parts).combine_chunks()
     rows = rows.append_column(PLACE, pa.array(range(rows.num_rows)))
     if "fold" in rows.column_names:
         rows = rows_of_fold(rows, fold, path)
