@@ -4,6 +4,7 @@ Battles as contests between models: who met whom, on which prompt, and what came
 Of a battle only what counts is kept: its models, a number for its prompt, and where asked for a few counts of style.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -85,7 +86,11 @@ def average_predictions(judges: list[Calibrated]) -> Predictions:
 
 
 def read_contests(
-    file: BattleFile, votes: bool, predictions: Predictions | None, controls: list[str], progress
+    file: BattleFile,
+    votes: bool = True,
+    predictions: Predictions | None = None,
+    controls: Sequence[str] = (),
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> Contests:
     """
     The contests of a battles file, by its `votes`, a judge's `predictions`, or the sum of both.

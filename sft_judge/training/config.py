@@ -15,7 +15,7 @@ from trl import ModelConfig, SFTConfig
 from sft_judge.core.choices import DTYPES
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.modeling.judge_spec import Budget
-from sft_judge.training.machine_defaults import DEFAULTS
+from sft_judge.training.machine_defaults import DEFAULTS, prepare_launch
 from sft_judge.training.settings_checks import check_combinations, check_deepspeed, check_settings
 from sft_judge.training.settings_table import DEFAULT_TEMPLATE, GREATER_IS_BETTER, LARGEST_VALUE, MODEL, TRAINING
 
@@ -149,6 +149,7 @@ class JudgeConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        prepare_launch()
         check_settings(self, TRAINING, CHOICES)
         if self.max_steps == 0 or self.max_steps < -1:
             raise InputError(f"max_steps is {self.max_steps}, expected 1 or more, or -1 to go by num_train_epochs.")

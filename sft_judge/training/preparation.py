@@ -1,5 +1,6 @@
 """Battles and labels to the rows of a training, as `sft-judge train` and `JudgeTrainer` both make them."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from sft_judge.training.battle_datasets import battles_of, load_named
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.dataset import TrainingData, mix_sources, split_folds, verdict_dataset
 from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teacher_columns, read_teachers
+
+logger = logging.getLogger(__name__)
 
 EVAL = "eval"  # what the only set to evaluate on is called
 
@@ -51,6 +54,8 @@ def prepare_data(
         GateError: labels are not proven out of fold.
     """
     prompt = judge_prompt(config, tokenizer, train_rows)
+    if config.show_language:
+        _say_languages(train_rows)
     teacher, num_floored = _teacher(config, train_rows, len(prompt.words), labels or config.labels), 0
     if teacher is not None:
         teacher, num_floored = floor_labels(teacher)
@@ -61,6 +66,12 @@ def prepare_data(
     for name, rows in eval_rows.items():
         data.eval_sets[name], data.eval_groups[name] = prepare_evaluation(config, prompt, rows)
     return data
+
+
+def _say_languages(rows: pa.Table) -> None:
+    none = rows["language"].null_count if "language" in rows.column_names else rows.num_rows
+    if none:
+        logger.info(f"language: {none} of {rows.num_rows} battles state none, so it is detected from their prompts.")
 
 
 def prepare_evaluation(config: JudgeConfig, prompt: JudgePrompt, rows: pa.Table) -> tuple[Dataset, np.ndarray]:
@@ -124,7 +135,7 @@ def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgeProm
     words = config.verdict_words or choose_verdict_words(tokenizer, template, num_verdicts)
     if len(words) != num_verdicts:
         raise InputError(f"{len(words)} verdict_words {words} for {num_verdicts} verdicts.")
-    return JudgePrompt(tokenizer, template, words, config.budget, config.show_language)
+    return JudgePrompt(tokenizer, template, words, config.budget, config.show_language, detect=True)
 
 
 def describe_counts(counts: dict, total: int) -> str:

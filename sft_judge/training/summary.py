@@ -51,6 +51,19 @@ def trained_spec(trainer: Trainer, output: Path) -> JudgeSpec:
     return spec
 
 
+def describe_batch(config: JudgeConfig, data: TrainingData) -> str:
+    """How many battles and rows a step has, and what keeps that number on other processes."""
+    each, accumulated, processes = config.train_batch_size, config.gradient_accumulation_steps, config.world_size
+    battles = each * accumulated * processes
+    orders = " in both orders" if config.swap == "both" else ""
+    size = "as many battles as token_budget holds" if config.token_budget else f"{battles} battles"
+    return (
+        f"a step is {size}{orders}: {each} a batch x {accumulated} accumulated x {processes} processes, "
+        f"{len(data.train_set) / battles:,.0f} steps an epoch. On N processes, set gradient_accumulation_steps to "
+        f"{accumulated * processes} / N to keep it"
+    )
+
+
 def measure_costs(trainer: Trainer, data: TrainingData, trained) -> dict:
     """Tokens a second of a whole run, and its memory on a GPU."""
     tokens = sum(data.train_set["length"]) * trainer.state.epoch
