@@ -123,7 +123,7 @@ def _values(hint, choices: tuple | None) -> str:
     kinds = [part for part in (get_args(hint) or (hint,)) if part is not NoneType]
     if bool in kinds:
         return ""
-    if any(getattr(part, "__origin__", part) is list for part in [hint, *kinds]):
+    if str not in kinds and any(getattr(part, "__origin__", part) is list for part in [hint, *kinds]):
         return "TEXT ..." if "str" in str(hint) else "X ..."
     return next((_KINDS[kind] for kind in (dict, float, int) if kind in kinds or kind is hint), "TEXT")
 
