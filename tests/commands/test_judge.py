@@ -81,6 +81,7 @@ def test_a_bad_line_gets_an_error_and_the_others_go_on(judge, tmp_path, capsys):
     assert f"5 of 7 lines of {file} hold no battle" in line
 
 
+@pytest.mark.timeout(120)
 def test_a_line_on_standard_input_is_answered_before_the_next_one_comes(judge):
     pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-m", "sft_judge", *words(judge)], text=True, **pipes) as process:
@@ -112,6 +113,7 @@ def test_what_is_no_battle_is_one_line(judge, more, reason, capsys, monkeypatch)
     assert said.out == "" and len(lines) == 1 and reason in lines[0]
 
 
+@pytest.mark.timeout(120)
 def test_a_terminal_is_asked_for_battles_until_its_end(judge):
     main_end, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
