@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from helpers.hub import READER, FakeHub, Repo, use_hub
-from helpers.judges import make_judge, predict
+from helpers.judges import predict
 from helpers.merging import add_adapter, judge_of, merge
 from helpers.training_runs import refuses
 from sft_judge import Judge
@@ -174,7 +174,7 @@ def test_a_generated_card_says_what_the_judge_is_and_its_tag_loads_it(hub, own, 
     write_spec(own, spec, bind=True)
     assert main(["export", "--model", str(own), "--output", str(tmp_path / "x"), "--limit", "2"]) == 0
     for folder, tag in ((own, "text-generation"), (tmp_path / "x", "text-classification")):
-        assert push(folder, repo=f"me/{tag}", *("--private",)) == 0
+        assert push(folder, "--private", repo=f"me/{tag}") == 0
         card = hub.files(f"me/{tag}")["README.md"].decode()
         metadata = yaml.safe_load(card.split("---\n")[1])
         assert metadata["pipeline_tag"] == tag and metadata["license"] == "mit" and "base_model" not in metadata

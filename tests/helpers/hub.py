@@ -35,7 +35,7 @@ class Repo:
 
 
 class FakeHub:
-    """`with FakeHub() as hub`: serves at `hub.endpoint`, keeps `hub.repos`, the `requests` of clients, and what was `created`."""
+    """`with FakeHub() as hub`: serves `repos` at `endpoint`, keeps the `requests` made and what was `created`."""
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
