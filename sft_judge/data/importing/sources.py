@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.files import InputPath
 from sft_judge.data.importing.folders import DESCRIPTIONS, files_of_split, is_saved
 
@@ -78,9 +78,8 @@ def hub_rows(
         for number, row in enumerate(itertools.chain.from_iterable(sets), start=1):
             yield number, row, None
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         at = f" at revision {revision}" if revision else ""
         raise InputError(
-            f"{name}{at}: not a file here, and not to be had from the hub ({reason}). Without a network, fetch it "
-            f"where there is one (`hf download --repo-type dataset {name} --local-dir DIR`) and import DIR."
+            f"{name}{at}: not a file here, and not to be had from the hub ({one_line(error)}). Without a network, "
+            f"fetch it where there is one (`hf download --repo-type dataset {name} --local-dir DIR`) and import DIR."
         ) from error
