@@ -6,6 +6,7 @@ versions and times stay. judge.json goes as it is, since probs files know the ju
 """
 
 import json
+import logging
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import write_json
 from sft_judge.core.model_files import JUDGE
+
+logger = logging.getLogger(__name__)
 
 # unfinished work, checkpoints, pickles, and TensorBoard's logs, whose names hold the machine's
 LEFT_OUT = ("*.partial*", ".*", "checkpoint-*", "start/*", "*tfevents*", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle")
@@ -35,6 +38,9 @@ def stage_files(folder: Path, staging: Path, report: Path | None = None) -> None
         name = file.relative_to(folder).as_posix()
         if not any(fnmatch(name, pattern) or fnmatch(f"/{name}", f"*/{pattern}") for pattern in LEFT_OUT):
             _stage(file, staging / name)
+    named = sorted(_paths_in(json.loads((folder / JUDGE).read_text(encoding="utf-8"))))
+    if named:
+        logger.warning(f"{JUDGE} names {', '.join(named)}, and goes as it is: probs files know the judge by its hash.")
     if report is not None:
         there = [name for name in REPORT if (report / name).is_file()]
         if not there:
@@ -49,6 +55,15 @@ def _stage(file: Path, place: Path) -> None:
         write_json(place, without_paths(json.loads(file.read_text(encoding="utf-8"))))
     else:
         place.symlink_to(file.resolve())
+
+
+def _paths_in(value) -> set[str]:
+    """The texts of a judge.json, but for its template and example, that name places on this machine."""
+    if isinstance(value, dict):
+        return set().union(*(_paths_in(each) for key, each in value.items() if key not in ("template", "frame")))
+    if isinstance(value, list):
+        return set().union(*map(_paths_in, value))
+    return {value} if isinstance(value, str) and without_paths(value) != value else set()
 
 
 def without_paths(value):

@@ -164,7 +164,7 @@ def test_edits_of_a_card_survive_or_are_refused_to_be_lost(hub, own, tmp_path, c
     assert push(own, "--overwrite-card") == 0 and b"all new" not in hub.files("me/judge")["README.md"]
 
 
-def test_a_generated_card_says_what_the_judge_is_and_its_tag_loads_it(hub, own, tmp_path):
+def test_a_generated_card_says_what_the_judge_is_and_its_tag_loads_it(hub, own, tmp_path, capsys):
     from transformers import pipeline
 
     spec = read_spec(own)
@@ -175,6 +175,7 @@ def test_a_generated_card_says_what_the_judge_is_and_its_tag_loads_it(hub, own, 
     assert main(["export", "--model", str(own), "--output", str(tmp_path / "x"), "--limit", "2"]) == 0
     for folder, tag in ((own, "text-generation"), (tmp_path / "x", "text-classification")):
         assert push(folder, "--private", repo=f"me/{tag}") == 0
+        assert f"judge.json names {tmp_path}/elsewhere/base, and goes as it is" in capsys.readouterr().err
         card = hub.files(f"me/{tag}")["README.md"].decode()
         metadata = yaml.safe_load(card.split("---\n")[1])
         assert metadata["pipeline_tag"] == tag and metadata["license"] == "mit" and "base_model" not in metadata
