@@ -6,19 +6,22 @@ What goes: weights, tokenizer, judge.json with its calibration, the card, manife
 card, the snippet names the repository. A card that was edited on the hub since the last push is not replaced.
 """
 
+from pathlib import Path
+
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import InputPath
 
 EXAMPLE = "sft-judge push runs/judge --repo me/judge --private"
 
 
 def add_arguments(parser):
-    parser.add_argument("model", type=InputPath, metavar="DIR", help="a judge's folder, in any of its forms")
+    parser.add_argument("model", type=Path, metavar="DIR", help="a judge's folder, in any of its forms")
     parser.add_argument("--repo", required=True, metavar="ID", help="NAMESPACE/NAME, or a name in your own space")
-    parser.add_argument("--private", action="store_true", help="where the repository is made: for you alone")
+    parser.add_argument(
+        "--private", action="store_true", help="a repository for you alone; one that is public is refused"
+    )
     parser.add_argument("--revision", metavar="BRANCH", help="made where it does not exist (main)")
     parser.add_argument("--message", metavar="M", help="of the commit")
-    parser.add_argument("--report", type=InputPath, metavar="DIR", help="what `sft-judge evaluate` wrote, as report/")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="what `sft-judge evaluate` wrote, as report/")
     parser.add_argument("--overwrite-card", action="store_true", help="lose what was edited in the card on the hub")
 
 

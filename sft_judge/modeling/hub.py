@@ -3,9 +3,8 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitInfo, HfApi, snapshot_download
+from huggingface_hub import CommitInfo, HfApi, ModelInfo, snapshot_download
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HTTPError,
@@ -44,9 +43,8 @@ def hub_folder(
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=offline))
     except (OSError, ValueError, HTTPError) as error:
         where = f" at revision {revision}" if revision else ""
-        raise InputError(
-            f"{model}{where}: no folder here, and not to be had from the hub: {_why(error, model, revision)}."
-        ) from error
+        why = explain_hub_error(error, model, revision)
+        raise InputError(f"{model}{where}: no folder here, and not to be had from the hub: {why}.") from error
 
 
 def model_folder(model: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -118,7 +116,7 @@ def push_folder(
     Args:
         folder: the judge's. It stays as it is.
         repo_id: `NAMESPACE/NAME`, or a name in the user's own space; made where it does not exist.
-        private: whether a repository that is made is private; by default the namespace decides.
+        private: make a private repository, and refuse a public one; by default the namespace decides.
         token: of the hub; by default that of the login.
         revision: a branch, made where it does not exist; by default main.
         message: of the commit.
@@ -136,7 +134,9 @@ def push_folder(
         with TemporaryDirectory() as staging:
             stage_files(Path(folder), Path(staging), report)
             _put_card(Path(staging) / CARD, card, repo_id, revision)
-            _check_target(hub, repo_id, revision, Path(staging) / CARD, overwrite_card)
+            there = _check_target(hub, repo_id, revision, private)
+            if there is not None and not overwrite_card:
+                _check_card(hub, there, Path(staging) / CARD)
             hub.create_repo(repo_id, private=private, exist_ok=True)
             if revision is not None:
                 hub.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -150,7 +150,9 @@ def push_folder(
     except InputError:
         raise
     except (OSError, ValueError, HTTPError) as error:
-        raise InputError(f"{folder} was not pushed to {repo_id}: {_why(error, repo_id, revision)}.") from error
+        raise InputError(
+            f"{folder} was not pushed to {repo_id}: {explain_hub_error(error, repo_id, revision)}."
+        ) from error
 
 
 def _put_card(file: Path, card: str | None, repo_id: str, revision: str | None) -> None:
@@ -161,32 +163,47 @@ def _put_card(file: Path, card: str | None, repo_id: str, revision: str | None) 
         file.write_text(seal(name_in_snippet(text, repo_id, revision)), encoding="utf-8", newline="")
 
 
-def _check_target(hub: HfApi, repo_id: str, revision: str | None, card: Path, overwrite_card: bool) -> None:
-    """Raise `InputError` where a push would replace another model than a judge, or somebody's edits of the card."""
+def _check_target(hub: HfApi, repo_id: str, revision: str | None, private: bool | None) -> ModelInfo | None:
+    """
+    What is in a repository already, at the revision or at what it will be made from; None where there is no such.
+
+    Raises `InputError` where a push would replace another model than a judge, or show a private judge to all.
+    """
     try:
-        files, at = hub.list_repo_files(repo_id, revision=revision), revision
+        info = hub.model_info(repo_id, revision=revision)
     except RevisionNotFoundError:  # a branch to be made, from the main one
-        files, at = hub.list_repo_files(repo_id), None
+        info = hub.model_info(repo_id)
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
-        return
+        return None
+    files = [file.rfilename for file in info.siblings or []]
     if JUDGE not in files and any(name.endswith((".safetensors", ".bin", ".gguf")) for name in files):
         raise InputError(f"{repo_id} is taken: it holds a model that is no judge. Give --repo another name.")
-    if CARD not in files or overwrite_card or not card.is_file():
-        return
-    try:
-        there = Path(hub.hf_hub_download(repo_id, CARD, revision=at)).read_text(encoding="utf-8")
-    except EntryNotFoundError:
-        return
-    if was_edited(there, card.read_text(encoding="utf-8")):
+    if private and not info.private:
         raise InputError(
-            f"The card of {repo_id} was edited on the hub since it was pushed. Copy its README.md into the folder "
-            f"(hf download {repo_id} {CARD} --local-dir DIR), or give --overwrite-card."
+            f"{repo_id} is public, and was asked to be private. Change that in its settings at "
+            f"https://huggingface.co/{repo_id}/settings, or give --repo another name."
+        )
+    return info
+
+
+def _check_card(hub: HfApi, there: ModelInfo, card: Path) -> None:
+    """Raise `InputError` where the card on the hub holds somebody's edits, which the push would replace."""
+    if not card.is_file() or CARD not in [file.rfilename for file in there.siblings or []]:
+        return
+    with TemporaryDirectory() as fresh:
+        text = Path(hub.hf_hub_download(there.id, CARD, revision=there.sha, local_dir=fresh)).read_text(
+            encoding="utf-8"
+        )
+    if was_edited(text, card.read_text(encoding="utf-8")):
+        raise InputError(
+            f"The card of {there.id} was edited on the hub since it was pushed. Copy its README.md into the folder "
+            f"(hf download {there.id} {CARD} --local-dir DIR), or give --overwrite-card."
         )
 
 
-def _why(error: Exception, repo_id: str, revision: str | None) -> str:
+def explain_hub_error(error: Exception, repo_id: str, revision: str | None) -> str:
     """Say in one line what went wrong on the way to the hub, and what to do."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError):

@@ -183,7 +183,7 @@ def test_a_generated_card_says_what_the_judge_is_and_its_tag_loads_it(hub, own, 
         assert result["metrics"] == [{"type": "log_loss", "value": 1.01, "name": "log loss, nats"}]
         assert result["dataset"]["name"] == "fold 1" and "[0.9000, 1.1000]" in card and str(tmp_path) not in card
         pipeline(tag, model=str(folder), tokenizer=load_tokenizer(str(folder)))
-    assert [fields["visibility"] for fields in hub.created] == ["private", "private"]
+    assert all(repo.private for repo in hub.repos.values())
 
 
 REFUSED = {
@@ -202,6 +202,15 @@ def test_a_push_that_cannot_be_is_one_line_and_nothing_is_uploaded(case, hub, ow
     use_hub(hub, tmp_path / "cache", monkeypatch, token)
     refuses(["push", str(own), "--repo", repo], 2, why, tmp_path, capsys)
     assert set(hub.repos) == {"me/taken"} and set(hub.files("me/taken")) == {"model.safetensors"}
+
+
+def test_a_judge_that_is_to_be_private_is_not_put_where_all_can_see_it(hub, own, tmp_path, capsys):
+    assert push(own) == 0
+    before = hub.repos["me/judge"].refs.copy()
+    refuses(["push", str(own), "--repo", "me/judge", "--private"], 2, "me/judge is public", tmp_path, capsys)
+    assert hub.repos["me/judge"].refs == before
+    hub.repos["me/judge"].private = True
+    assert push(own, "--private") == 0 and push(own) == 0
 
 
 def test_what_nobody_else_could_load_is_not_pushed(hub, own, sharded_base, judge, tmp_path, capsys):

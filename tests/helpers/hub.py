@@ -23,6 +23,7 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     gated: bool = False
+    private: bool = False
 
     def add(self, branch: str, files: dict[str, bytes]) -> str:
         """Put `files` on a branch as a commit, whose name is returned."""
@@ -35,12 +36,11 @@ class Repo:
 
 
 class FakeHub:
-    """`with FakeHub() as hub`: serves `repos` at `endpoint`, keeps the `requests` made and what was `created`."""
+    """`with FakeHub() as hub`: serves `repos` at `endpoint`, keeps and the `requests` of clients."""
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str]] = []
-        self.created: list[dict] = []
 
     def __enter__(self):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -70,6 +70,7 @@ class FakeHub:
 
 def use_hub(hub: FakeHub, cache, monkeypatch, token: str | None = WRITER) -> None:
     """Let this process take a fake hub for the hub."""
+    cache.mkdir(exist_ok=True)
     for name, value in hub.environment(cache, token).items():
         monkeypatch.setenv(name, value)
     if token is None:
@@ -111,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "tree":
             return self.answer(rows)
         siblings = [{"rfilename": row["path"]} for row in rows]
-        self.answer({"id": name, "sha": repo.refs.get(revision, revision), "siblings": siblings, "private": False})
+        self.answer(
+            {"id": name, "sha": repo.refs.get(revision, revision), "siblings": siblings, "private": repo.private}
+        )
 
     do_HEAD = do_GET
 
@@ -150,9 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.fail(403, "")
         if name in self.hub.repos:
             return self.send(409, json.dumps({"error": "exists", "url": f"{self.hub.endpoint}/{name}"}).encode(), {})
-        self.hub.repos[name] = Repo()
+        self.hub.repos[name] = Repo(private=fields.get("visibility") == "private")
         self.hub.repos[name].add("main", {".gitattributes": b""})
-        self.hub.created.append(fields)
         self.answer({"url": f"{self.hub.endpoint}/{name}", "name": name})
 
     def commit(self, name: str, repo: Repo, revision: str, lines: list[dict]):

@@ -172,6 +172,13 @@ def test_a_judge_that_cannot_be_had_is_one_line(case, hub, synthetic_file, tmp_p
         Judge.load(model)
 
 
+def test_a_gated_model_whose_config_is_read_is_one_line_with_what_to_do(hub, tmp_path, capsys):
+    hub.put("me/gated", config__json="{}")
+    hub.repos["me/gated"].gated = True
+    words = ["base", "--like", "me/gated", "--output", str(tmp_path / "base")]
+    refuses(words, 2, "Accept its licence at https://huggingface.co/me/gated, then log in", tmp_path, capsys)
+
+
 def test_without_a_network_and_a_cache_it_is_one_line(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     words = ["judge", "--model", "me/other", *"--prompt P --response-a A --response-b B".split()]
