@@ -51,12 +51,12 @@ def _render(
     held_out = "the battles kept from training" if fold is None else f"fold {fold}"
     measured = merged < 2 and not training.get("quantized")  # else the figures are those of other weights
     figures = training.get("eval", {}) if measured else {}
+    results = _eval_results(figures, held_out, spec.num_verdicts)
     metadata = ModelCardData(
         base_model=base if is_on_hub else None,  # the hub knows no local path
         library_name="peft" if is_adapter(folder) else "transformers",
         license=data_license,
-        model_name=name,
-        eval_results=_eval_results(figures, held_out, spec.num_verdicts),
+        **({"model_name": name, "eval_results": results} if results else {}),
         pipeline_tag=tag,
         tags=["judge", "preference", "trl", "sft_judge"],
     )
@@ -89,9 +89,9 @@ def _table(figures: dict) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _eval_results(figures: dict, held_out: str, num_verdicts: int) -> list[EvalResult] | None:
-    """The figures of the table for the card's model-index; None where there are none."""
-    results = [
+def _eval_results(figures: dict, held_out: str, num_verdicts: int) -> list[EvalResult]:
+    """The figures of the table, for the card's model-index."""
+    return [
         EvalResult(
             task_type="text-classification",
             task_name=f"preference between two answers, {num_verdicts} verdicts",
@@ -104,7 +104,6 @@ def _eval_results(figures: dict, held_out: str, num_verdicts: int) -> list[EvalR
         for name, label in FIGURES.items()
         if f"eval_{name}" in figures
     ]
-    return results or None
 
 
 def _cell(text: str) -> str:
