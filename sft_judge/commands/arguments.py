@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from sft_judge.core.choices import DTYPES, ENGINES, SWAPS
+from sft_judge.core.choices import DTYPES, ENGINES, LOG_LOSS_TOLERANCE, SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
 
@@ -26,6 +26,14 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """argparse type: a finite number above zero."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
     return value
 
 
@@ -66,6 +74,18 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="auto: vLLM where it can run this judge here (transformers)",
     )
     parser.add_argument("--dtype", default="auto", choices=DTYPES)
+
+
+def add_tolerance(parser: argparse.ArgumentParser) -> None:
+    """`--tolerance NATS`, by which a form of a judge is held to another."""
+    parser.add_argument(
+        "--tolerance",
+        type=above_zero,
+        default=LOG_LOSS_TOLERANCE,
+        metavar="NATS",
+        help="refused: a log loss that has certainly risen (its paired 95 %% interval is above 0), by more than this "
+        f"({LOG_LOSS_TOLERANCE})",
+    )
 
 
 def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:

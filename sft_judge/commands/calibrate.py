@@ -1,10 +1,12 @@
 """
 Fit a calibration on rows the judge did not see, and store it in its judge.json.
 
-The simplest form that held-out rows support is kept: none, one temperature, or vector scaling with a and b tied (so
-that exchanging the responses still exchanges the result); a language has parameters of its own where its rows support
-them; on few prompts, or on one verdict alone, nothing is fitted. The probs file is read raw and stays raw; battles
-without a verdict are skipped and counted. Rows of a fold that the judge was trained on are refused: what is fitted
+The form with the least log loss in cross-fitting is kept: none, one temperature, or vector scaling with a and b tied
+(so that exchanging the responses still exchanges the result); a language has parameters of its own where its rows
+support them; on few prompts, on one verdict alone, or where the judge errs in no row, nothing is fitted. Every fit is
+drawn towards no calibration, as 35 more prompts for each parameter would draw it in which the judge is right: a judge
+that is right loses 0.004 nats on average at most. The probs file is read raw and stays raw; battles without a verdict
+are skipped and counted. Rows of a fold that the judge was trained on are refused: what is fitted
 there makes the judge bolder than it deserves.
 
 With --output, in place of --model or beside it, a copy of the file (or of --apply, another one of the same judge) is
@@ -30,7 +32,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--form",
         choices=("temperature", "vector"),
-        help="keep this one, even without a gain (default: chosen by the rows)",
+        help="keep this one, even without a gain or errors (default: chosen by the rows)",
     )
     parser.add_argument("--fold", type=int, metavar="N", help="only the battles of this fold, kept from training")
     add_limit(parser)
@@ -108,6 +110,7 @@ def _check_judge(model, probs) -> None:
 
 
 def _describe_calibration(calibration: dict | None, evidence: dict, rows: int) -> list[str]:
+    from sft_judge.evaluation.bootstrap import MIN_ERRORS
     from sft_judge.evaluation.reporting.tables import number
     from sft_judge.modeling.temperature_scaling import describe_calibration
 
@@ -119,11 +122,12 @@ def _describe_calibration(calibration: dict | None, evidence: dict, rows: int) -
             f"refused: on {rows} rows no calibration has a lower log loss in cross-fitting than none, "
             f"{number(before['log_loss'])}; the probabilities stay raw"
         ]
+    few = f"; the judge errs in {evidence['errors']} of the rows, and an interval of that takes {MIN_ERRORS} errors"
     return [
         f"{describe_calibration(calibration)} on {rows} rows",
         f"log loss {number(before['log_loss'])} before, {number(after['log_loss'])} after; ECE "
         f"{number(before['ece'])} before, {number(after['ece'])} after, on the rows it was fitted on",
-        f"in cross-fitting by prompt it gains {number(gain)}",
+        f"in cross-fitting by prompt it gains {number(gain)}" + (few if gain["low"] is None else ""),
     ]
 
 

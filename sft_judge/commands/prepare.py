@@ -11,6 +11,7 @@ unless asked for; each is counted.
 import argparse
 
 from sft_judge.commands.arguments import add_limit, positive
+from sft_judge.core.choices import LANGUAGE_RULES
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
 from sft_judge.core.progress import Progress
@@ -43,7 +44,17 @@ def add_arguments(parser):
         default="keep",
         help="split: soft labels of 0.5 for a and b (keep)",
     )
-    parser.add_argument("--language", action="store_true", help="detect the prompt's language where none is stated")
+    parser.add_argument(
+        "--language",
+        nargs="?",
+        const=LANGUAGE_RULES[0],
+        choices=LANGUAGE_RULES,
+        help="fill: detect the prompt's language where none is stated (the bare option); detect: of every prompt, so "
+        "that train and test files have one rule; stated: by the names that are stated, and no others",
+    )
+    parser.add_argument(
+        "--language-model", type=InputPath, metavar="F", help="another fastText model of languages than lid.176.ftz"
+    )
     parser.add_argument("--dedup", choices=("off", "exact", "near"), default="off", help="leave out duplicates (off)")
     parser.add_argument(
         "--against", type=InputPath, metavar="TEST", help="battles whose prompts should not stand here: told, not cut"
@@ -79,7 +90,9 @@ def run(args) -> dict:
     check_languages(args, files)
     empty, boilerplate = args.drop_empty, args.drop_boilerplate
     rules = chosen_rules(empty, boilerplate, args.least_characters, args.most_characters, args.languages)
-    common = {name: getattr(args, name) for name in ("folds", "seed", "ties", "dedup", "language", "order")}
+    common = {
+        name: getattr(args, name) for name in ("folds", "seed", "ties", "dedup", "language", "language_model", "order")
+    }
     choices = preparing.PrepareSettings(**common, rules=rules)
     num_rows = sum(file.num_rows for file in files)
     with Progress("prepare", num_rows) as progress:
@@ -95,7 +108,9 @@ def run(args) -> dict:
     if args.against:
         counts["against"] = preparing.measure_overlap(survey, open_battles(args.against))
     print_counts(counts, rejects_path)
-    return counts
+    return counts | (
+        {"language_model": preparing.LanguageDetector(args.language_model).describe()} if args.language else {}
+    )
 
 
 def check_languages(args, files: list) -> None:

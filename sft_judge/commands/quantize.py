@@ -1,13 +1,14 @@
 """
 Quantise a judge with auto-round, calibrated on its own prompts and verdicts, and hold it to the judge that it is of.
 
-Give training battles: those of the fold kept from training (--holdout-fold) are never used, but for the gate, which
-compares the log losses of both (status 3 where the copy's has certainly risen). W4A16 runs in vLLM on a GPU and a CPU
-with AVX-512, W8A16 and FP8_STATIC on a GPU; NF4 and INT8 are bitsandbytes' own, to compare with. The copy has no
-calibration: run `calibrate` on it anew.
+Give training battles. The gate's are others than those that tuned the copy: of the fold kept from tuning
+(--holdout-fold), else of folds that the judge was not trained on, else what tuning left; a line says where there are
+none. The copy is refused (status 3) where its log loss has certainly risen, the paired 95 % interval lying above 0, by
+more than --tolerance. W4A16 runs in vLLM on a GPU and a CPU with AVX-512, W8A16 and FP8_STATIC on a GPU; NF4 and INT8
+are bitsandbytes' own, to compare with. The copy has no calibration: run `calibrate` on it anew.
 """
 
-from sft_judge.commands.arguments import FROM_HUB, add_limit, judge_path, natural, positive
+from sft_judge.commands.arguments import FROM_HUB, add_limit, add_tolerance, judge_path, natural, positive
 from sft_judge.core.choices import BITS_OF_SCHEME, QUANTIZED_FORMATS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
@@ -28,7 +29,14 @@ def add_arguments(parser):
     parser.add_argument("--nsamples", type=positive, default=512, help="calibration rows at most")
     parser.add_argument("--iters", type=natural, default=1000, help="rounds of tuning a block; 0: plain rounding")
     parser.add_argument("--seed", type=int, default=42, help="of the calibration rows and of auto-round (42)")
-    parser.add_argument("--gate", type=natural, default=64, metavar="N", help="battles for the gate; 0: none (64)")
+    parser.add_argument(
+        "--gate",
+        type=natural,
+        default=2000,
+        metavar="N",
+        help="battles for the gate at most, fewer where they see a rise of --tolerance; 0: no gate (2000)",
+    )
+    add_tolerance(parser)
     parser.add_argument(
         "--ladder",
         metavar="FILE",
@@ -39,11 +47,12 @@ def add_arguments(parser):
 
 
 def run(args):
+    from sft_judge.conversion.gate_rows import check_gate_rows, draw_gate_rows, split_for_gate
     from sft_judge.conversion.quantize import Tuning, quantize_judge
     from sft_judge.core.model_files import is_adapter
     from sft_judge.data.battles import read_battles
-    from sft_judge.inference.verify import verify_forms
-    from sft_judge.training.dataset import split_folds
+    from sft_judge.inference.verify import verify_copy
+    from sft_judge.modeling.judge_spec import read_spec
 
     model = str(args.model)
     if is_adapter(model):
@@ -51,16 +60,16 @@ def run(args):
     if args.ladder:
         return run_ladder(args, model)
     battles = read_battles(args.battles)
-    used, _ = split_folds(battles, None, args.holdout_fold)
-    held_out = None if args.holdout_fold is None else split_folds(battles, args.holdout_fold, None)[1]
+    folds_seen = read_spec(model).training.get("folds_seen") or []
+    used, pool = split_for_gate(battles, args.holdout_fold, folds_seen)
+    if args.gate:
+        check_gate_rows(pool)
     tuning = Tuning(args.scheme, args.format, args.seqlen, args.nsamples, args.iters, args.seed)
     with whole_folder(args.output) as folder:
-        result = quantize_judge(model, used.slice(0, args.limit), folder, tuning)
-        rows = [row for row in (used if held_out is None else held_out).to_pylist() if row["verdict"]][: args.gate]
-        if rows:
-            if held_out is None:
-                print("gate: on battles that calibration may have used; --holdout-fold keeps some from it")
-            result |= verify_forms(model, str(folder), rows, ["transformers"], "auto")
+        result, tuned_ids = quantize_judge(model, used.slice(0, args.limit), folder, tuning)
+        if args.gate:
+            rows = draw_gate_rows(pool, args.gate, tuned_ids, folds_seen, args.seed)
+            result |= verify_copy(model, str(folder), rows, args.tolerance)
     print(f"{model} -> {args.output} ({args.scheme})")
     return result
 

@@ -19,7 +19,7 @@ EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_
 
 
 def add_arguments(parser):
-    parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo/teacher")
+    parser.add_argument("--config", metavar="RECIPE", help="a file, or a name such as demo/teacher")
     parser.add_argument("--limit", metavar="N", help="only the first N battles, for a quick try")
     parser.add_argument("--allow-in-sample", action="store_true", help="train on labels not proven out of fold")
     parser.add_argument(
@@ -29,7 +29,10 @@ def add_arguments(parser):
     )
     parser.add_argument("--plan", action="store_true", help="only say what it would take: tokens, memory, GPUs, hours")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs to plan for (1)")
-    parser.usage = "sft-judge train --config RECIPE [--plan [--gpus N]] [--shrink] [--limit N] [--key value ...]"
+    parser.usage = (
+        "sft-judge train [--config RECIPE] [--plan [--gpus N]] [--shrink] [--limit N] [--key value ...]\n"
+        "       sft-judge train --model_name_or_path MODEL --dataset_name DATA --output_dir DIR [--key value ...]"
+    )
 
 
 def parse_args(parser, argv):
@@ -37,15 +40,20 @@ def parse_args(parser, argv):
     args, rest = parser.parse_known_args(argv)
     args.overrides = [*rest, *(["--limit", args.limit] if args.limit else [])]
     args.overrides += ["--allow_in_sample", "true"] if args.allow_in_sample else []
+    if args.config is None and not rest:
+        raise InputError(
+            "Nothing to train: give --config RECIPE, or --model_name_or_path, --dataset_name and --output_dir."
+        )
     if args.shrink and not recipe_of(args).settings.get("output_dir"):
-        recipe = find_resource("recipes", args.config)
+        recipe = find_resource("recipes", args.config) if args.config else Path("command/line")
         args.overrides += ["--output_dir", f"runs/shrunk/{recipe.parent.name}-{recipe.stem}"]
     return args
 
 
 def extra_inputs(args):
     """The recipe, and the files that it names."""
-    return [find_resource("recipes", args.config), *recipe_of(args).input_paths()]
+    recipe = [find_resource("recipes", args.config)] if args.config else []
+    return [*recipe, *recipe_of(args).input_paths()]
 
 
 def outputs(args):
@@ -56,7 +64,8 @@ def outputs(args):
 def run(args):
     recipe = recipe_of(args)
     alone = args.plan or args.shrink  # from battles of their own
-    for key in ("model_name_or_path", *([] if args.plan else ["output_dir"]), *([] if alone else ["battles"])):
+    data = [] if alone or recipe.settings.get("dataset_name") else ["battles"]
+    for key in ("model_name_or_path", *([] if args.plan else ["output_dir"]), *data):
         recipe.require(key)
 
     from sft_judge.pipelines.planning.training_cost import plan_training

@@ -1,11 +1,12 @@
 """
 The parity gate: engines and forms of one judge give the same numbers, or the worst battle is named (exit status 3).
 
-With one MODEL its engines are compared; with two, the second is held to the first by the paired rise of its log loss
-on labelled battles (and each on its engines, where two are named).
+With one MODEL its engines are compared; with two, the second is held to the first on labelled battles (and to itself
+on its engines, where two are named): it is refused where its log loss has certainly risen, the paired 95 % interval
+lying above 0, by more than --tolerance.
 """
 
-from sft_judge.commands.arguments import FROM_HUB, judge_path, positive
+from sft_judge.commands.arguments import FROM_HUB, add_tolerance, judge_path, positive
 from sft_judge.core.choices import DTYPES, ENGINES
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import InputPath
@@ -24,6 +25,7 @@ def add_arguments(parser):
         help="comma-separated, the first is the reference; auto: those that can run MODEL_B here",
     )
     parser.add_argument("--dtype", default="auto", choices=DTYPES)
+    add_tolerance(parser)
     parser.add_argument("--limit", type=positive, metavar="N", default=200, help="battles to compare on (200)")
 
 
@@ -48,7 +50,7 @@ def run(args):
             raise InputError(f"--engines names {name!r}; known are {', '.join(ENGINES)}.{nearest(name, ENGINES)}")
     rows = read_battles(args.battles, args.limit).to_pylist()
     if args.model_b:
-        return verify_forms(str(args.model), str(args.model_b), rows, engines, args.dtype)
+        return verify_forms(str(args.model), str(args.model_b), rows, engines, args.dtype, args.tolerance)
     if len(engines) < 2:
         raise InputError("One model on one engine leaves nothing to compare; name two engines, or a second model.")
     return verify_engines(str(args.model), rows, engines, args.dtype)[1]

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -48,23 +49,26 @@ def pack_sequences(sequences: list[list[int]], seqlen: int, num_samples: int) ->
     return joined[: len(joined) // seqlen * seqlen].view(-1, seqlen)
 
 
-def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) -> dict:
+def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) -> tuple[dict, set[str]]:
     """
-    Quantise into the folder `output`, judge.json without its calibration; returns facts for the manifest.
+    Quantise into the folder `output`, judge.json without its calibration.
 
     The tuning's seed draws the battles that fill `nsamples` rows, and is auto-round's own.
+
+    Returns:
+        Facts for the manifest, and the ids of the battles that it was tuned on.
     """
     spec, tokenizer = read_spec(model), load_tokenizer(model)
     if tuning.scheme in BITSANDBYTES_SCHEMES:
-        result = {}
+        result, tuned_ids = {}, set()
         _bitsandbytes(model, tuning.scheme, output)
     else:
-        result = _auto_round(model, battles, JudgePrompt.of(tokenizer, spec), output, tuning)
+        result, tuned_ids = _auto_round(model, battles, JudgePrompt.of(tokenizer, spec), output, tuning)
     tokenizer.save_pretrained(output)
     spec.calibration = None  # the quantised copy is calibrated anew
     spec.training = {**spec.training, "quantized": asdict(tuning) | result}
     write_spec(output, spec, bind=True)
-    return result
+    return result, tuned_ids
 
 
 def _bitsandbytes(model: str, scheme: str, output: Path) -> None:
@@ -76,7 +80,7 @@ def _bitsandbytes(model: str, scheme: str, output: Path) -> None:
     load_model(model, "bfloat16", quantization_config=config).save_pretrained(output)
 
 
-def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path, tuning: Tuning) -> dict:
+def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path, tuning: Tuning):
     try:
         from auto_round import AutoRound
     except ModuleNotFoundError as error:
@@ -95,7 +99,13 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     seqlen_limit = loaded.config.get_text_config().max_position_embeddings
     if seqlen > seqlen_limit:
         raise InputError(f"--seqlen {seqlen}, but {model} has {seqlen_limit} positions.")
-    logger.info(f"calibration: {counts['rows']} battles -> {len(rows)} rows of {seqlen} tokens, none dropped")
+    starts = np.cumsum(dataset["length"]) - dataset["length"]
+    tuned_ids = {id_ for id_, start in zip(dataset["id"], starts, strict=True) if start < rows.numel()}
+    logger.info(f"calibration: {len(tuned_ids)} of {counts['rows']} battles -> {len(rows)} rows of {seqlen} tokens")
+    if len(rows) < tuning.nsamples:
+        logger.warning(
+            f"all of the battles fill {len(rows)} rows of {seqlen} tokens, and --nsamples {tuning.nsamples}"
+        )
     rounder = AutoRound(
         loaded.to(torch.bfloat16),
         prompt.tokenizer,
@@ -111,7 +121,7 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     )
     rounder.quantize_and_save(str(output), format=tuning.format)
     _flatten(output)
-    return {"calibration_rows": len(rows), "calibration_battles": counts["rows"]}
+    return {"calibration_rows": len(rows), "calibration_battles": len(tuned_ids)}, tuned_ids
 
 
 def _flatten(output: Path) -> None:

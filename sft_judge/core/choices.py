@@ -10,3 +10,5 @@ QUANTIZED_FORMATS = ("auto_round", "auto_gptq")  # of the files
 UNREAD_RULES = ("wrong", "skip")  # what an answer counts as that could not be read
 DISAGREE_RULES = ("half", "tie", "wrong")  # what two orders with two verdicts count as
 BENCHMARKS = ("rewardbench", "judgebench", "autoj", "pandalm", "llmbar")
+LOG_LOSS_TOLERANCE = 0.005  # nats: what another form of a judge may cost
+LANGUAGE_RULES = ("fill", "detect", "stated")  # detect where none is stated, of every prompt, or of none

@@ -16,6 +16,7 @@ MARKS = {
     "bold": r"\*\*[^*\n]+\*\*|__[^_\n]+__",
 }
 CONTROLS = {"length": ("length",), "style": (*MARKS, "code blocks")}  # what `rank --control` holds equal
+FEWEST_SHOWING = 20  # prompts that must show a style for an effect of it to be known: scripts/rank_coverage.py
 STYLES = tuple(name for names in CONTROLS.values() for name in names)
 
 

@@ -78,6 +78,8 @@ def wins_table(audit: dict) -> Table:
 
 def symmetry_note(symmetry: dict) -> str:
     """What the Kolmogorov-Smirnov test says about the lengths of A and B."""
+    if symmetry["p_value"] is None:
+        return "A against B: too few battles to tell whether they differ in length"
     negation = "" if symmetry["p_value"] < 0.05 else "no "
     return (
         f"A against B: Kolmogorov-Smirnov distance {symmetry['ks_distance']:.4f}, p = {symmetry['p_value']:.3g}: "

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sft_judge.data.style import STYLES, standardise, style_counts, style_differences
+from sft_judge.data.style import FEWEST_SHOWING, STYLES, standardise, style_counts, style_differences
 from sft_judge.evaluation.align import column
 from sft_judge.evaluation.bootstrap import Draws, interval
 from sft_judge.evaluation.metrics import one_hot
@@ -52,8 +52,9 @@ def style_effects(draws: Draws, names) -> dict[str, dict]:
     """
     `{style: {"people", "judge", "difference"}}` of resampled columns, each in points of `lead` (0.01 is one percent).
 
-    For one standard deviation more of a style in response a than in b: what it adds to the lead of a. Draws in which
-    the styles cannot be told apart (two always go together, one does not occur) count as undefined.
+    For one standard deviation more of a style in response a than in b: what it adds to the lead of a. Nothing is said
+    of a style that fewer than FEWEST_SHOWING prompts show. Draws in which the styles cannot be told apart (two always
+    go together, one does not occur) count as undefined.
     """
     if "style x" not in draws:
         return {}
@@ -62,6 +63,7 @@ def style_effects(draws: Draws, names) -> dict[str, dict]:
     effects = np.full(draws["style y"].shape, np.nan)
     effects[defined] = np.linalg.solve(products[defined], draws["style y"][defined])
     shown = np.diagonal(draws.of_prompts["style x"], axis1=1, axis2=2)  # how much of each style a prompt shows
+    effects[:, (shown > 0).sum(axis=0) < FEWEST_SHOWING] = np.nan  # of too few prompts to tell
     return {
         name: {
             "people": interval(effects[:, place, 0], shown[:, place]),

@@ -15,6 +15,7 @@ from sft_judge.data.share_interval import FEW_PROMPTS, LEAST_PROMPTS, difference
 
 NUM_RESAMPLES = 1000
 MIN_PROMPTS = 30  # below this an interval of resampled prompts is rough
+MIN_ERRORS = 10  # rows; of a loss with fewer an interval is too narrow, as no error is drawn that is not there
 POWER = 0.8  # with which `rows_needed` would see a difference, at 5 %
 _WEIGHTS_AT_ONCE = 16_000_000  # 128 MB of them
 

@@ -13,7 +13,7 @@ from sft_judge.data.share_interval import LEAST_PROMPTS
 from sft_judge.evaluation import bias
 from sft_judge.evaluation.align import Aligned, column
 from sft_judge.evaluation.baselines import FREQUENCIES, baseline_probs, longer_response
-from sft_judge.evaluation.bootstrap import MIN_PROMPTS, Draws, interval, resample, share
+from sft_judge.evaluation.bootstrap import MIN_ERRORS, MIN_PROMPTS, Draws, interval, resample, share
 from sft_judge.evaluation.metrics import (
     cross_entropy,
     figure_intervals,
@@ -77,6 +77,11 @@ def caveats(metrics: dict) -> list[str]:
     for name, judge in (metrics.get("judges") or {metrics["main"]: metrics}).items():
         if judge["log_loss"]["value"] is None:
             notes.append(f"{name} gives verdicts alone: no log loss, Brier score or calibration error is made of them")
+        elif judge["n"] * (1 - judge["accuracy"]["value"]) < MIN_ERRORS:
+            notes.append(
+                f"{name} errs on fewer than {MIN_ERRORS} battles: intervals of its log loss are too narrow, as most "
+                "of a log loss is made of errors"
+            )
         if judge["clipped"]:
             notes.append(
                 f"{name} gave {judge['clipped']} verdicts of people a probability below {MIN_PROBABILITY:g}, "

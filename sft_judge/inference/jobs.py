@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from sft_judge.core.errors import InputError
-from sft_judge.data.battles import FIELDS, BattleFile, open_battles, rows_of_fold
+from sft_judge.data.battles import BATTLES_PER_BATCH, FIELDS, BattleFile, open_battles, rows_of_fold, set_column
+from sft_judge.data.preparing.language import language_detector
 
 PLACE = "place in the file"
 
@@ -40,6 +41,17 @@ class Job:
             return None
         return np.array(self.battles["language"].to_pylist(), dtype=object)
 
+    def fill_languages(self) -> None:
+        """Detect the languages that the battles do not state, for a judge that is told them."""
+        column = self.battles["language"] if "language" in self.battles.column_names else None
+        if column is not None and not column.null_count:
+            return
+        detector, found = language_detector(), []
+        for start in range(0, len(self.places), BATTLES_PER_BATCH):
+            rows = self.read(np.arange(start, min(start + BATTLES_PER_BATCH, len(self.places))))
+            found += [detector.fill(row) for row in rows.to_pylist()]
+        self.battles = set_column(self.battles, "language", pa.array(found, pa.string()))
+
     def read(self, indices: np.ndarray) -> pa.Table:
         """
         Whole battles, `indices` [R] into those to score, ascending.
@@ -55,9 +67,14 @@ class Job:
             parts.append(self._batch.take(here - self._start))
             left = left[len(here) :]
             if not len(left):
-                return pa.concat_tables(parts)
+                return self._with_own_language(pa.concat_tables(parts), indices)
             self._start += self._batch.num_rows
             self._batch = next(self._batches)
+
+    def _with_own_language(self, rows: pa.Table, indices: np.ndarray) -> pa.Table:
+        if "language" not in self.battles.column_names:
+            return rows
+        return set_column(rows, "language", self.battles["language"].take(indices))
 
 
 def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:
@@ -73,7 +90,9 @@ def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit:
 
 def _open_job(path: Path, output: Path, fold: int | None, limit: int | None) -> Job:
     file = open_battles(path)
-    rows = pa.concat_tables(table.drop_columns(FIELDS) for table in file.batches()).combine_chunks()
+    # copies: a slice would keep the texts of its batch
+    parts = (table.drop_columns(FIELDS).take(np.arange(table.num_rows)) for table in file.batches())
+    rows = pa.concat_tables(parts).combine_chunks()
     rows = rows.append_column(PLACE, pa.array(range(rows.num_rows)))
     if "fold" in rows.column_names:
         rows = rows_of_fold(rows, fold, path)

@@ -114,6 +114,7 @@ class Judge:
         orders = orders_of(swap)
         if not rows:
             return []
+        rows = self.prompt.with_languages(rows)  # by which a calibration may go too
         logp = score_battles(self.engine, self.prompt, rows, orders)
         return judgements(logp, self.spec, [row["language"] for row in rows])
 

@@ -83,6 +83,9 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
     """
     judges = find_judges(model)
     plans = [assign_rows(judges, job.battles, settings.out_of_fold, content_hash(job.file.path)) for job in jobs]
+    if any(spec.language for spec in judges.values()):
+        for job in jobs:
+            job.fill_languages()
     fingerprint = add_runtime(fingerprint, settings.engine)
     if len(judges) > 1 and any(spec.calibration for spec in judges.values()):
         logger.warning(

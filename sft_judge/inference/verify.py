@@ -1,22 +1,27 @@
 """`sft-judge verify`: one judge on several engines, or two forms of a judge, on the same prompts."""
 
 import logging
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 
+from sft_judge.core.choices import LOG_LOSS_TOLERANCE
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import average_over_orders
 from sft_judge.core.verdicts import verdict_names
 from sft_judge.data.battles import read_battles
 from sft_judge.inference.engines import open_engine
-from sft_judge.inference.parity import check_log_loss_rise, check_parity, compare_scores, log_loss_rise
+from sft_judge.inference.parity import Rise, check_log_loss_rise, check_parity, compare_scores, log_loss_rise
 from sft_judge.inference.scoring import labelled_scores, orders_of
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import dtype_of, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
 
 logger = logging.getLogger(__name__)
+
+FIRST_ROWS = 256  # that say how many more it takes
+HEADROOM = 1.2  # of what they say
 
 
 def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", onto: str = "trained"):
@@ -40,42 +45,82 @@ def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str)
         name = f"{model}, {engines[0]} against {engine}"
         seen, _ = score(model, rows, engine, dtype)
         result[engine] = check_parity("engines", name, precision, reference, seen, labels).max_difference
-        if all(row["verdict"] for row in rows):
-            result["log_loss_rise"] = _log_rise(reference, seen, rows)
+        if len(rows) > 1 and all(map(is_labelled, rows)):
+            result["log_loss_rise"] = _log_rise(reference, seen, rows)[:3]
     return reference, result
 
 
-def _log_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> tuple[float, float, float]:
-    """The paired rise of the log loss from one scoring [rows * orders, K] to the other, of verdicts that K has."""
+def is_labelled(row: dict) -> bool:
+    """If a battle has a verdict, or soft labels in its place."""
+    return row["verdict"] is not None or row.get("soft_a") is not None
+
+
+def _targets(rows: list[dict], names: tuple[str, ...]) -> np.ndarray:
+    """The labels of battles as shares of verdicts [N, K]; zeros for a tie that K lacks."""
+    shares = np.array(
+        [
+            [float(row["verdict"] == name) if row["verdict"] else row.get(f"soft_{name}") or 0.0 for name in names]
+            for row in rows
+        ]
+    )
+    return shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+
+
+def _log_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> Rise:
+    """The paired rise of the log loss from one scoring [rows * orders, K] to the other, of labels that K has."""
     names = verdict_names(first.shape[1])
-    labelled = [place for place, row in enumerate(rows) if row["verdict"] in names]
+    targets = _targets(rows, names)
+    labelled = targets.any(axis=1)
+    if labelled.sum() < 2:
+        raise InputError(f"{labelled.sum()} of {len(rows)} battles have a label of these judges; give two or more.")
     averaged = [
         np.log(average_over_orders(np.exp(logp).reshape(len(rows), -1, len(names))))[labelled]
         for logp in (first, second)
     ]
-    rise = log_loss_rise(*averaged, np.array([names.index(rows[place]["verdict"]) for place in labelled]))
-    logger.info(f"log loss {rise[0]:+.4f} [{rise[1]:+.4f}, {rise[2]:+.4f}] on {len(labelled)} battles")
+    rise = log_loss_rise(*averaged, targets[labelled])
+    logger.info(f"log loss {rise}")
     return rise
 
 
-def verify_forms(model: str, other: str, rows: list[dict], engines: list[str], dtype: str) -> dict:
+def verify_forms(
+    model: str, other: str, rows: list[dict], engines: list[str], dtype: str, tolerance: float = LOG_LOSS_TOLERANCE
+) -> dict:
     """
     Hold a second form of a judge (quantised, say) to the first by its paired rise of the log loss on labelled battles.
 
     Both are compared on the first engine named; the second form is held to itself on the others. Logs; raises
     `GateError`.
     """
-    unlabelled = sum(row["verdict"] is None for row in rows)
+    unlabelled = sum(not is_labelled(row) for row in rows)
     if unlabelled:
-        raise InputError(
-            f"{unlabelled} of {len(rows)} battles have no verdict; give labelled ones, for their log loss."
-        )
+        raise InputError(f"{unlabelled} of {len(rows)} battles have no label; give labelled ones, for their log loss.")
     second, result = verify_engines(other, rows, engines, dtype)
     first, labels = score(model, rows, engines[0], dtype)
+    return result | _check_forms(model, other, first, second, labels, _log_rise(first, second, rows), tolerance)
+
+
+def verify_copy(model: str, copy: str, rows: list[dict], tolerance: float) -> dict:
+    """
+    Hold a copy of a judge to it in transformers, as `verify_forms`, on as many rows as see a rise of `tolerance`.
+
+    The first FIRST_ROWS say by their standard error how many that are.
+    """
+    first, second, labels, used, wanted = [], [], [], 0, min(FIRST_ROWS, len(rows))
+    while used < wanted:
+        more = rows[used:wanted]
+        scores, names = score(model, more, "transformers")
+        first, second, labels = [*first, *scores], [*second, *score(copy, more, "transformers")[0]], [*labels, *names]
+        used = wanted
+        rise = _log_rise(np.array(first), np.array(second), rows[:used])
+        if rise.visible() > tolerance:
+            wanted = min(len(rows), ceil(HEADROOM * rise.rows_to_see(tolerance)))
+    return _check_forms(model, copy, np.array(first), np.array(second), labels, rise, tolerance)
+
+
+def _check_forms(model: str, other: str, first, second, labels: list[str], rise: Rise, tolerance: float) -> dict:
     logger.info(str(compare_scores(f"{model} against {other}", first, second, labels)))
-    rise = _log_rise(first, second, rows)
-    check_log_loss_rise(other, rise)
-    return {**result, "log_loss_rise": rise, "rows": len(rows)}
+    check_log_loss_rise(other, rise, tolerance)
+    return {"log_loss_rise": rise[:3], "rows": rise.rows, "tolerance": tolerance}
 
 
 def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: str = "trained") -> dict:

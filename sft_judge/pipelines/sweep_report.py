@@ -214,7 +214,7 @@ def table_of(result: dict) -> Table:
             str(trial["value"]["seeds"]),
             show(trial["value"]),
             "–" if trial["value"]["spread"] is None else f"{trial['value']['spread']:.4f}",
-            show({**trial["raw"], "low": None}),
+            show({"value": trial["raw"]["value"]}),
             "reference" if name == reference else number(trial["difference"]),
             "" if name == reference or not trial["difference"] else f"{trial['difference']['p']:.3f}",
             *([str(trial["stopped_or_collapsed"] or "")] if collapsed else []),

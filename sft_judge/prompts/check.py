@@ -177,6 +177,7 @@ def check_battles(prompt: JudgePrompt, rows: list[dict], positions: int | None) 
     return [
         *_check_context(prompt.budget.total, longest, positions),
         Finding("ok", f"{lengths}; cut by the budget: {cut}{lost}"),
+        *([Finding("ok", _count_languages(rows))] if prompt.language else []),
         Finding("wrong" if counts["control"] else "ok", f"control tokens from fields: {counts['control']}"),
         Finding(
             "ok",
@@ -184,6 +185,11 @@ def check_battles(prompt: JudgePrompt, rows: list[dict], positions: int | None) 
             "training and in serving",
         ),
     ]
+
+
+def _count_languages(rows: list[dict]) -> str:
+    none = sum(not row.get("language") for row in rows)
+    return f"language: {none} of {len(rows)} battles state none, and it is detected from their prompts"
 
 
 def control_tokens(prompt: JudgePrompt, fields: Fields) -> int:

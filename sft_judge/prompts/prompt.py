@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
+from sft_judge.data.preparing.language import language_detector
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec
 from sft_judge.prompts import escaping
 from sft_judge.prompts.identity import check_prompt
@@ -50,16 +51,34 @@ class Frame:
 
 
 class JudgePrompt:
-    """The prompt of one judge: a tokenizer, the text of a template, the verdict words, a budget."""
+    """
+    The prompt of one judge: a tokenizer, the text of a template, the verdict words, a budget.
 
-    def __init__(self, tokenizer, template: str, words: list[str], budget: Budget, language: bool = False):
+    Args:
+        tokenizer: of the judge's model, a fast one.
+        template: text of a prompt template.
+        words: the answer words, one token each.
+        budget: tokens allowed.
+        language: tell the judge the prompt's language.
+        detect: find the language out where a battle states none; else that battle is shown without.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        template: str,
+        words: list[str],
+        budget: Budget,
+        language: bool = False,
+        detect: bool = False,
+    ):
         if not tokenizer.is_fast:
             raise InputError(f"{tokenizer.name_or_path}: no fast tokenizer (tokenizer.json), which a judge needs.")
         self.tokenizer = tokenizer
         self.template = template
         self.words = list(words)
         self.budget = budget
-        self.language = language
+        self.language, self._detects = language, language and detect
         self._template = FrameTemplate(template)
         state = escaping.tokenizer_state(tokenizer)
         self.plain = escaping.plain_copy(tokenizer.name_or_path, state)
@@ -81,7 +100,7 @@ class JudgePrompt:
         `check`: raises `InputError` where this tokenizer, its chat template or these versions of the libraries make
         another one of it than stood before the judge in training.
         """
-        prompt = cls(tokenizer, spec.template, spec.verdict_words, spec.budget, spec.language)
+        prompt = cls(tokenizer, spec.template, spec.verdict_words, spec.budget, spec.language, detect=True)
         if check:
             check_prompt(prompt, spec)
         return prompt
@@ -117,12 +136,24 @@ class JudgePrompt:
 
     def fit(self, rows: list[dict]) -> list[Fields]:
         """Tokenise the fields of battles and cut them to the budget. Exchanging the responses exchanges the cuts."""
-        shown = [self.shown(row) for row in rows]
+        shown = [self.shown(row) for row in self.with_languages(rows)]
         texts = list({turn: None for fields in shown for turns in fields.values() for turn in turns})
         # not encode_batch_fast, which leaves out the offsets and was a fifth slower (tokenizers 0.23)
         encoded = self.plain.encode_batch(texts, add_special_tokens=False)
         ids = {text: encoding.ids for text, encoding in zip(texts, encoded, strict=True)}
         return [self._fit_row({name: [ids[turn] for turn in row[name]] for name in row}) for row in shown]
+
+    def with_languages(self, rows: list[dict]) -> list[dict]:
+        """
+        The battles with a language each, where the judge is told it: that of the prompt where none is stated.
+
+        Raises:
+            InputError: a language is to be detected, and the `lang` extra is not installed.
+        """
+        if not self._detects or all(row.get("language") for row in rows):
+            return rows
+        detector = language_detector()
+        return [{**row, "language": detector.fill(row)} for row in rows]
 
     def shown(self, row: dict) -> dict[str, list[str]]:
         """The turns of each field (and the language, as one turn or none) as text, with tags of the frame escaped."""

@@ -4,6 +4,7 @@ Battles as contests between models: who met whom, on which prompt, and what came
 Of a battle only what counts is kept: its models, a number for its prompt, and where asked for a few counts of style.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,12 +19,12 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import BattleFile
 from sft_judge.data.columns import SOFT
 from sft_judge.data.preparing.prompt_groups import PromptIndex
-from sft_judge.data.style import standardise, style_counts, style_differences
+from sft_judge.data.style import FEWEST_SHOWING, standardise, style_counts, style_differences
 from sft_judge.inference.calibrated import Calibrated
 from sft_judge.inference.ensemble import combine
 
 NAMES = ("model_a", "model_b")
-FEWEST_SHOWING, FEWEST_EACH_WAY = 20, 5  # prompts that show a feature, and in which more of it won, and lost
+FEWEST_EACH_WAY = 5  # prompts in which more of a feature won, and lost
 MOST_WEIGHT = 1_000_000  # of a battle; beyond it the prior would be lost in the rounding
 
 
@@ -85,7 +86,11 @@ def average_predictions(judges: list[Calibrated]) -> Predictions:
 
 
 def read_contests(
-    file: BattleFile, votes: bool, predictions: Predictions | None, controls: list[str], progress
+    file: BattleFile,
+    votes: bool = True,
+    predictions: Predictions | None = None,
+    controls: Sequence[str] = (),
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> Contests:
     """
     The contests of a battles file, by its `votes`, a judge's `predictions`, or the sum of both.

@@ -7,13 +7,14 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 from sft_judge.core.files import whole_file
+from sft_judge.data.style import FEWEST_SHOWING
 from sft_judge.evaluation.bootstrap import MIN_PROMPTS
 from sft_judge.evaluation.reporting.battle_text import visible
 from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.plots import COLOURS, GREY, svg
 from sft_judge.evaluation.reporting.tables import number, percent
 from sft_judge.ranking.bradley_terry import PRIOR
-from sft_judge.ranking.comparisons import FEWEST_EACH_WAY, FEWEST_SHOWING
+from sft_judge.ranking.comparisons import FEWEST_EACH_WAY
 from sft_judge.ranking.ratings import FEWEST_PROMPTS
 
 MOST_RATINGS, MOST_CELLS, MOST_NUMBERS = 100, 30, 14  # models in a picture: ratings, a matrix, one with numbers

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.data.battles import COLUMNS
 from sft_judge.data.importing.conversation import RowError
 from sft_judge.data.importing.formats import detect_format, to_battle
@@ -73,6 +73,14 @@ def battles_of(dataset, name: str, seed: int) -> pa.Table:
         if not shown:
             datasets.enable_progress_bars()
     return _kept(read, name, format_name)
+
+
+def load_named(name: str, config: str | None, split: str, revision: str | None) -> Dataset:
+    """A split of a data set of the hub, or of a folder. Raises `InputError` where it cannot be had."""
+    try:
+        return datasets.load_dataset(name, config, split=split, revision=revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(f"dataset {name}, split {split}: it cannot be had ({one_line(error)}).") from error
 
 
 def _with_names(dataset: Dataset) -> Dataset:

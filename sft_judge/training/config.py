@@ -8,13 +8,14 @@ settings of the WSDM Cup 3rd-place write-up as defaults.
 import copy
 import re
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from trl import ModelConfig, SFTConfig
 
 from sft_judge.core.choices import DTYPES
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.modeling.judge_spec import Budget
-from sft_judge.training.machine_defaults import DEFAULTS
+from sft_judge.training.machine_defaults import DEFAULTS, prepare_launch
 from sft_judge.training.settings_checks import check_combinations, check_deepspeed, check_settings
 from sft_judge.training.settings_table import DEFAULT_TEMPLATE, GREATER_IS_BETTER, LARGEST_VALUE, MODEL, TRAINING
 
@@ -71,7 +72,14 @@ class JudgeConfig(SFTConfig):
 
     _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "mix"]  # JSON on the command line
 
-    battles: str | None = _help("battles to train on (Parquet or JSONL)")
+    battles: list[str] | None = _help("battles to train on: files (Parquet or JSONL), or ids of the hub")
+    dataset_name: str | None = _help("a data set to train on, of the hub or a folder, as TRL's trainers take it")
+    dataset_config: str | None = _help("its configuration")
+    dataset_train_split: str = _help("its split to train on", "train")
+    dataset_test_split: str = _help(
+        "its split to evaluate on, where eval_strategy asks for it and no fold is set", "test"
+    )
+    dataset_revision: str | None = _help("its branch, tag or commit")
     fold: int | None = _help("the fold left out of training and evaluated on")
     holdout_fold: int | None = _help("a fold this run must not see at all, kept for calibration")
     labels: list[str] | None = _help("probs files of the teachers, out of fold: soft labels by (id, order)")
@@ -140,6 +148,7 @@ class JudgeConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        prepare_launch()
         check_settings(self, TRAINING, CHOICES)
         if self.max_steps == 0 or self.max_steps < -1:
             raise InputError(f"max_steps is {self.max_steps}, expected 1 or more, or -1 to go by num_train_epochs.")
@@ -199,6 +208,12 @@ class JudgeConfig(SFTConfig):
         for name, value in changes.items():
             setattr(other, name, value)
         return other
+
+    @property
+    def battles_file(self) -> Path | None:
+        """The one file of battles that is trained on, by which labels and folds are proven; None of anything else."""
+        names = [] if self.dataset_name else self.battles or []
+        return Path(names[0]) if len(names) == 1 and Path(names[0]).is_file() else None
 
     @property
     def budget(self) -> Budget:

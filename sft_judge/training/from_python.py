@@ -135,8 +135,10 @@ def _option_text(options: dict, name: str, default: str) -> str:
 
 def _battles(config: JudgeConfig, train_dataset, eval_dataset) -> tuple:
     """Tables of battles to train on, and to evaluate on by name."""
-    if train_dataset is None and not config.battles:
-        raise InputError("There is nothing to train on: give train_dataset, or battles in the JudgeConfig.")
+    if train_dataset is None and not (config.battles or config.dataset_name):
+        raise InputError(
+            "There is nothing to train on: give train_dataset, or battles or dataset_name in the JudgeConfig."
+        )
     if train_dataset is None:
         train_rows, held = read_rows(config)
     else:

@@ -5,10 +5,13 @@ Default settings that depend on the machine and the launcher: TRL leaves them to
 A setting in a recipe or on the command line wins.
 """
 
+import logging
 import os
 import sys
 
 from sft_judge.training.deepspeed_builds import prepare_builds
+
+logger = logging.getLogger(__name__)
 
 
 def has_gpu() -> bool:
@@ -45,6 +48,26 @@ DEFAULTS = {
 
 
 def prepare_launch() -> None:
-    """Prepare what a launcher needs before a `JudgeConfig` is made, which is when DeepSpeed starts."""
+    """
+    Prepare what a launch needs before a `JudgeConfig` is made, which is when DeepSpeed starts.
+
+    One process on a machine with several GPUs uses the first of them, which is said: Trainer would spread each batch
+    over all by DataParallel, and TRL refuses that.
+    """
     if uses_deepspeed():
         prepare_builds()
+    if "WORLD_SIZE" not in os.environ and "LOCAL_RANK" not in os.environ:
+        _use_one_gpu()
+
+
+def _use_one_gpu() -> None:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if torch.cuda.is_initialized() or torch.cuda.device_count() < 2:
+        return
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0] if visible else "0"
+    logger.warning(
+        f"Of several GPUs one is used, {os.environ['CUDA_VISIBLE_DEVICES']}: this is one process. `sft-judge launch` "
+        "starts one for each."
+    )

@@ -1,5 +1,6 @@
 """Battles and labels to the rows of a training, as `sft-judge train` and `JudgeTrainer` both make them."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,19 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from sft_judge.core.errors import InputError
+from sft_judge.core.model_files import is_local
 from sft_judge.data.battles import read_battles
 from sft_judge.data.preparing.prompt_groups import group_prompts
 from sft_judge.data.ties import verdicts_needed
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
 from sft_judge.prompts.verdict_tokens import choose_verdict_words
+from sft_judge.training.battle_datasets import battles_of, load_named
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.dataset import TrainingData, mix_sources, split_folds, verdict_dataset
 from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teacher_columns, read_teachers
+
+logger = logging.getLogger(__name__)
 
 EVAL = "eval"  # what the only set to evaluate on is called
 
@@ -49,6 +54,8 @@ def prepare_data(
         GateError: labels are not proven out of fold.
     """
     prompt = judge_prompt(config, tokenizer, train_rows)
+    if config.show_language:
+        _say_languages(train_rows)
     teacher, num_floored = _teacher(config, train_rows, len(prompt.words), labels or config.labels), 0
     if teacher is not None:
         teacher, num_floored = floor_labels(teacher)
@@ -59,6 +66,12 @@ def prepare_data(
     for name, rows in eval_rows.items():
         data.eval_sets[name], data.eval_groups[name] = prepare_evaluation(config, prompt, rows)
     return data
+
+
+def _say_languages(rows: pa.Table) -> None:
+    none = rows["language"].null_count if "language" in rows.column_names else rows.num_rows
+    if none:
+        logger.info(f"language: {none} of {rows.num_rows} battles state none, so it is detected from their prompts.")
 
 
 def prepare_evaluation(config: JudgeConfig, prompt: JudgePrompt, rows: pa.Table) -> tuple[Dataset, np.ndarray]:
@@ -72,13 +85,41 @@ def _teacher(config: JudgeConfig, rows: pa.Table, num_verdicts: int, labels) -> 
         return read_teacher_columns(rows, num_verdicts, config.teacher_ties, config.external_teacher)
     files = [Path(file) for file in ([labels] if isinstance(labels, str | Path) else labels)]
     options = (config.teacher_ties, config.allow_in_sample, config.external_teacher)
-    battles = Path(config.battles) if config.battles else None
-    return read_teachers(files, battles, rows, num_verdicts, Path(config.output_dir), *options)
+    return read_teachers(files, config.battles_file, rows, num_verdicts, Path(config.output_dir), *options)
 
 
 def read_rows(config: JudgeConfig) -> tuple[pa.Table, pa.Table | None]:
-    """The battles that a recipe trains on, mixed as it says, and those it evaluates on."""
-    return choose_rows(config, read_battles(Path(config.battles), config.limit))
+    """
+    The battles that a recipe trains on, mixed as it says, and those it evaluates on: of its fold, or its test split.
+
+    Raises:
+        InputError: there are none, a file or data set cannot be read, or an id stands in two of them.
+    """
+    train, held = choose_rows(config, _read_sources(config))
+    if held is None and config.dataset_name and config.eval_strategy != "no":
+        held = _read_named(config, config.dataset_name, config.dataset_test_split)
+    return train, held
+
+
+def _read_sources(config: JudgeConfig) -> pa.Table:
+    tables = []
+    for name in config.battles or []:
+        is_file = Path(name).is_file() or is_local(name)
+        tables.append(read_battles(Path(name), config.limit) if is_file else _read_named(config, name, "train"))
+    if config.dataset_name:
+        tables.append(_read_named(config, config.dataset_name, config.dataset_train_split).slice(0, config.limit))
+    if len(tables) == 1:
+        return tables[0]
+    whole = pa.concat_tables(tables, promote_options="default")
+    if pc.count_distinct(whole["id"]).as_py() < whole.num_rows:
+        raise InputError(
+            "An id stands in two of the battles files. Put them together with import --prefix-ids, or prepare."
+        )
+    return whole
+
+
+def _read_named(config: JudgeConfig, name: str, split: str) -> pa.Table:
+    return battles_of(load_named(name, config.dataset_config, split, config.dataset_revision), name, config.seed)
 
 
 def choose_rows(config: JudgeConfig, battles: pa.Table) -> tuple[pa.Table, pa.Table | None]:
@@ -94,7 +135,7 @@ def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgeProm
     words = config.verdict_words or choose_verdict_words(tokenizer, template, num_verdicts)
     if len(words) != num_verdicts:
         raise InputError(f"{len(words)} verdict_words {words} for {num_verdicts} verdicts.")
-    return JudgePrompt(tokenizer, template, words, config.budget, config.show_language)
+    return JudgePrompt(tokenizer, template, words, config.budget, config.show_language, detect=True)
 
 
 def describe_counts(counts: dict, total: int) -> str:

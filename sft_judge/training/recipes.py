@@ -9,6 +9,7 @@ import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
@@ -17,6 +18,12 @@ from sft_judge.core.files import InputPath, OutputPath
 from sft_judge.core.resources import find_resource
 from sft_judge.training.settings_table import DEFAULT_TEMPLATE
 
+
+class _Bare(str):
+    """The value of a switch that stands on the command line without one."""
+
+
+BARE = _Bare("true")
 PATH_KEYS = ("model_name_or_path", "battles", "labels", "chat_template_path", "deepspeed")
 
 
@@ -32,7 +39,7 @@ class Recipe:
     def settings(self) -> dict:
         """The values of the file, and over them the words of the command line, a list where there are several."""
         given = split_overrides(self.overrides)
-        return self.values | {key: words if len(words) > 1 else words[0] for key, words in given.items()}
+        return self.values | {key: words if len(words) > 1 else str(words[0]) for key, words in given.items()}
 
     def require(self, key: str):
         """Return the value of a setting. Raises `InputError` if neither the file nor the command line gives it."""
@@ -40,6 +47,15 @@ class Recipe:
         if value in (None, ""):
             raise InputError(f"The recipe has no {key!r}, and none was given on the command line (--{key}).")
         return value
+
+    def _check_bare_keys(self, kinds: tuple) -> None:
+        """Raise `InputError` for a key without a value that is no switch."""
+        from sft_judge.training.settings_checks import hints_of
+
+        for key, words in split_overrides(self.overrides).items():
+            hint = next(hints_of(kind)[key] for kind in kinds if key in hints_of(kind))
+            if words[0] is BARE and bool not in (hint, *get_args(hint)):
+                raise InputError(f"--{key} has no value; settings are `--key value`, and switches may be bare.")
 
     def input_paths(self) -> list[Path]:
         """List the local files and folders that training will read."""
@@ -72,18 +88,24 @@ class Recipe:
         from sft_judge.training.machine_defaults import DEFAULTS
 
         check_keys(self.settings)
+        self._check_bare_keys((JudgeConfig, JudgeModelConfig))
         parser = TrlParser((JudgeConfig, JudgeModelConfig))
         by_machine = {name: default() for name, default in DEFAULTS.items() if self.values.get(name) is None}
         parser.set_defaults_with_config(**{**self.values, **by_machine, **(replaced or {})})
         usage = io.StringIO()
         try:
             with contextlib.redirect_stderr(usage):
-                return parser.parse_args_into_dataclasses(args=self.overrides)
+                return parser.parse_args_into_dataclasses(args=_plain_words(self.overrides))
         except SystemExit as error:  # argparse: a value of the wrong type, after a page of usage
             message = usage.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
             raise InputError(f"{self.name}: a setting has a value of the wrong type: {message}") from error
         except ValueError as error:  # of transformers' and TRL's own checks
             raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
+
+
+def _plain_words(overrides: list[str]) -> list[str]:
+    """The words of a command line with underscores in its keys, and a value for each, as argparse takes them."""
+    return [word for key, values in split_overrides(overrides).items() for word in (f"--{key}", *values)]
 
 
 def _names(key: str, value) -> list[str]:
@@ -97,17 +119,19 @@ def _names(key: str, value) -> list[str]:
     return names
 
 
-def read_recipe(name: str, overrides: list[str] = ()) -> Recipe:
+def read_recipe(name: str | None, overrides: list[str] = ()) -> Recipe:
     """
     Read a recipe file.
 
     Args:
-        name: a file, or the name of a recipe of ours such as "demo/teacher".
+        name: a file, the name of a recipe of ours such as "demo/teacher", or None for the command line alone.
         overrides: words of the command line.
 
     Raises:
         InputError: there is no such file, or it is not a YAML mapping, or the words are not `--key value`.
     """
+    if name is None:
+        return Recipe("the command line", {}, list(overrides))
     file = find_resource("recipes", name)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -119,17 +143,19 @@ def read_recipe(name: str, overrides: list[str] = ()) -> Recipe:
 
 
 def split_overrides(words: list[str]) -> dict[str, list[str]]:
-    """Split `--key value`, `--key=value` and, for settings that are lists, `--key value value`, by key."""
+    """
+    Split `--key value`, `--key=value`, a bare `--key` for true and, for settings that are lists, `--key value value`.
+
+    Hyphens in a key are underscores, as in TRL's command line.
+    """
     overrides, rest = {}, list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
             raise InputError(f"{word!r} stands alone on the command line; settings are `--key value`.")
         key, equals, value = word[2:].partition("=")
-        values = [value] if equals else []
+        key, values = key.replace("-", "_"), [value] if equals else []
         while not equals and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
-        if not values:
-            raise InputError(f"--{key} has no value; settings are `--key value`.")
-        overrides[key] = values
+        overrides[key] = values or [BARE]
     return overrides

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 REFUSALS = (ImportError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError)
 OF_THE_OPTIMISER = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules")
 TRIED_NUMBERS, TRIED_STEPS = 8192, 3  # bitsandbytes quantises the state of 4,096 numbers and more
+LONG_WARMUP = 0.1  # of the steps
 CHECKPOINTING_KEYS = ("use_reentrant", "preserve_rng_state", "selective")
 
 
@@ -70,6 +71,11 @@ def warn_of_unused(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
         logger.warning(
             f"warmup_steps is {config.warmup_steps:g} and max_steps {config.max_steps}: the learning rate starts at 0 "
             f"and never reaches {config.learning_rate:g}."
+        )
+    elif config.max_steps > 0 and config.warmup_steps >= 1 and config.warmup_steps > LONG_WARMUP * config.max_steps:
+        logger.warning(
+            f"warmup_steps is {config.warmup_steps:g} of max_steps {config.max_steps}: more than a tenth of the run "
+            "is spent below its learning rate."
         )
     if unused:
         logger.warning(f"keys that do nothing in this run: {'; '.join(unused)}.")

@@ -23,7 +23,7 @@ from sft_judge.training.machine_defaults import DEFAULTS
 def summarise_training(trainer: Trainer) -> dict:
     """What a `JudgeTrainer`'s run saw and how it ended, for judge.json and the manifest."""
     data, config, base = trainer.data, trainer.args, trainer.start.name
-    battles = Path(config.battles) if config.battles else None
+    battles = config.battles_file
     return {
         **data.counts,
         "battles_sha256": battles and content_hash(battles),
@@ -49,6 +49,19 @@ def trained_spec(trainer: Trainer, output: Path) -> JudgeSpec:
     if isinstance(trainer.model, PeftModel):
         spec.base = describe_base(start.folder, output, start.weights, start.commit)
     return spec
+
+
+def describe_batch(config: JudgeConfig, data: TrainingData) -> str:
+    """How many battles and rows a step has, and what keeps that number on other processes."""
+    each, accumulated, processes = config.train_batch_size, config.gradient_accumulation_steps, config.world_size
+    battles = each * accumulated * processes
+    orders = " in both orders" if config.swap == "both" else ""
+    size = "as many battles as token_budget holds" if config.token_budget else f"{battles} battles"
+    return (
+        f"a step is {size}{orders}: {each} a batch x {accumulated} accumulated x {processes} processes, "
+        f"{len(data.train_set) / battles:,.0f} steps an epoch. On N processes, set gradient_accumulation_steps to "
+        f"{accumulated * processes} / N to keep it"
+    )
 
 
 def measure_costs(trainer: Trainer, data: TrainingData, trained) -> dict:

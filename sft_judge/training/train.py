@@ -24,7 +24,7 @@ from sft_judge.training.preparation import describe_counts, read_data
 from sft_judge.training.resume import check_same_launch, open_work
 from sft_judge.training.run_checks import check_evaluation, check_rows, check_run, warn_of_unused
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
-from sft_judge.training.summary import measure_costs, plain_values, summarise_training
+from sft_judge.training.summary import describe_batch, measure_costs, plain_values, summarise_training
 from sft_judge.training.tokenizer import set_tokens
 from sft_judge.training.trainer import JudgeTrainer
 
@@ -64,6 +64,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     if config.process_index == 0:
         warn_of_unused(config, model_config)
         logger.info(describe_counts(data.counts, config.total_budget))
+        logger.info(describe_batch(config, data))
         thought = opened_thought(data.prompt.tail)
         if thought:
             logger.warning(describe_thought(thought))
@@ -92,7 +93,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
 
 
 def _check_recipe(config: JudgeConfig) -> None:
-    check_evaluation(config, config.fold is not None)
+    check_evaluation(config, config.fold is not None or config.dataset_name is not None)
     if config.model_init_kwargs:
         raise InputError(
             "model_init_kwargs is of JudgeTrainer in Python; a recipe has dtype, attn_implementation, model_revision "

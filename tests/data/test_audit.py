@@ -236,3 +236,10 @@ def test_bad_input_is_one_clear_line_and_leaves_no_folder(tmp_path, capsys):
         assert main(["audit", str(tmp_path / name), "--output", str(tmp_path / "o"), *more]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1 and not (tmp_path / "o").exists()
+
+
+def test_one_battle_has_an_audit_without_a_figure_that_cannot_be_known(synthetic, tmp_path):
+    write_battles(tmp_path / "one.parquet", battle_table(synthetic[:1]))
+    assert main(["audit", str(tmp_path / "one.parquet"), "--output", str(tmp_path / "audit")]) == 0
+    audit = json.loads((tmp_path / "audit" / "audit.json").read_text(), parse_constant=pytest.fail)
+    assert audit["length_symmetry"]["p_value"] is None

@@ -56,6 +56,15 @@ def test_styles_that_always_go_together_or_have_too_few_rows_get_no_effect():
     assert style_columns(few, people[:25], judge[:25]) == {}
 
 
+def test_a_style_that_few_prompts_show_gets_no_effect():
+    rng = np.random.default_rng(3)
+    people, judge = rng.normal(size=(2, ROWS))
+    for shown, known in ((19, False), (20, True)):
+        features = {"lists": np.where(np.arange(ROWS) < shown, rng.normal(size=ROWS), 0.0)}
+        effect = style_effects(draws_of(style_columns(features, people, judge)), features)["lists"]["people"]
+        assert (effect["value"] is not None) == known == (effect["low"] is not None)
+
+
 def test_the_lead_of_the_own_family_is_measured_where_one_response_alone_is_of_it():
     models = [("Qwen2.5-7B", "gpt-4"), ("llama", "qwen-max"), ("qwen", "qwen2"), ("gpt-4", "llama")]
     rows = [

@@ -1,29 +1,42 @@
 """Calibrations: found where they are known, symmetric, kept only where held-out rows support them."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from helpers.drawn_probs import drawn, held, loss, synthetic
 from sft_judge.core.swap_orders import swap
 from sft_judge.data.probs import MIN_PROBABILITY
+from sft_judge.evaluation import calibration_fit
 from sft_judge.evaluation.calibration_fit import choose_calibration, cross_fit, fit_temperature, fit_vector
 from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scaling
 
 pytestmark = pytest.mark.unit
 
 
+@pytest.fixture(scope="module")
+def simulation():
+    """`scripts/calibration_simulation.py`."""
+    path = Path(__file__).parents[2] / "scripts" / "calibration_simulation.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 @pytest.mark.parametrize("num", [2, 3])
 def test_the_planted_temperature_is_recovered(temperature, num):
     probs, verdicts = synthetic(temperature, num=num)
-    assert fit_temperature(probs, verdicts)["temperature"] == pytest.approx(temperature, rel=0.08)
+    assert fit_temperature(held(probs, verdicts))["temperature"] == pytest.approx(temperature, rel=0.08)
 
 
 def test_a_planted_scaling_of_ties_is_recovered():
     rng = np.random.default_rng(0)
     raw = rng.dirichlet([1, 1, 1], 20_000)
     wanted = {"temperature": 1.5, "tie_temperature": 0.8, "tie_offset": 0.7}
-    found = fit_vector(raw, drawn(apply_scaling(raw, **wanted), rng))
+    found = fit_vector(held(raw, drawn(apply_scaling(raw, **wanted), rng)))
     assert found == pytest.approx(wanted, rel=0.12)
 
 
@@ -31,15 +44,15 @@ def test_a_planted_scaling_of_ties_is_recovered():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_fitted_rows_never_get_worse(fit, seed):
     probs, verdicts = synthetic(rows=30, seed=seed)
-    assert loss(probs, verdicts, fit(probs, verdicts)) <= loss(probs, verdicts) + 1e-9
+    assert loss(probs, verdicts, fit(held(probs, verdicts))) <= loss(probs, verdicts) + 1e-9
 
 
 @pytest.mark.parametrize("fit, num", [(fit_temperature, 2), (fit_temperature, 3), (fit_vector, 3)])
 def test_exchange_of_responses_exchanges_the_calibrated_result_to_the_bit(fit, num):
     probs, verdicts = synthetic(1.7, num=num)
     exchanged = np.array([1, 0, 2])[verdicts]
-    found = fit(probs, verdicts)
-    assert fit(swap(probs), exchanged) == pytest.approx(found, rel=1e-4)
+    found = fit(held(probs, verdicts))
+    assert fit(held(swap(probs), exchanged)) == pytest.approx(found, rel=1e-4)
     np.testing.assert_array_equal(apply_calibration(swap(probs), found), swap(apply_calibration(probs, found)))
 
 
@@ -85,7 +98,7 @@ def test_a_form_that_is_asked_for_is_kept_whatever_it_is_worth():
     rows = next(rows for rows in drawn_rows if choose_calibration(rows)[0] is None)
     for form, fit in (("temperature", fit_temperature), ("vector", fit_vector)):
         calibration, evidence = choose_calibration(rows, form)
-        assert calibration == fit(rows.probs, rows.verdicts) and evidence["form"] == form
+        assert calibration == fit(rows) and evidence["form"] == form
         assert evidence["gain"]["low"] < 0
     assert choose_calibration(held(rows.probs[:58], rows.verdicts[:58]), "temperature")[0] is None
 
@@ -102,15 +115,52 @@ def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits(
     assert "German" not in calibration.get("languages", {})
 
 
-def test_ties_get_their_own_scaling_only_beyond_chance_also_where_one_temperature_did_not_help(monkeypatch):
-    monkeypatch.setattr("sft_judge.evaluation.calibration_fit.cross_fit", lambda held, fit: losses.pop(0))
-    rows = held(*synthetic(1.0))
-    raw, noise = rows.losses(None), np.random.default_rng(0).normal(0, 1, len(rows.verdicts))
-    noise -= noise.mean()
-    losses = [raw + 0.1, raw - 1e-3 + noise]  # of one temperature, of three parameters: lower, but not beyond chance
-    assert choose_calibration(rows)[0] is None
-    losses = [raw + 0.1, raw - 0.1 + noise]
-    assert choose_calibration(rows)[1]["form"] == "vector"
+@pytest.mark.parametrize(
+    "rises, form",
+    [((0.1, 0.2), "none"), ((-0.1, 0.2), "temperature"), ((0.1, -0.1), "vector"), ((-0.2, -0.1), "temperature")],
+)
+def test_the_form_of_the_least_loss_in_cross_fitting_is_kept_also_where_one_temperature_did_not_help(
+    rises, form, monkeypatch
+):
+    rows, left = held(*synthetic(1.0)), list(rises)
+    monkeypatch.setattr(calibration_fit, "cross_fit", lambda held, fit: held.losses(None) + left.pop(0))
+    assert choose_calibration(rows)[1]["form"] == form
+
+
+@pytest.mark.parametrize(
+    "num, accuracy, form", [(2, 0.99, "temperature"), (2, 0.6, None), (3, 0.8, "vector"), (3, 0.95, None)]
+)
+@pytest.mark.parametrize("rows", [10, 30, 100])
+def test_calibrating_a_judge_that_is_right_loses_no_more_than_the_bound(num, accuracy, form, rows, simulation):
+    found = simulation.rises(simulation.Judge(num, accuracy), rows, form, draws=60, seed=0)
+    assert simulation.mean_rise(found) < 0.005
+    assert np.isnan(found).all() == (rows < 30)
+
+
+@pytest.mark.parametrize(
+    "num, accuracy, mistake", [(2, 0.8, "too bold"), (2, 0.99, "too meek"), (3, 0.95, "ties too rare")]
+)
+def test_200_battles_find_a_mistake_that_costs_a_twentieth_of_a_nat(num, accuracy, mistake, simulation):
+    found = simulation.rises(simulation.Judge(num, accuracy, mistake), 200, None, draws=60, seed=0)
+    assert np.isfinite(found).mean() >= 0.9 and -simulation.mean_rise(found) >= 0.03
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, fit_vector])
+def test_rows_of_a_prompt_that_say_the_same_count_once(fit):
+    probs, verdicts = synthetic(2.0, rows=60)
+    five = fit(held(probs.repeat(5, axis=0), verdicts.repeat(5), rows_a_prompt=5))
+    assert five == pytest.approx(fit(held(probs, verdicts, rows_a_prompt=1)), rel=1e-4)
+
+
+def test_without_errors_nothing_is_fitted_unless_the_judge_expected_some():
+    right = np.arange(40) % 2
+    sure, unsure = (np.where(np.eye(2)[right] == 1, p, 1 - p) for p in (0.97, 0.8))
+    calibration, evidence = choose_calibration(held(sure, right, rows_a_prompt=1))
+    assert calibration is None and "errs in none of them, which is 30% likely" in evidence["too_little"]
+    assert choose_calibration(held(unsure, right, rows_a_prompt=1))[0]["temperature"] < 0.8
+    calibration, evidence = choose_calibration(held(sure, right, rows_a_prompt=1), "temperature")
+    assert 0.5 < calibration["temperature"] < 1
+    assert evidence["errors"] == 0 and evidence["gain"]["low"] is None and evidence["gain"]["value"] > 0
 
 
 def test_cross_fitting_never_scores_a_prompt_on_a_fit_that_saw_it():

@@ -52,6 +52,14 @@ def test_a_fold_and_a_limit_keep_the_same_rows_as_of_the_whole_table(file, tmp_p
 def test_texts_are_not_held(file, tmp_path):
     (job,) = open_jobs([file], [tmp_path / "probs.parquet"], None, None)
     assert not {"prompt", "response_a", "response_b"} & set(job.battles.column_names)
+    held = sum(
+        buffer.size
+        for column in job.battles.columns
+        for chunk in column.chunks
+        for buffer in chunk.buffers()
+        if buffer
+    )
+    assert held < 2 * job.battles.nbytes + 4096  # nor by a slice of a batch
     assert job.read(np.array([30])).num_rows == 1 and job._batch.num_rows == 7
 
 

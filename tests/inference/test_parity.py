@@ -8,8 +8,8 @@ from scipy.stats import entropy, norm
 
 from sft_judge.core.errors import GateError
 from sft_judge.inference.parity import (
-    MAX_LOG_LOSS_RISE,
     TOLERANCES,
+    Rise,
     check_log_loss_rise,
     check_tolerance,
     compare_scores,
@@ -60,7 +60,7 @@ def test_what_is_not_a_number_never_passes():
     with pytest.raises(GateError, match="worst: d nan"):
         check_tolerance(compare_scores("x", broken, one, list("abcde")), max(TOLERANCES.values()))
     with pytest.raises(GateError):
-        check_log_loss_rise("x", (float("nan"),) * 3)
+        check_log_loss_rise("x", Rise(*(float("nan"),) * 3, rows=9), 0.005)
 
 
 def test_a_verdict_without_probability_is_compared():
@@ -77,10 +77,54 @@ def test_the_rise_of_the_log_loss_has_the_paired_normal_interval(seed, rows):
     differences = [one[row, verdict] - other[row, verdict] for row, verdict in enumerate(verdicts)]
     interval = norm.interval(0.95, np.mean(differences), np.std(differences, ddof=1) / np.sqrt(rows))
     tolerance = 1e-4 * (interval[1] - interval[0])  # 1.96 stands for 1.95996
-    assert log_loss_rise(one, other, verdicts) == pytest.approx((np.mean(differences), *interval), abs=tolerance)
+    found = log_loss_rise(one, other, np.eye(3)[verdicts])
+    assert found[:3] == pytest.approx((np.mean(differences), *interval), abs=tolerance)
 
 
-def test_the_log_loss_gate_refuses_only_what_is_certain():
-    check_log_loss_rise("x", (0.05, MAX_LOG_LOSS_RISE - 0.001, 0.1))
-    with pytest.raises(GateError, match="raises the log loss by 0.0500"):
-        check_log_loss_rise("x", (0.05, MAX_LOG_LOSS_RISE + 0.001, 0.1))
+def test_the_rise_of_soft_labels_is_the_mean_over_what_they_may_be():
+    one, other = scores(0, 9), scores(1, 9)
+    soft = np.exp(scores(2, 9))
+    hard = [log_loss_rise(one, other, np.eye(3)[[verdict] * 9]).value for verdict in range(3)]
+    same = log_loss_rise(one, other, np.tile([0.2, 0.3, 0.5], (9, 1)))
+    assert same.value == pytest.approx(np.dot([0.2, 0.3, 0.5], hard))
+    one[:, 2] = other[:, 2] = -np.inf  # a tie that neither has, and no label gives
+    soft[:, 2] = 0
+    assert np.isfinite(log_loss_rise(one, other, soft)).all()
+
+
+@pytest.mark.parametrize(
+    "value, low, high, refused",
+    [
+        (0.0148, 0.0097, 0.0199, True),  # noise of 1.5 sigma on every matrix, on 2,000 battles
+        (0.0005, 0.0001, 0.0009, False),  # certain, and harmless
+        (0.03, -0.001, 0.061, False),  # not certain
+        (-0.01, -0.02, -0.001, False),
+        (0.0051, 0.0001, 0.0101, True),
+    ],
+)
+def test_the_gate_refuses_a_log_loss_that_has_certainly_risen_by_more_than_the_tolerance(value, low, high, refused):
+    rise = Rise(value, low, high, 2000)
+    if refused:
+        with pytest.raises(
+            GateError, match=rf"raises the log loss by \{value:+.4f} .* on 2000 battles.* tolerance of 0.005"
+        ):
+            check_log_loss_rise("x", rise, 0.005)
+        check_log_loss_rise("x", rise, 0.02)
+    else:
+        check_log_loss_rise("x", rise, 0.005)
+
+
+def test_battles_that_cannot_see_the_tolerance_are_said_with_how_many_would(caplog):
+    check_log_loss_rise("x", Rise(0.01, -0.02, 0.04, 64), 0.005)
+    assert "64 battles see a rise of 0.03 nats at best; 2304 would see one of 0.005" in caplog.text
+    caplog.clear()
+    check_log_loss_rise("x", Rise(0.001, -0.002, 0.004, 64), 0.005)
+    assert not caplog.text
+    rng = np.random.default_rng(0)
+    one = scores(0, 4000)
+    other = one + rng.normal(0, 0.1, one.shape)
+    few = log_loss_rise(one[:64], other[:64], np.eye(3)[[0] * 64])
+    enough = few.rows_to_see(0.005)
+    assert log_loss_rise(one[:enough], other[:enough], np.eye(3)[[0] * enough]).visible() == pytest.approx(
+        0.005, rel=0.15
+    )

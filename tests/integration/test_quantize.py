@@ -1,6 +1,7 @@
 """Every scheme and form of `quantize`, made and read back on a CPU, and the gate that it runs by itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from sft_judge.core.resources import find_resource
 from sft_judge.core.swap_orders import ORDERS
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.scoring import score_battles
-from sft_judge.modeling.judge_spec import read_spec
+from sft_judge.modeling.judge_spec import read_spec, write_spec
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.modeling.tiny_models import make_base
 from sft_judge.prompts.prompt import JudgePrompt
@@ -87,6 +88,27 @@ def test_every_scheme_is_near_its_judge_held_to_it_and_read_back(
     difference = np.abs(probabilities(tmp_path / "q", synthetic_rows[:8]) - whole).max()
     print(f"{scheme}: max |Δp| {difference:.4f}")
     assert 0 < difference < within
+
+
+def test_the_gate_takes_what_neither_tuned_the_copy_nor_trained_the_judge(
+    judge, synthetic_rows, synthetic_file, tmp_path, capsys
+):
+    words = ["--model", str(judge), "--battles", str(synthetic_file), "--scheme", "W8A16", "--iters", "0"]
+    words += ["--seqlen", "128", "--tolerance", "0.5"]
+    assert main(["quantize", *words, "--output", str(tmp_path / "q"), "--nsamples", "5000"]) == 0
+    said = capsys.readouterr()
+    facts = json.loads((tmp_path / "q" / "manifest.json").read_text())
+    trained = sum(row["fold"] in (1, 2) for row in synthetic_rows)
+    assert facts["calibration_battles"] <= trained and facts["rows"] == len(synthetic_rows) - trained
+    assert "gate:" not in said.out and f"fill {facts['calibration_rows']} rows of 128 tokens" in said.err
+    spec = read_spec(judge)
+    write_spec(judge, replace(spec, training={**spec.training, "folds_seen": [0, 1, 2]}))
+    assert main(["quantize", *words, "--output", str(tmp_path / "all"), "--nsamples", "8"]) == 0
+    write_spec(judge, spec)
+    said = capsys.readouterr()
+    facts = json.loads((tmp_path / "all" / "manifest.json").read_text())
+    assert facts["rows"] == len(synthetic_rows) - facts["calibration_battles"] and "--nsamples" not in said.err
+    assert f"gate: {facts['rows']} of {facts['rows']} battles are of folds that the judge was trained on" in said.out
 
 
 def test_gptqs_form_holds_the_same_numbers_as_auto_rounds_own(judge, synthetic_rows, synthetic_file, tmp_path):

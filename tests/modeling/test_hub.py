@@ -15,6 +15,8 @@ from helpers.judges import predict
 from helpers.training_runs import refuses
 from sft_judge import Judge
 from sft_judge.cli import main
+from sft_judge.commands.arguments import judge_path
+from sft_judge.core import registry
 from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import name_of
 from sft_judge.data.probs import read_probs
@@ -67,6 +69,25 @@ def test_a_stage_takes_a_judge_by_its_id_and_revision(stage, hub, synthetic_file
     made = list(tmp_path.rglob("*manifest.json"))
     assert all(hub.repos["me/judge"].refs["soft"] in path.read_text() for path in made)
     assert not [path for path in made if "cache" in path.parts] and bool(made) == ("{o}" in STAGES[stage])
+
+
+def test_no_stage_takes_a_judge_by_its_folder_alone():
+    """But those that write to the folder, and those of plain models, whose ids are kept; `serve` resolves its own."""
+    others = {
+        stage
+        for stage in registry.STAGES
+        if stage != "train"
+        for action in judges_of(stage)
+        if action.type is not judge_path
+    }
+    assert others == {"calibrate", "push", "untrained", "serve"}
+
+
+def judges_of(stage) -> list:
+    """The arguments of a stage that name a judge."""
+    return [
+        action for action in registry.stage_parser(stage)._actions if action.dest in ("model", "models", "model_b")
+    ]
 
 
 def test_serving_takes_an_id_and_is_called_by_it(hub, monkeypatch):

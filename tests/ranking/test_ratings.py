@@ -87,7 +87,7 @@ def test_the_mean_is_1000_and_an_anchor_moves_all_alike():
         row["model"]: row["rating"] for row in rate_models(contests, "bradley-terry", ("model 2", 500))["models"]
     }
     assert np.mean(list(plain.values())) == pytest.approx(1000)
-    assert anchored["model 2"] == {"value": 500, "low": 500, "high": 500}
+    assert anchored["model 2"] == {"value": 500, "low": None, "high": None}  # it is set, not estimated
     for name, rating in plain.items():
         assert anchored[name]["value"] - 500 == pytest.approx(rating - plain["model 2"])
 

@@ -50,7 +50,7 @@ def test_what_a_pipeline_is_told_of_a_recipe_is_what_its_training_gets(recipe, t
     labels = [str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet")]
     read = recipe("--battles", "rows.parquet", "--labels", *labels)
     config, _ = read.configs()
-    assert read.settings["battles"] == config.battles and read.settings["labels"] == config.labels == labels
+    assert [read.settings["battles"]] == config.battles and read.settings["labels"] == config.labels == labels
     assert [str(path) for path in read.output_paths()] == [config.output_dir]
 
 

@@ -60,7 +60,7 @@ LATE = [
     ({"optim": "sgd", "optim_args": "weight_decay=0.1"}, "optim_args has weight_decay"),
     ({"loss_type": "dft"}, "loss_type is 'dft', but the loss is over the verdicts"),
     ({"assistant_only_loss": "true"}, "the loss is on the verdict alone"),
-    ({"model_init_kwargs": '{"dtype": "bfloat16"}'}, "a model is loaded by dtype"),
+    ({"model_init_kwargs": '{"dtype": "bfloat16"}'}, "model_init_kwargs is of JudgeTrainer"),
     ({"resume_from_checkpoint": "false"}, "a run goes on from its own last checkpoint by itself"),
     ({"dataloader_drop_last": "true", "per_device_train_batch_size": 300}, "60 battles are fewer than the 300"),
 ]

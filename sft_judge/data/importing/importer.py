@@ -29,6 +29,7 @@ from sft_judge.data.importing.readers import EXPECTED, read_rows
 from sft_judge.data.importing.sources import hub_rows, source_files
 
 BATTLES_PER_BATCH = 2_000  # battles turned into Arrow at a time
+_ROWS = 2**40  # more than a source can have
 ROWS_TO_DETECT_FORMAT = 50  # rows looked at to tell the formats apart
 
 
@@ -98,7 +99,7 @@ def import_sources(
     Then no file is left.
     """
     result = Imported(mended=reading.mended)
-    seen: dict[str, tuple[str, int]] = {}
+    seen: dict[str, int] = {}
     with BattleWriter(output) as writer, RejectsWriter(rejects) as rejected:
         for name, stem, rows in _open_source(sources, (split, config), (revision, streaming)):
             before = result.rejected, result.rows_out
@@ -149,7 +150,7 @@ class _Importer:
     reading: Reading
     result: Imported
     rejects: RejectsWriter
-    seen: dict[str, tuple[str, int]]  # of all sources: where each id stands
+    seen: dict[str, int]  # of all sources: where each id stands, its source's number and its row in one
     first_reject: dict | None = None
     votes: Counter = field(default_factory=Counter)  # the last number given to a vote on each question
 
@@ -204,13 +205,14 @@ class _Importer:
 
     def _check_id(self, identity: str, number: int) -> None:
         if identity in self.seen:
-            other, row = self.seen[identity]
+            place, row = divmod(self.seen[identity], _ROWS)
+            other = list(self.result.formats)[place]
             where = f"rows {row} and {number}" if other == self.name else f"row {number}, and in {other} row {row}"
             raise InputError(
                 f"{self.name}: id {identity!r} stands in {where}; ids join the stages and must be unique. "
                 "With --prefix-ids each file's name stands before its ids."
             )
-        self.seen[identity] = (self.name, number)
+        self.seen[identity] = (len(self.result.formats) - 1) * _ROWS + number
 
     def nothing_good(self, rejected: int) -> InputError:
         first = self.first_reject

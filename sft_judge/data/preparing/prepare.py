@@ -32,7 +32,8 @@ class PrepareSettings:
     seed: int = 0
     ties: str = "keep"  # keep | drop | split
     dedup: str = "off"  # off | exact | near
-    language: bool = False  # detect where none is stated
+    language: str | None = None  # of LANGUAGE_RULES; None: leave languages as they are
+    language_model: Path | None = None  # another fastText model
     order: str = "file"  # file | balanced
     rules: dict[str, Callable[[dict], bool]] = field(default_factory=dict)
 
@@ -74,7 +75,7 @@ def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> 
 
     Raises `InputError` for an id that stands in two files, and where every battle would go.
     """
-    detector = LanguageDetector() if choices.language else None
+    detector = LanguageDetector(choices.language_model) if choices.language else None
     ids, languages, scores = [], [], []
     verdicts, sources, reasons = _Codes(), _Codes(), _Codes()
     prompts, duplicates = PromptIndex(), DuplicateIndex(choices.dedup == "near")
@@ -89,7 +90,7 @@ def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> 
             sources.add([row.get("source") for row in rows])
             prompts.add([row["prompt"] for row in rows])
             if detector:
-                detected = [_language(row, detector) for row in rows]
+                detected = [_language(row, detector, choices.language) for row in rows]
                 languages += [name for name, _ in detected]
                 scores += [score for _, score in detected]
                 rows = [{**row, "language": name} for row, (name, _) in zip(rows, detected, strict=True)]
@@ -132,9 +133,11 @@ def _refuse_shared_ids(rows: list[dict], path: Path, owners: dict[str, Path], nu
         owners[row["id"]] = path
 
 
-def _language(row: dict, detector: LanguageDetector) -> tuple[str, float | None]:
+def _language(row: dict, detector: LanguageDetector, rule: str) -> tuple[str | None, float | None]:
     """A stated language by its name, without a score; a detected one with its score."""
-    return (detector.name(row["language"]), None) if row.get("language") else detector.detect(row["prompt"])
+    if rule != "detect" and row.get("language"):
+        return detector.name(row["language"]), None
+    return (None, None) if rule == "stated" else detector.detect(row["prompt"])
 
 
 def _reason(row: dict, choices: PrepareSettings) -> str:
@@ -210,9 +213,9 @@ def count_outcomes(survey: Survey, folds, choices: PrepareSettings) -> dict:
         "rejected_by": dict(gone.most_common()),
         "disagreeing": survey.disagreeing,
         "ties": {choices.ties: int(survey.is_tie.sum())},
-        "languages": dict(Counter(survey.languages or []).most_common()),
+        "languages": dict(Counter(name or "none stated" for name in survey.languages or []).most_common()),
         "languages_detected": detected,
-        "languages_stated": None if detected is None else len(survey.ids) - detected,
+        "languages_stated": None if detected is None else len(survey.ids) - survey.languages.count(None) - detected,
         "rows_by_fold": [] if folds is None else np.bincount(folds, minlength=choices.folds).tolist(),
     }
 

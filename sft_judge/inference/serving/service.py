@@ -87,8 +87,7 @@ class Service:
 
     def _read(self, body: bytes, in_batch: bool) -> tuple:
         rows, swap = self.requests.read(body, in_batch)
-        orders = orders_of(swap or self.spec.swap)
-        fitted = []
+        rows, orders, fitted = self.prompt.with_languages(rows), orders_of(swap or self.spec.swap), []
         for place, row in enumerate(rows):
             try:
                 fitted += self.prompt.fit([row])

@@ -36,6 +36,8 @@ class TimedOutput:
         if len(judges) > 1:
             raise InputError(f"{model} holds {len(judges)} judges; --time-budget takes one: name it, or merge them.")
         self.model, self.spec = model, judges[model]
+        if self.spec.language:
+            job.fill_languages()
         self.job, self.path, self.languages = job, job.output, job.languages
         self.sample, self.submission = sample, submission
         self.ids = np.array(job.battles["id"].to_pylist(), dtype=object)

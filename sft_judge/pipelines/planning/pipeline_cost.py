@@ -47,7 +47,7 @@ def _plan_training(step: Step, steps: list[Step], runs: int, num_gpus: int) -> t
     recipe.require("battles")
     config, adapters = recipe.configs()
     adapters.model_name_or_path = origin_of(recipe.require("model_name_or_path"), steps)
-    load = read_load(config, adapters) if Path(config.battles).is_file() else None
+    load = read_load(config, adapters) if config.battles_file else None
     plan = cost_of_run(config, adapters, load, num_gpus)
     peak = min(part.peak for part in plan.parts.values()) / 1e9
     summary = f"{peak:.1f} GB on each GPU, fits {', '.join(plan.gpus) or 'none of ' + ', '.join(GPUS)}"

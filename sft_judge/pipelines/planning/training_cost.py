@@ -204,7 +204,7 @@ def _times(flops: float, gpus: list[str]) -> str:
 
 def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load | None:
     """The load of a run, None where it names no battles; nothing else but the tokenizer is read, and checked."""
-    battles = read_rows(config)[0] if config.battles else None
+    battles = read_rows(config)[0] if config.battles or config.dataset_name else None
     model, prompt = (model_config.model_name_or_path, model_config.model_revision), None
     tokenizer = tokenizer_at_hand(*model)
     if tokenizer:

