@@ -4,14 +4,14 @@ Judge one battle and print the probabilities.
 Prints what people are expected to prefer, over both orders of the responses, calibrated where the judge is.
 """
 
-from sft_judge.commands.arguments import model_path
+from sft_judge.commands.arguments import FROM_HUB, judge_path
 from sft_judge.core.choices import ENGINES
 
 EXAMPLE = "sft-judge judge --model runs/demo/judge --prompt 'Name a prime.' --response-a '7' --response-b 'Nine'"
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
+    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=FROM_HUB)
     parser.add_argument("--prompt", required=True, metavar="P")
     parser.add_argument("--response-a", required=True, metavar="A")
     parser.add_argument("--response-b", required=True, metavar="B")

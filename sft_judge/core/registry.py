@@ -30,6 +30,7 @@ STAGES = {
     "merge": ("merge", "adapters into the base, seeds or folds averaged"),
     "quantize": ("quantize", "auto-round on the judge's own prompts"),
     "export": ("export", "a sequence-classification checkpoint, for servers that know nothing of judges"),
+    "push": ("push", "a judge to the Hugging Face hub, with its card"),
     "verify": ("verify", "the parity gate: engines and forms of one judge give the same numbers"),
     "calibrate": ("calibrate", "fit the temperature on rows the judge did not see"),
     "sweep": ("sweep", "a grid over recipes: seeds, intervals, paired tests; resumable"),
@@ -90,6 +91,11 @@ def parse(stage: str, argv: list[str]) -> argparse.Namespace:
     return module.parse_args(parser, argv) if "parse_args" in vars(module) else parser.parse_args(argv)
 
 
+def fetch_models(args: argparse.Namespace, offline: bool = False) -> None:
+    """Put folders in the place of hub ids: see `commands.arguments.fetch_models`."""
+    importlib.import_module("sft_judge.commands.arguments").fetch_models(args, offline)
+
+
 def check_paths(module, args) -> None:
     """
     Check that no output of a stage takes the place of one of its inputs, or of another output.
@@ -115,6 +121,7 @@ def run_stage(stage: str, argv: list[str]) -> int:
     """Parse, run, write the manifest. Raises what the stage raises."""
     module = stage_module(stage)
     args = parse(stage, argv)
+    fetch_models(args)
     check_paths(module, args)
     if "before" in vars(module):
         module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models
