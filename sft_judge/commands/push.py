@@ -8,8 +8,6 @@ card, the snippet names the repository. A card that was edited on the hub since 
 
 from pathlib import Path
 
-from sft_judge.core.errors import InputError
-
 EXAMPLE = "sft-judge push runs/judge --repo me/judge --private"
 
 
@@ -26,7 +24,6 @@ def add_arguments(parser):
 
 
 def run(args) -> None:
-    from sft_judge.core.model_files import is_adapter
     from sft_judge.modeling.hub import push_folder
     from sft_judge.modeling.hub_card import CARD
     from sft_judge.modeling.judge_spec import read_spec
@@ -35,8 +32,6 @@ def run(args) -> None:
 
     spec = read_spec(args.model)
     check_model_folder(str(args.model))
-    if is_adapter(args.model):
-        check_base(args.model)
     card = None if (args.model / CARD).is_file() else card_of(args.model, args.repo, spec)
     commit = push_folder(
         args.model,
@@ -49,15 +44,3 @@ def run(args) -> None:
         **({"message": args.message} if args.message else {}),
     )
     print(f"{args.model} -> {commit.commit_url}")
-
-
-def check_base(adapter) -> None:
-    """Raise `InputError` where an adapter's base is a folder of this machine: nobody could load it from the hub."""
-    from sft_judge.core.model_files import BASE, is_local, read_adapter_config
-
-    base = read_adapter_config(adapter)[BASE]
-    if is_local(base):
-        raise InputError(
-            f"{adapter} is an adapter on {base}, a folder of this machine, which nobody else has. Merge it, and push "
-            f"the merged judge: sft-judge merge {adapter} --output DIR."
-        )

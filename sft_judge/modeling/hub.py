@@ -14,7 +14,15 @@ from huggingface_hub.errors import (
 )
 
 from sft_judge.core.errors import InputError, one_line
-from sft_judge.core.model_files import ADAPTER_WEIGHTS, JUDGE, TOKENIZER_FILES, is_local
+from sft_judge.core.model_files import (
+    ADAPTER_WEIGHTS,
+    BASE,
+    JUDGE,
+    TOKENIZER_FILES,
+    is_adapter,
+    is_local,
+    read_adapter_config,
+)
 from sft_judge.modeling.hub_card import CARD, name_in_snippet, seal, was_edited
 from sft_judge.modeling.hub_files import stage_files
 
@@ -128,6 +136,8 @@ def push_folder(
         InputError: the hub cannot be reached, or refuses, or the repository holds something else than a judge, or its
             card was edited. Nothing is uploaded then.
     """
+    if is_adapter(folder):
+        _check_base(folder)
     hub = HfApi(token=token)
     try:
         repo_id = repo_id if "/" in repo_id else f"{hub.whoami()['name']}/{repo_id}"
@@ -153,6 +163,16 @@ def push_folder(
         raise InputError(
             f"{folder} was not pushed to {repo_id}: {explain_hub_error(error, repo_id, revision)}."
         ) from error
+
+
+def _check_base(adapter: Path) -> None:
+    """Raise `InputError` where an adapter's base is a folder of this machine: nobody could load it from the hub."""
+    base = read_adapter_config(adapter)[BASE]
+    if is_local(base):
+        raise InputError(
+            f"{adapter} is an adapter on {base}, a folder of this machine, which nobody else has. Merge it, and push "
+            f"the merged judge: sft-judge merge {adapter} --output DIR."
+        )
 
 
 def _put_card(file: Path, card: str | None, repo_id: str, revision: str | None) -> None:
