@@ -9,6 +9,7 @@ import yaml
 
 from helpers.hub import FakeHub, use_hub
 from helpers.training_runs import losses
+from sft_judge.cli import main
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.model_card import write_card
@@ -50,11 +51,11 @@ def hub(tmp_path, monkeypatch):
 
 @engine
 def test_what_is_pushed_is_the_finished_judge_and_nothing_else(train, hub, tmp_path):
-    folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine")
+    folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine", use_peft="false")
     made = {path.name: path.read_bytes() for path in folder.iterdir()}
     pushed = hub.files("me/mine")
     assert pushed.keys() - {".gitattributes", "manifest.json"} == made.keys() - {"manifest.json"}
-    assert {"README.md", "judge.json", "adapter_model.safetensors"} <= pushed.keys()
+    assert {"README.md", "judge.json", "model.safetensors"} <= pushed.keys()
     assert all(pushed[name] == made[name] for name in pushed.keys() & made.keys() - {"README.md", "manifest.json"})
 
 
@@ -64,9 +65,15 @@ def test_a_hub_out_of_reach_costs_no_training(train, monkeypatch, capsys):
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-        folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine")
+        folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine", use_peft="false")
     assert (folder / "manifest.json").is_file()
-    assert f"Again: hf upload me/mine {folder}" in capsys.readouterr().err
+    assert f"Again: sft-judge push {folder} --repo me/mine" in capsys.readouterr().err
+
+
+@unit
+def test_a_push_of_an_adapter_that_nobody_could_use_is_refused_before_it_is_trained(command, capsys):
+    assert main(command("judge", push_to_hub="true", hub_model_id="me/mine")) == 2
+    assert "an adapter on" in capsys.readouterr().err
 
 
 @engine
