@@ -10,6 +10,8 @@ from sft_judge.core.choices import DTYPES, ENGINES, LOG_LOSS_TOLERANCE, SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
 
+FROM_HUB = "a judge: its folder, or its id on the hub, ID@REVISION for a branch, tag or commit of it"
+
 
 def positive(text: str) -> int:
     """argparse type: an integer of at least one."""
@@ -89,7 +91,7 @@ def add_tolerance(parser: argparse.ArgumentParser) -> None:
 def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     """What stages take that judge several answers to a prompt; `swap` is the default, None for the judge's own."""
     parser.add_argument("candidates", type=InputPath, metavar="CANDIDATES", help="prompt, candidates; JSONL, Parquet")
-    parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
+    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=FROM_HUB)
     parser.add_argument("--output", required=True, type=rows_path, metavar="F", help=".jsonl or .parquet")
     add_engine(parser)
     parser.add_argument(
@@ -102,6 +104,44 @@ def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
 def model_path(text: str):
     """argparse type: a local folder, hashed into the manifest, or a hub id, passed on as it is."""
     return InputPath(text) if os.path.isdir(text) or text.startswith((".", "/")) or text.count("/") > 1 else text
+
+
+class HubModel(str):
+    """A hub id among a stage's arguments, perhaps with `@REVISION`; `fetch_models` puts a folder in its place."""
+
+
+def judge_path(text: str):
+    """argparse type: a judge's folder, hashed into the manifest, or its hub id."""
+    path = model_path(text.split("@")[0])
+    return InputPath(text) if os.path.isdir(text) or isinstance(path, InputPath) else HubModel(text)
+
+
+def fetch_models(args: argparse.Namespace, offline: bool = False) -> None:
+    """
+    Put the folder of its files in the hub's cache in the place of each `HubModel` among a stage's arguments.
+
+    Args:
+        args: changed in place.
+        offline: take what the cache holds, and leave an id that it does not hold as it is.
+    """
+    for name, value in vars(args).items():
+        if isinstance(value, list):
+            setattr(args, name, [_fetch(each, offline) for each in value])
+        else:
+            setattr(args, name, _fetch(value, offline))
+
+
+def _fetch(model, offline: bool):
+    if not isinstance(model, HubModel):
+        return model
+    from sft_judge.modeling.hub import judge_folder
+
+    try:
+        return InputPath(judge_folder(model, offline=offline))
+    except InputError:
+        if not offline:
+            raise
+        return model
 
 
 def exists(path: Path, what: str) -> Path:

@@ -10,9 +10,10 @@ like a control token, a tag, an order or a verdict. No text of a battle is shown
 
 from functools import partial
 
-from sft_judge.commands.arguments import add_limit, model_path, positive
+from sft_judge.commands.arguments import add_limit, judge_path, positive
 from sft_judge.commands.console import print_tables
 from sft_judge.core.files import InputPath, OutputPath, whole_folder, write_json
+from sft_judge.core.model_files import name_of
 from sft_judge.core.progress import Progress
 
 EXAMPLE = "sft-judge audit battles.parquet --model runs/demo/judge --output runs/audit"
@@ -23,7 +24,7 @@ def add_arguments(parser):
     parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--model",
-        type=model_path,
+        type=judge_path,
         action="append",
         default=[],
         metavar="DIR",
@@ -47,7 +48,7 @@ def run(args) -> dict:
     from sft_judge.evaluation.audit_report import render_audit
 
     file = open_battles(args.battles, args.limit)
-    measures = {str(model): token_measure(str(model), args.prompt_template) for model in dict.fromkeys(args.model)}
+    measures = {name_of(model): token_measure(str(model), args.prompt_template) for model in dict.fromkeys(args.model)}
     with Progress("audit", file.num_rows) as progress:
         tally = audit_battles(file, measures, progress.add)
     audit = tally.audit()

@@ -51,6 +51,7 @@ def run(args) -> dict:
     if not (args.model or args.output) or (args.apply and not args.output):
         raise InputError("Give --model DIR, --output F or both; --apply goes with --output, which is a copy of it.")
     if args.model:
+        _check_own_folder(args.model)
         read_spec(args.model)  # says what is wrong with it
     probs = read_probs(args.probs)
     for each in [probs, *([read_probs(args.apply)] if args.apply else [])]:
@@ -79,6 +80,18 @@ def _store(args, calibration: dict | None) -> None:
         probs = read_probs(args.apply or args.probs)
         probs.metadata |= {"calibration": calibration, "source": str(args.apply or args.probs)}
         write_probs(args.output, probs)
+
+
+def _check_own_folder(model) -> None:
+    """Raise `InputError` for a judge on the hub, or in the hub's cache: neither is written to."""
+    from sft_judge.core.model_files import is_local, name_of
+
+    name = name_of(model)
+    if not is_local(model) or name != str(model):
+        raise InputError(
+            f"{name}: no folder of yours, and a judge on the hub is not written to. Download it (hf download "
+            f"{name.split('@')[0]} --local-dir DIR), calibrate DIR, and `sft-judge push` it."
+        )
 
 
 def _check_judge(model, probs) -> None:

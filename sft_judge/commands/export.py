@@ -6,14 +6,14 @@ those of the order shown, and its probabilities are raw. It is held to the judge
 ones. Families that soft-cap their logits (Gemma-2) are refused.
 """
 
-from sft_judge.commands.arguments import model_path, positive
+from sft_judge.commands.arguments import FROM_HUB, judge_path, positive
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
 
 EXAMPLE = "sft-judge export --model runs/judge --output runs/judge-classifier --battles battles.parquet"
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge of whole weights")
+    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=f"{FROM_HUB}; of whole weights")
     parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
     parser.add_argument("--battles", type=InputPath, metavar="F", help="battles for the parity gate (synthetic ones)")
     parser.add_argument("--limit", type=positive, metavar="N", default=64, help="battles for the gate (64)")

@@ -15,9 +15,11 @@ text is left out; all are counted.
 import argparse
 import math
 from collections import Counter
+from pathlib import Path
 
 from sft_judge.commands.arguments import positive
 from sft_judge.core.choices import IMPORT_FORMATS
+from sft_judge.core.errors import InputError
 from sft_judge.core.files import OutputPath
 from sft_judge.core.progress import Progress
 
@@ -55,6 +57,8 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, help="which side a chosen response lands on (0)")
     parser.add_argument("--split", help="of a data set, several joined by + (train, or the only one)")
     parser.add_argument("--config", metavar="NAME", help="of a data set whose card has several")
+    parser.add_argument("--revision", metavar="REV", help="of a hub data set: a branch, tag or commit (main)")
+    parser.add_argument("--streaming", action="store_true", help="a hub data set row by row, not downloaded first")
     parser.add_argument("--rejects", type=OutputPath, metavar="F", help="rejected rows (OUTPUT's stem.rejects.jsonl)")
     parser.add_argument("--strict", action="store_true", help="the first bad row is an error")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each source")
@@ -79,10 +83,13 @@ def run(args) -> dict:
     from sft_judge.data.importing.importer import import_sources
     from sft_judge.data.importing.labels import Reading, Sides
 
+    alone = "revision" if args.revision else "streaming" if args.streaming else None
+    if alone and all(isinstance(source, Path) for source in args.sources):
+        raise InputError(f"--{alone} is of a data set on the hub, but all sources are files here. Leave it out.")
     rejects = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
     columns = read_map(args.map) if args.map else None
     reading = Reading(Sides(args.seed), args.tie_margin, columns, args.prefix_ids)
-    options = {name: getattr(args, name) for name in ("split", "config", "strict", "limit")}
+    options = {name: getattr(args, name) for name in ("split", "config", "revision", "streaming", "strict", "limit")}
     options["format_name"] = args.format
     # votes are merged from a file of their own, as a pair's votes may stand anywhere
     first = (

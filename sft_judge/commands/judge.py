@@ -9,7 +9,7 @@ calibrated where the judge is. A line that holds no battle is answered with an e
 
 import sys
 
-from sft_judge.commands.arguments import exists, model_path
+from sft_judge.commands.arguments import FROM_HUB, exists, judge_path
 from sft_judge.core.choices import ENGINES
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath
@@ -21,7 +21,7 @@ TEXTS = ("prompt", "response_a", "response_b")
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", required=True, type=model_path, metavar="DIR")
+    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=FROM_HUB)
     parser.add_argument("--prompt", metavar="P")
     parser.add_argument("--response-a", metavar="A")
     parser.add_argument("--response-b", metavar="B")

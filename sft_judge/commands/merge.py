@@ -7,7 +7,7 @@ as the products that they add to their base, never as factors. A multimodal mode
 its text's own class: a judge reads text, and engines ask such a model for more.
 """
 
-from sft_judge.commands.arguments import model_path, positive
+from sft_judge.commands.arguments import FROM_HUB, judge_path, positive
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
 
@@ -15,7 +15,7 @@ EXAMPLE = "sft-judge merge runs/student --output runs/judge --battles battles.pa
 
 
 def add_arguments(parser):
-    parser.add_argument("models", nargs="+", type=model_path, metavar="MODEL")
+    parser.add_argument("models", nargs="+", type=judge_path, metavar="MODEL", help=FROM_HUB)
     parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
     parser.add_argument("--weights", metavar="W1,W2", help="shares of the models, which sum to 1 (equal)")
     parser.add_argument(

@@ -14,7 +14,7 @@ same command goes on with what is left. What was not judged is said in the file,
 import argparse
 import sys
 
-from sft_judge.commands.arguments import TimeBudget, add_engine, add_limit, model_path, positive
+from sft_judge.commands.arguments import FROM_HUB, TimeBudget, add_engine, add_limit, judge_path, positive
 from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
@@ -26,7 +26,9 @@ EXAMPLE = (
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge, or a folder of folds")
+    parser.add_argument(
+        "--model", required=True, type=judge_path, metavar="DIR", help=f"{FROM_HUB}; or a folder of folds"
+    )
     parser.add_argument("--battles", required=True, nargs="+", type=InputPath, metavar="F")
     parser.add_argument("--output", required=True, nargs="+", type=OutputPath, metavar="F", help="one for each file")
     add_engine(parser)

@@ -15,6 +15,7 @@ from sft_judge.commands.arguments import add_candidates, positive
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import whole_file
 from sft_judge.core.manifest import fingerprint
+from sft_judge.core.model_files import name_of
 
 EXAMPLE = "sft-judge preference-pairs samples.jsonl --model runs/judge --output pairs.jsonl --min-margin 0.2"
 RULES = ("min_margin", "max_per_prompt", "keep_disagreements", "balance_length", "conversational")
@@ -67,7 +68,7 @@ def run(args) -> dict:
         "dropped": dict(dropped),
         **figures(pairs),
         "calls": judge.calls,
-        "model": str(args.model),
+        "model": name_of(args.model),
         "calibration": describe_calibration(calibration) if calibration else "not calibrated",
         "swap": judge.swap,
         "conversational": args.conversational,

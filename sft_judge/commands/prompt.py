@@ -8,7 +8,7 @@ run.
 
 import argparse
 
-from sft_judge.commands.arguments import add_limit, model_path
+from sft_judge.commands.arguments import add_limit, judge_path
 from sft_judge.commands.console import print_prompt
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath
@@ -19,7 +19,7 @@ EXAMPLE = "sft-judge prompt show --model runs/demo/judge --battles test.parquet 
 def add_arguments(parser):
     parser.add_argument("action", choices=("show", "check"))
     parser.add_argument(
-        "--model", required=True, type=model_path, metavar="DIR", help="a judge, or a model and --template"
+        "--model", required=True, type=judge_path, metavar="DIR", help="a judge, or a model and --template"
     )
     parser.add_argument("--template", metavar="NAME", help="a name in prompts/ or a file, if there is no judge.json")
     parser.add_argument("--battles", type=InputPath, metavar="F", help="without it, a made-up battle")

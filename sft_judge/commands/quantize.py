@@ -8,7 +8,7 @@ more than --tolerance. W4A16 runs in vLLM on a GPU and a CPU with AVX-512, W8A16
 are bitsandbytes' own, to compare with. The copy has no calibration: run `calibrate` on it anew.
 """
 
-from sft_judge.commands.arguments import add_limit, add_tolerance, model_path, natural, positive
+from sft_judge.commands.arguments import FROM_HUB, add_limit, add_tolerance, judge_path, natural, positive
 from sft_judge.core.choices import BITS_OF_SCHEME, QUANTIZED_FORMATS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
@@ -19,7 +19,7 @@ EXAMPLE = "sft-judge quantize --model runs/judge --battles battles.parquet --out
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", required=True, type=model_path, metavar="DIR", help="a judge with whole weights")
+    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=f"{FROM_HUB}; of whole weights")
     parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
     parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
     parser.add_argument("--scheme", default="W4A16", choices=tuple(BITS_OF_SCHEME))

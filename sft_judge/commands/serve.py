@@ -8,7 +8,7 @@ and /openapi.json say the rest. A stop (SIGTERM) waits for what is in work. Flag
 import argparse
 from pathlib import Path
 
-from sft_judge.commands.arguments import positive
+from sft_judge.commands.arguments import FROM_HUB, positive
 from sft_judge.core.choices import DTYPES
 
 EXAMPLE = "sft-judge serve --model runs/demo/judge --port 8000"
@@ -17,7 +17,7 @@ EXAMPLE = "sft-judge serve --model runs/demo/judge --port 8000"
 def add_arguments(parser):
     from sft_judge.inference.serving.limits import HELP, Limits
 
-    parser.add_argument("--model", required=True, metavar="DIR", help="a judge with whole weights")
+    parser.add_argument("--model", required=True, metavar="DIR", help=f"{FROM_HUB}; of whole weights")
     parser.add_argument("--name", help="how the answers call the judge (its folder's name)")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
     parser.add_argument("--port", type=port, default=8000, help="0 takes a free one (8000)")
@@ -49,7 +49,13 @@ def run(args):
     limits = Limits(**{name: getattr(args, f"max_{name}") for name in HELP})
     keys = read_keys(args.api_key_file) if args.api_key_file else []
     check_exposure(args.host, keys, args.insecure)
+    from sft_judge.core.model_files import name_of
     from sft_judge.inference.serving.server import Settings, serve
+    from sft_judge.modeling.hub import judge_folder
+
+    args.model = judge_folder(args.model)  # a plain path: its hash would take minutes at every start
+    on_hub = name_of(args.model) != args.model
+    args.name = args.name or (name_of(args.model).split("@")[0] if on_hub else None)
 
     names = ("model", "name", "host", "port", "dtype", "with_openai", "log_requests", "vllm")
     if not serve(Settings(**{name: getattr(args, name) for name in names}, keys=keys, limits=limits)):

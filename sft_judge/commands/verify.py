@@ -6,17 +6,18 @@ on its engines, where two are named): it is refused where its log loss has certa
 lying above 0, by more than --tolerance.
 """
 
-from sft_judge.commands.arguments import add_tolerance, model_path, positive
+from sft_judge.commands.arguments import FROM_HUB, add_tolerance, judge_path, positive
 from sft_judge.core.choices import DTYPES, ENGINES
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import InputPath
+from sft_judge.core.model_files import name_of
 
 EXAMPLE = "sft-judge verify runs/judge runs/judge-w4a16 --battles battles.parquet --engines transformers,vllm"
 
 
 def add_arguments(parser):
-    parser.add_argument("model", type=model_path, metavar="MODEL")
-    parser.add_argument("model_b", nargs="?", type=model_path, metavar="MODEL_B", help="another form of the judge")
+    parser.add_argument("model", type=judge_path, metavar="MODEL", help=FROM_HUB)
+    parser.add_argument("model_b", nargs="?", type=judge_path, metavar="MODEL_B", help="another form of the judge")
     parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
     parser.add_argument(
         "--engines",
@@ -33,7 +34,8 @@ def outputs(args):
     from pathlib import Path
 
     checked = args.model_b or args.model
-    return [Path(checked) / "verify"] if Path(checked).is_dir() else []
+    # the hub's cache is not written to
+    return [Path(checked) / "verify"] if Path(checked).is_dir() and name_of(checked) == str(checked) else []
 
 
 def run(args):

@@ -17,7 +17,7 @@ from sft_judge.conversion.text_only import TextPart, find_text_only
 from sft_judge.conversion.weight_files import WeightFiles, write_shards
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import write_json
-from sft_judge.core.model_files import is_adapter
+from sft_judge.core.model_files import is_adapter, name_of
 from sft_judge.modeling.judge_spec import JudgeSpec, read_spec, write_spec
 from sft_judge.modeling.loading import base_of, load_config, load_model, load_tokenizer, with_adapter
 
@@ -72,7 +72,7 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
     spec = specs[0]
     spec.calibration = None  # fitted on other weights
     spec.base = None
-    spec.training = {**spec.training, "merged_from": models, "weights": shares}
+    spec.training = {**spec.training, "merged_from": [name_of(model) for model in models], "weights": shares}
     if spec.training.pop("loaded_in_4bit", None) or spec.training.pop("loaded_in_8bit", None):
         spec.training["merged_onto"] = onto
     spec.training["folds_seen"] = sorted({fold for each in specs for fold in each.training.get("folds_seen", [])})

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -23,6 +24,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 TOKENIZER_FILES += ("chat_template.jinja", "tokenizer.model", "vocab.json", "merges.txt")
 WHOLE_BYTES = 64 * 2**20  # a file of weights up to this size is hashed whole
 SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a larger one: its header and so many pieces
+_SNAPSHOT = re.compile(r".*/models--([^/]+)/snapshots/([0-9a-f]{40})/?")  # a folder of the hub's cache
 _VOLATILE = ("_name_or_path", "transformers_version")  # keys of config.json that change nothing
 
 
@@ -34,6 +36,12 @@ def is_adapter(model: str | Path) -> bool:
 def is_local(model: str | Path) -> bool:
     """Whether a name is that of a folder, there or not, rather than a hub id."""
     return Path(model).exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") > 1
+
+
+def name_of(model: str | Path) -> str:
+    """A model as people name it: `ID@COMMIT` for a folder in the hub's cache, any other folder by its path."""
+    snapshot = _SNAPSHOT.fullmatch(Path(model).absolute().as_posix())
+    return f"{snapshot[1].replace('--', '/')}@{snapshot[2]}" if snapshot else str(model)
 
 
 def read_adapter_config(folder: str | Path) -> dict:

@@ -56,6 +56,7 @@ GROUPS = {
         "merge": ("merge", "adapters into the base, seeds or folds averaged"),
         "quantize": ("quantize", "auto-round on the judge's own prompts"),
         "export": ("export", "a sequence-classification checkpoint, for servers that know nothing of judges"),
+        "push": ("push", "a judge to the Hugging Face hub, with its card"),
     },
 }
 STAGES = {stage: entry for stages in GROUPS.values() for stage, entry in stages.items()}
@@ -73,6 +74,7 @@ SYNONYMS = {
     "env": ("doctor",),
     **dict.fromkeys(("api", "deploy", "server"), ("serve",)),
     "compress": ("quantize",),
+    **dict.fromkeys(("upload", "publish", "share"), ("push",)),
     "leaderboard": ("rank",),
     "dpo": ("preference-pairs",),
     "pipeline": ("run",),
@@ -128,6 +130,11 @@ def parse(stage: str, argv: list[str]) -> argparse.Namespace:
     return module.parse_args(parser, argv) if "parse_args" in vars(module) else parser.parse_args(argv)
 
 
+def fetch_models(args: argparse.Namespace, offline: bool = False) -> None:
+    """Put folders in the place of hub ids: see `commands.arguments.fetch_models`."""
+    importlib.import_module("sft_judge.commands.arguments").fetch_models(args, offline)
+
+
 def check_paths(module, args) -> None:
     """
     Check that no output of a stage takes the place of one of its inputs, or of another output.
@@ -153,6 +160,7 @@ def run_stage(stage: str, argv: list[str]) -> int:
     """Parse, run, write the manifest. Raises what the stage raises."""
     module = stage_module(stage)
     args = parse(stage, argv)
+    fetch_models(args)
     check_paths(module, args)
     if "before" in vars(module):
         module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sft_judge.core.swap_orders import swap
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, BattleFile
 from sft_judge.data.injection import PATTERNS, find_injected_rows
@@ -144,7 +145,7 @@ class Tally:
     def _model_facts(self, verdicts: np.ndarray, prompt: np.ndarray) -> list[dict]:
         of_a, of_b = (np.concatenate(side) for side in self.sides)
         of_model = np.concatenate([of_a, of_b])
-        of_the_other = np.select([verdicts == 0, verdicts == 1], [1, 0], verdicts)  # a's win is b's loss
+        of_the_other = np.where(verdicts < 0, verdicts, swap(np.arange(3))[verdicts])  # a's win is b's loss
         outcome = np.concatenate([verdicts, of_the_other])
         order = np.argsort(of_model, kind="stable")
         starts = np.searchsorted(of_model[order], np.arange(len(self.models) + 1))

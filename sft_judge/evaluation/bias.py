@@ -83,7 +83,7 @@ def longer_columns(longer: np.ndarray, chosen: np.ndarray, verdicts: np.ndarray)
     return columns
 
 
-def family_of(model: str | None) -> str | None:
+def family_of(model: str | Path | None) -> str | None:
     """The family a judge's weights are of, by the `model_type` of its folder or base; None where it is not known."""
     folder = Path(model) if model else None
     for name, key in (("config.json", "model_type"), ("adapter_config.json", "base_model_name_or_path")):

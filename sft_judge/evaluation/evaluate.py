@@ -25,7 +25,7 @@ from sft_judge.evaluation.metrics import (
 )
 from sft_judge.evaluation.pairs import compare, standings
 from sft_judge.evaluation.slices import slice_columns, slice_figures, slices
-from sft_judge.inference.calibrated import folds_seen
+from sft_judge.inference.calibrated import find_judge, folds_seen
 
 BEST_POSSIBLE = "best possible"
 WORST_BATTLES_LISTED = 20  # battles listed, those of the largest loss
@@ -139,7 +139,8 @@ class Shared:
         return result | ({"own_family": bias.own_family(draws, self._family(name))} if "own" in draws else {})
 
     def _family(self, name: str) -> str | None:
-        return bias.family_of(self.aligned.judges[name].source.metadata.get("model"))
+        source = self.aligned.judges[name].source
+        return bias.family_of(find_judge(source.metadata, source.path) or source.metadata.get("model"))
 
     def _masks(self, name: str) -> dict:
         """The slices, and where it saw some of the rows in training, those too: what it gains by having seen them."""

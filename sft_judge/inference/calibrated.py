@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.model_files import judge_hash
+from sft_judge.core.model_files import judge_hash, name_of
 from sft_judge.data.probs import METADATA_KEY, Probs, average_orders, read_metadata
 from sft_judge.modeling.judge_spec import FILE, read_spec
 from sft_judge.modeling.temperature_scaling import apply_calibration, check_calibration, describe_calibration
@@ -63,13 +63,13 @@ def describe_judge(model: str, output: Path) -> dict:
         output: the probs file.
 
     Returns:
-        `model` as it was given, `model_from_here`, the way to it from the file's folder, and `judge`, its hash; the
-        last is None where several judges make the file.
+        `model` as it was given, or its id and commit on the hub; `model_from_here`, the way to it from the file's
+        folder; and `judge`, its hash, None where several judges make the file.
     """
     folder = Path(model).resolve()
     hashed = judge_hash(folder) if (folder / FILE).is_file() else None
     here = os.path.relpath(folder, Path(output).resolve().parent)
-    return {"model": str(model), "model_from_here": here, "judge": hashed}
+    return {"model": name_of(model), "model_from_here": here, "judge": hashed}
 
 
 def find_judge(metadata: dict, file: Path | None) -> Path | None:
@@ -92,8 +92,20 @@ def _named_folders(metadata: dict, file: Path | None) -> list[Path]:
     if not metadata.get("judge"):
         return []
     beside = [] if file is None else [Path(file).resolve().parent / metadata["model_from_here"]]
-    folders = [*beside, Path(metadata["model"])]
+    folders = [*beside, *_folder_of(metadata["model"])]
     return [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # another user's may be closed
+
+
+def _folder_of(model: str) -> list[Path]:
+    """The folder that a probs file names, or that of the hub's cache for an id and commit; none for one not in it."""
+    if "@" not in model or Path(model).is_dir():
+        return [Path(model)]
+    from sft_judge.modeling.hub import judge_folder  # huggingface_hub, which few files need
+
+    try:
+        return [Path(judge_folder(model, offline=True))]
+    except InputError:
+        return []
 
 
 def calibrate_probs(probs: Probs, raw: bool = False) -> Calibrated:

@@ -1,16 +1,21 @@
 """A judge in Python: `Judge.load(folder).judge(prompt, response_a, response_b)`, one battle or lists of them."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from transformers.utils import logging as transformers_logging
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import average_over_orders, widen
 from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import FIELDS
 from sft_judge.data.importing.conversation import clean_text
-from sft_judge.inference.engines import open_engine
+from sft_judge.inference.engines import open_engine, usable_engines
 from sft_judge.inference.scoring import orders_of, score_battles
+from sft_judge.modeling.hub import judge_folder
 from sft_judge.modeling.judge_spec import JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
@@ -36,11 +41,40 @@ class Judge:
         self.engine, self.prompt, self.spec = engine, prompt, spec
 
     @classmethod
-    def load(cls, folder: str, engine: str = "transformers", dtype: str = "auto") -> "Judge":
-        """Open the judge in a model folder. Raises `InputError` where there is none."""
-        spec = read_spec(folder)
-        prompt = JudgePrompt.of(load_tokenizer(str(folder)), spec)
-        return cls(open_engine(engine, str(folder), spec, dtype), prompt, spec)
+    def load(
+        cls,
+        folder: str | Path,
+        engine: str = "transformers",
+        dtype: str = "auto",
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        batch_size: int | None = None,
+    ) -> "Judge":
+        """
+        Open a judge.
+
+        Args:
+            folder: its folder, or its id on the hub, `ID@REVISION` for a branch, tag or commit of it.
+            engine: of ENGINES, or auto: vLLM where it can run this judge here.
+            dtype: of DTYPES.
+            revision: of the hub, in place of `@REVISION`.
+            device: of torch, such as `cuda:1`; by default a GPU where there is one. transformers alone.
+            batch_size: battles in one order that are read at once; by default 8192 tokens. transformers alone.
+
+        Raises:
+            InputError: there is no such judge, or the settings do not go together.
+        """
+        place = judge_folder(str(folder), revision)
+        spec = read_spec(place)
+        engine = usable_engines(place)[-1] if engine == "auto" else engine
+        previous = transformers_logging.set_tqdm_hook(_without_bar)
+        try:
+            prompt = JudgePrompt.of(load_tokenizer(place), spec)
+            opened = open_engine(engine, place, spec, dtype, device=device, batch_size=batch_size)
+        finally:
+            transformers_logging.set_tqdm_hook(previous)
+        return cls(opened, prompt, spec)
 
     def __enter__(self):
         return self
@@ -48,27 +82,31 @@ class Judge:
     def __exit__(self, *error):
         self.engine.__exit__(*error)
 
-    def judge(self, prompt, response_a, response_b, swap: str | None = None, language=None):
+    def judge(self, prompt, response_a=None, response_b=None, swap: str | None = None, language=None):
         """
-        A `Judgement` for one battle, or a list of them for lists of battles.
+        Judge one battle or many.
 
-        One battle: each text a string. Many: three lists of equal length whose items are strings or lists of turns.
-        `swap` is "both" or "none"; by default the judge's own policy.
+        Args:
+            prompt: a text; or a list of texts or of lists of turns, one a battle; or battles whole: a dict of
+                `prompt`, `response_a`, `response_b` and perhaps `language`, a list of them, or a `datasets.Dataset`.
+            response_a: as `prompt`; none where battles are given whole.
+            response_b: likewise.
+            swap: `both` or `none`; by default the judge's own policy.
+            language: of the prompt, or a list of them; none where battles are given whole.
+
+        Returns:
+            A `Judgement` of one battle, or a list of them in the order of the battles.
+
+        Raises:
+            InputError: something is missing, or no text and no list of turns.
         """
-        one = isinstance(prompt, str)
-        fields = [[value] if one else list(value) for value in (prompt, response_a, response_b)]
-        if len({len(field) for field in fields}) != 1:
-            raise InputError(
-                f"{len(fields[0])} prompts, {len(fields[1])} and {len(fields[2])} responses: not one battle each."
-            )
-        languages = [language] if one or language is None else language
-        names = ("prompt", "response_a", "response_b")
-        rows = [
-            {name: _turns(text) for name, text in zip(names, texts, strict=True)}
-            for texts in zip(*fields, strict=True)
-        ]
-        for row, spoken in zip(rows, languages * (len(rows) if len(languages) == 1 else 1), strict=True):
-            row["language"] = spoken
+        whole = response_a is None and response_b is None
+        one = isinstance(prompt, Mapping if whole else str)
+        if whole and language is not None:
+            raise InputError("language goes with three texts; give it as the key 'language' of each battle.")
+        rows = (
+            _whole_battles([prompt] if one else prompt) if whole else _zipped(prompt, response_a, response_b, language)
+        )
         judgements = self._judge(rows, swap or self.spec.swap)
         return judgements[0] if one else judgements
 
@@ -79,6 +117,11 @@ class Judge:
         rows = self.prompt.with_languages(rows)  # by which a calibration may go too
         logp = score_battles(self.engine, self.prompt, rows, orders)
         return judgements(logp, self.spec, [row["language"] for row in rows])
+
+
+def _without_bar(make, args: tuple, options: dict):
+    """The bar that transformers asks for while it loads weights, not shown."""
+    return make(*args, **{**options, "disable": True})
 
 
 def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None) -> list[Judgement]:
@@ -96,5 +139,45 @@ def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None)
     ]
 
 
-def _turns(text: Text) -> list[str]:
-    return [clean_text(turn, Counter()) for turn in ([text] if isinstance(text, str) else text)]
+def _whole_battles(battles) -> list[dict]:
+    """Battles from mappings, of which a `datasets.Dataset` is a series too."""
+    if isinstance(battles, str | Mapping) or not isinstance(battles, Iterable):
+        raise InputError(f"A {type(battles).__name__} and no responses; give three texts, or battles as dicts.")
+    rows = []
+    for place, battle in enumerate(battles):
+        if not isinstance(battle, Mapping):
+            raise InputError(f"Battle {place} is a {type(battle).__name__}, expected a dict of {', '.join(FIELDS)}.")
+        missing = [name for name in FIELDS if name not in battle]
+        if missing:
+            raise InputError(
+                f"Battle {place} has no {missing[0]!r}; it has {', '.join(map(repr, battle)) or 'nothing'}."
+            )
+        rows.append(
+            {name: _turns(battle[name], name, place) for name in FIELDS} | {"language": battle.get("language")}
+        )
+    return rows
+
+
+def _zipped(prompt, response_a, response_b, language) -> list[dict]:
+    """Battles from three texts, or from three lists of as many."""
+    one = isinstance(prompt, str)
+    fields = [[text] if one else list(text or ()) for text in (prompt, response_a, response_b)]
+    if len({len(field) for field in fields}) != 1:
+        raise InputError(
+            f"{len(fields[0])} prompts, {len(fields[1])} and {len(fields[2])} responses: not one battle each."
+        )
+    languages = [language] * len(fields[0]) if one or language is None else list(language)
+    if len(languages) != len(fields[0]):
+        raise InputError(f"{len(languages)} languages for {len(fields[0])} battles; give one each.")
+    return [
+        {name: _turns(text, name, place) for name, text in zip(FIELDS, texts, strict=True)} | {"language": spoken}
+        for place, (*texts, spoken) in enumerate(zip(*fields, languages, strict=True))
+    ]
+
+
+def _turns(text: Text, field: str, place: int) -> list[str]:
+    turns = [text] if isinstance(text, str) else text
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
+        seen = f"a list of {type(turns[0]).__name__}" if isinstance(turns, list) and turns else type(turns).__name__
+        raise InputError(f"{field} of battle {place} is {seen}, expected a text or a list of turns, each a text.")
+    return [clean_text(turn, Counter()) for turn in turns]

@@ -14,7 +14,7 @@ import numpy as np
 from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import write_json
-from sft_judge.core.model_files import JUDGE, describe_parts
+from sft_judge.core.model_files import JUDGE, describe_parts, name_of
 from sft_judge.modeling.temperature_scaling import apply_calibration, check_calibration
 
 FILE = JUDGE
@@ -61,8 +61,8 @@ def read_spec(folder: Path) -> JudgeSpec:
     file = Path(folder) / FILE
     if not file.is_file():
         raise InputError(
-            f"{folder}: no {FILE} in it, so it is not a judge. `sft-judge train` and `merge` make one; a plain model "
-            "needs training first."
+            f"{name_of(folder)}: no {FILE} in it, so it is not a judge. `sft-judge train` and `merge` make one; "
+            "a plain model needs training first."
         )
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -14,7 +15,7 @@ from sft_judge.core import model_files
 from sft_judge.core.choices import DTYPES
 from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import ADAPTER, ADAPTER_WEIGHTS, is_adapter, is_local
-from sft_judge.modeling.hub import hub_folder
+from sft_judge.modeling.hub import explain_hub_error, hub_folder
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def load_tokenizer(model: str, revision: str | None = None):
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"{model}: no tokenizer could be loaded ({_first_line(error)}).") from error
+        raise InputError(f"{model}: no tokenizer could be loaded ({_reason(error, model, revision)}).") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -55,7 +56,7 @@ def load_config(model: str, revision: str | None = None):
     try:
         return AutoConfig.from_pretrained(base_of(model), revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"{model}: its config.json cannot be read ({_first_line(error)}).") from error
+        raise InputError(f"{model}: its config.json cannot be read ({_reason(error, model, revision)}).") from error
 
 
 def dtype_of(model: str, dtype: str = "auto") -> str:
@@ -211,6 +212,12 @@ def check_weights(files: Iterable[Path]) -> None:
                 pass
         except SafetensorError as error:
             raise InputError(f"{file}: damaged or cut short ({_first_line(error)}). Copy or make it again.") from error
+
+
+def _reason(error: Exception, model: str, revision: str | None) -> str:
+    """Of an error of the hub, on which transformers spends several lines, what to do; of any other the first line."""
+    on_hub = isinstance(error.__cause__, HfHubHTTPError)
+    return explain_hub_error(error.__cause__, model, revision) if on_hub else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

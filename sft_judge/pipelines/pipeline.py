@@ -133,6 +133,7 @@ def first_output(step: Step) -> Path | None:
 def up_to_date(step: Step) -> bool:
     """Whether the step's outputs are those of today's inputs, settings and source."""
     module, args = registry.stage_module(step.stage), registry.parse(step.stage, step.argv)
+    registry.fetch_models(args, offline=True)
     outputs = stage_outputs(module, args)
     manifest = manifest_path(outputs[0]) if outputs else None
     if manifest is None or not manifest.is_file():

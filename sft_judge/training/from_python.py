@@ -63,6 +63,15 @@ def locate_loaded(model: PreTrainedModel | PeftModel) -> StartingPoint:
     return StartingPoint(name or type(model).__name__)
 
 
+def check_push(config: JudgeConfig, start: StartingPoint, is_adapter: bool) -> None:
+    """Raise `InputError` where what is trained could be pushed, and used by nobody: an adapter on a local folder."""
+    if config.push_to_hub and is_adapter and not start.commit:
+        raise InputError(
+            f"push_to_hub is set for an adapter on {start.name}, a folder of this machine, which nobody else has. "
+            "Name the base by its hub id, or merge the judge and push that: sft-judge merge, sft-judge push."
+        )
+
+
 def prepare_run(
     model, args, train_dataset, eval_dataset, processing_class, peft_config, quantization_config, teacher_labels
 ) -> tuple[PreTrainedModel, JudgeConfig, object, TrainingData, StartingPoint]:
@@ -84,6 +93,7 @@ def prepare_run(
         raise InputError(f"{start.name} was made in memory; an adapter's base is a folder or a hub id: save it first.")
     if peft_config is not None and peft_config.peft_type != PeftType.LORA:
         raise InputError(f"peft_config is of {peft_config.peft_type.value}, but merge and vLLM take LoRA: LoraConfig.")
+    check_push(config, start, peft_config is not None or isinstance(model, PeftModel))
     tokenizer = _tokenizer(processing_class, start)
     set_tokens(tokenizer, config)
     train_rows, eval_rows = _battles(config, train_dataset, eval_dataset)

@@ -4,14 +4,12 @@ import json
 import os
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import CommitInfo
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from sft_judge.core.errors import InputError
 from sft_judge.core.files import write_json
 from sft_judge.core.model_files import ADAPTER, BASE, REVISION
+from sft_judge.modeling.hub import push_folder
 from sft_judge.modeling.judge_spec import JudgeSpec, write_spec
 from sft_judge.training.adapters import save_on_base
 from sft_judge.training.config import JudgeConfig
@@ -43,25 +41,11 @@ def save_judge(trainer: Trainer, folder: Path, output: Path | None = None) -> No
     trainer.accelerator.wait_for_everyone()
 
 
-def push_judge(folder: Path, config: JudgeConfig, message: str | None = None, token: str | None = None):
-    """
-    Upload a judge to `hub_model_id`, by default its folder's name in the user's own space; checkpoints stay.
-
-    Returns:
-        The commit. Raises `InputError` where the hub cannot be reached, or refuses.
-    """
-    name, hub = config.hub_model_id or folder.name, HfApi(token=token or config.hub_token)
-    try:
-        repo = hub.create_repo(name, private=config.hub_private_repo, exist_ok=True)
-        return hub.upload_folder(
-            repo_id=repo.repo_id,
-            folder_path=folder,
-            commit_message=message or "A judge trained by sft_judge",
-            ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*", "start/*"],
-        )
-    except (OSError, HTTPError) as error:
-        why = " ".join(str(error).split())
-        raise InputError(f"{folder} was not pushed ({why}). Again: hf upload {name} {folder}") from error
+def push_judge(folder: Path, config: JudgeConfig, message: str | None = None, token: str | None = None) -> CommitInfo:
+    """Push a judge to `hub_model_id`, by default its folder's name in the user's own space; see `push_folder`."""
+    name, token = config.hub_model_id or folder.name, token or config.hub_token
+    options = {"message": message} if message else {}
+    return push_folder(folder, name, private=config.hub_private_repo, token=token, **options)
 
 
 def drop_timings(history: list[dict]) -> list[dict]:

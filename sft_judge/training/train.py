@@ -18,7 +18,7 @@ from sft_judge.prompts.verdict_tokens import describe_thought, opened_thought
 from sft_judge.training.adapters import adapter_config, describe_adapter
 from sft_judge.training.base_model import load_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
-from sft_judge.training.from_python import locate
+from sft_judge.training.from_python import check_push, locate
 from sft_judge.training.learning_rates import question_learning_rate
 from sft_judge.training.preparation import describe_counts, read_data
 from sft_judge.training.resume import check_same_launch, open_work
@@ -55,6 +55,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     located = copy.copy(model_config)  # by its folder, where it was downloaded
     located.model_name_or_path = start.folder
     _check_recipe(config)
+    check_push(config, start, model_config.use_peft)
     check_run(config, located)
     tokenizer = load_tokenizer(start.folder)
     set_tokens(tokenizer, config)
@@ -120,7 +121,8 @@ def _finish(trainer: JudgeTrainer, config: JudgeConfig, output: Path) -> None:
             try:
                 logger.info(f"pushed to {push_judge(output, config).repo_url}")
             except InputError as error:
-                logger.warning(str(error))
+                name = config.hub_model_id or output.name
+                logger.warning(f"{error} Again: sft-judge push {output} --repo {name}")
     trainer.accelerator.wait_for_everyone()
 
 

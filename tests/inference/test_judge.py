@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from helpers.judges import predict
 from sft_judge import Judge
@@ -54,6 +55,54 @@ def test_unequal_lists_are_an_error_and_no_battles_no_judgements(judge):
     assert api.judge("half a \ud83d", "b", "c") == api.judge("half a \ufffd", "b", "c")  # as import has it
     with pytest.raises(InputError, match="expected one of both, none"):
         api.judge("p", "a", "b", swap="boht")
+
+
+def test_battles_whole_as_dicts_or_as_a_dataset_are_those_in_three_lists(judge, synthetic_rows):
+    rows = [{name: row[name] for name in ("prompt", "response_a", "response_b")} for row in synthetic_rows[:6]]
+    with Judge.load(judge) as api:
+        expected = api.judge(*([row[name] for row in rows] for name in rows[0]))
+        assert api.judge(rows) == api.judge(Dataset.from_list(rows)) == expected
+        assert api.judge(rows[:1]) == [api.judge(rows[0])]
+        assert api.judge({"prompt": "p", "response_a": "a", "response_b": "b", "verdict": None}) == api.judge(
+            "p", "a", "b"
+        )
+
+
+WRONG = {
+    "a key that is missing": (({"prompt": "p", "response_a": "a"},), "Battle 0 has no 'response_b'; it has 'prompt'"),
+    "no battle": ((["p"],), "Battle 0 is a str, expected a dict of prompt, response_a, response_b"),
+    "no responses": (("p",), "A str and no responses"),
+    "one response": (("p", "a"), "1 prompts, 1 and 0 responses|response_b of battle 0 is NoneType"),
+    "no text": (("p", "a", 7), "response_b of battle 0 is int, expected a text or a list of turns"),
+    "a chat": (
+        ({"prompt": [{"role": "user"}], "response_a": "a", "response_b": "b"},),
+        "prompt of battle 0 is a list of",
+    ),
+    "no turns": ((["p"], [[]], ["b"]), "response_a of battle 0 is list"),
+    "languages for other battles": ((["p"], ["a"], ["b"], None, ["de", "fr"]), "2 languages for 1 battles"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_battle_is_an_error_that_says_what_was_seen(case, judge):
+    texts, why = WRONG[case]
+    with pytest.raises(InputError, match=why):
+        Judge.load(judge).judge(*texts)
+
+
+def test_settings_of_the_engine_are_used_or_refused(judge, synthetic_rows):
+    rows = [{name: row[name] for name in ("prompt", "response_a", "response_b")} for row in synthetic_rows[:5]]
+    expected = [each.a for each in Judge.load(judge).judge(rows)]
+    small, sizes = Judge.load(judge, device="cpu", batch_size=2), []
+    forward = small.engine._forward
+    small.engine._forward = lambda prompts: sizes.append(len(prompts)) or forward(prompts)
+    np.testing.assert_allclose([each.a for each in small.judge(rows)], expected, atol=1e-6)
+    assert sizes == [2] * 5
+    for name, value in {"batch_size": 0, "device": "cuda:99", "engine": "vlm"}.items():
+        with pytest.raises(InputError, match=f"{name} is"):
+            Judge.load(judge, **{name: value})
+    with pytest.raises(InputError, match="device and batch_size are of the engine transformers"):
+        Judge.load(judge, engine="vllm", batch_size=2)
 
 
 @pytest.mark.parametrize("words", [["A", "B"], ["A", "B", "tie"]])

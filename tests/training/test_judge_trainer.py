@@ -336,7 +336,7 @@ def test_the_command_and_the_class_train_the_same_weights(trainer, train, synthe
     folder = train("command", use_peft="false", max_steps=2)
     recipe = json.loads((folder / "judge.json").read_text())["training"]["recipe"]
     names = ("prompt_template", "learning_rate", "swap", "per_device_train_batch_size")
-    config = settings(tmp_path, battles=str(recipe["battles"]), **{name: recipe[name] for name in names})
+    config = settings(tmp_path, battles=recipe["battles"], **{name: recipe[name] for name in names})
     made = trainer(config, rows=None)
     made.train()
     made.save_model(str(tmp_path / "python"))

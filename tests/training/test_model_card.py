@@ -1,17 +1,15 @@
-"""The card beside a judge, and the way to the hub (a local stub of its API)."""
+"""The card beside a judge, and the way to the hub (a fake one on this machine)."""
 
-import base64
 import json
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import HfApi
 
+from helpers.hub import FakeHub, use_hub
 from helpers.training_runs import losses
+from sft_judge.cli import main
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, read_spec
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.model_card import write_card
@@ -34,70 +32,31 @@ def test_a_card_shows_figures_sources_and_licence_and_no_markup_of_a_files(tmp_p
     write_card(tmp_path, "judge", spec, config, ["arena", "arena", "<img src=x> | **bold**\n# head"])
     metadata, text = card(tmp_path)
     assert metadata["license"] == "cc-by-4.0" and metadata["base_model"] == "hub/base"
+    (results,) = metadata["model-index"]
+    assert results["name"] == "judge" and results["results"][0]["dataset"] == {"name": "fold 3", "type": "battles"}
+    measured = {each["type"]: each["value"] for each in results["results"][0]["metrics"]}
+    assert measured == {"log_loss": 0.98765, "accuracy": 0.5}
     assert "| log loss, nats | 0.9877 | [0.9000, 1.1000] |" in text and "| accuracy | 0.5000 |  |" in text
     assert "fold 3" in text and "| arena | 2 |" in text and "not proven out of fold" in text
     assert "labels of an external teacher" in text
     assert not any(mark in text for mark in ("<img", "**bold**", "\n# head"))
 
 
-class Hub(BaseHTTPRequestHandler):
-    """What `upload_folder` asks of a hub: a repository, how to send each file, a commit."""
-
-    files: dict[str, bytes] = {}
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path.endswith("/repos/create"):
-            self.answer({"url": f"http://{self.headers['Host']}/me/mine", "name": "me/mine"})
-        elif "/preupload/" in self.path:
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
-            self.answer({"files": modes})
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer(
-                {
-                    "success": True,
-                    "commitOid": "0" * 40,
-                    "commitUrl": f"http://{self.headers['Host']}/me/mine/commit/0",
-                }
-            )
-        else:
-            self.answer({})
-
-    def do_GET(self):
-        self.answer({"id": "me/mine", "siblings": [], "sha": "0" * 40, "name": "me"})
-
-    def answer(self, body: dict):
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *words):
-        pass
-
-
 @pytest.fixture
-def hub(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr("sft_judge.training.saving.HfApi", lambda token: HfApi(endpoint=endpoint, token="hf_none"))
-    Hub.files.clear()
-    yield Hub
-    server.shutdown()
+def hub(tmp_path, monkeypatch):
+    with FakeHub() as hub:
+        use_hub(hub, tmp_path / "cache", monkeypatch)
+        yield hub
 
 
 @engine
 def test_what_is_pushed_is_the_finished_judge_and_nothing_else(train, hub, tmp_path):
-    folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine")
-    pushed = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
-    assert hub.files == pushed
-    assert {"README.md", "judge.json", "adapter_model.safetensors"} <= pushed.keys()
+    folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine", use_peft="false")
+    made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    pushed = hub.files("me/mine")
+    assert pushed.keys() - {".gitattributes", "manifest.json"} == made.keys() - {"manifest.json"}
+    assert {"README.md", "judge.json", "model.safetensors"} <= pushed.keys()
+    assert all(pushed[name] == made[name] for name in pushed.keys() & made.keys() - {"README.md", "manifest.json"})
 
 
 @engine
@@ -105,10 +64,16 @@ def test_a_hub_out_of_reach_costs_no_training(train, monkeypatch, capsys):
     with socket.socket() as closed:  # bound, but nobody listens
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        monkeypatch.setattr("sft_judge.training.saving.HfApi", lambda token: HfApi(endpoint=endpoint, token="hf_none"))
-        folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine")
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine", use_peft="false")
     assert (folder / "manifest.json").is_file()
-    assert f"Again: hf upload me/mine {folder}" in capsys.readouterr().err
+    assert f"Again: sft-judge push {folder} --repo me/mine" in capsys.readouterr().err
+
+
+@unit
+def test_a_push_of_an_adapter_that_nobody_could_use_is_refused_before_it_is_trained(command, capsys):
+    assert main(command("judge", push_to_hub="true", hub_model_id="me/mine")) == 2
+    assert "an adapter on" in capsys.readouterr().err
 
 
 @engine

@@ -84,6 +84,8 @@ def import_sources(
     format_name: str | None = None,
     split: str | None = None,
     config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
     strict: bool = False,
     limit: int | None = None,
     progress=None,
@@ -92,14 +94,14 @@ def import_sources(
     Read all sources into `output`; `progress(n)` is told of every n rows. `limit` counts rows of each file.
 
     `format_name` is one of FORMATS, None to tell by the columns; `split` and `config` are those of data sets in a
-    folder or on the hub. Raises `InputError`
-    for a file that cannot be read, in which no row is good, or an id that stands twice; with `strict` for the first
-    bad row. Then no file is left.
+    folder or on the hub, `revision` and `streaming` of those on the hub: see `hub_rows`. Raises `InputError` for a
+    file that cannot be read, in which no row is good, or an id that stands twice; with `strict` for the first bad row.
+    Then no file is left.
     """
     result = Imported(mended=reading.mended)
     seen: dict[str, int] = {}
     with BattleWriter(output) as writer, RejectsWriter(rejects) as rejected:
-        for name, stem, rows in _open_source(sources, split, config):
+        for name, stem, rows in _open_source(sources, (split, config), (revision, streaming)):
             before = result.rejected, result.rows_out
             importer = _Importer(name, stem, format_name, strict, reading, result, rejected, seen)
             battles = importer.battles(itertools.islice(rows, limit))
@@ -119,11 +121,11 @@ def import_sources(
     return result
 
 
-def _open_source(sources: list[Path | str], *of: str | None) -> Iterator[tuple[str, str, Iterator]]:
+def _open_source(sources: list[Path | str], of: tuple, on_hub: tuple) -> Iterator[tuple[str, str, Iterator]]:
     """
-    (name, short name, rows) of every file or data set; `of` are split and config.
+    (name, short name, rows) of every file or data set.
 
-    Files of one name are told apart by their folder.
+    Files of one name are told apart by their folder. `of` are split and config, `on_hub` revision and streaming.
     """
     files = [
         file for source in sources for file in (source_files(source, *of) if isinstance(source, Path) else [source])
@@ -132,7 +134,7 @@ def _open_source(sources: list[Path | str], *of: str | None) -> Iterator[tuple[s
     for file in files:
         short = Path(file).stem if stems[Path(file).stem] == 1 else f"{Path(file).parent.name}/{Path(file).stem}"
         if not isinstance(file, Path):
-            yield file, short, hub_rows(file, *of)
+            yield file, short, hub_rows(file, *of, *on_hub)
         else:
             yield str(file), short, saved_rows(file, of[0]) if is_saved(file) else read_rows(file)
 

@@ -1,11 +1,12 @@
 """What `import` is given, as files: a path, a folder, a pattern, or a data set of the Hugging Face hub by its id."""
 
 import glob
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.files import InputPath
 from sft_judge.data.importing.folders import DESCRIPTIONS, files_of_split, is_saved
 
@@ -51,21 +52,34 @@ def source_files(source: Path, split: str | None = None, config: str | None = No
     return files_of_split(source, files, split, config)
 
 
-def hub_rows(name: str, split: str | None, config: str | None = None) -> Iterator[tuple[int, dict, None]]:
+def hub_rows(
+    name: str, split: str | None, config: str | None = None, revision: str | None = None, streaming: bool = False
+) -> Iterator[tuple[int, dict, None]]:
     """
     The rows of one split of a hub data set, numbered from 1, through `datasets`: its files, and no code of it.
 
-    Raises `InputError` where it cannot be had, naming the way that needs no network.
+    Args:
+        name: the hub id.
+        split: several may be joined by +.
+        config: of a data set whose card has several.
+        revision: a branch, tag or commit.
+        streaming: read the rows as they come over the network, and keep no copy of the files.
+
+    Raises:
+        InputError: it cannot be had, or it breaks off; names the way that needs no network.
     """
     import datasets
+    from huggingface_hub.errors import HTTPError
 
+    splits = (split or "train").split("+") if streaming else [split or "train"]
+    options = {"revision": revision, "streaming": streaming}
     try:
-        rows = datasets.load_dataset(name, config, split=split or "train")
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        sets = [datasets.load_dataset(name, config, split=part, **options) for part in splits]
+        for number, row in enumerate(itertools.chain.from_iterable(sets), start=1):
+            yield number, row, None
+    except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        at = f" at revision {revision}" if revision else ""
         raise InputError(
-            f"{name}: not a file here, and not to be had from the hub ({reason}). Without a network, fetch it where "
-            f"there is one (`hf download --repo-type dataset {name} --local-dir DIR`) and import DIR."
+            f"{name}{at}: not a file here, and not to be had from the hub ({one_line(error)}). Without a network, "
+            f"fetch it where there is one (`hf download --repo-type dataset {name} --local-dir DIR`) and import DIR."
         ) from error
-    for number, row in enumerate(rows, start=1):
-        yield number, row, None

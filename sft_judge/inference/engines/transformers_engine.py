@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.modeling.loading import is_classifier, load_model, load_tokenizer
 from sft_judge.modeling.verdict_head import VerdictHead
@@ -19,12 +19,32 @@ TOKENS_A_BATCH = 8192
 class TransformersEngine:
     """One forward a batch of similar lengths; a row's result does not depend on the batch beyond float rounding."""
 
-    def __init__(self, model: str, spec: JudgeSpec, dtype: str = "auto", **options):
+    def __init__(
+        self,
+        model: str,
+        spec: JudgeSpec,
+        dtype: str = "auto",
+        device: str | None = None,
+        batch_size: int | None = None,
+        **options,
+    ):
+        """
+        Load a judge.
+
+        Args:
+            model: its folder.
+            spec: its judge.json.
+            dtype: of DTYPES.
+            device: of torch; by default a GPU where there is one.
+            batch_size: rows of a forward at most; by default as many as TOKENS_A_BATCH hold.
+            options: for `load_model`.
+        """
+        device, self.rows_a_batch = _device(device), _check_batch_size(batch_size)
         self.tokenizer = load_tokenizer(model)
         classifier = is_classifier(model)
         if classifier:
             options["kind"] = AutoModelForSequenceClassification
-        self.model = load_model(model, dtype, **options).to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_model(model, dtype, **options).to(device)
         if self.model.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
             _widen(self.model)
         self.head = None if classifier else VerdictHead(self.model, spec.verdict_ids)
@@ -44,7 +64,7 @@ class TransformersEngine:
         Out of memory, it goes on with half the batch, and stays there; `InputError` where one row alone is too much.
         """
         scored = [np.empty(0)] * len(prompts)
-        waiting = _batches([len(prompt) for prompt in prompts], self.tokens_a_batch)[::-1]
+        waiting = _batches([len(prompt) for prompt in prompts], self.tokens_a_batch, self.rows_a_batch)[::-1]
         while waiting:
             batch = waiting.pop()
             try:
@@ -57,7 +77,7 @@ class TransformersEngine:
                 continue
             torch.cuda.empty_cache()  # outside the handler, whose traceback holds the tensors
             rows = sorted(row for rows in (batch, *waiting) for row in rows)
-            shorter = _batches([len(prompts[row]) for row in rows], self.tokens_a_batch)
+            shorter = _batches([len(prompts[row]) for row in rows], self.tokens_a_batch, self.rows_a_batch)
             waiting = [[rows[place] for place in places] for places in shorter][::-1]
         return np.stack(scored)
 
@@ -98,11 +118,27 @@ def _widen(model) -> None:
         torch.nn.Module.float(model)
 
 
-def _batches(lengths: list[int], tokens: int) -> list[list[int]]:
-    """Rows sorted by length, at most so many padded tokens together."""
+def _device(name: str | None) -> torch.device:
+    """The device of that name, by default a GPU where there is one. Raises `InputError` where there is none such."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch, of names and of what is not here
+        raise InputError(f"device is {name!r}, which is not to be had here ({one_line(error)}).") from error
+    return device
+
+
+def _check_batch_size(batch_size: int | None) -> int | None:
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise InputError(f"batch_size is {batch_size!r}, expected a whole number of at least one.")
+    return batch_size
+
+
+def _batches(lengths: list[int], tokens: int, most: int | None = None) -> list[list[int]]:
+    """Rows sorted by length, at most so many padded tokens together, and at most so many rows."""
     batches, batch = [], []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+        if batch and ((len(batch) + 1) * lengths[batch[0]] > tokens or len(batch) == most):
             batches.append(batch)
             batch = []
         batch.append(row)

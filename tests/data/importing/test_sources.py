@@ -3,15 +3,21 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import datasets
 import pytest
 
+from helpers.hub import FakeHub
 from helpers.importing import PREFERENCE, refused, votes
+from helpers.training_runs import refuses
 from sft_judge.cli import main
 from sft_judge.data.battles import battle_table, read_battles, write_battles
 
 pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_folder_and_a_pattern_are_their_files(tmp_path):
@@ -52,6 +58,55 @@ def test_a_hub_id_without_a_network_names_the_local_way(tmp_path, capsys, monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     refused(capsys, tmp_path, "nobody/no-such-set", "not to be had from the hub", "--local-dir DIR")
+
+
+@pytest.fixture
+def import_from_hub(tmp_path):
+    """A function that imports `me/set` from a fake hub, in a process of its own: its status, prompts and errors."""
+
+    def run(*more):
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **hub.environment(tmp_path / "cache")}
+        words = [sys.executable, "-m", "sft_judge", "import", "me/set", "--output", "b.jsonl", *more]
+        done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp_path)
+        read = (
+            [row["prompt"][0] for row in read_battles(tmp_path / "b.jsonl").to_pylist()] if not done.returncode else []
+        )
+        return done.returncode, read, [line for line in done.stderr.splitlines() if line.startswith("sft-judge: ")]
+
+    with FakeHub() as hub:
+        for branch, name in (("main", "new"), ("v1", "old")):
+            files = {
+                f"{split}__jsonl": json.dumps({**PREFERENCE, "prompt": f"{name} {split}"})
+                for split in ("train", "test")
+            }
+            hub.put("me/set", branch, **files)
+        run.hub = hub
+        yield run
+
+
+def test_a_hub_set_is_read_at_a_revision_whole_or_streamed(import_from_hub, tmp_path):
+    assert import_from_hub("--revision", "v1") == (0, ["old train"], [])
+    assert import_from_hub("--revision", "v1", "--streaming", "--split", "test+train") == (
+        0,
+        ["old test", "old train"],
+        [],
+    )
+
+
+def test_a_hub_set_that_cannot_be_had_is_one_line(import_from_hub):
+    for more in ((), ("--streaming",)):
+        status, _, (line,) = import_from_hub("--revision", "v9", *more)
+        assert status == 2 and "me/set at revision v9" in line and "Revision 'v9' doesn't exist" in line
+    import_from_hub.hub.repos["me/set"].gated = True
+    status, _, (line,) = import_from_hub()
+    assert status == 2 and "gated" in line
+
+
+def test_what_is_of_the_hub_alone_is_refused_for_files(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(json.dumps(PREFERENCE))
+    words = ["import", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "b.parquet")]
+    for more in (["--revision", "v1"], ["--streaming"]):
+        refuses([*words, *more], 2, f"{more[0]} is of a data set on the hub", tmp_path, capsys)
 
 
 # Data sets as folders
