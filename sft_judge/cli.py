@@ -44,18 +44,18 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["help"]:  # `help STAGE`
         argv = [*argv[1:2], "--help"]
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if argv else 2
-    if argv[0] == "--version":
-        from sft_judge.core.version import __version__
-
-        print(f"sft-judge {__version__}")
-        return 0
-    importlib.import_module("sft_judge.core.third_party")
-    show_messages()
-    signal.signal(signal.SIGTERM, _terminated)
     try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(usage(), flush=True)
+            return 0 if argv else 2
+        if argv[0] == "--version":
+            from sft_judge.core.version import __version__
+
+            print(f"sft-judge {__version__}")
+            return 0
+        importlib.import_module("sft_judge.core.third_party")
+        show_messages()
+        signal.signal(signal.SIGTERM, _terminated)
         return run_stage(argv[0], argv[1:])
     except (InputError, GateError) as error:
         return _fail(str(error), error.exit_status)

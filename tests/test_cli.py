@@ -110,6 +110,14 @@ def test_a_synonym_is_no_stage_and_means_one():
     assert {stage for meant in SYNONYMS.values() for stage in meant} <= {*STAGES}
 
 
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_help_whose_reader_has_gone_is_no_traceback(words):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-m", "sft_judge", *words], **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1
+
+
 def test_no_word_at_all_prints_the_usage_and_fails(capsys):
     assert main([]) == 2
     assert "usage:" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import sys
 from pathlib import Path
 
 from sft_judge.core.errors import InputError, nearest
@@ -92,6 +93,10 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown argument {flag!r}." + nearest(flag.split("=")[0], self._option_string_actions)
         stop = "" if message.endswith("?") else "."
         raise InputError(f"{self.prog}: {message.rstrip('.')}{stop} `{self.prog} --help` lists what it takes.")
+
+    def exit(self, status: int = 0, message: str | None = None):
+        sys.stdout.flush()  # argparse passes over a reader that has gone, of which Python would tell at its end
+        super().exit(status, message)
 
 
 def stage_module(stage: str):
