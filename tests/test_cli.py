@@ -110,7 +110,7 @@ def test_a_synonym_is_no_stage_and_means_one():
     assert {stage for meant in SYNONYMS.values() for stage in meant} <= {*STAGES}
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["doctor", "--help"]])
 def test_help_whose_reader_has_gone_is_no_traceback(words):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-m", "sft_judge", *words], **pipes) as process:
