@@ -113,7 +113,8 @@ def test_a_synonym_is_no_stage_and_means_one():
 @pytest.mark.parametrize("words", [["--help"], ["doctor", "--help"]])
 def test_help_whose_reader_has_gone_is_no_traceback(words):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-m", "sft_judge", *words], **pipes) as process:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen([sys.executable, "-m", "sft_judge", *words], env=buffered, **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 1
 
