@@ -68,7 +68,7 @@ def print_plan(steps, forced, num_gpus):
     for step in steps:
         wanted = step.name in forced or not up_to_date(step)
         to_do += [step] if wanted else []
-        print(f"{'to do' if wanted else 'up to date':<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
+        print(f"{'to do' if wanted else 'up to date':<11} {step.name}: sft-judge {' '.join(step.words)}")
     if any(step.stage == "train" for step in to_do):
         from sft_judge.pipelines.planning.pipeline_cost import plan_pipeline
 

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -29,6 +29,7 @@ from sft_judge.core.manifest import collect_provenance, manifest_path, stage_out
 logger = logging.getLogger(__name__)
 
 KEYS = ("vars", "steps", "extends", "drop")
+LAUNCH_FLAGS = {"config": "--config_file", "processes": "--num_processes"}
 
 # Imported once and inherited by every step, as each would spend seconds on it.
 PRELOAD = ["sft_judge.core.third_party", "sft_judge.training.train", "sft_judge.inference.predict"]
@@ -37,11 +38,21 @@ PRELOAD += ["sft_judge.inference.engines.transformers_engine", "sft_judge.modeli
 
 @dataclass
 class Step:
-    """One command of a pipeline; a step with `each` becomes several of the same name."""
+    """
+    One command of a pipeline; a step with `each` becomes several of the same name.
+
+    `launch` are the words of `sft-judge launch` for a training on several processes; empty for one.
+    """
 
     name: str
     stage: str
     argv: list[str]
+    launch: list[str] = field(default_factory=list)
+
+    @property
+    def words(self) -> list[str]:
+        """What follows `sft-judge` on the command line that does this step."""
+        return [*(["launch", *self.launch] if self.launch else [self.stage]), *self.argv]
 
 
 def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
@@ -111,12 +122,32 @@ def steps_of(pipeline: dict, file: Path) -> list[Step]:
         fields = dict(fields)
         stage, each = fields.pop("stage", name), fields.pop("each", {})
         registry.stage_module(stage)
+        launch = _launch_words(file, name, stage, fields.pop("launch", None))
         for values in itertools.product(*each.values()):
             scope = {**variables, **dict(zip(each, values, strict=True))}
-            steps.append(Step(name, stage, [str(fill(file, name, word, scope)) for word in _words(stage, fields)]))
+            argv = [str(fill(file, name, word, scope)) for word in _words(stage, fields)]
+            words = [str(fill(file, name, word, scope)) for word in launch]
+            alone = LAUNCH_FLAGS["processes"] in words and words[words.index(LAUNCH_FLAGS["processes"]) + 1] == "1"
+            steps.append(Step(name, stage, argv, [] if alone else words))
     for step in steps:
         registry.parse(step.stage, step.argv)  # a wrong argument stops before anything runs
+        if step.launch:
+            registry.parse("launch", step.words[1:])
     return steps
+
+
+def _launch_words(file, name: str, stage: str, launch) -> list[str]:
+    """The words of `sft-judge launch` of a step's `launch: {config: zero2, processes: 4}`."""
+    if launch is None:
+        return []
+    if stage != "train" or not isinstance(launch, dict) or "config" not in launch:
+        raise InputError(
+            f"{file}: step {name!r} has launch: {launch!r}. It is for a training, and names a launch file and how "
+            "many processes: launch: {config: zero2, processes: 4}."
+        )
+    check_known(f"{file}, launch of step {name!r}", "key", launch, LAUNCH_FLAGS)
+    words = [str(word) for key, value in launch.items() for word in (LAUNCH_FLAGS[key], value)]
+    return [*words, "--main_process_port", "0"]  # a free one, as several steps may run at once
 
 
 def outputs_of(step: Step) -> list[Path]:
@@ -159,7 +190,7 @@ def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:
             if step.name not in forced and up_to_date(step):
                 logger.info(f"[{number}/{len(steps)}] {step.name}: up to date")
                 continue
-            logger.info(f"[{number}/{len(steps)}] {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
+            logger.info(f"[{number}/{len(steps)}] {step.name}: sft-judge {' '.join(step.words)}")
             status = _run(step)
             if status:
                 return status
@@ -175,7 +206,7 @@ def start_step(step: Step, log: Path | None = None, threads: int | None = None, 
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_step_process, args=([step.stage, *step.argv], log, threads, gpu))
+    process = context.Process(target=_step_process, args=(step.words, log, threads, gpu))
     process.start()
     return process
 

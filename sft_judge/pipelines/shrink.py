@@ -102,7 +102,7 @@ def shrunk_steps(steps: list[Step], folder: Path, gpu: bool) -> list[Step]:
             words += _without_gpu(step)
         if id(step) in limited:
             words += ["--limit", str(SOURCE_ROWS)]
-        changed.append(replace(step, argv=[*step.argv, *words]))
+        changed.append(replace(step, argv=[*step.argv, *words], launch=step.launch if gpu else []))
     return [*bases.values(), *changed]
 
 

@@ -5,13 +5,19 @@ Default settings that depend on the machine and the launcher: TRL leaves them to
 A setting in a recipe or on the command line wins.
 """
 
+import functools
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 
 from sft_judge.training.deepspeed_builds import prepare_builds
 
 logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LOOKS = 1  # whether the launcher is still there
 
 
 def has_gpu() -> bool:
@@ -56,8 +62,23 @@ def prepare_launch() -> None:
     """
     if uses_deepspeed():
         prepare_builds()
+    if "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        _end_with_launcher()
     if "WORLD_SIZE" not in os.environ and "LOCAL_RANK" not in os.environ:
         _use_one_gpu()
+
+
+@functools.cache  # once a process
+def _end_with_launcher() -> None:
+    """End this process when its launcher is killed, which leaves its workers to themselves."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _use_one_gpu() -> None:

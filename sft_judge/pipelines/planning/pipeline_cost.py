@@ -21,13 +21,13 @@ def plan_pipeline(to_do: list[Step], steps: list[Step], num_gpus: int) -> str:
     Args:
         to_do: the steps that will run.
         steps: all steps; a training may start from a model that one of them makes.
-        num_gpus: the GPUs that each training runs on.
+        num_gpus: the GPUs that a training runs on which says nothing of its launch.
     """
     lines, total = [], dict.fromkeys(GPUS, 0.0)
     for name, runs in Counter(step.name for step in to_do if step.stage == "train").items():
         first = next(step for step in to_do if step.name == name)
         try:
-            summary, times = _plan_training(first, steps, runs, num_gpus)
+            summary, times = _plan_training(first, steps, runs, _num_gpus(first, num_gpus))
         except InputError as reason:
             summary, times = f"not planned: {reason}", {}
         left_out = "" if times else " (not in the sum)"
@@ -35,9 +35,17 @@ def plan_pipeline(to_do: list[Step], steps: list[Step], num_gpus: int) -> str:
         total = {gpu: total[gpu] + times[gpu] for gpu in total if gpu in times} if times else total
     if any(total.values()) or not total:
         lines += [f"sum, one after the other: {_list_hours(total)}"]
-    gpus = f"on {num_gpus} GPU{'s' if num_gpus > 1 else ''} each"
+    used = sorted({_num_gpus(step, num_gpus) for step in to_do if step.stage == "train"})
+    gpus = f"on {' or '.join(map(str, used))} GPU{'s' if used[-1] > 1 else ''} each"
     lines += [f"{gpus}; hours are estimates, at {UTILISATION:.0%} of the published rate; only trainings are planned"]
     return "\n".join(lines)
+
+
+def _num_gpus(step: Step, num_gpus: int) -> int:
+    """The GPUs that a training will run on: those of its launch, or what is asked for."""
+    if not step.launch:
+        return num_gpus
+    return registry.parse("launch", step.words[1:]).num_processes or num_gpus
 
 
 def _plan_training(step: Step, steps: list[Step], runs: int, num_gpus: int) -> tuple[str, dict[str, float]]:
