@@ -91,11 +91,14 @@ class Recipe:
         self._check_bare_keys((JudgeConfig, JudgeModelConfig))
         parser = TrlParser((JudgeConfig, JudgeModelConfig))
         by_machine = {name: default() for name, default in DEFAULTS.items() if self.values.get(name) is None}
-        parser.set_defaults_with_config(**{**self.values, **by_machine, **(replaced or {})})
+        given = split_overrides(self.overrides)
+        # TRL's parser takes one word for a field that may be text or a list
+        lists = {key: given.pop(key) for key in ("report_to",) if len(given.get(key, ())) > 1}
+        parser.set_defaults_with_config(**{**self.values, **by_machine, **(replaced or {}), **lists})
         usage = io.StringIO()
         try:
             with contextlib.redirect_stderr(usage):
-                return parser.parse_args_into_dataclasses(args=_plain_words(self.overrides))
+                return parser.parse_args_into_dataclasses(args=_plain_words(given))
         except SystemExit as error:  # argparse: a value of the wrong type, after a page of usage
             message = usage.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
             raise InputError(f"{self.name}: a setting has a value of the wrong type: {message}") from error
@@ -103,9 +106,9 @@ class Recipe:
             raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
 
 
-def _plain_words(overrides: list[str]) -> list[str]:
+def _plain_words(given: dict[str, list[str]]) -> list[str]:
     """The words of a command line with underscores in its keys, and a value for each, as argparse takes them."""
-    return [word for key, values in split_overrides(overrides).items() for word in (f"--{key}", *values)]
+    return [word for key, values in given.items() for word in (f"--{key}", *values)]
 
 
 def _names(key: str, value) -> list[str]:

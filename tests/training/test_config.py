@@ -78,3 +78,9 @@ def test_a_copy_with_changes_leaves_the_original_alone(tmp_path):
 def test_a_value_of_the_wrong_type_is_one_line(recipe):
     with pytest.raises(InputError, match="max_steps"):
         recipe("--max_steps", "many").configs()
+
+
+def test_several_trackers_stand_on_the_command_line_as_in_a_file(recipe, tmp_path):
+    words = ("--report_to", "wandb", "trackio")
+    assert recipe(*words).configs()[0].report_to == ["wandb", "trackio"]
+    assert recipe("--report_to", "wandb").configs()[0].report_to == ["wandb"]
