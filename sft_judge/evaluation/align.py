@@ -168,11 +168,11 @@ def _known(file, ids, battle_ids: set, battles_path, rules: VerdictRules, allow_
 
 
 def _rows_of_verdicts(name, file: VerdictFile, ids, num, rules, verdicts, clusters) -> tuple[JudgeRows, list[str]]:
-    chosen, orders, _, unread = chosen_by_verdicts(file, ids, num, rules)
+    chosen, orders, _ = chosen_by_verdicts(file, ids, num, rules)
     notes = []
-    if unread.any():
+    if unread := file.num_unread(ids):
         counted = "counted as wrong" if rules.unread == "wrong" else "left out"
-        notes.append(f"{name}: {int(unread.sum())} answers could not be read, {counted}")
+        notes.append(f"{name}: {unread} answers could not be read, {counted}")
     reason, probs = "verdicts alone, no probabilities", chosen
     if rules.probabilities:
         probs = confusion_probabilities(orders, verdicts, clusters)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
+from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.battles import battle_table, read_battles, write_battles
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.evaluation.verdict_judges import confusion_probabilities
+from sft_judge.training.soft_labels import read_teachers
 
 pytestmark = pytest.mark.unit
 ROWS = 120
@@ -126,6 +128,16 @@ def test_answers_that_could_not_be_read_are_wrong_or_left_out_and_counted(tmp_pa
     assert f"answers could not be read, {'counted as wrong' if rule == 'wrong' else 'left out'}" in str(
         metrics["notes"]
     )
+
+
+def test_an_answer_for_both_orders_that_could_not_be_read_is_one(tmp_path):
+    battles_file(tmp_path)
+    rows = [(f"{i:03d}", "" if i < 12 else verdict) for i, verdict in enumerate(SAID["ab"])]
+    file = verdict_file(tmp_path / "gpt.csv", rows, ("id", "verdict"))
+    _, metrics = evaluate(tmp_path, "--verdicts", str(file))
+    assert "gpt: 12 answers could not be read, counted as wrong" in metrics["notes"]
+    with pytest.raises(InputError, match="gpt.csv: 12 answers could not be read"):
+        read_teachers([file], None, read_battles(tmp_path / "battles.parquet"), 3, tmp_path / "judge")
 
 
 def test_a_tie_of_people_is_no_half_right_for_an_answer_that_could_not_be_read(tmp_path):
