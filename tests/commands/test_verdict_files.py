@@ -110,6 +110,15 @@ def test_auto_js_agreement_takes_the_right_verdict_in_both_orders_of_any_judge(t
     assert score["value"] == pytest.approx(np.mean(right)) and score["low"] < np.mean(right) < score["high"]
 
 
+@pytest.mark.parametrize("name", ["pandalm", "llmbar"])
+def test_pandalms_and_llmbars_accuracy_is_the_mean_of_the_orders(tmp_path, name):
+    battles_file(tmp_path)
+    both_orders(tmp_path / "gpt.csv")
+    _, metrics = evaluate(tmp_path, "--verdicts", str(tmp_path / "gpt.csv"), "--benchmark", name)
+    right = [said == vote for order in SAID for said, vote in zip(SAID[order], VOTES, strict=True)]
+    assert metrics["benchmark"]["judges"]["gpt"]["score"]["value"] == pytest.approx(np.mean(right))
+
+
 @pytest.mark.parametrize("rule", ["wrong", "skip"])
 def test_answers_that_could_not_be_read_are_wrong_or_left_out_and_counted(tmp_path, rule, capsys):
     battles_file(tmp_path)
