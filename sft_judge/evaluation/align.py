@@ -47,6 +47,11 @@ class JudgeRows:
         """Whether anything is known of orders; of a file that names none, each row stands for both (foreign_probs)."""
         return not np.array_equal(self.orders[:, 0], self.orders[:, 1], equal_nan=True)
 
+    @property
+    def says_verdicts(self) -> bool:
+        """Whether it was read as verdicts, with or without probabilities that were made of them."""
+        return verdicts_of_probs(self.source) is not None
+
 
 @dataclass
 class Aligned:

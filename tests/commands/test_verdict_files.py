@@ -240,3 +240,24 @@ def test_verdict_probabilities_give_a_log_loss_on_request_and_not_of_few_prompts
     both_orders(tmp_path / "gpt.csv", keep=lambda i, order: i < 20)
     assert evaluate(tmp_path, "--verdicts", str(tmp_path / "gpt.csv"), "--verdict-probabilities")[0] == 2
     assert "these are battles of 20" in capsys.readouterr().err
+
+
+def test_the_battles_are_no_judge_of_themselves(tmp_path, capsys):
+    battles = battles_file(tmp_path)
+    assert evaluate(tmp_path, "--verdicts", str(battles))[0] == 2
+    assert "its verdicts are people's" in capsys.readouterr().err
+
+
+def test_a_judge_of_verdicts_has_no_probability_under_attack_or_against_a_policy(tmp_path, capsys):
+    rows = read_battles(battles_file(tmp_path)).to_pylist()
+    write_battles(tmp_path / "battles.parquet", battle_table([{**row, "model_a": "x", "model_b": "y"} for row in rows]))
+    said = {order: ["" if i % 9 == 0 else v for i, v in enumerate(SAID[order])] for order in SAID}
+    gpt = ["--verdicts", str(both_orders(tmp_path / "gpt.csv", said))]
+    ids, orders = np.repeat([row["id"] for row in rows], 2), np.tile(["ab", "ba"], ROWS)
+    write_probs(tmp_path / "p.parquet", Probs(ids, orders, np.log(np.full((2 * ROWS, 3), 1 / 3))))
+    assert evaluate(tmp_path, *gpt, "--attacked", str(tmp_path / "p.parquet"))[0] == 2
+    assert "gpt gives verdicts alone" in capsys.readouterr().err
+    _, metrics = evaluate(tmp_path, *gpt, "--probs", str(tmp_path / "p.parquet"), "--policies", "x", "y")
+    by = metrics["policies"]["by"]
+    assert "mean_probability" not in by["gpt"] and by["p"]["mean_probability"]["value"] == pytest.approx(0.5)
+    assert "class frequencies" not in metrics["provenance"]["judges"]["gpt"]["caveat"]
