@@ -148,9 +148,7 @@ def _checked(fields: dict, where: str) -> ColumnMap:
         if name not in TARGETS and (hint := nearest(name, TARGETS, cutoff=0.8)):
             raise InputError(f"--map {where}: no field {name!r} of a battle.{hint}")
         if name in OPTIONAL and name not in TARGETS:
-            raise InputError(
-                f"--map {where}: {name!r} cannot be mapped, as it is made by us; call the part otherwise."
-            )
+            raise InputError(f"--map {where}: {name!r} cannot be mapped. Call the part by another name.")
         if not all(isinstance(column, str) and column for column in value["columns"]):
             raise InputError(f"--map {where}: {name} has the columns {value['columns']}, expected names.")
     missing = [name for name in FIELDS if name not in fields]

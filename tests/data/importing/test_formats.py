@@ -322,5 +322,6 @@ def test_columns_that_name_a_side_are_none_of_chosen_and_rejected(tmp_path, caps
     rows = [{**PREFERENCE, "prompt": f"p{i}", "model_a": "x", "model_b": "y"} for i in range(8)]
     battles, _ = import_rows(tmp_path, rows)
     assert not any("model_a" in battle or "model_b" in battle for battle in battles)
+    assert "8 values of column 'model_a' left out: chosen and rejected are neither" in capsys.readouterr().out
     (tmp_path / "soft.jsonl").write_text(json.dumps({**PREFERENCE, "soft_a": 0.9, "soft_b": 0.1}) + "\n")
     refused(capsys, tmp_path, tmp_path / "soft.jsonl", "soft_a: is of a or b")
