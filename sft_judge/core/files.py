@@ -37,6 +37,18 @@ def check_columns(path, names: list[str]) -> None:
         )
 
 
+def load_json(text: str, **options):
+    """Parse JSON. Raises `ValueError` for a key that stands twice in an object: see `check_columns`."""
+    return json.loads(text, object_pairs_hook=_once, **options)
+
+
+def _once(pairs: list[tuple]) -> dict:
+    if len(fields := dict(pairs)) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} stands twice")
+    return fields
+
+
 def partial_path(path: Path) -> Path:
     """Where `path` is built before it is renamed into place."""
     path = Path(path)
