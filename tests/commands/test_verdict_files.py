@@ -249,8 +249,9 @@ def test_the_battles_are_no_judge_of_themselves(tmp_path, capsys):
 
 
 def test_a_judge_of_verdicts_has_no_probability_under_attack_or_against_a_policy(tmp_path, capsys):
-    rows = read_battles(battles_file(tmp_path)).to_pylist()
-    write_battles(tmp_path / "battles.parquet", battle_table([{**row, "model_a": "x", "model_b": "y"} for row in rows]))
+    models = {"model_a": "x", "model_b": "y"}
+    rows = [{**row, **models} for row in read_battles(battles_file(tmp_path)).to_pylist()]
+    write_battles(tmp_path / "battles.parquet", battle_table(rows))
     said = {order: ["" if i % 9 == 0 else v for i, v in enumerate(SAID[order])] for order in SAID}
     gpt = ["--verdicts", str(both_orders(tmp_path / "gpt.csv", said))]
     ids, orders = np.repeat([row["id"] for row in rows], 2), np.tile(["ab", "ba"], ROWS)

@@ -283,7 +283,7 @@ def test_ones_own_compute_metrics_takes_the_place(trainer, tmp_path):
 
 @unit
 def test_an_evaluation_without_battles_is_refused(trainer, tmp_path):
-    with pytest.raises(InputError, match="no battles are left out to evaluate on"):
+    with pytest.raises(InputError, match="eval_strategy is steps, but no battles are left out to"):
         trainer(settings(tmp_path, eval_strategy="steps", eval_steps=1))
 
 
