@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.files import load_yaml
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, OPTIONAL
 from sft_judge.data.columns import SOFT
@@ -127,7 +128,7 @@ def _refuse_twice(text: str, name: str, known: dict) -> None:
 
 def _of_yaml(file: Path) -> dict:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = load_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: not a map of columns ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
