@@ -107,6 +107,8 @@ def run(args) -> dict:
     main = args.main or list(files)[-1]
     if main not in files:
         raise InputError(f"--main {main!r} is no judge here; they are {', '.join(files)}.")
+    if args.battles.resolve() in (path.resolve() for path in args.verdicts):
+        raise InputError(f"{args.battles}: its verdicts are people's; --verdicts takes a judge's of these battles.")
     battles = read_battles(args.battles)
     with_probs = {name: path for name, path in files.items() if name not in of_verdicts}
     if with_probs and args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
@@ -159,6 +161,9 @@ def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -
     if args.policies:
         judges = {name: judge.calibrated for name, judge in aligned.judges.items()}
         metrics["policies"] = _policies(args, battles, judges)
+        for name, judge in aligned.judges.items():
+            if not judge.has_probs:
+                del metrics["policies"]["by"][name]["mean_probability"]
     return metrics
 
 

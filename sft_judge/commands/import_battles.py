@@ -83,6 +83,8 @@ def run(args) -> dict:
     from sft_judge.data.importing.importer import import_sources
     from sft_judge.data.importing.labels import Reading, Sides
 
+    if args.map and args.format:
+        raise InputError(f"--format {args.format} is not used beside --map, which names the columns. Leave out one.")
     alone = "revision" if args.revision else "streaming" if args.streaming else None
     if alone and all(isinstance(source, Path) for source in args.sources):
         raise InputError(f"--{alone} is of a data set on the hub, but all sources are files here. Leave it out.")

@@ -90,12 +90,13 @@ def _accelerate_words(args) -> list[str]:
     import torch
     import yaml
 
+    from sft_judge.core.files import load_yaml
     from sft_judge.core.resources import find_resource
 
     name = args.config_file
     file = find_resource("recipes", name if "/" in name or name.endswith((".yaml", ".json")) else f"accelerate/{name}")
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings = load_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict) or "distributed_type" not in settings:

@@ -37,6 +37,32 @@ def check_columns(path, names: list[str]) -> None:
         )
 
 
+def load_json(text: str, **options):
+    """Parse JSON. Raises `ValueError` for a key that stands twice in an object: see `check_columns`."""
+    return json.loads(text, object_pairs_hook=_once, **options)
+
+
+def _once(pairs: list[tuple]) -> dict:
+    if len(fields := dict(pairs)) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} stands twice")
+    return fields
+
+
+def load_yaml(text: str):
+    """Parse YAML. Raises `yaml.YAMLError` for a key that stands twice in a mapping: see `check_columns`."""
+    import yaml  # here, as `--help` has no need of it
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            if twice := [key for key, count in keys.items() if count > 1]:
+                raise yaml.YAMLError(f"{twice[0]!r} stands twice, line {node.start_mark.line + 1} and after")
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, Loader)
+
+
 def partial_path(path: Path) -> Path:
     """Where `path` is built before it is renamed into place."""
     path = Path(path)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import check_columns, whole_file
+from sft_judge.core.files import check_columns, load_json, whole_file
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.columns import (
     find_bad_number,
@@ -128,7 +128,7 @@ def open_battles(path: Path, limit: int | None = None) -> BattleFile:
             names, num_rows = table.column_names, table.num_rows
         else:
             names, num_rows = _parquet_columns(path, pq.ParquetFile(path).metadata, limit)
-    except (pa.ArrowException, json.JSONDecodeError, UnicodeError, RecursionError, OverflowError, OSError) as error:
+    except (pa.ArrowException, UnicodeError, RecursionError, OverflowError, OSError) as error:
         raise _unreadable(path, error) from error
     missing = [name for name in REQUIRED if name not in names]
     if missing:
@@ -214,8 +214,13 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _read_jsonl(path: Path) -> list[dict]:
+    rows = []
     with open(path, encoding="utf-8-sig") as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
+        for line in filter(str.strip, lines):
+            try:
+                rows.append(load_json(line))
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path} row {len(rows) + 1}: broken JSON ({error}).") from error
     for row, value in enumerate(rows):
         if not isinstance(value, dict):
             raise InputError(

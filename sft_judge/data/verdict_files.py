@@ -24,13 +24,13 @@ UNREAD = -1  # of an answer that could not be read
 
 @dataclass
 class VerdictFile:
-    """`ids` [R], `orders` [R] of ORDERS, `verdicts` [R] indices into VERDICTS or UNREAD; whether it `names_orders`."""
+    """`ids` [R], `orders` [R] of ORDERS, `verdicts` [R] indices into VERDICTS or UNREAD; `rows` [R] of the file."""
 
     path: Path
     ids: np.ndarray
     orders: np.ndarray
     verdicts: np.ndarray
-    names_orders: bool = True
+    rows: np.ndarray | None = None  # one that names no order stands for both
 
     @property
     def num_verdicts(self) -> int:
@@ -48,6 +48,11 @@ class VerdictFile:
                 shown[place[id_], ORDERS.index(order)] = True
         return said, shown
 
+    def num_unread(self, ids: list[str]) -> int:
+        """How many answers on these battles could not be read; one for both orders is one answer."""
+        there = np.isin(self.ids.astype(str), ids) & (self.verdicts == UNREAD)
+        return int(there.sum()) if self.rows is None else len(np.unique(self.rows[there]))
+
     def as_probs(self) -> Probs:
         """The answers that could be read as probabilities of 0 and 1."""
         read = self.verdicts != UNREAD
@@ -61,7 +66,7 @@ def read_verdicts(path: Path) -> VerdictFile:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file of verdicts.")
-    rows, names_orders = {}, False
+    rows, numbers = {}, []
     for number, row, problem in read_rows(path):
         where = f"{path} row {number}"
         if problem is not None:
@@ -71,17 +76,17 @@ def read_verdicts(path: Path) -> VerdictFile:
         id_, order = row_id(row, "battles"), row.get("order")
         if id_ is None:
             raise InputError(f"{where}: id {row['id']!r}, expected a string or a number.")
-        names_orders |= order is not None
         for each in ORDERS if order is None else (order,):
             if each not in ORDERS:
                 raise InputError(f"{where}: order {each!r}, expected one of {', '.join(ORDERS)}.")
             if (id_, each) in rows:
                 raise InputError(f"{where}: id {id_} stands twice{f' in order {order}' if order else ''}.")
             rows[id_, each] = _verdict(where, row["verdict"])
+            numbers.append(number)
     if not rows:
         raise InputError(f"{path}: no rows.")
     ids, orders = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
-    return VerdictFile(path, ids, orders, np.array(list(rows.values())), names_orders)
+    return VerdictFile(path, ids, orders, np.array(list(rows.values())), np.array(numbers))
 
 
 def is_verdict_file(path: Path) -> bool:

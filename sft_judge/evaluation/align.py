@@ -47,6 +47,11 @@ class JudgeRows:
         """Whether anything is known of orders; of a file that names none, each row stands for both (foreign_probs)."""
         return not np.array_equal(self.orders[:, 0], self.orders[:, 1], equal_nan=True)
 
+    @property
+    def says_verdicts(self) -> bool:
+        """Whether it was read as verdicts, with or without probabilities that were made of them."""
+        return verdicts_of_probs(self.source) is not None
+
 
 @dataclass
 class Aligned:
@@ -168,11 +173,11 @@ def _known(file, ids, battle_ids: set, battles_path, rules: VerdictRules, allow_
 
 
 def _rows_of_verdicts(name, file: VerdictFile, ids, num, rules, verdicts, clusters) -> tuple[JudgeRows, list[str]]:
-    chosen, orders, _, unread = chosen_by_verdicts(file, ids, num, rules)
+    chosen, orders, _ = chosen_by_verdicts(file, ids, num, rules)
     notes = []
-    if unread.any():
+    if unread := file.num_unread(ids):
         counted = "counted as wrong" if rules.unread == "wrong" else "left out"
-        notes.append(f"{name}: {int(unread.sum())} answers could not be read, {counted}")
+        notes.append(f"{name}: {unread} answers could not be read, {counted}")
     reason, probs = "verdicts alone, no probabilities", chosen
     if rules.probabilities:
         probs = confusion_probabilities(orders, verdicts, clusters)

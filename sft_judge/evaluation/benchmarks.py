@@ -98,7 +98,7 @@ def benchmark(name: str, aligned: Aligned, seed: int = 0) -> dict:
 
 def _judge(name: str, judge: JudgeRows, aligned: Aligned, masks: dict, sections: dict, seed: int) -> dict:
     hits = right(name, judge, aligned.verdicts)
-    columns = {part: np.stack([hits & mask, mask], axis=1).astype(float) for part, mask in masks.items()}
+    columns = {part: np.stack([hits * mask, mask], axis=1).astype(float) for part, mask in masks.items()}
     sums = resample(columns, aligned.clusters, seed=seed)  # {part: [draws, 2]}
     with np.errstate(invalid="ignore"):
         shares = {part: drawn[:, 0] / drawn[:, 1] for part, drawn in sums.items()}

@@ -39,7 +39,7 @@ def _caveats(judge: JudgeRows, battles_hash: str, fold: int | None) -> list[str]
         notes.append("its teachers' labels are not proven out of fold")
     if _fitted_here(judge.calibrated.calibration, battles_hash, fold):
         notes.append("its calibration was fitted on these very battles")
-    left = describe_unfinished(judge.calibrated.orders)
+    left = None if judge.says_verdicts else describe_unfinished(judge.calibrated.orders)
     return notes + ([left] if left else [])
 
 

@@ -26,6 +26,11 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     or in other orders, as then not all of the difference is the attack's.
     """
     attacked, judge = read_probs(path), aligned.judges[name]
+    if judge.says_verdicts:
+        raise InputError(
+            f"{path}: --attacked compares probabilities, and {name} gives verdicts alone. Name a judge of --probs by "
+            "--main."
+        )
     result = calibrate_probs(attacked, raw)
     ids = aligned.battles["id"].to_pylist()
     remedy = "`sft-judge attack` the same battles and predict them."

@@ -44,7 +44,7 @@ def chosen_by_verdicts(file: VerdictFile, ids: list[str], num: int, rules: Verdi
     Returns:
         `chosen` [N, K], the share of each verdict, adding up to less than one where an answer is wrong whatever people
         say; `orders` [N, 2, K] of zeros and ones, NaN where there is no answer; `known` [N], whether the battle
-        counts; `unread` [N], how many answers could not be read.
+        counts.
     """
     said, shown = file.by_order(ids)
     read = said != UNREAD
@@ -56,7 +56,7 @@ def chosen_by_verdicts(file: VerdictFile, ids: list[str], num: int, rules: Verdi
     if rules.disagree != "half":
         chosen[differ] = np.eye(num)[2] if rules.disagree == "tie" and num == 3 else 0.0
     orders = np.where(read[:, :, None], each, np.nan)
-    return chosen, orders, asked.any(axis=1), (shown & ~read).sum(axis=1)
+    return chosen, orders, asked.any(axis=1)
 
 
 def confusion_probabilities(orders: np.ndarray, verdicts: np.ndarray, clusters: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import yaml
 from sft_judge import cli
 from sft_judge.core import registry
 from sft_judge.core.errors import InputError, nearest
-from sft_judge.core.files import content_hash
+from sft_judge.core.files import content_hash, load_yaml
 from sft_judge.core.manifest import collect_provenance, manifest_path, stage_outputs
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     `also` are the keys of a file that is more than a pipeline, as a sweep is; they are inherited too.
     """
     try:
-        pipeline = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        pipeline = load_yaml(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
     keys = (*KEYS, *also)

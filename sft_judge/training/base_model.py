@@ -42,7 +42,7 @@ def check_base(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
         raise InputError(f"{name} is quantised ({method}), which cannot be trained. Take the model it was made of.")
     positions = getattr(text, "max_position_embeddings", None)
     if positions and config.total_budget > positions:
-        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions.")
+        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions. Take less.")
     if config.router_aux_loss_coef and not hasattr(text, "output_router_logits"):
         raise InputError(f"router_aux_loss_coef is set, but {name} is no mixture of experts; leave it out.")
     if config.fp16 and not model_config.use_peft and dtype_of(name, model_config.dtype or "float32") == "float16":

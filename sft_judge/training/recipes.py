@@ -14,7 +14,7 @@ from typing import get_args
 import yaml
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import InputPath, OutputPath
+from sft_judge.core.files import InputPath, OutputPath, load_yaml
 from sft_judge.core.resources import find_resource
 from sft_judge.training.settings_table import DEFAULT_TEMPLATE
 
@@ -137,7 +137,7 @@ def read_recipe(name: str | None, overrides: list[str] = ()) -> Recipe:
         return Recipe("the command line", {}, list(overrides))
     file = find_resource("recipes", name)
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = load_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):

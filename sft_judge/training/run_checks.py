@@ -58,8 +58,8 @@ def check_evaluation(config: JudgeConfig, has_battles: bool) -> None:
     """Raise `InputError` where an evaluation is asked for, and there is nothing to evaluate on."""
     if config.eval_strategy != "no" and not has_battles:
         raise InputError(
-            f"eval_strategy is {config.eval_strategy}, but no battles are left out to evaluate on; set fold, or give "
-            "an eval_dataset."
+            f"eval_strategy is {config.eval_strategy.value}, but no battles are left out to evaluate on; set fold, or "
+            "give an eval_dataset."
         )
 
 

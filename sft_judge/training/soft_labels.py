@@ -19,7 +19,7 @@ from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import labelled_folds
 from sft_judge.data.probs import Probs, first_verdicts, read_probs
 from sft_judge.data.ties import tie_shares
-from sft_judge.data.verdict_files import UNREAD, is_verdict_file, read_verdicts
+from sft_judge.data.verdict_files import is_verdict_file, read_verdicts
 
 ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
 EXTERNAL = "If you know that their judge was not trained on these battles, say so: external_teacher: true."
@@ -79,8 +79,7 @@ def _read_labels(path: Path) -> Probs:
     if not path.is_file() or not is_verdict_file(path):
         return read_probs(path)
     file = read_verdicts(path)
-    unread = int((file.verdicts == UNREAD).sum())
-    if unread:
+    if unread := file.num_unread(file.ids.tolist()):
         raise InputError(
             f"{path}: {unread} answers could not be read, and a battle without its label cannot be trained on. Leave "
             "these battles out."

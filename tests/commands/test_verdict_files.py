@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from sft_judge.cli import main
+from sft_judge.core.errors import InputError
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.battles import battle_table, read_battles, write_battles
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.evaluation.verdict_judges import confusion_probabilities
+from sft_judge.training.soft_labels import read_teachers
 
 pytestmark = pytest.mark.unit
 ROWS = 120
@@ -108,6 +110,15 @@ def test_auto_js_agreement_takes_the_right_verdict_in_both_orders_of_any_judge(t
     assert score["value"] == pytest.approx(np.mean(right)) and score["low"] < np.mean(right) < score["high"]
 
 
+@pytest.mark.parametrize("name", ["pandalm", "llmbar"])
+def test_pandalms_and_llmbars_accuracy_is_the_mean_of_the_orders(tmp_path, name):
+    battles_file(tmp_path)
+    both_orders(tmp_path / "gpt.csv")
+    _, metrics = evaluate(tmp_path, "--verdicts", str(tmp_path / "gpt.csv"), "--benchmark", name)
+    right = [said == vote for order in SAID for said, vote in zip(SAID[order], VOTES, strict=True)]
+    assert metrics["benchmark"]["judges"]["gpt"]["score"]["value"] == pytest.approx(np.mean(right))
+
+
 @pytest.mark.parametrize("rule", ["wrong", "skip"])
 def test_answers_that_could_not_be_read_are_wrong_or_left_out_and_counted(tmp_path, rule, capsys):
     battles_file(tmp_path)
@@ -126,6 +137,16 @@ def test_answers_that_could_not_be_read_are_wrong_or_left_out_and_counted(tmp_pa
     assert f"answers could not be read, {'counted as wrong' if rule == 'wrong' else 'left out'}" in str(
         metrics["notes"]
     )
+
+
+def test_an_answer_for_both_orders_that_could_not_be_read_is_one(tmp_path):
+    battles_file(tmp_path)
+    rows = [(f"{i:03d}", "" if i < 12 else verdict) for i, verdict in enumerate(SAID["ab"])]
+    file = verdict_file(tmp_path / "gpt.csv", rows, ("id", "verdict"))
+    _, metrics = evaluate(tmp_path, "--verdicts", str(file))
+    assert "gpt: 12 answers could not be read, counted as wrong" in metrics["notes"]
+    with pytest.raises(InputError, match="gpt.csv: 12 answers could not be read"):
+        read_teachers([file], None, read_battles(tmp_path / "battles.parquet"), 3, tmp_path / "judge")
 
 
 def test_a_tie_of_people_is_no_half_right_for_an_answer_that_could_not_be_read(tmp_path):
@@ -219,3 +240,25 @@ def test_verdict_probabilities_give_a_log_loss_on_request_and_not_of_few_prompts
     both_orders(tmp_path / "gpt.csv", keep=lambda i, order: i < 20)
     assert evaluate(tmp_path, "--verdicts", str(tmp_path / "gpt.csv"), "--verdict-probabilities")[0] == 2
     assert "these are battles of 20" in capsys.readouterr().err
+
+
+def test_the_battles_are_no_judge_of_themselves(tmp_path, capsys):
+    battles = battles_file(tmp_path)
+    assert evaluate(tmp_path, "--verdicts", str(battles))[0] == 2
+    assert "its verdicts are people's" in capsys.readouterr().err
+
+
+def test_a_judge_of_verdicts_has_no_probability_under_attack_or_against_a_policy(tmp_path, capsys):
+    models = {"model_a": "x", "model_b": "y"}
+    rows = [{**row, **models} for row in read_battles(battles_file(tmp_path)).to_pylist()]
+    write_battles(tmp_path / "battles.parquet", battle_table(rows))
+    said = {order: ["" if i % 9 == 0 else v for i, v in enumerate(SAID[order])] for order in SAID}
+    gpt = ["--verdicts", str(both_orders(tmp_path / "gpt.csv", said))]
+    ids, orders = np.repeat([row["id"] for row in rows], 2), np.tile(["ab", "ba"], ROWS)
+    write_probs(tmp_path / "p.parquet", Probs(ids, orders, np.log(np.full((2 * ROWS, 3), 1 / 3))))
+    assert evaluate(tmp_path, *gpt, "--attacked", str(tmp_path / "p.parquet"))[0] == 2
+    assert "gpt gives verdicts alone" in capsys.readouterr().err
+    _, metrics = evaluate(tmp_path, *gpt, "--probs", str(tmp_path / "p.parquet"), "--policies", "x", "y")
+    by = metrics["policies"]["by"]
+    assert "mean_probability" not in by["gpt"] and by["p"]["mean_probability"]["value"] == pytest.approx(0.5)
+    assert "class frequencies" not in metrics["provenance"]["judges"]["gpt"]["caveat"]

@@ -1,5 +1,7 @@
 """Two columns of one name are refused wherever a table is read: one of them would be taken in silence."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,10 @@ PROBS = ["id", "order", "logp_a", "logp_b", "logp_tie", "logp_a"]
 
 
 def write(path, names, values):
+    if path.suffix == ".jsonl":
+        pairs = zip(names, values, strict=True)
+        path.write_text("{" + ", ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in pairs) + "}\n")
+        return path
     if path.suffix == ".csv":
         path.write_text(",".join(names) + "\n" + ",".join(map(str, values)) + "\n")
     else:
@@ -27,6 +33,17 @@ def test_import_refuses_a_column_that_stands_twice(ending, tmp_path, capsys):
     assert main(["import", str(source), "--output", str(tmp_path / "o.parquet")]) == 2
     assert "column 'verdict' stands twice" in capsys.readouterr().err
     assert not (tmp_path / "o.parquet").exists()
+
+
+@pytest.mark.parametrize("begin, end", [("", ""), ("[", "]")])
+def test_json_with_a_key_that_stands_twice_is_no_row(begin, end, tmp_path, capsys):
+    source = write(tmp_path / "s.jsonl", BATTLES, ["1", "p", "x", "y", "a", "b"])
+    source.write_text(begin + source.read_text() + end)
+    assert main(["import", str(source), "--output", str(tmp_path / "o.parquet")]) == 2
+    assert "'verdict' stands twice" in capsys.readouterr().err
+    if not begin:
+        with pytest.raises(InputError, match="row 1: broken JSON .'verdict' stands twice"):
+            read_battles(source)
 
 
 def test_battles_and_probs_refuse_a_column_that_stands_twice(tmp_path):

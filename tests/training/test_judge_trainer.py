@@ -86,6 +86,8 @@ WRONG = {
     "unknown columns": ([{"text": "x"}] * 3, "no column 'prompt'"),
     "near columns": ([{**CHOSEN[0], "chosen": None}], "none of its 1 rows is a battle"),
     "an id twice": ([{**BATTLES[0], "id": "x"}] * 2, "id 'x' stands in more than one row"),
+    "a teacher of no side": ([{**r, "teacher_a": 0.9, "teacher_b": 0.1} for r in CHOSEN], "teacher_a: is of a or b"),
+    "soft labels of no side": ([{**r, "soft_a": 0.9, "soft_b": 0.1} for r in CHOSEN], "soft_a: is of a or b"),
     "half a teacher": ([{**row, "teacher_a": 0.5} for row in BATTLES], "The data set has teacher_a"),
 }
 
@@ -281,7 +283,7 @@ def test_ones_own_compute_metrics_takes_the_place(trainer, tmp_path):
 
 @unit
 def test_an_evaluation_without_battles_is_refused(trainer, tmp_path):
-    with pytest.raises(InputError, match="no battles are left out to evaluate on"):
+    with pytest.raises(InputError, match="eval_strategy is steps, but no battles are left out to"):
         trainer(settings(tmp_path, eval_strategy="steps", eval_steps=1))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.files import load_yaml
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, OPTIONAL
 from sft_judge.data.columns import SOFT
@@ -105,11 +106,13 @@ def _of_text(text: str) -> dict:
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if last == "verdict" and name.strip() not in TARGETS and equals:
+            _refuse_twice(text, name.strip(), fields["verdict"]["values"])
             fields["verdict"]["values"][name.strip()] = value.strip()
             continue
         if not equals or not name.strip() or not value.strip():
             raise InputError(f"--map {text}: {part!r}, {_FORM}; or one of {', '.join(READY)}, or a .yaml file.")
         last = name.strip()
+        _refuse_twice(text, last, fields)
         columns, _, first = value.partition(":") if last == "verdict" else (value, "", "")
         fields[last] = {"columns": [column.strip() for column in columns.split("+")]}
         if last == "verdict":
@@ -118,9 +121,14 @@ def _of_text(text: str) -> dict:
     return fields
 
 
+def _refuse_twice(text: str, name: str, known: dict) -> None:
+    if name in known:
+        raise InputError(f"--map {text}: {name!r} stands twice, expected once. Join columns with +.")
+
+
 def _of_yaml(file: Path) -> dict:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = load_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: not a map of columns ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
@@ -129,6 +137,8 @@ def _of_yaml(file: Path) -> dict:
     for name, value in values.items():
         value = value if isinstance(value, dict) else {"columns": value}
         columns = value.get("columns")
+        if not isinstance(value.get("values") or {}, dict):
+            raise InputError(f"{file}: {name} has the values {value['values']}, expected {{VALUE: a, VALUE: b, ...}}.")
         stated = {str(key): verdict for key, verdict in (value.get("values") or {}).items()}
         fields[str(name)] = {"columns": columns if isinstance(columns, list) else [columns], "values": stated}
     return fields
@@ -138,11 +148,15 @@ def _checked(fields: dict, where: str) -> ColumnMap:
     for name, value in fields.items():
         if name not in TARGETS and (hint := nearest(name, TARGETS, cutoff=0.8)):
             raise InputError(f"--map {where}: no field {name!r} of a battle.{hint}")
+        if name in OPTIONAL and name not in TARGETS:
+            raise InputError(f"--map {where}: {name!r} cannot be mapped. Call the part by another name.")
         if not all(isinstance(column, str) and column for column in value["columns"]):
             raise InputError(f"--map {where}: {name} has the columns {value['columns']}, expected names.")
     missing = [name for name in FIELDS if name not in fields]
     if missing:
         raise InputError(f"--map {where}: nothing for {missing[0]}; it needs {', '.join(FIELDS)}.")
+    if fields["response_a"]["columns"] == fields["response_b"]["columns"]:
+        raise InputError(f"--map {where}: both responses are of {'+'.join(fields['response_a']['columns'])}.")
     verdicts = fields.get("verdict", {}).get("values") or {name: name for name in VERDICTS}
     wrong = [verdict for verdict in verdicts.values() if verdict not in (*VERDICTS, NONE)]
     if wrong:

@@ -161,8 +161,10 @@ def to_battle(row: dict, format_name: str, source: str, number: int, reading: Re
     kind = labels.TIE_KINDS.get(str(row.get("winner")).strip())
     if kind and battle["verdict"] == "tie":
         battle["tie_kind"] = kind
-    models = {name: battle.pop(name) for name in ("model_a", "model_b") if name in battle}
+    models = {name: battle.pop(name) for name in ("model_a", "model_b") if name in battle}  # of preference data alone
     optional = _optional_fields({**row, **{name: model for name, model in models.items() if model}}, reading.mended)
+    for name in [name for name, model in models.items() if not model and optional.pop(name, None)]:
+        reading.mended[f"values of column {name!r} left out: chosen and rejected are neither a nor b"] += 1
     subset = row.get("subset") if format_name == "rewardbench" else None
     named = optional.get("source") or subset or source
     return {**battle, **optional, "source": clean_text(str(named), reading.mended)}

@@ -6,6 +6,8 @@ from sft_judge.data.importing import conversation as turns
 from sft_judge.data.importing.conversation import RowError
 from sft_judge.data.importing.labels import CHOSEN_SCORES, Reading, row_scores, scored_verdict
 
+SIDED = ("soft_a", "soft_b", "teacher_a", "teacher_b")  # shares, which chosen and rejected on drawn sides would mix up
+
 
 def preference_battle(row: dict, reading: Reading) -> dict:
     """
@@ -13,6 +15,9 @@ def preference_battle(row: dict, reading: Reading) -> dict:
 
     A chat's shared history stands in both responses. Scores no further apart than the tie margin make a tie.
     """
+    sided = next((name for name in SIDED if row.get(name) not in (None, "")), None)
+    if sided:
+        raise RowError(sided, "is of a or b, but chosen and rejected are neither; give response_a and response_b")
     prompts, chosen, rejected = _preference_turns(row, reading.mended)
     scores = row_scores(row, CHOSEN_SCORES)
     is_tie = scores is not None and scored_verdict(scores, reading.tie_margin) == "tie"

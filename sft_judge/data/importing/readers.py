@@ -10,7 +10,6 @@ import codecs
 import csv
 import gzip
 import io
-import json
 import logging
 import re
 import zlib
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import check_columns
+from sft_judge.core.files import check_columns, load_json
 from sft_judge.data.importing.conversation import RowError
 
 logger = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
                 yield number, {"line": line[:200]}, RowError("line", f"longer than {LONGEST_ROW:,} characters")
                 continue
             try:
-                row = json.loads(line)
+                row = load_json(line)
                 problem = problem or (None if isinstance(row, dict) else RowError("line", "not a JSON object"))
             except (ValueError, RecursionError) as error:
                 problem = RowError("line", f"broken JSON ({error})")
@@ -158,7 +157,7 @@ def _list_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
             "Write it as JSONL, one object a line."
         )
     try:
-        items = json.loads(data.decode("utf-8-sig"))
+        items = load_json(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: broken JSON ({error}). {EXPECTED}.") from error
     if not isinstance(items, list):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 
+from sft_judge.core.files import load_json
 from sft_judge.data.battles import OPTIONAL, REQUIRED
 from sft_judge.data.importing.conversation import clean_text
 from sft_judge.inference.serving.errors import CODES, HttpError
@@ -138,14 +139,14 @@ class Requests:
 def read_json(body: bytes) -> dict:
     """The object that a body is. Raises `HttpError` 400 for anything else."""
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        value = load_json(body.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise HttpError(400, CODES[400], f"The body is not UTF-8: byte {error.start} does not fit.") from None
     except json.JSONDecodeError as error:
         raise HttpError(400, CODES[400], f"The body is not JSON: {error}.") from None
     except RecursionError:
         raise HttpError(400, CODES[400], "The body is nested too deeply.") from None
-    except ValueError as error:  # NaN, or a number of thousands of digits
+    except ValueError as error:  # NaN, a key that stands twice, or a number of thousands of digits
         raise HttpError(400, CODES[400], f"The body is not JSON: {str(error).split(';')[0]}.") from None
     if not isinstance(value, dict):
         raise HttpError(400, CODES[400], 'The body is not an object; expected a battle, or {"battles": [...]}.')

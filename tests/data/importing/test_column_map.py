@@ -83,6 +83,10 @@ WRONG = {
     "prompt=q,response_a=one,response_b=two,verdict=who:1=first": "a verdict is 'first'",
     "autoJ": "expected FIELD=COLUMN",
     "prompt=,response_a=one,response_b=two": "expected FIELD=COLUMN",
+    "prompt=q,response_a=one,response_a=two,response_b=two": "'response_a' stands twice",
+    "prompt=q,response_a=one,response_b=two,verdict=who:1=a,2=b,1=b": "'1' stands twice",
+    "prompt=q,response_a=one,response_b=one": "both responses are of one",
+    "prompt=q,response_a=one,response_b=two,soft_a=who": "'soft_a' cannot be mapped",
     "nowhere.yaml": "not a map of columns",
 }
 
@@ -94,6 +98,18 @@ def test_a_map_that_cannot_be_is_one_line(text, tmp_path, capsys):
     error = capsys.readouterr().err
     assert WRONG[text] in error and error.count("\n") == 1
     assert not (tmp_path / "o.parquet").exists()
+
+
+def test_values_of_a_file_are_named_and_a_format_beside_a_map_is_refused(tmp_path, capsys):
+    (tmp_path / "s.jsonl").write_text(json.dumps(ROW) + "\n")
+    (tmp_path / "m.yaml").write_text(
+        "prompt: q\nresponse_a: one\nresponse_b: two\nverdict: {columns: who, values: [a, b]}\n"
+    )
+    words = ["import", str(tmp_path / "s.jsonl"), "--output", str(tmp_path / "o.parquet"), "--map"]
+    assert main([*words, str(tmp_path / "m.yaml")]) == 2
+    assert "verdict has the values ['a', 'b'], expected" in capsys.readouterr().err
+    assert main([*words, MAP, "--format", "wsdm"]) == 2
+    assert "--format wsdm is not used beside --map" in capsys.readouterr().err
 
 
 def test_a_map_under_which_no_row_has_a_known_verdict_is_one_line(tmp_path, capsys):

@@ -316,3 +316,12 @@ def test_a_json_list_is_read_like_jsonl(tmp_path):
     output = tmp_path / "battles.parquet"
     assert main(["import", str(tmp_path / "rows.json"), "--output", str(output)]) == 0
     assert read_battles(output).to_pylist() == import_rows(tmp_path, rows)[0]
+
+
+def test_columns_that_name_a_side_are_none_of_chosen_and_rejected(tmp_path, capsys):
+    rows = [{**PREFERENCE, "prompt": f"p{i}", "model_a": "x", "model_b": "y"} for i in range(8)]
+    battles, _ = import_rows(tmp_path, rows)
+    assert not any("model_a" in battle or "model_b" in battle for battle in battles)
+    assert "8 values of column 'model_a' left out: chosen and rejected are neither" in capsys.readouterr().out
+    (tmp_path / "soft.jsonl").write_text(json.dumps({**PREFERENCE, "soft_a": 0.9, "soft_b": 0.1}) + "\n")
+    refused(capsys, tmp_path, tmp_path / "soft.jsonl", "soft_a: is of a or b")
