@@ -93,6 +93,7 @@ def read_probs(path: Path) -> Probs:
         raise InputError(
             f"{path}: no column {missing[0]!r}; a probs file has {', '.join(COLUMNS)}, or id with p_a, p_b and p_tie "
             "(logit_a ... for logits)."
+            + (" It has verdicts: `evaluate` takes those by --verdicts." if "verdict" in table.column_names else "")
         )
     ids = np.array([str(value) for value in table["id"].to_pylist()], dtype=object)
     orders = np.array(table["order"].to_pylist(), dtype=object)

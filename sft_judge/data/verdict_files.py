@@ -72,7 +72,10 @@ def read_verdicts(path: Path) -> VerdictFile:
         if problem is not None:
             raise InputError(f"{where}: {problem.field}: {problem.reason}.")
         if "verdict" not in row or "id" not in row:
-            raise InputError(f"{path}: columns {', '.join(map(str, row))[:200]}; verdict files have id and verdict.")
+            raise InputError(
+                f"{path}: columns {', '.join(map(str, row))[:200]}; verdict files have id and verdict."
+                + (" Probabilities are given by --probs." if {"logp_a", "p_a", "logit_a"} & set(row) else "")
+            )
         id_, order = row_id(row, "battles"), row.get("order")
         if id_ is None:
             raise InputError(f"{where}: id {row['id']!r}, expected a string or a number.")

@@ -262,3 +262,13 @@ def test_a_judge_of_verdicts_has_no_probability_under_attack_or_against_a_policy
     by = metrics["policies"]["by"]
     assert "mean_probability" not in by["gpt"] and by["p"]["mean_probability"]["value"] == pytest.approx(0.5)
     assert "class frequencies" not in metrics["provenance"]["judges"]["gpt"]["caveat"]
+
+
+def test_a_file_of_the_other_kind_is_sent_to_its_own_option(tmp_path, capsys):
+    battles_file(tmp_path)
+    file = both_orders(tmp_path / "gpt.csv")
+    assert evaluate(tmp_path, "--probs", str(file))[0] == 2
+    assert "takes those by --verdicts" in capsys.readouterr().err
+    (tmp_path / "p.csv").write_text("id,p_a,p_b\n001,0.4,0.6\n")
+    assert evaluate(tmp_path, "--verdicts", str(tmp_path / "p.csv"))[0] == 2
+    assert "Probabilities are given by --probs" in capsys.readouterr().err
