@@ -82,18 +82,19 @@ def read_probs(path: Path) -> Probs:
         table = pyarrow.csv.read_csv(path, convert_options=as_text) if is_csv else pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
-    check_columns(path, table.column_names)
+    names = table.column_names
+    check_columns(path, names)
     metadata = read_metadata(path, (table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
-    missing = [name for name in COLUMNS if name not in table.column_names]
+    missing = [name for name in COLUMNS if name not in names]
     times = 1  # that a row of the file stands in the table
     if missing:
-        times = 1 if "order" in table.column_names else len(ORDERS)
+        times = 1 if "order" in names else len(ORDERS)
         table = as_probs_table(path, table)
     if table is None:
         raise InputError(
             f"{path}: no column {missing[0]!r}; a probs file has {', '.join(COLUMNS)}, or id with p_a, p_b and p_tie "
             "(logit_a ... for logits)."
-            + (" It has verdicts: `evaluate` takes those by --verdicts." if "verdict" in table.column_names else "")
+            + (" It has verdicts: `evaluate` takes those by --verdicts." if "verdict" in names else "")
         )
     ids = np.array([str(value) for value in table["id"].to_pylist()], dtype=object)
     orders = np.array(table["order"].to_pylist(), dtype=object)
