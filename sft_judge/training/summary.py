@@ -57,10 +57,11 @@ def describe_batch(config: JudgeConfig, data: TrainingData) -> str:
     battles = each * accumulated * processes
     orders = " in both orders" if config.swap == "both" else ""
     size = "as many battles as token_budget holds" if config.token_budget else f"{battles} battles"
+    several = "process" if processes == 1 else "processes"
     return (
-        f"a step is {size}{orders}: {each} a batch x {accumulated} accumulated x {processes} processes, "
-        f"{len(data.train_set) / battles:,.0f} steps an epoch. On N processes, set gradient_accumulation_steps to "
-        f"{accumulated * processes} / N to keep it"
+        f"a step is {size}{orders}: {each} a batch x {accumulated} accumulated x {processes} {several}, "
+        f"{len(data.train_set) / battles:,.0f} steps an epoch. On N processes, keep per_device_train_batch_size x "
+        f"gradient_accumulation_steps x N at {battles}"
     )
 
 
