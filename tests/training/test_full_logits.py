@@ -92,6 +92,7 @@ def examples(num_verdicts: int) -> list[dict]:
                 "teacher": [[each] for each in soft[1]],
                 "weight": 0.5 + row,
                 "row": row,
+                "length": sum(lengths) + 2,
             }
         )
     return made
