@@ -117,12 +117,12 @@ def run(args) -> dict:
         with_probs,
         battles,
         args.battles,
-        _keep_rows(args, battles),
-        args.truth,
-        args.uncalibrated,
-        of_verdicts,
-        VerdictRules(args.unread, args.disagree, args.verdict_probabilities),
-        args.allow_missing,
+        keep=_keep_rows(args, battles),
+        truth_path=args.truth,
+        raw=args.uncalibrated,
+        verdict_files=of_verdicts,
+        rules=VerdictRules(args.unread, args.disagree, args.verdict_probabilities),
+        allow_missing=args.allow_missing,
     )
     against = against_votes(aligned)
     metrics = _measure(args, files, main, battles, aligned, len(against))
@@ -160,10 +160,8 @@ def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -
         metrics["attacks"] = robustness(aligned, main, args.attacked, args.uncalibrated, args.seed)
     if args.policies:
         judges = {name: judge.calibrated for name, judge in aligned.judges.items()}
-        metrics["policies"] = _policies(args, battles, judges)
-        for name, judge in aligned.judges.items():
-            if not judge.has_probs:
-                del metrics["policies"]["by"][name]["mean_probability"]
+        without_probs = {name for name, judge in aligned.judges.items() if not judge.has_probs}
+        metrics["policies"] = _policies(args, battles, judges, without_probs)
     return metrics
 
 
@@ -192,13 +190,13 @@ def _print_tables(metrics: dict) -> None:
     print_tables(tables)
 
 
-def _policies(args, battles, judges: dict) -> dict:
+def _policies(args, battles, judges: dict, without_probs=()) -> dict:
     import pyarrow as pa
 
     from sft_judge.evaluation.policy_wins import policy_wins
 
     chosen = battles.filter(pa.array(_keep_rows(args, battles)))
-    return policy_wins(chosen, judges, tuple(args.policies), args.battles, args.seed)
+    return policy_wins(chosen, judges, tuple(args.policies), args.battles, args.seed, without_probs)
 
 
 def _policies_alone(args, files: dict, battles) -> dict:

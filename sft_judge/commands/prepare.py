@@ -108,9 +108,9 @@ def run(args) -> dict:
     if args.against:
         counts["against"] = preparing.measure_overlap(survey, open_battles(args.against))
     print_counts(counts, rejects_path)
-    return counts | (
-        {"language_model": preparing.LanguageDetector(args.language_model).describe()} if args.language else {}
-    )
+    if args.language:
+        counts["language_model"] = preparing.language_detector(args.language_model).describe()
+    return counts
 
 
 def check_languages(args, files: list) -> None:

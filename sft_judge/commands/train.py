@@ -70,7 +70,6 @@ def run(args):
         recipe.require(key)
 
     from sft_judge.pipelines.planning.training_cost import plan_training
-    from sft_judge.training.machine_defaults import prepare_launch
     from sft_judge.training.train import train_judge
 
     if args.plan:
@@ -79,7 +78,6 @@ def run(args):
         print(plan_training(*recipe.configs(), args.gpus))
         return None
 
-    prepare_launch()
     small = {}
     if args.shrink:
         small = _shrunk(recipe)

@@ -22,11 +22,12 @@ TIE = VERDICT_INDEX["tie"]
 
 
 def policy_wins(
-    battles: pa.Table, judges: dict[str, Calibrated], policies: tuple[str, str], path, seed: int = 0
+    battles: pa.Table, judges: dict[str, Calibrated], policies: tuple[str, str], path, seed: int = 0, without_probs=()
 ) -> dict:
     """
     `{"policies", "battles", "prompts", "by": {judge or VOTES: figures}}` of the first policy over the second.
 
+    The judges of the names in `without_probs` gave verdicts alone, as people do: no `mean_probability`.
     Raises `InputError` where the two never met, or no judge read a battle of theirs.
     """
     one, other = policies
@@ -49,20 +50,26 @@ def policy_wins(
         is_judged = (rows >= 0) & (judge.orders[rows] > 0)  # battles that a deadline left out were not judged
         if not is_judged.any():
             raise InputError(f"{path}: {name} judged none of the {len(ids)} battles between {one!r} and {other!r}.")
-        by[name] = win_figures(judge.probs[rows], is_judged, first, clusters, seed)
+        by[name] = win_figures(judge.probs[rows], is_judged, first, clusters, seed, name not in without_probs)
     votes = np.array([VERDICT_INDEX.get(name, -1) for name in column(battles, "verdict")])
     if (votes >= 0).any():
-        figures = win_figures(np.eye(3)[votes], votes >= 0, first, clusters, seed)
-        by[VOTES] = {key: value for key, value in figures.items() if key != "mean_probability"}
+        by[VOTES] = win_figures(np.eye(3)[votes], votes >= 0, first, clusters, seed, has_probs=False)
     return {"policies": list(policies), "battles": len(ids), "prompts": int(clusters.max()) + 1, "by": by}
 
 
-def win_figures(probs: np.ndarray, judged: np.ndarray, first: np.ndarray, clusters: np.ndarray, seed: int = 0) -> dict:
+def win_figures(
+    probs: np.ndarray,
+    judged: np.ndarray,
+    first: np.ndarray,
+    clusters: np.ndarray,
+    seed: int = 0,
+    has_probs: bool = True,
+) -> dict:
     """
     How often a policy won by probabilities [N, 3], where `judged` [N], shown as a if `first` [N].
 
     Counts, and with intervals over `clusters` [N]: `win_rate` with a tie as half, `win_rate_decided` without ties,
-    `mean_probability` to win, half that of a tie added.
+    where `has_probs` the `mean_probability` to win, half that of a tie added.
     """
     probs = np.where(first[:, None], probs, swap(probs)) * judged[:, None]
     chosen = probs.argmax(axis=1)
@@ -74,6 +81,7 @@ def win_figures(probs: np.ndarray, judged: np.ndarray, first: np.ndarray, cluste
         rates = {
             name: interval(over / under, parts[name][1], None if name == "mean_probability" else parts[name][0])
             for name, (over, under) in values.items()
+            if has_probs or name != "mean_probability"
         }
     counts = dict(zip(("won", "lost", "tied"), sums["chosen"][0].astype(int).tolist(), strict=True))
     return {"n": int(sums["n"][0]), **counts, **rates}

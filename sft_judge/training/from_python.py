@@ -5,7 +5,6 @@ The same functions check and prepare a recipe in train.py. A model that is given
 everything else has been found to go together.
 """
 
-import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,16 +16,14 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import weights_hash
 from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.loading import load_config, load_model, load_tokenizer
-from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.training.base_model import freeze_beyond_text
 from sft_judge.training.battle_datasets import battles_of
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.dataset import TrainingData
-from sft_judge.training.preparation import EVAL, choose_rows, describe_counts, prepare_data, read_rows
-from sft_judge.training.run_checks import check_evaluation, check_rows, check_run, check_settings_here
+from sft_judge.training.preparation import EVAL, choose_rows, prepare_data, read_rows
+from sft_judge.training.run_checks import check_evaluation, check_run, check_settings_here
+from sft_judge.training.summary import announce_data
 from sft_judge.training.tokenizer import set_tokens
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,11 +104,10 @@ def prepare_run(
         )
     else:
         check_settings_here(config)
-    data = prepare_data(config, tokenizer, train_rows, eval_rows, teacher_labels)
-    check_rows(config, data.rows, len(data.train_set))
     known = load_config(start.folder) if by_name else model.config
-    check_vocabulary(data.prompt, known.get_text_config().vocab_size)
-    logger.info(describe_counts(data.counts, config.total_budget))
+    vocabulary = known.get_text_config().vocab_size
+    data = prepare_data(config, tokenizer, vocabulary, train_rows, eval_rows, teacher_labels)
+    announce_data(config, data)
     if by_name:
         options |= {} if quantization_config is None else {"quantization_config": quantization_config}
         options |= {"attn_implementation": attention} if attention else {}

@@ -55,7 +55,7 @@ DEFAULTS = {
 
 def prepare_launch() -> None:
     """
-    Prepare what a launch needs before a `JudgeConfig` is made, which is when DeepSpeed starts.
+    Prepare what a launch needs; `JudgeConfig` calls it before its base class starts DeepSpeed.
 
     One process on a machine with several GPUs uses the first of them, which is said: Trainer would spread each batch
     over all by DataParallel, and TRL refuses that.

@@ -13,12 +13,14 @@ from sft_judge.core.model_files import is_local
 from sft_judge.data.battles import read_battles
 from sft_judge.data.preparing.prompt_groups import group_prompts
 from sft_judge.data.ties import verdicts_needed
+from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
 from sft_judge.prompts.verdict_tokens import choose_verdict_words
 from sft_judge.training.battle_datasets import battles_of, load_named
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.dataset import TrainingData, mix_sources, split_folds, verdict_dataset
+from sft_judge.training.run_checks import check_rows
 from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teacher_columns, read_teachers
 
 logger = logging.getLogger(__name__)
@@ -26,15 +28,16 @@ logger = logging.getLogger(__name__)
 EVAL = "eval"  # what the only set to evaluate on is called
 
 
-def read_data(config: JudgeConfig, tokenizer) -> TrainingData:
-    """Read a recipe's battles and labels and tokenise them; rows of the same content are taken from disk."""
+def read_data(config: JudgeConfig, tokenizer, vocabulary: int) -> TrainingData:
+    """Read a recipe's battles and labels and prepare them as `prepare_data` does."""
     train_rows, eval_rows = read_rows(config)
-    return prepare_data(config, tokenizer, train_rows, {} if eval_rows is None else {EVAL: eval_rows})
+    return prepare_data(config, tokenizer, vocabulary, train_rows, {} if eval_rows is None else {EVAL: eval_rows})
 
 
 def prepare_data(
     config: JudgeConfig,
     tokenizer,
+    vocabulary: int,
     train_rows: pa.Table,
     eval_rows: dict[str, pa.Table],
     labels: list[Path] | None = None,
@@ -45,6 +48,7 @@ def prepare_data(
     Args:
         config: settings of the training and of the judge.
         tokenizer: of the model.
+        vocabulary: how many tokens the model knows.
         train_rows: battles to train on, with columns of TEACHER where a teacher's labels stand beside them.
         eval_rows: battles to evaluate on, by name.
         labels: the teachers' files; left out, those of `config.labels`.
@@ -63,6 +67,8 @@ def prepare_data(
         train_rows, prompt, config.swap, config.seed, teacher, config.correct_above, cached=True
     )
     data = TrainingData(train_rows, prompt, train_set, counts | {"labels_floored": num_floored})
+    check_rows(config, train_rows, len(train_set))
+    check_vocabulary(prompt, vocabulary)
     for name, rows in eval_rows.items():
         data.eval_sets[name], data.eval_groups[name] = prepare_evaluation(config, prompt, rows)
     return data

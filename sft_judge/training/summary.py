@@ -1,6 +1,7 @@
 """What a finished training leaves to be known of it: judge.json, and the facts of its manifest."""
 
 import json
+import logging
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,10 +15,14 @@ from sft_judge.core.model_files import describe_base
 from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
 from sft_judge.prompts.identity import record_prompt
 from sft_judge.prompts.templates import read_template
+from sft_judge.prompts.verdict_tokens import describe_thought, opened_thought
 from sft_judge.training.base_model import describe_quantization
 from sft_judge.training.config import JudgeConfig
 from sft_judge.training.dataset import TrainingData, verdict_shares
 from sft_judge.training.machine_defaults import DEFAULTS
+from sft_judge.training.preparation import describe_counts
+
+logger = logging.getLogger(__name__)
 
 
 def summarise_training(trainer: Trainer) -> dict:
@@ -49,6 +54,16 @@ def trained_spec(trainer: Trainer, output: Path) -> JudgeSpec:
     if isinstance(trainer.model, PeftModel):
         spec.base = describe_base(start.folder, output, start.weights, start.commit)
     return spec
+
+
+def announce_data(config: JudgeConfig, data: TrainingData) -> None:
+    """Say on the first process what a training sees, what a step is, and what is odd about the prompt's end."""
+    if config.process_index == 0:
+        logger.info(describe_counts(data.counts, config.total_budget))
+        logger.info(describe_batch(config, data))
+        thought = opened_thought(data.prompt.tail)
+        if thought:
+            logger.warning(describe_thought(thought))
 
 
 def describe_batch(config: JudgeConfig, data: TrainingData) -> str:

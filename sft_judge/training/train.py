@@ -13,18 +13,16 @@ from pathlib import Path
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import check_folder, partial_path, replace_folder, write_json
 from sft_judge.modeling.loading import load_config, load_tokenizer
-from sft_judge.prompts.identity import check_vocabulary
-from sft_judge.prompts.verdict_tokens import describe_thought, opened_thought
 from sft_judge.training.adapters import adapter_config, describe_adapter
 from sft_judge.training.base_model import load_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.from_python import check_push, locate
 from sft_judge.training.learning_rates import question_learning_rate
-from sft_judge.training.preparation import describe_counts, read_data
+from sft_judge.training.preparation import read_data
 from sft_judge.training.resume import check_same_launch, open_work
-from sft_judge.training.run_checks import check_evaluation, check_rows, check_run, warn_of_unused
+from sft_judge.training.run_checks import check_evaluation, check_run, warn_of_unused
 from sft_judge.training.saving import drop_timings, push_judge, save_judge
-from sft_judge.training.summary import describe_batch, measure_costs, plain_values, summarise_training
+from sft_judge.training.summary import announce_data, measure_costs, plain_values, summarise_training
 from sft_judge.training.tokenizer import set_tokens
 from sft_judge.training.trainer import JudgeTrainer
 
@@ -59,18 +57,12 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     check_run(config, located)
     tokenizer = load_tokenizer(start.folder)
     set_tokens(tokenizer, config)
-    data = read_data(config, tokenizer)
-    check_rows(config, data.rows, len(data.train_set))
-    check_vocabulary(data.prompt, load_config(start.folder).get_text_config().vocab_size)
+    data = read_data(config, tokenizer, load_config(start.folder).get_text_config().vocab_size)
     work = partial_path(output)
     check_same_launch(work, fingerprint, config, start.weights)
     if config.process_index == 0:
         warn_of_unused(config, model_config)
-        logger.info(describe_counts(data.counts, config.total_budget))
-        logger.info(describe_batch(config, data))
-        thought = opened_thought(data.prompt.tail)
-        if thought:
-            logger.warning(describe_thought(thought))
+    announce_data(config, data)
 
     model = load_base(located, config)
     lora = adapter_config(model_config, model)

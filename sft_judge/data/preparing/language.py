@@ -59,9 +59,9 @@ def language_name(code: str) -> str:
 
 
 @functools.cache
-def language_detector() -> "LanguageDetector":
-    """The detector of this process, with fastText's own model. Raises `InputError` without the `lang` extra."""
-    return LanguageDetector()
+def language_detector(model: Path | None = None) -> "LanguageDetector":
+    """The detector of this process for a model. Raises `InputError` as `LanguageDetector` does."""
+    return LanguageDetector(model)
 
 
 class LanguageDetector:

@@ -17,7 +17,7 @@ from sft_judge.data.battles import BattleFile, fill_columns, set_column
 from sft_judge.data.preparing.duplicates import DuplicateIndex, count_disagreeing
 from sft_judge.data.preparing.external_sort import sort_externally
 from sft_judge.data.preparing.folds import deal_folds, settle_ties
-from sft_judge.data.preparing.language import LanguageDetector
+from sft_judge.data.preparing.language import LanguageDetector, language_detector
 from sft_judge.data.preparing.prompt_groups import PromptIndex
 from sft_judge.data.row_order import balanced_order
 
@@ -75,7 +75,7 @@ def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> 
 
     Raises `InputError` for an id that stands in two files, and where every battle would go.
     """
-    detector = LanguageDetector(choices.language_model) if choices.language else None
+    detector = language_detector(choices.language_model) if choices.language else None
     ids, languages, scores = [], [], []
     verdicts, sources, reasons = _Codes(), _Codes(), _Codes()
     prompts, duplicates = PromptIndex(), DuplicateIndex(choices.dedup == "near")
