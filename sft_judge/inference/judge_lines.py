@@ -53,6 +53,7 @@ def judge_lines(judge: Judge, batches: Iterable[list[bytes]]) -> Iterator[list[d
             answers.append({})
             try:
                 rows, swap = requests.read(line, one=True)
+                rows = judge.prompt.with_languages(rows)  # by which a calibration may go too
                 (fields,) = judge.prompt.fit(rows)
             except InputError as error:
                 answers[-1] = HttpError(400, CODES[400], f"line {number}: {error}").content()

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
-from sft_judge.data.preparing.language import language_detector
+from sft_judge.data.preparing.language import with_languages
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec
 from sft_judge.prompts import escaping
 from sft_judge.prompts.identity import check_prompt
@@ -150,10 +150,7 @@ class JudgePrompt:
         Raises:
             InputError: a language is to be detected, and the `lang` extra is not installed.
         """
-        if not self._detects or all(row.get("language") for row in rows):
-            return rows
-        detector = language_detector()
-        return [{**row, "language": detector.fill(row)} for row in rows]
+        return with_languages(rows) if self._detects else rows
 
     def shown(self, row: dict) -> dict[str, list[str]]:
         """The turns of each field (and the language, as one turn or none) as text, with tags of the frame escaped."""

@@ -16,6 +16,7 @@ import numpy as np
 from sft_judge.core.files import partial_path
 from sft_judge.core.progress import Progress
 from sft_judge.data.candidates import Group
+from sft_judge.data.preparing.language import with_languages
 from sft_judge.data.preparing.prompt_groups import text_hash
 from sft_judge.inference.engines import usable_engines
 from sft_judge.inference.judge import Judge, Judgement, judgements
@@ -92,7 +93,7 @@ class PairJudge:
 
     def judge(self, battles: list[dict]) -> list[Judgement]:
         """Judgements of one round's battles, in order, calibrated."""
-        scores = []
+        scores, battles = [], with_languages(battles) if self.spec.language else battles
         with Progress(f"judge, round {self._round + 1}", len(battles), "battles") as progress:
             for place in blocks(len(battles)):
                 file, rows = self._work.block(self._round, place), battles[place]
@@ -103,7 +104,7 @@ class PairJudge:
                 scores.append(np.load(file))
                 progress.add(len(rows))
         self._round += 1
-        return judgements(np.concatenate(scores), self.spec)
+        return judgements(np.concatenate(scores), self.spec, [battle["language"] for battle in battles])
 
     def _score(self, rows: list[dict]) -> np.ndarray:
         if self._judge is None:

