@@ -57,19 +57,18 @@ class ColumnMap:
         battle = {name: turns.listed_turns(mapped.pop(name), name, mended) for name in FIELDS}
         extra = {name: mapped.pop(name) for name in [*mapped] if name not in TARGETS}
         slices = [f"{name}: {value}" for name, value in extra.items() if value not in (None, "") and value == value]
-        return {**mapped, **battle, **self._verdict(row, mended, where), "slices": slices or None}
+        return {**mapped, **battle, **self._verdict(row, where), "slices": slices or None}
 
     def _value(self, row: dict, names: list[str]):
         if len(names) == 1:
             return row.get(names[0])
         return "\n\n".join(str(row[name]) for name in names if row.get(name) not in (None, ""))
 
-    def _verdict(self, row: dict, mended: Counter, where: str) -> dict:
+    def _verdict(self, row: dict, where: str) -> dict:
         """The one verdict, or that of most columns with their shares as soft labels; null where none is stated."""
         votes = [row.get(name) for name in self.columns.get("verdict", [])]
         votes = [vote for vote in votes if vote not in (None, "") and vote == vote]
         named = [verdict for vote in votes if (verdict := self._named(vote, where)) is not None]
-        mended[EMPTY] += not named and "verdict" in self.columns
         if len(named) < 2:
             return {"verdict": named[0] if named else None}
         shares = [named.count(verdict) / len(named) for verdict in VERDICTS]

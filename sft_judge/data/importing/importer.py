@@ -181,6 +181,8 @@ class _Importer:
                     battle["id"] = self._number_vote(battle["id"])
                 self._check_id(battle["id"], number)
                 self.result.texts.append(_hash_texts(battle))
+                if self.reading.columns and "verdict" in self.reading.columns.columns:
+                    self.result.mended[EMPTY] += battle["verdict"] is None
                 yield battle
 
     def _reject(self, number: int, row: dict, error: RowError) -> None:

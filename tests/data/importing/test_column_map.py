@@ -112,10 +112,19 @@ def test_values_of_a_file_are_named_and_a_format_beside_a_map_is_refused(tmp_pat
     assert "--format wsdm is not used beside --map" in capsys.readouterr().err
 
 
-def test_a_map_under_which_no_row_has_a_known_verdict_is_one_line(tmp_path, capsys):
-    (tmp_path / "s.jsonl").write_text(json.dumps({**ROW, "who": 9}) + "\n")
-    assert main(["import", str(tmp_path / "s.jsonl"), "--output", str(tmp_path / "o.parquet"), "--map", MAP]) == 2
-    assert "a verdict is '9'" in capsys.readouterr().err
+def test_rejected_rows_do_not_count_as_rows_without_a_verdict(tmp_path, capsys):
+    good, bad = [ROW] * 2, [{**ROW, "who": None, "q": ["one", "two"]}] * 2  # of two turns, and of one answer
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*good, *bad]))
+    words = [
+        "import",
+        str(tmp_path / "s.jsonl"),
+        "--output",
+        str(tmp_path / "o.parquet"),
+        "--map",
+        MAP.replace("+more", ""),
+    ]
+    assert main(words) == 0
+    assert [battle["verdict"] for battle in read_battles(tmp_path / "o.parquet").to_pylist()] == ["a", "a"]
 
 
 def test_a_map_whose_verdicts_are_all_empty_is_one_line(tmp_path, capsys):
