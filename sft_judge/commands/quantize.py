@@ -47,7 +47,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    from sft_judge.conversion.gate_rows import check_gate_rows, draw_gate_rows, split_for_gate
+    from sft_judge.conversion.gate_rows import draw_gate_rows, labelled_pool, split_for_gate
     from sft_judge.conversion.quantize import Tuning, quantize_judge
     from sft_judge.core.model_files import is_adapter
     from sft_judge.data.battles import read_battles
@@ -60,10 +60,11 @@ def run(args):
     if args.ladder:
         return run_ladder(args, model)
     battles = read_battles(args.battles)
-    folds_seen = read_spec(model).training.get("folds_seen") or []
-    used, pool = split_for_gate(battles, args.holdout_fold, folds_seen)
+    spec = read_spec(model)
+    folds_seen, num_verdicts = spec.training.get("folds_seen") or [], len(spec.verdict_words)
+    used, pool = split_for_gate(battles, args.holdout_fold, folds_seen, num_verdicts)
     if args.gate:
-        check_gate_rows(pool)
+        pool = labelled_pool(pool, num_verdicts)
     tuning = Tuning(args.scheme, args.format, args.seqlen, args.nsamples, args.iters, args.seed)
     with whole_folder(args.output) as folder:
         result, tuned_ids = quantize_judge(model, used.slice(0, args.limit), folder, tuning)

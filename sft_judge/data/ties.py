@@ -21,6 +21,28 @@ def tie_shares(rows: pa.Table) -> np.ndarray:
     return np.where(np.isnan(soft[0]), verdicts, np.nan_to_num(soft[2]) / np.where(total > 0, total, 1))
 
 
+def label_shares(row: dict, num_verdicts: int) -> list[float] | None:
+    """
+    A battle's own label as shares of the verdicts [K], its soft labels before its verdict.
+
+    None without a label; zeros where it is a tie and K is 2.
+    """
+    if row.get("soft_a") is not None:
+        shares = [row.get(name) or 0.0 for name in SOFT[:num_verdicts]]
+    elif row["verdict"] is None:
+        return None
+    else:
+        shares = [float(row["verdict"] == name) for name in VERDICTS[:num_verdicts]]
+    total = sum(shares)
+    return [share / total for share in shares] if total else shares
+
+
+def has_label_of(rows: pa.Table, num_verdicts: int) -> np.ndarray:
+    """Mask [R] of the battles whose own label a judge of K verdicts can give, if only in part."""
+    shares = tie_shares(rows)
+    return shares < 1 if num_verdicts == 2 else ~np.isnan(shares)
+
+
 def verdicts_needed(rows: pa.Table) -> int:
     """The verdicts K of a judge of these battles: 3 where one of them is a tie, or has a share of one, else 2."""
     is_tie = pc.any(pc.equal(rows["verdict"], TIE)).as_py()  # votes that are even are called a tie

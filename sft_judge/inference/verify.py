@@ -9,8 +9,8 @@ import numpy as np
 from sft_judge.core.choices import LOG_LOSS_TOLERANCE
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import average_over_orders
-from sft_judge.core.verdicts import verdict_names
 from sft_judge.data.battles import read_battles
+from sft_judge.data.ties import label_shares
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.parity import Rise, check_log_loss_rise, check_parity, compare_scores, log_loss_rise
 from sft_judge.inference.scoring import labelled_scores, orders_of
@@ -45,36 +45,24 @@ def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str)
         name = f"{model}, {engines[0]} against {engine}"
         seen, _ = score(model, rows, engine, dtype)
         result[engine] = check_parity("engines", name, precision, reference, seen, labels).max_difference
-        if len(rows) > 1 and all(map(is_labelled, rows)):
+        if len(rows) == len(_labels(rows, 3)) > 1:
             result["log_loss_rise"] = _log_rise(reference, seen, rows)[:3]
     return reference, result
 
 
-def is_labelled(row: dict) -> bool:
-    """If a battle has a verdict, or soft labels in its place."""
-    return row["verdict"] is not None or row.get("soft_a") is not None
-
-
-def _targets(rows: list[dict], names: tuple[str, ...]) -> np.ndarray:
-    """The labels of battles as shares of verdicts [N, K]; zeros for a tie that K lacks."""
-    shares = np.array(
-        [
-            [float(row["verdict"] == name) if row["verdict"] else row.get(f"soft_{name}") or 0.0 for name in names]
-            for row in rows
-        ]
-    )
-    return shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+def _labels(rows: list[dict], num_verdicts: int) -> list[list[float]]:
+    """Labels of the labelled battles as shares of verdicts [K]."""
+    return [shares for row in rows if (shares := label_shares(row, num_verdicts)) is not None]
 
 
 def _log_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> Rise:
     """The paired rise of the log loss from one scoring [rows * orders, K] to the other, of labels that K has."""
-    names = verdict_names(first.shape[1])
-    targets = _targets(rows, names)
+    targets = np.array(_labels(rows, first.shape[1]))
     labelled = targets.any(axis=1)
     if labelled.sum() < 2:
         raise InputError(f"{labelled.sum()} of {len(rows)} battles have a label of these judges; give two or more.")
     averaged = [
-        np.log(average_over_orders(np.exp(logp).reshape(len(rows), -1, len(names))))[labelled]
+        np.log(average_over_orders(np.exp(logp).reshape(len(rows), -1, first.shape[1])))[labelled]
         for logp in (first, second)
     ]
     rise = log_loss_rise(*averaged, targets[labelled])
@@ -91,7 +79,7 @@ def verify_forms(
     Both are compared on the first engine named; the second form is held to itself on the others. Logs; raises
     `GateError`.
     """
-    unlabelled = sum(not is_labelled(row) for row in rows)
+    unlabelled = len(rows) - len(_labels(rows, 3))
     if unlabelled:
         raise InputError(f"{unlabelled} of {len(rows)} battles have no label; give labelled ones, for their log loss.")
     second, result = verify_engines(other, rows, engines, dtype)

@@ -15,11 +15,9 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.manifest import source_hash
 from sft_judge.core.progress import Progress
 from sft_judge.core.swap_orders import ORDERS, swap
-from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, has_label
-from sft_judge.data.columns import SOFT
 from sft_judge.data.row_order import draw_mixture
-from sft_judge.data.ties import tie_shares
+from sft_judge.data.ties import label_shares, tie_shares
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.training.dataset_cache import cached_rows, fingerprint
 from sft_judge.training.soft_labels import correct_label, teacher_label
@@ -76,19 +74,14 @@ def mix_sources(battles: pa.Table, mix: dict[str, float] | None, seed: int) -> p
 
 def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
     """Probabilities [K] of a row's own label: one-hot, its soft labels, or None for an unlabelled row."""
-    if row.get("soft_a") is not None:
-        shares = [row.get(name) or 0.0 for name in SOFT[:num_verdicts]]
-    elif row["verdict"] is None:
-        return None
-    else:
-        shares = [float(row["verdict"] == name) for name in VERDICTS[:num_verdicts]]
-    if not sum(shares) > 0:
+    shares = label_shares(row, num_verdicts)
+    if shares is not None and not any(shares):
         raise InputError(
             f"Battle {row['id']} is a tie, but the judge has two verdicts, as num_verdicts says or because no battle "
             "that it trains on is a tie. Train with num_verdicts: 3, or drop or split the ties: `sft-judge prepare "
             "--ties drop` (or split)."
         )
-    return [share / sum(shares) for share in shares]
+    return shares
 
 
 def verdict_shares(battles: pa.Table, num_verdicts: int) -> list[float] | None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sft_judge.conversion.gate_rows import check_gate_rows, draw_gate_rows, split_for_gate
+from sft_judge.conversion.gate_rows import draw_gate_rows, labelled_pool, split_for_gate
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import battle_table
 
@@ -39,15 +39,15 @@ def ids(table) -> set[str]:
 def test_the_gate_has_the_fold_kept_from_tuning_or_else_those_kept_from_training(
     holdout_fold, folds_seen, tuning, gate
 ):
-    parts = split_for_gate(battles("ababab", [0, 0, 1, 1, 2, 2]), holdout_fold, folds_seen)
+    parts = split_for_gate(battles("ababab", [0, 0, 1, 1, 2, 2]), holdout_fold, folds_seen, 3)
     assert [ids(part) for part in parts] == [set(tuning), set(gate)]
 
 
 def test_battles_without_folds_or_labels_outside_of_training_are_not_split():
     plain = battles("abab")
-    assert [ids(part) for part in split_for_gate(plain, None, [1])] == [ids(plain)] * 2
+    assert [ids(part) for part in split_for_gate(plain, None, [1], 3)] == [ids(plain)] * 2
     unlabelled = battles([None, None, "a", "b"], [0, 0, 1, 1])
-    assert [ids(part) for part in split_for_gate(unlabelled, None, [1])] == [ids(unlabelled)] * 2
+    assert [ids(part) for part in split_for_gate(unlabelled, None, [1], 3)] == [ids(unlabelled)] * 2
 
 
 def test_rows_that_tuned_the_copy_are_no_evidence_while_others_are_left(caplog):
@@ -77,15 +77,27 @@ def test_battles_that_the_judge_may_have_been_trained_on_are_said(folds, folds_s
 def test_soft_labels_are_labels_and_battles_without_any_are_counted(caplog):
     caplog.set_level("INFO")
     pool = battles(["a", None, None, "b", None], [0] * 5, soft=[1])
-    rows = draw_gate_rows(pool, 9, set(), [1], seed=0)
-    assert {row["id"] for row in rows} == {"0", "1", "3"}
+    assert ids(labelled_pool(pool, 3)) == {"0", "1", "3"}
     assert "gate: 2 of 5 battles have no label, left out" in caplog.text
 
 
 def test_too_few_labels_for_the_gate_are_refused_before_anything_is_tuned():
-    check_gate_rows(battles("ab"))
-    with pytest.raises(InputError, match="1 of 3 battles for the gate have a label, and it takes 2"):
-        check_gate_rows(battles(["a", None, None]))
+    assert labelled_pool(battles("ab"), 3).num_rows == 2
+    with pytest.raises(InputError, match="2 of 3 battles for the gate have no label, and it takes 2 others"):
+        labelled_pool(battles(["a", None, None]), 3)
+
+
+def test_ties_are_no_labels_of_a_judge_of_two_verdicts(caplog):
+    caplog.set_level("INFO")
+    pool = battles(["a", "tie", "b", "tie"], soft=[1])  # of which one is a tie by a tenth
+    assert ids(labelled_pool(pool, 2)) == {"0", "1", "2"} and ids(labelled_pool(pool, 3)) == set("0123")
+    assert "gate: 1 of 4 battles have no label or a tie" in caplog.text
+    with pytest.raises(InputError, match="3 of 4 battles for the gate have no label or a tie"):
+        labelled_pool(battles(["a", "tie", "tie", None]), 2)
+    folds = [0, 0, 1, 1]
+    assert [ids(part) for part in split_for_gate(battles(["a", "b", "tie", "tie"], folds), None, [0], 2)] == [
+        set("0123")
+    ] * 2
 
 
 def test_the_gate_takes_battles_from_all_over_the_file():

@@ -35,12 +35,14 @@ def scored(monkeypatch):
     return calls
 
 
-def battles(num, soft=False):
+def battles(num, soft=None):
     truth = np.random.default_rng(0).choice(["a", "b", "tie"], num)
     rows = [{"id": str(i), "verdict": name, "truth": name} for i, name in enumerate(truth)]
-    if soft:
+    if soft is not None:
         rows = [
-            row | {"verdict": None} | {f"soft_{name}": float(name == row["truth"]) for name in ("a", "b", "tie")}
+            row
+            | {"verdict": soft or None}
+            | {f"soft_{name}": float(name == row["truth"]) for name in ("a", "b", "tie")}
             for row in rows
         ]
     return rows
@@ -67,8 +69,8 @@ def test_a_copy_that_has_certainly_lost_more_than_the_tolerance_is_refused(score
     assert verify.verify_copy("judge", "0.1/0.02", battles(3000), 0.05)["tolerance"] == 0.05
 
 
-@pytest.mark.parametrize("soft", [False, True])
-def test_soft_labels_count_as_verdicts_do(soft, scored):
+@pytest.mark.parametrize("soft", [None, "", "tie"])
+def test_soft_labels_count_as_verdicts_do_and_before_them(soft, scored):
     facts = verify.verify_forms("judge", "0.1/0.02", battles(200, soft), ["transformers"], "float32", 0.05)
     expected = verify.verify_copy("judge", "0.1/0.02", battles(200), 0.05)
     assert facts["log_loss_rise"] == pytest.approx(expected["log_loss_rise"])
