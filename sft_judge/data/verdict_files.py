@@ -31,6 +31,7 @@ class VerdictFile:
     orders: np.ndarray
     verdicts: np.ndarray
     rows: np.ndarray | None = None  # one that names no order stands for both
+    probs: Probs | None = None  # that these verdicts are, with all that is known of them
 
     @property
     def num_verdicts(self) -> int:
@@ -55,6 +56,8 @@ class VerdictFile:
 
     def as_probs(self) -> Probs:
         """The answers that could be read as probabilities of 0 and 1."""
+        if self.probs is not None:
+            return self.probs
         read = self.verdicts != UNREAD
         with np.errstate(divide="ignore"):
             logp = np.log(np.eye(len(VERDICTS))[self.verdicts[read]])
@@ -112,4 +115,4 @@ def verdicts_of_probs(probs: Probs) -> VerdictFile | None:
     values = np.exp(probs.logp)
     if not np.isin(values, (0, 1)).all():
         return None
-    return VerdictFile(probs.path, probs.ids, probs.orders, values.argmax(axis=1))
+    return VerdictFile(probs.path, probs.ids, probs.orders, values.argmax(axis=1), probs=probs)

@@ -41,16 +41,12 @@ class JudgeRows:
     calibrated: Calibrated
     chosen: np.ndarray
     has_probs: bool = True
+    says_verdicts: bool = False  # was read as verdicts, with or without probabilities that were made of them
 
     @property
     def orders_differ(self) -> bool:
         """Whether anything is known of orders; of a file that names none, each row stands for both (foreign_probs)."""
         return not np.array_equal(self.orders[:, 0], self.orders[:, 1], equal_nan=True)
-
-    @property
-    def says_verdicts(self) -> bool:
-        """Whether it was read as verdicts, with or without probabilities that were made of them."""
-        return verdicts_of_probs(self.source) is not None
 
 
 @dataclass
@@ -185,7 +181,7 @@ def _rows_of_verdicts(name, file: VerdictFile, ids, num, rules, verdicts, cluste
         notes.append(f"{name}: {reason}")
     judged = (~np.isnan(orders[:, :, 0])).sum(axis=1)
     calibrated = Calibrated(np.array(ids, dtype=object), widen(probs, 0.0), None, reason, judged)
-    return JudgeRows(probs, orders, file.as_probs(), calibrated, chosen, rules.probabilities), notes
+    return JudgeRows(probs, orders, file.as_probs(), calibrated, chosen, rules.probabilities, True), notes
 
 
 def _rows_of_probs(probs: Probs, used: list[str], num: int, raw: bool) -> JudgeRows:

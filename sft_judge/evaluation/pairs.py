@@ -30,10 +30,10 @@ def compare(
         Hochberg 1995).
     """
     parts = {name: figures(draws[name].of_prompts)["accuracy"] for name in right}
+    of = {name: figures(draws[name]) for name in right}
     pairs = []
     for a, b in combinations(right, 2):
-        of = [figures(draws[name]) for name in (a, b)]
-        differences = {key: of[0][key] - of[1][key] for key in MEASURES}
+        differences = {key: of[a][key] - of[b][key] for key in MEASURES}
         rows = draws[a].of_prompts["n"]
         pair = {"a": a, "b": b, "delta_log_loss": interval(differences["log_loss"], rows)}
         only = (parts[a] - parts[b]) * rows

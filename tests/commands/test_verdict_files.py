@@ -192,10 +192,11 @@ def test_probabilities_that_are_all_zero_or_one_are_read_as_verdicts(tmp_path):
     said = [VERDICTS.index(v) for order in SAID for v in SAID[order]]
     with np.errstate(divide="ignore"):
         logp = np.log(np.eye(3)[said])
-    write_probs(tmp_path / "gpt.parquet", Probs(ids, np.repeat(["ab", "ba"], ROWS), logp))
+    write_probs(tmp_path / "gpt.parquet", Probs(ids, np.repeat(["ab", "ba"], ROWS), logp, {"model": "m"}))
     _, metrics = evaluate(tmp_path, "--probs", str(tmp_path / "gpt.parquet"))
     assert metrics["log_loss"]["value"] is None and 0.2 < accuracy(metrics) < 0.5
     assert any("all 0 or 1" in note for note in metrics["notes"])
+    assert metrics["provenance"]["judges"]["gpt"]["model"] == "m"  # what is known of the file stays
 
 
 def drawn_judge(rows, accuracy, seed=0):
