@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from scipy.special import log_softmax
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.files import check_columns, whole_file
 from sft_judge.core.swap_orders import ORDERS, average_over_orders, widen
 from sft_judge.core.verdicts import VERDICTS
@@ -81,7 +81,7 @@ def read_probs(path: Path) -> Probs:
         is_csv = path.suffix == ".csv"
         table = pyarrow.csv.read_csv(path, convert_options=as_text) if is_csv else pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable probs file ({str(error).splitlines()[0]}).") from error
+        raise InputError(f"{path}: not a readable probs file ({one_line(error)}).") from error
     names = table.column_names
     check_columns(path, names)
     metadata = read_metadata(path, (table.schema.metadata or {}).get(METADATA_KEY, b"{}"))

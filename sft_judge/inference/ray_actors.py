@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sft_judge.core.environment import install_command
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def connect(address: str):
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        message = str(error).splitlines()[0]
-        raise InputError(f"--ray {address}: no cluster answers ({message}). Start one: `ray start --head`.") from error
+        raise InputError(
+            f"--ray {address}: no cluster answers ({one_line(error)}). Start one: `ray start --head`."
+        ) from error
     return ray

@@ -13,7 +13,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from sft_judge.core import model_files
 from sft_judge.core.choices import DTYPES
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.model_files import ADAPTER, ADAPTER_WEIGHTS, is_adapter, is_local
 from sft_judge.modeling.hub import explain_hub_error, hub_folder
 
@@ -101,7 +101,7 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # of torch, its readers
-        raise InputError(f"{model}: cannot be loaded as a causal language model ({_first_line(error)}).") from error
+        raise InputError(f"{model}: cannot be loaded as a causal language model ({one_line(error)}).") from error
     if loaded.dtype == torch.float32 or _has_dora(loaded):
         keep_unpacked(loaded)
     return loaded.eval()
@@ -211,14 +211,10 @@ def check_weights(files: Iterable[Path]) -> None:
             with safe_open(file, "pt"):
                 pass
         except SafetensorError as error:
-            raise InputError(f"{file}: damaged or cut short ({_first_line(error)}). Copy or make it again.") from error
+            raise InputError(f"{file}: damaged or cut short ({one_line(error)}). Copy or make it again.") from error
 
 
 def _reason(error: Exception, model: str, revision: str | None) -> str:
-    """Of an error of the hub, on which transformers spends several lines, what to do; of any other the first line."""
+    """Of an error of the hub, on which transformers spends several lines, what to do; of any other what it says."""
     on_hub = isinstance(error.__cause__, HfHubHTTPError)
-    return explain_hub_error(error.__cause__, model, revision) if on_hub else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return explain_hub_error(error.__cause__, model, revision) if on_hub else one_line(error)

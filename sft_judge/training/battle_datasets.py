@@ -11,6 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+from huggingface_hub.errors import HTTPError
 
 from sft_judge.core.errors import InputError, one_line
 from sft_judge.data.battles import COLUMNS
@@ -79,7 +80,7 @@ def load_named(name: str, config: str | None, split: str, revision: str | None) 
     """A split of a data set of the hub, or of a folder. Raises `InputError` where it cannot be had."""
     try:
         return datasets.load_dataset(name, config, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"dataset {name}, split {split}: it cannot be had ({one_line(error)}).") from error
 
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft_judge.core.errors import InputError, nearest
+from sft_judge.core.errors import InputError, nearest, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def saved_rows(folder: Path, split: str | None) -> Iterator[tuple[int, dict, Non
     try:
         loaded = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: not a data set of save_to_disk ({str(error).splitlines()[0]}).") from error
+        raise InputError(f"{folder}: not a data set of save_to_disk ({one_line(error)}).") from error
     if isinstance(loaded, datasets.DatasetDict):
         parts = [loaded[name] for name in choose_splits(folder, list(loaded), split)]
     elif split is None or split == str(loaded.split):
@@ -101,7 +101,7 @@ def _splits(folder: Path, config: str | None) -> dict[str, list[Path]]:
         patterns = sanitize_patterns(named) if named else get_data_patterns(str(place))
         found = DataFilesDict.from_patterns(patterns, base_path=str(place))
     except (FileNotFoundError, EmptyDatasetError, ValueError) as error:
-        raise InputError(f"{folder}: its data files cannot be told ({str(error).splitlines()[0]}).") from error
+        raise InputError(f"{folder}: its data files cannot be told ({one_line(error)}).") from error
     return {str(split): [Path(file).resolve() for file in part] for split, part in found.items()}
 
 
@@ -116,7 +116,7 @@ def _config_of_card(folder: Path, wanted: str | None) -> dict:
         try:
             configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card, ignore_metadata_errors=True).data)
         except ValueError as error:
-            raise InputError(f"{card}: its configs cannot be read ({str(error).splitlines()[0]}).") from error
+            raise InputError(f"{card}: its configs cannot be read ({one_line(error)}).") from error
     if wanted is None:
         default = next((name for name in configs if name == "default" or configs[name].get("default")), None)
         if default is None and len(configs) > 1:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.files import check_columns, load_json
 from sft_judge.data.importing.conversation import RowError
 
@@ -120,8 +120,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
                 number += 1
                 yield number, row, None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: broken Parquet ({reason}). Download or write it again.") from error
+        raise InputError(f"{path}: broken Parquet ({one_line(error)}). Download or write it again.") from error
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:

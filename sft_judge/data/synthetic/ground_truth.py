@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 
 TRUTH_COLUMNS = ("id", "p_a", "p_b", "p_tie", "verdict")
 
@@ -18,7 +18,7 @@ def read_truth(path: Path) -> tuple[list[str], np.ndarray, list]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable truth file ({str(error).splitlines()[0]}).") from error
+        raise InputError(f"{path}: not a readable truth file ({one_line(error)}).") from error
     missing = [name for name in TRUTH_COLUMNS if name not in table.column_names]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; a truth file has {', '.join(TRUTH_COLUMNS)}.")

@@ -99,7 +99,7 @@ class TransformersEngine:
     def _halve(self, num_rows: int, longest: int, error: torch.OutOfMemoryError) -> None:
         if num_rows == 1:
             raise InputError(
-                f"{self.name}: out of memory with one battle of {longest} tokens ({str(error).splitlines()[0]}). Give "
+                f"{self.name}: out of memory with one battle of {longest} tokens ({one_line(error)}). Give "
                 "it fewer bits (sft-judge quantize, --dtype bfloat16), --engine vllm, a larger GPU, or train it on a "
                 "smaller total_budget."
             ) from error
