@@ -91,13 +91,13 @@ def test_a_terminated_launch_leaves_no_process_and_goes_on(command, tmp_path):
     while line := process.stdout.readline():
         if "step 2/" in line:
             break
-    assert line
+    workers = ["pgrep", "-f", str(tmp_path / "ended")]  # torchrun gives each a session of its own
+    assert line and len(subprocess.run(workers, capture_output=True).stdout.split()) >= 2
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 143 and not (tmp_path / "ended").exists()
-    left = ["pgrep", "-s", str(process.pid)]
     for _ in range(20):
-        if not subprocess.run(left, capture_output=True).stdout:
+        if not subprocess.run(workers, capture_output=True).stdout:
             return
         time.sleep(0.5)
     pytest.fail("a process is left")

@@ -129,3 +129,12 @@ def test_a_judges_hash_leaves_out_its_calibration_and_its_place_and_nothing_else
         (copy / name).unlink() if old is None else (copy / name).write_text(old)
     save_file({"lora_A": np.zeros((2, 2), np.float32)}, copy / "adapter_model.safetensors")
     assert judge_hash(copy) != before
+
+
+def test_logs_of_tensorboard_are_no_part_of_what_a_folder_is(adapter):
+    before = content_hash(adapter)
+    (adapter / "runs" / "one").mkdir(parents=True)
+    (adapter / "runs" / "one" / "events.out.tfevents.1").write_bytes(b"x")
+    assert content_hash(adapter) == before
+    (adapter / "runs" / "one" / "other").write_bytes(b"x")
+    assert content_hash(adapter) != before

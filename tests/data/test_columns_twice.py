@@ -11,6 +11,8 @@ from sft_judge.core.errors import InputError
 from sft_judge.data.battles import read_battles
 from sft_judge.data.probs import read_probs
 
+pytestmark = pytest.mark.unit
+
 BATTLES = ["id", "prompt", "response_a", "response_b", "verdict", "verdict"]
 PROBS = ["id", "order", "logp_a", "logp_b", "logp_tie", "logp_a"]
 

@@ -48,11 +48,13 @@ def test_prompts_of_no_rows_change_nothing():
 
 
 def test_a_difference_of_shares_is_covered_and_never_certain_where_nothing_differs():
-    rng, covered, trials = np.random.default_rng(1), 0, 800
+    rng, covered, trials, widths = np.random.default_rng(1), 0, 800, []
     for _ in range(trials):
         first, second = rng.random((2, 60)) < np.array([[0.95], [0.9]])
         low, high = difference_interval(first.astype(float) - second, np.ones(60))
         covered += low <= 0.05 <= high
-    assert covered / trials >= 0.935
+        widths.append(high - low)
+    assert 0.935 <= covered / trials <= 0.98
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.sqrt((0.95 * 0.05 + 0.9 * 0.1) / 60), rel=0.1)
     low, high = difference_interval(np.zeros(60), np.ones(60))
     assert low == -high and 0.02 < high < 0.05

@@ -66,8 +66,10 @@ def test_a_stage_takes_a_judge_by_its_id_and_revision(stage, hub, synthetic_file
     candidates = written(tmp_path / "c.jsonl", [{"prompt": f"why {n}", "candidates": ANSWERS} for n in range(3)])
     names = {"b": synthetic_file, "o": tmp_path, "c": candidates, "id": "me/judge@soft"}
     assert main(STAGES[stage].format(**names).split()) == 0
+    commit = hub.repos["me/judge"].refs["soft"]
+    assert any("soft" in path or commit in path for _, path in hub.requests)
     made = list(tmp_path.rglob("*manifest.json"))
-    assert all(hub.repos["me/judge"].refs["soft"] in path.read_text() for path in made)
+    assert all(commit in path.read_text() for path in made)
     assert not [path for path in made if "cache" in path.parts] and bool(made) == ("{o}" in STAGES[stage])
 
 

@@ -87,6 +87,7 @@ def test_a_killed_pipeline_leaves_no_process_of_its_launch(pipeline, tmp_path):
     while not any(work.glob("checkpoint-*")) and time.monotonic() < deadline:
         assert running.poll() is None
         time.sleep(0.5)
+    assert any(work.glob("checkpoint-*"))
     running.send_signal(signal.SIGKILL)
     running.wait()
     for _ in range(60):

@@ -259,7 +259,6 @@ BAD_FILES = {
     "utf-16": ((",".join(LMSYS) + "\n").encode("utf-16"), "not UTF-8 text"),
     "cut Parquet": (b"PAR1" + bytes(100), "broken Parquet"),
     "prose": (b"once upon a time\nthere was a judge\n", "no column 'id'"),
-    "column twice": (b"id,prompt,prompt,response_a,response_b\n1,2,3,4,5\n", "stands twice"),
     "open quote": (",".join(LMSYS).encode() + b'\n1,m,n,"[""p""]', "never closes"),
     "JSON array": (b'[{"id": 1}]\n', "no column 'prompt'"),
     "empty JSON array": (b"[]\n", "no rows"),
