@@ -23,7 +23,7 @@ def tree(bases, synthetic_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tree")
     shutil.copytree(bases["qwen2"], folder / "models" / "qwen")
     shutil.copy(synthetic_file, folder / "battles.parquet")
-    (folder / "recipe.yaml").write_text(RECIPE + "max_steps: 2\n")
+    (folder / "recipe.yaml").write_text(RECIPE.replace("max_steps: 6", "max_steps: 2"))
     return folder
 
 

@@ -14,6 +14,7 @@ from trl import ModelConfig, SFTConfig
 from helpers.training_runs import losses, refuses
 from sft_judge.cli import main
 from sft_judge.core.errors import InputError
+from sft_judge.training import preparation
 from sft_judge.training import train as training
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.settings_table import GREATER_IS_BETTER, MODEL, RANGES, REFUSED, TRAINING
@@ -215,7 +216,7 @@ def test_four_bits_take_the_precision_of_the_files(train):
 
 @engine
 def test_a_training_that_makes_no_step_is_no_judge(command, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(training, "check_rows", lambda *_: None)
+    monkeypatch.setattr(preparation, "check_rows", lambda *_: None)
     words = command("none", dataloader_drop_last="true", per_device_train_batch_size=300)
     assert main(words) == 3 and not (tmp_path / "none").exists()
     assert "No step was made" in capsys.readouterr().err

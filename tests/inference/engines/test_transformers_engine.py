@@ -49,5 +49,6 @@ def test_one_battle_that_is_too_long_for_the_memory_says_what_to_set(
     capsys.readouterr()
     assert predict(judge, synthetic_file, tmp_path / "probs.parquet") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "out of memory with one battle" in error and "sft-judge quantize" in error and "more lines" not in error
+    assert "out of memory with one battle" in error and "sft-judge quantize" in error
+    assert "2.00 GiB. more lines)" in error  # all on the one line
     assert not (tmp_path / "probs.parquet").exists()
