@@ -4,10 +4,11 @@ A submission in the sample's format, from one probs file or a weighted mean of s
 Each file is calibrated by its judge's own judge.json before the mean. Samples are those of LMSYS (winner_model_a,
 winner_model_b, winner_tie: probabilities) and WSDM (winner: model_a or model_b), and any like them.
 
-Weights are numbers, one a file; or a rule in JSON, such as {"by": "length", "parts": [{"up_to": 2000, "weights": [0.5,
-0.5]}, {"weights": [0.9, 0.1]}]}, by characters of prompt and responses, or by language; or fitted (--fit) by log loss
-on battles that the judges did not train on, in the form and with the mean (of probabilities, or of their logs) that
-cross-validation prefers. Where a judge was not asked about a battle, the others stand in for it.
+Weights are numbers, one a file; or a rule in JSON, such as {"by": "tokens", "parts": [{"up_to": 600, "weights": [0.5,
+0.5]}, {"weights": [0.9, 0.1]}]}, by language or by tokens of prompt and responses (of the first judge's tokenizer, or
+of the rule's "tokenizer", a folder or hub id); or fitted (--fit) by log loss on battles that the judges did not train
+on, in the form and with the mean (of probabilities, or of their logs) that cross-validation prefers. Where a judge was
+not asked about a battle, the others stand in for it.
 """
 
 from pathlib import Path
@@ -23,10 +24,10 @@ def add_arguments(parser):
     parser.add_argument("--sample", type=InputPath, required=True, help="the competition's sample_submission.csv")
     parser.add_argument("--output", type=OutputPath, required=True, help="the CSV to write")
     parser.add_argument("--weights", nargs="+", metavar="W", help="one a probs file, or RULE.json (default: equal)")
-    parser.add_argument("--battles", type=InputPath, help="of --probs, for weights by length or language")
+    parser.add_argument("--battles", type=InputPath, help="of --probs, for weights by tokens or language")
     parser.add_argument("--fit", type=InputPath, nargs="+", metavar="F", help="held-out probs in the order of --probs")
     parser.add_argument("--fit-battles", type=InputPath, metavar="F", help="their battles, with verdicts")
-    parser.add_argument("--by", nargs="+", choices=("length", "language"), default=[], help="try weights by these")
+    parser.add_argument("--by", nargs="+", choices=("tokens", "language"), default=[], help="try weights by these")
     parser.add_argument("--save-weights", type=OutputPath, metavar="RULE.json", help="keep what was fitted")
     parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
 
@@ -45,6 +46,7 @@ def run(args) -> dict:
     from sft_judge.inference.calibrated import calibrate_probs
     from sft_judge.inference.ensemble import combine, write_rule
     from sft_judge.inference.submission import arrange_probs, describe_member, find_rows, read_sample, write_submission
+    from sft_judge.inference.token_lengths import tokenizer_of_rule
 
     sample = read_sample(args.sample)
     rule, fit_result = _rule(args, sample.num_verdicts)
@@ -54,7 +56,8 @@ def run(args) -> dict:
     judged = np.stack([results[path].orders[find_rows(path, results[path], sample)] > 0 for path in args.probs], 1)
     for path in args.probs:
         print(describe_member(path, results[path], sample))
-    weights = rule.weights(_keys(args.battles, rule.by, sample.ids), len(sample.ids))
+    keys = _keys(args.battles, rule.by, sample.ids, lambda: tokenizer_of_rule(rule, files[args.probs[0]]))
+    weights = rule.weights(keys, len(sample.ids))
     write_submission(args.output, sample, combine(members, weights, sample.num_verdicts, rule.mean, judged))
     if args.save_weights:
         write_rule(args.save_weights, rule, fit_result)
@@ -105,6 +108,7 @@ def _fit_weights(args, num_asked: int):
     from sft_judge.data.probs import first_verdicts, read_probs
     from sft_judge.evaluation.align import align_judges
     from sft_judge.inference.ensemble import choose_rule
+    from sft_judge.inference.token_lengths import tokenizer_hash, tokenizer_of_judge
 
     battles = read_battles(args.fit_battles)
     predicted_ids = set.intersection(*(set(read_probs(path).ids) for path in args.fit))  # of one fold, say
@@ -120,14 +124,17 @@ def _fit_weights(args, num_asked: int):
     if not keep.any():
         raise InputError(f"No battle of {args.fit_battles} was judged by all of them.")
     ids = np.array(aligned.battles["id"].to_pylist(), dtype=object)[keep]
-    keys = {by: _keys(args.fit_battles, by, ids) for by in args.by}
+    tokenizer, named = tokenizer_of_judge(read_probs(args.fit[0])) if "tokens" in args.by else (None, None)
+    keys = {by: _keys(args.fit_battles, by, ids, lambda: tokenizer) for by in args.by}
     members = [first_verdicts(judge.probs[keep], num) for judge in aligned.judges.values()]
     rule, losses = choose_rule(members, aligned.verdicts[keep], aligned.clusters[keep], keys)
+    if rule.by == "tokens":
+        rule.tokenizer, rule.tokenizer_sha256 = named, tokenizer_hash(tokenizer)
     for name, loss in losses:
         print(f"{loss:.4f}  {name}")
     print(f"on {keep.sum()} battles, log loss in cross-validation by prompt; taken: {losses[0][0]}")
     for part in rule.parts:
-        where = f"up to {part['up_to']} characters: " if "up_to" in part else f"{part.get('language') or ''}: "
+        where = f"up to {part['up_to']} tokens: " if "up_to" in part else f"{part.get('language') or ''}: "
         print(f"  {where.lstrip(': ')}{', '.join(f'{weight:.3f}' for weight in part['weights'])}")
     return rule, {"fitted_on": int(keep.sum()), "log_losses": dict(losses)}
 
@@ -146,23 +153,24 @@ def _not_in_sample(probs, battles) -> None:
         )
 
 
-def _keys(path, by: str | None, ids):
-    """Lengths in characters, or languages, of the battles with these ids [N]."""
+def _keys(path, by: str | None, ids, tokenizer):
+    """Lengths in tokens, or languages, of the battles with these ids [N]; `tokenizer()` is asked for where needed."""
     import numpy as np
 
-    from sft_judge.data.battles import FIELDS, read_battles
-    from sft_judge.data.style import text_lengths
+    from sft_judge.data.battles import read_battles
     from sft_judge.evaluation.align import column
+    from sft_judge.inference.token_lengths import token_lengths
 
     if by is None:
         return None
     if path is None:
         raise InputError(f"Weights by {by} need the battles of --probs: --battles F.")
     battles = read_battles(path)
-    languages = [value or "unknown" for value in column(battles, "language")]
-    values = languages if by == "language" else sum(text_lengths(battles, name) for name in FIELDS)
-    value_of = dict(zip(battles["id"].to_pylist(), values, strict=True))
-    missing = [id_ for id_ in ids if id_ not in value_of]
+    place_of = {id_: place for place, id_ in enumerate(battles["id"].to_pylist())}
+    missing = [id_ for id_ in ids if id_ not in place_of]
     if missing:
         raise InputError(f"{path}: no battle {missing[0]!r}, of which there are probabilities.")
-    return np.array([value_of[id_] for id_ in ids], dtype=object if by == "language" else int)
+    battles = battles.take([place_of[id_] for id_ in ids])
+    if by == "tokens":
+        return token_lengths(battles, tokenizer())
+    return np.array([value or "unknown" for value in column(battles, "language")], dtype=object)

@@ -1,5 +1,5 @@
 """
-Several judges' probabilities to one: weights fixed, by length or language, or fitted by held-out log loss.
+Several judges' probabilities to one: weights fixed, by tokens or language, or fitted by held-out log loss.
 
 Weights are zero or more and sum to one. A judge that was not asked about a battle (a deadline, or a cascade in which
 the second judge reads the uncertain ones alone) has none there.
@@ -18,7 +18,7 @@ from sft_judge.core.files import write_json
 from sft_judge.data.probs import clip_log, first_verdicts
 
 MEANS = ("probabilities", "log-probabilities")
-KEYS = {None: None, "length": "up_to", "language": "language"}  # what a part is told by
+KEYS = {None: None, "tokens": "up_to", "language": "language"}  # what a part is told by
 FOLDS, PARTS, LEAST_ROWS = 5, 4, 200  # of cross-validation; of lengths; a smaller part takes the weights of all
 
 
@@ -27,20 +27,23 @@ class Rule:
     """
     Weights [M] of the judges for each part of the battles, and of what they are a mean.
 
-    `parts` are `{"weights": [...]}`, with `by` length also `up_to` (characters of prompt and responses; the last
-    without), with `by` language also `language` (the last without: all others).
+    `parts` are `{"weights": [...]}`, with `by` tokens also `up_to` (tokens of prompt and responses, uncut; the last
+    without), with `by` language also `language` (the last without: all others). Tokens are those of `tokenizer`, a
+    folder or hub id, and `tokenizer_sha256` tells it by what it does: see token_lengths.py.
     """
 
     parts: list[dict]
     mean: str = MEANS[0]
     by: str | None = None
+    tokenizer: str | None = None
+    tokenizer_sha256: str | None = None
 
     def weights(self, keys: np.ndarray | None, num_rows: int) -> np.ndarray:
-        """Weights [N, M] for the lengths or languages [N] that `by` asks for."""
+        """Weights [N, M] for the tokens or languages [N] that `by` asks for."""
         table = np.array([normalise_weights(part["weights"]) for part in self.parts])
         if self.by is None:
             place = np.zeros(num_rows, dtype=int)
-        elif self.by == "length":
+        elif self.by == "tokens":
             place = np.searchsorted([part["up_to"] for part in self.parts[:-1]], keys, side="left")
         else:
             part_of = {part["language"]: number for number, part in enumerate(self.parts[:-1])}
@@ -65,15 +68,22 @@ def read_rule(path: Path) -> Rule:
     """Read a rule's JSON. Raises `InputError` where it is none."""
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        rule = Rule(**{name: fields[name] for name in ("parts", "mean", "by") if name in fields})
+        rule = Rule(**{name: fields[name] for name in Rule.__dataclass_fields__ if name in fields})
         key = KEYS[rule.by]
         ends = [part[key] for part in rule.parts[:-1] if key]
         counts = {len(normalise_weights(part["weights"])) for part in rule.parts}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a rule for weights ({type(error).__name__}: {error}).") from error
-    if rule.mean not in MEANS or len(counts) != 1 or (rule.by == "length" and ends != sorted(ends)):
+        by_characters = (
+            " By length was by characters; fit by tokens (--by tokens)." if error.args == ("length",) else ""
+        )
         raise InputError(
-            f"{path}: expected a mean of {' or '.join(MEANS)}, as many weights in each part, and rising up_to."
+            f"{path}: not a rule for weights ({type(error).__name__}: {error}).{by_characters}"
+        ) from error
+    named = all(isinstance(value, str | None) for value in (rule.tokenizer, rule.tokenizer_sha256))
+    if rule.mean not in MEANS or len(counts) != 1 or not named or (rule.by == "tokens" and ends != sorted(ends)):
+        raise InputError(
+            f"{path}: expected a mean of {' or '.join(MEANS)}, as many weights in each part, rising up_to, and a "
+            "tokenizer's name."
         )
     return rule
 
@@ -130,7 +140,7 @@ def fit_weight_rule(members: list[np.ndarray], verdicts: np.ndarray, mean: str, 
     everywhere = fit_weights(members, verdicts, mean)
     if by is None:
         return Rule([{"weights": everywhere.tolist()}], mean)
-    if by == "length":
+    if by == "tokens":
         edges = np.unique(np.quantile(keys, np.linspace(0, 1, PARTS + 1)[1:-1]).astype(int)).tolist()
         parts, place = [{"up_to": edge} for edge in edges] + [{}], np.searchsorted(edges, keys, side="left")
     else:
@@ -152,7 +162,7 @@ def choose_rule(
     """
     The rule of the least log loss in cross-validation by prompt, fitted on all rows, and `[(name, loss), ...]`.
 
-    `keys` {length | language: [N]} are the forms to try beside one rule for all; equal weights are tried too.
+    `keys` {tokens | language: [N]} are the forms to try beside one rule for all; equal weights are tried too.
     """
     forms = {f"equal weights, mean of {mean}": (mean, None, True) for mean in MEANS}
     forms |= {f"fitted, mean of {mean}": (mean, None, False) for mean in MEANS}

@@ -1,4 +1,4 @@
-"""Weights of an ensemble: those synthetic are found, by length and language too, and the data choose the mean."""
+"""Weights of an ensemble: those synthetic are found, by tokens and language too, and the data choose the mean."""
 
 import csv
 import json
@@ -10,11 +10,13 @@ from helpers.submissions import IDS, submit, write_judge
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import swap
 from sft_judge.core.verdicts import VERDICTS
-from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.battles import FIELDS, battle_table, read_battles, write_battles
 from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.inference.calibrated import describe_judge
 from sft_judge.inference.ensemble import MEANS, choose_rule, combine, fit_weight_rule, fit_weights, log_loss, read_rule
+from sft_judge.inference.token_lengths import token_lengths, tokenizer_hash
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
 pytestmark = pytest.mark.unit
 ROWS = 6000
@@ -60,12 +62,12 @@ def test_cross_validation_takes_the_mean_that_made_the_verdicts(mean):
     np.testing.assert_allclose(rule.parts[0]["weights"], [0.65, 0.35], atol=0.07)
 
 
-def test_weights_that_change_with_length_or_language_are_found_and_where_they_do_not_one_rule_serves():
+def test_weights_that_change_with_tokens_or_language_are_found_and_where_they_do_not_one_rule_serves():
     rng = np.random.default_rng(4)
     members, lengths = judges(rng), rng.integers(10, 4000, ROWS)
     languages = np.array(["German", "Thai", "Greek"], dtype=object)[rng.choice(3, ROWS, p=[0.6, 0.39, 0.01])]
-    keys = {"length": lengths, "language": languages}
-    for by, first in (("length", lengths < 1000), ("language", languages == "German")):
+    keys = {"tokens": lengths, "language": languages}
+    for by, first in (("tokens", lengths < 1000), ("language", languages == "German")):
         weights = np.where(first[:, None], [0.5, 0.5], [0.95, 0.05])
         rule, _ = choose_rule(members, drawn(rng, combine(members, weights, 3)), np.arange(ROWS), keys)
         assert rule.by == by
@@ -128,7 +130,7 @@ def test_a_judge_that_was_not_asked_leaves_its_weight_to_the_others():
 def test_the_rule_of_a_write_up_is_read_from_json(tmp_path):
     # WSDM Cup, 3rd place: the second judge counts half on short battles, less on longer ones
     parts = [{"up_to": 1000, "weights": [0.5, 0.5]}, {"up_to": 2000, "weights": [0.85, 0.15]}, {"weights": [9, 1]}]
-    (tmp_path / "rule.json").write_text(json.dumps({"by": "length", "parts": parts}))
+    (tmp_path / "rule.json").write_text(json.dumps({"by": "tokens", "parts": parts}))
     rule = read_rule(tmp_path / "rule.json")
     seen = rule.weights(np.array([10, 1000, 1001, 2000, 2001, 9999]), 6)
     np.testing.assert_allclose(seen[:, 1], [0.5, 0.5, 0.15, 0.15, 0.1, 0.1])
@@ -144,8 +146,10 @@ def test_the_rule_of_a_write_up_is_read_from_json(tmp_path):
         '{"parts": [{"weights": [0, 0]}]}',
         '{"parts": [{"weights": [1]}], "mean": "median"}',
         '{"parts": [{"weights": [1]}], "by": "weather"}',
-        '{"by": "length", "parts": [{"weights": [1, 1]}, {"weights": [1, 1]}]}',
-        '{"by": "length", "parts": [{"up_to": 9, "weights": [1]}, {"up_to": 3, "weights": [1]}, {"weights": [1]}]}',
+        '{"by": "tokens", "parts": [{"weights": [1, 1]}, {"weights": [1, 1]}]}',
+        '{"by": "tokens", "parts": [{"up_to": 9, "weights": [1]}, {"up_to": 3, "weights": [1]}, {"weights": [1]}]}',
+        '{"by": "tokens", "tokenizer": 7, "parts": [{"up_to": 9, "weights": [1]}, {"weights": [1]}]}',
+        '{"by": "length", "parts": [{"up_to": 9, "weights": [1]}, {"weights": [1]}]}',
         '{"by": "language", "parts": [{"language": "x", "weights": [1]}, {"weights": [1, 1]}]}',
     ],
 )
@@ -191,11 +195,75 @@ def values_of(folder):
         )
 
 
+def save_tokenizer(folder, family):
+    """A judge's folder with a tokenizer and no weights."""
+    tokenizer_of(family).save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    write_spec(folder, JudgeSpec(["A", "B", "tie"], [1, 2, 3], "t", Budget(), training={"of": str(folder)}))
+
+
+def of_judge(folder, names, judge):
+    """Bind probs files to the judge in a folder."""
+    for name in names:
+        probs = read_probs(folder / f"{name}.parquet")
+        probs.metadata = describe_judge(judge, folder / f"{name}.parquet")
+        write_probs(folder / f"{name}.parquet", probs)
+
+
+def test_tokens_are_those_of_all_turns_of_prompt_and_responses():
+    tokenizer = tokenizer_of("llama3")
+    rows = [
+        {"id": "1", "prompt": ["a cat", "and now?"], "response_a": ["meow", ""], "response_b": ["purr " * 40, "x"]},
+        {"id": "2", "prompt": ["мир"], "response_a": ["<|eot_id|>"], "response_b": ["no"]},
+    ]
+    battles = battle_table([{**row, "verdict": "a"} for row in rows])
+    wanted = [
+        sum(len(tokenizer.encode(turn, add_special_tokens=False)) for name in FIELDS for turn in row[name])
+        for row in rows
+    ]
+    assert token_lengths(battles, tokenizer).tolist() == wanted and wanted[0] > 40
+
+
+def test_a_rule_by_tokens_counts_with_the_tokenizer_it_was_fitted_by_and_refuses_another(folder, capsys):
+    rule = folder / "rule.json"
+    one, two = write_judge(folder / "one.parquet"), write_judge(folder / "two.parquet", seed=1)
+    save_tokenizer(folder / "judge", "llama3")
+    save_tokenizer(folder / "other", "gemma")
+    of_judge(folder, ["one"], folder / "judge")
+    tokenizer = tokenizer_of("llama3")
+    battles = read_battles(folder / "battles.parquet")
+    lengths = dict(zip(battles["id"].to_pylist(), token_lengths(battles, tokenizer).tolist(), strict=True))
+    middle = sorted(lengths.values())[1]
+    assert len({length <= middle for length in lengths.values()}) == 2  # both parts have a battle
+    wanted = [one[id_] if lengths[id_] <= middle else two[id_] for id_ in IDS]
+    parts = [{"up_to": middle, "weights": [1, 0]}, {"weights": [0, 1]}]
+    words = ["--weights", str(rule), "--battles", str(folder / "battles.parquet")]
+    known = tokenizer_hash(tokenizer)
+    for named in (
+        {},  # by default the first judge's
+        {"tokenizer": str(folder / "judge")},
+        {"tokenizer": "gone", "tokenizer_sha256": known},  # moved: the first judge's is the same
+    ):
+        rule.write_text(json.dumps({"by": "tokens", "parts": parts, **named}))
+        assert submit(folder, "lmsys", ["one", "two"], *words) == 0
+        np.testing.assert_allclose(values_of(folder), wanted)
+    rule.write_text(json.dumps({"by": "tokens", "parts": parts, "tokenizer": str(folder / "other")}))
+    assert submit(folder, "lmsys", ["one", "two"], *words) == 0  # by hand: whatever it names
+    other = {"tokenizer": str(folder / "other"), "tokenizer_sha256": known}
+    rule.write_text(json.dumps({"by": "tokens", "parts": parts, **other}))
+    of_judge(folder, ["one"], folder / "other")
+    capsys.readouterr()
+    assert submit(folder, "lmsys", ["one", "two"], *words) == 2
+    assert "gives other tokens than the tokenizer" in capsys.readouterr().err
+
+
 def test_fitted_weights_are_printed_kept_and_used_again(folder, capsys):
     one = write_judge(folder / "one.parquet")
     write_judge(folder / "two.parquet", seed=1)
+    save_tokenizer(folder / "judge", "llama3")
+    of_judge(folder, ["one", "two", "held-one", "held-two"], folder / "judge")
     held = [str(folder / f"held-{name}.parquet") for name in ("one", "two")]
-    words = ["--fit", *held, "--fit-battles", str(folder / "held.parquet"), "--by", "length", "language"]
+    words = ["--fit", *held, "--fit-battles", str(folder / "held.parquet"), "--by", "tokens", "language"]
     words += ["--save-weights", str(folder / "rule.json"), "--battles", str(folder / "battles.parquet")]
     assert submit(folder, "lmsys", ["one", "two"], *words) == 0
     said = capsys.readouterr().out
@@ -253,11 +321,12 @@ def test_weights_fitted_on_what_a_judge_was_trained_on_are_refused_with_status_3
 BAD = {
     "both": (["--weights", "1", "--fit", "HELD", "--fit-battles", "BATTLES"], "give one of them"),
     "no battles to fit on": (["--fit", "HELD"], "--fit PROBS... and --fit-battles"),
-    "a form without a fit": (["--by", "length"], "go with them"),
+    "a form without a fit": (["--by", "tokens"], "go with them"),
     "too few files": (["--fit", "HELD", "HELD", "--fit-battles", "BATTLES"], "2 files to fit on for 1"),
     "no number": (["--weights", "much"], "neither numbers nor a rule"),
     "no rule": (["--weights", "none.json"], "not a rule for weights"),
-    "no battles for lengths": (["--weights", "RULE"], "Weights by length need the battles"),
+    "no tokenizer": (["--weights", "RULE", "--battles", "OWN"], "and that is not here"),
+    "no battles for tokens": (["--weights", "RULE"], "Weights by tokens need the battles"),
     "other battles": (["--weights", "RULE", "--battles", "BATTLES"], "no battle '30'"),
 }
 
@@ -267,8 +336,8 @@ def test_bad_weights_are_one_line(folder, capsys, case):
     words, said = BAD[case]
     write_judge(folder / "one.parquet")
     parts = [{"up_to": 9, "weights": [1]}, {"weights": [1]}]
-    (folder / "rule.json").write_text(json.dumps({"by": "length", "parts": parts}))
-    names = {"HELD": "held-one.parquet", "BATTLES": "held.parquet", "RULE": "rule.json"}
+    (folder / "rule.json").write_text(json.dumps({"by": "tokens", "parts": parts}))
+    names = {"HELD": "held-one.parquet", "BATTLES": "held.parquet", "OWN": "battles.parquet", "RULE": "rule.json"}
     words = [str(folder / names[word]) if word in names else word for word in words]
     assert submit(folder, "lmsys", ["one"], *words) == 2
     error = capsys.readouterr().err
