@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sft_judge.core.registry import parse
 from sft_judge.modeling.judge_spec import Budget
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
@@ -65,6 +66,60 @@ def test_a_pipeline_holds_commands_that_parse(recipe):
         if "names" in settings and "probs" in settings:
             files = [settings["probs"]] if isinstance(settings["probs"], str) else settings["probs"]
             assert len(settings["names"]) == len(files)  # a recipe that extends another may change one of them
+
+
+def claims_of(recipe: Path) -> list[list[str]]:
+    """The rows of the table in a pipeline's header: setting, here, published, why."""
+    rows = [line[3:].split("|") for line in recipe.read_text().splitlines() if line.startswith("# |")]
+    return [[cell.strip() for cell in row] + [""] * (4 - len(row)) for row in rows][1:]
+
+
+def setting_of(steps: list, name: str):
+    """What a step of a pipeline resolves `step.key` to."""
+    step_name, key = name.split(".")
+    step = next(step for step in steps if step.name.split("[")[0] == step_name)
+    args = parse(step.stage, step.argv)
+    if step.stage != "train":
+        return getattr(args, key)
+    configs = read_recipe(args.config, args.overrides).configs()
+    return next(getattr(config, key) for config in configs if hasattr(config, key))
+
+
+@pytest.mark.parametrize("name, least", [("lmsys", 20), ("wsdm", 30)])
+def test_the_table_in_a_competitions_header_is_what_its_steps_resolve_to(name, least):
+    recipe = ROOT / "recipes" / name / "pipeline.yaml"
+    pipeline = read_pipeline(recipe)
+    override(pipeline, [f"{key}=file.csv" for key, value in pipeline["vars"].items() if value is None])
+    steps, claims = steps_of(pipeline, recipe), claims_of(recipe)
+    assert len(claims) >= least
+    for setting, here, published, why in claims:
+        value = setting_of(steps, setting)
+        seen = ", ".join(map(str, value)) if isinstance(value, list) else str(getattr(value, "value", value))
+        assert seen == here, setting
+        assert published.startswith("same") or (published and why), f"{setting}: another value than published, why?"
+
+
+@pytest.mark.parametrize("name", ["lmsys", "wsdm"])
+def test_all_trainings_of_a_competition_are_launched_and_alike_in_what_the_header_says_of_one(name):
+    recipe = ROOT / "recipes" / name / "pipeline.yaml"
+    pipeline = read_pipeline(recipe)
+    trainings = {key: step for key, step in pipeline["steps"].items() if "train" in (key, step.get("stage"))}
+    assert trainings
+    for step in trainings.values():
+        assert step["launch"] == {"config": "zero2", "processes": "{gpus}"}
+        if name == "wsdm":
+            assert (step["swap"], step["battle_order"]) == ("random", "random")
+
+
+@of_kind("pipeline")
+def test_no_pipeline_reports_calibrated_figures_of_the_rows_that_its_calibration_was_fitted_on(recipe):
+    pipeline = read_pipeline(recipe)
+    steps = {name: {"stage": name, **step} for name, step in pipeline["steps"].items()}
+    files = {name: [step for step in steps.values() if step["stage"] == name] for name in ("calibrate", "evaluate")}
+    fitted_on = {step["probs"] for step in files["calibrate"]}
+    for step in files["evaluate"]:
+        shown = step["probs"] if isinstance(step["probs"], list) else [step["probs"]]
+        assert step.get("uncalibrated") or not fitted_on & set(shown)
 
 
 @of_kind("sweep")

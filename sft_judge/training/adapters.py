@@ -10,8 +10,10 @@ from sft_judge.core.errors import InputError, nearest
 from sft_judge.modeling.loading import modules_beyond_text
 from sft_judge.training.config import JudgeModelConfig
 
-# Presets of lora_target_modules: the fused projections are Phi-3's.
-PRESETS = {"all_linear": "all-linear", "qkv": ("q_proj", "k_proj", "v_proj", "qkv_proj")}
+# Presets of lora_target_modules: the fused projections are Phi-3's. The last two are the LMSYS Arena write-up's, for
+# training on tokens and for classification.
+QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj")
+PRESETS = {"all_linear": "all-linear", "qkv": QKV, "qkvog": (*QKV, "o_proj", "gate_proj", "gate_up_proj")}
 MUTATING = ("pissa", "olora")  # their start changes the base's weights
 
 

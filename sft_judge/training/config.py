@@ -49,7 +49,7 @@ class JudgeModelConfig(ModelConfig):
     lora_alpha: int = _help("adapters are scaled by alpha / r", 32)
     lora_target_modules: list[str] | None = field(
         default_factory=lambda: ["all_linear"],
-        metadata={"help": "modules with an adapter, by name, or all_linear (which spares the head) or qkv"},
+        metadata={"help": "modules with an adapter, by name, or all_linear (which spares the head), qkv or qkvog"},
     )
     lora_init: str = _help(
         "default, pissa, pissa_niter_16, olora, gaussian or orthogonal, as PEFT has them", "default"

@@ -156,6 +156,8 @@ def hours(flops: float, gpu: str) -> float:
 def cost_of_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> RunPlan:
     """The numbers of a run. Without battles (`load`) rows are as long as the budget allows."""
     longest = config.total_budget if load is None else load.longest
+    if config.pad_to_multiple_of and not config.padding_free:
+        longest += -longest % config.pad_to_multiple_of
     rows = views_of(config) * config.per_device_train_batch_size
     if config.token_budget:
         rows = max(1, config.token_budget // longest)
