@@ -140,14 +140,14 @@ def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -
     from sft_judge.evaluation.cut_battles import cut_tokens
     from sft_judge.evaluation.evaluate import caveats, measure_judges
     from sft_judge.evaluation.provenance import collect_judge_provenance
-    from sft_judge.evaluation.report import length_histograms, preferred_grid, read_logs
+    from sft_judge.evaluation.report import length_histograms, preferred_scores, read_logs
     from sft_judge.evaluation.robustness import robustness
 
     *frequencies, worth_note = _frequencies(args, aligned)
     metrics, judge = measure_judges(aligned, *frequencies, main, args.seed), aligned.judges[main]
     metrics |= {"agreement": agreement(aligned, args.seed), "against_votes": num_against}
     metrics |= {"notes": [*aligned.notes, *caveats(metrics)], "worth_note": worth_note}
-    metrics["preferred_grid"] = preferred_grid(judge.probs, aligned.verdicts) if judge.has_probs else []
+    metrics["preferred"] = preferred_scores(judge.probs, aligned.verdicts, args.seed) if judge.has_probs else None
     metrics["cut"] = cut_tokens(judge.source, aligned.battles)
     metrics["provenance"] = collect_judge_provenance(files, aligned, args.battles, args.truth, args.fold, args.seed)
     metrics["lengths"] = length_histograms(aligned.battles)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from sft_judge.data.probs import clip_log
 from sft_judge.data.style import text_lengths
 from sft_judge.evaluation.agreement import agreement_table
 from sft_judge.evaluation.benchmarks import benchmark_table
@@ -50,8 +51,7 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
         *_comparison(metrics, judges),
         Section(
             "Preferred responses",
-            [plots.plot_preferred(metrics["preferred_grid"])] if np.any(metrics["preferred_grid"]) else [],
-            [_grid_table(metrics["preferred_grid"])] if metrics["preferred_grid"] else [],
+            [plots.plot_preferred(**metrics["preferred"])] if (metrics["preferred"] or {}).get("better") else [],
         ),
         Section(
             "Agreement",
@@ -123,13 +123,6 @@ def _bins_table(name: str, judge: dict) -> Table:
     return Table(f"Bins of {name}", columns, rows, folded=True)
 
 
-def _grid_table(grid: list[list[int]]) -> Table:
-    edges = [f"{place / len(grid):.1f}" for place in range(len(grid))]
-    rows = [[f"from {edge}", *map(str, counts)] for edge, counts in zip(edges, grid, strict=True)]
-    columns = ["preferred, by the other's", *edges]
-    return Table("Battles by the probability of either response", columns, rows, folded=True)
-
-
 def _lengths_table(counts: dict[str, list[int]], edges: list[float]) -> Table:
     rows = [[f"{edge:.0f}", *map(str, values)] for edge, *values in zip(edges[:-1], *counts.values(), strict=True)]
     return Table("Texts by length", ["characters from", *counts], rows, folded=True)
@@ -143,16 +136,28 @@ def _logs_table(logs: dict[str, list[dict]]) -> Table:
     return Table("Losses", ["", "step", "training", "held out"], rows, folded=True)
 
 
-def preferred_grid(probs: np.ndarray, verdicts: np.ndarray, cells: int = 10) -> list[list[int]]:
+def preferred_scores(probs: np.ndarray, verdicts: np.ndarray, seed: int = 0, most: int = 1000) -> dict:
     """
-    Battles [cells, cells] by the probability of the response that people prefer (rows) and of the other (columns).
+    Scores of the response that people prefer and of the other: logs of a judge's probabilities [N, 3].
 
-    The scatter of "better" and "worse" rewards that align-anything's homework draws, as counts: 50,000 points are no
-    picture. Ties are no preference and are left out.
+    The scatter of "better" and "worse" rewards that align-anything's reward model homework draws.
+
+    Args:
+        verdicts: [N] of people; ties are no preference and are left out.
+        seed: of the battles drawn where there are more than `most`.
+
+    Returns:
+        `{"better": [M], "worse": [M], "of": how many battles they are drawn from}`.
     """
     decided = np.flatnonzero(verdicts < 2)
-    better, worse = probs[decided, verdicts[decided]], probs[decided, 1 - verdicts[decided]]
-    return np.histogram2d(better, worse, bins=cells, range=[[0, 1], [0, 1]])[0].astype(int).tolist()
+    if len(decided) > most:
+        shown = np.sort(np.random.default_rng(seed).choice(decided, most, replace=False))
+    else:
+        shown = decided
+    logs = clip_log(probs[shown]).round(4)
+    rows = np.arange(len(shown))
+    better, worse = logs[rows, verdicts[shown]], logs[rows, 1 - verdicts[shown]]
+    return {"better": better.tolist(), "worse": worse.tolist(), "of": len(decided)}
 
 
 def length_histograms(battles: pa.Table, bins: int = 40) -> dict:

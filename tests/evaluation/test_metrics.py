@@ -16,6 +16,8 @@ from sft_judge.evaluation.metrics import (
     row_columns,
     skill_score,
 )
+from sft_judge.evaluation.report import preferred_scores
+from sft_judge.evaluation.reporting.plots import plot_preferred
 
 pytestmark = pytest.mark.unit
 
@@ -99,6 +101,22 @@ def test_the_preferred_response_is_held_against_the_other_on_decided_rows():
     wanted |= {"worse_below_better": (worse < better).sum()}
     wanted |= {"margin_mean": margins.mean(), "margin_std": margins.std()}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+
+
+def test_the_scatter_has_a_point_for_each_decided_battle_at_the_scores_of_both_responses():
+    rng = np.random.default_rng(0)
+    probs, verdicts = rng.dirichlet(np.ones(3), 50), rng.integers(0, 3, 50)
+    seen = preferred_scores(probs, verdicts)
+    wanted = [(np.log(p[v]), np.log(p[1 - v])) for p, v in zip(probs, verdicts, strict=True) if v < 2]
+    np.testing.assert_allclose(list(zip(seen["better"], seen["worse"], strict=True)), wanted, atol=1e-4)
+    assert seen["of"] == len(wanted)
+    few = preferred_scores(probs, verdicts, most=10)
+    assert len(few["better"]) == 10 and few["of"] == len(wanted) and few == preferred_scores(probs, verdicts, most=10)
+    points = set(zip(seen["better"], seen["worse"], strict=True))
+    assert set(zip(few["better"], few["worse"], strict=True)) <= points
+    picture = plot_preferred(**seen)
+    assert picture.count("<use ") - plot_preferred(**few).count("<use ") == len(wanted) - 10  # a mark each
+    assert f"({len(wanted)} battles)" in picture and f"(10 of {len(wanted)} battles)" in plot_preferred(**few)
 
 
 @pytest.mark.parametrize("num", [2, 3])

@@ -12,10 +12,10 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 GREY = "#808080"
+LOWEST_SCORE = -8.0  # of the scatter: lower ones are drawn at its edge
 COLOURS = ("#4c8dd6", "#e08a3c", "#46a877", "#c9608f", "#9a7fd1", "#b59f3b", "#4fb0b8")
 STYLE = {
     "svg.fonttype": "none",
@@ -68,19 +68,16 @@ def plot_skill(rows: list[dict], key: str, main: str) -> str:
     return svg("how good the judges are", draw, 0.9 + 0.34 * len(rows))
 
 
-def plot_preferred(grid: list[list[int]]) -> str:
-    """How many battles have each probability of the preferred response (up) and of the other (right), in cells."""
-    counts = np.array(grid, dtype=float)
+def plot_preferred(better: list[float], worse: list[float], of: int) -> str:
+    """A point a battle: the score of the response that people prefer (right) and of the other (up), logs of p."""
+    low = max(min([*better, *worse]), LOWEST_SCORE)
 
     def draw(axes):
-        for up, across in zip(*np.nonzero(counts), strict=True):
-            shade = 0.12 + 0.88 * counts[up, across] / counts.max()
-            corner = (across / len(counts), up / len(counts))
-            side = 1 / len(counts)
-            axes.add_patch(Rectangle(corner, side, side, facecolor=COLOURS[0], alpha=shade, linewidth=0))
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="probability of the one people prefer")
-        axes.set_xlabel("probability of the other; above the line the judge agrees")
+        axes.plot([low, 0], [low, 0], color=GREY, linewidth=0.8, linestyle=":")
+        axes.scatter(np.maximum(better, low), np.maximum(worse, low), s=7, color=COLOURS[0], alpha=0.35, linewidth=0)
+        axes.set(aspect="equal", ylabel="log probability of the other response")
+        shown = f"{len(better):,} of {of:,}" if of > len(better) else f"{of:,}"
+        axes.set_xlabel(f"log probability of the one people prefer; below the line the judge agrees ({shown} battles)")
 
     return svg("preferred and other response", draw, 4.2)
 
