@@ -151,6 +151,43 @@ def test_the_header_launches_this_very_file(recipe):
         assert all((ROOT / word).is_file() for word in named)
 
 
+def read_launch(words: list[str]):
+    """The launch file of a line, its processes, and the configs of the recipe it trains."""
+    given = {name: words[words.index(name) + 1] for name in ("--config_file", "--num_processes") if name in words}
+    file = ROOT / "recipes" / "accelerate" / f"{Path(given['--config_file']).stem}.yaml"
+    place = words.index("--config")
+    launch = yaml.safe_load(file.read_text())
+    processes = int(given.get("--num_processes", launch["num_processes"]))
+    return launch, processes, read_recipe(words[place + 1], [*words[place + 2 :], "--output_dir", "judge"]).configs()
+
+
+@pytest.mark.parametrize("recipe", [ROOT / "README.md", *RECIPES], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_launch_line_divides_no_weights_that_are_quantised_and_uses_no_optimizer_that_its_launcher_lacks(recipe):
+    if recipe.suffix == ".md":
+        text = recipe.read_text(encoding="utf-8").replace("\\\n", " ")
+        lines = [shlex.split(line) for line in text.splitlines() if line.startswith("sft-judge launch ")]
+        assert len(lines) == 2
+    else:
+        lines = [line for line in launch_lines(recipe) if line[0] == "accelerate"]
+    for words in lines:
+        if "--config" not in words:
+            continue
+        launch, processes, (config, adapters) = read_launch(words)
+        stage = (launch.get("deepspeed_config") or {}).get("zero_stage", 0)
+        assert stage < 3 or not (adapters.load_in_4bit or adapters.load_in_8bit or "8bit" in config.optim)
+        if recipe.suffix == ".md":
+            assert config.per_device_train_batch_size * config.gradient_accumulation_steps * processes == 8
+
+
+@of_kind("training")
+def test_the_batch_that_a_recipe_states_is_the_one_it_sets(recipe):
+    stated = re.search(r"# training: (\d+) x (\d+) battles a step on one GPU", recipe.read_text())
+    settings = read_recipe(str(recipe)).settings
+    if "model_name_or_path" in settings or stated:
+        sizes = settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]
+        assert tuple(map(int, stated.groups())) == sizes
+
+
 @pytest.mark.parametrize("template", PROMPTS, ids=lambda path: path.stem)
 def test_a_prompt_renders_and_ends_where_the_verdict_stands(template, base, synthetic_rows):
     tokenizer, text = load_tokenizer(str(base)), template.read_text(encoding="utf-8")
