@@ -1,5 +1,7 @@
 """Adapters of every kind: they open in plain PEFT, merge to the same, and PiSSA starts as the base."""
 
+import json
+
 import pytest
 import torch
 from peft import PeftModel
@@ -49,6 +51,39 @@ def test_adapters_of_every_kind_open_in_plain_peft_and_merge_to_the_same(
     names = {name.split(".")[-3] for name in weights(folder) if "lora_A" in name}
     others = set() if "lora_target_modules" in changes else {"o_proj", "gate_proj", "up_proj", "down_proj"}
     assert names == {"q_proj", "k_proj", "v_proj"} | others
+
+
+@engine
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_lora_rslora_and_dora_each_add_what_its_paper_says(kind, train, bases):
+    """
+    Merged weights by hand from the adapter's file: W + s BA, s alpha / r or, of rsLoRA, alpha / sqrt(r) (Kalajdzievski
+    2023, https://arxiv.org/abs/2312.03732); of DoRA its rows at the lengths m (Liu et al. 2024, section 4,
+    https://arxiv.org/abs/2402.09353).
+    """
+    switch = {} if kind == "lora" else {f"use_{kind}": "true"}
+    folder = train(max_steps=2, learning_rate=0.02, lora_dropout=0.0, lora_r=9, lora_alpha=6, **switch)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["use_rslora"], config["use_dora"]) == (kind == "rslora", kind == "dora")
+    assert (config["r"], config["lora_alpha"]) == (9, 6)
+    base, factors = load_model(str(bases["qwen2"]), "float32"), weights(folder)
+    scale = 6 / 3 if kind == "rslora" else 6 / 9
+    plain = {name: weight.clone() for name, weight in base.state_dict().items()}
+    merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
+    adapted = [name.removesuffix(".lora_A.weight") for name in factors if name.endswith("lora_A.weight")]
+    magnitudes = {name for name in factors if "magnitude" in name}
+    assert magnitudes == ({f"{name}.lora_magnitude_vector" for name in adapted} if kind == "dora" else set())
+    for name in adapted:
+        start = plain[f"{name.removeprefix('base_model.model.')}.weight"]
+        whole = start + scale * factors[f"{name}.lora_B.weight"] @ factors[f"{name}.lora_A.weight"]
+        if kind == "dora":
+            lengths = factors[f"{name}.lora_magnitude_vector"]
+            whole = whole * (lengths / whole.norm(dim=1))[:, None]
+            assert (lengths - start.norm(dim=1)).abs().max() > 1e-3  # they are trained
+        seen = merged.get_parameter(f"{name.removeprefix('base_model.model.')}.weight")
+        torch.testing.assert_close(seen, whole, atol=1e-5, rtol=1e-4)
+        assert (whole - start).abs().max() > 1e-3
+    assert len(adapted) == 14
 
 
 @engine
