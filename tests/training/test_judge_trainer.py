@@ -311,6 +311,15 @@ def test_columns_of_a_teacher_are_labels_only_where_the_user_vouches_for_it(trai
     np.testing.assert_allclose(shown[:, 0], [[0.2, 0.8], [0.8, 0.2]], atol=1e-6)
 
 
+@unit
+@pytest.mark.parametrize(("ties", "label"), [("drop", [0.25, 0.75]), ("split", [0.3, 0.7])])
+def test_a_tie_in_columns_of_a_teacher_is_dropped_or_split_as_the_settings_say(ties, label, trainer, tmp_path):
+    rows = [{**row, "teacher_a": 0.2, "teacher_b": 0.6, "teacher_tie": 0.2} for row in BATTLES]
+    made = trainer(settings(tmp_path, external_teacher=True, teacher_ties=ties), rows=rows)
+    shown = np.array(made.train_dataset[0]["teacher"])  # [order, teacher, verdict]
+    np.testing.assert_allclose(shown[:, 0], [label, label[::-1]], atol=1e-6)
+
+
 # What is left behind
 
 
