@@ -87,12 +87,33 @@ def test_lora_rslora_and_dora_each_add_what_its_paper_says(kind, train, bases):
 
 
 @engine
-def test_pissa_starts_as_the_base_and_is_saved_as_what_it_learnt(train, bases, synthetic_file):
+def test_what_changes_the_base_starts_as_it_and_is_saved_as_what_it_learnt(train, synthetic_file):
     """W = residual + BA at the start, so the first loss is LoRA's, whose start adds nothing; later ones differ."""
     settings = {"lora_dropout": 0.0, "max_steps": 4, "learning_rate": 5e-3, "fold": 1, "eval_strategy": "steps"}
-    plain = train("plain", **settings, eval_steps=4)
-    pissa = train("pissa", **settings, eval_steps=4, lora_init="pissa")
-    assert losses(pissa)[0] == pytest.approx(losses(plain)[0], abs=1e-5)
-    assert abs(losses(pissa)[3] - losses(plain)[3]) > 1e-4
-    seen, told = log_loss_of(pissa, synthetic_file), read_spec(pissa).training["eval"]["eval_log_loss"]
-    assert seen == pytest.approx(told, abs=1e-4)
+    seen = {"default": losses(train("plain", **settings, eval_steps=4))}
+    for start, more in (("pissa", {}), ("pissa_niter_4", {"use_rslora": "true"}), ("olora", {})):
+        folder = train(start, **settings, **more, eval_steps=4, lora_init=start)
+        seen[start] = losses(folder)
+        assert seen[start][0] == pytest.approx(seen["default"][0], abs=1e-5)
+        told = read_spec(folder).training["eval"]["eval_log_loss"]
+        assert log_loss_of(folder, synthetic_file) == pytest.approx(told, abs=1e-4)
+    last = sorted(each[3] for each in seen.values())
+    assert min(high - low for low, high in zip(last, last[1:], strict=False)) > 1e-4
+
+
+@engine
+@pytest.mark.parametrize("start", ["default", "gaussian", "orthogonal"])
+def test_an_adapter_starts_as_its_recipe_says_and_adds_nothing(start, train):
+    """At a rate that moves nothing, what is saved is the start: A uniform, normal, or both factors orthogonal."""
+    factors = weights(train(lora_init=start, lora_r=8, learning_rate=1e-30, lora_dropout=0.0, max_steps=1))
+    for name, down in factors.items():
+        if "lora_A" not in name:
+            continue
+        up, wide = factors[name.replace("lora_A", "lora_B")], down.shape[1]
+        assert (up @ down).abs().max() < 1e-5 and (up.abs().max() > 1e-20) == (start == "orthogonal")
+        if start == "default":  # Kaiming's, of torch's linear layers
+            assert 0.95 * wide**-0.5 < down.abs().max() < 1.0001 * wide**-0.5
+        elif start == "gaussian":
+            assert down.std() == pytest.approx(1 / 8, rel=0.15) and down.abs().max() > 2 / 8
+        else:
+            assert down.any() and torch.linalg.matrix_rank(down) == 4

@@ -241,6 +241,13 @@ def test_an_adapter_is_saved_on_the_base_as_it_was(start, trainer, tmp_path):
 
 
 @unit
+@pytest.mark.parametrize("more", [{"use_dora": True}, {"modules_to_save": ["norm"]}])
+def test_an_adapter_that_would_lose_what_it_learnt_when_it_is_saved_is_refused(more, trainer):
+    with pytest.raises(InputError, match="is set, but an adapter that starts by pissa is saved less its start"):
+        trainer(peft_config=LoraConfig(target_modules="all-linear", init_lora_weights="pissa", **more))
+
+
+@unit
 def test_a_model_with_an_adapter_already_is_taken(trainer, bases):
     base = AutoModelForCausalLM.from_pretrained(bases["qwen2"], dtype=torch.float32)
     made = trainer(model=get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")))

@@ -57,6 +57,13 @@ LATE = [
     ({"lora_target_modules": ".*"}, "no adapter for lora_target_modules"),
     ({"lora_modules_to_save": "lm_heads"}, "lora_modules_to_save names 'lm_heads'"),
     ({"lora_init": "loftq"}, "lora_init is 'loftq'"),
+    ({"lora_init": "orthogonal", "lora_r": 3}, "lora_r is 3, but lora_init orthogonal needs an even one"),
+    ({"lora_init": "pissa", "lora_r": 33}, "lora_r is 33, but lora_init pissa takes 32 at most, the least width"),
+    ({"lora_init": "pissa", "use_dora": "true"}, "use_dora is set, but an adapter that starts by pissa is saved less"),
+    (
+        {"lora_init": "olora", "lora_modules_to_save": "norm"},
+        "lora_modules_to_save is set, but an adapter",
+    ),
     ({"load_in_4bit": "true", "use_peft": "false"}, "load_in_4bit is set without use_peft"),
     ({"attn_implementation": "nonsense"}, "attn_implementation nonsense"),
     ({"attn_implementation": "paged|eager"}, "which is for generation"),
