@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from helpers.training_runs import log_loss_of, losses, weights
+from helpers.training_runs import log_loss_of, losses, trained_models, weights
 from sft_judge.cli import main
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer
@@ -84,6 +84,23 @@ def test_lora_rslora_and_dora_each_add_what_its_paper_says(kind, train, bases):
         torch.testing.assert_close(seen, whole, atol=1e-5, rtol=1e-4)
         assert (whole - start).abs().max() > 1e-3
     assert len(adapted) == 14
+
+
+@engine
+def test_a_recipe_names_what_is_adapted_or_trained_whole_and_how_the_base_is_loaded(train, bases, monkeypatch):
+    models, start = trained_models(monkeypatch), load_model(str(bases["qwen2"]), "bfloat16").state_dict()
+    adapter = {"lora_target_modules": ["q_proj", "down_proj"], "lora_modules_to_save": "input_layernorm"}
+    more = {"lora_dropout": 0.25, "max_steps": 2}
+    folder = train(dtype="bfloat16", attn_implementation="eager", learning_rate=0.1, **adapter, **more)
+    [model], saved = models, weights(folder)
+    assert {name.split(".")[-3] for name in saved if "lora_" in name} == {"q_proj", "down_proj"}
+    assert {module.p for name, module in model.named_modules() if name.endswith("lora_dropout.default")} == {0.25}
+    whole = {name.removeprefix("base_model.model."): weight for name, weight in saved.items() if "lora_" not in name}
+    assert whole.keys() == {f"model.layers.{layer}.input_layernorm.weight" for layer in range(2)}
+    assert not any(torch.equal(weight.float(), start[name].float()) for name, weight in whole.items())
+    base = {name: weight for name, weight in model.get_base_model().state_dict().items() if "base_layer" in name}
+    assert base and {weight.dtype for weight in base.values()} == {torch.bfloat16}
+    assert model.config._attn_implementation == "eager"
 
 
 @engine
