@@ -9,11 +9,13 @@ from helpers.training_runs import make_prompt
 from sft_judge.data.battles import read_battles, set_column, write_battles
 from sft_judge.modeling.judge_spec import Budget, read_spec
 from sft_judge.modeling.loading import load_config, load_tokenizer
+from sft_judge.training import preparation
 from sft_judge.training import train as training
 from sft_judge.training.preparation import read_data, read_rows
 from sft_judge.training.recipes import read_recipe
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
+KEYS = ("id", "prompt", "response_a", "response_b", "verdict")
 SHOWN = {"prompt_template": "pair", "verdict_words": ["X", "Y", "Z"], "show_language": "true", "prompt_budget": 24}
 SHOWN |= {"response_budget": 30, "total_budget": 200}
 
@@ -104,9 +106,8 @@ def test_a_recipe_names_the_configuration_and_the_splits_of_a_data_set(recipe, s
                 card += f"  - split: {split}\n    path: {config}-{split}.parquet\n"
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "README.md").write_text(card + "---\n")
-    keys = ("id", "prompt", "response_a", "response_b", "verdict")
     for (config, split), rows in places.items():
-        chosen = [{key: synthetic_rows[place][key] for key in keys} for place in rows]
+        chosen = [{key: synthetic_rows[place][key] for key in KEYS} for place in rows]
         Dataset.from_list(chosen).to_parquet(tmp_path / "set" / f"{config}-{split}.parquet")
     settings = {"battles": None, "dataset_name": tmp_path / "set", "dataset_config": "two"}
     settings |= {"eval_strategy": "steps", "eval_steps": 1}
@@ -120,3 +121,17 @@ def test_a_recipe_names_the_configuration_and_the_splits_of_a_data_set(recipe, s
         train, held = read_rows(recipe(**settings | more)[0])
         for table, expected in ((train, train_places), (held, held_places)):
             assert table["id"].to_pylist() == [synthetic_rows[place]["id"] for place in expected]
+
+
+@unit
+def test_a_recipe_names_the_revision_of_a_data_set(recipe, synthetic_rows, monkeypatch):
+    asked = []
+
+    def load_named(*words):
+        asked.append(words)
+        return Dataset.from_list([{key: synthetic_rows[len(asked)][key] for key in KEYS}])
+
+    monkeypatch.setattr(preparation, "load_named", load_named)
+    named = {"dataset_name": "me/set", "dataset_revision": "v1", "eval_strategy": "steps", "eval_steps": 1}
+    read_rows(recipe(battles=None, **named)[0])
+    assert asked == [("me/set", None, "train", "v1"), ("me/set", None, "test", "v1")]

@@ -441,6 +441,17 @@ def test_a_recipe_says_how_sure_teachers_must_be_to_correct_a_label(
 
 
 @engine
+@pytest.mark.parametrize(
+    ("folds", "key"), [(proof({0: [0], 1: [1], 2: [2]}), "allow_in_sample"), (None, "external_teacher")]
+)
+def test_a_recipe_may_vouch_for_labels_that_nothing_proves(folds, key, train, command, synthetic_file, tmp_path):
+    labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, folds)
+    assert main(command("refused", labels=labels)) == 3
+    judge = train(labels=labels, max_steps=1, **{key: "true"})
+    assert json.loads((judge / "judge.json").read_text())["training"]["recipe"][key] is True
+
+
+@engine
 @pytest.mark.parametrize("layout", [{}, {"padding_free": "true"}])
 def test_r_drop_gives_the_naive_loss_of_two_passes(layout, train, monkeypatch):
     """Each step's loss from the verdict logits of both passes: the mean of their own, and the weighted KL."""
