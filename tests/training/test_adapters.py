@@ -112,6 +112,8 @@ def test_what_changes_the_base_starts_as_it_and_is_saved_as_what_it_learnt(train
         folder = train(start, **settings, **more, eval_steps=4, lora_init=start)
         seen[start] = losses(folder)
         assert seen[start][0] == pytest.approx(seen["default"][0], abs=1e-5)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert (config["r"], config["init_lora_weights"]) == (8, True)  # of what was learnt and of the start, 4 each
         told = read_spec(folder).training["eval"]["eval_log_loss"]
         assert log_loss_of(folder, synthetic_file) == pytest.approx(told, abs=1e-4)
     last = sorted(each[3] for each in seen.values())

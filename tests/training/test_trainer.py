@@ -59,8 +59,15 @@ def test_a_batch_holds_each_order_of_each_battle_as_a_row():
         pytest.param({"torch_compile": "true"}, marks=pytest.mark.full),
     ],
 )
-def test_steps_of_any_shape_give_one_curve(changes, train):
+def test_steps_of_any_shape_give_one_curve(changes, train, monkeypatch):
     """14 battles in steps of 8: the second step of an epoch has 6, as 4 and 2, and is a mean over the 6."""
+    shapes, compute_loss = [], JudgeTrainer.compute_loss
+
+    def watched(self, model, inputs, *args, **more):
+        shapes.append((len(inputs["targets"]), *inputs["input_ids"].shape))
+        return compute_loss(self, model, inputs, *args, **more)
+
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", watched)
     settings = {"limit": 14, "lora_dropout": 0.0, "max_steps": 8, "logging_steps": 1}
     plain = losses(train("plain", **settings, per_device_train_batch_size=8))
     shape = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
@@ -68,6 +75,10 @@ def test_steps_of_any_shape_give_one_curve(changes, train):
     assert len(plain) == 8 and np.ptp(plain) > 0.01
     np.testing.assert_allclose(other, plain, atol=2e-5)
     assert abs(np.mean(other) - np.mean(plain)) < 5e-6
+    (first, *_), (battles, rows, width) = zip(*shapes[:8], strict=True), np.array(shapes[8:]).T
+    assert set(first) == {8, 6} and set(battles) == ({1} if changes == ONE_BY_ONE else {4, 2})
+    assert (rows == (1 if "padding_free" in changes else 2 * battles)).all()
+    assert (width % changes.get("pad_to_multiple_of", 1) == 0).all() and any(each[2] % 64 for each in shapes[:8])
 
 
 @engine
