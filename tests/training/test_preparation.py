@@ -13,6 +13,7 @@ from sft_judge.training import preparation
 from sft_judge.training import train as training
 from sft_judge.training.preparation import read_data, read_rows
 from sft_judge.training.recipes import read_recipe
+from sft_judge.training.trainer import JudgeTrainer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 KEYS = ("id", "prompt", "response_a", "response_b", "verdict")
@@ -42,6 +43,27 @@ def test_a_recipe_says_how_battles_are_shown_and_so_does_its_judge(train, bases,
     usual |= {"prompt_budget": Budget.prompt, "response_budget": Budget.response, "total_budget": Budget.total}
     for change in usual.items():
         assert ids_by_hand(bases, synthetic_table, changes=[change]) != expected, change
+
+
+@engine
+def test_a_recipe_names_the_tokens_and_the_chat_template_of_its_judge(train, bases, tmp_path, monkeypatch):
+    base = load_tokenizer(str(bases["qwen2"]))
+    tokens, template = {"eos_token": base.pad_token, "pad_token": base.eos_token}, f"Here:{base.chat_template}"
+    (tmp_path / "chat.jinja").write_text(template)
+    paddings, compute_loss = [], JudgeTrainer.compute_loss
+
+    def watched(self, model, inputs, *args, **more):
+        paddings.extend(inputs["input_ids"][inputs["attention_mask"] == 0].tolist())
+        return compute_loss(self, model, inputs, *args, **more)
+
+    kept, plain = [], training.read_data
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", watched)
+    monkeypatch.setattr(training, "read_data", lambda *args: kept.append(plain(*args)) or kept[-1])
+    folder = train(chat_template_path=tmp_path / "chat.jinja", max_steps=1, **tokens)
+    saved = load_tokenizer(str(folder))
+    assert (saved.eos_token, saved.pad_token, saved.chat_template) == (*tokens.values(), template)
+    assert set(paddings) == {base.eos_token_id} != {base.pad_token_id}
+    assert all(base.decode(ids).startswith("Here:") for shown in kept[0].train_set["input_ids"] for ids in shown)
 
 
 @pytest.fixture
