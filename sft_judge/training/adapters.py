@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from trl import get_peft_config
 
 from sft_judge.core.errors import InputError, nearest
@@ -38,6 +39,26 @@ def adapter_config(config: JudgeModelConfig, model) -> LoraConfig | None:
         )
     lora.init_lora_weights = {"default": True}.get(config.lora_init, config.lora_init)
     return lora
+
+
+def check_start(start, lora: LoraConfig, model: PeftModel) -> None:
+    """Raise `InputError` for a start that the adapter on `model` cannot have, or less which it cannot be saved."""
+    if start == "orthogonal" and lora.r % 2:
+        raise InputError(f"lora_r is {lora.r}, but lora_init orthogonal needs an even one.")
+    if not changes_base(start):
+        return
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    highest = min(min(layer.in_features, layer.out_features) for layer in layers)
+    if lora.r > highest:
+        raise InputError(
+            f"lora_r is {lora.r}, but lora_init {start} takes {highest} at most, the least width of a layer."
+        )
+    for key, is_set in (("use_dora", lora.use_dora), ("lora_modules_to_save", lora.modules_to_save)):
+        if is_set:
+            raise InputError(
+                f"{key} is set, but an adapter that starts by {start} is saved less its start, which keeps its two "
+                f"factors alone. Leave {key} or the start out."
+            )
 
 
 def _check_targets(key: str, targets, model) -> None:

@@ -15,7 +15,7 @@ from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.model_files import is_adapter
 from sft_judge.modeling.loading import dtype_of, load_config, load_model, modules_beyond_text
-from sft_judge.training.adapters import adapter_config
+from sft_judge.training.adapters import adapter_config, check_start
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.machine_defaults import uses_fsdp
 
@@ -71,13 +71,14 @@ def _check_adapter(model_config: JudgeModelConfig, config: JudgeConfig, base) ->
     check_dropout(config, model, lora)
     if lora is None:
         return
-    lora.init_lora_weights = True  # the others read the weights
+    start, lora.init_lora_weights = lora.init_lora_weights, True  # the others read the weights
     try:
         model = get_peft_model(model, lora)
     except (ValueError, TypeError, RuntimeError, re.error) as error:
         raise InputError(f"no adapter for lora_target_modules {lora.target_modules}: {one_line(error)}.") from error
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         raise InputError("lora_target_modules names the head, whose rows are read without an adapter; leave it out.")
+    check_start(start, lora, model)
 
 
 def _check_quantization(model_config: JudgeModelConfig, config: JudgeConfig) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from datasets import Dataset
 from trl import SFTTrainer
 
-from sft_judge.training.adapters import changes_base, keep_start
+from sft_judge.training.adapters import changes_base, check_start, keep_start
 from sft_judge.training.base_model import check_whole_weights
 from sft_judge.training.battle_datasets import battles_of
 from sft_judge.training.callbacks import EmaCallback
@@ -90,6 +90,7 @@ class JudgeTrainer(VerdictTrainer):
         """Keep the start of an adapter that changed its base, to subtract it when the judge is saved."""
         if not changes_base(getattr(peft_config, "init_lora_weights", None)):
             return None
+        check_start(peft_config.init_lora_weights, peft_config, self.model)
         check_whole_weights(f"init_lora_weights {peft_config.init_lora_weights}", self.args)
         start = Path(self.args.output_dir) / "start"
         if self.is_world_process_zero():

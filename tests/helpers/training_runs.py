@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 
@@ -13,7 +14,7 @@ from sft_judge.data.battles import read_battles
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.inference.engines.transformers_engine import TransformersEngine
 from sft_judge.modeling.judge_spec import Budget, read_spec
-from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.modeling.loading import load_model, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import read_template
 
@@ -98,6 +99,25 @@ def log_loss_of(folder: Path, battles: Path) -> float:
         probs = np.exp(engine.score([ids for shown in both for ids in shown])).reshape(-1, 2, 3)
     probs = (probs[:, 0] + probs[:, 1][:, [1, 0, 2]]) / 2
     return log_loss(["a b tie".split().index(row["verdict"]) for row in held], probs, labels=[0, 1, 2])
+
+
+def base_logits(folder: Path, base: Path, rows: list[dict]) -> torch.Tensor:
+    """
+    Verdict logits [N, 2, K] of battles in both orders, from a judge's base under its prompt, each row alone.
+
+    A fresh adapter adds nothing, so that they are those of the judge's first step.
+    """
+    spec, model = read_spec(folder), load_model(str(base), "float32")
+    shown = JudgePrompt.of(load_tokenizer(str(base)), spec).encode(rows, ("ab", "ba"))
+    with torch.no_grad():
+        each = [model(input_ids=torch.tensor([ids])).logits[0, -1, spec.verdict_ids] for both in shown for ids in both]
+    return torch.stack(each).view(len(rows), 2, -1)
+
+
+def in_both_orders(labels) -> torch.Tensor:
+    """Probabilities [N, K] of battles' own a and b as each order shows them [N, 2, K]."""
+    labels = torch.as_tensor(labels, dtype=torch.float32)
+    return torch.stack([labels, labels[:, [1, 0, 2][: labels.shape[1]]]], dim=1)
 
 
 def make_prompt(bases, words=("A", "B", "tie"), template="compact", budget=(200, 200, 400), family="qwen2", **options):

@@ -230,6 +230,24 @@ def test_a_run_sees_every_battle_once_an_epoch_and_verdicts_and_sources_evenly(
     assert np.abs(drift).max() > 1  # so the property above is the sampler's
 
 
+@engine
+def test_a_recipes_batches_are_of_like_lengths_where_it_says_so(train, monkeypatch):
+    """By the longest battle less the shortest of each batch, against batches in the order of the battles."""
+    plain, seen, lengths = JudgeTrainer.compute_loss, [], []
+
+    def watched(self, model, inputs, *args, **kwargs):
+        seen.append(inputs["row"].tolist())
+        lengths[:] = self.train_dataset["length"]
+        return plain(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", watched)
+    train(battle_order="by_length", swap="none", max_steps=-1, num_train_epochs=1)
+    rows = np.array(seen)
+    assert rows.shape == (15, 4) and sorted(rows.flat) == list(range(60))
+    spans = [np.ptp(np.array(lengths)[each], axis=1).mean() for each in (rows, np.arange(60).reshape(15, 4))]
+    assert spans[0] < spans[1] / 4
+
+
 @unit
 def test_a_mix_shows_each_source_as_often_as_it_says(synthetic_table):
     from sft_judge.data.battles import set_column

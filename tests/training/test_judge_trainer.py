@@ -241,6 +241,13 @@ def test_an_adapter_is_saved_on_the_base_as_it_was(start, trainer, tmp_path):
 
 
 @unit
+@pytest.mark.parametrize("more", [{"use_dora": True}, {"modules_to_save": ["norm"]}])
+def test_an_adapter_that_would_lose_what_it_learnt_when_it_is_saved_is_refused(more, trainer):
+    with pytest.raises(InputError, match="is set, but an adapter that starts by pissa is saved less its start"):
+        trainer(peft_config=LoraConfig(target_modules="all-linear", init_lora_weights="pissa", **more))
+
+
+@unit
 def test_a_model_with_an_adapter_already_is_taken(trainer, bases):
     base = AutoModelForCausalLM.from_pretrained(bases["qwen2"], dtype=torch.float32)
     made = trainer(model=get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")))
@@ -309,6 +316,15 @@ def test_columns_of_a_teacher_are_labels_only_where_the_user_vouches_for_it(trai
     made = trainer(settings(tmp_path, external_teacher=True), rows=rows)
     shown = np.array(made.train_dataset[0]["teacher"])  # [order, teacher, verdict]
     np.testing.assert_allclose(shown[:, 0], [[0.2, 0.8], [0.8, 0.2]], atol=1e-6)
+
+
+@unit
+@pytest.mark.parametrize(("ties", "label"), [("drop", [0.25, 0.75]), ("split", [0.3, 0.7])])
+def test_a_tie_in_columns_of_a_teacher_is_dropped_or_split_as_the_settings_say(ties, label, trainer, tmp_path):
+    rows = [{**row, "teacher_a": 0.2, "teacher_b": 0.6, "teacher_tie": 0.2} for row in BATTLES]
+    made = trainer(settings(tmp_path, external_teacher=True, teacher_ties=ties), rows=rows)
+    shown = np.array(made.train_dataset[0]["teacher"])  # [order, teacher, verdict]
+    np.testing.assert_allclose(shown[:, 0], [label, label[::-1]], atol=1e-6)
 
 
 # What is left behind

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 from trl import ModelConfig, SFTConfig
 
-from helpers.training_runs import losses, refuses
+from helpers.training_runs import losses, refuses, trained_models
 from sft_judge.cli import main
 from sft_judge.core.errors import InputError
 from sft_judge.training import preparation
@@ -57,6 +58,13 @@ LATE = [
     ({"lora_target_modules": ".*"}, "no adapter for lora_target_modules"),
     ({"lora_modules_to_save": "lm_heads"}, "lora_modules_to_save names 'lm_heads'"),
     ({"lora_init": "loftq"}, "lora_init is 'loftq'"),
+    ({"lora_init": "orthogonal", "lora_r": 3}, "lora_r is 3, but lora_init orthogonal needs an even one"),
+    ({"lora_init": "pissa", "lora_r": 33}, "lora_r is 33, but lora_init pissa takes 32 at most, the least width"),
+    ({"lora_init": "pissa", "use_dora": "true"}, "use_dora is set, but an adapter that starts by pissa is saved less"),
+    (
+        {"lora_init": "olora", "lora_modules_to_save": "norm"},
+        "lora_modules_to_save is set, but an adapter",
+    ),
     ({"load_in_4bit": "true", "use_peft": "false"}, "load_in_4bit is set without use_peft"),
     ({"attn_implementation": "nonsense"}, "attn_implementation nonsense"),
     ({"attn_implementation": "paged|eager"}, "which is for generation"),
@@ -212,6 +220,16 @@ def test_four_bits_take_the_precision_of_the_files(train):
     judge = train(load_in_4bit="true", dtype="auto", max_steps=1)
     recorded = json.loads((judge / "judge.json").read_text())["training"]["loaded_in_4bit"]["quantization_config"]
     assert recorded["bnb_4bit_compute_dtype"] == "float32"
+
+
+@engine
+def test_four_bits_are_of_the_kind_that_a_recipe_says(train, monkeypatch):
+    bitsandbytes, models = pytest.importorskip("bitsandbytes"), trained_models(monkeypatch)
+    kind = {"bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": "true", "bnb_4bit_quant_storage": "float32"}
+    train(load_in_4bit="true", max_steps=1, **kind)
+    weights = [each for each in models[0].parameters() if isinstance(each, bitsandbytes.nn.Params4bit)]
+    assert len(weights) == 14 and {each.dtype for each in weights} == {torch.float32}
+    assert {(each.quant_state.quant_type, each.quant_state.nested) for each in weights} == {("fp4", True)}
 
 
 @engine

@@ -13,6 +13,8 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from helpers.training_runs import (
     CRASH,
+    base_logits,
+    in_both_orders,
     log_loss_of,
     losses,
     weights,
@@ -22,6 +24,7 @@ from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training import train as training
 from sft_judge.training.collator import VerdictCollator
 from sft_judge.training.trainer import JudgeTrainer
 
@@ -56,8 +59,15 @@ def test_a_batch_holds_each_order_of_each_battle_as_a_row():
         pytest.param({"torch_compile": "true"}, marks=pytest.mark.full),
     ],
 )
-def test_steps_of_any_shape_give_one_curve(changes, train):
+def test_steps_of_any_shape_give_one_curve(changes, train, monkeypatch):
     """14 battles in steps of 8: the second step of an epoch has 6, as 4 and 2, and is a mean over the 6."""
+    shapes, compute_loss = [], JudgeTrainer.compute_loss
+
+    def watched(self, model, inputs, *args, **more):
+        shapes.append((len(inputs["targets"]), *inputs["input_ids"].shape))
+        return compute_loss(self, model, inputs, *args, **more)
+
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", watched)
     settings = {"limit": 14, "lora_dropout": 0.0, "max_steps": 8, "logging_steps": 1}
     plain = losses(train("plain", **settings, per_device_train_batch_size=8))
     shape = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
@@ -65,6 +75,10 @@ def test_steps_of_any_shape_give_one_curve(changes, train):
     assert len(plain) == 8 and np.ptp(plain) > 0.01
     np.testing.assert_allclose(other, plain, atol=2e-5)
     assert abs(np.mean(other) - np.mean(plain)) < 5e-6
+    (first, *_), (battles, rows, width) = zip(*shapes[:8], strict=True), np.array(shapes[8:]).T
+    assert set(first) == {8, 6} and set(battles) == ({1} if changes == ONE_BY_ONE else {4, 2})
+    assert (rows == (1 if "padding_free" in changes else 2 * battles)).all()
+    assert (width % changes.get("pad_to_multiple_of", 1) == 0).all() and any(each[2] % 64 for each in shapes[:8])
 
 
 @engine
@@ -84,7 +98,7 @@ def test_a_battle_of_weight_two_counts_as_one_that_stands_there_twice(train, syn
 
 @engine
 @pytest.mark.parametrize(
-    "changes", [{"full_vocab_weight": 1.0}, {"agreement_weight": 1.0}, {"label_smoothing_factor": 0.2}]
+    "changes", [{"full_vocab_weight": 0.3}, {"agreement_weight": 0.7}, {"label_smoothing_factor": 0.2}]
 )
 def test_every_term_of_the_loss_is_the_naive_one(changes, train, bases, synthetic_table):
     """The first step's loss, before anything moved, against whole logits and torch's own losses."""
@@ -97,14 +111,65 @@ def test_every_term_of_the_loss_is_the_naive_one(changes, train, bases, syntheti
             whole = torch.stack([model(input_ids=torch.tensor([ids])).logits[0, -1] for ids in shown])
         places = torch.tensor([{"a": 0, "b": 1, "tie": 2}[row["verdict"]], {"a": 1, "b": 0, "tie": 2}[row["verdict"]]])
         logits, smoothing = whole[:, spec.verdict_ids], changes.get("label_smoothing_factor", 0.0)
-        if "full_vocab_weight" in changes:  # the plain loss of a language model on the verdict's token
-            total += F.cross_entropy(whole, torch.tensor(spec.verdict_ids)[places]).item()
-        else:
-            total += F.cross_entropy(logits, places, label_smoothing=smoothing).item()
-        if "agreement_weight" in changes:
-            p, q = torch.softmax(logits[0], 0), torch.softmax(logits[1], 0)[[1, 0, 2]]
-            total += ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()).item() / 2
+        share = changes.get("full_vocab_weight", 0.0)  # at 1 the plain loss of a language model on the verdict's token
+        total += share * F.cross_entropy(whole, torch.tensor(spec.verdict_ids)[places]).item()
+        total += (1 - share) * F.cross_entropy(logits, places, label_smoothing=smoothing).item()
+        p, q = torch.softmax(logits[0], 0), torch.softmax(logits[1], 0)[[1, 0, 2]]
+        apart = ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()).item() / 2
+        total += changes.get("agreement_weight", 0.0) * apart
     assert losses(folder)[0] == pytest.approx(total / 4, abs=1e-4)
+
+
+@engine
+def test_margin_scale_takes_a_battles_own_margin_from_its_preferred_verdicts_logit(
+    train, bases, synthetic_table, tmp_path
+):
+    """The first step's loss, a battle without a margin and one of a soft label among them, against torch's own."""
+    rows, margins = synthetic_table.slice(0, 4).to_pylist(), [3.0, 0.0, None, 1.5]
+    labels = [[0.75, 0.25, 0.0], *([float(row["verdict"] == name) for name in ("a", "b", "tie")] for row in rows[1:])]
+    rows[0] |= {"verdict": None, "soft_a": 0.75, "soft_b": 0.25, "soft_tie": 0.0}
+    table = battle_table([{**row, "margin": margin} for row, margin in zip(rows, margins, strict=True)])
+    write_battles(tmp_path / "margins.parquet", table)
+    settings = {"margin_scale": 0.7, "lora_dropout": 0.0, "max_steps": 1, "num_verdicts": 3}
+    folder = train(battles=tmp_path / "margins.parquet", **settings)
+    logits, targets = base_logits(folder, bases["qwen2"], rows), in_both_orders(labels)
+    lowered = logits - 0.7 * torch.tensor([3.0, 0.0, 0.0, 1.5])[:, None, None] * targets
+    expected, plain = (F.cross_entropy(each.flatten(0, 1), targets.flatten(0, 1)) for each in (lowered, logits))
+    assert losses(folder)[0] == pytest.approx(expected.item(), abs=1e-5) and expected - plain > 0.1
+
+
+@engine
+def test_neftune_adds_noise_of_its_size_to_the_embeddings_in_training_alone(train, monkeypatch):
+    """Uniform within alpha / sqrt(tokens * width) (Jain et al. 2023, algorithm 1, https://arxiv.org/abs/2310.05914)."""
+    noise = {True: [], False: []}
+    load_base = training.load_base
+
+    def watched(*args):
+        model, shown = load_base(*args), []
+        embedding = model.get_input_embeddings()
+
+        def look(layer, args, kwargs):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            added = hidden.detach() - embedding.weight[shown[-1]].detach()
+            noise[layer.training].append(added * (added[0].numel() ** 0.5))
+
+        embedding.register_forward_pre_hook(lambda _, args: shown.append(args[0]))
+        model.get_decoder().layers[0].register_forward_pre_hook(look, with_kwargs=True)
+        return model
+
+    monkeypatch.setattr(training, "load_base", watched)
+    settings = {"lora_dropout": 0.0, "max_steps": 2, "learning_rate": 1e-30, "fold": 1}
+    settings |= {"eval_strategy": "steps", "eval_steps": 1}
+    plain = train("plain", **settings)
+    assert not any(added.any() for added in noise[True] + noise[False])
+    noise[True].clear(), noise[False].clear()
+    noisy = train("noisy", **settings, neftune_noise_alpha=5)
+    for added in noise[True]:
+        assert 4.9 < added.abs().max() <= 5.001 and abs(added.mean()) < 0.1
+    assert noise[True] and noise[False] and not any(added.any() for added in noise[False])
+    assert min(abs(one - other) for one, other in zip(losses(plain), losses(noisy), strict=True)) > 1e-4
+    told = [read_spec(folder).training["eval"]["eval_log_loss"] for folder in (plain, noisy)]
+    assert told[0] == pytest.approx(told[1], abs=1e-9)
 
 
 @engine
