@@ -52,12 +52,11 @@ CONFIGURATIONS = {
         1024,
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "use_dora": True},
     ),
-    "QLoRA, checkpointed": (
+    "QLoRA": (
         "qwen3",
-        {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 12, "head_dim": 256, **HEADS},
-        1024,
-        {"per_device_train_batch_size": 2, "gradient_checkpointing": True, "load_in_4bit": True}
-        | {"use_bnb_nested_quant": True},
+        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "head_dim": 128, **HEADS},
+        768,
+        {"per_device_train_batch_size": 2, "load_in_4bit": True, "use_bnb_nested_quant": True},
     ),
 }
 TOKENIZERS = {"qwen2": "qwen2.5", "qwen3": "qwen3", "llama": "llama3", "gemma2": "gemma"}
