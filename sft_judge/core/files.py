@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sft_judge.core.errors import InputError
-from sft_judge.core.model_files import ADAPTER, BASE, JUDGE, base_hash, json_hash
+from sft_judge.core.model_files import ADAPTER, BASE, JUDGE, TRAINING_LOG, base_hash, json_hash
 
 
 class InputPath(type(Path())):
@@ -151,16 +151,17 @@ def content_hash(path: Path) -> str:
     """
     SHA-256 of a file, or of a folder's files and their names.
 
-    Left out are what may be added without changing what the folder *is*: manifests, unfinished work, logs of
-    TensorBoard, and the calibration inside judge.json (it is fitted on the judge's own output, so it cannot be part of
-    its identity). An adapter's hash is of its base too.
+    Left out are what may be added without changing what the folder *is*: manifests, unfinished work, the training's
+    log (its losses are means since the last start, and a run may have been interrupted) and those of TensorBoard, and
+    the calibration inside judge.json (it is fitted on the judge's own output, so it cannot be part of its identity).
+    An adapter's hash is of its base too.
     """
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             name = file.relative_to(path).as_posix()
-            if name.endswith("manifest.json") or ".partial" in name or ".tfevents." in name:
+            if name.endswith(("manifest.json", TRAINING_LOG)) or ".partial" in name or ".tfevents." in name:
                 continue
             digest.update(f"{name}\0{_hash_in_folder(file)}\n".encode())
         return digest.hexdigest()

@@ -17,7 +17,7 @@ from pathlib import Path
 from sft_judge.core.errors import InputError
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-JUDGE = "judge.json"
+JUDGE, TRAINING_LOG = "judge.json", "trainer_log.json"
 BASE, REVISION = "base_model_name_or_path", "revision"  # what PEFT calls them
 # files by which a judge's numbers go, beside its weights
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

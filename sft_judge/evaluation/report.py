@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from sft_judge.core.model_files import TRAINING_LOG
 from sft_judge.data.probs import clip_log
 from sft_judge.data.style import text_lengths
 from sft_judge.evaluation.agreement import agreement_table
@@ -177,7 +178,7 @@ def read_logs(folder: Path) -> dict[str, list[dict]]:
     Files that are no logs are left out, and so are losses that are no numbers.
     """
     logs = {}
-    for file in sorted(folder.rglob("trainer_log.json")):
+    for file in sorted(folder.rglob(TRAINING_LOG)):
         try:
             log = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -8,7 +8,7 @@ from huggingface_hub import CommitInfo
 from transformers import Trainer
 
 from sft_judge.core.files import write_json
-from sft_judge.core.model_files import ADAPTER, BASE, REVISION
+from sft_judge.core.model_files import ADAPTER, BASE, REVISION, TRAINING_LOG
 from sft_judge.modeling.hub import push_folder
 from sft_judge.modeling.judge_spec import JudgeSpec, write_spec
 from sft_judge.training.adapters import save_on_base
@@ -34,7 +34,7 @@ def save_judge(trainer: Trainer, folder: Path, output: Path | None = None) -> No
             save_on_base(trainer.model, trainer.adapter_start, folder)
         trainer.processing_class.save_pretrained(folder)
         write_card(folder, output.name, spec, trainer.args, trainer.data.sources())
-        write_json(folder / "trainer_log.json", drop_timings(trainer.state.log_history))
+        write_json(folder / TRAINING_LOG, drop_timings(trainer.state.log_history))
         _finish_adapter_config(folder / ADAPTER, spec, output)
         write_spec(folder, spec, bind=True)
         (folder / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text

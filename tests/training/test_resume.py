@@ -9,6 +9,7 @@ import pytest
 from helpers.training_runs import ADAPTER_WEIGHTS, cut_short, losses, refuses, weights
 from sft_judge.cli import main
 from sft_judge.core.errors import InputError
+from sft_judge.core.files import content_hash
 from sft_judge.training.recipes import Recipe
 from sft_judge.training.resume import STAMP, _damage
 from sft_judge.training.trainer import JudgeTrainer
@@ -93,6 +94,19 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, stopped, tmp_p
     assert main(words) == 0
     assert f"Going on from {work / 'checkpoint-2'}" in capsys.readouterr().out
     assert len(losses(tmp_path / "judge")) == 6
+
+
+@engine
+def test_a_run_that_was_interrupted_makes_the_folder_of_one_that_was_not(stopped, tmp_path):
+    """But for its log, whose losses are means since the last start; stages that read the folder are up to date."""
+    words, _ = stopped
+    assert main(words) == 0
+    resumed = content_hash(tmp_path / "judge")
+    shutil.move(tmp_path / "judge", tmp_path / "resumed")
+    assert main(words) == 0
+    assert content_hash(tmp_path / "judge") == resumed
+    logs = [json.loads((tmp_path / name / "trainer_log.json").read_text()) for name in ("judge", "resumed")]
+    assert logs[0] != logs[1]
 
 
 @engine
