@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sft_judge.core.registry import parse
+from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES
 from sft_judge.modeling.judge_spec import Budget
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
@@ -206,7 +207,8 @@ def test_a_training_recipes_learning_rate_is_one_that_is_known_to_work(recipe):
 
     settings = read_recipe(str(recipe)).settings
     if "model_name_or_path" in settings:
-        for parameters in (5e8, 1.4e10, 7.2e10):
+        own = KNOWN_ARCHITECTURES[settings["model_name_or_path"]].billions * 1e9
+        for parameters in {own, *((5e8, 1.4e10, 7.2e10) if own > 2e8 else ())}:
             assert question_learning_rate(settings["learning_rate"], int(parameters), settings["use_peft"]) is None
 
 

