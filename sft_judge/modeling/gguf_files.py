@@ -5,8 +5,11 @@ transformers reads a GGUF file through the package `gguf`. What it loads still s
 `save_pretrained` refuses, so those marks are taken off.
 """
 
+import contextlib
 import hashlib
 import logging
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -15,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from sft_judge.core.environment import install_command
 from sft_judge.core.errors import InputError, one_line
-from sft_judge.core.files import whole_folder
 
 MAGIC = b"GGUF"
 logger = logging.getLogger(__name__)
@@ -31,8 +33,13 @@ def converted_gguf(file: Path) -> Path:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
     folder = Path(HF_HUB_CACHE).parent / "sft_judge" / f"{file.stem}-{content[:16]}"
     if not folder.is_dir():
-        with whole_folder(folder) as aside:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            aside = Path(scratch) / folder.name
+            aside.mkdir()
             lines = convert_gguf(file, aside)
+            with contextlib.suppress(OSError):  # another process of the launch was quicker
+                os.rename(aside, folder)
         logger.info("\n".join([*lines, f"-> {folder}"]))
     return folder
 

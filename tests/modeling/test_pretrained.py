@@ -18,7 +18,8 @@ from sft_judge.commands import base_model
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import battle_table, read_battles, write_battles
 from sft_judge.data.probs import read_probs
-from sft_judge.modeling import pretrained
+from sft_judge.modeling import gguf_files, pretrained
+from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.loading import load_model, load_tokenizer
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
@@ -126,6 +127,21 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path, capsys):
     (tmp_path / "model.gguf").write_bytes(b"PK whatever")
     words = ["base", "--gguf", str(tmp_path / "model.gguf"), "--output", str(tmp_path / "out")]
     assert main(words) == 2 and "not a GGUF file" in capsys.readouterr().err
+
+
+@unit
+def test_a_gguf_file_as_a_model_is_converted_once_whatever_it_is_called(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(gguf_files, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    monkeypatch.setattr(gguf_files, "convert_gguf", lambda *names: calls.append(names) or convert(*names))
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "model.gguf").write_bytes(b"GGUF")
+    folders = [model_folder(str(tmp_path / place / "model.gguf"))[0] for place in ("one", "two", "one")]
+    assert len(set(folders)) == 1 and len(calls) == 1 and (Path(folders[0]) / "seen").read_bytes() == b"GGUF"
+    (tmp_path / "one" / "model.gguf").write_bytes(b"GGUF of other weights")
+    assert model_folder(str(tmp_path / "one" / "model.gguf"))[0] not in folders
+    assert len(list((tmp_path / "cache" / "sft_judge").iterdir())) == 2  # nothing half done is left
 
 
 # The real one
