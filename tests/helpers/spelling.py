@@ -3,19 +3,20 @@
 import json
 import re
 import unicodedata
+from functools import cache
 
 from sft_judge.modeling.tiny_tokenizers import FAMILIES, Family, tokenizer_of
 
 
 def control_ids(tokenizer) -> set[int]:
-    """All added tokens but spaces and line breaks."""
-    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.content.strip("▁ \n")}
+    """All added tokens but spaces, tabs (Gemma's) and line breaks."""
+    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.content.strip("▁ \t\r\n")}
 
 
 def text_of(tokenizer, ids: list[int]) -> str:
     """What token ids spell, by hand: bytes for byte-level, "▁" and <0x..> for the others."""
     symbols, control = tokenizer.convert_ids_to_tokens(ids), tokenizer.added_tokens_decoder
-    if tokenizer.backend_tokenizer.to_str().find('"byte_fallback":true') < 0:
+    if not _falls_back_to_bytes(tokenizer):
         return "".join(
             symbol if token in control else tokenizer.backend_tokenizer.decoder.decode([symbol])
             for token, symbol in _joined(ids, symbols, control)
@@ -25,6 +26,11 @@ def text_of(tokenizer, ids: list[int]) -> str:
         for symbol in symbols
     )
     return spelled.decode().replace("▁", " ")
+
+
+@cache
+def _falls_back_to_bytes(tokenizer) -> bool:
+    return '"byte_fallback":true' in tokenizer.backend_tokenizer.to_str()
 
 
 def _joined(ids, symbols, control):
