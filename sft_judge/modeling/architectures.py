@@ -57,10 +57,6 @@ _GEMMA_3_12B = {
     "mm_tokens_per_image": 256,
 }
 KNOWN_ARCHITECTURES = {
-    # its tokenizer is a byte-level BPE with ChatML's control tokens, as Qwen2.5's is
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
-        "llama", "qwen2.5", 0.1345, _sizes(576, 1536, 30, 9, 3, 49_152, 8192, tie_word_embeddings=True)
-    ),
     "Qwen/Qwen2.5-0.5B-Instruct": Architecture(
         "qwen2", "qwen2.5", 0.494, _sizes(896, 4864, 24, 14, 2, 151_936, 32_768, tie_word_embeddings=True)
     ),
@@ -90,6 +86,10 @@ KNOWN_ARCHITECTURES = {
     ),
     "mistralai/Mistral-Small-24B-Instruct-2501": Architecture(
         "mistral", "mistral", 23.572, _sizes(5120, 32768, 40, 32, 8, 131_072, 32_768, head_dim=128)
+    ),
+    # its tokenizer is a byte-level BPE with ChatML's control tokens, as Qwen2.5's is
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
+        "llama", "qwen2.5", 0.1345, _sizes(576, 1536, 30, 9, 3, 49_152, 8192, tie_word_embeddings=True)
     ),
 }
 
