@@ -36,7 +36,9 @@ class AsyncVllm:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._last(ids)) for ids in prompts]
-        except* EngineDeadError:
+        except ExceptionGroup as errors:  # with `except*` what is raised here would be in a group again
+            if errors.subgroup(EngineDeadError) is None:
+                raise
             raise unavailable("The judge's engine has stopped.") from None
         return verdict_logp([task.result() for task in tasks], self._ids)
 
