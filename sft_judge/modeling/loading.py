@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
 from sft_judge.core import model_files
+from sft_judge.core.allocator import keep_freed_memory
 from sft_judge.core.choices import DTYPES
 from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.model_files import ADAPTER, ADAPTER_WEIGHTS, is_adapter, is_local
@@ -87,6 +88,8 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     precision = dtype if dtype in (None, "auto") else getattr(torch, dtype)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     try:
         base = base_of(model)
         check_model_folder(base)
@@ -102,7 +105,7 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # of torch, its readers
         raise InputError(f"{model}: cannot be loaded as a causal language model ({one_line(error)}).") from error
-    if loaded.dtype == torch.float32 or _has_dora(loaded):
+    if loaded.dtype == torch.float32 or has_dora(loaded):
         keep_unpacked(loaded)
     return loaded.eval()
 
@@ -121,7 +124,8 @@ def keep_unpacked(model) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _has_dora(model) -> bool:
+def has_dora(model) -> bool:
+    """Whether an adapter of the model is a DoRA, which has a norm for each row of a weight."""
     return any(getattr(module, "lora_magnitude_vector", None) for module in model.modules())
 
 

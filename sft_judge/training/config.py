@@ -143,7 +143,7 @@ class JudgeConfig(SFTConfig):
     bf16: bool | None = _help("bfloat16 mixed precision; by default on a GPU", default_factory=DEFAULTS["bf16"])
     disable_tqdm: bool | None = _help("lines, no bar; by default on a pipe", default_factory=DEFAULTS["disable_tqdm"])
     ddp_backend: str | None = _help("backend; by default gloo on CPUs", default_factory=DEFAULTS["ddp_backend"])
-    use_cpu: bool = _help("train on the CPU; by default in a launch without GPUs", default_factory=DEFAULTS["use_cpu"])
+    use_cpu: bool = _help("train on the CPU; by default where there is no GPU", default_factory=DEFAULTS["use_cpu"])
     dataloader_pin_memory: bool = _help(
         "pin batches; by default on a GPU", default_factory=DEFAULTS["dataloader_pin_memory"]
     )

@@ -47,8 +47,9 @@ DEFAULTS = {
     "bf16": lambda: None if has_gpu() else False,  # None: TRL's own rule, which fails without a GPU
     "disable_tqdm": lambda: not sys.stderr.isatty(),  # a progress bar on a terminal, plain lines on a pipe
     "ddp_backend": lambda: "gloo" if is_one_of_many_on_cpu() else None,
-    # without it accelerate takes each process for the only one and averages no gradients; DeepSpeed refuses it
-    "use_cpu": lambda: is_one_of_many_on_cpu() and not uses_deepspeed(),
+    # without it accelerate takes each process of a launch for the only one and averages no gradients, and transformers
+    # refuses bf16; DeepSpeed refuses it
+    "use_cpu": lambda: not has_gpu() and not uses_deepspeed(),
     "dataloader_pin_memory": lambda: has_gpu(),
 }
 

@@ -56,9 +56,9 @@ def test_what_a_pipeline_is_told_of_a_recipe_is_what_its_training_gets(recipe, t
 
 @pytest.mark.parametrize(
     ("processes", "deepspeed", "backend", "use_cpu"),
-    [("1", None, None, False), ("2", None, "gloo", True), ("2", "true", "gloo", False)],
+    [("1", None, None, True), ("1", "true", None, False), ("2", None, "gloo", True), ("2", "true", "gloo", False)],
 )
-def test_a_launch_on_cpus_gets_gloo_and_says_so_to_all_but_deepspeed(
+def test_training_on_cpus_says_so_to_all_but_deepspeed_and_a_launch_gets_gloo(
     monkeypatch, processes, deepspeed, backend, use_cpu
 ):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

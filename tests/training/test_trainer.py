@@ -82,6 +82,26 @@ def test_steps_of_any_shape_give_one_curve(changes, train, monkeypatch):
 
 
 @engine
+def test_mixed_precision_gives_adapters_what_the_layers_have_and_the_same_losses(train, monkeypatch):
+    """PEFT would widen each input to float32 for mixed precision to narrow it again."""
+    seen, forward = set(), torch.nn.Linear.forward
+
+    def watched(self, given):
+        if self.weight.shape[0] == 4 and self.training:  # the first half of an adapter
+            seen.add(given.dtype)
+        return forward(self, given)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", watched)
+    settings = {"lora_r": 4, "lora_dropout": 0.0, "max_steps": 3, "logging_steps": 1, "limit": 16}
+    mixed = {"bf16": "true", "dtype": "bfloat16"}
+    narrow = losses(train("narrow", **settings, **mixed))
+    assert seen == {torch.bfloat16}
+    monkeypatch.setattr(JudgeTrainer, "_casts_by_itself", lambda self: False)
+    wide = losses(train("wide", **settings, **mixed))
+    assert seen == {torch.bfloat16, torch.float32} and narrow == wide
+
+
+@engine
 def test_a_battle_of_weight_two_counts_as_one_that_stands_there_twice(train, synthetic_table, tmp_path):
     rows = synthetic_table.slice(0, 3).to_pylist()
     files = {

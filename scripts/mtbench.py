@@ -1,0 +1,175 @@
+"""
+Judges of SmolLM2-135M on real votes, one arm and seed a run, for the results table of docs/mtbench.md.
+
+    SFT_JUDGE_DATA=DIR python scripts/mtbench.py "hard labels, one order" "plain TRL" --seeds 0 1 2
+
+The votes are MT-Bench's by majority of people (1,266 battles of 56 questions, both turns). 14 questions, one or two of
+each category, are held out; an arm trains on the other 42 or on nothing, and every judge sees both orders of the 318
+held-out battles. What a run gives, its probabilities and times, is a small file of docs/mtbench/, by which
+scripts/mtbench_table.py makes the table; an arm and seed whose file is there is not run again. A training that was
+stopped goes on from its last checkpoint.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from sft_judge.core.manifest import git_commit
+from sft_judge.core.swap_orders import ORDERS
+from sft_judge.data.battles import battle_table, rows_of_fold, write_battles
+from sft_judge.data.probs import read_probs
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "mtbench"
+JUDGE = [sys.executable, "-m", "sft_judge"]
+RECIPE = "smollm2-135m/teacher"
+HELD_OUT, TRAINED_ON = 0, 1  # folds
+DIGITS = 5  # of a probability in a result
+
+ONE_ORDER = ["--swap", "random"]
+BOTH_ORDERS = ["--swap", "both", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
+FROM_VERDICTS = ["--external_teacher", "--distill_weight", "0.5", "--distill_temperature", "1"]
+TRAINED = {  # arm: settings beyond the recipe's
+    "hard labels, one order": ONE_ORDER,
+    "hard labels, both orders": BOTH_ORDERS,
+    "label smoothing, one order": [*ONE_ORDER, "--label_smoothing_factor", "0.1"],
+    "distilled from GPT-4's verdicts, one order": [*ONE_ORDER, "--labels", "{gpt4}", *FROM_VERDICTS],
+}
+UNTRAINED = {"zero-shot": [], "few-shot": ["--shots", "3", "--battles", "{train}", "--total-budget", "1536"]}
+RIVALS = ("plain TRL", "pairjudge 0.3")
+
+
+def prepare(votes: Path, run: Path) -> dict[str, str]:
+    """Write the battles with their folds, those to train on, and GPT-4's verdicts; their paths by name."""
+    rows = [json.loads(line) for line in votes.read_text().splitlines()]
+    held_out = held_out_questions(rows)
+    battles = [as_battle(row, HELD_OUT if row["meta"]["question_id"] in held_out else TRAINED_ON) for row in rows]
+    files = {name: str(run / f"{name}.parquet") for name in ("battles", "train")} | {"gpt4": str(run / "gpt4.jsonl")}
+    run.mkdir(parents=True, exist_ok=True)
+    table = battle_table(battles)
+    write_battles(Path(files["battles"]), table)
+    write_battles(Path(files["train"]), rows_of_fold(table, TRAINED_ON, votes))
+    lines = [
+        {"id": row["id"], "order": order, "verdict": row["meta"]["judge_gpt4"]} for row in rows for order in ORDERS
+    ]
+    Path(files["gpt4"]).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return files
+
+
+def as_battle(row: dict, fold: int) -> dict:
+    """A row of the votes as a battle of a fold; its category as its source."""
+    meta = row["meta"]
+    texts = {name: row[name] for name in ("id", "prompt", "response_a", "response_b")}
+    models = {"model_a": meta["model_a"], "model_b": meta["model_b"]}
+    return {**texts, "verdict": row["winner"], **models, "source": meta["category"], "fold": fold}
+
+
+def held_out_questions(rows: list[dict], number: int = 14) -> set[int]:
+    """As many questions of each category, drawn once and for all."""
+    categories = defaultdict(set)
+    for row in rows:
+        categories[row["meta"]["category"]].add(row["meta"]["question_id"])
+    draw, chosen = random.Random(0), set()
+    for place, (_, questions) in enumerate(sorted(categories.items())):
+        each = number // len(categories) + (place < number % len(categories))
+        chosen |= set(draw.sample(sorted(questions), each))
+    return chosen
+
+
+def run_arm(arm: str, seed: int, base: str, files: dict[str, str], run: Path) -> dict:
+    """Make the judge of an arm, unless it is there, and let it see the held-out battles."""
+    work = run / f"{slug(arm)}-{seed}"
+    seconds = {"train": None}
+    start = time.monotonic()
+    if arm in UNTRAINED:
+        options = [option.format(**files) for option in UNTRAINED[arm]]
+        judge = work / "judge"
+        call([*JUDGE, "untrained", base, "--output", judge, "--seed", seed, "--total-budget", 512, *options])
+    elif arm in RIVALS:
+        import mtbench_rivals
+
+        judge = mtbench_rivals.TRAIN[arm](base, files["train"], work, seed)
+    else:
+        options = [option.format(**files) for option in TRAINED[arm]]
+        data = ["--model_name_or_path", base, "--battles", files["battles"], "--fold", HELD_OUT]
+        call([*JUDGE, "train", "--config", RECIPE, *data, "--output_dir", work / "adapter", "--seed", seed, *options])
+        seconds["train"] = round(time.monotonic() - start)
+        judge = work / "judge"
+        call([*JUDGE, "merge", work / "adapter", "--output", judge])
+    seconds["train"] = seconds["train"] or round(time.monotonic() - start)
+    start = time.monotonic()
+    probs = work / "probs.parquet"
+    if arm == "pairjudge 0.3":
+        mtbench_rivals.predict_pairjudge(judge, files["battles"], HELD_OUT, probs)
+    else:
+        options = ["--engine", "transformers", "--fold", HELD_OUT, "--battles", files["battles"]]
+        call([*JUDGE, "predict", "--model", judge, "--output", probs, *options])
+    seconds["predict"] = round(time.monotonic() - start)
+    return {
+        "arm": arm,
+        "seed": seed,
+        "commit": git_commit(),
+        "seconds": seconds,
+        "probabilities": probabilities(probs),
+    }
+
+
+def probabilities(file: Path) -> dict[str, dict[str, list[float]]]:
+    """`{id: {order: [a, b, tie]}}` of a probs file, un-swapped, raw."""
+    import numpy as np
+
+    found, probs = defaultdict(dict), read_probs(file)
+    for name, order, logp in zip(probs.ids, probs.orders, probs.logp, strict=True):
+        found[name][order] = np.exp(logp).round(DIGITS).tolist()
+    return dict(found)
+
+
+def slug(arm: str) -> str:
+    """An arm's name as that of a file."""
+    return "".join(letter if letter.isalnum() else "-" for letter in arm.lower()).replace("--", "-")
+
+
+def call(command: list) -> None:
+    """Run a command; ends the program where it fails."""
+    command = [str(part) for part in command]
+    print("$", " ".join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+def main() -> None:
+    arms = [*UNTRAINED, *TRAINED, *RIVALS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", nargs="+", metavar="ARM", help=", ".join(arms))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--votes", type=Path, help="mtbench_majority_q1to7.jsonl (in SFT_JUDGE_DATA)")
+    parser.add_argument("--base", default="runs/models/smollm2", help="SmolLM2-135M-Instruct; made where it is absent")
+    parser.add_argument("--run", type=Path, default=Path("runs/mtbench"), help="work folder")
+    options = parser.parse_args()
+    if unknown := set(options.arms) - set(arms):
+        parser.error(f"{', '.join(sorted(unknown))}: expected of {', '.join(arms)}")
+    votes = options.votes or Path(os.environ.get("SFT_JUDGE_DATA", "")) / "mtbench_majority_q1to7.jsonl"
+    if not votes.is_file():
+        parser.error(f"{votes}: no such file of votes; give --votes or set SFT_JUDGE_DATA")
+    files = prepare(votes, options.run)
+    if not Path(options.base).is_dir():
+        call([*JUDGE, "base", "--pretrained", "smollm2-135m", "--output", options.base])
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        for arm in options.arms:
+            result = RESULTS / f"{slug(arm)}-{seed}.json"
+            if not result.is_file():
+                found = run_arm(arm, seed, options.base, files, options.run)
+                result.write_text(json.dumps(found, separators=(",", ":")) + "\n")
+                shutil.rmtree(options.run / f"{slug(arm)}-{seed}" / "judge", ignore_errors=True)
+            print(result, flush=True)
+
+
+if __name__ == "__main__":
+    main()
