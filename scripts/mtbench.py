@@ -39,11 +39,14 @@ FROM_VERDICTS = ["--external_teacher", "--distill_weight", "0.5", "--distill_tem
 TRAINED = {  # arm: settings beyond the recipe's
     "hard labels, one order": ONE_ORDER,
     "hard labels, both orders": BOTH_ORDERS,
+    "hard labels, one order, two passes": [*ONE_ORDER, "--num_train_epochs", "2"],
     "label smoothing, one order": [*ONE_ORDER, "--label_smoothing_factor", "0.1"],
     "distilled from GPT-4's verdicts, one order": [*ONE_ORDER, "--labels", "{gpt4}", *FROM_VERDICTS],
 }
 UNTRAINED = {"zero-shot": [], "few-shot": ["--shots", "3", "--battles", "{train}", "--total-budget", "1536"]}
 RIVALS = ("plain TRL", "pairjudge 0.3")
+ON_TRAINING_QUESTIONS = "zero-shot, training questions"  # to calibrate it there
+ARMS = (*UNTRAINED, ON_TRAINING_QUESTIONS, *RIVALS, *TRAINED)
 
 
 def prepare(votes: Path, run: Path) -> dict[str, str]:
@@ -88,8 +91,9 @@ def run_arm(arm: str, seed: int, base: str, files: dict[str, str], run: Path) ->
     work = run / f"{slug(arm)}-{seed}"
     seconds = {"train": None}
     start = time.monotonic()
-    if arm in UNTRAINED:
-        options = [option.format(**files) for option in UNTRAINED[arm]]
+    fold = TRAINED_ON if arm == ON_TRAINING_QUESTIONS else HELD_OUT
+    if arm in UNTRAINED or arm == ON_TRAINING_QUESTIONS:
+        options = [option.format(**files) for option in UNTRAINED.get(arm, [])]
         judge = work / "judge"
         call([*JUDGE, "untrained", base, "--output", judge, "--seed", seed, "--total-budget", 512, *options])
     elif arm in RIVALS:
@@ -109,7 +113,7 @@ def run_arm(arm: str, seed: int, base: str, files: dict[str, str], run: Path) ->
     if arm == "pairjudge 0.3":
         mtbench_rivals.predict_pairjudge(judge, files["battles"], HELD_OUT, probs)
     else:
-        options = ["--engine", "transformers", "--fold", HELD_OUT, "--battles", files["battles"]]
+        options = ["--engine", "transformers", "--fold", fold, "--battles", files["battles"]]
         call([*JUDGE, "predict", "--model", judge, "--output", probs, *options])
     seconds["predict"] = round(time.monotonic() - start)
     return {
@@ -144,16 +148,15 @@ def call(command: list) -> None:
 
 
 def main() -> None:
-    arms = [*UNTRAINED, *TRAINED, *RIVALS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="+", metavar="ARM", help=", ".join(arms))
+    parser.add_argument("arms", nargs="+", metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--votes", type=Path, help="mtbench_majority_q1to7.jsonl (in SFT_JUDGE_DATA)")
     parser.add_argument("--base", default="runs/models/smollm2", help="SmolLM2-135M-Instruct; made where it is absent")
     parser.add_argument("--run", type=Path, default=Path("runs/mtbench"), help="work folder")
     options = parser.parse_args()
-    if unknown := set(options.arms) - set(arms):
-        parser.error(f"{', '.join(sorted(unknown))}: expected of {', '.join(arms)}")
+    if unknown := set(options.arms) - set(ARMS):
+        parser.error(f"{', '.join(sorted(unknown))}: expected of {', '.join(ARMS)}")
     votes = options.votes or Path(os.environ.get("SFT_JUDGE_DATA", "")) / "mtbench_majority_q1to7.jsonl"
     if not votes.is_file():
         parser.error(f"{votes}: no such file of votes; give --votes or set SFT_JUDGE_DATA")

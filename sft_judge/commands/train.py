@@ -82,6 +82,7 @@ def run(args):
     if args.shrink:
         small = _shrunk(recipe)
         _make_small_inputs(recipe.settings, small)
+        recipe = recipe.without("model_name_or_path", "gguf_file")  # a command line would win over what is small
     return train_judge(*recipe.configs(small), args.provenance["fingerprint"])
 
 
@@ -102,7 +103,8 @@ def _shrunk(recipe: Recipe) -> dict:
 
     settings, given = recipe.settings, split_overrides(recipe.overrides)
     small = shrunk_settings(settings, _small_folder(settings), torch.cuda.is_available())
-    return {key: value for key, value in small.items() if key not in given or key == "model_name_or_path"}
+    always = ("model_name_or_path", "gguf_file")
+    return {key: value for key, value in small.items() if key not in given or key in always}
 
 
 def _make_small_inputs(settings: dict, small: dict) -> None:
@@ -111,11 +113,14 @@ def _make_small_inputs(settings: dict, small: dict) -> None:
 
     And once it is parsed, ZeRO-3 divides every model that is made, which takes all processes.
     """
+    from sft_judge.modeling.hub import model_folder
     from sft_judge.pipelines.shrink import make_small_inputs
     from sft_judge.training.config import check_keys
 
     check_keys(settings)
     if os.environ.get("RANK", "0") == "0":
-        lines = make_small_inputs(settings["model_name_or_path"], _small_folder(settings))
+        model, file = settings["model_name_or_path"], settings.get("gguf_file")
+        model = model_folder(model, settings.get("model_revision"), file)[0] if file else model
+        lines = make_small_inputs(model, _small_folder(settings))
         lines += [f"{key}: {value} for {settings.get(key)}" for key, value in small.items()]
         print("--shrink replaces", *lines, sep="\n  ", flush=True)

@@ -6,9 +6,11 @@ parameters are those of the model cards: a test counts them on these sizes.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
+from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.loading import load_config, load_tokenizer
 
 
@@ -98,15 +100,20 @@ def model_config_of(model: str, revision: str | None = None) -> PretrainedConfig
     """The configuration of a known model, in bfloat16 as it is published, or of any other folder or hub id."""
     architecture = KNOWN_ARCHITECTURES.get(model)
     if architecture is None:
-        return load_config(model, revision)
+        return load_config(_unpacked(model), revision)
     return AutoConfig.for_model(architecture.model_type, **architecture.sizes, dtype="bfloat16")
 
 
 def tokenizer_at_hand(model: str, revision: str | None = None):
     """The model's own tokenizer; None for a known model whose tokenizer is not on this machine."""
     if model not in KNOWN_ARCHITECTURES:
-        return load_tokenizer(model, revision)
+        return load_tokenizer(_unpacked(model), revision)
     try:
         return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         return None
+
+
+def _unpacked(model: str) -> str:
+    """The folder that a GGUF file was converted to; any other model as it is."""
+    return model_folder(model)[0] if model.endswith(".gguf") and Path(model).is_file() else model

@@ -3,7 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitInfo, HfApi, ModelInfo, snapshot_download
+from huggingface_hub import CommitInfo, HfApi, ModelInfo, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -55,17 +55,19 @@ def hub_folder(
         raise InputError(f"{model}{where}: no folder here, and not to be had from the hub: {why}.") from error
 
 
-def model_folder(model: str, revision: str | None = None) -> tuple[str, str | None]:
+def model_folder(model: str, revision: str | None = None, gguf_file: str | None = None) -> tuple[str, str | None]:
     """
     The folder of a model, and the commit that it was downloaded at.
 
     Args:
         model: a folder or a GGUF file, whose commit is None, or a hub id.
         revision: see `hub_folder`.
+        gguf_file: name of the GGUF file to take of a folder or a hub id, whose commit is None then.
 
     Raises:
         InputError: a revision is asked for of a folder, which has none; or see `hub_folder` and `convert_gguf`.
     """
+    model = model if gguf_file is None else _gguf_of(model, gguf_file, revision)
     if model.endswith(".gguf") and Path(model).is_file():
         from sft_judge.modeling.gguf_files import converted_gguf
 
@@ -81,6 +83,20 @@ def model_folder(model: str, revision: str | None = None) -> tuple[str, str | No
             "the model by its hub id."
         )
     return str(model), None
+
+
+def _gguf_of(model: str, name: str, revision: str | None) -> str:
+    """The path of a GGUF file of a folder, or of a hub id, downloaded where need be."""
+    if is_local(model):
+        file = Path(model) / name
+        if not file.is_file():
+            raise InputError(f"gguf_file is {name!r}, but {file} is no file.")
+        return str(file)
+    try:
+        return hf_hub_download(model, name, revision=revision)
+    except (OSError, ValueError, HTTPError) as error:
+        why = explain_hub_error(error, model, revision)
+        raise InputError(f"{model}: its file {name} is not to be had from the hub: {why}.") from error
 
 
 def judge_folder(judge: str, revision: str | None = None, offline: bool = False) -> str:

@@ -39,6 +39,8 @@ def shrunk_settings(settings: dict, folder: Path, gpu: bool) -> dict:
         new["battles"] = str(folder / "battles.parquet")
         if "distill_weight" in settings:
             new["labels"] = str(folder / "labels.parquet")
+    if settings.get("gguf_file"):
+        new["gguf_file"] = None
     if not gpu:
         new["dtype"] = "float32"
         if str(settings.get("optim")).startswith("paged"):

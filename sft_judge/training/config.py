@@ -54,6 +54,7 @@ class JudgeModelConfig(ModelConfig):
     lora_init: str = _help(
         "default, pissa, pissa_niter_16, olora, gaussian or orthogonal, as PEFT has them", "default"
     )
+    gguf_file: str | None = _help("the GGUF file of the hub id or folder to take, as from_pretrained has it")
     use_kernels: bool = _help("layers by kernels of the hub; needs the package kernels and a GPU", False)
     dtype: str | None = _help("float32, bfloat16, float16 or auto (the checkpoint's own)", "auto")
 

@@ -44,9 +44,9 @@ class StartingPoint:
     weights: str | None = None
 
 
-def locate(name: str, revision: str | None = None) -> StartingPoint:
-    """Find a model by its folder or hub id. Raises `InputError` where there is none."""
-    folder, commit = model_folder(name, revision)
+def locate(name: str, revision: str | None = None, gguf_file: str | None = None) -> StartingPoint:
+    """Find a model as `model_folder` does. Raises `InputError` where there is none."""
+    folder, commit = model_folder(name, revision, gguf_file)
     return StartingPoint(name, folder, commit, weights_hash(folder))
 
 
@@ -85,7 +85,8 @@ def prepare_run(
     by_name = isinstance(model, str | Path)
     config = settings_of(args, str(model) if by_name else type(model).__name__)
     options = dict(config.model_init_kwargs or {}) if by_name else {}
-    start = locate(str(model), options.pop("revision", None)) if by_name else locate_loaded(model)
+    place = options.pop("revision", None), options.pop("gguf_file", None)
+    start = locate(str(model), *place) if by_name else locate_loaded(model)
     if start.folder is None and (peft_config is not None or isinstance(model, PeftModel)):
         raise InputError(f"{start.name} was made in memory; an adapter's base is a folder or a hub id: save it first.")
     if peft_config is not None and peft_config.peft_type != PeftType.LORA:

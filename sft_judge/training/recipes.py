@@ -7,7 +7,7 @@ TRL's parser alone, in `Recipe.configs`.
 
 import contextlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -40,6 +40,12 @@ class Recipe:
         """The values of the file, and over them the words of the command line, a list where there are several."""
         given = split_overrides(self.overrides)
         return self.values | {key: words if len(words) > 1 else str(words[0]) for key, words in given.items()}
+
+    def without(self, *keys: str) -> "Recipe":
+        """Leave settings out of the command line."""
+        given = split_overrides(self.overrides)
+        left = {key: words for key, words in given.items() if key not in keys}
+        return replace(self, overrides=[word for key, words in left.items() for word in (f"--{key}", *_given(words))])
 
     def require(self, key: str):
         """Return the value of a setting. Raises `InputError` if neither the file nor the command line gives it."""
@@ -104,6 +110,11 @@ class Recipe:
             raise InputError(f"{self.name}: a setting has a value of the wrong type: {message}") from error
         except ValueError as error:  # of transformers' and TRL's own checks
             raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
+
+
+def _given(words: list[str]) -> list[str]:
+    """The words behind a key; none behind a bare one."""
+    return [] if words[0] is BARE else words
 
 
 def _plain_words(given: dict[str, list[str]]) -> list[str]:

@@ -49,7 +49,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     """
     output = Path(config.output_dir)
     check_folder(output)
-    start = locate(model_config.model_name_or_path, model_config.model_revision)
+    start = locate(model_config.model_name_or_path, model_config.model_revision, model_config.gguf_file)
     located = copy.copy(model_config)  # by its folder, where it was downloaded
     located.model_name_or_path = start.folder
     _check_recipe(config)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.hub import FakeHub, use_hub
 from sft_judge.cli import main
 from sft_judge.commands import base_model
 from sft_judge.core.errors import InputError
+from sft_judge.core.model_files import read_adapter_config
 from sft_judge.data.battles import battle_table, read_battles, write_battles
 from sft_judge.data.probs import read_probs
 from sft_judge.modeling import gguf_files, pretrained
@@ -142,6 +144,58 @@ def test_a_gguf_file_as_a_model_is_converted_once_whatever_it_is_called(tmp_path
     (tmp_path / "one" / "model.gguf").write_bytes(b"GGUF of other weights")
     assert model_folder(str(tmp_path / "one" / "model.gguf"))[0] not in folders
     assert len(list((tmp_path / "cache" / "sft_judge").iterdir())) == 2  # nothing half done is left
+
+
+@pytest.fixture
+def converted(tmp_path, monkeypatch):
+    """`convert_gguf` puts what the file holds into a folder of the cache, and nothing else."""
+    monkeypatch.setattr(gguf_files, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    monkeypatch.setattr(gguf_files, "convert_gguf", convert)
+
+
+@unit
+def test_a_gguf_file_is_named_beside_its_folder_or_hub_id_as_transformers_has_it(converted, tmp_path, monkeypatch):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "small.gguf").write_bytes(b"GGUF here")
+    folder, commit = model_folder(str(tmp_path / "files"), gguf_file="small.gguf")
+    assert (Path(folder) / "seen").read_bytes() == b"GGUF here" and commit is None
+    with FakeHub() as hub:
+        use_hub(hub, tmp_path / "hub", monkeypatch, token=None)
+        hub.put("some/model", small__gguf="GGUF there")
+        first = hub.put("some/model", small__gguf="GGUF of a later commit")
+        hub.put("some/model", small__gguf="GGUF of today")
+        for revision, held in ((None, b"GGUF of today"), (first, b"GGUF of a later commit")):
+            assert (Path(model_folder("some/model", revision, "small.gguf")[0]) / "seen").read_bytes() == held
+        for name, line in (("none/such", "no repository of this name"), ("some/model", "lost.gguf")):
+            with pytest.raises(InputError, match=line):
+                model_folder(name, None, "lost.gguf")
+    with pytest.raises(InputError, match=r"gguf_file is 'lost.gguf', but .*files/lost.gguf is no file"):
+        model_folder(str(tmp_path / "files"), gguf_file="lost.gguf")
+
+
+@engine
+def test_a_gguf_file_is_planned_shrunk_and_trained_like_the_folder_it_holds(
+    bases, synthetic_table, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(gguf_files, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    monkeypatch.setattr(
+        gguf_files,
+        "convert_gguf",
+        lambda file, folder: shutil.copytree(bases["qwen2"], folder, dirs_exist_ok=True) and [],
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.gguf").write_bytes(b"GGUF")
+    write_battles(tmp_path / "battles.parquet", synthetic_table.slice(0, 8))
+    words = "train --config tiny/train --battles battles.parquet --max_steps 1 --total_budget 400".split()
+    for named in (["--model_name_or_path", "tiny.gguf"], ["--model_name_or_path", ".", "--gguf_file", "tiny.gguf"]):
+        count = f"{load_model(str(bases['qwen2'])).num_parameters():,} parameters"
+        assert main([*words, *named, "--plan"]) == 0 and count in capsys.readouterr().out
+        assert main([*words, *named, "--output_dir", "small", "--shrink"]) == 0
+        assert read_adapter_config("small")["base_model_name_or_path"].endswith("small-small/model")
+        assert main([*words, *named, "--output_dir", "judge"]) == 0
+        assert Path(read_adapter_config("judge")["base_model_name_or_path"]).parent == tmp_path / "cache" / "sft_judge"
+        for made in ("small", "small-small", "judge"):
+            shutil.rmtree(made)
 
 
 # The real one

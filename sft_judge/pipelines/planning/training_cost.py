@@ -6,6 +6,7 @@ launchers: ZeRO-1 divides the optimizer's state, ZeRO-2 the gradients too, ZeRO-
 et al. 2020, figure 1, https://arxiv.org/abs/1910.02054).
 """
 
+import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS, has_label
 from sft_judge.modeling.architectures import model_config_of, tokenizer_at_hand
+from sft_judge.modeling.hub import model_folder
 from sft_judge.pipelines.planning.step_cost import StepCost, deep_step_cost
 from sft_judge.prompts.identity import check_vocabulary
 from sft_judge.prompts.prompt import JudgePrompt
@@ -219,5 +221,9 @@ def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load | Non
 
 
 def plan_training(config: JudgeConfig, model_config: JudgeModelConfig, gpus: int) -> str:
-    """What the run would take, in words; nothing is loaded but the battles and the tokenizer."""
+    """What the run would take, in words; nothing is loaded but the battles and the tokenizer, and a GGUF file."""
+    if model_config.gguf_file:
+        model_config = copy.copy(model_config)
+        place = (model_config.model_name_or_path, model_config.model_revision, model_config.gguf_file)
+        model_config.model_name_or_path = model_folder(*place)[0]
     return describe_plan(config, model_config, read_load(config, model_config), gpus)

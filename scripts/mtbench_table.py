@@ -1,0 +1,229 @@
+"""
+Write the results table of judges on MT-Bench's votes into docs/mtbench.md, from the files of scripts/mtbench.py.
+
+    SFT_JUDGE_DATA=DIR python scripts/mtbench_table.py
+
+Figures of an arm are means over its seeds, on the battles of the 14 held-out questions; their intervals are over
+questions (bootstrap), and the standard deviation of the seeds stands beside them. Differences are paired by battle and
+seed, and their intervals allow for both (pipelines/seed_statistics.py). A difference within two standard deviations
+of the seeds, or whose interval holds zero, is called unresolved.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mtbench import ARMS, HELD_OUT, RESULTS, RIVALS, ROOT, TRAINED, TRAINED_ON, as_battle, held_out_questions
+from results import markdown, replaced
+from sklearn.linear_model import LogisticRegression
+
+from sft_judge.core.swap_orders import ORDERS
+from sft_judge.core.verdicts import VERDICTS
+from sft_judge.data.battles import battle_table
+from sft_judge.data.style import text_lengths
+from sft_judge.evaluation.baselines import class_frequencies
+from sft_judge.evaluation.bootstrap import interval, resample
+from sft_judge.evaluation.calibration_fit import HeldOut, fit_vector
+from sft_judge.evaluation.metrics import cross_entropy, figures, one_hot, predicted_verdicts, row_columns
+from sft_judge.modeling.temperature_scaling import apply_calibration
+from sft_judge.pipelines.seed_statistics import Mean, crossed_mean, describe_difference
+
+PAGE = ROOT / "docs" / "mtbench.md"
+FIGURES = ("log_loss", "accuracy", "accuracy_without_ties", "ece", "swap_agreement")
+FREQUENCIES, LENGTH, GPT4 = "class frequencies", "length alone, fitted", "GPT-4's published verdicts"
+ZERO_SHOT, ZERO_SHOT_THERE = "zero-shot", "zero-shot, training questions"
+CALIBRATED = "zero-shot, calibrated on the training questions"
+BOTH, ONE = "hard labels, both orders", "hard labels, one order"
+ORDER = [FREQUENCIES, LENGTH, ZERO_SHOT, CALIBRATED, *ARMS, GPT4]  # of the table
+QUESTIONS = {  # what is asked: pairs of an arm and its reference
+    "Does training beat what needs none?": [(BOTH, other) for other in (FREQUENCIES, LENGTH, ZERO_SHOT, CALIBRATED)],
+    "Is the loss on the verdict alone better than TRL's on the completion?": [(ONE, "plain TRL")],
+    "Is it better than pairjudge?": [(ONE, "pairjudge 0.3")],
+    "Do both orders in one step beat one order?": [(BOTH, ONE), (BOTH, "hard labels, one order, two passes")],
+    "Does distilling beat hard labels and label smoothing, at equal compute?": [
+        ("distilled from GPT-4's verdicts, one order", ONE),
+        ("distilled from GPT-4's verdicts, one order", "label smoothing, one order"),
+        ("label smoothing, one order", ONE),
+    ],
+}
+
+
+@dataclass
+class Arm:
+    """Probabilities [N, 3] of each seed, in each order [N, 2, 3] where they differ, and minutes if it was trained."""
+
+    probs: dict[int, np.ndarray]
+    orders: dict[int, np.ndarray] | None = None
+    minutes: float | None = None
+
+
+class Votes:
+    """The held-out battles [N] and their verdicts, questions as clusters, and the battles that were trained on."""
+
+    def __init__(self, file: Path):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        apart = held_out_questions(rows)
+        folds = [HELD_OUT if row["meta"]["question_id"] in apart else TRAINED_ON for row in rows]
+        self.rows, self.train = ([row for row, fold in zip(rows, folds, strict=True) if fold == one] for one in (0, 1))
+        self.verdicts, self.trained_on = (
+            np.array([VERDICTS.index(row["winner"]) for row in part]) for part in (self.rows, self.train)
+        )
+        self.clusters, self.train_clusters = (
+            np.unique([row["meta"]["question_id"] for row in part], return_inverse=True)[1]
+            for part in (self.rows, self.train)
+        )
+
+    def baselines(self) -> dict[str, Arm]:
+        """Class frequencies of the training questions, and a logistic regression on both responses' lengths."""
+        frequencies = class_frequencies(self.trained_on, 3)
+        model = LogisticRegression(C=1e6, max_iter=1000)
+        there, here = (_length_features(rows) for rows in (self.train, self.rows))
+        exchanged = np.array([1, 0, 2])[
+            self.trained_on
+        ]  # the same battles the other way round, so that it is symmetric
+        model.fit(np.concatenate([there, there * [-1, 1]]), np.concatenate([self.trained_on, exchanged]))
+        constant = np.tile(frequencies, (len(self.rows), 1))
+        return {FREQUENCIES: Arm({0: constant}), LENGTH: Arm({0: model.predict_proba(here)})}
+
+    def arms(self) -> dict[str, Arm]:
+        """The arms whose results are there, means of both orders."""
+        found = {}
+        for file in sorted(RESULTS.glob("*.json")):
+            result = json.loads(file.read_text())
+            rows = self.train if result["arm"] == ZERO_SHOT_THERE else self.rows
+            orders = np.array([[result["probabilities"][row["id"]][order] for order in ORDERS] for row in rows])
+            orders = np.maximum(orders, 1e-6)  # they were rounded
+            orders /= orders.sum(axis=2, keepdims=True)
+            arm = found.setdefault(result["arm"], Arm({}, {}))
+            arm.probs[result["seed"]], arm.orders[result["seed"]] = orders.mean(axis=1), orders
+            if result["arm"] in (*TRAINED, *RIVALS):
+                arm.minutes = result["seconds"]["train"] / 60
+        if there := found.pop(ZERO_SHOT_THERE, None):
+            nobody = np.full(len(self.train), None)
+            held = HeldOut(there.probs[0], self.trained_on, self.train_clusters, nobody)
+            calibration, languages = fit_vector(held), np.full(len(self.rows), None)
+            scaled = apply_calibration(found[ZERO_SHOT].probs[0], calibration, languages)
+            found[CALIBRATED] = Arm({0: scaled}, None)
+        return found
+
+    def losses(self, probs: np.ndarray) -> np.ndarray:
+        """Log loss [N]."""
+        return cross_entropy(one_hot(self.verdicts, 3), probs)
+
+    def right(self, probs: np.ndarray) -> np.ndarray:
+        """Whether the most probable verdict is people's [N]."""
+        return predicted_verdicts(probs)[np.arange(len(probs)), self.verdicts]
+
+    def figures(self, arm: Arm) -> dict[str, dict]:
+        """Each of FIGURES over the seeds: its mean with an interval over questions, and the seeds' deviation."""
+        drawn = []
+        for seed, probs in arm.probs.items():
+            orders = arm.orders[seed] if arm.orders else None
+            drawn.append(figures(resample(row_columns(probs, self.verdicts, orders), self.clusters)))
+        found = {}
+        for name in FIGURES:
+            values = np.array([each[name] for each in drawn])  # [seeds, 1 + repeats]
+            spread = float(values[:, 0].std(ddof=1)) if len(values) > 1 else None
+            found[name] = interval(values.mean(axis=0), np.bincount(self.clusters)) | {"spread": spread}
+        return found
+
+    def gpt4(self) -> Arm:
+        """GPT-4's verdicts as probabilities of 0 and 1, of which the accuracy alone means something."""
+        return Arm({0: one_hot(np.array([VERDICTS.index(row["meta"]["judge_gpt4"]) for row in self.rows]), 3)})
+
+    def difference(self, arm: Arm, reference: Arm, measure) -> Mean:
+        """The mean of `measure(probs)` of one arm less that of another, over the seeds that both have."""
+        seeds = [set(one.probs) for one in (arm, reference) if one.minutes] or [{0}]
+        every = range(1 + max(map(max, seeds)))  # what is not trained is the same for every seed
+        ours, theirs = (one.probs if one.minutes else dict.fromkeys(every, one.probs[0]) for one in (arm, reference))
+        differences = [measure(ours[seed]) - measure(theirs[seed]) for seed in sorted(set.intersection(*seeds))]
+        return crossed_mean(np.array(differences), self.clusters)
+
+
+def _length_features(rows: list[dict]) -> np.ndarray:
+    """[N, 2]: the log ratio of the responses' lengths, and how far it is from zero."""
+    table = battle_table([as_battle(row, 0) for row in rows])
+    a, b = (text_lengths(table, name) for name in ("response_a", "response_b"))
+    ratio = np.log((b + 1) / (a + 1))
+    return np.stack([ratio, np.abs(ratio)], axis=1)
+
+
+def table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
+    """A row an arm."""
+    columns = ["", "seeds", "minutes", "log loss", "accuracy", "without ties", "ECE", "both orders agree"]
+    rows = []
+    for name, arm in arms.items():
+        found = votes.figures(arm)
+        cells = [cell(found["log_loss"], 3), *(cell(found[name], 1, 100) for name in FIGURES[1:])]
+        if name == GPT4:
+            cells[0] = cells[3] = "–"
+        minutes = "–" if not arm.minutes else f"{arm.minutes:.0f}"
+        rows.append([name, str(len(arm.probs)), minutes, *cells])
+    return markdown(columns, rows)
+
+
+def cell(figure: dict, digits: int, times: int = 1) -> str:
+    """`1.076 [1.050, 1.107] ± 0.004`, or a dash."""
+    if figure["value"] is None:
+        return "–"
+    shown = [f"{times * figure[name]:.{digits}f}" for name in ("value", "low", "high") if figure[name] is not None]
+    spread = "" if figure["spread"] is None else f" ± {times * figure['spread']:.{digits}f}"
+    return shown[0] + (f" [{shown[1]}, {shown[2]}]" if len(shown) == 3 else "") + spread
+
+
+def answers(votes: Votes, arms: dict[str, Arm]) -> list[str]:
+    """Each question with the paired differences that answer it, of the arms that are there."""
+    lines = []
+    for question, pairs in QUESTIONS.items():
+        there = [(arm, reference) for arm, reference in pairs if arm in arms and reference in arms]
+        if not there:
+            continue
+        rows = []
+        for arm, reference in there:
+            cells = [f"{arm} minus {reference}"]
+            for measure, times, lower in ((votes.losses, 1, True), (votes.right, 100, False)):
+                difference = votes.difference(arms[arm], arms[reference], measure)
+                cells += [described(difference, times), verdict(difference, lower)]
+            rows.append(cells)
+        lines += [f"**{question}**", "", *markdown(["", "log loss", "", "accuracy, points", ""], rows), ""]
+    return lines
+
+
+def described(difference: Mean, times: int) -> str:
+    """`-0.0123 [-0.0300, 0.0054], 3 seeds ± 0.0040`."""
+    digits = 4 if times == 1 else 1
+    value, low, high = (f"{times * part:+.{digits}f}" for part in (difference.value, difference.low, difference.high))
+    seeds = "" if difference.spread is None else f", {difference.seeds} seeds ± {times * difference.spread:.{digits}f}"
+    return f"{value} [{low}, {high}]{seeds}"
+
+
+def verdict(difference: Mean, lower_is_better: bool) -> str:
+    """Better, worse, or unresolved."""
+    if abs(difference.value) < 2 * (difference.spread or 0):
+        return "unresolved"
+    seen = describe_difference(difference, not lower_is_better)
+    return "unresolved" if seen == "no difference seen" else seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--votes", type=Path, help="mtbench_majority_q1to7.jsonl (in SFT_JUDGE_DATA)")
+    options = parser.parse_args()
+    file = options.votes or Path(os.environ.get("SFT_JUDGE_DATA", "")) / "mtbench_majority_q1to7.jsonl"
+    if not file.is_file():
+        parser.error(f"{file}: no such file of votes; give --votes or set SFT_JUDGE_DATA")
+    votes = Votes(file)
+    arms = votes.baselines() | votes.arms() | {GPT4: votes.gpt4()}
+    arms = {name: arms[name] for name in sorted(arms, key=ORDER.index)}
+    text = PAGE.read_text(encoding="utf-8")
+    for name, lines in (("table", table(votes, arms)), ("answers", answers(votes, arms))):
+        print(*lines, sep="\n")
+        text = replaced(text, name, "\n".join([*lines, ""]))[0]
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
