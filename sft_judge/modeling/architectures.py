@@ -93,6 +93,18 @@ KNOWN_ARCHITECTURES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
         "llama", "qwen2.5", 0.1345, _sizes(576, 1536, 30, 9, 3, 49_152, 8192, tie_word_embeddings=True)
     ),
+    "google/gemma-3-270m": Architecture(
+        "gemma3_text",
+        "gemma3",
+        0.2681,
+        _sizes(
+            *(640, 2048, 18, 4, 1, 262_144, 32_768),
+            head_dim=256,
+            query_pre_attn_scalar=256,
+            sliding_window=512,
+            tie_word_embeddings=True,
+        ),
+    ),
 }
 
 
