@@ -18,7 +18,7 @@ import sys
 import time
 from contextlib import nullcontext
 
-from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory
+from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory, wait
 
 ROWS, TOKENS, WIDTH, LAYERS = 4, 1024, 256, 4
 VOCABULARIES = {"32k": 32_000, "152k": 152_064, "256k": 256_000}
@@ -37,19 +37,17 @@ def random_rows(vocabulary: int, rows: int, tokens: int) -> list[dict]:
 class Bench:
     """One model and its legs; each call of a leg is one step, gradients cleared before."""
 
-    def __init__(self, model, lora, rows: int, tokens: int, **settings):
-        """`model` is a Qwen2 in training mode, `lora` PEFT's configuration or None, `settings` of `JudgeConfig`."""
+    def __init__(self, model, lora, config, rows: int, tokens: int):
+        """`model` is a Qwen2 in training mode, `lora` PEFT's configuration or None, `config` a `JudgeConfig`."""
         from datasets import Dataset
 
         from sft_judge.modeling.tiny_models import qwen2_tokenizer
         from sft_judge.modeling.verdict_head import at_answers_alone
-        from sft_judge.training.config import JudgeConfig
         from sft_judge.training.verdict_trainer import VerdictTrainer
 
-        settings = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, **settings}
         self.trainer = VerdictTrainer(
             model=model,
-            args=JudgeConfig(output_dir="unused", **settings),
+            args=config,
             processing_class=qwen2_tokenizer(["A B"], 300),
             train_dataset=Dataset.from_list(random_rows(model.config.vocab_size, rows, tokens)),
             verdict_ids=VERDICTS,
@@ -86,21 +84,15 @@ class Bench:
         name = leg.split()[0]
         self.alone = self.answers if name == "last_layer" else None  # the backward pass may run the forward again
         with self.around(name):
-            self._wait()
+            wait(self.device.type)
             start = time.perf_counter()
             with self.precision():
                 loss = getattr(self, name)()
             if loss is not None:
                 loss.backward()
-            self._wait()
+            wait(self.device.type)
         self.alone = None
         return time.perf_counter() - start
-
-    def _wait(self) -> None:
-        import torch
-
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def trunk(self):
         trunk = getattr(self.model, "get_base_model", lambda: self.model)().model
@@ -147,6 +139,8 @@ def small_bench(vocabulary: int, dtype: str, adapter: bool) -> Bench:
     from peft import LoraConfig
     from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
+    from sft_judge.training.config import JudgeConfig
+
     set_seed(0)
     config = Qwen2Config(
         vocab_size=vocabulary,
@@ -159,7 +153,8 @@ def small_bench(vocabulary: int, dtype: str, adapter: bool) -> Bench:
     )
     model = Qwen2ForCausalLM(config).to(getattr(torch, dtype)).train()
     lora = LoraConfig(r=64, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
-    return Bench(model, lora, ROWS, TOKENS)
+    settings = JudgeConfig(output_dir="unused", use_cpu=True, bf16=False, gradient_checkpointing=False)
+    return Bench(model, lora, settings, ROWS, TOKENS)
 
 
 def seconds(name: str, dtype: str, adapter: bool, legs: list[str], rounds: int) -> dict[str, list[float]]:
