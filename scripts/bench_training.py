@@ -16,8 +16,9 @@ logits are then measured for 32k alone, as those of 152k in float32 take more th
 import json
 import sys
 import time
+from contextlib import nullcontext
 
-from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory
+from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory, wait
 
 ROWS, TOKENS, WIDTH, LAYERS = 4, 1024, 256, 4
 VOCABULARIES = {"32k": 32_000, "152k": 152_064, "256k": 256_000}
@@ -25,82 +26,96 @@ ROUNDS, SLOW_ROUNDS = 9, 3
 VERDICTS = [17, 33, 421]
 
 
+def random_rows(vocabulary: int, rows: int, tokens: int) -> list[dict]:
+    """Examples of random ids, each with one order and the first verdict as its answer."""
+    import torch
+
+    ids = torch.randint(0, vocabulary, (rows, tokens - 1), generator=torch.Generator().manual_seed(0)).tolist()
+    return [{"input_ids": [[*row, VERDICTS[0]]], "targets": [[1.0, 0.0, 0.0]], "length": tokens} for row in ids]
+
+
 class Bench:
     """One model and its legs; each call of a leg is one step, gradients cleared before."""
 
-    def __init__(self, vocabulary: int, dtype: str, adapter: bool):
-        import torch
+    def __init__(self, model, lora, config, rows: int, tokens: int):
+        """`model` is a Qwen2 in training mode, `lora` PEFT's configuration or None, `config` a `JudgeConfig`."""
         from datasets import Dataset
-        from peft import LoraConfig
-        from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
         from sft_judge.modeling.tiny_models import qwen2_tokenizer
         from sft_judge.modeling.verdict_head import at_answers_alone
-        from sft_judge.training.config import JudgeConfig
         from sft_judge.training.verdict_trainer import VerdictTrainer
 
-        set_seed(0)
-        config = Qwen2Config(
-            vocab_size=vocabulary,
-            hidden_size=WIDTH,
-            intermediate_size=4 * WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=not adapter,
-        )
-        model = Qwen2ForCausalLM(config).to(getattr(torch, dtype)).train()
-        draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, vocabulary, (ROWS, TOKENS - 1), generator=draw).tolist()
-        rows = [{"input_ids": [[*row, VERDICTS[0]]], "targets": [[1.0, 0.0, 0.0]], "length": TOKENS} for row in ids]
-        settings = JudgeConfig(output_dir="unused", use_cpu=True, bf16=False, gradient_checkpointing=False)
-        lora = LoraConfig(r=64, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
         self.trainer = VerdictTrainer(
             model=model,
-            args=settings,
+            args=config,
             processing_class=qwen2_tokenizer(["A B"], 300),
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(random_rows(model.config.vocab_size, rows, tokens)),
             verdict_ids=VERDICTS,
             peft_config=lora,
         )
-        self.model, self.batch = self.trainer.model, self.trainer.data_collator(rows)
-        self.tokens = {name: self.batch[name] for name in ("input_ids", "attention_mask")}
-        self.direction = torch.randn(WIDTH, generator=draw).to(model.dtype)
-        self.answers = (torch.arange(ROWS), self.batch["positions"])
+        self.model, self.device = self.trainer.model, self.trainer.model.device
         self.alone = None
         at_answers_alone(self.model, lambda: self.alone)
+        self.set_rows(rows, tokens)
+
+    def set_rows(self, rows: int, tokens: int) -> None:
+        """Let the steps to come be of so many rows of so many tokens."""
+        import torch
+
+        examples = random_rows(self.model.config.vocab_size, rows, tokens)
+        batch = self.trainer.data_collator(examples)
+        self.batch = {name: value.to(self.device) for name, value in batch.items()}
+        self.tokens = {name: self.batch[name] for name in ("input_ids", "attention_mask")}
+        draw = torch.Generator().manual_seed(0)
+        self.direction = torch.randn(self.model.config.hidden_size, generator=draw).to(self.device, self.model.dtype)
+        self.answers = (torch.arange(rows, device=self.device), self.batch["positions"])
+
+    def around(self, leg: str):
+        """What a step of a leg stands in, forward and backward."""
+        return nullcontext()
+
+    def precision(self):
+        """What a forward stands in."""
+        return nullcontext()
 
     def step(self, leg: str) -> float:
         """Seconds of one step."""
         self.model.zero_grad(set_to_none=True)
-        start = time.perf_counter()
-        getattr(self, leg.split()[0])()
+        name = leg.split()[0]
+        self.alone = self.answers if name == "last_layer" else None  # the backward pass may run the forward again
+        with self.around(name):
+            wait(self.device.type)
+            start = time.perf_counter()
+            with self.precision():
+                loss = getattr(self, name)()
+            if loss is not None:
+                loss.backward()
+            wait(self.device.type)
+        self.alone = None
         return time.perf_counter() - start
 
     def trunk(self):
         trunk = getattr(self.model, "get_base_model", lambda: self.model)().model
         hidden = trunk(**self.tokens, use_cache=False).last_hidden_state
-        (hidden[self.answers] @ self.direction).sum().backward()
+        return (hidden[self.answers] @ self.direction).sum()
 
     def ours(self):
-        self.trainer.compute_loss(self.model, dict(self.batch), num_items_in_batch=ROWS).backward()
+        return self.trainer.compute_loss(self.model, dict(self.batch), num_items_in_batch=len(self.answers[0]))
 
     def last_layer(self):
-        self.alone = self.answers
-        self.ours()
-        self.alone = None
+        return self.ours()
 
     def trl(self):
         from trl import SFTTrainer
 
         inputs = {**self.tokens, "labels": self.batch["labels"]}
-        SFTTrainer.compute_loss(self.trainer, self.model, inputs, num_items_in_batch=ROWS).backward()
+        return SFTTrainer.compute_loss(self.trainer, self.model, inputs, num_items_in_batch=len(self.answers[0]))
 
     def full(self):
         import torch.nn.functional as F
 
         logits = self.model(**self.tokens, use_cache=False).logits
-        F.cross_entropy(logits[self.answers].float(), self.batch["labels"][:, -1]).backward()
+        return F.cross_entropy(logits[self.answers].float(), self.batch["labels"][:, -1])
 
     def evaluate(self):
         self.model.eval()
@@ -118,9 +133,33 @@ class Bench:
         self.model.train()
 
 
+def small_bench(vocabulary: int, dtype: str, adapter: bool) -> Bench:
+    """The benchmark's own model, on a CPU."""
+    import torch
+    from peft import LoraConfig
+    from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+
+    from sft_judge.training.config import JudgeConfig
+
+    set_seed(0)
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=not adapter,
+    )
+    model = Qwen2ForCausalLM(config).to(getattr(torch, dtype)).train()
+    lora = LoraConfig(r=64, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
+    settings = JudgeConfig(output_dir="unused", use_cpu=True, bf16=False, gradient_checkpointing=False)
+    return Bench(model, lora, settings, ROWS, TOKENS)
+
+
 def seconds(name: str, dtype: str, adapter: bool, legs: list[str], rounds: int) -> dict[str, list[float]]:
     """Seconds of each leg in each round, after a round that does not count."""
-    bench = Bench(VOCABULARIES[name], dtype, adapter)
+    bench = small_bench(VOCABULARIES[name], dtype, adapter)
     taken = {leg: [] for leg in legs}
     for number in range(rounds + 1):
         for leg in legs if number % 2 else legs[::-1]:
@@ -133,7 +172,7 @@ def seconds(name: str, dtype: str, adapter: bool, legs: list[str], rounds: int) 
 def peak_of(name: str, dtype: str, adapter: bool, leg: str) -> float:
     """Bytes at the peak of two steps above what the libraries hold."""
     before = resident()
-    bench = Bench(VOCABULARIES[name], dtype, adapter)
+    bench = small_bench(VOCABULARIES[name], dtype, adapter)
     bench.step(leg)
     new_peak()
     bench.step(leg)
