@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass
 
 import torch
 from peft import PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer
 
 from sft_judge.core.errors import InputError
-from sft_judge.modeling.loading import attention_for, modules_beyond_text
+from sft_judge.modeling.loading import attention_for, has_dora, modules_beyond_text
 from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
 from sft_judge.training.adapters import adapter_config
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
@@ -214,7 +215,8 @@ def _run_step(model, trained: list, optimizer, ledger: Ledger, config: JudgeConf
     half = config.bf16 or model.get_input_embeddings().weight.dtype is torch.bfloat16  # a GPU's default
     # On fake tensors transformers cannot look whether rows are padded, and makes the mask of padded ones.
     inputs = {"input_ids": torch.zeros(rows, tokens, dtype=torch.long), "attention_mask": None}
-    with ledger:
+    # as VerdictTrainer has it
+    with ledger, disable_input_dtype_casting(model, active=half and not has_dora(model)):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = head(model, inputs, torch.full((rows,), tokens - 2)).logits
         verdict_loss(logits, torch.ones(rows, 2)).sum().backward()
