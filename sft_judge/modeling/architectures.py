@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from sft_judge.modeling.loading import load_config, load_tokenizer
+from sft_judge.modeling.loading import READ_BY_TRANSFORMERS, load_config, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,6 @@ def tokenizer_at_hand(model: str, revision: str | None = None):
     if model not in KNOWN_ARCHITECTURES:
         return load_tokenizer(model, revision)
     try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, **READ_BY_TRANSFORMERS)
     except (OSError, ValueError):
         return None
