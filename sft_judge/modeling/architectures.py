@@ -89,7 +89,7 @@ KNOWN_ARCHITECTURES = {
     ),
     # its tokenizer is a byte-level BPE with ChatML's control tokens, as Qwen2.5's is
     "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
-        "llama", "qwen2.5", 0.1345, _sizes(576, 1536, 30, 9, 3, 49_152, 8192, tie_word_embeddings=True)
+        "llama", "qwen2.5", 0.1345, _sizes(576, 1536, 30, 9, 3, 49_152, 8192, rope_theta=1e5, tie_word_embeddings=True)
     ),
 }
 
