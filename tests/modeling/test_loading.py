@@ -9,6 +9,7 @@ import torch
 from sft_judge.cli import main
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.loading import load_model, load_tokenizer
+from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
 pytestmark = pytest.mark.unit
 
@@ -148,3 +149,12 @@ def test_gemma2_soft_caps_its_attention(bases, tmp_path):
     assert (logits[1e-3] - logits[50.0]).abs().max() > 0
     with pytest.raises(InputError, match="sdpa leaves out"):
         load_model(str(folder), attn_implementation="sdpa")
+
+
+def test_a_tokenizer_json_is_read_though_mistrals_own_file_stands_beside_it(tmp_path):
+    """As in every folder of Mistral's; transformers would have mistral-common read the other one."""
+    tokenizer_of("mistral").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral"}))
+    (tmp_path / "tekken.json").write_text("{}")
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.is_fast and len(tokenizer) == len(tokenizer_of("mistral"))

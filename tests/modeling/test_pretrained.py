@@ -9,9 +9,11 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from helpers.hub import FakeHub, use_hub
 from sft_judge.cli import main
@@ -20,11 +22,17 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import read_adapter_config
 from sft_judge.data.battles import battle_table, read_battles, write_battles
 from sft_judge.data.probs import read_probs
+from sft_judge.inference.calibrated import calibrate_probs
+from sft_judge.inference.engines.vllm_engine import why_not
+from sft_judge.inference.parity import TOLERANCES
 from sft_judge.modeling import gguf_files, pretrained
 from sft_judge.modeling.hub import model_folder
 from sft_judge.modeling.loading import load_model, load_tokenizer
 
-unit, engine = pytest.mark.unit, pytest.mark.engine
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+from measuring import serving  # noqa: E402
+
+unit, engine, full = pytest.mark.unit, pytest.mark.engine, pytest.mark.full
 
 
 @pytest.fixture
@@ -247,3 +255,33 @@ def test_a_pretrained_model_is_converted_trained_merged_and_read_alike_by_both_e
     one, other = read.values()
     assert one.ids.tolist() == other.ids.tolist() and len(one.ids) == 2 * len(read_battles(battles))
     assert np.abs(np.exp(one.logp) - np.exp(other.logp)).max() < 1e-3
+
+
+@full
+@engine
+def test_a_pretrained_model_in_4_bits_is_served_with_the_numbers_of_transformers(
+    smollm2, synthetic_rows, synthetic_file, tmp_path, monkeypatch
+):
+    """Its layers are 576 and 1536 wide, which auto-round's own 128 weights a group do not divide."""
+    monkeypatch.chdir(tmp_path)
+    words = ["untrained", str(smollm2), "--output", "judge", "--prompt-template", "compact", "--total-budget", "512"]
+    assert main(words) == 0
+    small = ["--seqlen", "256", "--nsamples", "8", "--iters", "2", "--gate", "8", "--tolerance", "0.5"]
+    words = ["quantize", "--model", "judge", "--battles", str(synthetic_file), "--output", "w4a16", *small]
+    assert main([*words, "--holdout-fold", "0"]) == 0
+    stored = json.loads((tmp_path / "w4a16" / "config.json").read_text())["quantization_config"]
+    assert (stored["bits"], stored["group_size"]) == (4, 64)
+    with safe_open(tmp_path / "w4a16" / "model.safetensors", "pt") as weights:
+        assert len([name for name in weights.keys() if name.endswith("qweight")]) == 30 * 7
+    if reason := why_not("w4a16"):
+        pytest.skip(reason)
+    words = ["predict", "--model", "w4a16", "--battles", str(synthetic_file), "--output", "probs.parquet"]
+    assert main([*words, "--engine", "transformers", "--limit", "8"]) == 0
+    known = calibrate_probs(read_probs("probs.parquet"))
+    rows = [{**row, "verdict": None} for row in synthetic_rows if row["id"] in known.ids.tolist()]
+    with serving("w4a16") as (_, url):
+        answer = httpx.post(f"{url}/v1/judge", json={"battles": rows}, timeout=300).json()["judgements"]
+    served = {judged["id"]: [judged[name] for name in ("a", "b", "tie")] for judged in answer}
+    difference = np.abs(np.array([served[id_] for id_ in known.ids.tolist()]) - known.probs).max()
+    print(f"{len(served)} battles: max |Δp| {difference:.2e}")
+    assert len(served) == 8 and 0 < difference < TOLERANCES["engines", "bfloat16"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GraniteConfig, Qwen3MoeConfig
 
 from sft_judge.modeling.architectures import KNOWN_ARCHITECTURES, model_config_of
 from sft_judge.modeling.tiny_models import shrink_config
@@ -45,3 +45,13 @@ def test_experts_and_a_logit_scale_are_kept(config):
         assert model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.isfinite().all()
     if hasattr(config, "num_experts"):
         assert 1 < small.num_experts_per_tok < small.num_experts
+
+
+@unit
+@pytest.mark.parametrize("model_type", ["qwen3_5_text", "qwen3_next", "llama4_text", "deepseek_v3"])
+def test_a_family_of_mixed_layers_or_of_two_widths_of_head_runs_shrunk(model_type):
+    """vLLM's engine asks such a model how the family scales its logits."""
+    small = shrink_config(AutoConfig.for_model(model_type), tokenizer_of("qwen3"))
+    model = AutoModelForCausalLM.from_config(small, dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.isfinite().all()

@@ -100,6 +100,19 @@ def test_a_heads_bias_is_added(bases):
         torch.testing.assert_close(logits_of(VerdictHead(model, verdicts), model, ids, mask, positions), expected)
 
 
+def test_in_float32_the_verdicts_logits_of_a_model_in_bfloat16_are_not_rounded(bases):
+    """A logit of 16 to 32 would be rounded to eighths."""
+    model = load_model(str(bases["qwen2"]), "bfloat16")
+    ids, mask, positions, _, verdicts = batch(model, 3)
+    with torch.no_grad():
+        hidden = model.get_decoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        answers = hidden[torch.arange(len(ids)), positions].float()
+        expected = answers @ model.get_output_embeddings().weight[verdicts].float().T
+        logits = logits_of(VerdictHead(model, verdicts, in_float32=True), model, ids, mask, positions)
+    assert logits.dtype == torch.float32 and (expected - expected.bfloat16().float()).abs().max() > 1e-4
+    torch.testing.assert_close(logits, expected, atol=1e-6, rtol=1e-6)
+
+
 def test_no_logits_over_the_vocabulary_are_built(make_model):
     """Of all tensors that autograd keeps or the head returns, none but weights is as wide as the vocabulary."""
     model = make_model()

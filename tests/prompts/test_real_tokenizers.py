@@ -30,6 +30,7 @@ VERDICTS = {  # as the tokenizers' own files have them
     "llama3.1": {"A": 32, "B": 33, "tie": 49831},
     "deepseek-v3": {"A": 35, "B": 36, "C": 37},  # "tie" is two tokens
     "smollm2": {"A": 49, "B": 50, "tie": 36521},
+    "mistral": {"A": 1065, "B": 1066, "tie": 120950},
 }
 EVERY = [(name, template) for name in VERDICTS for template in TEMPLATES]
 
@@ -95,3 +96,41 @@ def test_long_battles_fit_the_budget_and_the_exchange_of_responses_exchanges_the
     for ids in (ab, ba):
         assert 200 < len(ids) < 420 and ids[-len(tail) :] == tail
     assert np.abs(len(ab) - len(ba)) <= 2
+
+
+@functools.cache
+def mistrals_own():
+    """What Mistral's own package makes of the file that `mistral` was converted from."""
+    package = pytest.importorskip("mistral_common")
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    return MistralTokenizer.from_file(str(Path(package.__file__).parent / "data" / "tekken_240911.json"))
+
+
+def test_a_field_has_the_tokens_that_mistrals_own_package_gives_to_text():
+    """Control tokens that are written in it too: both spell them out."""
+    prompt, tekken = wide_prompt("mistral", "pair"), mistrals_own().instruct_tokenizer.tokenizer
+    rng = random.Random(0)
+    rows = [fuzzed(rng) for _ in range(100)]
+    for turn in [turn for row in rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]:
+        assert prompt.plain.encode(turn, add_special_tokens=False).ids == tekken.encode(turn, bos=False, eos=False)
+
+
+def test_mistrals_control_tokens_are_those_of_its_own_package():
+    tokenizer, tekken = tokenizer_of("mistral"), mistrals_own().instruct_tokenizer.tokenizer
+    assert len(tokenizer) == tekken.n_words
+    pieces = [tekken.id_to_piece(token) for token in range(tekken.num_special_tokens)]
+    assert tokenizer.convert_ids_to_tokens(range(len(pieces))) == pieces
+    assert control_ids(tokenizer) == set(range(len(pieces)))
+
+
+@pytest.mark.parametrize("roles", ["user", "system user", "user assistant user", "system user assistant user"])
+def test_a_chat_has_the_tokens_that_mistrals_own_package_gives_it(roles):
+    own, tokenizer = mistrals_own(), tokenizer_of("mistral")
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+
+    messages = [
+        {"role": role, "content": f"The {role}, at {place}:\n ¿42?"} for place, role in enumerate(roles.split())
+    ]
+    wanted = own.encode_chat_completion(ChatCompletionRequest.from_openai(messages)).tokens
+    assert tokenizer.apply_chat_template(messages)["input_ids"] == wanted

@@ -47,7 +47,7 @@ class TransformersEngine:
         self.model = load_model(model, dtype, **options).to(device)
         if self.model.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
             _widen(self.model)
-        self.head = None if classifier else VerdictHead(self.model, spec.verdict_ids)
+        self.head = None if classifier else VerdictHead(self.model, spec.verdict_ids, in_float32=True)
         self.name, self.tokens_a_batch = model, TOKENS_A_BATCH
 
     def __enter__(self):
