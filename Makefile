@@ -7,7 +7,7 @@ TEST ?=
 SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-minimal demo test test-full check bench results clean
+.PHONY: help setup setup-minimal demo demo-real test test-full check bench results clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,6 +25,9 @@ else
 demo: demo-files setup
 	$(BIN)/sft-judge run recipes/demo/files.yaml --set data='$(DATA)' --set test='$(TEST)' --set sample='$(SAMPLE)'
 endif
+
+demo-real: setup  ## a small pretrained model on people's votes, in an hour; VOTES=F or SFT_JUDGE_DATA, else from the hub
+	$(BIN)/python scripts/demo_real.py $(if $(VOTES),--votes '$(VOTES)') $(ARGS)
 
 .PHONY: demo-files
 demo-files:

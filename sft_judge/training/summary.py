@@ -81,9 +81,9 @@ def describe_batch(config: JudgeConfig, data: TrainingData) -> str:
 
 
 def measure_costs(trainer: Trainer, data: TrainingData, trained) -> dict:
-    """Tokens a second of a whole run, and its memory on a GPU."""
-    tokens = sum(data.train_set["length"]) * trainer.state.epoch
-    costs = {"tokens_per_second": round(tokens / trained.metrics["train_runtime"])}
+    """Seconds of the steps of a whole run, its tokens a second, and its memory on a GPU."""
+    tokens, seconds = sum(data.train_set["length"]) * trainer.state.epoch, trained.metrics["train_runtime"]
+    costs = {"train_seconds": round(seconds, 1), "tokens_per_second": round(tokens / seconds)}
     if torch.cuda.is_available():
         costs["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return costs

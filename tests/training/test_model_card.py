@@ -81,7 +81,7 @@ def test_the_manifest_holds_the_whole_configuration_and_the_card_what_was_measur
     folder = train(fold=1, eval_strategy="steps", eval_steps=6)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["config"]["learning_rate"] == 1e-3 and manifest["model_config"]["lora_r"] == 4
-    assert {"commit", "versions", "peak_memory_mb", "tokens_per_second", "inputs"} <= manifest.keys()
+    assert {"commit", "versions", "peak_memory_mb", "train_seconds", "tokens_per_second", "inputs"} <= manifest.keys()
     _, text = card(folder)
     measured = read_spec(folder).training["eval"]
     assert f"| log loss, nats | {measured['eval_log_loss']:.4f} |" in text and len(losses(folder)) == 6
