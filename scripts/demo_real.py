@@ -51,13 +51,13 @@ def plan(step: float, sizes: dict[str, int], minutes: float) -> tuple[int, list[
 
     Args:
         step: seconds of a training step.
-        sizes: battles to `train` on, to `evaluate` on and to `calibrate` on, of all that there are.
+        sizes: battles to `train` on and to `evaluate` on, of all that there are.
         minutes: that everything may take.
 
     Returns:
         The number, and lines that say what takes how long.
     """
-    rows = 2 * (3 * sizes["evaluate"] + sizes["calibrate"])  # both orders; zero-shot, trained, 4 bits
+    rows = 3 * 2 * sizes["evaluate"]  # zero-shot, trained and 4 bits, in both orders
     parts = {f"reading {rows:,} prompts by vLLM": rows * PREDICTED_ROW * step, "all else": OTHER_STAGES * step}
     left = 60 * minutes - sum(parts.values())
     fitting = min(int(left / step) * BATTLES_A_STEP, sizes["train"])
@@ -97,12 +97,11 @@ def main() -> None:
 
 
 def count_battles(file: Path) -> dict[str, int]:
-    """Battles of the folds to evaluate on, to calibrate on, and to train on."""
+    """Battles of the fold to evaluate on, and of those to train on."""
     import pyarrow.parquet as pq
 
     folds = pq.read_table(file, columns=["fold"])["fold"].to_pylist()
-    evaluate, calibrate = folds.count(0), folds.count(1)
-    return {"evaluate": evaluate, "calibrate": calibrate, "train": len(folds) - evaluate - calibrate}
+    return {"evaluate": folds.count(0), "train": len(folds) - folds.count(0)}
 
 
 if __name__ == "__main__":

@@ -45,8 +45,10 @@ TRAINED = {  # arm: settings beyond the recipe's
 }
 UNTRAINED = {"zero-shot": [], "few-shot": ["--shots", "3", "--battles", "{train}", "--total-budget", "1536"]}
 RIVALS = ("plain TRL", "pairjudge 0.3")
+IN_4_BITS = {"in 4 bits: hard labels, both orders": "hard labels, both orders"}  # arm: that of whose weights it is
+TUNING = ["--scheme", "W4A16", "--seqlen", "512", "--nsamples", "128", "--iters", "50", "--gate", "0"]
 ON_TRAINING_QUESTIONS = "zero-shot, training questions"  # to calibrate it there
-ARMS = (*UNTRAINED, ON_TRAINING_QUESTIONS, *RIVALS, *TRAINED)
+ARMS = (*UNTRAINED, ON_TRAINING_QUESTIONS, *RIVALS, *TRAINED, *IN_4_BITS)
 
 
 def prepare(votes: Path, run: Path) -> dict[str, str]:
@@ -96,6 +98,11 @@ def run_arm(arm: str, seed: int, base: str, files: dict[str, str], run: Path) ->
         options = [option.format(**files) for option in UNTRAINED.get(arm, [])]
         judge = work / "judge"
         call([*JUDGE, "untrained", base, "--output", judge, "--seed", seed, "--total-budget", 512, *options])
+    elif arm in IN_4_BITS:
+        judge = work / "judge"
+        call([*JUDGE, "merge", run / f"{slug(IN_4_BITS[arm])}-{seed}" / "adapter", "--output", work / "merged"])
+        data = ["--battles", files["battles"], "--holdout-fold", HELD_OUT]
+        call([*JUDGE, "quantize", "--model", work / "merged", *data, "--output", judge, *TUNING])
     elif arm in RIVALS:
         import mtbench_rivals
 

@@ -16,7 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mtbench import ARMS, HELD_OUT, RESULTS, RIVALS, ROOT, TRAINED, TRAINED_ON, as_battle, held_out_questions
+from mtbench import (
+    ARMS,
+    HELD_OUT,
+    IN_4_BITS,
+    RESULTS,
+    RIVALS,
+    ROOT,
+    TRAINED,
+    TRAINED_ON,
+    as_battle,
+    held_out_questions,
+)
 from results import markdown, replaced
 from sklearn.linear_model import LogisticRegression
 
@@ -42,6 +53,7 @@ QUESTIONS = {  # what is asked: pairs of an arm and its reference
     "Does training beat what needs none?": [(BOTH, other) for other in (FREQUENCIES, LENGTH, ZERO_SHOT, CALIBRATED)],
     "Is the loss on the verdict alone better than TRL's on the completion?": [(ONE, "plain TRL")],
     "Is it better than pairjudge?": [(ONE, "pairjudge 0.3")],
+    "What do 4 bits cost?": [("in 4 bits: hard labels, both orders", BOTH)],
     "Do both orders in one step beat one order?": [(BOTH, ONE), (BOTH, "hard labels, one order, two passes")],
     "Does distilling beat hard labels and label smoothing, at equal compute?": [
         ("distilled from GPT-4's verdicts, one order", ONE),
@@ -99,7 +111,7 @@ class Votes:
             orders /= orders.sum(axis=2, keepdims=True)
             arm = found.setdefault(result["arm"], Arm({}, {}))
             arm.probs[result["seed"]], arm.orders[result["seed"]] = orders.mean(axis=1), orders
-            if result["arm"] in (*TRAINED, *RIVALS):
+            if result["arm"] in (*TRAINED, *RIVALS, *IN_4_BITS):
                 arm.minutes = result["seconds"]["train"] / 60
         if there := found.pop(ZERO_SHOT_THERE, None):
             nobody = np.full(len(self.train), None)
