@@ -8,6 +8,7 @@ line and an exit status, the manifest beside the output, what to say when a pers
 
 import importlib
 import os
+import re
 import shlex
 import signal
 import sys
@@ -66,10 +67,24 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
         if error.filename is None and error.errno is None:
             raise
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}. Nothing was written there.", 2)
+    except _weight_errors() as error:
+        if not _WRITING.search(str(error)):
+            raise
+        return _fail(f"A file of weights could not be written ({error}): is the disk full? No output was touched.", 2)
     except KeyboardInterrupt:
         return 130 if nested else _fail(_go_on("Interrupted", argv), 130)
     except Terminated:
         return 143 if nested else _fail(_go_on("Terminated", argv), 143)
+
+
+# what safetensors and torch.save say where a file cannot be written: neither raises an OSError
+_WRITING = re.compile(r"while serializing: I/O error|inline_container")
+
+
+def _weight_errors() -> tuple[type[Exception], ...]:
+    """Errors by which the libraries that write weights may tell of the disk; imports none of them."""
+    writer = sys.modules.get("safetensors")
+    return (RuntimeError, writer.SafetensorError) if writer else ()
 
 
 class Terminated(BaseException):

@@ -198,3 +198,44 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 def test_the_command_and_the_module_are_one(tmp_path):
     run = subprocess.run([sys.executable, "-m", "sft_judge", "nonsense"], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 2 and run.stdout == "" and run.stderr.count("\n") == 1
+
+
+LIMITED = """
+import resource, sys
+from sft_judge.cli import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("room", [50_000, 700_000])
+def test_a_disk_that_takes_no_more_weights_is_one_line_and_leaves_nothing(room, bases, tmp_path):
+    """Of a model, by safetensors; and of a training, whose adapter still fits and whose optimizer does not."""
+    from sft_judge.data.battles import battle_table, write_battles
+
+    texts = {"prompt": ["?"], "response_a": ["x"], "response_b": ["y"], "verdict": "a"}
+    write_battles(tmp_path / "battles.parquet", battle_table([{"id": str(row), **texts} for row in range(8)]))
+    base = bases["qwen2"]
+    words = ["untrained", str(base), "--output", str(tmp_path / "judge"), "--total-budget", "400"]
+    assert main(words) == 0
+    words = ["merge", str(tmp_path / "judge"), str(tmp_path / "judge"), "--output", str(tmp_path / "out")]
+    if room > 100_000:
+        words = f"train --config tiny/train --model_name_or_path {base} --max_steps 1 --lora_r 64".split()
+        words += ["--battles", str(tmp_path / "battles.parquet"), "--output_dir", str(tmp_path / "out")]
+        words += ["--save_strategy", "steps", "--save_steps", "1", "--total_budget", "400"]
+    run = subprocess.run([sys.executable, "-c", LIMITED, str(room), *words], capture_output=True, text=True)
+    last = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 2 and "Traceback" not in run.stderr, run.stderr
+    assert last.startswith("sft-judge: ") and "is the disk full?" in last and not (tmp_path / "out").exists()
+
+
+def test_other_errors_of_torch_keep_their_traceback(monkeypatch):
+    import safetensors  # noqa: F401
+
+    def fail(*words):
+        raise RuntimeError("shapes do not go together")
+
+    monkeypatch.setattr(cli, "run_stage", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["predict"])
