@@ -27,6 +27,7 @@ from sft_judge.training.dataset import verdict_dataset
 logger = logging.getLogger(__name__)
 
 ROWS_PER_ROUND = 8  # calibration rows a round of tuning
+ROUNDS_ON_A_CPU = 200  # of 8 rows of 256 tokens take a layer of SmolLM2's 80 s on two cores
 GROUP = 128  # weights that share a scale, where that can be
 GROUPED_SCHEMES = ("W4A16", "W8A16")
 STEP = 32  # a layer whose sides are no multiples of it stays in 16 bits, by auto-round's rule
@@ -122,6 +123,11 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     if len(rows) < tuning.nsamples:
         logger.warning(
             f"all of the battles fill {len(rows)} rows of {seqlen} tokens, and --nsamples {tuning.nsamples}"
+        )
+    if tuning.iters > ROUNDS_ON_A_CPU and not torch.cuda.is_available():
+        logger.warning(
+            f"--iters {tuning.iters} are rounds for each layer, which take hours without a GPU. In minutes, and "
+            "somewhat worse: --iters 20 --seqlen 256 --nsamples 32"
         )
     groups = {"group_size": group_size_of(loaded)} if tuning.scheme in GROUPED_SCHEMES else {}
     if groups.get("group_size", GROUP) != GROUP:

@@ -77,7 +77,7 @@ class VllmEngine:
         try:
             self._llm = LLM(**settings, disable_log_stats=True)
         except (RuntimeError, ValueError, AssertionError) as error:  # what vLLM raises; out of memory is the first
-            why = " ".join(str(error).split())[:300]
+            why = " ".join(str(error).split())[:300] or type(error).__name__  # an assertion may say nothing
             raise InputError(
                 f"{model}: vLLM does not start ({why}). Where memory is short: fewer bits (sft-judge quantize, "
                 "--dtype bfloat16), more GPUs (--tensor-parallel N), a judge of a smaller total_budget; on a CPU "
