@@ -33,7 +33,7 @@ def recipe_bench(rows: int, tokens: int) -> Bench:
     from peft.helpers import disable_input_dtype_casting
     from transformers import AutoModelForCausalLM, set_seed
 
-    from sft_judge.core.allocator import keep_freed_memory
+    from sft_judge.core.cpu_memory import prepare_cpu_memory
     from sft_judge.modeling.architectures import model_config_of
     from sft_judge.training.adapters import adapter_config
     from sft_judge.training.recipes import read_recipe
@@ -45,7 +45,7 @@ def recipe_bench(rows: int, tokens: int) -> Bench:
         def precision(self):
             return torch.autocast("cpu", torch.bfloat16)
 
-    keep_freed_memory()  # as load_model does
+    prepare_cpu_memory()  # as load_model does
     set_seed(0)
     config, adapters = read_recipe(RECIPE, ["--output_dir", "unused"]).configs()
     model = AutoModelForCausalLM.from_config(

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
 from sft_judge.core import model_files
-from sft_judge.core.allocator import keep_freed_memory
 from sft_judge.core.choices import DTYPES
+from sft_judge.core.cpu_memory import prepare_cpu_memory
 from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.model_files import ADAPTER, ADAPTER_WEIGHTS, is_adapter, is_local
 from sft_judge.modeling.hub import explain_hub_error, hub_folder
@@ -92,7 +92,7 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     precision = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     if not torch.cuda.is_available():
-        keep_freed_memory()
+        prepare_cpu_memory()
     try:
         base = base_of(model)
         check_model_folder(base)

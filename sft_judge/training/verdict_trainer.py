@@ -16,6 +16,7 @@ from transformers import PrinterCallback
 from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTTrainer
 
+from sft_judge.core.cpu_memory import prepare_cpu_memory
 from sft_judge.core.errors import GateError
 from sft_judge.modeling.loading import has_dora, keep_unpacked
 from sft_judge.modeling.verdict_head import VerdictHead, dense_gradients
@@ -50,6 +51,8 @@ class VerdictTrainer(SFTTrainer):
         super().__init__(model, args.with_changes(**changes), processing_class=processing_class, **options)
         keep_unpacked(self.model)  # it is evaluated between its steps
         self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
+        if self.accelerator.device.type == "cpu":
+            prepare_cpu_memory()  # of a model that load_model did not load
         alone = self.accelerator.distributed_type == DistributedType.NO
         self.verdict_head = VerdictHead(self.model, verdict_ids, alone, args.last_layer_at_answer)
         self.collapse_guard = CollapseGuard(_frequencies(self.train_dataset))
