@@ -21,27 +21,34 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import mtbench_rivals
+import pyarrow.compute as pc
+
 from sft_judge.core.manifest import git_commit
 from sft_judge.core.swap_orders import ORDERS
-from sft_judge.data.battles import battle_table, rows_of_fold, write_battles
+from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import read_probs
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "mtbench"
 JUDGE = [sys.executable, "-m", "sft_judge"]
 RECIPE = "smollm2-135m/teacher"
-HELD_OUT, TRAINED_ON = 0, 1  # folds
+HELD_OUT, TRAINED_ON = 0, (1, 2)  # folds; the teachers of one of the two label the other
 DIGITS = 5  # of a probability in a result
 
 ONE_ORDER = ["--swap", "random"]
 BOTH_ORDERS = ["--swap", "both", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
 FROM_VERDICTS = ["--external_teacher", "--distill_weight", "0.5", "--distill_temperature", "1"]
+TEACHERS = ("gemma-3-270m", "smollm2-135m")  # each by its recipe, on half of the questions
+BY_TEACHERS = [f"{{{name}}}" for name in TEACHERS]
+FROM_TEACHERS = ["--distill_weight", "0.45", "0.45", "--distill_temperature", "5"]
 TRAINED = {  # arm: settings beyond the recipe's
     "hard labels, one order": ONE_ORDER,
     "hard labels, both orders": BOTH_ORDERS,
     "hard labels, one order, two passes": [*ONE_ORDER, "--num_train_epochs", "2"],
     "label smoothing, one order": [*ONE_ORDER, "--label_smoothing_factor", "0.1"],
     "distilled from GPT-4's verdicts, one order": [*ONE_ORDER, "--labels", "{gpt4}", *FROM_VERDICTS],
+    "distilled from two teachers, one order": [*ONE_ORDER, "--labels", *BY_TEACHERS, *FROM_TEACHERS],
 }
 UNTRAINED = {"zero-shot": [], "few-shot": ["--shots", "3", "--battles", "{train}", "--total-budget", "1536"]}
 RIVALS = ("plain TRL", "pairjudge 0.3")
@@ -54,16 +61,15 @@ ARMS = (*UNTRAINED, ON_TRAINING_QUESTIONS, *RIVALS, *TRAINED, *IN_4_BITS)
 def prepare(votes: Path, run: Path) -> dict[str, str]:
     """Write the battles with their folds, those to train on, and GPT-4's verdicts; their paths by name."""
     rows = [json.loads(line) for line in votes.read_text().splitlines()]
-    held_out = held_out_questions(rows)
-    battles = [as_battle(row, HELD_OUT if row["meta"]["question_id"] in held_out else TRAINED_ON) for row in rows]
-    files = {name: str(run / f"{name}.parquet") for name in ("battles", "train")} | {"gpt4": str(run / "gpt4.jsonl")}
+    folds = folds_of(rows)
+    table = battle_table([as_battle(row, folds[row["meta"]["question_id"]]) for row in rows])
+    files = {name: str(run / f"{name}.parquet") for name in ("battles", "train", *TEACHERS)}
+    files["gpt4"] = str(run / "gpt4.jsonl")
     run.mkdir(parents=True, exist_ok=True)
-    table = battle_table(battles)
     write_battles(Path(files["battles"]), table)
-    write_battles(Path(files["train"]), rows_of_fold(table, TRAINED_ON, votes))
-    lines = [
-        {"id": row["id"], "order": order, "verdict": row["meta"]["judge_gpt4"]} for row in rows for order in ORDERS
-    ]
+    write_battles(Path(files["train"]), table.filter(pc.not_equal(table["fold"], HELD_OUT)))
+    said = {row["id"]: row["meta"]["judge_gpt4"] for row in rows}  # a tie where its two orders disagree
+    lines = [{"id": id_, "order": order, "verdict": verdict} for id_, verdict in said.items() for order in ORDERS]
     Path(files["gpt4"]).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return files
 
@@ -76,60 +82,78 @@ def as_battle(row: dict, fold: int) -> dict:
     return {**texts, "verdict": row["winner"], **models, "source": meta["category"], "fold": fold}
 
 
-def held_out_questions(rows: list[dict], number: int = 14) -> set[int]:
-    """As many questions of each category, drawn once and for all."""
+def folds_of(rows: list[dict], held_out: int = 14) -> dict[int, int]:
+    """The fold of each question: as many of each category are held out, drawn once and for all; others take turns."""
     categories = defaultdict(set)
     for row in rows:
         categories[row["meta"]["category"]].add(row["meta"]["question_id"])
-    draw, chosen = random.Random(0), set()
+    draw, folds = random.Random(0), {}
     for place, (_, questions) in enumerate(sorted(categories.items())):
-        each = number // len(categories) + (place < number % len(categories))
-        chosen |= set(draw.sample(sorted(questions), each))
-    return chosen
+        each = held_out // len(categories) + (place < held_out % len(categories))
+        apart = set(draw.sample(sorted(questions), each))
+        folds |= dict.fromkeys(apart, HELD_OUT)
+        folds |= {question: TRAINED_ON[turn % 2] for turn, question in enumerate(sorted(questions - apart))}
+    return folds
 
 
-def run_arm(arm: str, seed: int, base: str, files: dict[str, str], run: Path) -> dict:
-    """Make the judge of an arm, unless it is there, and let it see the held-out battles."""
-    work = run / f"{slug(arm)}-{seed}"
-    seconds = {"train": None}
+def run_arm(arm: str, seed: int, options: argparse.Namespace, files: dict[str, str]) -> dict:
+    """Make the judge of an arm, unless it is there, let it see the held-out battles, and return the result."""
+    work = options.run / f"{slug(arm)}-{seed}"
     start = time.monotonic()
-    fold = TRAINED_ON if arm == ON_TRAINING_QUESTIONS else HELD_OUT
-    if arm in UNTRAINED or arm == ON_TRAINING_QUESTIONS:
-        options = [option.format(**files) for option in UNTRAINED.get(arm, [])]
-        judge = work / "judge"
-        call([*JUDGE, "untrained", base, "--output", judge, "--seed", seed, "--total-budget", 512, *options])
-    elif arm in IN_4_BITS:
-        judge = work / "judge"
-        call([*JUDGE, "merge", run / f"{slug(IN_4_BITS[arm])}-{seed}" / "adapter", "--output", work / "merged"])
-        data = ["--battles", files["battles"], "--holdout-fold", HELD_OUT]
-        call([*JUDGE, "quantize", "--model", work / "merged", *data, "--output", judge, *TUNING])
-    elif arm in RIVALS:
-        import mtbench_rivals
-
-        judge = mtbench_rivals.TRAIN[arm](base, files["train"], work, seed)
-    else:
-        options = [option.format(**files) for option in TRAINED[arm]]
-        data = ["--model_name_or_path", base, "--battles", files["battles"], "--fold", HELD_OUT]
-        call([*JUDGE, "train", "--config", RECIPE, *data, "--output_dir", work / "adapter", "--seed", seed, *options])
-        seconds["train"] = round(time.monotonic() - start)
-        judge = work / "judge"
-        call([*JUDGE, "merge", work / "adapter", "--output", judge])
-    seconds["train"] = seconds["train"] or round(time.monotonic() - start)
-    start = time.monotonic()
+    judge = make_judge(arm, seed, options, files, work)
+    trained, start = time.monotonic() - start, time.monotonic()
+    manifest = work / "adapter" / "manifest.json"
+    if manifest.is_file():  # without the start; not there of a training that went on after a stop
+        trained = json.loads(manifest.read_text()).get("train_seconds", trained)
     probs = work / "probs.parquet"
     if arm == "pairjudge 0.3":
         mtbench_rivals.predict_pairjudge(judge, files["battles"], HELD_OUT, probs)
     else:
-        options = ["--engine", "transformers", "--fold", fold, "--battles", files["battles"]]
-        call([*JUDGE, "predict", "--model", judge, "--output", probs, *options])
-    seconds["predict"] = round(time.monotonic() - start)
-    return {
-        "arm": arm,
-        "seed": seed,
-        "commit": git_commit(),
-        "seconds": seconds,
-        "probabilities": probabilities(probs),
-    }
+        there = ["--battles", files["battles"], "--fold", HELD_OUT]
+        there = ["--battles", files["train"]] if arm == ON_TRAINING_QUESTIONS else there
+        call([*JUDGE, "predict", "--model", judge, "--output", probs, "--engine", "transformers", *there])
+    seconds = {"train": round(trained), "predict": round(time.monotonic() - start)}
+    facts = {"arm": arm, "seed": seed, "commit": git_commit(), "seconds": seconds}
+    return facts | {"probabilities": probabilities(probs)}
+
+
+def make_judge(arm: str, seed: int, options: argparse.Namespace, files: dict[str, str], work: Path) -> Path:
+    """Make the judge of an arm in `work`, or go on with it; returns its folder."""
+    judge, data = work / "judge", ["--battles", files["battles"]]
+    if arm in RIVALS:
+        return mtbench_rivals.TRAIN[arm](options.base, files["train"], work, seed)
+    if arm in IN_4_BITS:
+        adapter = options.run / f"{slug(IN_4_BITS[arm])}-{seed}" / "adapter"
+        call([*JUDGE, "merge", adapter, "--output", work / "merged"])
+        data += ["--holdout-fold", HELD_OUT, "--output", judge]
+        call([*JUDGE, "quantize", "--model", work / "merged", *data, *TUNING])
+        return judge
+    more = TRAINED.get(arm, UNTRAINED.get(arm, []))
+    for name in TEACHERS:
+        if f"{{{name}}}" in more and not Path(files[name]).is_file():
+            make_labels(name, options, files)
+    more = [word.format(**files) for word in more]
+    if arm in TRAINED:
+        data += ["--model_name_or_path", options.base, "--fold", HELD_OUT, "--output_dir", work / "adapter"]
+        call([*JUDGE, "train", "--config", RECIPE, *data, "--seed", seed, *more])
+        call([*JUDGE, "merge", work / "adapter", "--output", judge])
+    else:
+        call([*JUDGE, "untrained", options.base, "--output", judge, "--seed", seed, "--total-budget", 512, *more])
+    return judge
+
+
+def make_labels(teacher: str, options: argparse.Namespace, files: dict[str, str]) -> None:
+    """Train a teacher on each half of the training questions, and label by it all others."""
+    base = options.base if teacher in RECIPE else options.run / teacher
+    if not Path(base).is_dir():
+        call([*JUDGE, "base", "--pretrained", teacher, "--output", base])
+    folder, data = options.run / f"teacher-{teacher}", ["--battles", files["battles"]]
+    for fold in TRAINED_ON:
+        settings = ["--model_name_or_path", base, *data, "--fold", fold, "--holdout_fold", HELD_OUT]
+        place = folder / f"fold-{fold}"
+        call([*JUDGE, "train", "--config", f"{teacher}/teacher", *settings, "--output_dir", place])
+    engine = ["--engine", "transformers", "--out-of-fold"]
+    call([*JUDGE, "predict", "--model", folder, *data, "--output", files[teacher], *engine])
 
 
 def probabilities(file: Path) -> dict[str, dict[str, list[float]]]:
@@ -161,6 +185,7 @@ def main() -> None:
     parser.add_argument("--votes", type=Path, help="mtbench_majority_q1to7.jsonl (in SFT_JUDGE_DATA)")
     parser.add_argument("--base", default="runs/models/smollm2", help="SmolLM2-135M-Instruct; made where it is absent")
     parser.add_argument("--run", type=Path, default=Path("runs/mtbench"), help="work folder")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results (docs/mtbench)")
     options = parser.parse_args()
     if unknown := set(options.arms) - set(ARMS):
         parser.error(f"{', '.join(sorted(unknown))}: expected of {', '.join(ARMS)}")
@@ -170,12 +195,12 @@ def main() -> None:
     files = prepare(votes, options.run)
     if not Path(options.base).is_dir():
         call([*JUDGE, "base", "--pretrained", "smollm2-135m", "--output", options.base])
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    options.results.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for arm in options.arms:
-            result = RESULTS / f"{slug(arm)}-{seed}.json"
+            result = options.results / f"{slug(arm)}-{seed}.json"
             if not result.is_file():
-                found = run_arm(arm, seed, options.base, files, options.run)
+                found = run_arm(arm, seed, options, files)
                 result.write_text(json.dumps(found, separators=(",", ":")) + "\n")
                 shutil.rmtree(options.run / f"{slug(arm)}-{seed}" / "judge", ignore_errors=True)
             print(result, flush=True)

@@ -24,9 +24,8 @@ from mtbench import (
     RIVALS,
     ROOT,
     TRAINED,
-    TRAINED_ON,
     as_battle,
-    held_out_questions,
+    folds_of,
 )
 from results import markdown, replaced
 from sklearn.linear_model import LogisticRegression
@@ -58,6 +57,8 @@ QUESTIONS = {  # what is asked: pairs of an arm and its reference
     "Does distilling beat hard labels and label smoothing, at equal compute?": [
         ("distilled from GPT-4's verdicts, one order", ONE),
         ("distilled from GPT-4's verdicts, one order", "label smoothing, one order"),
+        ("distilled from two teachers, one order", ONE),
+        ("distilled from two teachers, one order", "label smoothing, one order"),
         ("label smoothing, one order", ONE),
     ],
 }
@@ -77,9 +78,10 @@ class Votes:
 
     def __init__(self, file: Path):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
-        apart = held_out_questions(rows)
-        folds = [HELD_OUT if row["meta"]["question_id"] in apart else TRAINED_ON for row in rows]
-        self.rows, self.train = ([row for row, fold in zip(rows, folds, strict=True) if fold == one] for one in (0, 1))
+        folds = folds_of(rows)
+        apart = [folds[row["meta"]["question_id"]] == HELD_OUT for row in rows]
+        self.rows = [row for row, held in zip(rows, apart, strict=True) if held]
+        self.train = [row for row, held in zip(rows, apart, strict=True) if not held]
         self.verdicts, self.trained_on = (
             np.array([VERDICTS.index(row["winner"]) for row in part]) for part in (self.rows, self.train)
         )

@@ -74,24 +74,26 @@ def votes_rows(votes):
 
 
 def test_the_same_14_questions_are_held_out_one_or_two_of_each_category(votes):
-    from mtbench import held_out_questions
+    from mtbench import HELD_OUT, TRAINED_ON, folds_of
 
     rows = [json.loads(line) for line in votes.read_text().splitlines()]
-    chosen = held_out_questions(rows)
-    counts = Counter(CATEGORIES[question % 8] for question in chosen)
-    assert len(chosen) == 14 and set(counts.values()) == {1, 2} and len(counts) == 8
-    assert held_out_questions(rows[::-1]) == chosen
+    folds = folds_of(rows)
+    counts = Counter(CATEGORIES[question % 8] for question, fold in folds.items() if fold == HELD_OUT)
+    assert counts.total() == 14 and set(counts.values()) == {1, 2} and len(counts) == 8
+    assert folds_of(rows[::-1]) == folds
+    halves = Counter(folds.values())
+    assert abs(halves[TRAINED_ON[0]] - halves[TRAINED_ON[1]]) <= 8 and len(folds) == 56
 
 
 def test_battles_are_folded_by_question_and_gpt4_speaks_in_both_orders(votes, tmp_path):
     import pyarrow.parquet as pq
-    from mtbench import HELD_OUT, TRAINED_ON, held_out_questions, prepare
+    from mtbench import HELD_OUT, folds_of, prepare
 
     files = prepare(votes, tmp_path / "run")
     battles, train = pq.read_table(files["battles"]).to_pylist(), pq.read_table(files["train"]).to_pylist()
-    apart = held_out_questions([json.loads(line) for line in votes.read_text().splitlines()])
-    assert {int(row["id"].split("-")[0]) for row in battles if row["fold"] == HELD_OUT} == apart
-    assert [row["id"] for row in train] == [row["id"] for row in battles if row["fold"] == TRAINED_ON]
+    folds = folds_of([json.loads(line) for line in votes.read_text().splitlines()])
+    assert all(row["fold"] == folds[int(row["id"].split("-")[0])] for row in battles)
+    assert [row["id"] for row in train] == [row["id"] for row in battles if row["fold"] != HELD_OUT]
     lines = [json.loads(line) for line in Path(files["gpt4"]).read_text().splitlines()]
     assert len(lines) == 2 * len(battles) and {line["order"] for line in lines} == {"ab", "ba"}
 
