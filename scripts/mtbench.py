@@ -68,7 +68,8 @@ def prepare(votes: Path, run: Path) -> dict[str, str]:
     run.mkdir(parents=True, exist_ok=True)
     write_battles(Path(files["battles"]), table)
     write_battles(Path(files["train"]), table.filter(pc.not_equal(table["fold"], HELD_OUT)))
-    said = {row["id"]: row["meta"]["judge_gpt4"] for row in rows}  # a tie where its two orders disagree
+    trained_on = [row for row in rows if folds[row["meta"]["question_id"]] != HELD_OUT]
+    said = {row["id"]: row["meta"]["judge_gpt4"] for row in trained_on}  # a tie where its two orders disagree
     lines = [{"id": id_, "order": order, "verdict": verdict} for id_, verdict in said.items() for order in ORDERS]
     Path(files["gpt4"]).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return files
@@ -119,14 +120,13 @@ def run_arm(arm: str, seed: int, options: argparse.Namespace, files: dict[str, s
 
 def make_judge(arm: str, seed: int, options: argparse.Namespace, files: dict[str, str], work: Path) -> Path:
     """Make the judge of an arm in `work`, or go on with it; returns its folder."""
-    judge, data = work / "judge", ["--battles", files["battles"]]
+    judge, data = work / "judge", ["--battles", files["train"]]
     if arm in RIVALS:
         return mtbench_rivals.TRAIN[arm](options.base, files["train"], work, seed)
     if arm in IN_4_BITS:
         adapter = options.run / f"{slug(IN_4_BITS[arm])}-{seed}" / "adapter"
         call([*JUDGE, "merge", adapter, "--output", work / "merged"])
-        data += ["--holdout-fold", HELD_OUT, "--output", judge]
-        call([*JUDGE, "quantize", "--model", work / "merged", *data, *TUNING])
+        call([*JUDGE, "quantize", "--model", work / "merged", *data, "--output", judge, *TUNING])
         return judge
     more = TRAINED.get(arm, UNTRAINED.get(arm, []))
     for name in TEACHERS:
@@ -134,7 +134,7 @@ def make_judge(arm: str, seed: int, options: argparse.Namespace, files: dict[str
             make_labels(name, options, files)
     more = [word.format(**files) for word in more]
     if arm in TRAINED:
-        data += ["--model_name_or_path", options.base, "--fold", HELD_OUT, "--output_dir", work / "adapter"]
+        data += ["--model_name_or_path", options.base, "--output_dir", work / "adapter"]
         call([*JUDGE, "train", "--config", RECIPE, *data, "--seed", seed, *more])
         call([*JUDGE, "merge", work / "adapter", "--output", judge])
     else:
@@ -147,9 +147,9 @@ def make_labels(teacher: str, options: argparse.Namespace, files: dict[str, str]
     base = options.base if teacher in RECIPE else options.run / teacher
     if not Path(base).is_dir():
         call([*JUDGE, "base", "--pretrained", teacher, "--output", base])
-    folder, data = options.run / f"teacher-{teacher}", ["--battles", files["battles"]]
+    folder, data = options.run / f"teacher-{teacher}", ["--battles", files["train"]]
     for fold in TRAINED_ON:
-        settings = ["--model_name_or_path", base, *data, "--fold", fold, "--holdout_fold", HELD_OUT]
+        settings = ["--model_name_or_path", base, *data, "--fold", fold]
         place = folder / f"fold-{fold}"
         call([*JUDGE, "train", "--config", f"{teacher}/teacher", *settings, "--output_dir", place])
     engine = ["--engine", "transformers", "--out-of-fold"]

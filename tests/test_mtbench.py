@@ -95,7 +95,7 @@ def test_battles_are_folded_by_question_and_gpt4_speaks_in_both_orders(votes, tm
     assert all(row["fold"] == folds[int(row["id"].split("-")[0])] for row in battles)
     assert [row["id"] for row in train] == [row["id"] for row in battles if row["fold"] != HELD_OUT]
     lines = [json.loads(line) for line in Path(files["gpt4"]).read_text().splitlines()]
-    assert len(lines) == 2 * len(battles) and {line["order"] for line in lines} == {"ab", "ba"}
+    assert len(lines) == 2 * len(train) and {line["order"] for line in lines} == {"ab", "ba"}
 
 
 def test_an_arms_figures_are_means_over_seeds_of_averaged_orders(votes, table):
