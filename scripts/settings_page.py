@@ -29,8 +29,8 @@ GROUPS = {  # of the help: names of keys, or patterns of them; the first that fi
     "full_vocab_weight chat_template_path eos_token pad_token",
     "distillation": "labels distill_* teacher_ties correct_above allow_in_sample external_teacher rdrop_weight",
     "guards": "on_collapse collapse_after on_spike spike_factor logging_nan_inf_filter",
-    "model and adapter": "model_* gguf_file dtype attn_implementation use_peft lora_* use_rslora use_dora load_in_* *bnb_* "
-    "router_aux_loss_coef last_layer_at_answer use_kernels",
+    "model and adapter": "model_* gguf_file dtype attn_implementation use_peft lora_* use_rslora use_dora load_in_* "
+    "*bnb_* router_aux_loss_coef last_layer_at_answer use_kernels",
     "optimisation": "learning_rate lr_* warmup_steps num_train_epochs max_steps per_device_train_batch_size "
     "gradient_accumulation_steps padding_free pad_to_multiple_of optim optim_* weight_decay adam_* max_grad_norm "
     "label_smoothing_factor ema_decay average_tokens_across_devices neftune_noise_alpha seed full_determinism bf16 "
