@@ -30,28 +30,18 @@ STEPS, SHORTEST, LONGEST = 300, 32, 256  # of the memory's line
 def recipe_bench(rows: int, tokens: int) -> Bench:
     """Steps of the recipe on a model of random weights."""
     import torch
-    from peft.helpers import disable_input_dtype_casting
     from transformers import AutoModelForCausalLM, set_seed
 
-    from sft_judge.core.cpu_memory import prepare_cpu_memory
     from sft_judge.modeling.architectures import model_config_of
     from sft_judge.training.adapters import adapter_config
     from sft_judge.training.recipes import read_recipe
 
-    class RecipeBench(Bench):
-        def around(self, leg: str):
-            return disable_input_dtype_casting(self.model)
-
-        def precision(self):
-            return torch.autocast("cpu", torch.bfloat16)
-
-    prepare_cpu_memory()  # as load_model does
     set_seed(0)
     config, adapters = read_recipe(RECIPE, ["--output_dir", "unused"]).configs()
     model = AutoModelForCausalLM.from_config(
         model_config_of(MODEL), dtype=torch.bfloat16, attn_implementation=adapters.attn_implementation
     )
-    return RecipeBench(model.train(), adapter_config(adapters, model), config, rows, tokens)
+    return Bench(model.train(), adapter_config(adapters, model), config, rows, tokens)
 
 
 def training() -> list[dict]:

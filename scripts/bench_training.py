@@ -16,7 +16,6 @@ logits are then measured for 32k alone, as those of 152k in float32 take more th
 import json
 import sys
 import time
-from contextlib import nullcontext
 
 from measuring import apart, chosen, new_peak, over_rounds, peak, resident, return_freed_memory, wait
 
@@ -71,12 +70,10 @@ class Bench:
         self.answers = (torch.arange(rows, device=self.device), self.batch["positions"])
 
     def around(self, leg: str):
-        """What a step of a leg stands in, forward and backward."""
-        return nullcontext()
+        """What a step of a leg stands in, forward and backward: as in its trainer, which is ours or TRL's."""
+        from peft.helpers import disable_input_dtype_casting
 
-    def precision(self):
-        """What a forward stands in."""
-        return nullcontext()
+        return disable_input_dtype_casting(self.model, leg != "trl" and self.trainer._casts_by_itself())
 
     def step(self, leg: str) -> float:
         """Seconds of one step."""
@@ -86,7 +83,7 @@ class Bench:
         with self.around(name):
             wait(self.device.type)
             start = time.perf_counter()
-            with self.precision():
+            with self.trainer.accelerator.autocast():
                 loss = getattr(self, name)()
             if loss is not None:
                 loss.backward()

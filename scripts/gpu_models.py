@@ -10,7 +10,6 @@ utilisation (MFU) is the lower for them: by an eighth for r 64 on the 0.5B, by a
 
 import re
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -20,7 +19,6 @@ import torch
 from bench_predict import long_battles
 from bench_training import Bench
 from measuring import free_memory, held_bytes, median_seconds, peak_bytes, start_peak
-from peft.helpers import disable_input_dtype_casting
 from transformers import AutoModelForCausalLM, Qwen2Config, set_seed
 
 from sft_judge.core.swap_orders import ORDERS
@@ -165,12 +163,6 @@ class MixedBench(Bench):
     def set_rows(self, rows: int, tokens: int) -> None:
         super().set_rows(rows, tokens)
         self.trunk_seconds = self.trainer.optimizer = None
-
-    def around(self, leg: str):
-        return disable_input_dtype_casting(self.model) if leg != "trl" else nullcontext()
-
-    def precision(self):
-        return torch.autocast(self.device.type, torch.bfloat16)
 
     def checkpoint(self) -> None:
         """Compute activations again from here on, as Trainer and SFTTrainer set it up."""

@@ -15,14 +15,13 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import mtbench_rivals
 import pyarrow.compute as pc
+from mtbench_rivals import JUDGE, RECIPE, call
 
 from sft_judge.core.manifest import git_commit
 from sft_judge.core.swap_orders import ORDERS
@@ -31,8 +30,6 @@ from sft_judge.data.probs import read_probs
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "mtbench"
-JUDGE = [sys.executable, "-m", "sft_judge"]
-RECIPE = "smollm2-135m/teacher"
 HELD_OUT, TRAINED_ON = 0, (1, 2)  # folds; the teachers of one of the two label the other
 DIGITS = 5  # of a probability in a result
 
@@ -169,13 +166,6 @@ def probabilities(file: Path) -> dict[str, dict[str, list[float]]]:
 def slug(arm: str) -> str:
     """An arm's name as that of a file."""
     return "".join(letter if letter.isalnum() else "-" for letter in arm.lower()).replace("--", "-")
-
-
-def call(command: list) -> None:
-    """Run a command; ends the program where it fails."""
-    command = [str(part) for part in command]
-    print("$", " ".join(command), flush=True)
-    subprocess.run(command, check=True)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from sft_judge.core.swap_orders import ORDERS
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import read_battles, rows_of_fold
 
+JUDGE = [sys.executable, "-m", "sft_judge"]
 RECIPE = "smollm2-135m/teacher"
 SHARED = (  # settings of the recipe that TRL has under the same names
     "bf16 gradient_checkpointing num_train_epochs per_device_train_batch_size gradient_accumulation_steps "
@@ -37,7 +38,7 @@ def train_trl(base: str, battles: str, work: Path, seed: int) -> Path:
 
     recipe = yaml.safe_load(find_resource("recipes", RECIPE).read_text())
     untrained, trained, judge = work / "untrained", work / "trained", work / "judge"
-    command(["untrained", base, "--output", untrained, "--total-budget", recipe["total_budget"]])
+    call([*JUDGE, "untrained", base, "--output", untrained, "--total-budget", recipe["total_budget"]])
     tokenizer, rows = tokenized(untrained, battles, seed)
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.bfloat16, attn_implementation=recipe["attn_implementation"]
@@ -60,7 +61,7 @@ def train_trl(base: str, battles: str, work: Path, seed: int) -> Path:
     merged = work / "merged"
     trainer.model.merge_and_unload().save_pretrained(merged)
     tokenizer.save_pretrained(merged)
-    command(["untrained", merged, "--output", judge, "--total-budget", recipe["total_budget"]])
+    call([*JUDGE, "untrained", merged, "--output", judge, "--total-budget", recipe["total_budget"]])
     return judge
 
 
@@ -112,7 +113,7 @@ def train_pairjudge(base: str, battles: str, work: Path, seed: int) -> Path:
         "output_dir": str(work / "bundle"),
     }
     (work / "config.yaml").write_text(yaml.safe_dump(settings))
-    subprocess.run([sys.executable, "-m", "pairjudge.training", "--cfg", str(work / "config.yaml")], check=True)
+    call([sys.executable, "-m", "pairjudge.training", "--cfg", work / "config.yaml"])
     return work / "bundle" / "merged"
 
 
@@ -135,9 +136,11 @@ def predict_pairjudge(judge: Path, battles: str, fold: int, output: Path) -> Non
     write_probs(output, Probs(np.array(ids, dtype=object), np.array(orders, dtype=object), np.concatenate(logp)))
 
 
-def command(parts: list) -> None:
-    """Run a stage of sft-judge; raises where it fails."""
-    subprocess.run([sys.executable, "-m", "sft_judge", *map(str, parts)], check=True)
+def call(command: list) -> None:
+    """Show a command and run it; raises where it fails."""
+    command = [str(part) for part in command]
+    print("$", " ".join(command), flush=True)
+    subprocess.run(command, check=True)
 
 
 TRAIN = {"plain TRL": train_trl, "pairjudge 0.3": train_pairjudge}

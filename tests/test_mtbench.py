@@ -157,6 +157,11 @@ def test_a_difference_within_its_interval_or_two_deviations_of_the_seeds_is_unre
     assert table.verdict(difference, lower_is_better=True) == said
 
 
+def test_the_answers_ask_of_arms_that_can_be_made(table):
+    asked = {arm for pairs in table.QUESTIONS.values() for pair in pairs for arm in pair}
+    assert asked <= set(table.ORDER)
+
+
 def test_the_page_gets_a_row_for_each_arm_and_the_answers_that_can_be_given(
     votes, table, tmp_path, monkeypatch, capsys
 ):

@@ -80,9 +80,10 @@ def run(args):
 
     small = {}
     if args.shrink:
+        whole = recipe.settings
+        recipe = recipe.without("model_name_or_path", "gguf_file")  # the command line would win over the small one
         small = _shrunk(recipe)
-        _make_small_inputs(recipe.settings, small)
-        recipe = recipe.without("model_name_or_path", "gguf_file")  # a command line would win over what is small
+        _make_small_inputs(whole, small)
     return train_judge(*recipe.configs(small), args.provenance["fingerprint"])
 
 
@@ -103,8 +104,7 @@ def _shrunk(recipe: Recipe) -> dict:
 
     settings, given = recipe.settings, split_overrides(recipe.overrides)
     small = shrunk_settings(settings, _small_folder(settings), torch.cuda.is_available())
-    always = ("model_name_or_path", "gguf_file")
-    return {key: value for key, value in small.items() if key not in given or key in always}
+    return {key: value for key, value in small.items() if key not in given}
 
 
 def _make_small_inputs(settings: dict, small: dict) -> None:

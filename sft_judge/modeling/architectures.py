@@ -6,11 +6,10 @@ parameters are those of the model cards: a test counts them on these sizes.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from sft_judge.modeling.hub import model_folder
+from sft_judge.modeling.hub import is_gguf, model_folder
 from sft_judge.modeling.loading import READ_BY_TRANSFORMERS, load_config, load_tokenizer
 
 
@@ -128,4 +127,4 @@ def tokenizer_at_hand(model: str, revision: str | None = None):
 
 def _unpacked(model: str) -> str:
     """The folder that a GGUF file was converted to; any other model as it is."""
-    return model_folder(model)[0] if model.endswith(".gguf") and Path(model).is_file() else model
+    return model_folder(model)[0] if is_gguf(model) else model

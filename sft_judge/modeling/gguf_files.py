@@ -77,14 +77,7 @@ def convert_gguf(file: Path, folder: Path, dtype: str = "bfloat16") -> list[str]
         model = AutoModelForCausalLM.from_pretrained(
             place, gguf_file=name, dtype=getattr(torch, dtype), quantization_config=unpacked
         )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:  # a damaged one too
+    except (OSError, ValueError, LookupError, RuntimeError) as error:  # of gguf and transformers, a damaged one too
         raise InputError(f"{file}: transformers cannot read this GGUF file ({one_line(error)}).") from error
     model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
     model.config.__dict__.pop("quantization_config", None)

@@ -67,11 +67,11 @@ def model_folder(model: str, revision: str | None = None, gguf_file: str | None 
     Raises:
         InputError: a revision is asked for of a folder, which has none; or see `hub_folder` and `convert_gguf`.
     """
-    model = model if gguf_file is None else _gguf_of(model, gguf_file, revision)
-    if model.endswith(".gguf") and Path(model).is_file():
+    packed = model if gguf_file is None else _gguf_of(model, gguf_file, revision)
+    if gguf_file is not None or is_gguf(model):
         from sft_judge.modeling.gguf_files import converted_gguf
 
-        return str(converted_gguf(Path(model))), None
+        return str(converted_gguf(Path(packed))), None
     if not Path(model).is_dir():
         if is_local(model):
             raise InputError(f"{model}: no such model folder.")
@@ -83,6 +83,11 @@ def model_folder(model: str, revision: str | None = None, gguf_file: str | None 
             "the model by its hub id."
         )
     return str(model), None
+
+
+def is_gguf(model: str) -> bool:
+    """Whether a model is given as a GGUF file."""
+    return model.endswith(".gguf") and Path(model).is_file()
 
 
 def _gguf_of(model: str, name: str, revision: str | None) -> str:

@@ -71,7 +71,7 @@ class VerdictTrainer(SFTTrainer):
         Whether mixed precision casts what goes into adapters.
 
         PEFT's layers cast each input to float32, in which it keeps adapters, and mixed precision then casts it back:
-        the same numbers, two copies of every activation, and half a gigabyte of an 135M model's step.
+        the same numbers, and two more copies of every activation.
         """
         alone = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
         plain = self.accelerator.native_amp and self.accelerator.distributed_type in alone

@@ -123,7 +123,7 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch, of names and of what is not here
+    except (RuntimeError, AssertionError) as error:  # torch, of names and of what is not here
         raise InputError(f"device is {name!r}, which is not to be had here ({one_line(error)}).") from error
     return device
 
