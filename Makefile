@@ -7,7 +7,7 @@ TEST ?=
 SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-minimal demo demo-real test test-full check bench results clean
+.PHONY: help setup setup-minimal demo demo-real test test-full check bench results docs clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -47,9 +47,12 @@ test-full: setup setup-minimal  ## every test; again after a stop, those that ha
 bench: setup  ## ratios against what they are held to; also written to runs/bench.json
 	$(BIN)/python scripts/bench.py
 
-results: setup  ## every figure of the README again, and which lie outside the interval that stood there
+results: setup  ## every figure of docs/results/ again, and which lie outside their old interval
 	$(BIN)/python scripts/results.py
 
+docs: setup  ## the documentation site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 clean:  ## caches and builds; the environments and runs/ stay
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
 	find sft_judge tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

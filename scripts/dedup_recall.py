@@ -1,5 +1,5 @@
 """
-How well `prepare --dedup near` finds near-duplicates: the table in docs/data.md.
+How well `prepare --dedup near` finds near-duplicates: the table in docs/explanation/data-rules.md.
 
     python scripts/dedup_recall.py
 

@@ -21,7 +21,7 @@ PIPELINE = "recipes/smollm2-135m/pipeline.yaml"
 FILE, HUB = "mtbench_majority_q1to7.jsonl", "lmsys/mt_bench_human_judgments"
 BATTLES_A_STEP = 8
 TIMED_STEPS = 4
-# in training steps, as measured on two cores: a row that vLLM reads, and what the other stages take together
+# in training steps, as measured on two cores: a row that is read, and what the other stages take together
 PREDICTED_ROW = 0.06
 OTHER_STAGES = 60
 LEAST = 80  # battles that are worth a try
@@ -57,8 +57,8 @@ def plan(step: float, sizes: dict[str, int], minutes: float) -> tuple[int, list[
     Returns:
         The number, and lines that say what takes how long.
     """
-    rows = 3 * 2 * sizes["evaluate"]  # zero-shot, trained and 4 bits, in both orders
-    parts = {f"reading {rows:,} prompts by vLLM": rows * PREDICTED_ROW * step, "all else": OTHER_STAGES * step}
+    rows = 3 * 2 * sizes["evaluate"]  # zero-shot, trained and 8 bits, in both orders
+    parts = {f"reading {rows:,} prompts": rows * PREDICTED_ROW * step, "all else": OTHER_STAGES * step}
     left = 60 * minutes - sum(parts.values())
     fitting = min(int(left / step) * BATTLES_A_STEP, sizes["train"])
     chosen = max(fitting, min(LEAST, sizes["train"]))

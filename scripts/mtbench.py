@@ -1,11 +1,11 @@
 """
-Judges of SmolLM2-135M on real votes, one arm and seed a run, for the results table of docs/mtbench.md.
+Judges of SmolLM2-135M on real votes, one arm and seed a run, for the results table of docs/results/mtbench.md.
 
     SFT_JUDGE_DATA=DIR python scripts/mtbench.py "hard labels, one order" "plain TRL" --seeds 0 1 2
 
 The votes are MT-Bench's by majority of people (1,266 battles of 56 questions, both turns). 14 questions, one or two of
 each category, are held out; an arm trains on the other 42 or on nothing, and every judge sees both orders of the 318
-held-out battles. What a run gives, its probabilities and times, is a small file of docs/mtbench/, by which
+held-out battles. What a run gives, its probabilities and times, is a small file of docs/results/mtbench/, by which
 scripts/mtbench_table.py makes the table; an arm and seed whose file is there is not run again. A training that was
 stopped goes on from its last checkpoint.
 """
@@ -29,7 +29,7 @@ from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import read_probs
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "docs" / "mtbench"
+RESULTS = ROOT / "docs" / "results" / "mtbench"
 HELD_OUT, TRAINED_ON = 0, (1, 2)  # folds; the teachers of one of the two label the other
 DIGITS = 5  # of a probability in a result
 
@@ -49,10 +49,13 @@ TRAINED = {  # arm: settings beyond the recipe's
 }
 UNTRAINED = {"zero-shot": [], "few-shot": ["--shots", "3", "--battles", "{train}", "--total-budget", "1536"]}
 RIVALS = ("plain TRL", "pairjudge 0.3")
-IN_4_BITS = {"in 4 bits: hard labels, both orders": "hard labels, both orders"}  # arm: that of whose weights it is
-TUNING = ["--scheme", "W4A16", "--seqlen", "512", "--nsamples", "128", "--iters", "50", "--gate", "0"]
+QUANTIZED = {  # how an arm quantises the judge of QUANTIZED_ARM
+    "in 4 bits: hard labels, both orders": "--scheme W4A16 --seqlen 512 --nsamples 128 --iters 50 --gate 0".split(),
+    "in 8 bits: hard labels, both orders": "--scheme W8A16 --seqlen 512 --nsamples 32 --iters 0 --gate 0".split(),
+}
+QUANTIZED_ARM = "hard labels, both orders"
 ON_TRAINING_QUESTIONS = "zero-shot, training questions"  # to calibrate it there
-ARMS = (*UNTRAINED, ON_TRAINING_QUESTIONS, *RIVALS, *TRAINED, *IN_4_BITS)
+ARMS = (*UNTRAINED, ON_TRAINING_QUESTIONS, *RIVALS, *TRAINED, *QUANTIZED)
 
 
 def prepare(votes: Path, run: Path) -> dict[str, str]:
@@ -120,10 +123,10 @@ def make_judge(arm: str, seed: int, options: argparse.Namespace, files: dict[str
     judge, data = work / "judge", ["--battles", files["train"]]
     if arm in RIVALS:
         return mtbench_rivals.TRAIN[arm](options.base, files["train"], work, seed)
-    if arm in IN_4_BITS:
-        adapter = options.run / f"{slug(IN_4_BITS[arm])}-{seed}" / "adapter"
+    if arm in QUANTIZED:
+        adapter = options.run / f"{slug(QUANTIZED_ARM)}-{seed}" / "adapter"
         call([*JUDGE, "merge", adapter, "--output", work / "merged"])
-        call([*JUDGE, "quantize", "--model", work / "merged", *data, "--output", judge, *TUNING])
+        call([*JUDGE, "quantize", "--model", work / "merged", *data, "--output", judge, *QUANTIZED[arm]])
         return judge
     more = TRAINED.get(arm, UNTRAINED.get(arm, []))
     for name in TEACHERS:
@@ -175,7 +178,7 @@ def main() -> None:
     parser.add_argument("--votes", type=Path, help="mtbench_majority_q1to7.jsonl (in SFT_JUDGE_DATA)")
     parser.add_argument("--base", default="runs/models/smollm2", help="SmolLM2-135M-Instruct; made where it is absent")
     parser.add_argument("--run", type=Path, default=Path("runs/mtbench"), help="work folder")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results (docs/mtbench)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results (docs/results/mtbench)")
     options = parser.parse_args()
     if unknown := set(options.arms) - set(ARMS):
         parser.error(f"{', '.join(sorted(unknown))}: expected of {', '.join(ARMS)}")

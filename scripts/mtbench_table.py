@@ -1,5 +1,7 @@
 """
-Write the results table of judges on MT-Bench's votes into docs/mtbench.md, from the files of scripts/mtbench.py.
+Write the results tables of judges on MT-Bench's votes, from the files of scripts/mtbench.py.
+
+The whole table and the paired answers go into docs/results/mtbench.md, a short table into README.md.
 
     SFT_JUDGE_DATA=DIR python scripts/mtbench_table.py
 
@@ -19,7 +21,7 @@ import numpy as np
 from mtbench import (
     ARMS,
     HELD_OUT,
-    IN_4_BITS,
+    QUANTIZED,
     RESULTS,
     RIVALS,
     ROOT,
@@ -41,18 +43,31 @@ from sft_judge.evaluation.metrics import cross_entropy, figures, one_hot, predic
 from sft_judge.modeling.temperature_scaling import apply_calibration
 from sft_judge.pipelines.seed_statistics import Mean, crossed_mean, describe_difference
 
-PAGE = ROOT / "docs" / "mtbench.md"
+PAGE, README = ROOT / "docs" / "results" / "mtbench.md", ROOT / "README.md"
 FIGURES = ("log_loss", "accuracy", "accuracy_without_ties", "ece", "swap_agreement")
 FREQUENCIES, LENGTH, GPT4 = "class frequencies", "length alone, fitted", "GPT-4's published verdicts"
 ZERO_SHOT, ZERO_SHOT_THERE = "zero-shot", "zero-shot, training questions"
 CALIBRATED = "zero-shot, calibrated on the training questions"
+IN_4_BITS, IN_8_BITS = QUANTIZED
 BOTH, ONE = "hard labels, both orders", "hard labels, one order"
+IN_README = (  # arms of the short table, as they are called there
+    (FREQUENCIES, "class frequencies"),
+    (LENGTH, "the longer response (fitted rule)"),
+    (ZERO_SHOT, "SmolLM2 before training (zero-shot)"),
+    ("plain TRL", "TRL `SFTTrainer` on completions A, B, tie"),
+    (ONE, "**sft_judge, one order**"),
+    (BOTH, "**sft_judge, both orders in a step**"),
+    ("distilled from GPT-4's verdicts, one order", "**sft_judge, distilled from GPT-4's verdicts, one order**"),
+    (IN_8_BITS, "**sft_judge, both orders, in 8 bits**"),
+    (IN_4_BITS, "**sft_judge, both orders, in 4 bits**"),
+    (GPT4, "GPT-4's published verdicts"),
+)
 ORDER = [FREQUENCIES, LENGTH, ZERO_SHOT, CALIBRATED, *ARMS, GPT4]  # of the table
 QUESTIONS = {  # what is asked: pairs of an arm and its reference
     "Does training beat what needs none?": [(BOTH, other) for other in (FREQUENCIES, LENGTH, ZERO_SHOT, CALIBRATED)],
     "Is the loss on the verdict alone better than TRL's on the completion?": [(ONE, "plain TRL")],
     "Is it better than pairjudge?": [(ONE, "pairjudge 0.3")],
-    "What do 4 bits cost?": [("in 4 bits: hard labels, both orders", BOTH)],
+    "What do 8 and 4 bits cost?": [(IN_8_BITS, BOTH), (IN_4_BITS, BOTH)],
     "Do both orders in one step beat one order?": [(BOTH, ONE), (BOTH, "hard labels, one order, two passes")],
     "Does distilling beat hard labels and label smoothing, at equal compute?": [
         ("distilled from GPT-4's verdicts, one order", ONE),
@@ -113,7 +128,7 @@ class Votes:
             orders /= orders.sum(axis=2, keepdims=True)
             arm = found.setdefault(result["arm"], Arm({}, {}))
             arm.probs[result["seed"]], arm.orders[result["seed"]] = orders.mean(axis=1), orders
-            if result["arm"] in (*TRAINED, *RIVALS, *IN_4_BITS):
+            if result["arm"] in (*TRAINED, *RIVALS, *QUANTIZED):
                 arm.minutes = result["seconds"]["train"] / 60
         if there := found.pop(ZERO_SHOT_THERE, None):
             nobody = np.full(len(self.train), None)
@@ -179,6 +194,18 @@ def table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
     return markdown(columns, rows)
 
 
+def short_table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
+    """Return the table of the README: the arms of IN_README that are there, with four figures each."""
+    rows = []
+    for name, title in IN_README:
+        if name in arms:
+            found = votes.figures(arms[name])
+            loss = "–" if name == GPT4 else cell(found["log_loss"], 3)
+            accuracies = [cell(found[figure], 1, 100) for figure in ("accuracy", "accuracy_without_ties")]
+            rows.append([title, str(len(arms[name].probs)) if arms[name].minutes else "–", loss, *accuracies])
+    return markdown(["", "seeds", "log loss", "accuracy, %", "without ties, %"], rows)
+
+
 def cell(figure: dict, digits: int, times: int = 1) -> str:
     """`1.076 [1.050, 1.107] ± 0.004`, or a dash."""
     if figure["value"] is None:
@@ -232,11 +259,15 @@ def main() -> None:
     votes = Votes(file)
     arms = votes.baselines() | votes.arms() | {GPT4: votes.gpt4()}
     arms = {name: arms[name] for name in sorted(arms, key=ORDER.index)}
-    text = PAGE.read_text(encoding="utf-8")
-    for name, lines in (("table", table(votes, arms)), ("answers", answers(votes, arms))):
+    blocks = (
+        (PAGE, "table", table(votes, arms)),
+        (PAGE, "answers", answers(votes, arms)),
+        (README, "real votes", short_table(votes, arms)),
+    )
+    for page, name, lines in blocks:
         print(*lines, sep="\n")
-        text = replaced(text, name, "\n".join([*lines, ""]))[0]
-    PAGE.write_text(text, encoding="utf-8")
+        text = replaced(page.read_text(encoding="utf-8"), name, "\n".join([*lines, ""]))[0]
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

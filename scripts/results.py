@@ -1,9 +1,9 @@
 """
-Make every figure of the README again: `make results`, or `python scripts/results.py [SOURCE...]`.
+Make the figures of docs/results/ again: `make results`, or `python scripts/results.py [SOURCE...]`.
 
-Each source is a command of its own, which goes on where it stopped and skips what is up to date; `--read` runs none
-and takes what is there. Its figures go into the block of the README between its two marks, with the commit, and every
-new value that lies outside the interval that stood there before is named.
+Each source is a command that resumes where it stopped and skips what is up to date; `--read` runs no command and
+takes the results that are there. The figures are written into the block of the page between two marks, with the
+commit. Every new value outside the interval of the old one is named.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from sft_judge.core.manifest import git_commit
 from sft_judge.evaluation.reporting.tables import number, percent, skill_table
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGES = ROOT / "docs" / "results"
 JUDGE = [sys.executable, "-m", "sft_judge"]
 BENCHES = ("training", "batches", "predict")
 COMMANDS = {
@@ -35,6 +35,8 @@ FILES = {
     "ties apart": "runs/sweeps/distillation/distillation_vector.json",
     "bench": "runs/bench.json",
 }
+PAGE = {"bench": PAGES / "benchmarks.md"}  # the other blocks are in SYNTHETIC
+SYNTHETIC = PAGES / "synthetic.md"
 _FIGURE = re.compile(r"(-?[\d.]+)(?: %)? \[(-?[\d.]+), (-?[\d.]+)\]")
 
 
@@ -110,7 +112,7 @@ def _cells(block: str) -> dict[tuple[str, str], str]:
 
 
 def replaced(text: str, name: str, block: str) -> tuple[str, str]:
-    """The README with the block of a source in place of the old one, and that one."""
+    """Return the page's text with a new block of a source, and the old block."""
     marks = [f"<!-- results: {name} -->\n", f"<!-- end: {name} -->"]
     start, end = text.index(marks[0]) + len(marks[0]), text.index(marks[1])
     return text[:start] + block + text[end:], text[start:end]
@@ -123,11 +125,12 @@ def main(names: list[str], only_read: bool) -> None:
         found = json.loads((ROOT / FILES[name]).read_text(encoding="utf-8"))
         command = " ".join(["python", *COMMANDS[name][1:]]).replace("python -m sft_judge", "sft-judge")
         block = "\n".join([*BLOCKS[name](found), "", f"`{command}` at commit `{git_commit() or 'unknown'}`.", ""])
-        text, old = replaced(README.read_text(encoding="utf-8"), name, block)
-        with whole_file(README) as aside:
+        page = PAGE.get(name, SYNTHETIC)
+        text, old = replaced(page.read_text(encoding="utf-8"), name, block)
+        with whole_file(page) as aside:
             aside.write_text(text, encoding="utf-8")
         apart = differing(old, block)
-        print(f"{name}: {len(apart)} figures lie outside the interval that stood there")
+        print(f"{name}: {len(apart)} figures lie outside their old interval")
         print("".join(f"  {one}\n" for one in apart), end="")
 
 

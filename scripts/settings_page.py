@@ -1,5 +1,5 @@
 """
-Write docs/settings.md, what becomes of each key of a recipe, and the list of keys in `sft-judge train --help`.
+Write docs/reference/settings.md, the table of all settings, and the list of settings in `sft-judge train --help`.
 
     python scripts/settings_page.py
 
@@ -20,7 +20,7 @@ from sft_judge.training.settings_checks import enum_values, hints_of
 from sft_judge.training.settings_table import MODEL, OWN, REFUSED, TRAINING, USED, Setting
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "settings.md"
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 HELP = ROOT / "sft_judge" / "training" / "settings_help.txt"
 GROUPS = {  # of the help: names of keys, or patterns of them; the first that fits takes a key
     "data": "battles dataset_name dataset_* fold holdout_fold limit mix battle_order train_sampling_strategy "
@@ -43,29 +43,31 @@ GROUPS = {  # of the help: names of keys, or patterns of them; the first that fi
 }
 INTRODUCTION = """\
 settings, each a key of a recipe and --key VALUE here, with its default. Switches may be bare, lists take
-several. The keys of TRL that are refused, and why: docs/settings.md.
+several. The keys of TRL that are refused, and why: docs/reference/settings.md.
 """
 IN_PYTHON_ALONE = ("model_init_kwargs",)
 LONGEST_CHOICES = 60  # characters
 _KINDS = {int: "N", float: "X", str: "TEXT", dict: "JSON"}
 TITLE = """# Settings of a training
 
-Every key of a recipe, each also `--key value` on the command line. *Used*: by sft_judge itself. *Passed on*: to TRL,
-transformers or PEFT, whose documentation says what it does. *Refused*: in one line, before anything is loaded, where
-it is set to anything but its default. A key that does nothing for want of another one is named when a run starts.
+Every setting, in Python a field of `JudgeConfig` or `JudgeModelConfig`, in a recipe a key, and on the command line
+`--key value`. Defaults are TRL's unless the judge needs others.
 
-Made by `python scripts/settings_page.py` from `sft_judge/training/settings_table.py`.
+*Handling* says what becomes of a setting. **Used**: by sft_judge itself. **Passed on**: to TRL, transformers or PEFT,
+whose documentation has the details. **Refused**: an error before anything is loaded, if it is set to anything but its
+default. A setting that does nothing because another one is missing is named when a run starts.
+
+Made by `python scripts/settings_page.py`.
 """
 
 
 def page() -> str:
-    """The page's text: the judge's own keys, then TRL's."""
-    own = [item for kind in (JudgeConfig, JudgeModelConfig) for item in fields(kind) if item.name in _own(kind)]
-    lines = [_line(item.name, Setting(USED, item.metadata["help"])) for item in own]
-    parts = [TITLE, "## The judge's own\n", _table(lines)]
+    """Return the page's text: the judge's own settings, then TRL's."""
+    own = [_line(item, Setting(USED), kind) for kind in (JudgeConfig, JudgeModelConfig) for item in _own(kind)]
+    parts = [TITLE, "## The judge's own\n", _table(own)]
     for title, table, kind in (("SFTConfig", TRAINING, JudgeConfig), ("ModelConfig", MODEL, JudgeModelConfig)):
-        helps = {item.name: item.metadata["help"] for item in fields(kind) if item.name in kind.__annotations__}
-        lines = [_line(name, setting, helps.get(name, "")) for name, setting in table.items()]
+        known = {item.name: item for item in fields(kind)}
+        lines = [_line(known[name], setting, kind) for name, setting in table.items()]
         parts += [f"## TRL's {title}\n", _table(lines)]
     return "\n".join(parts)
 
@@ -99,6 +101,14 @@ def _place(name: str) -> tuple[str, int]:
 
 
 def _entry(item: Field, values: str, setting: Setting | None, kind: type) -> str:
+    default = _default(item)
+    text = _meaning(item, setting, kind) + (f" ({default})" if default and item.name not in DEFAULTS else "")
+    lines = textwrap.wrap(text, 94, break_long_words=False, break_on_hyphens=False)
+    return f"  --{item.name} {values}".rstrip() + "\n" + "".join(f"      {line}\n" for line in lines)
+
+
+def _meaning(item: Field, setting: Setting | None, kind: type) -> str:
+    """Return what a setting means: our words, or the first sentence of TRL's help and our remark."""
     help_, remark = item.metadata["help"], setting.remark if setting else ""
     if item.name in kind.__annotations__:  # a description of ours
         remark = ""
@@ -106,13 +116,15 @@ def _entry(item: Field, values: str, setting: Setting | None, kind: type) -> str
         first = " ".join(help_.split()).split(". ")[0].rstrip(".")
         help_ = "" if remark and setting.handling == USED else first
     needs = f"with {setting.needs}" if setting and setting.needs else ""
+    return "; ".join(filter(None, (help_, remark, needs)))
+
+
+def _default(item: Field) -> str:
+    """Return a default as it is written on the command line; nothing for None and the empty text."""
     default = item.default_factory() if item.default is MISSING else item.default
     default = default.value if isinstance(default, Enum) else default
     shown = " ".join(map(str, default)) if isinstance(default, list) else str(default).lower()
-    shown = "" if default in (None, "") or item.name in DEFAULTS else f" ({shown})"
-    text = "; ".join(filter(None, (help_, remark, needs))) + shown
-    lines = textwrap.wrap(text, 94, break_long_words=False, break_on_hyphens=False)
-    return f"  --{item.name} {values}".rstrip() + "\n" + "".join(f"      {line}\n" for line in lines)
+    return "" if default in (None, "") else shown
 
 
 def _values(hint, choices: tuple | None) -> str:
@@ -128,21 +140,22 @@ def _values(hint, choices: tuple | None) -> str:
     return next((_KINDS[kind] for kind in (dict, float, int) if kind in kinds or kind is hint), "TEXT")
 
 
-def _own(kind: type) -> set[str]:
-    return {*kind.__annotations__} - {*TRAINING, *MODEL}
+def _own(kind: type) -> list[Field]:
+    """Return the settings that TRL does not have."""
+    return [item for item in fields(kind) if item.name in {*kind.__annotations__} - {*TRAINING, *MODEL}]
 
 
 def _table(lines: list[str]) -> str:
-    return "\n".join(["| key | becomes | remark |", "| --- | --- | --- |", *lines, ""])
+    return "\n".join(["| setting | default | meaning | handling |", "| --- | --- | --- | --- |", *lines, ""])
 
 
-def _line(name: str, setting: Setting, description: str = "") -> str:
-    remark = setting.remark or description
-    if setting.needs:
-        remark = "; ".join(filter(None, (remark, f"with {setting.needs}")))
+def _line(item: Field, setting: Setting, kind: type) -> str:
+    default = "by machine" if item.name in DEFAULTS else _default(item)
+    meaning = _meaning(item, setting, kind)
     if setting.handling == REFUSED and setting.allowed:
-        remark += f" ({', '.join(repr(value) for value in setting.allowed)} may stand)"
-    return f"| `{name}` | {setting.handling} | {remark.replace('|', ' or ')} |"
+        meaning += f" (allowed: {', '.join(repr(value) for value in setting.allowed)})"
+    cells = (f"`{item.name}`", f"`{default}`" if default else "", meaning, setting.handling)
+    return "| " + " | ".join(cell.replace("|", " or ").replace("<", "&lt;") for cell in cells) + " |"
 
 
 if __name__ == "__main__":

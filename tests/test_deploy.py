@@ -1,4 +1,4 @@
-"""The Dockerfile and the systemd unit say what the project's commands take, and the README's `curl` is answered."""
+"""The Dockerfile and the systemd unit say what the project's commands take, and the guide's `curl` is answered."""
 
 import configparser
 import importlib.util
@@ -71,12 +71,12 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path):
     assert done.returncode == 0 and not [line for line in done.stderr.splitlines() if "sft-judge" in line], done.stderr
 
 
-def test_the_readmes_commands_are_taken_and_its_curl_is_answered(judge, tmp_path):
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Serve")[1].split("\n## ")[0]
-    lines = re.search(r"```\n(.*?)```", section, re.DOTALL)[1].replace("\\\n", " ").splitlines()
-    serving = [shlex.split(line.removeprefix(".venv/bin/")) for line in lines if " serve " in line]
+def test_the_commands_of_the_guide_to_serving_are_taken_and_its_curl_is_answered(judge, tmp_path):
+    text = (ROOT / "docs/guides/serve.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL)).splitlines()
+    serving = [shlex.split(line) for line in lines if " serve " in line]
     (asked,) = [line for line in lines if line.startswith("curl ") and "/v1/judge " in line]
-    assert serving and [takes(words).port for words in serving] == [8000] * len(serving)
+    assert len(serving) == 2 and all(takes(words).port == 8000 for words in serving)
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
     with served(judge) as (_, client):

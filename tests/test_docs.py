@@ -1,7 +1,11 @@
-"""The documents point at what is there."""
+"""The documents point at what is there, show commands that are taken, and become a site."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,31 +14,61 @@ from sft_judge.core.registry import parse
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("scripts/**/*.md"))]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES, *sorted(ROOT.glob("scripts/**/*.md"))]
+by_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def anchors(text: str) -> set[str]:
+    """The anchors that a page's headings have on GitHub and on the site."""
+    return {re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in text.splitlines()}
+
+
+@by_document
 def test_a_link_leads_to_a_file_or_a_heading(document):
-    text = document.read_text(encoding="utf-8")
-    headings = {re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in text.splitlines()}
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif "://" not in target:
-            assert (document.parent / target.split("#")[0]).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        place, _, anchor = target.partition("#")
+        page = document.parent / place if place else document
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), target
 
 
-def test_the_guides_are_all_named_in_the_readme():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [path.name for path in (ROOT / "docs").glob("*.md") if f"docs/{path.name}" not in text] == []
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+@by_document
 def test_a_command_that_is_shown_is_one_that_its_stage_takes(document, monkeypatch):
     monkeypatch.chdir(ROOT)  # recipes are named from there
-    blocks = re.findall(r"^```\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(?:bash|text)?\n(.*?)^```", document.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     for line in lines:
-        if line.removeprefix(".venv/bin/").startswith("sft-judge "):
+        if line.startswith("sft-judge ") and "$" not in line:
             _, stage, *words = shlex.split(line, comments=True)
             assert parse(stage, words)
+
+
+def test_every_page_is_in_the_menu_of_the_site():
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if f": {page.relative_to(ROOT / 'docs').as_posix()}\n" not in menu] == []
+
+
+def test_the_reference_of_commands_is_that_of_the_parsers(monkeypatch):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import commands_page
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    assert commands_page.PAGE.read_text(encoding="utf-8") == commands_page.page(), "python scripts/commands_page.py"
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed")
+def test_the_site_is_built_without_a_network_and_asks_for_nothing_outside(tmp_path):
+    """Strict: a link or an anchor that leads nowhere is an error."""
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **nowhere}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= len(PAGES)
+    for page in pages:
+        loaded = re.findall(r'<(?:script|img|link)[^>]*(?:src|href)="(https?://[^"]+)"', page.read_text("utf-8"))
+        assert loaded == [], page.name

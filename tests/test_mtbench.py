@@ -168,6 +168,9 @@ def test_the_page_gets_a_row_for_each_arm_and_the_answers_that_can_be_given(
     page = tmp_path / "page.md"
     page.write_text("".join(f"<!-- results: {name} -->\n<!-- end: {name} -->\n" for name in ("table", "answers")))
     monkeypatch.setattr(table, "PAGE", page)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results: real votes -->\n<!-- end: real votes -->\n")
+    monkeypatch.setattr(table, "README", readme)
     monkeypatch.setattr(sys, "argv", ["mtbench_table.py", "--votes", str(votes)])
     write_result(table, "hard labels, both orders", 0, drawn_probs(votes, 1))
     write_result(table, "zero-shot", 0, drawn_probs(votes, 2), 0)
@@ -177,3 +180,4 @@ def test_the_page_gets_a_row_for_each_arm_and_the_answers_that_can_be_given(
     for arm in (table.FREQUENCIES, table.LENGTH, "zero-shot", table.CALIBRATED, table.BOTH, table.GPT4):
         assert text.count(f"\n| {arm} |") == 1
     assert text.count(" minus ") == 4 and table.ZERO_SHOT_THERE not in text
+    assert readme.read_text().count("\n| ") == 7  # a heading, its rule, and the arms of the short table

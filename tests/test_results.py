@@ -17,10 +17,10 @@ def results():
     return module
 
 
-def test_make_knows_results_and_the_readme_has_a_place_for_each_source(results):
+def test_make_knows_results_and_a_page_has_a_place_for_each_source(results):
     assert "\nresults: setup" in (ROOT / "Makefile").read_text()
-    text = (ROOT / "README.md").read_text()
     for name in results.COMMANDS:
+        text = results.PAGE.get(name, results.SYNTHETIC).read_text()
         new, old = results.replaced(text, name, "| x |\n")
         assert results.replaced(new, name, old) == (text, "| x |\n")
 

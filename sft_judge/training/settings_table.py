@@ -2,7 +2,7 @@
 What becomes of each key of TRL's SFTConfig and ModelConfig in a recipe: used here, passed on, or refused.
 
 A key that is not here is refused when a recipe sets it, so that a new version of TRL adds none unseen. The judge's own
-keys (see config.py) are all used. `docs/settings.md` is made of this table by scripts/settings_page.py.
+keys (see config.py) are all used. `docs/reference/settings.md` is made of this table by scripts/settings_page.py.
 """
 
 from dataclasses import dataclass

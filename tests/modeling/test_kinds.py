@@ -11,7 +11,7 @@ from sft_judge.modeling.tiny_models import FAMILIES, shrink_config
 from sft_judge.modeling.tiny_tokenizers import tokenizer_of
 
 pytestmark = pytest.mark.unit
-DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "tiny-models.md"
 # Of the published config.json of each: what its kind depends on. Of Gemma's 18 layers, the first six.
 SMOLLM2 = {
     "model_type": "llama",

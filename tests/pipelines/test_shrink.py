@@ -51,12 +51,12 @@ def test_what_a_gpu_can_do_is_replaced_only_without_one():
 
 
 @unit
-def test_the_readmes_recipe_for_a_new_model_is_one():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_recipe_of_the_guide_to_training_is_one():
+    text = (ROOT / "docs/guides/train.md").read_text(encoding="utf-8")
     blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
     (settings,) = [yaml.safe_load(block) for block in blocks if "model_name_or_path" in block]
     check_keys(settings)
-    assert settings["model_name_or_path"] == "org/my-model-instruct"
+    assert settings["model_name_or_path"] == "Qwen/Qwen2.5-0.5B-Instruct"
 
 
 @unit

@@ -1,0 +1,93 @@
+"""
+Write the table "GPUs and memory by model size" into docs/results/benchmarks.md and README.md, from `--plan`.
+
+    python scripts/plan_table.py
+
+Nothing is loaded: the planner runs one training step of each recipe on fake tensors. Rows are as long as the recipe's
+budget allows, which is the worst case. Hours are for BATTLES battles of TOKENS tokens, read in the orders that the
+recipe trains, and are an estimate (the planner's share of the GPU's published rate).
+"""
+
+from pathlib import Path
+
+import numpy as np
+from results import markdown, replaced
+
+from sft_judge.pipelines.planning.training_cost import (
+    GPUS,
+    RESERVE,
+    SLACK,
+    cost_of_run,
+    find_gpus,
+    flops_of,
+    hours,
+    passes_of,
+    views_of,
+)
+from sft_judge.training.recipes import read_recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "docs" / "results" / "benchmarks.md", ROOT / "README.md")
+RECIPES = (
+    "smollm2-135m/student-gpu",
+    "gemma-3-270m/student-gpu",
+    "qwen2.5-0.5b/student",
+    "qwen2.5-3b/student",
+    "qwen3-8b/student",
+    "gemma-2-9b/student",
+    "gemma-3-12b/student",
+    "qwen2.5-14b/student",
+    "mistral-small/student",
+    "qwen2.5-72b/teacher",
+)
+BATTLES, TOKENS = 10_000, 1_500
+
+
+def table_row(name: str) -> list[str]:
+    """Return the cells of a recipe: model, parameters, method, tokens a row, memory, GPU, hours."""
+    config, adapters = read_recipe(name, ["--output_dir", "unused"]).configs()
+    run = cost_of_run(config, adapters, None, gpus=1)
+    peak = next(iter(run.parts.values())).peak
+    gpu = next(iter(find_gpus(peak)), None)
+    method = "QLoRA, 4 bits" if adapters.load_in_4bit else "LoRA" if adapters.use_peft else "all weights"
+    lengths = np.full(BATTLES * views_of(config), min(TOKENS, run.longest))
+    flops = flops_of(run.cost, lengths, run.rows, run.longest) * passes_of(config) * config.num_train_epochs
+    need = peak / 1e9 * SLACK + RESERVE
+    return [
+        f"{adapters.model_name_or_path} (`{name}`)",
+        f"{run.cost.parameters / 1e9:.2f} B",
+        method,
+        f"{run.rows} x {run.longest:,}",
+        f"{need:.0f} GB",
+        gpu or "none alone",
+        "–" if gpu is None else time(hours(flops, gpu)),
+        time(hours(flops, "H100")) if GPUS["H100"][0] >= need else "–",
+    ]
+
+
+def time(hours_taken: float) -> str:
+    """Return a duration as hours, or as minutes below one hour."""
+    return f"{hours_taken:.1f} h" if hours_taken >= 1 else f"{60 * hours_taken:.0f} min"
+
+
+def main() -> None:
+    columns = [
+        "model (recipe)",
+        "parameters",
+        "method",
+        "rows x tokens",
+        "memory",
+        "smallest GPU",
+        "time there",
+        "on an H100",
+    ]
+    block = "\n".join([*markdown(columns, [table_row(name) for name in RECIPES]), ""])
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if "<!-- results: plan -->" in text:
+            page.write_text(replaced(text, "plan", block)[0], encoding="utf-8")
+    print(block)
+
+
+if __name__ == "__main__":
+    main()
