@@ -278,7 +278,7 @@ def test_class_frequencies_are_no_labels(command, judge, synthetic_file, tmp_pat
     assert in_time(judge, synthetic_file, tmp_path / "labels.parquet", budget="4s") == 0
     words = {"labels": tmp_path / "labels.parquet", "distill_weight": 0.5, "allow_in_sample": "true"}
     assert main(command(**words)) == 2
-    assert "60 battles hold class frequencies, which are no labels" in capsys.readouterr().err
+    assert "60 battles were not scored and hold class frequencies" in capsys.readouterr().err
 
 
 BAD = {
