@@ -189,5 +189,7 @@ def describe_counts(counts: dict, total: int) -> str:
     ties = counts["tie_shares_dropped"]
     if ties["battles"]:
         fixed += f"; the share of ties dropped from {ties['battles']} labels, {ties['share']:.1%} of all labels' mass"
-    counted = f"{counts['rows']} battles, {counts['unlabelled']} unlabelled skipped{fixed}"
-    return f"{counted}; truncated to {total} tokens: {cut}"
+    return (
+        f"{counts['rows']} battles, {counts['unlabelled']} unlabelled skipped{fixed}; "
+        f"truncated to {total} tokens: {cut}"
+    )

@@ -134,7 +134,7 @@ def test_a_judge_that_does_not_know_the_frequencies_has_even_odds_and_says_so(ba
         probs = read_probs(tmp_path / "probs.parquet")
         np.testing.assert_allclose(np.exp(probs.logp)[:, :num], 1 / num)
         assert probs.num_verdicts == num and probs.metadata["deadline"]["class_frequencies_from"].startswith(
-            "even odds"
+            "equal shares"
         )
 
 
