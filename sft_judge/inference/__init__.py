@@ -1,1 +1,1 @@
-"""Token ids to probabilities to a submission."""
+"""Inference: from token ids to probabilities to a submission."""

@@ -1,9 +1,10 @@
 """
-Probs files as they are to be read: orders averaged, and the calibration that belongs to a file applied, once.
+Read probs files for use: average the orders and apply the file's calibration exactly once.
 
-Which one that is is decided here and nowhere else: that of the folder of the judge that made the file, as it is now (a
-judge is calibrated after it predicted), else the one the file carries. The folder is found by the paths in the file
-and believed by its hash alone, so that neither the directory nor another judge in that place changes a number.
+This module alone decides which calibration applies. It is the current calibration of the judge that made the file (a
+judge may be calibrated after it predicted), else the calibration stored in the file. The judge's folder is found by
+the paths in the file and accepted only if its hash matches, so neither the working directory nor another judge at the
+same path changes a number.
 """
 
 import logging
@@ -28,9 +29,15 @@ logger = logging.getLogger(__name__)
 @dataclass
 class Calibrated:
     """
-    `ids` [N], calibrated `probs` [N, 3] of averaged orders, the `calibration` applied (None: raw) and why.
+    Hold the calibrated probabilities of a probs file.
 
-    `orders` [N]: in how many a battle was judged; one in none has class frequencies, which no calibration touches.
+    Attributes:
+        ids: ids of the battles [N].
+        probs: calibrated probabilities, averaged over the orders [N, 3].
+        calibration: the calibration applied, or None for raw probabilities.
+        reason: why this calibration was applied, or why none was.
+        orders: number of orders in which each battle was judged [N]. With 0 the battle has class frequencies, which
+            are not calibrated.
     """
 
     ids: np.ndarray
@@ -41,11 +48,22 @@ class Calibrated:
 
     @cached_property
     def row_of(self) -> dict[str, int]:
-        """Where each id stands."""
+        """Return the row of each id."""
         return {id_: row for row, id_ in enumerate(self.ids)}
 
     def rows_of(self, name, ids: list[str], what: str, remedy: str) -> np.ndarray:
-        """Where these ids [N] stand; an `InputError` of the file `name` that says how many of `what` are missing."""
+        """
+        Return the rows of these ids.
+
+        Args:
+            name: the file, for messages.
+            ids: ids [N].
+            what: description of the ids, for messages.
+            remedy: advice, for messages.
+
+        Raises:
+            InputError: ids are missing.
+        """
         missing = [id_ for id_ in ids if id_ not in self.row_of]
         if missing:
             raise InputError(
@@ -56,15 +74,15 @@ class Calibrated:
 
 def describe_judge(model: str, output: Path) -> dict:
     """
-    What a probs file keeps of the judge that makes it.
+    Describe the judge that makes a probs file, for the file's metadata.
 
     Args:
-        model: the judge's folder, or one of several judges.
+        model: folder of the judge, or of several judges.
         output: the probs file.
 
     Returns:
-        `model` as it was given, or its id and commit on the hub; `model_from_here`, the way to it from the file's
-        folder; and `judge`, its hash, None where several judges make the file.
+        `model`, as it was given, or its id and commit on the Hub; `model_from_here`, its path relative to the file's
+        folder; and `judge`, its hash, None if several judges make the file.
     """
     folder = Path(model).resolve()
     hashed = judge_hash(folder) if (folder / FILE).is_file() else None
@@ -74,33 +92,37 @@ def describe_judge(model: str, output: Path) -> dict:
 
 def find_judge(metadata: dict, file: Path | None) -> Path | None:
     """
-    The folder of the very judge that made a probs file.
+    Find the folder of the judge that made a probs file.
 
     Args:
-        metadata: that of the file.
-        file: its path; None for probs that never were in one.
+        metadata: metadata of the file.
+        file: path of the file; None for probs that were never written.
 
     Returns:
-        None where no folder of its hash stands in either place that the file names.
+        The folder, or None if neither of the file's two paths leads to a judge with the recorded hash.
     """
     wanted = metadata.get("judge")
     return next((folder for folder in _named_folders(metadata, file) if judge_hash(folder) == wanted), None)
 
 
 def _named_folders(metadata: dict, file: Path | None) -> list[Path]:
-    """The judges' folders in the places that a probs file names; none where it has no hash to tell them by."""
+    """
+    Return the existing judge folders that a probs file names; none if the file has no hash to recognise the judge.
+    """
     if not metadata.get("judge"):
         return []
     beside = [] if file is None else [Path(file).resolve().parent / metadata["model_from_here"]]
     folders = [*beside, *_folder_of(metadata["model"])]
-    return [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # another user's may be closed
+    return [folder for folder in folders if os.access(folder / FILE, os.R_OK)]  # skip folders that are not readable
 
 
 def _folder_of(model: str) -> list[Path]:
-    """The folder that a probs file names, or that of the hub's cache for an id and commit; none for one not in it."""
+    """
+    Return the folder that a probs file names, or the cached folder of a Hub id and commit, in a list of at most one.
+    """
     if "@" not in model or Path(model).is_dir():
         return [Path(model)]
-    from sft_judge.modeling.hub import judge_folder  # huggingface_hub, which few files need
+    from sft_judge.modeling.hub import judge_folder  # imports huggingface_hub, which few files need
 
     try:
         return [Path(judge_folder(model, offline=True))]
@@ -109,16 +131,28 @@ def _folder_of(model: str) -> list[Path]:
 
 
 def calibrate_probs(probs: Probs, raw: bool = False) -> Calibrated:
-    """Average the orders and apply the calibration that belongs to this file; with `raw`, none."""
+    """
+    Average the orders, and apply the calibration that belongs to the file.
+
+    Args:
+        probs: contents of a probs file.
+        raw: apply no calibration.
+    """
     ids, averaged, orders = average_orders(probs)
-    calibration, reason = (None, "raw, as asked") if raw else _calibration_of(probs)
+    calibration, reason = (None, "raw, as requested") if raw else _calibration_of(probs)
     judged = orders > 0
     averaged[judged] = apply_calibration(averaged[judged], calibration, languages_of(probs, ids)[judged])
     return Calibrated(ids, averaged, calibration, reason, orders)
 
 
 def languages_of(probs: Probs, ids: np.ndarray) -> np.ndarray:
-    """The language [N] of each of these ids that the file states, None where it states none."""
+    """
+    Return the language that the file gives for each id [N], or None.
+
+    Args:
+        probs: contents of a probs file.
+        ids: ids [N] in the file.
+    """
     if probs.languages is None:
         return np.full(len(ids), None, dtype=object)
     language_of = dict(zip(probs.ids, probs.languages, strict=True))
@@ -127,15 +161,15 @@ def languages_of(probs: Probs, ids: np.ndarray) -> np.ndarray:
 
 def _calibration_of(probs: Probs) -> tuple[dict | None, str]:
     """
-    The calibration that belongs to a probs file, and where it is from.
+    Return the calibration that belongs to a probs file, and a description of its origin.
 
     Raises:
-        InputError: the judge's folder holds another judge now, and the file carries no calibration of its own.
+        InputError: the judge's folder now holds another judge, and the file stores no calibration.
     """
     metadata, own = probs.metadata, probs.metadata.get("calibration")
     check_calibration(probs.path, own)
     if not metadata:
-        return None, "raw: the file has no metadata, so no judge is known"
+        return None, "raw: the file has no metadata, so its judge is unknown"
     folder = find_judge(metadata, probs.path)
     if folder is None:
         return _own_calibration(probs, own)
@@ -155,32 +189,32 @@ def _own_calibration(probs: Probs, own: dict | None) -> tuple[dict | None, str]:
         return own, f"{describe_calibration(own)} from the probs file{aside}"
     if others:
         raise InputError(
-            f"{probs.path}: predicted by {model}, but {others[0]} is another judge now: trained or changed since. "
-            "Predict again, or take the probabilities as they are: --uncalibrated."
+            f"{probs.path}: predicted by {model}, but {others[0]} is another judge now, retrained or changed since. "
+            "Predict again, or use the raw probabilities: --uncalibrated."
         )
     if probs.metadata.get("judge"):
         logger.warning(
-            f"{probs.path}: {model}, which made it, is not here; if it was calibrated after it predicted, that is not "
-            "applied. `sft-judge calibrate --model DIR --apply F --output COPY` puts it into a copy."
+            f"{probs.path}: its judge {model} was not found. A calibration fitted since then is not applied. "
+            "`sft-judge calibrate --model DIR --apply F --output COPY` writes it into a copy of the file."
         )
     if model and "judge" not in probs.metadata:
-        return None, f"raw: the file has no hash of {model}, so no calibration is known to be its own; predict again"
+        return None, f"raw: the file has no hash of {model}, so no calibration can be matched to it; predict again"
     return None, "raw: no calibration in the probs file"
 
 
 def folds_seen(probs: Probs) -> list[int]:
-    """The folds that the judge of a probs file was trained on; none where each row's judge did not see its fold."""
+    """Return the folds that the judge of a probs file was trained on; empty if the file was predicted out of fold."""
     folder = None if probs.metadata.get("folds") else find_judge(probs.metadata, probs.path)
     return (read_spec(folder).training.get("folds_seen") or []) if folder else []
 
 
 def judge_files(paths: list[Path]) -> list[Path]:
-    """The judge.json files on which the reading of these probs files depends, for a stage's `extra_inputs`."""
+    """Return the judge.json files that affect how these probs files are read, for a stage's `extra_inputs`."""
     files = []
     for path in paths:
         try:
             metadata = read_metadata(path, (pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
-        except (OSError, pa.ArrowException, ValueError):  # not there yet, or a CSV: it names no judge
+        except (OSError, pa.ArrowException, ValueError):  # does not exist yet, or is a CSV, which names no judge
             continue
         folder = find_judge(metadata, path)
         if folder is not None and folder / FILE not in files:

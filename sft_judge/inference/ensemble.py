@@ -1,8 +1,9 @@
 """
-Several judges' probabilities to one: weights fixed, by tokens or language, or fitted by held-out log loss.
+Combine the probabilities of several judges, with fixed weights or weights fitted by held-out log loss.
 
-Weights are zero or more and sum to one. A judge that was not asked about a battle (a deadline, or a cascade in which
-the second judge reads the uncertain ones alone) has none there.
+Weights may depend on the number of tokens or on the language. They are not negative and sum to one. A judge that did
+not score a battle (because of a deadline, or in a cascade in which the second judge scores only uncertain battles) has
+weight 0 there.
 """
 
 import json
@@ -18,18 +19,24 @@ from sft_judge.core.files import write_json
 from sft_judge.data.probs import clip_log, first_verdicts
 
 MEANS = ("probabilities", "log-probabilities")
-KEYS = {None: None, "tokens": "up_to", "language": "language"}  # what a part is told by
-FOLDS, PARTS, LEAST_ROWS = 5, 4, 200  # of cross-validation; of lengths; a smaller part takes the weights of all
+KEYS = {None: None, "tokens": "up_to", "language": "language"}  # for each `by`, the key that identifies a part
+# folds of the cross-validation; parts of a rule by tokens; a part with fewer rows uses the weights fitted on all rows
+FOLDS, PARTS, LEAST_ROWS = 5, 4, 200
 
 
 @dataclass
 class Rule:
     """
-    Weights [M] of the judges for each part of the battles, and of what they are a mean.
+    Hold the weights of M judges for each part of the battles, and the kind of mean.
 
-    `parts` are `{"weights": [...]}`, with `by` tokens also `up_to` (tokens of prompt and responses, uncut; the last
-    without), with `by` language also `language` (the last without: all others). Tokens are those of `tokenizer`, a
-    folder or hub id, and `tokenizer_sha256` tells it by what it does: see token_lengths.py.
+    Attributes:
+        parts: `{"weights": [...]}` for each part. If `by` is tokens, all but the last also have `up_to`, a number of
+            tokens of prompt and responses before truncation. If `by` is language, all but the last also have
+            `language`; the last is for all other languages.
+        mean: of MEANS.
+        by: `tokens`, `language` or None.
+        tokenizer: folder or Hub id of the tokenizer that counts the tokens.
+        tokenizer_sha256: hash of the tokenizer's behaviour, see token_lengths.py.
     """
 
     parts: list[dict]
@@ -39,7 +46,16 @@ class Rule:
     tokenizer_sha256: str | None = None
 
     def weights(self, keys: np.ndarray | None, num_rows: int) -> np.ndarray:
-        """Weights [N, M] for the tokens or languages [N] that `by` asks for."""
+        """
+        Return the weights of each battle.
+
+        Args:
+            keys: number of tokens or language of each battle [N], as `by` says; None without `by`.
+            num_rows: N.
+
+        Returns:
+            Weights [N, M].
+        """
         table = np.array([normalise_weights(part["weights"]) for part in self.parts])
         if self.by is None:
             place = np.zeros(num_rows, dtype=int)
@@ -52,20 +68,20 @@ class Rule:
 
 
 def normalise_weights(weights) -> np.ndarray:
-    """Weights [M] that sum to one. Raises `InputError` for one below zero, or none above."""
+    """Scale weights [M] to a sum of one. Raise `InputError` if a weight is negative or none is positive."""
     weights = np.asarray(weights, dtype=float)
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise InputError(f"Weights {weights.tolist()}: each must be zero or more, and one above zero.")
+        raise InputError(f"Weights {weights.tolist()}: each must be 0 or more, and at least one above 0.")
     return weights / weights.sum()
 
 
 def equal_rule(num: int) -> Rule:
-    """Each judge counts the same."""
+    """Return a rule with the same weight for each judge."""
     return Rule([{"weights": [1.0 / num] * num}])
 
 
 def read_rule(path: Path) -> Rule:
-    """Read a rule's JSON. Raises `InputError` where it is none."""
+    """Read a rule's JSON. Raise `InputError` if the file is not a rule."""
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         rule = Rule(**{name: fields[name] for name in Rule.__dataclass_fields__ if name in fields})
@@ -74,7 +90,9 @@ def read_rule(path: Path) -> Rule:
         counts = {len(normalise_weights(part["weights"])) for part in rule.parts}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         by_characters = (
-            " By length was by characters; fit by tokens (--by tokens)." if error.args == ("length",) else ""
+            " Rules by length counted characters; fit a rule by tokens instead (--by tokens)."
+            if error.args == ("length",)
+            else ""
         )
         raise InputError(
             f"{path}: not a rule for weights ({type(error).__name__}: {error}).{by_characters}"
@@ -82,14 +100,21 @@ def read_rule(path: Path) -> Rule:
     named = all(isinstance(value, str | None) for value in (rule.tokenizer, rule.tokenizer_sha256))
     if rule.mean not in MEANS or len(counts) != 1 or not named or (rule.by == "tokens" and ends != sorted(ends)):
         raise InputError(
-            f"{path}: expected a mean of {' or '.join(MEANS)}, as many weights in each part, rising up_to, and a "
-            "tokenizer's name."
+            f"{path}: expected a mean of {' or '.join(MEANS)}, the same number of weights in each part, increasing "
+            "values of up_to, and a tokenizer's name."
         )
     return rule
 
 
 def write_rule(path: Path, rule: Rule, fit_result: dict) -> None:
-    """Write a rule as JSON, with what it was fitted on."""
+    """
+    Write a rule as JSON.
+
+    Args:
+        path: the file.
+        rule: the rule.
+        fit_result: facts about the data that the rule was fitted on, added to the JSON.
+    """
     write_json(path, asdict(rule) | fit_result)
 
 
@@ -97,9 +122,18 @@ def combine(
     members: list[np.ndarray], weights: np.ndarray, num: int, mean: str = MEANS[0], judged: np.ndarray | None = None
 ) -> np.ndarray:
     """
-    The mean [N, num] of calibrated probabilities [N, 3] or [N, num] each, by weights [N, M] or [M].
+    Average the probabilities of M judges.
 
-    `judged` [N, M] false where a judge was not asked: the others stand in for it, and where all are, it is as given.
+    Args:
+        members: calibrated probabilities of each judge, [N, 3] or [N, num].
+        weights: weights [N, M] or [M].
+        num: number of verdicts of the result, 2 or 3.
+        mean: of MEANS.
+        judged: False where a judge did not score a battle [N, M]. Its weight is given to the other judges. If no judge
+            with a weight scored a battle, all are averaged by `weights`.
+
+    Returns:
+        Probabilities [N, num].
     """
     weights = np.broadcast_to(weights, (len(members[0]), len(members)))
     if judged is not None:
@@ -112,17 +146,33 @@ def combine(
         total = np.exp(logs - logs.max(axis=1, keepdims=True))
     else:
         total = sum(weights[:, [place]] * probs for place, probs in enumerate(each))
-    # a and b are added before the tie, so exchanging them cannot change the rounding
+    # The sum a + b is computed before the tie is added, so that exchanging a and b does not change the rounding.
     return total / (total[:, 0] + total[:, 1] + (total[:, 2] if num == 3 else 0))[:, None]
 
 
 def log_loss(probs: np.ndarray, verdicts: np.ndarray) -> float:
-    """Mean over rows, in nats, of probabilities [N, K] for verdicts [N]."""
+    """
+    Compute the mean log loss in nats.
+
+    Args:
+        probs: probabilities [N, K].
+        verdicts: index of each row's verdict [N].
+    """
     return float(-clip_log(probs[np.arange(len(verdicts)), verdicts]).mean())
 
 
 def fit_weights(members: list[np.ndarray], verdicts: np.ndarray, mean: str) -> np.ndarray:
-    """Weights [M] of the least log loss over the simplex; convex for either mean, so there is but one minimum."""
+    """
+    Fit the weights with the lowest log loss on the simplex. The problem is convex for both means, with one minimum.
+
+    Args:
+        members: probabilities of each judge [N, K].
+        verdicts: index of each row's verdict [N].
+        mean: of MEANS.
+
+    Returns:
+        Weights [M].
+    """
     num, start = members[0].shape[1], np.full(len(members), 1 / len(members))
     solution = minimize(
         lambda weights: log_loss(combine(members, np.maximum(weights, 0) + 1e-12, num, mean), verdicts),
@@ -136,7 +186,16 @@ def fit_weights(members: list[np.ndarray], verdicts: np.ndarray, mean: str) -> n
 
 
 def fit_weight_rule(members: list[np.ndarray], verdicts: np.ndarray, mean: str, by: str | None, keys=None) -> Rule:
-    """The rule of that form of the least log loss, of probabilities [N, K] each and keys [N] where `by` is given."""
+    """
+    Fit a rule of one form by the lowest log loss.
+
+    Args:
+        members: probabilities of each judge [N, K].
+        verdicts: index of each row's verdict [N].
+        mean: of MEANS.
+        by: `tokens`, `language` or None.
+        keys: number of tokens or language of each battle [N], if `by` is given.
+    """
     everywhere = fit_weights(members, verdicts, mean)
     if by is None:
         return Rule([{"weights": everywhere.tolist()}], mean)
@@ -160,9 +219,18 @@ def choose_rule(
     members: list[np.ndarray], verdicts: np.ndarray, clusters: np.ndarray, keys: dict
 ) -> tuple[Rule, list]:
     """
-    The rule of the least log loss in cross-validation by prompt, fitted on all rows, and `[(name, loss), ...]`.
+    Choose the form of rule with the lowest log loss in cross-validation by prompt, and fit it on all rows.
 
-    `keys` {tokens | language: [N]} are the forms to try beside one rule for all; equal weights are tried too.
+    Equal weights and one rule for all battles are always tried.
+
+    Args:
+        members: probabilities of each judge [N, K].
+        verdicts: index of each row's verdict [N].
+        clusters: group of each battle's prompt [N].
+        keys: further forms to try, as {tokens or language: keys [N]}.
+
+    Returns:
+        The rule, and the forms with their losses `[(name, loss), ...]`, lowest first.
     """
     forms = {f"equal weights, mean of {mean}": (mean, None, True) for mean in MEANS}
     forms |= {f"fitted, mean of {mean}": (mean, None, False) for mean in MEANS}
@@ -178,7 +246,7 @@ def choose_rule(
 
     splits = min(FOLDS, len(np.unique(clusters)))
     if splits < 2:
-        raise InputError("All battles have one prompt: there is nothing to cross-validate weights on.")
+        raise InputError("All battles have the same prompt, but cross-validation of weights needs at least two.")
     losses = dict.fromkeys(forms, 0.0)
     for train, held in GroupKFold(splits).split(verdicts, groups=clusters):
         for name, form in forms.items():

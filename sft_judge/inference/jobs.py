@@ -1,4 +1,4 @@
-"""Battles files to be scored: labels and folds stay in memory, texts are read in batches as they are needed."""
+"""Battles files to score. Labels and folds stay in memory; texts are read in batches when they are needed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ PLACE = "place in the file"
 @dataclass(eq=False)
 class Job:
     """
-    One battles file to be scored into one probs file.
+    Hold one battles file that is scored into one probs file.
 
     Attributes:
-        file: the battles, checked.
+        file: the battles file, already checked.
         output: the probs file.
-        battles: every column but the texts, of the rows to score [N].
-        places: which rows of the file these are [N], ascending.
+        battles: all columns except the texts, of the rows to score [N].
+        places: positions of these rows in the file [N], ascending.
     """
 
     file: BattleFile
@@ -32,17 +32,17 @@ class Job:
     places: np.ndarray
     _batches: Iterator[pa.Table] | None = field(default=None, init=False)
     _batch: pa.Table | None = field(default=None, init=False)
-    _start: int = field(default=0, init=False)  # the row of the file with which _batch begins
+    _start: int = field(default=0, init=False)  # row of the file at which _batch starts
 
     @property
     def languages(self) -> np.ndarray | None:
-        """Of the prompts [N]; None where the battles say nothing of them."""
+        """Return the languages of the prompts [N], or None if the battles have no such column."""
         if "language" not in self.battles.column_names:
             return None
         return np.array(self.battles["language"].to_pylist(), dtype=object)
 
     def fill_languages(self) -> None:
-        """Detect the languages that the battles do not state, for a judge that is told them."""
+        """Detect the languages that the battles do not state, for a judge that shows them."""
         column = self.battles["language"] if "language" in self.battles.column_names else None
         if column is not None and not column.null_count:
             return
@@ -54,9 +54,13 @@ class Job:
 
     def read(self, indices: np.ndarray) -> pa.Table:
         """
-        Whole battles, `indices` [R] into those to score, ascending.
+        Read battles with their texts.
 
-        The file is read forward and anew only for rows before those of the last call, so ask for them in its order.
+        The file is read forward, and restarted only for rows before those of the last call. Calls should therefore be
+        in ascending order.
+
+        Args:
+            indices: positions [R] among the rows to score, ascending.
         """
         left, parts = self.places[indices], []
         if self._batch is None or (len(left) and left[0] < self._start):
@@ -79,9 +83,16 @@ class Job:
 
 def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit: int | None) -> list[Job]:
     """
-    Pair battles files with outputs; `fold` keeps only that fold's rows, in files that carry folds.
+    Pair battles files with outputs. Every row is read once and checked, so that the last row cannot stop a long run.
 
-    Every row is read once and checked, so that the last one cannot stop what hours were spent on. Raises `InputError`.
+    Args:
+        battles: battles files.
+        outputs: probs files, one for each battles file.
+        fold: keep only the rows of this fold, in files with folds.
+        limit: keep only the first rows.
+
+    Raises:
+        InputError: the numbers of files differ, or a file is invalid.
     """
     if len(battles) != len(outputs):
         raise InputError(f"{len(battles)} battles files for {len(outputs)} outputs; give one --output for each.")
@@ -90,7 +101,7 @@ def open_jobs(battles: list[Path], outputs: list[Path], fold: int | None, limit:
 
 def _open_job(path: Path, output: Path, fold: int | None, limit: int | None) -> Job:
     file = open_battles(path)
-    # copies: a slice would keep the texts of its batch
+    # `take` copies the rows; a slice would keep the texts of its batch in memory
     parts = (table.drop_columns(FIELDS).take(np.arange(table.num_rows)) for table in file.batches())
     rows = pa.concat_tables(parts).combine_chunks()
     rows = rows.append_column(PLACE, pa.array(range(rows.num_rows)))

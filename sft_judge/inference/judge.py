@@ -1,4 +1,6 @@
-"""A judge in Python: `Judge.load(folder).judge(prompt, response_a, response_b)`, one battle or lists of them."""
+"""
+Judge API in Python: `Judge.load(folder).judge(prompt, response_a, response_b)`, for one battle or lists of battles.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,17 +27,17 @@ Text = str | list[str]  # one turn, or the turns of a conversation
 
 @dataclass(frozen=True)
 class Judgement:
-    """Calibrated probabilities that sum to one; `tie` is 0 for a two-verdict judge."""
+    """Hold calibrated probabilities, which sum to one. `tie` is 0 for a judge with two verdicts."""
 
     a: float
     b: float
     tie: float
-    verdict: str  # the most likely of "a", "b", "tie"; "tie" too where a and b are exactly as likely
-    swap_agreement: bool | None  # whether both orders favour the same verdict; None with one order
+    verdict: str  # the most likely of "a", "b", "tie"; also "tie" if a and b are exactly equally likely
+    swap_agreement: bool | None  # True if both orders favour the same verdict; None with one order
 
 
 class Judge:
-    """A judge on an engine. Build with `load`; use as a context manager to free the engine early."""
+    """Judge battles on an engine. Create a judge with `load`; use it as a context manager to free the engine early."""
 
     def __init__(self, engine, prompt: JudgePrompt, spec: JudgeSpec):
         self.engine, self.prompt, self.spec = engine, prompt, spec
@@ -52,18 +54,19 @@ class Judge:
         batch_size: int | None = None,
     ) -> "Judge":
         """
-        Open a judge.
+        Load a judge.
 
         Args:
-            folder: its folder, or its id on the hub, `ID@REVISION` for a branch, tag or commit of it.
-            engine: of ENGINES, or auto: vLLM where it can run this judge here.
+            folder: its folder, or its Hub id, with `ID@REVISION` for a branch, tag or commit.
+            engine: of ENGINES, or auto: vLLM if it can run this judge here.
             dtype: of DTYPES.
-            revision: of the hub, in place of `@REVISION`.
-            device: of torch, such as `cuda:1`; by default a GPU where there is one. transformers alone.
-            batch_size: battles in one order that are read at once; by default 8192 tokens. transformers alone.
+            revision: branch, tag or commit on the Hub, instead of `@REVISION`.
+            device: torch device such as `cuda:1`; by default a GPU if there is one. Only for transformers.
+            batch_size: maximum number of rows (a battle in one order) in a batch; by default 8192 tokens. Only for
+                transformers.
 
         Raises:
-            InputError: there is no such judge, or the settings do not go together.
+            InputError: the judge does not exist, or the settings cannot be combined.
         """
         place = judge_folder(str(folder), revision)
         spec = read_spec(place)
@@ -87,23 +90,24 @@ class Judge:
         Judge one battle or many.
 
         Args:
-            prompt: a text; or a list of texts or of lists of turns, one a battle; or battles whole: a dict of
-                `prompt`, `response_a`, `response_b` and perhaps `language`, a list of them, or a `datasets.Dataset`.
-            response_a: as `prompt`; none where battles are given whole.
-            response_b: likewise.
+            prompt: a text; a list with a text or a list of turns for each battle; or whole battles: a dict of
+                `prompt`, `response_a`, `response_b` and optionally `language`, a list of such dicts, or a
+                `datasets.Dataset`.
+            response_a: as `prompt`; None if whole battles are given.
+            response_b: as `response_a`.
             swap: `both` or `none`; by default the judge's own policy.
-            language: of the prompt, or a list of them; none where battles are given whole.
+            language: language of the prompt, or a list of languages; None if whole battles are given.
 
         Returns:
-            A `Judgement` of one battle, or a list of them in the order of the battles.
+            A `Judgement` for one battle, or a list of them in the order of the battles.
 
         Raises:
-            InputError: something is missing, or no text and no list of turns.
+            InputError: a value is missing, or is neither a text nor a list of turns.
         """
         whole = response_a is None and response_b is None
         one = isinstance(prompt, Mapping if whole else str)
         if whole and language is not None:
-            raise InputError("language goes with three texts; give it as the key 'language' of each battle.")
+            raise InputError("language is for three separate texts; give whole battles the key 'language' instead.")
         rows = (
             _whole_battles([prompt] if one else prompt) if whole else _zipped(prompt, response_a, response_b, language)
         )
@@ -114,18 +118,25 @@ class Judge:
         orders = orders_of(swap)
         if not rows:
             return []
-        rows = self.prompt.with_languages(rows)  # by which a calibration may go too
+        rows = self.prompt.with_languages(rows)  # a calibration may depend on the language
         logp = score_battles(self.engine, self.prompt, rows, orders)
         return judgements(logp, self.spec, [row["language"] for row in rows])
 
 
 def _without_bar(make, args: tuple, options: dict):
-    """The bar that transformers asks for while it loads weights, not shown."""
+    """Create the progress bar that transformers shows while it loads weights, disabled."""
     return make(*args, **{**options, "disable": True})
 
 
 def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None) -> list[Judgement]:
-    """Un-swapped log-probabilities [N, orders, K] as judgements: the orders' mean probability, then calibrated."""
+    """
+    Convert un-swapped log-probabilities to judgements: average the orders' probabilities, then calibrate.
+
+    Args:
+        logp: log-probabilities [N, orders, K].
+        spec: the judge's judge.json.
+        languages: language of each battle [N], for a calibration by language.
+    """
     probs = np.exp(logp)
     agree = probs.argmax(axis=2)
     averaged = spec.calibrate(average_over_orders(probs), languages)
@@ -140,9 +151,11 @@ def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None)
 
 
 def _whole_battles(battles) -> list[dict]:
-    """Battles from mappings, of which a `datasets.Dataset` is a series too."""
+    """Build rows from mappings; a `datasets.Dataset` is a sequence of mappings too."""
     if isinstance(battles, str | Mapping) or not isinstance(battles, Iterable):
-        raise InputError(f"A {type(battles).__name__} and no responses; give three texts, or battles as dicts.")
+        raise InputError(
+            f"Got a {type(battles).__name__} without responses; give three texts, or whole battles as dicts."
+        )
     rows = []
     for place, battle in enumerate(battles):
         if not isinstance(battle, Mapping):
@@ -159,16 +172,16 @@ def _whole_battles(battles) -> list[dict]:
 
 
 def _zipped(prompt, response_a, response_b, language) -> list[dict]:
-    """Battles from three texts, or from three lists of as many."""
+    """Build rows from three texts, or from three lists of the same length."""
     one = isinstance(prompt, str)
     fields = [[text] if one else list(text or ()) for text in (prompt, response_a, response_b)]
     if len({len(field) for field in fields}) != 1:
         raise InputError(
-            f"{len(fields[0])} prompts, {len(fields[1])} and {len(fields[2])} responses: not one battle each."
+            f"{len(fields[0])} prompts, {len(fields[1])} and {len(fields[2])} responses, expected the same number."
         )
     languages = [language] * len(fields[0]) if one or language is None else list(language)
     if len(languages) != len(fields[0]):
-        raise InputError(f"{len(languages)} languages for {len(fields[0])} battles; give one each.")
+        raise InputError(f"{len(languages)} languages for {len(fields[0])} battles; give one for each battle.")
     return [
         {name: _turns(text, name, place) for name, text in zip(FIELDS, texts, strict=True)} | {"language": spoken}
         for place, (*texts, spoken) in enumerate(zip(*fields, languages, strict=True))

@@ -1,7 +1,7 @@
 """
-Battles as lines of JSON to judgements as they come, one judge loaded for all: `sft-judge judge` on a pipe.
+Judge battles from lines of JSON as they arrive, with one loaded judge: `sft-judge judge` on a pipe.
 
-A line is read, checked and answered as the server's batches are, so that both take and say the same.
+A line is read, checked and answered with the server's code, so that both accept and return the same.
 """
 
 import os
@@ -22,7 +22,9 @@ BYTES_AT_ONCE = 2**20
 
 
 def arriving_lines(descriptor: int) -> Iterator[list[bytes]]:
-    """The lines of a file or pipe: those that are there together, so that none waits for one that is yet to come."""
+    """
+    Yield the lines of a file or pipe as they arrive, at most LINES_AT_ONCE together: no line waits for a later one.
+    """
     rest = b""
     while part := os.read(descriptor, BYTES_AT_ONCE):
         *lines, rest = (rest + part).split(b"\n")
@@ -34,14 +36,15 @@ def arriving_lines(descriptor: int) -> Iterator[list[bytes]]:
 
 def judge_lines(judge: Judge, batches: Iterable[list[bytes]]) -> Iterator[list[dict]]:
     """
-    Judge battles, one JSON object a line.
+    Judge battles, one JSON object per line.
 
     Args:
         judge: an open judge.
-        batches: lines; empty ones are left out, and counted.
+        batches: batches of lines. Empty lines are skipped, but counted in line numbers.
 
     Yields:
-        For each batch a list with an object a line, in order: `id` and a judgement, or `error` with its `message`.
+        For each batch a list with one object for each line, in order: `id` and a judgement, or `error` with its
+            `message`.
     """
     requests, number = Requests(Limits()), 0
     for lines in batches:
@@ -53,7 +56,7 @@ def judge_lines(judge: Judge, batches: Iterable[list[bytes]]) -> Iterator[list[d
             answers.append({})
             try:
                 rows, swap = requests.read(line, one=True)
-                rows = judge.prompt.with_languages(rows)  # by which a calibration may go too
+                rows = judge.prompt.with_languages(rows)  # a calibration may depend on the language
                 (fields,) = judge.prompt.fit(rows)
             except InputError as error:
                 answers[-1] = HttpError(400, CODES[400], f"line {number}: {error}").content()

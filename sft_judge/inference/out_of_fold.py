@@ -1,4 +1,4 @@
-"""Which judge may score which row, so that none labels what it was trained on."""
+"""Assign battles to judges so that no judge labels a battle it was trained on."""
 
 from pathlib import Path
 
@@ -11,21 +11,40 @@ from sft_judge.modeling.judge_spec import FILE, JudgeSpec, read_spec
 
 
 def find_judges(model: str) -> dict[str, JudgeSpec]:
-    """The judge in a folder, or those in its `fold-*` folders, by path."""
+    """
+    Find the judge in a folder, or the judges in its `fold-*` subfolders.
+
+    Returns:
+        The judge.json of each judge, by path.
+    """
     if (Path(model) / FILE).is_file():
         return {str(model): read_spec(model)}
     folds = sorted(Path(model).glob("fold-*"))
     if not folds:
-        read_spec(model)  # says what is missing
+        read_spec(model)  # raises an error that says what is missing
     return {str(folder): read_spec(folder) for folder in folds}
 
 
 def assign_rows(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool, battles_sha256: str) -> dict:
     """
-    Which rows [indices] each judge scores, by folder. Raises `GateError` where one would label what it trained on.
+    Assign rows to judges.
 
-    Out of fold, a battle with a label is scored by the judge that left its fold out; one without, which nobody
-    trained on, by all of them, and so is one of another file.
+    Out of fold, a labelled battle is scored by the judge that held out its fold. An unlabelled battle was not trained
+    on, so all judges score it; the same holds for a labelled battle without a fold from a file that no judge was
+    trained on.
+
+    Args:
+        judges: judge.json of each judge, by folder.
+        battles: the battles.
+        out_of_fold: False lets every judge score every row.
+        battles_sha256: hash of the battles file.
+
+    Returns:
+        Row indices by folder.
+
+    Raises:
+        GateError: a judge would label a battle that it was trained on.
+        InputError: a fold has no judge.
     """
     everything = np.arange(battles.num_rows)
     if not out_of_fold:
@@ -43,22 +62,32 @@ def assign_rows(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bo
 
 
 def _not_trained_on(judges: dict[str, JudgeSpec], battle: str, battles_sha256: str) -> None:
-    """Raise `GateError` where a judge learnt from this very file, and so from a labelled battle without a fold."""
+    """Raise `GateError` if a judge was trained on this file, and hence on a labelled battle without a fold."""
     for folder, spec in judges.items():
         if spec.training.get("battles_sha256") == battles_sha256:
             raise GateError(
-                f"Battle {battle} has a verdict and no fold, so {folder}, trained on this file, has learnt from it: "
-                "its label would be in-sample. Give every battle a fold: `sft-judge prepare --folds`."
+                f"Battle {battle} has a verdict and no fold, so {folder} was trained on it and its label would be "
+                "in-sample. Give every battle a fold: `sft-judge prepare --folds`."
             )
 
 
 def fold_owners(judges: dict[str, JudgeSpec], folds: set[int]) -> dict[int, str]:
-    """For each fold the judge that left it out, `fold-N` by name. Raises `GateError` where that one trained on it."""
+    """
+    Return the judge that held out each fold, recognised by the folder name `fold-N`.
+
+    Args:
+        judges: judge.json of each judge, by folder.
+        folds: the folds.
+
+    Raises:
+        InputError: a fold has no judge.
+        GateError: the judge was trained on the fold.
+    """
     by_name = {Path(folder).name: folder for folder in judges}
     for fold in folds:
         owner = by_name.get(f"fold-{fold}")
         if owner is None:
-            raise InputError(f"Battles are in fold {fold}, but there is no judge fold-{fold} that left it out.")
+            raise InputError(f"Battles are in fold {fold}, but there is no judge fold-{fold} that held it out.")
         if fold in judges[owner].training.get("folds_seen", []):
             raise GateError(f"{owner} trained on fold {fold}: its labels there would be in-sample.")
     return {fold: by_name[f"fold-{fold}"] for fold in sorted(folds)}

@@ -1,7 +1,8 @@
 """
-The parity gate: two engines, or two forms of one judge, give the same probabilities, or the worst battle is named.
+Parity gate: check that two engines, or two forms of one judge, give the same probabilities.
 
-The tolerances are the project's promises, as max |difference of a probability| over verdicts, and stand here alone.
+The tolerances are defined only here, as the maximum absolute difference of a probability over the verdicts. If a check
+fails, the worst battles are named.
 """
 
 import logging
@@ -23,12 +24,12 @@ TOLERANCES = {
     ("merged", "bfloat16"): 2e-2,
     ("merged", "float16"): 2e-2,
 }
-WORST_ROWS_NAMED = 3  # battles named
+WORST_ROWS_NAMED = 3
 
 
 @dataclass
 class Parity:
-    """How a second scoring [N, K] of the same prompts differs from the first."""
+    """Describe the difference between two scorings [N, K] of the same prompts."""
 
     name: str
     max_difference: float
@@ -36,7 +37,7 @@ class Parity:
     kl: float  # mean KL(first ‖ second), nats
     flips: int  # rows whose most likely verdict differs
     rows: int
-    worst: dict[str, float]  # id and order of the rows that differ most, and by how much
+    worst: dict[str, float]  # the largest differences, by id and order
 
     def __str__(self) -> str:
         worst = ", ".join(f"{label} {difference:.1e}" for label, difference in self.worst.items())
@@ -47,9 +48,17 @@ class Parity:
 
 
 def compare_scores(name: str, logp: np.ndarray, other: np.ndarray, labels: list[str]) -> Parity:
-    """Compare log-probabilities [N, K] of the same rows; `labels` [N] name them."""
+    """
+    Compare two scorings of the same rows.
+
+    Args:
+        name: name of the comparison.
+        logp: log-probabilities of the first scoring [N, K].
+        other: log-probabilities of the second scoring [N, K].
+        labels: name of each row [N].
+    """
     difference = np.abs(np.exp(logp) - np.exp(other)).max(axis=1)
-    with np.errstate(invalid="ignore"):  # a verdict without probability adds nothing
+    with np.errstate(invalid="ignore"):  # a verdict with probability 0 contributes 0 to the KL
         kl = np.where(logp == -np.inf, 0.0, np.exp(logp) * (logp - other)).sum(axis=1).mean()
     flips = int((logp.argmax(axis=1) != other.argmax(axis=1)).sum())
     order = np.argsort(-np.nan_to_num(difference, nan=np.inf), kind="stable")
@@ -58,15 +67,34 @@ def compare_scores(name: str, logp: np.ndarray, other: np.ndarray, labels: list[
 
 
 def check_tolerance(parity: Parity, tolerance: float) -> None:
-    """Raise `GateError` where the largest difference is above `tolerance`, or not a number."""
+    """
+    Raise `GateError` if the largest difference is above `tolerance` or NaN.
+
+    Args:
+        parity: the comparison.
+        tolerance: maximum difference of a probability.
+    """
     if not parity.max_difference <= tolerance:
-        raise GateError(f"Parity gate: {parity}; allowed is {tolerance:g}.")
+        raise GateError(f"Parity gate: {parity}; the tolerance is {tolerance:g}.")
 
 
 def check_parity(
     kind: str, name: str, precision: str, logp: np.ndarray, other: np.ndarray, labels: list[str]
 ) -> Parity:
-    """Compare, log, and hold to the promise of this kind and precision."""
+    """
+    Compare two scorings, log the result, and check it against the tolerance.
+
+    Args:
+        kind: `engines` or `merged`.
+        name: name of the comparison.
+        precision: dtype of the judge; with `kind` it selects the tolerance.
+        logp: log-probabilities of the first scoring [N, K].
+        other: log-probabilities of the second scoring [N, K].
+        labels: name of each row [N].
+
+    Raises:
+        GateError: the difference is above the tolerance.
+    """
     parity = compare_scores(f"{name} ({precision})", logp, other, labels)
     logger.info(str(parity))
     check_tolerance(parity, TOLERANCES[kind, precision])
@@ -74,7 +102,7 @@ def check_parity(
 
 
 class Rise(NamedTuple):
-    """The mean rise of the log loss in nats, with its paired 95 % interval, on so many battles."""
+    """Hold the mean rise of the log loss in nats, its paired 95 % interval, and the number of battles."""
 
     value: float
     low: float
@@ -85,17 +113,24 @@ class Rise(NamedTuple):
         return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}] on {self.rows} battles"
 
     def visible(self) -> float:
-        """The smallest rise that these battles tell from none: half of the interval."""
+        """Return the smallest rise that these battles can distinguish from 0: half the width of the interval."""
         return (self.high - self.low) / 2
 
     def rows_to_see(self, tolerance: float) -> int:
-        """Battles like these that tell a rise of `tolerance` from none."""
+        """Return the number of such battles needed to distinguish a rise of `tolerance` from 0."""
         return ceil(self.rows * (self.visible() / tolerance) ** 2)
 
 
 def log_loss_rise(logp: np.ndarray, other: np.ndarray, targets: np.ndarray) -> Rise:
-    """The rise of the log loss from `logp` to `other` [N, K], N >= 2, of labels that are shares of verdicts [N, K]."""
-    with np.errstate(invalid="ignore"):  # a verdict without probability counts where it is a label
+    """
+    Compute the rise of the log loss between two scorings.
+
+    Args:
+        logp: log-probabilities of the first scoring [N, K], N >= 2.
+        other: log-probabilities of the second scoring [N, K].
+        targets: labels as shares of verdicts [N, K].
+    """
+    with np.errstate(invalid="ignore"):  # a verdict with probability 0 counts only if it is in the label
         rise = np.where(targets > 0, targets * (logp - other), 0.0).sum(axis=1)
         margin = 1.96 * rise.std(ddof=1) / np.sqrt(len(rise))
     return Rise(float(rise.mean()), float(rise.mean() - margin), float(rise.mean() + margin), len(rise))
@@ -103,17 +138,22 @@ def log_loss_rise(logp: np.ndarray, other: np.ndarray, targets: np.ndarray) -> R
 
 def check_log_loss_rise(name: str, rise: Rise, tolerance: float) -> None:
     """
-    Raise `GateError` where the log loss has certainly risen (its interval is above 0), by more than `tolerance` nats.
+    Raise `GateError` if the log loss rises significantly (its interval is above 0) and by more than `tolerance`.
 
-    Warns where a rise of `tolerance` could not have been seen on these battles.
+    Log a warning if the battles are too few to detect a rise of `tolerance`.
+
+    Args:
+        name: the judge that was compared.
+        rise: the rise of its log loss.
+        tolerance: accepted rise in nats.
     """
     if not (rise.low <= 0 or rise.value <= tolerance):
         raise GateError(
-            f"Parity gate: {name} raises the log loss by {rise}: certainly above 0, and by more than the tolerance of "
-            f"{tolerance:g}. Take more bits or more tuning, or give --tolerance what it may cost."
+            f"Parity gate: {name} raises the log loss by {rise}: significantly above 0, and more than the tolerance "
+            f"of {tolerance:g}. Use more bits or more tuning, or raise --tolerance."
         )
     if rise.visible() > tolerance:
         logger.warning(
-            f"{rise.rows} battles see a rise of {rise.visible():.2g} nats at best; "
-            f"{rise.rows_to_see(tolerance)} would see one of {tolerance:g} (--tolerance)."
+            f"{rise.rows} battles can detect a rise of at least {rise.visible():.2g} nats; "
+            f"{rise.rows_to_see(tolerance)} are needed to detect a rise of {tolerance:g} (--tolerance)."
         )

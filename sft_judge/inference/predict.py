@@ -1,8 +1,9 @@
 """
-Battles to verdict probabilities: who scores which row, in which orders, and how a killed run goes on.
+Predict verdict probabilities of battles: choose the judge and orders of each row, and resume a killed run.
 
-A judge is one folder, or a folder of `fold-*` judges. Out of fold, a row is scored by the one judge that did not see
-its fold; rows without a fold are scored by all, and averaged. Finished shards stand beside the output until all are.
+A judge is one folder, or a folder of `fold-*` judges. Out of fold, a row is scored by the judge that held out its
+fold; rows without a fold are scored by all judges and averaged. Finished blocks are kept beside the output until all
+are done.
 """
 
 import logging
@@ -35,21 +36,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How battles are scored."""
+    """Store how battles are scored."""
 
     engine: str  # of ENGINES
     dtype: str = "auto"  # of DTYPES
-    swap: str | None = None  # of SWAPS; None: the judge's own policy
-    out_of_fold: bool = False  # score each labelled row by the judge that did not see its fold
-    check: int | None = None  # battles to hold against transformers
+    swap: str | None = None  # of SWAPS; None for the judge's own policy
+    out_of_fold: bool = False  # score each labelled row by the judge that held out its fold
+    check: int | None = None  # number of battles to compare with transformers
     shard: tuple[int, int] = (0, 1)  # (i, n): the i-th of n processes that share the work and the disk
     ray: str | None = None  # address of a cluster
-    tensor_parallel: int = 1  # GPUs that vLLM spreads one model over
+    tensor_parallel: int = 1  # GPUs over which vLLM shards one model
 
 
 @dataclass(eq=False)
 class Block:
-    """Some of the rows that a judge scores: where their scores go, and which of the battles they are."""
+    """Represent one block of the rows that a judge scores, and the place of its scores."""
 
     work: Work
     judge: int
@@ -67,16 +68,16 @@ class Block:
 
 def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint: str) -> dict | None:
     """
-    Score every job with every judge it needs, each judge loaded once, and write the probs files.
+    Score every job with every judge it needs, load each judge once, and write the probs files.
 
     Args:
         model: folder of a judge, or of `fold-*` judges.
         jobs: battles files and their outputs.
-        settings: how they are scored.
-        fingerprint: identifies all that the scores depend on; unfinished work of another one is thrown away.
+        settings: how to score them.
+        fingerprint: hash of everything that the scores depend on. Unfinished work with another one is deleted.
 
     Returns:
-        Facts for the manifest, or None, and no output is written, if other processes still have blocks to do.
+        Facts for the manifest. None if other processes still have blocks to do; no output is written then.
 
     Raises:
         GateError: a row would be scored by a judge that was trained on it, or `check` fails.
@@ -89,7 +90,7 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
     fingerprint = add_runtime(fingerprint, settings.engine)
     if len(judges) > 1 and any(spec.calibration for spec in judges.values()):
         logger.warning(
-            f"{model}: the calibrations of its {len(judges)} judges are not applied to what all of them say"
+            f"{model}: the calibrations of its {len(judges)} judges are not applied to the mean of their probabilities"
         )
     described = [describe_judge(model, job.output) | {"judges": _hash_judges(judges)} for job in jobs]
     works = [Work(partial_path(job.output).with_suffix(".shards.partial"), fingerprint) for job in jobs]
@@ -97,7 +98,7 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
     for number, (folder, spec) in enumerate(judges.items()):
         orders = orders_of(settings.swap or spec.swap)
         todo = [(work, number, job, wanted[folder]) for work, job, wanted in zip(works, jobs, plans, strict=True)]
-        # a check that has refused once must not be passed by finished shards
+        # With `check` the judge is always run, so that a failed check cannot pass because its blocks are finished.
         mine = settings.shard
         if settings.check or not all(work.finished(number, len(indices), mine) for work, _, _, indices in todo):
             result |= _run_judge(folder, spec, orders, todo, settings)
@@ -105,7 +106,7 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
         if not all(work.finished(number, len(wanted[folder])) for number, folder in enumerate(judges)):
             return None
     if _hash_judges(judges) != described[0]["judges"]:
-        raise InputError(f"{model} has changed while it was read, so nobody could say whose numbers these are. Again.")
+        raise InputError(f"{model} changed during the prediction, so its scores cannot be attributed. Run it again.")
     for work, job, wanted, made_by in zip(works, jobs, plans, described, strict=True):
         write_probs(job.output, _gather(work, job, judges, wanted, made_by, settings))
         work.clear()
@@ -143,7 +144,21 @@ def _run_judge(folder: str, spec: JudgeSpec, orders, todo: list, settings: Predi
 def check_engine(
     engine, folder: str, spec, prompt: JudgePrompt, battles: pa.Table, orders, settings: PredictSettings
 ) -> dict:
-    """Hold an engine to transformers on these battles. Logs; raises `GateError` beyond the tolerance."""
+    """
+    Compare an engine with transformers on a few battles, and log the result.
+
+    Args:
+        engine: the open engine.
+        folder: the judge's folder.
+        spec: the judge's judge.json.
+        prompt: the judge's prompt.
+        battles: the battles.
+        orders: the orders to show.
+        settings: how battles are scored.
+
+    Raises:
+        GateError: the difference is above the tolerance.
+    """
     rows = battles.to_pylist()
     with open_engine("transformers", folder, spec, settings.dtype) as reference:
         expected, labels = labelled_scores(reference, prompt, rows, orders)
@@ -154,7 +169,7 @@ def check_engine(
 
 
 def _gather(work: Work, job: Job, judges: dict, wanted: dict, made_by: dict, settings: PredictSettings) -> Probs:
-    """Mean over the judges that scored a row, then one probs row for each battle and order."""
+    """Average over the judges that scored a row, and return one probs row for each battle and order."""
     first = next(iter(judges.values()))
     orders = orders_of(settings.swap or first.swap)
     total = np.zeros((job.battles.num_rows, len(orders), first.num_verdicts))
@@ -181,7 +196,7 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, made_by: dict, set
             str(fold): {"model": folder, "folds_seen": judges[folder].training.get("folds_seen", [])}
             for fold, folder in fold_owners(judges, labelled_folds(job.battles) - {None}).items()
         }
-        metadata["without_label"] = list(judges)  # of rows that nobody trained on: the mean of all
+        metadata["without_label"] = list(judges)  # no judge was trained on unlabelled rows: they have the mean of all
     shown = np.tile(np.array(orders, dtype=object), job.battles.num_rows)
     languages = None if job.languages is None else np.repeat(job.languages, len(orders))
     return Probs(ids, shown, logp.reshape(-1, 3), metadata, languages=languages)

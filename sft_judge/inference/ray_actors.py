@@ -1,8 +1,8 @@
 """
-Blocks of battles scored by actors on a Ray cluster, one engine each; the process that asks keeps what comes back.
+Score blocks of battles with actors on a Ray cluster, one engine each; the calling process stores the results.
 
-Nothing but Ray is shared: the nodes need the package and the judge, by a path that is theirs or a hub id, and no disk.
-An actor that dies is started again and its block goes to another; blocks that came back are on disk already.
+The nodes share nothing but Ray: each needs the package and the judge (a path on the node or a Hub id), and no shared
+disk. If an actor dies it is restarted and another actor takes its block. Finished blocks are already on disk.
 """
 
 import logging
@@ -17,14 +17,20 @@ from sft_judge.core.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
-CPU_SHARE = 0.4  # of a core for each actor without a GPU: Ray Data needs some for reading, or waits for ever
+CPU_SHARE = 0.4  # of a core for each actor without a GPU; Ray Data needs the rest for reading, or waits for ever
 
 
 def score_on_ray(address: str, scorer: dict, blocks: list[tuple]) -> Iterator[tuple]:
     """
-    Each (key, rows) of `blocks` as (key, un-swapped log-probabilities [rows, orders, K]), in the order of finishing.
+    Score blocks on a Ray cluster, with one actor for each GPU, or one for each node if there is no GPU.
 
-    `scorer` has what `BlockScorer` takes. As many actors as the cluster has GPUs, else one a node.
+    Args:
+        address: address of the cluster.
+        scorer: arguments of `BlockScorer`.
+        blocks: (key, rows) of each block.
+
+    Yields:
+        (key, un-swapped log-probabilities [rows, orders, K]), in the order of completion.
     """
     ray = connect(address)
     from ray.data import ActorPoolStrategy, DataContext
@@ -52,7 +58,7 @@ def score_on_ray(address: str, scorer: dict, blocks: list[tuple]) -> Iterator[tu
 
 
 class BlockScorer:
-    """An actor: its engine is started once, and scores one block a call."""
+    """Score one block per call in a Ray actor, whose engine is started once."""
 
     def __init__(self, folder: str, engine: str, dtype: str, orders: tuple[str, ...]):
         from sft_judge.inference.engines import open_engine
@@ -73,7 +79,7 @@ class BlockScorer:
 
 
 def connect(address: str):
-    """The module `ray`, connected. Raises `InputError` without Ray or a cluster."""
+    """Connect to a Ray cluster and return the module `ray`. Raise `InputError` if Ray or the cluster is missing."""
     try:
         import ray
     except ModuleNotFoundError as error:

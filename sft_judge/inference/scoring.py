@@ -1,4 +1,4 @@
-"""Battles to un-swapped log-probabilities on an engine."""
+"""Score battles on an engine."""
 
 import numpy as np
 
@@ -9,19 +9,41 @@ from sft_judge.prompts.prompt import JudgePrompt
 
 
 def orders_of(policy: str) -> tuple[str, ...]:
-    """The orders to show for a policy of SWAPS: both, or the battle's own alone."""
+    """Return the orders to show for a policy of SWAPS: both orders, or only the battle's own."""
     if policy not in SWAPS:
         raise InputError(f"swap is {policy!r}, expected one of {', '.join(SWAPS)}.")
     return ORDERS if policy == "both" else ORDERS[:1]
 
 
 def score_battles(engine, prompt: JudgePrompt, rows: list[dict], orders: tuple[str, ...]) -> np.ndarray:
-    """Un-swapped log-probabilities [rows, orders, K]."""
+    """
+    Score battles on an engine.
+
+    Args:
+        engine: an open engine.
+        prompt: the judge's prompt.
+        rows: the battles.
+        orders: the orders to show.
+
+    Returns:
+        Un-swapped log-probabilities [rows, orders, K].
+    """
     prompts = [ids for shown in prompt.encode(rows, orders) for ids in shown]
     return unswap(engine.score(prompts), orders)
 
 
 def labelled_scores(engine, prompt: JudgePrompt, rows: list[dict], orders) -> tuple[np.ndarray, list[str]]:
-    """The same as [rows * orders, K], and "id order" for each: what two engines or forms are compared by."""
+    """
+    Score battles for a comparison of two engines or two forms of a judge.
+
+    Args:
+        engine: an open engine.
+        prompt: the judge's prompt.
+        rows: the battles.
+        orders: the orders to show.
+
+    Returns:
+        Un-swapped log-probabilities [rows * orders, K], and "id order" of each row.
+    """
     logp = score_battles(engine, prompt, rows, orders)
     return logp.reshape(-1, logp.shape[-1]), [f"{row['id']} {order}" for row in rows for order in orders]

@@ -1,7 +1,7 @@
 """
-Unfinished predictions on disk: blocks of rows, each there or not, done by any number of processes.
+Unfinished predictions on disk, as blocks of rows that any number of processes work on.
 
-A kill leaves whole blocks, and the same command goes on from them; it loses none and does none twice.
+A killed run leaves only complete blocks, and the same command resumes from them without repeating or losing any.
 """
 
 import fcntl
@@ -24,66 +24,99 @@ from sft_judge.core.swap_orders import ORDERS
 
 logger = logging.getLogger(__name__)
 
-ROWS_A_BLOCK = 1024
+ROWS_A_BLOCK = 1024  # rows per block
 
 
 def add_runtime(fingerprint: str, engine: str) -> str:
     """
-    The fingerprint of a prediction's unfinished work.
+    Extend a command's fingerprint to that of its unfinished work.
 
     Args:
-        fingerprint: of the command's inputs, settings and source.
-        engine: what `auto` came to, as another machine's may be another.
+        fingerprint: hash of the command's inputs, settings and source.
+        engine: the engine; `auto` must be resolved, because another machine may choose another engine.
 
     Returns:
-        A hash of these, the kind of device and the versions of the libraries. Models of CPUs and GPUs are left out, as
-        machines that share the work may differ in them; `--check` holds the engines to a tolerance.
+        A hash of both, the kind of device and the library versions. Models of CPUs and GPUs are not included, because
+        machines that share the work may differ in them; `--check` compares the engines within a tolerance.
     """
     parts = [fingerprint, engine, "cuda" if torch.cuda.is_available() else "cpu", versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def blocks(num_rows: int, shard: tuple[int, int] = (0, 1)) -> list[slice]:
-    """The rows of each block; of shard (i, n), every n-th block from the i-th on."""
+    """
+    Return the rows of each block.
+
+    Args:
+        num_rows: number of rows.
+        shard: (i, n) for every n-th block from the i-th on.
+    """
     starts = range(0, num_rows, ROWS_A_BLOCK)[shard[0] :: shard[1]]
     return [slice(start, min(start + ROWS_A_BLOCK, num_rows)) for start in starts]
 
 
 class Work:
-    """Finished blocks of one job, with the fingerprint they belong to; on disk from the first block on."""
+    """
+    Store the finished blocks of one job together with their fingerprint. Nothing is on disk before the first block.
+
+    Args:
+        folder: the folder of the blocks. Blocks with another fingerprint are deleted.
+        fingerprint: hash of everything that the scores depend on.
+    """
 
     def __init__(self, folder: Path, fingerprint: str):
         self.folder, self.fingerprint = folder, fingerprint
         stamp = folder / "fingerprint"
         if not (stamp.is_file() and stamp.read_text() == fingerprint):
             if stamp.is_file():
-                logger.warning(f"{folder} is of other settings, inputs or versions: its unfinished work starts anew")
+                logger.warning(f"{folder} has other settings, inputs or versions: its unfinished work is deleted")
             self.clear()
 
     def block(self, judge: int, rows: slice) -> Path:
-        """The file of a judge's block."""
+        """
+        Return the file of a judge's block.
+
+        Args:
+            judge: index of the judge.
+            rows: rows of the block.
+        """
         return self.folder / f"judge-{judge}" / f"{rows.start:09d}.npy"
 
     def finished(self, judge: int, num_rows: int, shard: tuple[int, int] = (0, 1)) -> bool:
-        """Whether all of the shard's blocks of so many rows are there."""
+        """
+        Return True if all of the shard's blocks are on disk.
+
+        Args:
+            judge: index of the judge.
+            num_rows: number of rows that the judge scores.
+            shard: see `blocks`.
+        """
         return all(self.block(judge, rows).is_file() for rows in blocks(num_rows, shard))
 
     def save(self, judge: int, rows: slice, logp: np.ndarray) -> None:
-        """Write a block, whole or not at all."""
+        """
+        Write a block atomically.
+
+        Args:
+            judge: index of the judge.
+            rows: rows of the block.
+            logp: un-swapped log-probabilities [rows, orders, K].
+        """
         self.stamp()
         _save(self.block(judge, rows), logp)
 
     def stamp(self) -> None:
         """
-        Write the fingerprint, renamed into place where there is none: another process may look for it.
+        Write the fingerprint atomically if there is none, because another process may read it at the same time.
 
-        Raises `InputError` where another command has made the folder its own meanwhile.
+        Raises:
+            InputError: a command with another fingerprint has taken over the folder.
         """
         stamp = self.folder / "fingerprint"
         if stamp.is_file() and stamp.read_text() != self.fingerprint:
             raise InputError(
-                f"{self.folder}: a command with other settings, inputs or versions has begun anew there. Run this one "
-                "again once that one has ended, or give it another --output."
+                f"{self.folder}: a command with other settings, inputs or versions has taken over this folder. Run "
+                "this command again after the other one has ended, or give it another --output."
             )
         if not stamp.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -92,15 +125,21 @@ class Work:
             os.replace(aside, stamp)
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Delete all blocks."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class RowWork(Work):
-    """Scores of single rows and orders in files of any size: what a deadline ends at any row, by several processes."""
+    """
+    Store scores of single rows and orders in files of any size, written by several processes until a deadline.
+
+    Args:
+        folder: the folder of the files.
+        fingerprint: hash of everything that the scores depend on.
+        scores: scores that are already known [N, 2, K], NaN where unknown.
+    """
 
     def __init__(self, folder: Path, fingerprint: str, scores: np.ndarray):
-        """`scores`: scores [N, 2, K] from elsewhere, NaN where there are none."""
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = folder.with_suffix(".lock.partial")
         self._read: set[Path] = set()
@@ -111,21 +150,28 @@ class RowWork(Work):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the others off: one process at a time makes an output of what all have done."""
+        """Lock out other processes, so that one process at a time writes an output from the work of all."""
         with open(self._lock, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def add(self, rows: np.ndarray, orders: tuple[str, ...], logp: np.ndarray) -> None:
-        """Keep log-probabilities [R, orders, K] of rows [R], in one file: all of a block or none of it."""
+        """
+        Write the scores of a block to one file atomically.
+
+        Args:
+            rows: row numbers [R].
+            orders: the orders shown.
+            logp: un-swapped log-probabilities [R, orders, K].
+        """
         self.stamp()
-        name = f"{'-'.join(orders)}-{rows[0]:09d}.npy"  # nobody else does this row in this order
+        name = f"{'-'.join(orders)}-{rows[0]:09d}.npy"  # unique: no other process scores this row in this order
         places = np.repeat([ORDERS.index(order) for order in orders], len(rows))
         table = np.column_stack([np.tile(rows, len(orders)), places, np.concatenate(logp.swapaxes(0, 1))])
         _save(self.folder / "rows" / name, table)
 
     def scores(self) -> np.ndarray:
-        """What is known so far of all rows [N, 2, K], NaN where nothing is; the same array at each call."""
+        """Return all scores known so far [N, 2, K], NaN where unknown; always the same array, updated."""
         for file in sorted(set((self.folder / "rows").glob("[!.]*.npy")) - self._read):
             table = np.load(file)
             self._scores[table[:, 0].astype(int), table[:, 1].astype(int)] = table[:, 2:]
@@ -133,7 +179,7 @@ class RowWork(Work):
         return self._scores
 
     def lengths(self, measure) -> np.ndarray:
-        """What `measure()` gives, taken from disk where it was measured before."""
+        """Return the result of `measure()`, read from disk if it was computed before."""
         file = self.folder / "lengths.npy"
         with self.locked():
             if not file.is_file():
@@ -141,7 +187,7 @@ class RowWork(Work):
         return np.load(file)
 
     def forget(self) -> None:
-        """Leave nothing on disk; for the only process there is."""
+        """Delete everything, including the lock. Only for a single process."""
         self.clear()
         self._lock.unlink(missing_ok=True)
 

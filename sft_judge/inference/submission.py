@@ -1,9 +1,8 @@
 """
-A competition's sample and the submission in its shape: same ids, same order, same columns.
+Read a competition's sample submission, and write a submission with the same ids, order and columns.
 
-Two competitions are known by name. LMSYS asks for a probability of each verdict; WSDM asks for the winner alone. Any
-sample like one of them is taken: a column of ids, and either columns whose names end in a, b and tie, or one column
-whose values are words for the winner.
+LMSYS asks for a probability of each verdict, and WSDM for the winner only. Any similar sample is accepted: a column of
+ids, and either columns whose names end in a, b and tie, or one column whose values are words for the winner.
 """
 
 import csv
@@ -28,10 +27,10 @@ WORDS = tuple((f"{who}{a}", f"{who}{b}", "tie") for a, b in ("ab", "AB") for who
 @dataclass
 class Sample:
     """
-    `columns` in the sample's order and its `ids` [N].
+    Hold a sample submission.
 
-    `asked` [K] are the columns of the verdicts' probabilities, or one column alone, that of the winner, whose `words`
-    [K] name the verdicts. K is 2 where a tie is not asked for.
+    `columns` are in the sample's order. `ids` are [N]. `asked` [K] are the columns of the verdicts' probabilities, or
+    a single column for the winner; then `words` [K] are its values for the verdicts. K is 2 if ties are not asked for.
     """
 
     columns: list[str]
@@ -42,15 +41,15 @@ class Sample:
 
     @property
     def num_verdicts(self) -> int:
-        """K, 2 or 3."""
+        """Return K, 2 or 3."""
         return len(self.words or self.asked)
 
 
 def read_sample(path: Path) -> Sample:
-    """Read a sample_submission.csv. Raises `InputError` for another shape, no rows, or an id that stands twice."""
+    """Read a sample_submission.csv. Raise `InputError` for an unknown format, no rows, or a duplicate id."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such sample submission. The competition's data has one.")
+        raise InputError(f"{path}: file not found. The sample submission is part of the competition's data.")
     try:
         with open(path, newline="", encoding="utf-8-sig") as lines:
             columns, *rows = [row for row in csv.reader(lines) if row] or [[]]
@@ -61,17 +60,19 @@ def read_sample(path: Path) -> Sample:
     if short is not None:
         raise InputError(f"{path} row {short}: {len(rows[short - 1])} values, expected {len(columns)}.")
     if not rows:
-        raise InputError(f"{path}: a header and no rows, so there is nothing to submit.")
+        raise InputError(f"{path}: the file has a header but no rows, so there is nothing to submit.")
     ids = [row[columns.index(id_column)] for row in rows]
     if len(set(ids)) != len(ids):
         twice = next(id_ for row, id_ in enumerate(ids) if id_ in ids[:row])
-        raise InputError(f"{path}: id {twice!r} stands twice.")
+        raise InputError(f"{path}: duplicate id {twice!r}.")
     words = None if len(asked) > 1 else _words(path, asked[0], {row[columns.index(asked[0])] for row in rows})
     return Sample(columns, ids, id_column, asked, words)
 
 
 def _roles(path: Path, columns: list[str]) -> tuple[str, list[str]]:
-    """The column of ids, and those asked for in the order of VERDICTS, or the one of the winner."""
+    """
+    Return the column of ids, and the columns of the verdicts in the order of VERDICTS, or the column of the winner.
+    """
     named_id = [name for name in columns if re.fullmatch(r"(.*[_ ])?id", name, re.IGNORECASE)]
     others = [name for name in columns if name not in named_id]
     ends = {name: re.fullmatch(r"(?:.*[_ ])?(a|b|tie)", name, re.IGNORECASE) for name in others}
@@ -97,33 +98,60 @@ def _words(path: Path, column: str, seen: set[str]) -> list[str]:
 
 def arrange_probs(name, result: Calibrated, probs: Probs, sample: Sample) -> np.ndarray:
     """
-    A judge's calibrated probabilities [N, 3] in the sample's order of ids.
+    Return a judge's calibrated probabilities [N, 3] in the sample's order of ids.
 
-    Raises `InputError` where one of the ids is missing, or the sample asks for ties and the judge knows none.
+    Args:
+        name: the probs file, for messages.
+        result: calibrated probabilities.
+        probs: contents of the probs file.
+        sample: the sample submission.
+
+    Raises:
+        InputError: an id is missing, or the sample asks for ties and the judge has two verdicts.
     """
     if probs.num_verdicts < len(sample.asked):
         raise InputError(
-            f"{name}: a judge without ties, but the sample asks for {sample.asked[2]}, where a probability of zero "
-            "has an infinite log loss. Use a judge of three verdicts."
+            f"{name}: the judge has no ties, but the sample asks for {sample.asked[2]}, and a probability of zero has "
+            "an infinite log loss. Use a judge with three verdicts."
         )
     return result.probs[find_rows(name, result, sample)]
 
 
 def find_rows(name, result: Calibrated, sample: Sample) -> np.ndarray:
-    """Where the sample's ids [N] stand in a judge's rows. Raises `InputError` where one is missing."""
+    """
+    Return the rows of the sample's ids [N]. Raise `InputError` if an id is missing.
+
+    Args:
+        name: the probs file, for messages.
+        result: calibrated probabilities.
+        sample: the sample submission.
+    """
     return result.rows_of(name, sample.ids, "ids of the sample", "Predict all of the test battles.")
 
 
 def describe_member(name, result: Calibrated, sample: Sample) -> str:
-    """What was done to a member, and what to know of it, in a line."""
+    """
+    Describe in one line the calibration and the gaps of one judge's probabilities.
+
+    Args:
+        name: the probs file.
+        result: calibrated probabilities.
+        sample: the sample submission.
+    """
     extra = len(result.ids) - len(sample.ids)
-    notes = [result.reason, f"warning: {extra} ids are not in the sample, left out" if extra else None]
+    notes = [result.reason, f"warning: {extra} ids are not in the sample, skipped" if extra else None]
     notes.append(describe_unfinished(result.orders[find_rows(name, result, sample)]))
     return f"{name}: " + "; ".join(filter(None, notes))
 
 
 def submission_text(sample: Sample, probs: np.ndarray) -> str:
-    """The CSV for probabilities [N, K] in the sample's order of ids. An exact tie of a and b goes to a."""
+    """
+    Return the submission as CSV text. For a winner column, an exact tie of a and b goes to a.
+
+    Args:
+        sample: the sample submission.
+        probs: probabilities [N, K] in the sample's order of ids.
+    """
     if sample.words:
         values = [[sample.words[verdict]] for verdict in probs[:, : len(sample.words)].argmax(axis=1)]
     else:
@@ -138,14 +166,30 @@ def submission_text(sample: Sample, probs: np.ndarray) -> str:
 
 
 def write_submission(path: Path, sample: Sample, probs: np.ndarray) -> None:
-    """Write aside, read again, check against the sample, and only then put it in place."""
+    """
+    Write a submission to a temporary file, read it back, check it against the sample, and move it into place.
+
+    Args:
+        path: the submission.
+        sample: the sample submission.
+        probs: probabilities [N, K] in the sample's order of ids.
+    """
     with whole_file(path) as aside:
         aside.write_text(submission_text(sample, probs), encoding="utf-8", newline="")
         check_submission(aside, sample)
 
 
 def check_submission(path: Path, sample: Sample) -> None:
-    """Raises `RuntimeError`, our own fault, unless ids, order, columns and values are what the sample asks for."""
+    """
+    Check a submission's ids, order, columns and values against the sample.
+
+    Args:
+        path: the submission.
+        sample: the sample submission.
+
+    Raises:
+        RuntimeError: they differ, which is a bug of this package.
+    """
     with open(path, newline="", encoding="utf-8") as lines:
         columns, *rows = csv.reader(lines)
     if columns != sample.columns or [row[columns.index(sample.id_column)] for row in rows] != sample.ids:

@@ -1,8 +1,8 @@
 """
-How many tokens a battle's texts have, by the tokenizer that a rule of weights names.
+Count the tokens of a battle's texts with the tokenizer that a rule of weights names.
 
-A rule is carried about, and its judges with it: a tokenizer is known by the tokens it gives to an example, so that
-the first judge's, wherever it stands now, serves if it is the one that the rule was fitted by.
+A rule and its judges may move to other places. A tokenizer is therefore recognised by the tokens it gives for an
+example text: the first judge's tokenizer, wherever it is now, is used if it is the one the rule was fitted with.
 """
 
 import hashlib
@@ -24,7 +24,16 @@ ROWS_AT_ONCE = 2048
 
 
 def token_lengths(battles: pa.Table, tokenizer) -> np.ndarray:
-    """Tokens [N] of the prompt and both responses, all turns, uncut and without the judge's frame."""
+    """
+    Count the tokens of the prompt and both responses, over all turns, before truncation and without the template.
+
+    Args:
+        battles: the battles.
+        tokenizer: the tokenizer.
+
+    Returns:
+        Number of tokens of each battle [N].
+    """
     lengths = np.zeros(len(battles), dtype=int)
     for name in FIELDS:
         for start in range(0, len(battles), ROWS_AT_ONCE):
@@ -37,37 +46,40 @@ def token_lengths(battles: pa.Table, tokenizer) -> np.ndarray:
 
 
 def tokenizer_hash(tokenizer) -> str:
-    """SHA-256 of the tokens of a text of many scripts: the same for tokenizers that count alike."""
+    """Compute the SHA-256 of the tokens of a text in many scripts; equal for tokenizers that give the same tokens."""
     return hashlib.sha256(json.dumps(tokenizer(EXAMPLE_TEXT)["input_ids"]).encode()).hexdigest()
 
 
 def tokenizer_of_judge(probs: Probs):
     """
-    The tokenizer of the judge that made a probs file, and the judge's name.
+    Load the tokenizer of the judge that made a probs file.
+
+    Returns:
+        The tokenizer, and the judge's name.
 
     Raises:
-        InputError: the judge is not here.
+        InputError: the judge is not found.
     """
     folder = find_judge(probs.metadata, probs.path)
     if folder is None:
         raise InputError(
-            f"{probs.path}: weights by tokens are counted by the tokenizer of its judge, "
-            f"{probs.metadata.get('model') or 'which is not known'}, and that is not here. Name a folder or a hub id "
-            'as "tokenizer" in a rule (--weights RULE.json), or take weights by language.'
+            f"{probs.path}: weights by tokens need the tokenizer of its judge, "
+            f"{probs.metadata.get('model') or 'which is unknown'}, but this judge was not found. Name a folder or a "
+            'Hub id as "tokenizer" in a rule (--weights RULE.json), or use weights by language.'
         )
     return load_tokenizer(str(folder)), name_of(folder)
 
 
 def tokenizer_of_rule(rule, probs: Probs):
     """
-    The tokenizer that a rule by tokens counts with: the one it names, or by default that of the first judge.
+    Load the tokenizer of a rule by tokens: the one it names, or by default that of the first judge.
 
     Args:
         rule: an `ensemble.Rule`.
-        probs: of the first judge.
+        probs: contents of the first judge's probs file.
 
     Raises:
-        InputError: it is not here, or is another one than the rule was fitted by.
+        InputError: the tokenizer is not found, or is not the one that the rule was fitted with.
     """
     if rule.tokenizer is None:
         return tokenizer_of_judge(probs)[0]
@@ -79,13 +91,13 @@ def tokenizer_of_rule(rule, probs: Probs):
     tokenizer = _load_named(rule.tokenizer)
     if rule.tokenizer_sha256 not in (None, tokenizer_hash(tokenizer)):
         raise InputError(
-            f"{rule.tokenizer}: gives other tokens than the tokenizer that the rule's weights by tokens were fitted "
-            'by. Fit them again (--fit), or name the right one as "tokenizer" in the rule.'
+            f"{rule.tokenizer}: gives other tokens than the tokenizer with which the rule's weights by tokens were "
+            'fitted. Fit them again (--fit), or name the right one as "tokenizer" in the rule.'
         )
     return tokenizer
 
 
 def _load_named(name: str):
-    """The tokenizer in a folder or of a hub id, `ID@COMMIT` included."""
+    """Load the tokenizer in a folder or of a Hub id; the id may be `ID@COMMIT`."""
     model, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     return load_tokenizer(model, revision or None)

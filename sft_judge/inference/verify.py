@@ -1,4 +1,4 @@
-"""`sft-judge verify`: one judge on several engines, or two forms of a judge, on the same prompts."""
+"""`sft-judge verify`: compare one judge on several engines, or two forms of a judge, on the same prompts."""
 
 import logging
 from math import ceil
@@ -20,15 +20,23 @@ from sft_judge.prompts.prompt import JudgePrompt
 
 logger = logging.getLogger(__name__)
 
-FIRST_ROWS = 256  # that say how many more it takes
-HEADROOM = 1.2  # of what they say
+FIRST_ROWS = 256  # rows used to estimate how many are needed
+HEADROOM = 1.2  # factor of the estimate
 
 
 def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", onto: str = "trained"):
     """
-    What a judge says of battles on an engine: log-probabilities [rows * orders, K] and a label for each.
+    Score battles with a judge on an engine.
 
-    `onto` as in `open_engine`.
+    Args:
+        model: the judge's folder.
+        rows: the battles.
+        engine_name: of ENGINES.
+        dtype: of DTYPES.
+        onto: see `open_engine`.
+
+    Returns:
+        Log-probabilities [rows * orders, K], and a label of each row.
     """
     spec = read_spec(model)
     prompt = JudgePrompt.of(load_tokenizer(model), spec)
@@ -37,7 +45,21 @@ def score(model: str, rows: list[dict], engine_name: str, dtype: str = "auto", o
 
 
 def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str) -> tuple[np.ndarray, dict]:
-    """Hold engines to the first. Returns its scores, and facts. Logs; raises `GateError` beyond the tolerance."""
+    """
+    Compare each engine with the first one, and log the results.
+
+    Args:
+        model: the judge's folder.
+        rows: the battles.
+        engines: names of the engines.
+        dtype: of DTYPES.
+
+    Returns:
+        The scores of the first engine, and facts for the manifest.
+
+    Raises:
+        GateError: a difference is above the tolerance.
+    """
     precision = dtype_of(model, dtype)
     reference, labels = score(model, rows, engines[0], dtype)
     result = {"dtype": precision}
@@ -51,16 +73,20 @@ def verify_engines(model: str, rows: list[dict], engines: list[str], dtype: str)
 
 
 def _labels(rows: list[dict], num_verdicts: int) -> list[list[float]]:
-    """Labels of the labelled battles as shares of verdicts [K]."""
+    """Return the labels of the labelled battles as shares of verdicts [K]."""
     return [shares for row in rows if (shares := label_shares(row, num_verdicts)) is not None]
 
 
 def _log_rise(first: np.ndarray, second: np.ndarray, rows: list[dict]) -> Rise:
-    """The paired rise of the log loss from one scoring [rows * orders, K] to the other, of labels that K has."""
+    """
+    Compute and log the paired rise of the log loss between two scorings [rows * orders, K].
+
+    Labels that K verdicts cannot express are skipped.
+    """
     targets = np.array(_labels(rows, first.shape[1]))
     labelled = targets.any(axis=1)
     if labelled.sum() < 2:
-        raise InputError(f"{labelled.sum()} of {len(rows)} battles have a label of these judges; give two or more.")
+        raise InputError(f"{labelled.sum()} of {len(rows)} battles have a label for these judges; give at least two.")
     averaged = [
         np.log(average_over_orders(np.exp(logp).reshape(len(rows), -1, first.shape[1])))[labelled]
         for logp in (first, second)
@@ -74,14 +100,24 @@ def verify_forms(
     model: str, other: str, rows: list[dict], engines: list[str], dtype: str, tolerance: float = LOG_LOSS_TOLERANCE
 ) -> dict:
     """
-    Hold a second form of a judge (quantised, say) to the first by its paired rise of the log loss on labelled battles.
+    Compare a second form of a judge, such as a quantised one, with the first by the rise of the log loss.
 
-    Both are compared on the first engine named; the second form is held to itself on the others. Logs; raises
-    `GateError`.
+    Both forms are compared on the first engine. The second form is also compared with itself on the other engines.
+
+    Args:
+        model: folder of the first form.
+        other: folder of the second form.
+        rows: labelled battles.
+        engines: names of the engines.
+        dtype: of DTYPES.
+        tolerance: accepted rise of the log loss in nats.
+
+    Raises:
+        GateError: a difference is above its tolerance.
     """
     unlabelled = len(rows) - len(_labels(rows, 3))
     if unlabelled:
-        raise InputError(f"{unlabelled} of {len(rows)} battles have no label; give labelled ones, for their log loss.")
+        raise InputError(f"{unlabelled} of {len(rows)} battles have no label, but the log loss needs labels.")
     second, result = verify_engines(other, rows, engines, dtype)
     first, labels = score(model, rows, engines[0], dtype)
     return result | _check_forms(model, other, first, second, labels, _log_rise(first, second, rows), tolerance)
@@ -89,9 +125,18 @@ def verify_forms(
 
 def verify_copy(model: str, copy: str, rows: list[dict], tolerance: float) -> dict:
     """
-    Hold a copy of a judge to it in transformers, as `verify_forms`, on as many rows as see a rise of `tolerance`.
+    Compare a copy of a judge with the original in transformers, on enough rows to detect a rise of `tolerance`.
 
-    The first FIRST_ROWS say by their standard error how many that are.
+    The standard error on the first FIRST_ROWS estimates how many rows are needed.
+
+    Args:
+        model: the judge's folder.
+        copy: folder of the copy.
+        rows: labelled battles.
+        tolerance: accepted rise of the log loss in nats.
+
+    Raises:
+        GateError: the rise is above the tolerance.
     """
     first, second, labels, used, wanted = [], [], [], 0, min(FIRST_ROWS, len(rows))
     while used < wanted:
@@ -113,9 +158,17 @@ def _check_forms(model: str, other: str, first, second, labels: list[str], rise:
 
 def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: str = "trained") -> dict:
     """
-    Hold an adapter to its merged form in transformers. Logs; raises `GateError` beyond the tolerance.
+    Compare an adapter with its merged form in transformers.
 
-    `onto` as in merge.py: the adapter stands on its base in 4 bits where it was trained on one.
+    Args:
+        model: folder of the adapter.
+        merged: folder of the merged judge.
+        battles: a battles file.
+        num_rows: number of battles to compare.
+        onto: as in merge.py: an adapter trained on a base in 4 bits is loaded on a base in 4 bits.
+
+    Raises:
+        GateError: the difference is above the tolerance.
     """
     rows = read_battles(battles, num_rows).to_pylist()
     four_bit = read_spec(model).training.get("loaded_in_4bit") if onto == "trained" else None
@@ -127,7 +180,17 @@ def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: 
 
 
 def verify_exported(model: str, exported: Path, rows: list[dict]) -> dict:
-    """Hold a classifier to the judge that it was made of. Logs; raises `GateError` beyond the tolerance."""
+    """
+    Compare a classifier with the judge it was exported from.
+
+    Args:
+        model: the judge's folder.
+        exported: the classifier's folder.
+        rows: the battles.
+
+    Raises:
+        GateError: the difference is above the tolerance.
+    """
     dtype = dtype_of(model)
     (expected, labels), (seen, _) = (score(str(form), rows, "transformers") for form in (model, exported))
     parity = check_parity("merged", "judge against classifier", dtype, expected, seen, labels)

@@ -1,6 +1,6 @@
-"""What a judge is: judge.json, loading, the verdict head, temperature scaling, tiny models."""
+"""Modeling: judge.json, loading, the verdict head, temperature scaling, tiny models."""
 
 import logging
 
-# peft imports bitsandbytes, which warns at its import of kernels that no judge needs
+# peft imports bitsandbytes, which logs warnings about kernels that judges do not need
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
 """
-The sizes of the models that the recipes name, as their config.json on the hub has them.
+Sizes of the models that the recipes name, from their config.json on the Hub.
 
-They let `--plan` and `--shrink` work offline; a model that is not here is asked for its own config.json. The totals of
-parameters are those of the model cards: a test counts them on these sizes.
+They let `--plan` and `--shrink` work offline. The sizes of any other model are read from its own config.json. The
+numbers of parameters are those of the model cards; a test computes them from the sizes.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from sft_judge.modeling.loading import READ_BY_TRANSFORMERS, load_config, load_t
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model's type and sizes, the family of its tokenizer (tiny_tokenizers.py), and its billions of parameters."""
+    """
+    Hold a model's type and sizes, the family of its tokenizer (see tiny_tokenizers.py), and its billions of
+    parameters.
+    """
 
     model_type: str
     tokenizer: str
@@ -88,7 +91,7 @@ KNOWN_ARCHITECTURES = {
     "mistralai/Mistral-Small-24B-Instruct-2501": Architecture(
         "mistral", "mistral", 23.572, _sizes(5120, 32768, 40, 32, 8, 131_072, 32_768, head_dim=128)
     ),
-    # its tokenizer is a byte-level BPE with ChatML's control tokens, as Qwen2.5's is
+    # its tokenizer is a byte-level BPE with ChatML's control tokens, like Qwen2.5's
     "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
         "llama", "qwen2.5", 0.1345, _sizes(576, 1536, 30, 9, 3, 49_152, 8192, rope_theta=1e5, tie_word_embeddings=True)
     ),
@@ -108,7 +111,13 @@ KNOWN_ARCHITECTURES = {
 
 
 def model_config_of(model: str, revision: str | None = None) -> PretrainedConfig:
-    """The configuration of a known model, in bfloat16 as it is published, or of any other folder or hub id."""
+    """
+    Return the configuration of a known model, in bfloat16 as published, or load that of any other folder or Hub id.
+
+    Args:
+        model: folder, GGUF file or Hub id.
+        revision: branch, tag or commit on the Hub.
+    """
     architecture = KNOWN_ARCHITECTURES.get(model)
     if architecture is None:
         return load_config(_unpacked(model), revision)
@@ -116,7 +125,13 @@ def model_config_of(model: str, revision: str | None = None) -> PretrainedConfig
 
 
 def tokenizer_at_hand(model: str, revision: str | None = None):
-    """The model's own tokenizer; None for a known model whose tokenizer is not on this machine."""
+    """
+    Load a model's tokenizer; None for a known model whose tokenizer is not cached on this machine.
+
+    Args:
+        model: folder, GGUF file or Hub id.
+        revision: branch, tag or commit on the Hub.
+    """
     if model not in KNOWN_ARCHITECTURES:
         return load_tokenizer(_unpacked(model), revision)
     try:
@@ -126,5 +141,5 @@ def tokenizer_at_hand(model: str, revision: str | None = None):
 
 
 def _unpacked(model: str) -> str:
-    """The folder that a GGUF file was converted to; any other model as it is."""
+    """Return the folder that a GGUF file was converted to; any other model is returned unchanged."""
     return model_folder(model)[0] if is_gguf(model) else model

@@ -1,4 +1,4 @@
-"""bitsandbytes, an extra, and the settings a base was quantised with."""
+"""Import of bitsandbytes, an optional dependency, and the settings that a base was quantised with."""
 
 from transformers import BitsAndBytesConfig
 
@@ -7,7 +7,7 @@ from sft_judge.core.errors import InputError
 
 
 def bitsandbytes():
-    """The library, which is an extra."""
+    """Import bitsandbytes and return the module. Raise `InputError` if it is not installed."""
     try:
         import bitsandbytes
     except ModuleNotFoundError as error:
@@ -16,6 +16,6 @@ def bitsandbytes():
 
 
 def settings_of(recorded: dict) -> BitsAndBytesConfig:
-    """How a base was loaded, of what training recorded in judge.json."""
+    """Return the quantisation config of a base from what training recorded in judge.json."""
     bitsandbytes()
     return BitsAndBytesConfig(**recorded["quantization_config"])

@@ -1,8 +1,8 @@
 """
-GGUF files, as llama.cpp has them, to a model folder: weights dequantised once, the tokenizer beside them.
+Convert GGUF files of llama.cpp to a model folder: weights dequantised once, with the tokenizer.
 
-transformers reads a GGUF file through the package `gguf`. What it loads still says that it is quantised, which
-`save_pretrained` refuses, so those marks are taken off.
+transformers reads a GGUF file with the package `gguf`. The loaded model is still marked as quantised, which
+`save_pretrained` refuses, so these marks are removed.
 """
 
 import contextlib
@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 def converted_gguf(file: Path) -> Path:
     """
-    The folder that a GGUF file was converted to, in the user's cache beside the hub's; it is made where need be.
+    Return the folder that a GGUF file was converted to, and convert the file if needed.
 
-    The same content gives the same folder, wherever the file lies. Raises `InputError` as `convert_gguf` does.
+    The folder is in the user's cache beside the Hub's, and its name depends only on the file's content. Raises
+    `InputError` as `convert_gguf` does.
     """
     with open(file, "rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -38,7 +39,7 @@ def converted_gguf(file: Path) -> Path:
             aside = Path(scratch) / folder.name
             aside.mkdir()
             lines = convert_gguf(file, aside)
-            with contextlib.suppress(OSError):  # another process of the launch was quicker
+            with contextlib.suppress(OSError):  # another process of the launch has already made the folder
                 os.rename(aside, folder)
         logger.info("\n".join([*lines, f"-> {folder}"]))
     return folder
@@ -49,26 +50,26 @@ def convert_gguf(file: Path, folder: Path, dtype: str = "bfloat16") -> list[str]
     Write the model and the tokenizer of a GGUF file into a folder, as safetensors.
 
     Args:
-        file: of one piece.
-        folder: is there, and empty.
-        dtype: of the written weights; those of the file have fewer bits, as a rule.
+        file: a GGUF file that is not split.
+        folder: an existing, empty folder.
+        dtype: dtype of the written weights. The weights of the file usually have fewer bits.
 
     Returns:
-        Lines that say what was written.
+        Lines that describe what was written.
 
     Raises:
-        InputError: `gguf` is not installed, the file is none or is damaged, or its architecture, quantisation or
-            tokenizer is one that transformers does not read.
+        InputError: `gguf` is not installed, the file is not a GGUF file or is damaged, or transformers does not read
+            its architecture, quantisation or tokenizer.
     """
     try:
         import gguf
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{file}: GGUF files are read by the package gguf: {install_command('pretrained')}"
+            f"{file}: reading GGUF files needs the package gguf: {install_command('pretrained')}"
         ) from error
     with open(file, "rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
-            raise InputError(f"{file}: not a GGUF file, it does not begin with {MAGIC.decode()}.")
+            raise InputError(f"{file}: not a GGUF file; its first bytes are not {MAGIC.decode()}.")
     place, name = str(Path(file).parent), Path(file).name
     try:
         kinds = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors if tensor.n_elements > 1})
@@ -77,7 +78,7 @@ def convert_gguf(file: Path, folder: Path, dtype: str = "bfloat16") -> list[str]
         model = AutoModelForCausalLM.from_pretrained(
             place, gguf_file=name, dtype=getattr(torch, dtype), quantization_config=unpacked
         )
-    except (OSError, ValueError, LookupError, RuntimeError) as error:  # of gguf and transformers, a damaged one too
+    except (OSError, ValueError, LookupError, RuntimeError) as error:  # raised by gguf and transformers
         raise InputError(f"{file}: transformers cannot read this GGUF file ({one_line(error)}).") from error
     model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
     model.config.__dict__.pop("quantization_config", None)
@@ -86,5 +87,5 @@ def convert_gguf(file: Path, folder: Path, dtype: str = "bfloat16") -> list[str]
     count, template = model.num_parameters(), "a" if tokenizer.chat_template else "no"
     return [
         f"{name}: {type(model).__name__}, {count:,} parameters, {len(tokenizer):,} tokens, {template} chat template",
-        f"weights: {', '.join(kinds)} dequantised to {dtype}; what rounding to few bits took away stays away",
+        f"weights: {', '.join(kinds)} dequantised to {dtype}; the precision lost by quantisation is not restored",
     ]

@@ -1,4 +1,4 @@
-"""Models on the hub: the folder in its cache that holds one at one commit, and the way of a judge's folder there."""
+"""Download models from the Hub into its cache at one commit, and push a judge's folder to the Hub."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from sft_judge.modeling.hub_files import stage_files
 
 WEIGHTS = ("model*.safetensors*", ADAPTER_WEIGHTS)
 TOKENIZER = ("tokenizer*", "*.jinja", "*.txt", "*map.json", "vocab.json", "added_tokens.json")
-SMALL = ("*config.json", JUDGE, *TOKENIZER)  # all but the weights
+SMALL = ("*config.json", JUDGE, *TOKENIZER)  # everything except the weights
 LOGIN = "log in (`hf auth login`, or HF_TOKEN in the environment)"
 
 
@@ -36,36 +36,36 @@ def hub_folder(
     model: str, revision: str | None = None, patterns: tuple[str, ...] = (*SMALL, *WEIGHTS), offline: bool = False
 ) -> Path:
     """
-    The folder of a model's safetensors, configuration and tokenizer in the hub's cache, downloaded where need be.
+    Return the cached folder of a model's safetensors, configuration and tokenizer, and download it if needed.
 
     Args:
-        model: a hub id.
-        revision: a branch, tag or commit; by default the main branch.
-        patterns: of the files to have.
-        offline: take what the cache holds, and ask nobody.
+        model: Hub id.
+        revision: branch, tag or commit; by default the main branch.
+        patterns: patterns of the files to download.
+        offline: use the cache only.
 
     Raises:
-        InputError: there is no such model or revision, it is closed to the user, or the hub cannot be reached.
+        InputError: the model or revision does not exist, is not accessible to the user, or the Hub cannot be reached.
     """
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=offline))
     except (OSError, ValueError, HTTPError) as error:
         where = f" at revision {revision}" if revision else ""
         why = explain_hub_error(error, model, revision)
-        raise InputError(f"{model}{where}: no folder here, and not to be had from the hub: {why}.") from error
+        raise InputError(f"{model}{where}: not a local folder, and not available from the Hub: {why}.") from error
 
 
 def model_folder(model: str, revision: str | None = None, gguf_file: str | None = None) -> tuple[str, str | None]:
     """
-    The folder of a model, and the commit that it was downloaded at.
+    Return the folder of a model, and the commit at which it was downloaded.
 
     Args:
-        model: a folder or a GGUF file, whose commit is None, or a hub id.
+        model: folder, GGUF file or Hub id. The commit of a folder or GGUF file is None.
         revision: see `hub_folder`.
-        gguf_file: name of the GGUF file to take of a folder or a hub id, whose commit is None then.
+        gguf_file: name of a GGUF file in the folder or repository; the commit is None then.
 
     Raises:
-        InputError: a revision is asked for of a folder, which has none; or see `hub_folder` and `convert_gguf`.
+        InputError: a revision is given for a folder; or see `hub_folder` and `convert_gguf`.
     """
     packed = model if gguf_file is None else _gguf_of(model, gguf_file, revision)
     if gguf_file is not None or is_gguf(model):
@@ -76,58 +76,58 @@ def model_folder(model: str, revision: str | None = None, gguf_file: str | None 
         if is_local(model):
             raise InputError(f"{model}: no such model folder.")
         folder = hub_folder(model, revision)
-        return str(folder), folder.name  # the cache calls a snapshot by its commit
+        return str(folder), folder.name  # the cache names a snapshot's folder by its commit
     if revision not in (None, "main"):  # "main" is ModelConfig's default
         raise InputError(
-            f"model_revision is {revision!r}, but {model} is a folder, which has no revisions. Leave it out, or name "
-            "the model by its hub id."
+            f"model_revision is {revision!r}, but {model} is a folder, which has no revisions. Remove it, or give "
+            "the model's Hub id."
         )
     return str(model), None
 
 
 def is_gguf(model: str) -> bool:
-    """Whether a model is given as a GGUF file."""
+    """Return True if `model` is the path of a GGUF file."""
     return model.endswith(".gguf") and Path(model).is_file()
 
 
 def _gguf_of(model: str, name: str, revision: str | None) -> str:
-    """The path of a GGUF file of a folder, or of a hub id, downloaded where need be."""
+    """Return the path of a GGUF file in a folder or repository, and download it if needed."""
     if is_local(model):
         file = Path(model) / name
         if not file.is_file():
-            raise InputError(f"gguf_file is {name!r}, but {file} is no file.")
+            raise InputError(f"gguf_file is {name!r}, but {file} is not a file.")
         return str(file)
     try:
         return hf_hub_download(model, name, revision=revision)
     except (OSError, ValueError, HTTPError) as error:
         why = explain_hub_error(error, model, revision)
-        raise InputError(f"{model}: its file {name} is not to be had from the hub: {why}.") from error
+        raise InputError(f"{model}: its file {name} is not available from the Hub: {why}.") from error
 
 
 def judge_folder(judge: str, revision: str | None = None, offline: bool = False) -> str:
     """
-    The folder of a judge; of a plain model on the hub, a folder without its weights.
+    Return the folder of a judge. For a plain model on the Hub, the folder does not hold its weights.
 
     Args:
-        judge: a folder, there or not, or a hub id, which may end in `@REVISION`.
-        revision: a branch, tag or commit of the hub.
-        offline: take what the hub's cache holds, and ask nobody.
+        judge: a folder, which need not exist, or a Hub id, which may end in `@REVISION`.
+        revision: branch, tag or commit on the Hub.
+        offline: use the cache only.
 
     Raises:
-        InputError: a folder is given with a revision, an id with two; or see `hub_folder`.
+        InputError: a folder is given with a revision, or an id with two; or see `hub_folder`.
     """
     name, at, suffix = str(judge).partition("@")
     if Path(judge).is_dir() or is_local(name):
         if revision is not None:
             raise InputError(
-                f"revision is {revision!r}, but {judge} is a folder, which has none. Leave it out, or give a hub id."
+                f"revision is {revision!r}, but {judge} is a folder, which has none. Remove it, or give a Hub id."
             )
-        return str(judge)  # who reads it says what is missing
+        return str(judge)  # the caller reports what is missing
     if at and revision not in (None, suffix):
-        raise InputError(f"{judge} names revision {suffix!r}, and revision is {revision!r}. Leave one of them out.")
+        raise InputError(f"{judge} names revision {suffix!r}, but revision is {revision!r}. Remove one of them.")
     small = hub_folder(name, suffix or revision, SMALL, offline)
     if not (small / JUDGE).is_file():
-        return str(small)  # gigabytes of weights would come for an error, or for a tokenizer alone
+        return str(small)  # without weights: the caller raises an error, or needs only the tokenizer
     return str(hub_folder(name, small.name, offline=offline))
 
 
@@ -144,22 +144,22 @@ def push_folder(
     overwrite_card: bool = False,
 ) -> CommitInfo:
     """
-    Upload a judge's folder: weights, tokenizer, judge.json, manifests, card; no leftovers of its training.
+    Upload a judge's folder: weights, tokenizer, judge.json, manifests and model card, without remains of its training.
 
     Args:
-        folder: the judge's. It stays as it is.
-        repo_id: `NAMESPACE/NAME`, or a name in the user's own space; made where it does not exist.
-        private: make a private repository, and refuse a public one; by default the namespace decides.
-        token: of the hub; by default that of the login.
-        revision: a branch, made where it does not exist; by default main.
-        message: of the commit.
-        card: text of README.md, in place of the folder's own.
+        folder: the judge's folder; it is not changed.
+        repo_id: `NAMESPACE/NAME`, or a name in the user's namespace. The repository is created if needed.
+        private: create a private repository, and refuse a public one; by default the namespace decides.
+        token: Hub token; by default that of the login.
+        revision: a branch, created if needed; by default main.
+        message: commit message.
+        card: text of README.md, instead of the folder's own.
         report: a folder of `sft-judge evaluate`, uploaded as `report/`.
-        overwrite_card: replace a card that was edited on the hub since it was pushed.
+        overwrite_card: replace a card that was edited on the Hub since the last push.
 
     Raises:
-        InputError: the hub cannot be reached, or refuses, or the repository holds something else than a judge, or its
-            card was edited. Nothing is uploaded then.
+        InputError: the Hub cannot be reached or refuses, the repository holds something else than a judge, or its card
+            was edited. Nothing is uploaded then.
     """
     if is_adapter(folder):
         _check_base(folder)
@@ -180,7 +180,7 @@ def push_folder(
                 folder_path=staging,
                 revision=revision,
                 commit_message=message,
-                delete_patterns=[*WEIGHTS, "*config.json", *TOKENIZER_FILES],  # of another form of the judge
+                delete_patterns=[*WEIGHTS, "*config.json", *TOKENIZER_FILES],  # files of an earlier form of the judge
             )
     except InputError:
         raise
@@ -191,32 +191,33 @@ def push_folder(
 
 
 def _check_base(adapter: Path) -> None:
-    """Raise `InputError` where an adapter's base is a folder of this machine: nobody could load it from the hub."""
+    """Raise `InputError` if an adapter's base is a local folder, which nobody could load from the Hub."""
     base = read_adapter_config(adapter)[BASE]
     if is_local(base):
         raise InputError(
-            f"{adapter} is an adapter on {base}, a folder of this machine, which nobody else has. Merge it, and push "
-            f"the merged judge: sft-judge merge {adapter} --output DIR."
+            f"{adapter} is an adapter on {base}, a local folder that nobody else has. Merge it, and push the merged "
+            f"judge: sft-judge merge {adapter} --output DIR."
         )
 
 
 def _put_card(file: Path, card: str | None, repo_id: str, revision: str | None) -> None:
-    """Name the repository in the card's snippet, and seal it, so that an edit on the hub is seen at the next push."""
+    """Write the repository's name into the card's snippet, and seal the card so that the next push detects an edit."""
     text = card if card is not None else file.read_text(encoding="utf-8") if file.is_file() else None
     if text is not None:
-        file.unlink(missing_ok=True)  # a link to the folder's own
+        file.unlink(missing_ok=True)  # the staged file is a link to the folder's own card
         file.write_text(seal(name_in_snippet(text, repo_id, revision)), encoding="utf-8", newline="")
 
 
 def _check_target(hub: HfApi, repo_id: str, revision: str | None, private: bool | None) -> ModelInfo | None:
     """
-    What is in a repository already, at the revision or at what it will be made from; None where there is no such.
+    Return what a repository already holds at the revision, or on the main branch for a new one; None if there is none.
 
-    Raises `InputError` where a push would replace another model than a judge, or show a private judge to all.
+    Raises:
+        InputError: a push would replace a model that is not a judge, or publish a judge that should be private.
     """
     try:
         info = hub.model_info(repo_id, revision=revision)
-    except RevisionNotFoundError:  # a branch to be made, from the main one
+    except RevisionNotFoundError:  # the branch will be created from main
         info = hub.model_info(repo_id)
     except GatedRepoError:
         raise
@@ -224,17 +225,17 @@ def _check_target(hub: HfApi, repo_id: str, revision: str | None, private: bool 
         return None
     files = [file.rfilename for file in info.siblings or []]
     if JUDGE not in files and any(name.endswith((".safetensors", ".bin", ".gguf")) for name in files):
-        raise InputError(f"{repo_id} is taken: it holds a model that is no judge. Give --repo another name.")
+        raise InputError(f"{repo_id} is taken: it holds a model that is not a judge. Give --repo another name.")
     if private and not info.private:
         raise InputError(
-            f"{repo_id} is public, and was asked to be private. Change that in its settings at "
+            f"{repo_id} is public, but a private repository was asked for. Make it private in its settings at "
             f"https://huggingface.co/{repo_id}/settings, or give --repo another name."
         )
     return info
 
 
 def _check_card(hub: HfApi, there: ModelInfo, card: Path) -> None:
-    """Raise `InputError` where the card on the hub holds somebody's edits, which the push would replace."""
+    """Raise `InputError` if the card on the Hub was edited, because the push would replace the edits."""
     if not card.is_file() or CARD not in [file.rfilename for file in there.siblings or []]:
         return
     with TemporaryDirectory() as fresh:
@@ -249,18 +250,25 @@ def _check_card(hub: HfApi, there: ModelInfo, card: Path) -> None:
 
 
 def explain_hub_error(error: Exception, repo_id: str, revision: str | None) -> str:
-    """Say in one line what went wrong on the way to the hub, and what to do."""
+    """
+    Explain in one line what failed on the Hub, and what to do.
+
+    Args:
+        error: the exception.
+        repo_id: the repository.
+        revision: the revision that was asked for, or None.
+    """
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError):
         return f"it is gated. Accept its licence at https://huggingface.co/{repo_id}, then {LOGIN}"
     if isinstance(error, RevisionNotFoundError):
-        return f"the hub has no revision {revision!r} of it"
+        return f"it has no revision {revision!r}"
     if isinstance(error, LocalTokenNotFoundError) or (
         status == 401 and not isinstance(error, RepositoryNotFoundError)
     ):
-        return f"the hub asks for a valid token with the right to do so: {LOGIN}"
+        return f"the Hub asks for a valid token with the necessary permissions: {LOGIN}"
     if isinstance(error, RepositoryNotFoundError):
-        return f"there is no repository of this name that is open to you. Check the name, or {LOGIN}"
+        return f"no repository of this name is accessible to you. Check the name, or {LOGIN}"
     if status == 403:
-        return f"your token has no right to do so ({one_line(error)}). Take one with write access, or another name"
+        return f"your token has no permission ({one_line(error)}). Use a token with write access, or another name"
     return one_line(error)

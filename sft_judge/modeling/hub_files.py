@@ -1,8 +1,8 @@
 """
-The files of a judge that go to the hub: links to its own, and manifests without this machine's paths.
+Stage the files of a judge for the Hub: links to its files, and manifests without paths of this machine.
 
-A path that leads out of the working folder (absolute, `~/...`, `../...`) is cut to its last part; hashes, settings,
-versions and times stay. judge.json goes as it is, since probs files know the judge by its hash.
+A path that leads out of the working folder (absolute, `~/...`, `../...`) is reduced to its last part. Hashes,
+settings, versions and times are kept. judge.json is not changed, because probs files recognise the judge by its hash.
 """
 
 import json
@@ -17,7 +17,7 @@ from sft_judge.core.model_files import JUDGE
 
 logger = logging.getLogger(__name__)
 
-# unfinished work, checkpoints, pickles, and TensorBoard's logs, whose names hold the machine's
+# unfinished work, checkpoints, pickles, and TensorBoard's logs, whose names contain the host name
 LEFT_OUT = ("*.partial*", ".*", "checkpoint-*", "start/*", "*tfevents*", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle")
 LEFT_OUT += ("*.ckpt", "*.joblib", "*.npy", "*.npz", "__pycache__/*")
 REPORT = ("metrics.json", "report.html")
@@ -26,13 +26,18 @@ _PATH = re.compile(r"(?<![\w.~/\\-])(?:~|\.\.)?/(?!/)(?:[^\s\"'`,;:=()\[\]{}<>|/
 
 def stage_files(folder: Path, staging: Path, report: Path | None = None) -> None:
     """
-    Fill the folder `staging` with what is published of a judge's folder, and of its report.
+    Fill the folder `staging` with the files of a judge's folder, and of its report, that are published.
+
+    Args:
+        folder: the judge's folder.
+        staging: an empty folder.
+        report: a folder of `sft-judge evaluate`, or None.
 
     Raises:
-        InputError: the folder holds no judge, or the report's no report.
+        InputError: `folder` holds no judge, or `report` holds no report.
     """
     if not (folder / JUDGE).is_file():
-        raise InputError(f"{folder}: no {JUDGE} in it, so it is not a judge: `sft-judge train` and `merge` make one.")
+        raise InputError(f"{folder}: {JUDGE} is missing, so it is no judge: `sft-judge train` and `merge` make one.")
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     for file in files:
         name = file.relative_to(folder).as_posix()
@@ -40,11 +45,14 @@ def stage_files(folder: Path, staging: Path, report: Path | None = None) -> None
             _stage(file, staging / name)
     named = sorted(_paths_in(json.loads((folder / JUDGE).read_text(encoding="utf-8"))))
     if named:
-        logger.warning(f"{JUDGE} names {', '.join(named)}, and goes as it is: probs files know the judge by its hash.")
+        logger.warning(
+            f"{JUDGE} names {', '.join(named)} and is uploaded unchanged, because probs files recognise the judge by "
+            "its hash."
+        )
     if report is not None:
         there = [name for name in REPORT if (report / name).is_file()]
         if not there:
-            raise InputError(f"{report}: neither {' nor '.join(REPORT)} in it; `sft-judge evaluate` writes them.")
+            raise InputError(f"{report}: it has neither {' nor '.join(REPORT)}; `sft-judge evaluate` writes them.")
         for name in there:
             _stage(report / name, staging / "report" / name)
 
@@ -58,7 +66,7 @@ def _stage(file: Path, place: Path) -> None:
 
 
 def _paths_in(value) -> set[str]:
-    """The texts of a judge.json, but for its template and example, that name places on this machine."""
+    """Return the texts of a judge.json that name paths of this machine, except in its template and example."""
     if isinstance(value, dict):
         return set().union(*(_paths_in(each) for key, each in value.items() if key not in ("template", "frame")))
     if isinstance(value, list):
@@ -67,7 +75,7 @@ def _paths_in(value) -> set[str]:
 
 
 def without_paths(value):
-    """A value of JSON whose texts, keys too, name no place on this machine: of a path, its last part stays."""
+    """Reduce all paths of this machine in a JSON value, including its keys, to their last part."""
     if isinstance(value, dict):
         cut = {}
         for key, each in value.items():

@@ -1,8 +1,8 @@
 """
-judge.json: what makes a model folder a judge.
+judge.json, which makes a model folder a judge.
 
-It stands beside the weights and is the only place from which a later stage takes the prompt, the budget, the verdict
-words or the calibration, so training and serving cannot differ.
+The file is beside the weights. Later stages take the prompt, the budget, the verdict words and the calibration only
+from it, so that training and serving cannot differ.
 """
 
 import json
@@ -22,7 +22,9 @@ FILE = JUDGE
 
 @dataclass
 class Budget:
-    """Tokens allowed: for the prompt, for each response, and for the whole sequence with its verdict."""
+    """
+    Hold the maximum number of tokens of the prompt, of each response, and of the whole sequence with its verdict.
+    """
 
     prompt: int = 2048
     response: int = 2048
@@ -31,43 +33,49 @@ class Budget:
 
 @dataclass
 class JudgeSpec:
-    """The fields of judge.json. `verdict_ids[k]` is the one token of `verdict_words[k]`, in the order of VERDICTS."""
+    """Hold the fields of judge.json. `verdict_ids[k]` is the token of `verdict_words[k]`, in the order of VERDICTS."""
 
     verdict_words: list[str]
     verdict_ids: list[int]
     template: str  # the text of the prompt template, not its name
     budget: Budget
-    language: bool = False  # whether the prompt's language is shown
-    swap: str = "both"  # orders that prediction runs by default: both | none
-    calibration: dict | None = None  # for temperature_scaling.py, with what it was fitted on; None: raw
-    frame: dict | None = None  # an example prompt of when the judge was made: see prompts/identity.py
+    language: bool = False  # show the prompt's language
+    swap: str = "both"  # orders to predict by default: both | none
+    calibration: dict | None = None  # see temperature_scaling.py, with facts of the fit; None if uncalibrated
+    frame: dict | None = None  # example prompt from when the judge was made: see prompts/identity.py
     parts: dict | None = None  # hashes of weights and tokenizer: see core.model_files.describe_parts
-    base: dict | None = None  # of an adapter: see core.model_files.describe_base
-    training: dict = field(default_factory=dict)  # what it was trained on and how, for people and for provenance
+    base: dict | None = None  # base of an adapter: see core.model_files.describe_base
+    training: dict = field(default_factory=dict)  # training data and settings, for provenance
     version: int = 1
 
     @property
     def num_verdicts(self) -> int:
-        """K, 2 or 3."""
+        """Return K, 2 or 3."""
         return len(self.verdict_ids)
 
     def calibrate(self, probs: np.ndarray, languages: list | None = None) -> np.ndarray:
-        """This judge's calibration of raw probabilities [N, K] of averaged orders; `languages` [N] where known."""
+        """
+        Apply this judge's calibration.
+
+        Args:
+            probs: raw probabilities, averaged over the orders [N, K].
+            languages: language of each battle [N], or None.
+        """
         return apply_calibration(probs, self.calibration, languages)
 
 
 def read_spec(folder: Path) -> JudgeSpec:
-    """Read judge.json of a model folder. Raises `InputError` where there is none or it is not one of ours."""
+    """Read judge.json of a model folder. Raise `InputError` if it is missing or invalid."""
     file = Path(folder) / FILE
     if not file.is_file():
         raise InputError(
-            f"{name_of(folder)}: no {FILE} in it, so it is not a judge. `sft-judge train` and `merge` make one; "
-            "a plain model needs training first."
+            f"{name_of(folder)}: {FILE} is missing, so it is not a judge. `sft-judge train` and `merge` make one; "
+            "a plain model must be trained first."
         )
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(fields, dict):
-            raise InputError(f"{file}: a JSON {type(fields).__name__}, expected an object. Copy the judge again.")
+            raise InputError(f"{file}: got a JSON {type(fields).__name__}, expected an object. Copy the judge again.")
         unknown = set(fields) - set(JudgeSpec.__dataclass_fields__)
         if unknown:
             name = sorted(unknown)[0]
@@ -81,7 +89,7 @@ def read_spec(folder: Path) -> JudgeSpec:
 
 
 def _check_types(file: Path, fields: dict) -> None:
-    """Raise `InputError` where a field is of another type than its readers take."""
+    """Raise `InputError` if a field has the wrong type."""
     frame, base = fields.get("frame"), fields.get("base")
     fits = {
         "verdict_words": _is_list(fields["verdict_words"], str),
@@ -97,7 +105,7 @@ def _check_types(file: Path, fields: dict) -> None:
     wrong = [name for name, is_right in fits.items() if not is_right]
     if wrong:
         value = str(fields[wrong[0]])[:40]
-        raise InputError(f"{file}: {wrong[0]} is {value}, which no judge has. Copy, train or merge the judge again.")
+        raise InputError(f"{file}: {wrong[0]} is {value}, which is invalid. Copy, train or merge the judge again.")
     check_calibration(file, fields.get("calibration"))
 
 
@@ -106,5 +114,12 @@ def _is_list(value, kind: type) -> bool:
 
 
 def write_spec(folder: Path, spec: JudgeSpec, bind: bool = False) -> None:
-    """Write judge.json beside the weights; `bind` it to them and to the tokenizer, which stand there already."""
+    """
+    Write judge.json beside the weights.
+
+    Args:
+        folder: the judge's folder.
+        spec: the contents.
+        bind: store hashes of the weights and the tokenizer, which must already be in the folder.
+    """
     write_json(Path(folder) / FILE, asdict(spec) | ({"parts": describe_parts(folder)} if bind else {}))

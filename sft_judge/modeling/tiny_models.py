@@ -1,8 +1,8 @@
 """
-Tiny random models of real families, their tokenizers trained on the spot.
+Tiny random models of real families, with tokenizers that are trained on the spot.
 
-They stand in for pretrained weights where none can be had: the architecture class, the kind of tokenizer and the chat
-template are the family's own, the sizes are not.
+They replace pretrained weights where none are available. The model class, the kind of tokenizer and the chat template
+are those of the family; only the sizes differ.
 """
 
 import json
@@ -15,9 +15,9 @@ import trl
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-WORDS = ["A", "B", "C", "tie"]  # must be single tokens, whatever the text
+WORDS = ["A", "B", "C", "tie"]  # must be single tokens, whatever the training text
 TINY_SIZES = {
-    "hidden_size": 128,  # a group of auto-round's
+    "hidden_size": 128,  # the group size of auto-round
     "intermediate_size": 256,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -36,7 +36,13 @@ DERIVED = ("layer_types", "max_window_layers", "architectures", "_name_or_path",
 
 
 def qwen2_tokenizer(texts: Iterable[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE with ChatML's control tokens, as Qwen2.5 has it."""
+    """
+    Train a byte-level BPE tokenizer with ChatML's control tokens, like Qwen2.5's.
+
+    Args:
+        texts: training texts.
+        vocab_size: size of the vocabulary.
+    """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -62,7 +68,13 @@ def qwen2_tokenizer(texts: Iterable[str], vocab_size: int) -> transformers.PreTr
 
 
 def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
-    """BPE over characters with byte fallback and "▁" for a space, as Gemma has it; no system role in its template."""
+    """
+    Train a BPE tokenizer over characters with byte fallback and "▁" for a space, like Gemma's; no system role.
+
+    Args:
+        texts: training texts.
+        vocab_size: size of the vocabulary.
+    """
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
@@ -75,7 +87,7 @@ def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> transformers.PreT
         vocab_size=vocab_size, special_tokens=[*special, *fallback], limit_alphabet=2000, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # The trainer takes the bytes as special tokens so that they are in the vocabulary; in Gemma they are plain ones.
+    # The trainer gets the bytes as special tokens so that they are in the vocabulary; in Gemma they are not special.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
     return transformers.PreTrainedTokenizerFast(
@@ -89,6 +101,15 @@ def gemma2_tokenizer(texts: Iterable[str], vocab_size: int) -> transformers.PreT
 
 
 def qwen2_model(tokenizer, hidden: int, layers: int, positions: int) -> transformers.Qwen2ForCausalLM:
+    """
+    Create a tiny Qwen2 with random weights.
+
+    Args:
+        tokenizer: its tokenizer.
+        hidden: hidden size.
+        layers: number of layers.
+        positions: maximum number of positions.
+    """
     config = transformers.Qwen2Config(
         **_sizes(tokenizer, hidden, layers, positions), **_heads(hidden), tie_word_embeddings=True
     )
@@ -96,7 +117,15 @@ def qwen2_model(tokenizer, hidden: int, layers: int, positions: int) -> transfor
 
 
 def gemma2_model(tokenizer, hidden: int, layers: int, positions: int) -> transformers.Gemma2ForCausalLM:
-    """With both soft-caps and the alternating window, as Gemma-2 has them."""
+    """
+    Create a tiny Gemma-2 with random weights, both soft-caps and the alternating sliding window.
+
+    Args:
+        tokenizer: its tokenizer.
+        hidden: hidden size.
+        layers: number of layers.
+        positions: maximum number of positions.
+    """
     config = transformers.Gemma2Config(
         **_sizes(tokenizer, hidden, layers, positions),
         **_heads(hidden),
@@ -109,7 +138,9 @@ def gemma2_model(tokenizer, hidden: int, layers: int, positions: int) -> transfo
 
 
 def _heads(hidden: int) -> dict[str, int]:
-    """Two queries a key, heads of at least 32: vLLM has no smaller ones on a CPU with AMX."""
+    """
+    Return the numbers of heads: two queries per key, and a head size of at least 32, the smallest of vLLM on AMX CPUs.
+    """
     heads = max(2, min(4, hidden // 32))
     return {"num_attention_heads": heads, "num_key_value_heads": heads // 2}
 
@@ -118,9 +149,24 @@ FAMILIES = {"qwen2": (qwen2_tokenizer, qwen2_model), "gemma2": (gemma2_tokenizer
 
 
 def make_base(folder: Path, family: str, texts: list[str], hidden=128, layers=2, vocab=2048, positions=1024, seed=0):
-    """Train the tokenizer on `texts`, draw the weights with `seed`, save both; returns (parameters, vocabulary)."""
+    """
+    Train a tokenizer, create a model with random weights, and save both.
+
+    Args:
+        folder: folder to write into.
+        family: key of FAMILIES.
+        texts: training texts of the tokenizer.
+        hidden: hidden size.
+        layers: number of layers.
+        vocab: size of the vocabulary.
+        positions: maximum number of positions.
+        seed: seed of the weights.
+
+    Returns:
+        Number of parameters, and size of the vocabulary.
+    """
     make_tokenizer, make_model = FAMILIES[family]
-    # The answer words are written often, each alone on its line, so that byte-pair merging makes them tokens.
+    # The answer words are added many times, each on its own line, so that byte-pair merging makes them tokens.
     tokenizer = make_tokenizer([*texts, *("\n".join(WORDS) + "\n" for _ in range(max(100, len(texts) // 10)))], vocab)
     transformers.set_seed(seed)
     model = make_model(tokenizer, hidden, layers, positions)
@@ -130,19 +176,32 @@ def make_base(folder: Path, family: str, texts: list[str], hidden=128, layers=2,
 
 
 def perturb_weights(model: transformers.PreTrainedModel, spread: float = 0.05) -> None:
-    """Add noise to the weights in place: as drawn, they are so small that a judge says the same of every battle."""
+    """
+    Add noise to the weights in place. Initial weights are so small that a judge would score every battle alike.
+
+    Args:
+        model: the model.
+        spread: standard deviation of the noise.
+    """
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * spread)
 
 
 def shrink_config(config: transformers.PretrainedConfig, tokenizer) -> transformers.PretrainedConfig:
-    """The same class and features, tiny, for a tokenizer: what is of another kind than sizes is kept."""
+    """
+    Return a tiny configuration of the same class and features; only sizes are changed.
+
+    Args:
+        config: the configuration.
+        tokenizer: the tokenizer, for the vocabulary and special tokens.
+    """
     whole = config.to_dict()
     own = {key: value for key, value in whole.items() if key not in DERIVED}
     small = {key: value for key, value in TINY_SIZES.items() if own.get(key) is not None}
     small |= _small_attention(own)
-    if kinds := whole.get("layer_types"):  # by itself, a pattern of six would have no layer of whole attention in two
+    # With two layers, a repeating pattern of six would have no full-attention layer, so both kinds are chosen here.
+    if kinds := whole.get("layer_types"):
         small["layer_types"] = [kinds[0], max(kinds, key=lambda kind: (kind != kinds[0], kind == "full_attention"))]
     if "vocab_size" in own:
         small["vocab_size"] = -(-len(tokenizer) // 64) * 64
@@ -154,7 +213,9 @@ def shrink_config(config: transformers.PretrainedConfig, tokenizer) -> transform
 
 
 def _small_attention(own: dict) -> dict:
-    """Heads that are together wider than the model, narrower or as wide; one key head, several, or one a query."""
+    """
+    Return attention sizes with the same relations: heads wider or narrower than the model, and the sharing of keys.
+    """
     heads, keys, width = (own.get(name) for name in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     small, tiny = {}, TINY_SIZES["num_attention_heads"]
     if keys:
@@ -187,6 +248,6 @@ def _sizes(tokenizer, hidden: int, layers: int, positions: int) -> dict:
 def _pattern():
     from tokenizers import Regex
 
-    # Qwen2's own split (its tokenizer.json): words with their leading space, single digits, marks, line breaks
+    # Qwen2's split from its tokenizer.json: words with their leading space, single digits, punctuation, line breaks
     words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     return Regex(words + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")

@@ -1,9 +1,9 @@
 """
-Tokenizers of the families, made on the spot, with the chat templates that TRL ships or the family's own, as written
-here.
+Tiny tokenizers of the model families, with the chat templates of TRL or those defined here.
 
-Two are trained, byte-level and with byte fallback; a family changes what is around the vocabulary, which is where they
-differ: control tokens, other added tokens, normalizer, prefix space, post-processor.
+Two vocabularies are trained, a byte-level one and one with byte fallback. A family changes the parts around the
+vocabulary, in which real tokenizers differ: control tokens, other added tokens, normalizer, prefix space,
+post-processor.
 """
 
 import json
@@ -25,17 +25,17 @@ PHI4 = """{% for message in messages %}<|im_start|>{{ message['role'] }}<|im_sep
 
 @dataclass(frozen=True)
 class Family:
-    """What a family puts around its vocabulary."""
+    """Describe the parts of a family's tokenizer around its vocabulary."""
 
-    chat: str  # a file of TRL's, or the text of a template
+    chat: str  # name of a template file of TRL, or the text of a template
     control: tuple[str, ...]
     byte_level: bool = True
-    words: tuple[str, ...] = ()  # added tokens that are no `special` ones
+    words: tuple[str, ...] = ()  # added tokens that are not `special`
     bos: str | None = None
     pad: str | None = None
     nfc: bool = False
-    prefix: str | None = None  # "normalizer" or "metaspace": how a space comes before a text
-    rstrip: bool = False  # control tokens take the spaces after them along
+    prefix: str | None = None  # "normalizer" or "metaspace": the part that puts a space before a text
+    rstrip: bool = False  # control tokens include the spaces after them
     ignore_merges: bool = False
 
 
@@ -76,7 +76,9 @@ FAMILIES = {
 
 @cache
 def train_tokenizer(byte_level: bool) -> dict:
-    """tokenizer.json of a small vocabulary that holds the verdict words, with a space before them and without."""
+    """
+    Train a small vocabulary with the verdict words, with and without a space before them; return its tokenizer.json.
+    """
     make = qwen2_tokenizer if byte_level else gemma2_tokenizer
     text = "You judge which of two responses people prefer. Answer with one word: A, B, or tie if neither is better.\n"
     tags = "<Request>\n</Request>\n<Response_A>\n</Response_A>\n<Response_B>\n</Response_B>\n<Round_1><Turn_2>\n"
@@ -86,7 +88,7 @@ def train_tokenizer(byte_level: bool) -> dict:
 
 @cache
 def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a family, with its chat template."""
+    """Build the tokenizer of a family, with its chat template."""
     family = FAMILIES[name]
     chat = TEMPLATES / f"{family.chat}.jinja"
     return PreTrainedTokenizerFast(
@@ -100,12 +102,12 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
 
 
 def _state(family: Family) -> dict:
-    """tokenizer.json: the trained vocabulary with the family's added tokens in place of those it was trained with."""
+    """Return the tokenizer.json of a family: the trained vocabulary with the family's added tokens."""
     state = json.loads(json.dumps(train_tokenizer(family.byte_level)))
     old = {token["content"] for token in state["added_tokens"]}
     symbols = [token for token in sorted(state["model"]["vocab"], key=state["model"]["vocab"].get) if token not in old]
     vocabulary = {symbol: token for token, symbol in enumerate(symbols)}
-    if "<h1>" in family.words:  # as in Gemma: merges lead to some of its added tokens
+    if "<h1>" in family.words:  # as in Gemma, merges produce some of the added tokens
         for left, right in (("h", "1"), ("h1", ">"), ("<", "h1>"), ("\n", "\n"), ("▁", "▁")):
             vocabulary.setdefault(left + right, len(vocabulary))
             state["model"]["merges"].insert(0, [left, right])
@@ -128,7 +130,7 @@ def _state(family: Family) -> dict:
 
 
 def _set_shape(tokenizer: Tokenizer, family: Family) -> Tokenizer:
-    """With the family's normalizer, and the way it puts a space before a text."""
+    """Set the family's normalizer, and the part that puts a space before a text."""
     if family.nfc:
         tokenizer.normalizer = normalizers.NFC()
     if family.prefix:

@@ -1,9 +1,9 @@
 """
-K rows of the LM head at the answer position, and nothing else.
+Compute only K rows of the LM head, at the answer position.
 
-The head's forward is replaced, not the model's: the family's own forward still runs around it, so its logit scale and
-soft-cap are applied by its own code, and the hooks by which DeepSpeed and FSDP gather the head's weights still fire.
-Rows without an answer position set fall through to the full head, so the model can still generate.
+The forward of the LM head is replaced, not that of the model. The family's own forward still runs around it, so its
+code applies the logit scale and the soft-cap, and the hooks with which DeepSpeed and FSDP gather the head's weights
+still run. While no answer position is set, the full head is used, so that the model can still generate.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sft_judge.core.errors import InputError
 
 
 class VerdictHead:
-    """Calling it runs a (wrapped) model once, its head at one position a row; no [R, T, V] is ever built."""
+    """Run a (wrapped) model once and its LM head at one position per row; logits [R, T, V] are never computed."""
 
     def __init__(
         self,
@@ -29,12 +29,16 @@ class VerdictHead:
         in_float32: bool = False,
     ):
         """
-        Attach to `model`'s output embeddings. `model` may be a PEFT model; wrap it for training afterwards.
+        Attach to the output embeddings of a model.
 
-        `scatter` gives the head's weight a sparse gradient of K rows: see `dense_gradients`. Not for launchers whose
-        hooks expect dense ones (DDP, DeepSpeed, FSDP). `last_layer`: that at the answers alone, until `release`.
-        `in_float32`: the K rows are multiplied in float32 whatever the model is in. In bfloat16 a logit of 16 to 32 is
-        rounded to eighths, and SmolLM2's probabilities were off by up to 0.027 instead of 0.015.
+        Args:
+            model: the model, which may be a PEFT model. Wrap it for training afterwards.
+            verdict_ids: token ids of the verdicts [K].
+            scatter: give the head's weight a sparse gradient of K rows, see `dense_gradients`. Not for launchers whose
+                hooks expect dense gradients (DDP, DeepSpeed, FSDP).
+            last_layer: compute the last layer at the answer positions only, until `release`.
+            in_float32: multiply the K rows in float32 whatever the model's dtype. In bfloat16 a logit of 16 to 32 is
+                rounded to a multiple of 1/8.
         """
         self.scatter = scatter
         self.verdict_ids = list(verdict_ids)
@@ -45,7 +49,7 @@ class VerdictHead:
             at_answers_alone(model, lambda: self._answers)
         head = model.get_output_embeddings()
         full_forward = head.forward
-        plain = type(head) is torch.nn.Linear  # an adapter on the head, or a quantised one, has rows of its own making
+        plain = type(head) is torch.nn.Linear  # a head with an adapter or a quantised head computes its rows itself
         verdict_head = self
 
         def forward(self, hidden: Tensor) -> Tensor:  # [B, T, D] -> [R, 1, K], or [R, 1, V]
@@ -69,14 +73,21 @@ class VerdictHead:
 
     def __call__(self, model, inputs: dict[str, Tensor], positions: Tensor, whole: bool = False) -> ModelOutput:
         """
-        The model's output for `inputs` (`input_ids` [B, T] and what goes with them), its `logits` [R, K].
+        Run the model.
 
-        `positions` [R] is the last prompt token of each row; rows of one sequence (padding-free, B = 1) are told apart
-        by it alone. `whole` gives logits [R, V] over the vocabulary.
+        Args:
+            model: the (wrapped) model.
+            inputs: `input_ids` [B, T] and further inputs of the model.
+            positions: last prompt token of each row [R]. In a padding-free batch (B = 1) the positions alone separate
+                the rows.
+            whole: return logits [R, V] over the vocabulary.
+
+        Returns:
+            The model's output with `logits` [R, K].
         """
         first = torch.arange(len(positions), device=positions.device)
         self._positions = (first if len(inputs["input_ids"]) == len(positions) else 0, positions)
-        self._answers = self._positions  # gradient checkpointing runs the layer again in the backward pass
+        self._answers = self._positions  # kept, because gradient checkpointing reruns the layer in the backward pass
         self._whole = whole
         try:
             output = model(**inputs, use_cache=False)
@@ -89,16 +100,16 @@ class VerdictHead:
         return output
 
     def release(self) -> None:
-        """To be called after the backward pass: the last layer computes every position again."""
+        """Let the last layer compute every position again. Call this after the backward pass."""
         self._answers = None
 
 
 class _Rows(torch.autograd.Function):
     """
-    `weight[rows]` whose gradient is sparse.
+    Select `weight[rows]` with a sparse gradient.
 
-    Indexing makes a dense one, as large as the head, while all activations are still held. Where the head is tied,
-    torch adds the sparse one to the embedding's own.
+    Plain indexing creates a dense gradient as large as the head, while all activations are still in memory. If the
+    head is tied, torch adds the sparse gradient to that of the embedding.
     """
 
     @staticmethod
@@ -114,27 +125,35 @@ class _Rows(torch.autograd.Function):
 
 
 def dense_gradients(model) -> None:
-    """Make sparse gradients dense, for the optimiser; to be called after a backward pass, when its memory is free."""
+    """
+    Convert sparse gradients to dense ones for the optimiser. Call this after a backward pass, when its memory is free.
+    """
     for weight in model.parameters():
         if weight.grad is not None and weight.grad.is_sparse:
             weight.grad = weight.grad.to_dense()
 
 
-Answers = Callable[[], tuple[Tensor | int, Tensor] | None]  # rows and places in [B, T]; None: every position
+Answers = Callable[[], tuple[Tensor | int, Tensor] | None]  # rows and places in [B, T]; None for every position
 
 
 def at_answers_alone(model: nn.Module, answers: Answers) -> None:
     """
-    Let the last layer of `model` (which may be PEFT's) compute for `answers()` alone, as long as that names any.
+    Make the last layer compute only the positions of `answers()`, whenever it returns any.
 
-    Raises `InputError` for a mixture of experts, whose router is balanced over all tokens, and for unknown layers.
+    Args:
+        model: the model, which may be a PEFT model.
+        answers: returns the positions, or None for all.
+
+    Raises:
+        InputError: the layer is a mixture of experts, whose router is balanced over all tokens, or has an unknown
+            structure.
     """
     layer = model.get_decoder().layers[-1]
     mlp, attention = getattr(layer, "mlp", None), getattr(layer, "self_attn", None)
     if mlp is None or attention is None or hasattr(mlp, "experts"):
         raise InputError(
             f"last_layer_at_answer: a {type(layer).__name__} is not a layer of attention and one MLP for all tokens. "
-            "Leave it out; the loss is the same."
+            "Remove the setting; the loss is the same without it."
         )
     projections = (getattr(attention, name, None) for name in ("q_proj", "o_proj"))  # some families fuse the first
     for module in filter(None, (*projections, mlp)):

@@ -1,1 +1,1 @@
-"""A recipe to a judge's folder."""
+"""Training: a recipe in, a judge's folder out."""

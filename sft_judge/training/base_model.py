@@ -1,4 +1,4 @@
-"""Load the model that a recipe starts from, and check that its settings go with it and with the launcher."""
+"""Load a recipe's base model, and check that the model fits the recipe's settings and the launcher."""
 
 import copy
 import re
@@ -19,44 +19,48 @@ from sft_judge.training.adapters import adapter_config, check_start
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.machine_defaults import uses_fsdp
 
-KERNELS = f"kernels>={KERNELS_MIN_VERSION},<{KERNELS_MAX_VERSION}"  # the versions that transformers takes
+KERNELS = f"kernels>={KERNELS_MIN_VERSION},<{KERNELS_MAX_VERSION}"  # the versions that transformers accepts
 
 
 def check_base(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
     """
-    Check what can be known of a recipe's base model without its weights, and that its adapter goes on it.
+    Check a recipe's base model without loading its weights, and check that the adapter fits the model.
+
+    Args:
+        model_config: names the model, its adapter and its quantisation.
+        config: the recipe's other settings.
 
     Raises:
-        InputError: the model is an adapter or quantised, has fewer positions than `total_budget`, or does not take the
-            recipe's attention, adapter or quantisation.
+        InputError: the model is an adapter or quantised, has fewer positions than `total_budget`, or does not support
+            the recipe's attention, adapter or quantisation.
     """
     name = model_config.model_name_or_path
     if is_adapter(name):
-        raise InputError(f"{name} is an adapter; put it into its base first: sft-judge merge {name} --output DIR.")
+        raise InputError(f"{name} is an adapter; merge it into its base first: sft-judge merge {name} --output DIR.")
     _check_quantization(model_config, config)
     _check_kernels(model_config, config)
     base = load_config(name)
     text = base.get_text_config()
     method = _quantization_of(base)
     if method not in (None, "bitsandbytes") or (method and not model_config.use_peft):
-        raise InputError(f"{name} is quantised ({method}), which cannot be trained. Take the model it was made of.")
+        raise InputError(f"{name} is quantised ({method}) and cannot be trained. Use the unquantised model.")
     positions = getattr(text, "max_position_embeddings", None)
     if positions and config.total_budget > positions:
-        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions. Take less.")
+        raise InputError(f"total_budget is {config.total_budget}, but {name} has {positions} positions. Lower it.")
     if config.router_aux_loss_coef and not hasattr(text, "output_router_logits"):
-        raise InputError(f"router_aux_loss_coef is set, but {name} is no mixture of experts; leave it out.")
+        raise InputError(f"router_aux_loss_coef is set, but {name} is not a mixture of experts; remove the setting.")
     if config.fp16 and not model_config.use_peft and dtype_of(name, model_config.dtype or "float32") == "float16":
-        raise InputError("fp16 is mixed precision, but the weights to train are float16; set dtype to float32.")
-    if _zero_stage(config) != 3:  # which would divide a model without weights too
+        raise InputError("fp16 is mixed precision, but the trained weights are float16; set dtype to float32.")
+    if _zero_stage(config) != 3:  # ZeRO-3 would partition the model on the meta device too
         _check_adapter(model_config, config, base)
 
 
 def _check_adapter(model_config: JudgeModelConfig, config: JudgeConfig, base) -> None:
-    """Put the adapter on the model without weights, as PEFT will on the real one."""
+    """Build the model on the meta device and put the adapter on it, as PEFT will do with the real model."""
     name, wanted = model_config.model_name_or_path, model_config.attn_implementation
-    wanted = None if wanted == "flash_attention_2" else wanted  # gives way where it is not installed
+    wanted = None if wanted == "flash_attention_2" else wanted  # replaced by another one if it is not installed
     if str(wanted).startswith("paged|"):
-        raise InputError(f"attn_implementation is {wanted!r}, which is for generation; take sdpa or eager.")
+        raise InputError(f"attn_implementation is {wanted!r}, which is for generation; use sdpa or eager.")
     base.quantization_config = None
     try:
         with torch.device("meta"):
@@ -64,20 +68,20 @@ def _check_adapter(model_config: JudgeModelConfig, config: JudgeConfig, base) ->
     except (ImportError, ValueError, KeyError) as error:
         raise InputError(f"{name} with attn_implementation {wanted}: {one_line(error)}.") from error
     if config.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        raise InputError(f"{type(model).__name__} has no gradient_checkpointing; set it to false.")
+        raise InputError(f"{type(model).__name__} does not support gradient_checkpointing; set it to false.")
     if wanted == "flex_attention" and config.device.type == "cpu":
-        raise InputError("flex_attention has no backward pass on a CPU; take attn_implementation sdpa or eager.")
+        raise InputError("flex_attention has no backward pass on a CPU; use attn_implementation sdpa or eager.")
     lora = adapter_config(model_config, model)
     check_dropout(config, model, lora)
     if lora is None:
         return
-    start, lora.init_lora_weights = lora.init_lora_weights, True  # the others read the weights
+    start, lora.init_lora_weights = lora.init_lora_weights, True  # other initialisations read the weights
     try:
         model = get_peft_model(model, lora)
     except (ValueError, TypeError, RuntimeError, re.error) as error:
         raise InputError(f"no adapter for lora_target_modules {lora.target_modules}: {one_line(error)}.") from error
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
-        raise InputError("lora_target_modules names the head, whose rows are read without an adapter; leave it out.")
+        raise InputError("lora_target_modules names the LM head, whose rows are read without an adapter; remove it.")
     check_start(start, lora, model)
 
 
@@ -87,8 +91,9 @@ def _check_quantization(model_config: JudgeModelConfig, config: JudgeConfig) -> 
         return
     if _zero_stage(config) == 3:
         raise InputError(
-            "ZeRO-3 divides weights, which quantised ones do not bear: with 8 bits the loss is ten times too high "
-            "(bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or leave out load_in_8bit and load_in_4bit."
+            "ZeRO-3 partitions the weights, which quantised weights do not support: with 8 bits the loss is ten times "
+            "too high (bitsandbytes#1451). Take recipes/accelerate/zero2.yaml, or remove load_in_8bit and "
+            "load_in_4bit."
         )
     if not model_config.use_peft:
         raise InputError(f"{bits} is set without use_peft, but quantised weights cannot be trained; set use_peft.")
@@ -97,7 +102,7 @@ def _check_quantization(model_config: JudgeModelConfig, config: JudgeConfig) -> 
 
 
 def _quantization_of(base) -> str | None:
-    """The method by which a base's files are quantised, from its configuration."""
+    """Return the quantisation method in a model's configuration, or None if the model is not quantised."""
     stored = getattr(base, "quantization_config", None)
     return (
         (stored if isinstance(stored, dict) else stored.to_dict()).get("quant_method", "unknown") if stored else None
@@ -113,14 +118,14 @@ def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
         config: the recipe's other settings.
 
     Returns:
-        A `PreTrainedModel`. Parts that read no text are frozen.
+        A `PreTrainedModel`. The parts of a multimodal model that read no text are frozen.
 
     Raises:
         InputError: the model cannot be loaded.
     """
     name = model_config.model_name_or_path
     options = {"attn_implementation": model_config.attn_implementation} if model_config.attn_implementation else {}
-    precise = copy.copy(model_config)  # for the layers' products, where bitsandbytes knows no "auto"
+    precise = copy.copy(model_config)  # bitsandbytes needs a compute dtype and does not know "auto"
     precise.dtype = dtype_of(name, model_config.dtype or "float32")
     options |= {"use_kernels": True} if model_config.use_kernels else {}
     quantization = get_quantization_config(precise)
@@ -130,14 +135,16 @@ def load_base(model_config: JudgeModelConfig, config: JudgeConfig):
 
 
 def freeze_beyond_text(model):
-    """Freeze the parts of a model that read no text: they would get no gradient, which DDP waits for."""
+    """Freeze the parts of a model that read no text. They would get no gradient, and DDP waits for every gradient."""
     for module in modules_beyond_text(model).values():
         module.requires_grad_(False)
     return model
 
 
 def describe_quantization(model) -> dict:
-    """Describe how bitsandbytes quantised a loaded base, on which its adapter depends; empty without quantisation."""
+    """
+    Describe how bitsandbytes quantised a loaded base, since its adapter depends on it; empty if it is not quantised.
+    """
     config = getattr(model.config, "quantization_config", None)
     if not isinstance(config, BitsAndBytesConfig):
         return {}
@@ -149,17 +156,30 @@ def describe_quantization(model) -> dict:
 
 
 def check_dropout(config: JudgeConfig, model, lora) -> None:
-    """Raise `InputError` where R-Drop's two passes would be the same."""
+    """
+    Raise `InputError` if R-Drop's two passes would be identical because no dropout is active.
+
+    Args:
+        config: the recipe.
+        model: the base model.
+        lora: the adapter's configuration, or None.
+    """
     rates = [getattr(model.config.get_text_config(), "attention_dropout", 0.0), lora.lora_dropout if lora else 0.0]
     rates += [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
     if config.rdrop_weight > 0 and not max(rates) > 0:
-        raise InputError("rdrop_weight is set, but nothing drops out: two passes are the same. Set lora_dropout.")
+        raise InputError("rdrop_weight is set, but no dropout is active: both passes are equal. Set lora_dropout.")
 
 
 def check_whole_weights(what: str, config: JudgeConfig) -> None:
-    """Raise `InputError` where a launcher divides the weights among the processes."""
+    """
+    Raise `InputError` if the launcher shards the weights over the processes.
+
+    Args:
+        what: the setting that needs whole weights, for the message.
+        config: the recipe.
+    """
     if _zero_stage(config) == 3 or uses_fsdp():
-        raise InputError(f"{what} needs whole weights on each process; take ZeRO-2, ZeRO-1 or DDP, or leave it out.")
+        raise InputError(f"{what} needs whole weights on each process; use ZeRO-2, ZeRO-1 or DDP, or remove it.")
 
 
 def _zero_stage(config: JudgeConfig) -> int:
@@ -167,7 +187,7 @@ def _zero_stage(config: JudgeConfig) -> int:
 
 
 def _check_kernels(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
-    """Raise `InputError` if kernels of the hub, or Liger's, are asked for where they cannot run."""
+    """Raise `InputError` if Hub kernels or Liger kernels are asked for and cannot run here."""
     wanted = {
         "use_kernels": (model_config.use_kernels, is_kernels_available, KERNELS),
         "use_liger_kernel": (config.use_liger_kernel, is_liger_kernel_available, "liger-kernel"),
@@ -176,5 +196,5 @@ def _check_kernels(model_config: JudgeModelConfig, config: JudgeConfig) -> None:
         if is_set and not (is_available() and torch.cuda.is_available()):
             raise InputError(
                 f"{name} is set, but {package} is not installed or there is no GPU: {install_command(package)}, or "
-                "leave the setting out."
+                "remove the setting."
             )

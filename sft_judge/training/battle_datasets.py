@@ -1,7 +1,7 @@
 """
-Data sets in memory or from the hub to battles, read as `sft-judge import` reads files, by the same code.
+Convert data sets in memory or on the Hub to battles, with the same code that `sft-judge import` uses for files.
 
-`datasets` maps them and keeps the result on disk by the fingerprint of the data set, mapped into memory.
+`datasets` does the mapping. It caches the result on disk under the data set's fingerprint and maps it into memory.
 """
 
 import logging
@@ -23,32 +23,33 @@ from sft_judge.training.soft_labels import TEACHER
 logger = logging.getLogger(__name__)
 
 REJECTED = "why it is no battle"
-ROWS_LOOKED_AT = 50  # to tell the formats apart
+ROWS_LOOKED_AT = 50  # rows read to detect the format
 
 
 def battles_of(dataset, name: str, seed: int) -> pa.Table:
     """
-    The battles of a data set.
+    Convert a data set to a table of battles.
 
     Args:
-        dataset: a `datasets.Dataset` with the columns of battles, of TRL's preference data or of a competition, or a
-            table of battles, which is returned as it is.
-        name: what it is called in messages, and in the ids of rows that have none.
-        seed: of the side on which a chosen response stands.
+        dataset: a `datasets.Dataset` with the columns of battles, of TRL's preference data or of a competition. A
+            table of battles is returned unchanged.
+        name: name of the data set in messages, and in the ids of rows without an id.
+        seed: seed that draws on which side a chosen response is placed.
 
     Returns:
-        A table of COLUMNS, those of TEACHER with it where the data set has them. Rows that are no battle are left out,
-        and their number is logged.
+        A table with the columns of COLUMNS, and those of TEACHER if the data set has them. Rows that are not battles
+        are left out, and their number is logged.
 
     Raises:
-        InputError: it is no `Dataset`, its columns are not those of battles, no row is one, or an id stands twice.
+        InputError: `dataset` is not a `Dataset`, its columns are not known, no row is a battle, or an id is
+            duplicated.
     """
     if isinstance(dataset, pa.Table):
         return dataset
     if isinstance(dataset, IterableDataset):
         raise InputError(
-            f"{name} is an IterableDataset, but verdicts and sources are spread evenly over a run, which takes the "
-            "whole set. Give a Dataset, such as that of load_dataset without streaming, or Dataset.from_generator."
+            f"{name} is an IterableDataset, but spreading verdicts and sources evenly over a run needs the whole "
+            "data set. Pass a Dataset: load_dataset without streaming, or Dataset.from_generator."
         )
     if not isinstance(dataset, Dataset):
         raise InputError(f"{name} is a {type(dataset).__name__}, expected a datasets.Dataset.")
@@ -77,15 +78,26 @@ def battles_of(dataset, name: str, seed: int) -> pa.Table:
 
 
 def load_named(name: str, config: str | None, split: str, revision: str | None) -> Dataset:
-    """A split of a data set of the hub, or of a folder. Raises `InputError` where it cannot be had."""
+    """
+    Load a split of a data set of the Hub or of a local folder.
+
+    Args:
+        name: Hub id or folder.
+        config: name of the data set's configuration, or None.
+        split: name of the split.
+        revision: branch, tag or commit, or None.
+
+    Raises:
+        InputError: the data set cannot be loaded.
+    """
     try:
         return datasets.load_dataset(name, config, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"dataset {name}, split {split}: it cannot be had ({one_line(error)}).") from error
+        raise InputError(f"dataset {name}, split {split}: it cannot be loaded ({one_line(error)}).") from error
 
 
 def _with_names(dataset: Dataset) -> Dataset:
-    """Labels of a class as their names."""
+    """Replace the integers of `ClassLabel` columns by their names."""
     for column, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
             dataset = dataset.map(
@@ -97,7 +109,7 @@ def _with_names(dataset: Dataset) -> Dataset:
 
 
 def _read_batch(batch: dict, indices: list[int], *, format_name: str, name: str, seed: int, teacher: list) -> dict:
-    """A batch of rows as columns of battles; a row that is none has its reason."""
+    """Convert a batch of rows to columns of battles. A row that is not a battle gets its reason in REJECTED."""
     reading = Reading(Sides(seed + indices[0]))
     rows = []
     for index, values in zip(indices, zip(*batch.values(), strict=True), strict=True):
@@ -119,10 +131,10 @@ def _kept(read: Dataset, name: str, format_name: str) -> pa.Table:
             f"{name}: none of its {table.num_rows} rows is a battle; {rejected[0]}. Read as {format_name!r}."
         )
     if len(rejected):
-        logger.warning(f"{name}: {len(rejected)} of {table.num_rows} rows are no battles, left out; {rejected[0]}.")
+        logger.warning(f"{name}: skipped {len(rejected)} of {table.num_rows} rows, not battles; {rejected[0]}.")
         table = table.filter(pc.is_null(table[REJECTED]))
     ids = pc.value_counts(table["id"])
     twice = ids.filter(pc.greater(ids.field("counts"), 1))
     if len(twice):
-        raise InputError(f"{name}: id {twice[0]['values'].as_py()!r} stands in more than one row; ids must be unique.")
+        raise InputError(f"{name}: id {twice[0]['values'].as_py()!r} is in more than one row; ids must be unique.")
     return table.drop_columns([REJECTED])

@@ -1,4 +1,6 @@
-"""Callbacks: an average of what is trained, which becomes the judge at the end, and a run's lines on a pipe."""
+"""
+Trainer callbacks: an exponential moving average of the weights, and plain log lines for output without a terminal.
+"""
 
 import logging
 import time
@@ -17,9 +19,13 @@ FILE = "ema.safetensors"
 
 class EmaCallback(TrainerCallback):
     """
-    Keeps a float32 average of the trained weights, moved by 1 - decay after each step; it goes into checkpoints too.
+    Keep a float32 exponential moving average (EMA) of the trained weights.
 
-    In the first steps the decay is (1 + t) / (10 + t), so that the start is soon forgotten.
+    Each step moves the average by 1 - decay. In the first steps the decay is (1 + t) / (10 + t), so that the initial
+    weights are soon forgotten. The average is saved in each checkpoint and replaces the weights when training ends.
+
+    Args:
+        decay: weight of the old average in each step, from 0 to 1.
     """
 
     def __init__(self, decay: float):
@@ -59,15 +65,17 @@ def _file(args, state) -> Path:
 
 class PlainLines(TrainerCallback):
     """
-    On a pipe, a line for each logged step instead of Trainer's raw dictionaries: loss, speed and time left.
+    Log one line for each logged step instead of Trainer's raw dictionaries: loss, speed and time left.
+
+    Used if the output is not a terminal.
 
     Args:
-        tokens_per_epoch: of all rows of the training set.
+        tokens_per_epoch: number of tokens in all rows of the training set.
     """
 
     def __init__(self, tokens_per_epoch: int):
         self.tokens_per_epoch = tokens_per_epoch
-        self._start = None  # the clock, step and epoch at which this run began or went on
+        self._start = None  # clock, step and epoch at which this run started or resumed
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._start = time.monotonic(), state.global_step, state.epoch or 0.0
@@ -82,7 +90,9 @@ class PlainLines(TrainerCallback):
         logger.info("  ".join([f"step {state.global_step}/{state.max_steps}", *shown, *self._speed(state)]))
 
     def _speed(self, state) -> list[str]:
-        """Tokens a second since the start and the time left at that speed; empty before the first step."""
+        """
+        Return the tokens per second since the start and the time left at this speed; empty before the first step.
+        """
         clock, step, epoch = self._start or (0, state.global_step, 0)
         if state.global_step == step:
             return []

@@ -1,4 +1,4 @@
-"""Battles to one batch of token tensors; the orders of a battle become rows of their own."""
+"""Collate battles into one batch of token tensors; each order of a battle is a row of its own."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,20 @@ IGNORED = -100
 @dataclass
 class VerdictCollator:
     """
-    Examples to one batch of R = B * V rows: `input_ids` [V][T] (prompt and verdict, V orders) and `targets` [V][K].
+    Collate B battles in V orders each into one batch of R = B * V rows.
 
-    They may also have `teacher` [V][N][K], `weight`, `margin` and `row`, the number that names them in an error.
+    An example has `input_ids` [V][T] (prompt and verdict, for each order) and `targets` [V][K]. It may have `teacher`
+    [V][N][K], `weight`, `margin`, and `row`, the number of the battle for error messages.
 
-    Padded on the right to [R, T] or, padding-free, one after the other as [1, sum of T], told apart by `position_ids`.
-    `positions` [R] is each row's last prompt token, which predicts the verdict: the one position where `labels` come
-    next. `targets` are [B, V, K], `teacher` [B, V, N, K] and the others [B], as B is what accelerate counts.
+    Rows are padded on the right to [R, T]. If `padding_free`, they are concatenated to [1, sum of T] and separated by
+    `position_ids`. `positions` [R] is the last prompt token of each row, which predicts the verdict; `labels` are set
+    only at the verdict token after it. `targets` are [B, V, K], `teacher` [B, V, N, K] and the others [B], because
+    accelerate counts B examples.
+
+    Args:
+        pad_token_id: id of the pad token.
+        pad_to_multiple_of: pad the width to a multiple of this number.
+        padding_free: concatenate the rows instead of padding them.
 
     >>> collator = VerdictCollator(pad_token_id=0)
     >>> examples = [{"input_ids": [[5, 6, 1], [7, 2]], "targets": [[1.0, 0.0], [0.0, 1.0]]}]
@@ -66,7 +73,9 @@ class VerdictCollator:
 
 
 def repeat_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The token tensors of a batch with all its rows again below (or, padding-free, behind) themselves."""
+    """
+    Repeat all rows of a batch's token tensors: below themselves, or behind themselves if the batch is padding-free.
+    """
     flat = "attention_mask" not in batch
     shift = batch["input_ids"].shape[1] if flat else 0
     names = [name for name in ("input_ids", "attention_mask", "position_ids") if name in batch]

@@ -1,4 +1,4 @@
-"""What the trainer reports of its held-out battles: the figures that `evaluate` gives, with their intervals."""
+"""Metrics that the trainer reports on held-out battles: those of `sft-judge evaluate`, with their intervals."""
 
 import numpy as np
 from scipy.special import softmax
@@ -12,12 +12,20 @@ WITH_INTERVAL, PLAIN = ("log_loss", "accuracy"), ("ece", "swap_agreement", "firs
 
 def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:
     """
-    Figures of verdict logits and targets [N, 2, K], and the log [N, 2] of the mass on the verdicts.
+    Compute the metrics of an evaluation from verdict logits.
 
-    A battle's probabilities are the mean of those of its two orders, as everywhere else. `log_loss` is in nats
-    against the targets, which may be soft; `accuracy` against the likeliest, a tie where a and b are equal; both with
-    `_low` and `_high`, a 95 % interval over prompts (`clusters` [N]). `choice_mass` is the probability that the whole
-    vocabulary's softmax leaves to the verdicts.
+    A battle's probabilities are the mean over its two orders, as everywhere in the package. `log_loss` is in nats
+    against the targets, which may be soft. `accuracy` is against the most likely verdict of the targets, a tie if a
+    and b are equal. Both have `_low` and `_high`, the ends of a 95 % interval over prompts. `choice_mass` is the
+    probability that the softmax over the whole vocabulary gives to the verdict tokens.
+
+    Args:
+        prediction: `predictions` are verdict logits [N, 2, K] and the log [N, 2] of the mass on the verdicts;
+            `label_ids` are targets [N, 2, K].
+        clusters: group of each battle's prompt [N].
+
+    Returns:
+        The metrics by name.
     """
     (logits, log_mass), targets = prediction.predictions, prediction.label_ids
     orders = unswap(softmax(logits.astype(float), axis=-1), ORDERS)
@@ -30,10 +38,13 @@ def verdict_metrics(prediction, clusters: np.ndarray) -> dict[str, float]:
     metrics["choice_mass"] = np.exp(log_mass).mean()
     return {
         name: float(value) for name, value in sorted(metrics.items()) if value is not None
-    }  # no ends of a few prompts
+    }  # with too few prompts an interval has no ends
 
 
 def _likeliest(targets: np.ndarray) -> np.ndarray:
-    """The likeliest verdict [N] of targets [N, K]; a tie, where there is one, of several that are equal."""
+    """
+    Return the most likely verdict [N] of targets [N, K]; if several are equally likely, a tie if K is 3, else the
+    first.
+    """
     several = (targets == targets.max(axis=1, keepdims=True)).sum(axis=1) > 1
     return np.where(several & (targets.shape[1] == 3), 2, targets.argmax(axis=1))

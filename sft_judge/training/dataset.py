@@ -1,4 +1,4 @@
-"""Battles to the trainer's rows: which ones a run may see, their targets, a teacher's labels for the order shown."""
+"""Convert battles to the trainer's rows: choose the battles of a run, build targets, attach teachers' labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,31 +24,42 @@ from sft_judge.training.soft_labels import correct_label, teacher_label
 
 ROWS_PER_BATCH = 1000  # rows tokenised at a time
 NOTHING_TO_TRAIN_ON = "No battle with a verdict is left to train on."
-# the columns that rows are made of
+# columns of the battles that affect a row
 ROW_COLUMNS = ("id", *FIELDS, "language", "verdict", "soft_a", "soft_b", "soft_tie", "source", "weight", "margin")
 
 
 @dataclass
 class TrainingData:
-    """The rows of a run: battles, the prompt that shows them, and the trainer's data sets made of both."""
+    """Hold the data of a run: the battles, the prompt, and the trainer's data sets built from both."""
 
     rows: pa.Table
     prompt: JudgePrompt
     train_set: Dataset
-    counts: dict  # rows, unlabelled, what became of labels, cut: see verdict_dataset
+    counts: dict  # counts of rows, unlabelled battles, changed labels and truncations: see verdict_dataset
     eval_sets: dict[str, Dataset] = field(default_factory=dict)  # by name
-    eval_groups: dict[str, np.ndarray] = field(default_factory=dict)  # of each set, the group of each row's prompt [N]
+    eval_groups: dict[str, np.ndarray] = field(default_factory=dict)  # by name: the group of each row's prompt [N]
 
     def sources(self) -> list[str | None]:
-        """The source of each battle `[N]`; empty where the battles name none."""
+        """Return the source of each battle `[N]`; empty if the battles have no such column."""
         return self.rows["source"].to_pylist() if "source" in self.rows.column_names else []
 
 
 def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -> tuple[pa.Table, pa.Table | None]:
     """
-    The battles to train on and those to evaluate on.
+    Split battles into those to train on and those to evaluate on.
 
-    Training leaves out both folds; evaluation is `fold` alone. Raises `InputError` for a fold the battles don't have.
+    Training leaves out both folds; evaluation uses `fold` only.
+
+    Args:
+        battles: all battles.
+        fold: the fold to evaluate on, or None.
+        holdout_fold: a fold that neither training nor evaluation sees, or None.
+
+    Returns:
+        The training battles, and the evaluation battles or None.
+
+    Raises:
+        InputError: no battle is in one of the folds.
     """
     if fold is None and holdout_fold is None:
         return battles, None
@@ -64,7 +75,14 @@ def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -
 
 
 def mix_sources(battles: pa.Table, mix: dict[str, float] | None, seed: int) -> pa.Table:
-    """The battles with each source as often as `mix` says; all of them, once, where it says nothing."""
+    """
+    Repeat or subsample the battles of each source.
+
+    Args:
+        battles: the battles to train on.
+        mix: rate of each source; None for every battle once.
+        seed: seed of the draw.
+    """
     if mix is None:
         return battles
     num_rows = battles.num_rows
@@ -73,19 +91,37 @@ def mix_sources(battles: pa.Table, mix: dict[str, float] | None, seed: int) -> p
 
 
 def hard_targets(row: dict, num_verdicts: int) -> list[float] | None:
-    """Probabilities [K] of a row's own label: one-hot, its soft labels, or None for an unlabelled row."""
+    """
+    Return the target probabilities [K] of a row's own label, or None if the row is unlabelled.
+
+    Args:
+        row: a battle with a `verdict` or soft labels.
+        num_verdicts: K, 2 or 3.
+
+    Raises:
+        InputError: the label is a tie only, and K is 2.
+    """
     shares = label_shares(row, num_verdicts)
     if shares is not None and not any(shares):
         raise InputError(
-            f"Battle {row['id']} is a tie, but the judge has two verdicts, as num_verdicts says or because no battle "
-            "that it trains on is a tie. Train with num_verdicts: 3, or drop or split the ties: `sft-judge prepare "
-            "--ties drop` (or split)."
+            f"Battle {row['id']} is a tie, but the judge has two verdicts, either because num_verdicts is 2 or "
+            "because no training battle is a tie. Train with num_verdicts: 3, or drop or split the ties: `sft-judge "
+            "prepare --ties drop` (or split)."
         )
     return shares
 
 
 def verdict_shares(battles: pa.Table, num_verdicts: int) -> list[float] | None:
-    """How often people gave each verdict [K], each count one higher (Laplace); None where no battle has a label."""
+    """
+    Compute the frequency of each verdict [K] in the labels, with add-one (Laplace) smoothing.
+
+    Args:
+        battles: battles, labelled or not.
+        num_verdicts: K, 2 or 3.
+
+    Returns:
+        The shares, which sum to 1; None if no battle has a label.
+    """
     columns = [name for name in ("id", "verdict", "soft_a", "soft_b", "soft_tie") if name in battles.column_names]
     targets = [hard_targets(row, num_verdicts) for row in battles.select(columns).to_pylist()]
     labels = [target for target in targets if target is not None]
@@ -96,7 +132,14 @@ def verdict_shares(battles: pa.Table, num_verdicts: int) -> list[float] | None:
 
 
 def shown_orders(policy: str, ids: list[str], seed: int) -> list[tuple[str, ...]]:
-    """For each battle the orders it is trained in; `random` draws one a battle, fixed by the seed."""
+    """
+    Return the orders in which each battle is trained.
+
+    Args:
+        policy: `both`, `random` (one order for each battle, drawn with `seed`) or `none` (as given).
+        ids: ids of the battles.
+        seed: seed of the draw.
+    """
     if policy == "random":
         draws = np.random.default_rng(seed).integers(0, 2, len(ids))
         return [(ORDERS[draw],) for draw in draws]
@@ -113,13 +156,25 @@ def verdict_dataset(
     cached: bool = False,
 ) -> tuple[Dataset, dict]:
     """
-    The trainer's rows in the order of the battles, and counts.
+    Build the trainer's rows in the order of the battles, and count what was left out or changed.
 
-    `teacher` maps (id, order) to N teachers' probabilities [N, K] of the battle's own a and b; a row gets them in the
-    order shown, and its own label gives way to theirs as `soft_labels.correct_label` says.
-    `cached`: rows of the same content are taken from disk. The counts are `rows`, `unlabelled` (left out),
-    `corrected`, `tie_shares_dropped`: the battles whose label loses a tie's share to a judge of two verdicts and how
-    much of all labels that is, and `cut`: for each field the battles in which it was cut, and the tokens that went.
+    Args:
+        battles: the battles.
+        prompt: the prompt that turns a battle into token ids.
+        policy: orders to show, see `shown_orders`.
+        seed: seed of the orders.
+        teacher: by (id, order), the probabilities [N, K] of N teachers for the battle's own a and b. A row gets them
+            in the order shown, and they may replace its own label, see `soft_labels.correct_label`.
+        correct_above: threshold of `soft_labels.correct_label`.
+        cached: read rows of the same content from disk if they exist.
+
+    Returns:
+        The data set, and its counts: `rows`, `unlabelled` (skipped), `corrected`, `tie_shares_dropped` (number of
+            battles whose label loses a tie's share because the judge has two verdicts, and the mean share lost), and
+            `cut` (for each field, the number of battles in which it was truncated and the number of tokens removed).
+
+    Raises:
+        InputError: no battle has a label.
     """
     present = [name for name in ROW_COLUMNS if name in battles.column_names]
     columns = [name for name in present if name != "language" or prompt.language]
@@ -152,11 +207,19 @@ def verdict_rows(
     battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None, correct_above: float
 ) -> Iterator[dict]:
     """
-    A row for each labelled battle.
+    Yield a row for each labelled battle.
 
-    `input_ids` [V][T], `targets` [V][K] and perhaps `teacher` [V][N][K], `weight` with a mean of 1 over the rows, so
-    that weights leave the learning rate alone, `margin`, `length` in tokens, `id`, `row` its number, `source`, `cut`,
-    `corrected`: whether its label gave way to the teachers'.
+    A row has `input_ids` [V][T], `targets` [V][K], with a teacher also `teacher` [V][N][K], `weight`, `margin`,
+    `length` in tokens, `id`, `row` (its number), `source`, `cut`, and `corrected` (True if the teachers replaced the
+    label). Weights are divided by their mean over the rows, so that they do not change the learning rate.
+
+    Args:
+        battles: the battles.
+        prompt: the prompt that turns a battle into token ids.
+        policy: orders to show, see `shown_orders`.
+        seed: seed of the orders.
+        teacher: teachers' labels, see `verdict_dataset`.
+        correct_above: threshold of `soft_labels.correct_label`.
     """
     num_verdicts, number = len(prompt.words), 0
     mean_weight = _mean_weight(battles, teacher)
@@ -184,13 +247,13 @@ def _weight(row: dict) -> float:
 
 
 def _mean_weight(battles: pa.Table, teacher: dict | None) -> float:
-    """Over the rows that are trained on. Raises `InputError` where all are 0."""
+    """Return the mean weight of the rows that are trained on. Raise `InputError` if all weights are 0."""
     if "weight" not in battles.column_names:
         return 1.0
     weights = np.array(pc.fill_null(battles["weight"], 1.0))
     mean = weights[has_label(battles) | (teacher is not None)].mean() if len(weights) else 1.0
     if mean == 0:
-        raise InputError("Every battle's weight is 0: nothing would be trained on.")
+        raise InputError("The weight of every battle is 0, so there is nothing to train on.")
     return float(mean)
 
 

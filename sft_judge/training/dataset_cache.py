@@ -1,8 +1,8 @@
 """
-Trainer's rows on disk, under a fingerprint of everything that they are made of.
+Cache of the trainer's rows on disk, under a fingerprint of everything that they depend on.
 
-`datasets` keeps them: it writes in batches, renames a finished folder into place, lets one process of many build it,
-and maps it into memory. `HF_DATASETS_CACHE` says where; a folder there may be deleted at any time.
+`datasets` stores the rows: it writes in batches, renames a finished folder into place, lets one of several processes
+build it, and maps it into memory. `HF_DATASETS_CACHE` sets the folder. A cached data set may be deleted at any time.
 """
 
 import hashlib
@@ -17,13 +17,23 @@ from datasets.exceptions import DatasetGenerationError
 
 from sft_judge.core.errors import InputError
 
-ROWS_PER_BATCH = 1000  # rows hashed, and written, at a time
+ROWS_PER_BATCH = 1000  # rows hashed or written at a time
 
 
 def cached_rows(rows: Callable[[], Iterable[dict]], features: datasets.Features, fingerprint: str) -> datasets.Dataset:
-    """The rows that a generator makes, or those that one with this fingerprint has made before."""
+    """
+    Return the rows of a generator, or the cached rows with the same fingerprint.
+
+    Args:
+        rows: makes the rows.
+        features: types of the columns.
+        fingerprint: hash of everything that the rows depend on.
+
+    Raises:
+        InputError: as raised by the generator.
+    """
     shown = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # the generator tells its own progress
+    datasets.disable_progress_bars()  # the generator prints its own progress
     try:
         return datasets.Dataset.from_generator(
             rows, features=features, fingerprint=fingerprint, writer_batch_size=ROWS_PER_BATCH
@@ -39,13 +49,13 @@ def cached_rows(rows: Callable[[], Iterable[dict]], features: datasets.Features,
 
 def fingerprint(source: str, settings: dict, battles: pa.Table, teacher: dict | None) -> str:
     """
-    SHA-256 of everything that rows are made of.
+    Compute the SHA-256 of everything that the rows depend on.
 
     Args:
-        source: hash of the code that makes the rows, as `source_hash` gives it.
+        source: hash of the code that makes the rows, from `source_hash`.
         settings: plain values.
-        battles: the columns that matter and no others.
-        teacher: the teachers' labels, if there are any.
+        battles: only the columns that affect the rows.
+        teacher: the teachers' labels, or None.
     """
     libraries = [module.__version__ for module in (datasets, tokenizers, transformers)]
     digest = hashlib.sha256("\n".join([source, *libraries]).encode())

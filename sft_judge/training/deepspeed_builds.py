@@ -1,8 +1,8 @@
 """
-Where DeepSpeed's kernels are compiled at its first start, and that a kill in the midst of it does not hang the next.
+Choose the build folder of DeepSpeed's kernels, and remove a stale lock so that a killed build does not hang the next.
 
-`torch.utils.cpp_extension` guards a build by a file named `lock`, and whoever finds one waits for it to go: silently,
-and for ever where its process was killed.
+`torch.utils.cpp_extension` guards a build by a file named `lock`. A process that finds the file waits until it is
+removed, silently, and for ever if the process that created it was killed.
 """
 
 import hashlib
@@ -17,10 +17,11 @@ import psutil
 
 def prepare_builds() -> None:
     """
-    Give kernels a build folder of this machine and environment alone, where a lock that no process holds is taken
-    away, and the ninja of this environment, which PATH lacks where it is not activated.
+    Set the folder in which kernels are compiled, remove stale locks there, and put this environment's ninja on PATH.
 
-    A TORCH_EXTENSIONS_DIR that is set stays as it is: other machines may build there, whose processes are not seen.
+    The folder belongs to this machine and environment alone, so a lock that no process holds is stale. PATH lacks
+    ninja if the environment is not activated. If TORCH_EXTENSIONS_DIR is set, nothing is changed: other machines,
+    whose processes cannot be seen from here, may build there.
     """
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     if "TORCH_EXTENSIONS_DIR" in os.environ:
@@ -29,13 +30,15 @@ def prepare_builds() -> None:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     for lock in folder.glob("*/lock"):
         if not _is_held(lock):
-            time.sleep(1)  # a holder closes it just before it removes it
+            time.sleep(1)  # the holder closes the file shortly before it removes it
             if not _is_held(lock):
                 lock.unlink(missing_ok=True)
 
 
 def build_folder() -> Path:
-    """Under torch's own, one for each machine and environment: what another built would be built again, or fail."""
+    """
+    Return a folder under torch's own, one for each machine and environment: kernels built elsewhere may not load.
+    """
     from torch.utils.cpp_extension import get_default_build_root
 
     environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
@@ -47,6 +50,6 @@ def _is_held(file: Path) -> bool:
         try:
             if any(opened.path == str(file) for opened in process.open_files()):
                 return True
-        except psutil.Error:  # it is gone, or another user's
+        except psutil.Error:  # the process has ended, or belongs to another user
             continue
     return False

@@ -1,8 +1,8 @@
 """
-What `JudgeTrainer` makes of its arguments: a model or its name, data sets, and settings, in TRL's forms.
+Prepare the arguments of `JudgeTrainer`: a model or its name, data sets, and settings, in TRL's forms.
 
-The same functions check and prepare a recipe in train.py. A model that is given by its name is loaded last, once
-everything else has been found to go together.
+The same functions check and prepare a recipe in train.py. A model given by its name is loaded last, after everything
+else has been checked.
 """
 
 from dataclasses import dataclass, fields
@@ -29,13 +29,13 @@ from sft_judge.training.tokenizer import set_tokens
 @dataclass(frozen=True)
 class StartingPoint:
     """
-    The model that a training starts from.
+    Describe the model that a training starts from.
 
     Attributes:
-        name: as the user gave it.
-        folder: of its files; None of a model that was made in memory.
-        commit: of the hub, where it is from there.
-        weights: hash of its weights; None without a folder.
+        name: name as the user gave it.
+        folder: folder of the model's files; None for a model that was created in memory.
+        commit: commit on the Hub, or None for a local model.
+        weights: hash of the weights; None without a folder.
     """
 
     name: str
@@ -45,13 +45,23 @@ class StartingPoint:
 
 
 def locate(name: str, revision: str | None = None, gguf_file: str | None = None) -> StartingPoint:
-    """Find a model as `model_folder` does. Raises `InputError` where there is none."""
+    """
+    Find a model's files as `model_folder` does, and hash its weights.
+
+    Args:
+        name: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        gguf_file: GGUF file in the folder or repository.
+
+    Raises:
+        InputError: the model is not found.
+    """
     folder, commit = model_folder(name, revision, gguf_file)
     return StartingPoint(name, folder, commit, weights_hash(folder))
 
 
 def locate_loaded(model: PreTrainedModel | PeftModel) -> StartingPoint:
-    """Find where the weights of a model in memory are from, by what transformers noted in its configuration."""
+    """Find the files of a model in memory from the name and commit that transformers stored in its configuration."""
     config = (model.get_base_model() if isinstance(model, PeftModel) else model).config
     name, commit = str(config._name_or_path or ""), getattr(config, "_commit_hash", None)
     is_folder = bool(name) and Path(name).is_dir()
@@ -61,11 +71,18 @@ def locate_loaded(model: PreTrainedModel | PeftModel) -> StartingPoint:
 
 
 def check_push(config: JudgeConfig, start: StartingPoint, is_adapter: bool) -> None:
-    """Raise `InputError` where what is trained could be pushed, and used by nobody: an adapter on a local folder."""
+    """
+    Raise `InputError` if the judge would be pushed as an adapter whose base is a local folder, which nobody else has.
+
+    Args:
+        config: settings of the training.
+        start: the base model.
+        is_adapter: True if an adapter is trained.
+    """
     if config.push_to_hub and is_adapter and not start.commit:
         raise InputError(
-            f"push_to_hub is set for an adapter on {start.name}, a folder of this machine, which nobody else has. "
-            "Name the base by its hub id, or merge the judge and push that: sft-judge merge, sft-judge push."
+            f"push_to_hub is set for an adapter on {start.name}, a local folder that nobody else has. "
+            "Name the base by its hub id, or merge the judge and push the result: sft-judge merge, sft-judge push."
         )
 
 
@@ -75,11 +92,14 @@ def prepare_run(
     """
     Check and prepare the arguments of `JudgeTrainer`, which documents them.
 
+    Args:
+        model: see `JudgeTrainer`, as are the other arguments.
+
     Returns:
-        The model, the settings, the tokenizer, the rows, and where the model is from.
+        The model, the settings, the tokenizer, the data, and where the model is from.
 
     Raises:
-        InputError: they do not go together, or a column or file is not what it should be.
+        InputError: arguments do not fit together, or a column or file is invalid.
         GateError: a teacher's labels are not proven out of fold.
     """
     by_name = isinstance(model, str | Path)
@@ -88,9 +108,13 @@ def prepare_run(
     place = options.pop("revision", None), options.pop("gguf_file", None)
     start = locate(str(model), *place) if by_name else locate_loaded(model)
     if start.folder is None and (peft_config is not None or isinstance(model, PeftModel)):
-        raise InputError(f"{start.name} was made in memory; an adapter's base is a folder or a hub id: save it first.")
+        raise InputError(
+            f"{start.name} was created in memory, but an adapter's base must be a folder or a Hub id: save it first."
+        )
     if peft_config is not None and peft_config.peft_type != PeftType.LORA:
-        raise InputError(f"peft_config is of {peft_config.peft_type.value}, but merge and vLLM take LoRA: LoraConfig.")
+        raise InputError(
+            f"peft_config is {peft_config.peft_type.value}, but merge and vLLM support LoRA only: use LoraConfig."
+        )
     check_push(config, start, peft_config is not None or isinstance(model, PeftModel))
     tokenizer = _tokenizer(processing_class, start)
     set_tokens(tokenizer, config)
@@ -117,7 +141,16 @@ def prepare_run(
 
 
 def settings_of(args, name: str) -> JudgeConfig:
-    """The settings as a `JudgeConfig`, of those of transformers or SFTTrainer too; by default for a model's name."""
+    """
+    Convert `args` to a `JudgeConfig`.
+
+    Args:
+        args: a `JudgeConfig`, another `TrainingArguments` such as an `SFTConfig`, or None for the defaults.
+        name: name of the model, from which the default `output_dir` is made.
+
+    Raises:
+        InputError: `args` is of another type.
+    """
     if args is None:
         return JudgeConfig(output_dir=f"{Path(name).name}-judge")
     if isinstance(args, JudgeConfig):
@@ -133,19 +166,19 @@ def settings_of(args, name: str) -> JudgeConfig:
 
 def _tokenizer(processing_class, start: StartingPoint):
     if processing_class is not None:
-        return getattr(processing_class, "tokenizer", processing_class)  # a processor holds one
+        return getattr(processing_class, "tokenizer", processing_class)  # a processor has a tokenizer
     if start.folder is None:
-        raise InputError(f"{start.name} was made in memory, so its tokenizer is not known; give processing_class.")
+        raise InputError(f"{start.name} was created in memory, so its tokenizer is unknown; give processing_class.")
     return load_tokenizer(start.folder)
 
 
 def _option_text(options: dict, name: str, default: str) -> str:
-    """An option of `model_init_kwargs` that is text or a torch dtype, as text."""
+    """Return an option of `model_init_kwargs`, text or a torch dtype, as text."""
     return str(options.pop(name, default)).removeprefix("torch.")
 
 
 def _battles(config: JudgeConfig, train_dataset, eval_dataset) -> tuple:
-    """Tables of battles to train on, and to evaluate on by name."""
+    """Return the table of battles to train on, and the tables to evaluate on by name."""
     if train_dataset is None and not (config.battles or config.dataset_name):
         raise InputError(
             "There is nothing to train on: give train_dataset, or battles or dataset_name in the JudgeConfig."

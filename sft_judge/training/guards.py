@@ -1,9 +1,9 @@
 """
-When training has gone wrong: nothing learnt, a loss that is no number, a step far off the rest.
+Guards that detect a failed training: no learning, a loss that is not finite, or a loss spike.
 
-The collapse guard asks of the battles just trained on, before each step moved the model towards them, whether the
-judge beats one that knows the class frequencies alone. The WSDM Cup 3rd-place write-up lost a 14B in this way to a
-learning rate of 1.4e-4: accuracy 0.508 of two verdicts, hours in.
+The collapse guard compares the judge with a constant prediction of the class frequencies, on the battles just trained
+on and with the weights before each step. Too high a learning rate collapses a judge in this way: the WSDM Cup
+3rd-place write-up reports a 14B model at 1.4e-4 with an accuracy of 0.508 over two verdicts after hours.
 """
 
 import math
@@ -14,25 +14,33 @@ from torch import Tensor
 
 from sft_judge.training.losses import verdict_loss
 
-BATTLES = 1000  # fewer say too little: the standard error of an accuracy of one half is 0.016 then
+BATTLES = 1000  # minimum for a decision; the standard error of an accuracy of 0.5 is then 0.016
 FINISHED, COLLAPSED, NOT_FINITE, SPIKE = "finished", "collapsed", "not finite", "spike"
 
 
 class CollapseGuard:
     """
-    Looks at the last thousand battles or so, however far apart the looks are.
+    Compare the judge with the class frequencies over about the last thousand battles, however rarely `look` is called.
 
-    `moments` [5] are sums over what this process saw since the last look; the processes add them up.
+    `moments` [5] are sums over the battles of this process since the last `look`; the processes add them up.
+
+    Args:
+        frequencies: share of each verdict in the training rows [K].
     """
 
     def __init__(self, frequencies: Tensor):
-        """`frequencies` [K]: how often the training rows show each verdict."""
         self.frequencies = frequencies
         self.moments = torch.zeros(5, dtype=torch.float64)
-        self.recent: deque[Tensor] = deque()  # the moments of each look, all processes
+        self.recent: deque[Tensor] = deque()  # the moments passed to each `look`, summed over processes
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Count battles: logits and targets [B, V, K], one row a view."""
+        """
+        Add the losses and accuracies of B battles to the moments.
+
+        Args:
+            logits: verdict logits [B, V, K], one row for each order.
+            targets: target probabilities [B, V, K].
+        """
         frequencies = self.frequencies.to(logits.device)
         gain = verdict_loss(frequencies.log().expand_as(logits), targets) - verdict_loss(logits, targets)  # [B, V]
         chosen, likeliest = logits.argmax(dim=-1, keepdim=True), frequencies.argmax().expand(*logits.shape[:-1], 1)
@@ -44,10 +52,16 @@ class CollapseGuard:
 
     def look(self, moments: Tensor) -> str | None:
         """
-        What is wrong over the last battles, in words, or None; `moments` [5] since the last look, of all processes.
+        Test the last battles for a collapse.
 
-        Wrong is a loss above that of the class frequencies by two standard errors, or one that is not below it by two
-        while the accuracy is not above theirs by two either: a judge may be right to be unsure.
+        A collapse is a loss above that of the class frequencies by two standard errors. It is also a loss that is not
+        below it by two standard errors, unless the accuracy is above theirs by two: a judge may be right to be unsure.
+
+        Args:
+            moments: sums [5] since the last call, over all processes.
+
+        Returns:
+            A description of the collapse, or None.
         """
         self.moments = torch.zeros(5, dtype=torch.float64)
         self.recent.append(moments.cpu())
@@ -62,20 +76,25 @@ class CollapseGuard:
             f"accuracy {hits:+.4f} ({hits_error:.4f}) against the class frequencies'"
         )
         if gain < -2 * gain_error:
-            return f"the loss stands above that of the class frequencies: {seen}"
+            return f"the loss is above that of the class frequencies: {seen}"
         if gain <= 2 * gain_error and hits <= 2 * hits_error:
             return f"nothing has been learnt: {seen}"
         return None
 
 
 def _mean(count: float, total: float, squares: float) -> tuple[float, float]:
-    """Mean and its standard error."""
+    """Return the mean and its standard error from a count, a sum and a sum of squares."""
     mean = total / count
     return mean, math.sqrt(max(squares / count - mean**2, 0.0) / count)
 
 
 class SpikeGuard:
-    """Whether a micro-batch's loss is `factor` times the running mean of those before it."""
+    """
+    Detect a micro-batch whose loss is more than `factor` times the running mean of earlier losses.
+
+    Args:
+        factor: ratio above which a loss is a spike.
+    """
 
     WARM_UP, MEMORY = 50, 0.98
 
@@ -83,7 +102,7 @@ class SpikeGuard:
         self.factor, self.mean, self.count = factor, 0.0, 0
 
     def is_spike(self, loss: float) -> bool:
-        """Look at the next loss; a spike does not enter the mean."""
+        """Return True if `loss` is a spike. A spike does not enter the running mean."""
         self.count += 1
         if self.count > self.WARM_UP and loss > self.factor * self.mean:
             return True

@@ -1,28 +1,28 @@
 """
-Learning rates that are known to work, so that one far from them is questioned before it costs hours.
+Learning rates that are known to work, to question an unusual one before it costs hours.
 
-From the winners' write-ups and configurations: WSDM Cup 3rd place (Qwen2.5-14B 7e-5 to 12e-5, collapsed at 14e-5;
-Phi-4 up to 14e-5; 72B teachers 5e-5; a 3B student 9e-5, all LoRA), LMSYS 1st (Gemma-2-9B, LoRA 5e-5) and 2nd place
-(all parameters, 2.5e-6).
+The ranges are from the winners' write-ups and configurations: WSDM Cup 3rd place (Qwen2.5-14B 7e-5 to 12e-5, collapsed
+at 14e-5; Phi-4 up to 14e-5; 72B teachers 5e-5; a 3B student 9e-5, all LoRA), LMSYS 1st place (Gemma-2-9B, LoRA 5e-5)
+and LMSYS 2nd place (all parameters, 2.5e-6).
 """
 
 from dataclasses import dataclass
 
-TOLERATED_FACTOR = 3.0  # outside the known range by this factor
-SMALL_MODEL_PARAMETERS = 2e8  # models below this many parameters take other rates, and cost little to try
+TOLERATED_FACTOR = 3.0  # a rate may be outside the known range by this factor
+SMALL_MODEL_PARAMETERS = 2e8  # smaller models are not questioned: they need other rates, and a try costs little
 
 
 @dataclass(frozen=True)
 class Range:
     """
-    Rates that are known to work for a kind of training.
+    Hold the learning rates that are known to work for one kind of training.
 
     Attributes:
-        least: parameters of the smallest model that it is for.
-        low: of the rates.
-        high: of the rates.
-        source: who reports them.
-        questioned: from which rate on a training is questioned; by default TOLERATED_FACTOR above `high`.
+        least: number of parameters of the smallest model that the range is for.
+        low: lowest rate.
+        high: highest rate.
+        source: who reports the rates.
+        questioned: rate from which a training is questioned; by default TOLERATED_FACTOR times `high`.
     """
 
     least: float
@@ -41,7 +41,14 @@ FULL = (Range(SMALL_MODEL_PARAMETERS, 1e-6, 2e-5, "Gemma-2-9B and 27B of the LMS
 
 
 def question_learning_rate(rate: float, parameters: int, adapter: bool) -> str | None:
-    """What to say of a peak learning rate for a model of so many parameters; None where there is nothing to say."""
+    """
+    Return a warning if a peak learning rate is unusual, else None.
+
+    Args:
+        rate: the peak learning rate.
+        parameters: number of parameters of the model.
+        adapter: True if a LoRA adapter is trained, False if all parameters are.
+    """
     usual = next((usual for usual in (LORA if adapter else FULL) if parameters >= usual.least), None)
     if usual is None:
         return None
@@ -50,6 +57,6 @@ def question_learning_rate(rate: float, parameters: int, adapter: bool) -> str |
         return None
     kind = "adapters" if adapter else "all parameters"
     return (
-        f"learning_rate {rate:g} is far from what is known for {kind} of such a model: "
-        f"{usual.low:g} to {usual.high:g} ({usual.source}). Too high a rate collapses hours in."
+        f"learning_rate {rate:g} is far from the rates known to work for {kind} of a model of this size: "
+        f"{usual.low:g} to {usual.high:g} ({usual.source}). With too high a rate a training can collapse after hours."
     )

@@ -1,8 +1,9 @@
 """
-What a row costs: cross-entropy over K verdict logits, distillation, and two terms that are off by default.
+Loss of a row: cross-entropy over K verdict logits, distillation, and optional regularisation terms.
 
-Shapes: R rows (a battle in one order each), K verdicts in the order of VERDICTS, K = 2 or 3. Every function gives the
-rows' losses [R], in nats. The trainer sums them over a step: it alone knows how many rows all its batches hold.
+Shapes: R rows (a battle in one order), K verdicts in the order of VERDICTS, K = 2 or 3. Every function returns the
+losses of the rows [R], in nats. The trainer sums them over a step, because only the trainer knows the number of rows
+in all its batches.
 """
 
 import math
@@ -15,17 +16,33 @@ from sft_judge.core.swap_orders import swap
 
 
 def verdict_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy [R] of logits [R, K] against probabilities [R, K]. Hard labels are one-hot."""
+    """
+    Compute the cross-entropy of verdict logits.
+
+    Args:
+        logits: verdict logits [..., K].
+        targets: target probabilities [..., K]; hard labels are one-hot.
+
+    Returns:
+        Loss of each row [...].
+    """
     return -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1)
 
 
 def distill_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0, kind: str = "kl") -> Tensor:
     """
-    How far a student is from a teacher over verdicts [R], both softened: logits [R, K] against probabilities [R, K].
+    Compute the distillation loss between a teacher's and a student's distribution over verdicts.
 
-    `kl` is KL(teacher || student), `cosine` one less the cosine of the two distributions, `both` their mean. Zero
-    where the student equals the teacher. Scaled by temperature**2 so that the gradient keeps its size as the
-    temperature changes (Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531).
+    Args:
+        logits: student verdict logits [R, K].
+        teacher: teacher probabilities [R, K]; rows sum to one.
+        temperature: softens both distributions. The result is scaled by `temperature**2` so that gradients keep their
+            size ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531), section 2).
+        kind: `kl` is KL(teacher || student), `cosine` is 1 minus the cosine similarity of the two distributions,
+            `both` is the mean of the two.
+
+    Returns:
+        Loss of each row [R]; zero if the student equals the teacher.
     """
     softened = torch.softmax(teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log() / temperature, dim=-1)
     student = F.log_softmax(logits.float() / temperature, dim=-1)
@@ -38,12 +55,19 @@ def distill_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0, kind
 
 def hard_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0, margin: Tensor | None = None) -> Tensor:
     """
-    Cross-entropy [R] of logits [R, K] with the battles' own labels [R, K].
+    Compute the cross-entropy with the battles' own labels.
 
-    `smoothing` of their mass is spread evenly over the verdicts (off by default: the LMSYS Arena write-up found it to
-    help below 1B parameters alone). `margin` [R] is taken from the preferred verdict's logit, so that a clear
-    preference must show clearly: for K = 2 that is -log sigmoid(r_chosen - r_rejected - margin) (Touvron et al. 2023,
-    Llama 2, section 3.2.2, https://arxiv.org/abs/2307.09288).
+    Args:
+        logits: verdict logits [R, K].
+        targets: target probabilities [R, K].
+        smoothing: share of each target that is spread evenly over the verdicts. Off by default: the LMSYS Arena
+            write-up found label smoothing to help only below 1B parameters.
+        margin: subtracted from the preferred verdict's logit [R], so that a clear preference needs a larger logit
+            difference. For K = 2 the loss is -log sigmoid(r_chosen - r_rejected - margin) ([Touvron et al.
+            2023](https://arxiv.org/abs/2307.09288), Llama 2, section 3.2.2).
+
+    Returns:
+        Loss of each row [R].
     """
     if margin is not None:
         logits = logits - margin[:, None] * targets
@@ -62,11 +86,22 @@ def judge_loss(
     confidence: bool = False,
 ) -> Tensor:
     """
-    Sum of weight_t * distillation from teacher t at its temperature, and what is left of 1 times the hard part [R].
+    Combine the hard loss with the distillation losses of N teachers.
 
-    `teachers` [R, N, K] are probabilities, or None: then the hard part alone. With `confidence`, a teacher's weight in
-    a row is multiplied by one less its entropy over that of a uniform distribution: rows of which it knows nothing are
-    left to their own verdict.
+    The loss is the sum over teachers of weight * distillation loss, plus (1 - sum of weights) * hard loss.
+
+    Args:
+        hard: hard loss of each row [R].
+        logits: student verdict logits [R, K].
+        teachers: teacher probabilities [R, N, K], or None for the hard loss alone.
+        weights: weight of each teacher [N], with a sum of at most 1.
+        temperatures: temperature of each teacher [N].
+        kind: see `distill_loss`.
+        confidence: multiply a teacher's weight in a row by 1 - H / ln K, with H the entropy of its label. Rows about
+            which a teacher knows nothing are then left to their own label.
+
+    Returns:
+        Loss of each row [R].
     """
     if teachers is None or not any(weights):
         return hard
@@ -80,19 +115,26 @@ def judge_loss(
 
 def agreement_loss(logits: Tensor) -> Tensor:
     """
-    How far the two orders of a battle are apart: symmetric KL [B] of logits [B, 2, K], orders ab and ba.
+    Compute the symmetric KL [B] between the two orders of a battle, from logits [B, 2, K] in the orders ab and ba.
 
-    The second order's verdicts a and b stand for the other response, so its columns are exchanged first.
+    In the second order the verdicts a and b refer to the other response, so its columns are exchanged first.
     """
     return symmetric_kl(logits[:, 0], swap(logits[:, 1]))
 
 
 def symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
     """
-    Half of KL both ways [...] between logits [..., K].
+    Compute the mean of KL(p || q) and KL(q || p).
 
-    Of two passes over the same rows, which differ by their dropout alone, it is the regulariser of R-Drop (Wu et al.
-    2021, section 2.2, https://arxiv.org/abs/2106.14448).
+    Between two passes over the same rows that differ only by their dropout masks, this is the regulariser of R-Drop
+    (Wu et al. 2021, section 2.2, https://arxiv.org/abs/2106.14448).
+
+    Args:
+        logits: logits of p [..., K].
+        others: logits of q [..., K].
+
+    Returns:
+        Symmetric KL [...].
     """
     one, other = (F.log_softmax(each.float(), dim=-1) for each in (logits, others))
     return ((one.exp() - other.exp()) * (one - other)).sum(dim=-1) / 2
@@ -100,10 +142,17 @@ def symmetric_kl(logits: Tensor, others: Tensor) -> Tensor:
 
 def log_choice_mass(whole: Tensor, verdict_ids: list[int]) -> Tensor:
     """
-    Log [R] of the probability that the whole vocabulary's softmax [R, V] leaves to the verdict tokens.
+    Compute the log of the probability that the softmax over the whole vocabulary gives to the verdict tokens.
 
-    Cross-entropy over the vocabulary is cross-entropy over the verdicts minus this, so its negative is the term that
-    keeps the model on the verdicts; nothing that is read depends on it.
+    Cross-entropy over the vocabulary is cross-entropy over the verdicts minus this value. Its negative is therefore
+    the term that keeps the model on the verdict tokens. The verdict probabilities do not depend on it.
+
+    Args:
+        whole: logits over the vocabulary [R, V].
+        verdict_ids: token ids of the verdicts [K].
+
+    Returns:
+        Log probability mass [R].
     """
     whole = whole.float()
     return whole[:, verdict_ids].logsumexp(dim=-1) - whole.logsumexp(dim=-1)

@@ -1,8 +1,8 @@
 """
-Default settings that depend on the machine and the launcher: TRL leaves them to the user, a recipe may set them.
+Defaults that depend on the machine and the launcher. TRL leaves these settings to the user.
 
-`JudgeConfig` takes them as defaults of its fields, and so does the parser of recipes, which would pass None otherwise.
-A setting in a recipe or on the command line wins.
+`JudgeConfig` uses them as defaults of its fields. The parser of recipes uses them too, since it would pass None
+otherwise. A setting in a recipe or on the command line overrides them.
 """
 
 import functools
@@ -17,38 +17,38 @@ from sft_judge.training.deepspeed_builds import prepare_builds
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LOOKS = 1  # whether the launcher is still there
+SECONDS_BETWEEN_LOOKS = 1  # between checks that the launcher still runs
 
 
 def has_gpu() -> bool:
-    """True if torch sees a GPU."""
+    """Return True if torch sees a GPU."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def uses_deepspeed() -> bool:
-    """True in a process that accelerate started with DeepSpeed."""
+    """Return True in a process that accelerate started with DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
 
 
 def uses_fsdp() -> bool:
-    """True in a process that accelerate started with FSDP."""
+    """Return True in a process that accelerate started with FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def is_one_of_many_on_cpu() -> bool:
-    """True in a process of a launch of several on CPUs."""
+    """Return True in a process of a multi-process launch on CPUs."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_gpu()
 
 
-# setting of JudgeConfig: what gives its default
+# For each setting of JudgeConfig, the function that returns its default.
 DEFAULTS = {
-    "bf16": lambda: None if has_gpu() else False,  # None: TRL's own rule, which fails without a GPU
-    "disable_tqdm": lambda: not sys.stderr.isatty(),  # a progress bar on a terminal, plain lines on a pipe
+    "bf16": lambda: None if has_gpu() else False,  # None selects TRL's own rule, which fails without a GPU
+    "disable_tqdm": lambda: not sys.stderr.isatty(),  # a progress bar on a terminal, plain lines otherwise
     "ddp_backend": lambda: "gloo" if is_one_of_many_on_cpu() else None,
-    # without it accelerate takes each process of a launch for the only one and averages no gradients, and transformers
-    # refuses bf16; DeepSpeed refuses it
+    # Without `use_cpu` on a CPU, accelerate treats each process of a launch as the only one and does not average
+    # gradients, and transformers refuses bf16. DeepSpeed refuses `use_cpu`.
     "use_cpu": lambda: not has_gpu() and not uses_deepspeed(),
     "dataloader_pin_memory": lambda: has_gpu(),
 }
@@ -56,10 +56,10 @@ DEFAULTS = {
 
 def prepare_launch() -> None:
     """
-    Prepare what a launch needs; `JudgeConfig` calls it before its base class starts DeepSpeed.
+    Prepare the process for its launcher. `JudgeConfig` calls this before its base class initialises DeepSpeed.
 
-    One process on a machine with several GPUs uses the first of them, which is said: Trainer would spread each batch
-    over all by DataParallel, and TRL refuses that.
+    A single process on a machine with several GPUs uses the first GPU and logs a warning. Trainer would spread each
+    batch over all GPUs with DataParallel, which TRL refuses.
     """
     if uses_deepspeed():
         prepare_builds()
@@ -69,9 +69,9 @@ def prepare_launch() -> None:
         _use_one_gpu()
 
 
-@functools.cache  # once a process
+@functools.cache  # runs once in each process
 def _end_with_launcher() -> None:
-    """End this process when its launcher is killed, which leaves its workers to themselves."""
+    """End this process when its launcher is killed; a killed launcher leaves its workers running."""
     launcher = os.getppid()
 
     def watch() -> None:
@@ -90,6 +90,6 @@ def _use_one_gpu() -> None:
         return
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0] if visible else "0"
     logger.warning(
-        f"Of several GPUs one is used, {os.environ['CUDA_VISIBLE_DEVICES']}: this is one process. `sft-judge launch` "
-        "starts one for each."
+        f"Of several GPUs only one is used, {os.environ['CUDA_VISIBLE_DEVICES']}, because this is a single process. "
+        "`sft-judge launch` starts one process for each GPU."
     )

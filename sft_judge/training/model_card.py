@@ -1,4 +1,4 @@
-"""README.md of a judge's folder, as the hub shows it: what it is, what it measures, what it was trained on."""
+"""Write the model card (README.md) of a judge: what it is, its metrics, and its training data."""
 
 from collections import Counter
 from importlib.resources import files
@@ -19,13 +19,22 @@ PHRASE = {2: "A or B", 3: "A, B or neither"}
 
 
 def write_card(folder: Path, name: str, spec: JudgeSpec, config: JudgeConfig, sources: list[str | None]) -> None:
-    """Write the card of a judge trained as `spec.training` says; `sources` [N] are those of its battles."""
+    """
+    Write the model card of a judge that has just been trained.
+
+    Args:
+        folder: the judge's folder.
+        name: title of the card.
+        spec: contents of judge.json; `spec.training` describes the training.
+        config: settings of the training.
+        sources: source of each training battle [N].
+    """
     counted = Counter(str(source) for source in sources if source)
     text = _render(
         folder,
         name,
         spec,
-        "text-generation",  # the form of its weights: `pipeline` of any other tag draws a head at random
+        "text-generation",  # a causal LM; with another tag `pipeline` would initialise a head at random
         data_license=config.data_license,
         fold=config.fold,
         sources=[(_cell(source), count) for source, count in sorted(counted.items())],
@@ -36,7 +45,14 @@ def write_card(folder: Path, name: str, spec: JudgeSpec, config: JudgeConfig, so
 
 
 def card_of(folder: Path, name: str, spec: JudgeSpec) -> str:
-    """The card of a judge that has none, a merged one say, by its judge.json alone."""
+    """
+    Return the card of a judge without one, such as a merged judge, from its judge.json alone.
+
+    Args:
+        folder: the judge's folder.
+        name: title of the card.
+        spec: contents of judge.json.
+    """
     recipe = spec.training.get("recipe") or {}
     tag = "text-classification" if is_classifier(str(folder)) else "text-generation"
     return _render(folder, name, spec, tag, recipe.get("data_license"), recipe.get("fold"))
@@ -48,12 +64,12 @@ def _render(
     training, merged = spec.training, len(spec.training.get("merged_from", []))
     base = training.get("base")
     is_on_hub = base is not None and not is_local(base)
-    held_out = "the battles kept from training" if fold is None else f"fold {fold}"
-    measured = merged < 2 and not training.get("quantized")  # else the figures are those of other weights
+    held_out = "the battles held out of training" if fold is None else f"fold {fold}"
+    measured = merged < 2 and not training.get("quantized")  # otherwise the metrics belong to other weights
     figures = training.get("eval", {}) if measured else {}
     results = _eval_results(figures, held_out, spec.num_verdicts)
     metadata = ModelCardData(
-        base_model=base if is_on_hub else None,  # the hub knows no local path
+        base_model=base if is_on_hub else None,  # the Hub cannot resolve a local path
         library_name="peft" if is_adapter(folder) else "transformers",
         license=data_license,
         **({"model_name": name, "eval_results": results} if results else {}),
@@ -66,7 +82,7 @@ def _render(
         metadata=metadata.to_yaml(),
         name=name,
         snippet=snippet(name),
-        base=base if is_on_hub or base is None else Path(base).name,  # the path is this machine's own
+        base=base if is_on_hub or base is None else Path(base).name,  # without the local path
         verdicts=PHRASE[spec.num_verdicts],
         calibration=describe_calibration(spec.calibration) if spec.calibration else None,
         table=_table(figures),
@@ -90,7 +106,7 @@ def _table(figures: dict) -> list[tuple[str, str, str]]:
 
 
 def _eval_results(figures: dict, held_out: str, num_verdicts: int) -> list[EvalResult]:
-    """The figures of the table, for the card's model-index."""
+    """Return the metrics of the table for the card's model-index."""
     return [
         EvalResult(
             task_type="text-classification",
@@ -107,5 +123,5 @@ def _eval_results(figures: dict, held_out: str, num_verdicts: int) -> list[EvalR
 
 
 def _cell(text: str) -> str:
-    """Text of a file as a cell of a table: no markup, one line."""
+    """Escape text from a file for a table cell: one line without markup, at most 80 characters."""
     return "".join(letter if letter.isalnum() or letter in " -_./" else " " for letter in text)[:80]

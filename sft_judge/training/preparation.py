@@ -1,4 +1,4 @@
-"""Battles and labels to the rows of a training, as `sft-judge train` and `JudgeTrainer` both make them."""
+"""Prepare battles and labels as the rows of a training, for `sft-judge train` and `JudgeTrainer`."""
 
 import logging
 from pathlib import Path
@@ -25,11 +25,18 @@ from sft_judge.training.soft_labels import MIN_LABEL, floor_labels, read_teacher
 
 logger = logging.getLogger(__name__)
 
-EVAL = "eval"  # what the only set to evaluate on is called
+EVAL = "eval"  # name of the evaluation set if there is only one
 
 
 def read_data(config: JudgeConfig, tokenizer, vocabulary: int) -> TrainingData:
-    """Read a recipe's battles and labels and prepare them as `prepare_data` does."""
+    """
+    Read a recipe's battles and labels, and prepare them with `prepare_data`.
+
+    Args:
+        config: settings of the training and of the judge.
+        tokenizer: tokenizer of the model.
+        vocabulary: vocabulary size of the model.
+    """
     train_rows, eval_rows = read_rows(config)
     return prepare_data(config, tokenizer, vocabulary, train_rows, {} if eval_rows is None else {EVAL: eval_rows})
 
@@ -43,18 +50,18 @@ def prepare_data(
     labels: list[Path] | None = None,
 ) -> TrainingData:
     """
-    Tokenise battles with their labels; rows of the same content are taken from disk.
+    Tokenize battles and attach their labels. Rows of the same content are read from the cache on disk.
 
     Args:
         config: settings of the training and of the judge.
-        tokenizer: of the model.
-        vocabulary: how many tokens the model knows.
-        train_rows: battles to train on, with columns of TEACHER where a teacher's labels stand beside them.
+        tokenizer: tokenizer of the model.
+        vocabulary: vocabulary size of the model.
+        train_rows: battles to train on, with the columns of TEACHER if they carry a teacher's labels.
         eval_rows: battles to evaluate on, by name.
-        labels: the teachers' files; left out, those of `config.labels`.
+        labels: the teachers' files; by default those of `config.labels`.
 
     Raises:
-        InputError: settings, battles and labels do not go together.
+        InputError: settings, battles and labels do not fit together.
         GateError: labels are not proven out of fold.
     """
     prompt = judge_prompt(config, tokenizer, train_rows)
@@ -77,11 +84,21 @@ def prepare_data(
 def _say_languages(rows: pa.Table) -> None:
     none = rows["language"].null_count if "language" in rows.column_names else rows.num_rows
     if none:
-        logger.info(f"language: {none} of {rows.num_rows} battles state none, so it is detected from their prompts.")
+        logger.info(f"language: detected from the prompt in {none} of {rows.num_rows} battles, which do not state it.")
 
 
 def prepare_evaluation(config: JudgeConfig, prompt: JudgePrompt, rows: pa.Table) -> tuple[Dataset, np.ndarray]:
-    """The rows of battles to evaluate on, each in both orders, and the group of each one's prompt [N]."""
+    """
+    Prepare battles for an evaluation in both orders.
+
+    Args:
+        config: settings of the training.
+        prompt: the judge's prompt.
+        rows: the battles.
+
+    Returns:
+        The data set, and the group of each row's prompt [N].
+    """
     dataset, _ = verdict_dataset(rows, prompt, "both", config.seed, cached=True)
     return dataset, group_prompts(rows.filter(pc.is_in(rows["id"], pa.array(dataset["id"]))))
 
@@ -96,10 +113,13 @@ def _teacher(config: JudgeConfig, rows: pa.Table, num_verdicts: int, labels) -> 
 
 def read_rows(config: JudgeConfig) -> tuple[pa.Table, pa.Table | None]:
     """
-    The battles that a recipe trains on, mixed as it says, and those it evaluates on: of its fold, or its test split.
+    Read the battles that a recipe trains on, mixed as `mix` says, and those to evaluate on.
+
+    Returns:
+        The training battles, and the evaluation battles (the fold or the test split) or None.
 
     Raises:
-        InputError: there are none, a file or data set cannot be read, or an id stands in two of them.
+        InputError: there are no battles, a file or data set cannot be read, or an id is in two of them.
     """
     train, held = choose_rows(config, _read_sources(config))
     if held is None and config.dataset_name and config.eval_strategy != "no":
@@ -119,7 +139,7 @@ def _read_sources(config: JudgeConfig) -> pa.Table:
     whole = pa.concat_tables(tables, promote_options="default")
     if pc.count_distinct(whole["id"]).as_py() < whole.num_rows:
         raise InputError(
-            "An id stands in two of the battles files. Put them together with import --prefix-ids, or prepare."
+            "An id is in two of the battles files. Combine the files with import --prefix-ids, or prepare."
         )
     return whole
 
@@ -129,13 +149,23 @@ def _read_named(config: JudgeConfig, name: str, split: str) -> pa.Table:
 
 
 def choose_rows(config: JudgeConfig, battles: pa.Table) -> tuple[pa.Table, pa.Table | None]:
-    """Of all battles those to train on, mixed as the settings say, and those of the fold to evaluate on."""
+    """Split battles into those to train on, mixed as `mix` says, and those of the evaluation fold or None."""
     train, held = split_folds(battles, config.fold, config.holdout_fold)
     return mix_sources(train, config.mix, config.seed), held
 
 
 def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgePrompt:
-    """The prompt that a recipe asks for; K is taken from the battles where the recipe leaves it open."""
+    """
+    Build the prompt that a recipe asks for.
+
+    Args:
+        config: settings of the judge. If `num_verdicts` is None, K is taken from the battles.
+        tokenizer: tokenizer of the model.
+        battles: battles to train on.
+
+    Raises:
+        InputError: `verdict_words` and `num_verdicts` contradict each other.
+    """
     num_verdicts = config.num_verdicts or verdicts_needed(battles)
     template = read_template(config.prompt_template)
     words = config.verdict_words or choose_verdict_words(tokenizer, template, num_verdicts)
@@ -145,12 +175,21 @@ def judge_prompt(config: JudgeConfig, tokenizer, battles: pa.Table) -> JudgeProm
 
 
 def describe_counts(counts: dict, total: int) -> str:
-    """What training sees of the battles, in a line."""
+    """
+    Describe in one line which battles a training sees, and how much of them was truncated.
+
+    Args:
+        counts: the counts of `verdict_dataset`.
+        total: the total budget in tokens.
+    """
     cut = ", ".join(f"{name} {of['battles']} ({of['tokens']} tokens)" for name, of in counts["cut"].items())
     fixed = f"; {counts['corrected']} labels corrected by the teachers" if counts["corrected"] else ""
     if counts.get("labels_floored"):
-        fixed += f"; {counts['labels_floored']} teachers' labels held a probability below {MIN_LABEL:g}, now that"
+        fixed += f"; {counts['labels_floored']} teachers' labels had a probability below {MIN_LABEL:g}, raised to it"
     ties = counts["tie_shares_dropped"]
     if ties["battles"]:
-        fixed += f"; a tie's share of {ties['battles']} labels dropped, {ties['share']:.1%} of all labels' mass"
-    return f"{counts['rows']} battles, {counts['unlabelled']} unlabelled left out{fixed}; cut to {total} tokens: {cut}"
+        fixed += f"; the share of ties dropped from {ties['battles']} labels, {ties['share']:.1%} of all labels' mass"
+    return (
+        f"{counts['rows']} battles, {counts['unlabelled']} unlabelled skipped{fixed}; "
+        f"truncated to {total} tokens: {cut}"
+    )

@@ -1,8 +1,8 @@
 """
-Recipes: a YAML file of settings and the words of a command line that win over it.
+Recipes: a YAML file of settings, and the command-line words that override them.
 
-Reading one needs no torch, so that a pipeline can ask what a run reads and writes. The words are given their types by
-TRL's parser alone, in `Recipe.configs`.
+Reading a recipe does not import torch, so that a pipeline can ask what a run reads and writes. Only `Recipe.configs`
+converts the words to their types, with TRL's parser.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from sft_judge.training.settings_table import DEFAULT_TEMPLATE
 
 
 class _Bare(str):
-    """The value of a switch that stands on the command line without one."""
+    """Hold the value "true" of a switch that has no value on the command line."""
 
 
 BARE = _Bare("true")
@@ -29,20 +29,24 @@ PATH_KEYS = ("model_name_or_path", "battles", "labels", "chat_template_path", "d
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe file and its overrides. Values of the file are typed by YAML; overrides are text until `configs`."""
+    """
+    Hold a recipe file and its overrides.
+
+    Values of the file have the types of YAML. Overrides are text until `configs` is called.
+    """
 
     name: str  # as the user wrote it
-    values: dict  # of the file
+    values: dict  # settings in the file
     overrides: list[str]  # words of the command line: --key value
 
     @property
     def settings(self) -> dict:
-        """The values of the file, and over them the words of the command line, a list where there are several."""
+        """Return the file's values, overridden by the command line; several words of one key are a list."""
         given = split_overrides(self.overrides)
         return self.values | {key: words if len(words) > 1 else str(words[0]) for key, words in given.items()}
 
     def without(self, *keys: str) -> "Recipe":
-        """Leave settings out of the command line."""
+        """Return a copy of the recipe without overrides of these keys."""
         given = split_overrides(self.overrides)
         left = {key: words for key, words in given.items() if key not in keys}
         return replace(self, overrides=[word for key, words in left.items() for word in (f"--{key}", *_given(words))])
@@ -55,13 +59,13 @@ class Recipe:
         return value
 
     def _check_bare_keys(self, kinds: tuple) -> None:
-        """Raise `InputError` for a key without a value that is no switch."""
+        """Raise `InputError` if a key without a value is not a switch."""
         from sft_judge.training.settings_checks import hints_of
 
         for key, words in split_overrides(self.overrides).items():
             hint = next(hints_of(kind)[key] for kind in kinds if key in hints_of(kind))
             if words[0] is BARE and bool not in (hint, *get_args(hint)):
-                raise InputError(f"--{key} has no value; settings are `--key value`, and switches may be bare.")
+                raise InputError(f"--{key} has no value; write `--key value`. Only switches may omit the value.")
 
     def input_paths(self) -> list[Path]:
         """List the local files and folders that training will read."""
@@ -71,7 +75,7 @@ class Recipe:
         return [InputPath(file) for file in [*files, *(find_resource("prompts", name) for name in templates)]]
 
     def output_paths(self) -> list[Path]:
-        """List the folder that training will make."""
+        """List the folder that training will write."""
         self.require("output_dir")
         return [OutputPath(name) for name in _names("output_dir", self.settings["output_dir"])]
 
@@ -80,7 +84,7 @@ class Recipe:
         Parse the settings with TRL's parser.
 
         Args:
-            replaced: values that win over the file's, and give way to the command line.
+            replaced: values that override those of the file; the command line overrides both.
 
         Returns:
             A `JudgeConfig` and a `JudgeModelConfig`.
@@ -98,32 +102,34 @@ class Recipe:
         parser = TrlParser((JudgeConfig, JudgeModelConfig))
         by_machine = {name: default() for name, default in DEFAULTS.items() if self.values.get(name) is None}
         given = split_overrides(self.overrides)
-        # TRL's parser takes one word for a field that may be text or a list
+        # TRL's parser accepts only one word for a field that may be text or a list
         lists = {key: given.pop(key) for key in ("report_to",) if len(given.get(key, ())) > 1}
         parser.set_defaults_with_config(**{**self.values, **by_machine, **(replaced or {}), **lists})
         usage = io.StringIO()
         try:
             with contextlib.redirect_stderr(usage):
                 return parser.parse_args_into_dataclasses(args=_plain_words(given))
-        except SystemExit as error:  # argparse: a value of the wrong type, after a page of usage
+        except SystemExit as error:  # argparse prints the usage and exits on a value of the wrong type
             message = usage.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
             raise InputError(f"{self.name}: a setting has a value of the wrong type: {message}") from error
-        except ValueError as error:  # of transformers' and TRL's own checks
+        except ValueError as error:  # from the checks of transformers and TRL
             raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
 
 
 def _given(words: list[str]) -> list[str]:
-    """The words behind a key; none behind a bare one."""
+    """Return the words after a key; none after a bare key."""
     return [] if words[0] is BARE else words
 
 
 def _plain_words(given: dict[str, list[str]]) -> list[str]:
-    """The words of a command line with underscores in its keys, and a value for each, as argparse takes them."""
+    """Return the words as argparse takes them: underscores in keys, and a value for each key."""
     return [word for key, values in given.items() for word in (f"--{key}", *values)]
 
 
 def _names(key: str, value) -> list[str]:
-    """The files and folders that a setting names; none in a mapping or its JSON, which DeepSpeed takes too."""
+    """
+    Return the files and folders that a setting names. A mapping or its JSON, which DeepSpeed also takes, names none.
+    """
     names = [name for name in (value if isinstance(value, list) else [value]) if name not in (None, "")]
     if key == "deepspeed":
         names = [name for name in names if not isinstance(name, dict) and not str(name).startswith("{")]
@@ -138,11 +144,11 @@ def read_recipe(name: str | None, overrides: list[str] = ()) -> Recipe:
     Read a recipe file.
 
     Args:
-        name: a file, the name of a recipe of ours such as "demo/teacher", or None for the command line alone.
+        name: a file, the name of a recipe of the package such as "demo/teacher", or None for the command line alone.
         overrides: words of the command line.
 
     Raises:
-        InputError: there is no such file, or it is not a YAML mapping, or the words are not `--key value`.
+        InputError: the file does not exist or is not a YAML mapping, or the words are not `--key value`.
     """
     if name is None:
         return Recipe("the command line", {}, list(overrides))
@@ -158,15 +164,16 @@ def read_recipe(name: str | None, overrides: list[str] = ()) -> Recipe:
 
 def split_overrides(words: list[str]) -> dict[str, list[str]]:
     """
-    Split `--key value`, `--key=value`, a bare `--key` for true and, for settings that are lists, `--key value value`.
+    Split the words of a command line into keys and their values.
 
-    Hyphens in a key are underscores, as in TRL's command line.
+    Accepts `--key value`, `--key=value`, a bare `--key` for true and, for lists, `--key value value`. Hyphens in a key
+    are replaced by underscores, as in TRL's command line.
     """
     overrides, rest = {}, list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            raise InputError(f"{word!r} stands alone on the command line; settings are `--key value`.")
+            raise InputError(f"{word!r} on the command line has no key; write settings as `--key value`.")
         key, equals, value = word[2:].partition("=")
         key, values = key.replace("-", "_"), [value] if equals else []
         while not equals and rest and not rest[0].startswith("--"):

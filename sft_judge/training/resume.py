@@ -1,8 +1,8 @@
 """
-A run's work in progress: whose it is, how it was launched, and the checkpoint that it goes on from.
+Resume a run: check that unfinished work belongs to the same run, and choose the checkpoint.
 
-A run that goes on is the same run: the same recipe, data and version, and the same battles in each step, so as many
-processes, batches and the same precision. `run.json` in the work folder holds all of it.
+A resumed run must be the same run: the same recipe, data and version, and the same battles in each step, which needs
+the same number of processes, the same batch sizes and the same precision. `run.json` in the work folder records them.
 """
 
 import json
@@ -26,14 +26,14 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes
 
 def describe_launch(config: JudgeConfig, base: str | None = None) -> dict:
     """
-    What a launch adds to a recipe.
+    Describe how a run was launched, besides its recipe.
 
     Args:
-        config: of the run.
-        base: hash of the base's weights, as a hub id may mean other ones by now.
+        config: settings of the run.
+        base: hash of the base model's weights; a Hub id may refer to other weights later.
 
     Returns:
-        Processes and their batches, who divides the model, the precision, and the versions of the libraries.
+        Number of processes, batch sizes, launcher, precision, and versions of the libraries.
     """
     launcher = "DDP" if config.world_size > 1 else "one process"
     if config.deepspeed_plugin:
@@ -53,7 +53,15 @@ def describe_launch(config: JudgeConfig, base: str | None = None) -> dict:
 
 
 def check_same_launch(work: Path, fingerprint: str, config: JudgeConfig, base: str | None = None) -> None:
-    """Raise `InputError` where this very run was launched otherwise: its steps would hold other battles."""
+    """
+    Raise `InputError` if the same run was launched differently before: its steps would hold other battles.
+
+    Args:
+        work: the work folder.
+        fingerprint: hash of the recipe, the data and the version.
+        config: settings of the run.
+        base: hash of the base model's weights.
+    """
     before, now = _read_stamp(work), describe_launch(config, base)
     if before.get("fingerprint") != fingerprint:
         return
@@ -62,19 +70,30 @@ def check_same_launch(work: Path, fingerprint: str, config: JudgeConfig, base: s
     ]
     if changes:
         raise InputError(
-            f"{work} holds this run, begun in another launch: {'; '.join(changes)}. Launch it as before, or delete "
-            "that folder to start afresh."
+            f"{work} holds this run, but it was launched differently: {'; '.join(changes)}. Launch it as before, or "
+            "delete that folder to start again from step 0."
         )
 
 
 def open_work(work: Path, fingerprint: str, config: JudgeConfig, base: str | None = None) -> str | None:
-    """The checkpoint to go on from, or None for a fresh start; stale work is cleared away."""
+    """
+    Prepare the work folder, and choose the checkpoint to resume from. Work of another run is deleted.
+
+    Args:
+        work: the work folder.
+        fingerprint: hash of the recipe, the data and the version.
+        config: settings of the run.
+        base: hash of the base model's weights.
+
+    Returns:
+        The newest intact checkpoint, or None to start from step 0.
+    """
     check_same_launch(work, fingerprint, config, base)
     is_same_run = _read_stamp(work).get("fingerprint") == fingerprint
-    config.distributed_state.wait_for_everyone()  # every process has looked before one clears and writes
+    config.distributed_state.wait_for_everyone()  # every process reads the stamp before one of them replaces it
     if not is_same_run and config.process_index == 0:
         if work.exists():
-            logger.info(f"{work} is of another recipe, data or version: starting afresh.")
+            logger.info(f"{work} belongs to another recipe, data or version: starting from step 0.")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         write_json(work / STAMP, {"fingerprint": fingerprint, **describe_launch(config, base)})
@@ -82,14 +101,14 @@ def open_work(work: Path, fingerprint: str, config: JudgeConfig, base: str | Non
     for checkpoint in _checkpoints(work) if is_same_run else []:
         damage = _damage(checkpoint)
         if config.process_index == 0:
-            logger.info(f"{checkpoint} is left out: {damage}." if damage else f"Going on from {checkpoint}.")
+            logger.info(f"Skipping {checkpoint}: {damage}." if damage else f"Resuming from {checkpoint}.")
         if not damage:
             return str(checkpoint)
     return None
 
 
 def _read_stamp(work: Path) -> dict:
-    """What a work folder says of its run; empty where it says nothing that can be read."""
+    """Read the `run.json` of a work folder; empty if it is missing or invalid."""
     try:
         stamp = json.loads((work / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -98,23 +117,23 @@ def _read_stamp(work: Path) -> dict:
 
 
 def _checkpoints(work: Path) -> list[Path]:
-    """The newest first."""
+    """List the checkpoints, newest first."""
     return sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What a checkpoint lacks, by a kill, a full disk or its recipe; None where it can be gone on from."""
+    """Describe why a checkpoint cannot be resumed from (cut short, or saved without the optimiser), or return None."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # Trainer writes it last
         check_weights(checkpoint.rglob("*.safetensors"))
     except (OSError, ValueError) as error:  # an InputError is a ValueError
         return " ".join(str(error).split())
-    # torch's files are zip archives, whose directory stands at the end
+    # torch's files are zip archives, whose directory is at the end of the file
     cut = [file.name for file in checkpoint.rglob("*.pt*") if not zipfile.is_zipfile(file)]
     if cut:
-        return f"{cut[0]} is cut short"
-    # DeepSpeed keeps both in `global_step*`, FSDP the optimiser in the folder `optimizer_0`
+        return f"{cut[0]} is truncated"
+    # DeepSpeed saves optimiser and schedule in `global_step*`, FSDP the optimiser in the folder `optimizer_0`
     by_deepspeed = any(checkpoint.glob("global_step*"))
     if not by_deepspeed and not (any(checkpoint.glob("optimizer*")) and (checkpoint / "scheduler.pt").is_file()):
-        return "it has no optimiser to go on with (save_only_model)"
+        return "it has no optimiser state (save_only_model)"
     return None

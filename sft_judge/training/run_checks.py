@@ -1,8 +1,8 @@
 """
-Try a recipe's keys on this machine before the model is loaded: what would fail hours later fails here.
+Check a recipe's settings on this machine before the model is loaded, to fail now and not hours later.
 
-The libraries' own code is asked wherever it can be, on something small: an optimiser takes a step on a few numbers,
-and the adapter goes on a model without weights.
+Where possible the checks call the libraries' own code on something small: an optimiser takes a step on a few numbers,
+and the adapter is put on a model without weights.
 """
 
 import logging
@@ -25,27 +25,31 @@ from sft_judge.training.settings_table import MODEL, OWN, TRAINING
 
 logger = logging.getLogger(__name__)
 
-# what libraries raise for settings that they do not take
+# exceptions that libraries raise for settings they do not accept
 REFUSALS = (ImportError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError)
 OF_THE_OPTIMISER = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules")
 TRIED_NUMBERS, TRIED_STEPS = 8192, 3  # bitsandbytes quantises the state of 4,096 numbers and more
-LONG_WARMUP = 0.1  # of the steps
+LONG_WARMUP = 0.1  # share of the steps above which a warm-up is questioned
 CHECKPOINTING_KEYS = ("use_reentrant", "preserve_rng_state", "selective")
 
 
 def check_run(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
     """
-    Check that this machine and this model take a recipe's keys.
+    Check that this machine and this model support a recipe's settings.
+
+    Args:
+        config: settings of the training.
+        model_config: settings of the base model and its adapter.
 
     Raises:
-        InputError: a key would end in an error once the model is loaded, or would change nothing.
+        InputError: a setting would fail once the model is loaded, or would have no effect.
     """
     check_settings_here(config)
     check_base(model_config, config)
 
 
 def check_settings_here(config: JudgeConfig) -> None:
-    """Check that this machine takes a run's settings. Raises `InputError`."""
+    """Check that this machine supports a run's settings. Raises `InputError`."""
     _check_trackers(config)
     _check_device(config)
     _check_deepspeed(config)
@@ -55,16 +59,28 @@ def check_settings_here(config: JudgeConfig) -> None:
 
 
 def check_evaluation(config: JudgeConfig, has_battles: bool) -> None:
-    """Raise `InputError` where an evaluation is asked for, and there is nothing to evaluate on."""
+    """
+    Raise `InputError` if an evaluation is asked for and there are no battles to evaluate on.
+
+    Args:
+        config: settings of the training.
+        has_battles: True if there are battles to evaluate on.
+    """
     if config.eval_strategy != "no" and not has_battles:
         raise InputError(
-            f"eval_strategy is {config.eval_strategy.value}, but no battles are left out to evaluate on; set fold, or "
+            f"eval_strategy is {config.eval_strategy.value}, but no battles are held out to evaluate on; set fold, or "
             "give an eval_dataset."
         )
 
 
 def warn_of_unused(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
-    """Name the keys that a recipe sets in vain, such as `lora_r` without `use_peft`, or a warm-up that never ends."""
+    """
+    Warn of settings without effect, such as `lora_r` without `use_peft`, and of a warm-up that is too long.
+
+    Args:
+        config: settings of the training.
+        model_config: settings of the base model and its adapter.
+    """
     unused = [*unused_settings(config, TRAINING | OWN), *unused_settings(model_config, MODEL | OWN)]
     of_many = keys_of_many_processes(config) if config.world_size == 1 else []
     unused += [f"{', '.join(of_many)} (this is one process)"] if of_many else []
@@ -75,33 +91,33 @@ def warn_of_unused(config: JudgeConfig, model_config: JudgeModelConfig) -> None:
         )
     elif config.max_steps > 0 and config.warmup_steps >= 1 and config.warmup_steps > LONG_WARMUP * config.max_steps:
         logger.warning(
-            f"warmup_steps is {config.warmup_steps:g} of max_steps {config.max_steps}: more than a tenth of the run "
-            "is spent below its learning rate."
+            f"warmup_steps is {config.warmup_steps:g} and max_steps {config.max_steps}: the learning rate is below "
+            "its peak for more than a tenth of the run."
         )
     if unused:
-        logger.warning(f"keys that do nothing in this run: {'; '.join(unused)}.")
+        logger.warning(f"settings without effect in this run: {'; '.join(unused)}.")
 
 
 def check_rows(config: JudgeConfig, battles: pa.Table, num_rows: int) -> None:
     """
-    Check what a recipe asks of its battles.
+    Check the settings that depend on the battles.
 
     Args:
-        config: the recipe.
-        battles: those that it trains on.
-        num_rows: how many of them have a label.
+        config: settings of the training.
+        battles: the battles to train on.
+        num_rows: number of battles with a label.
 
     Raises:
-        InputError: no batch of the training set is whole, so that nothing would be trained, or no battle has a margin.
+        InputError: there are too few battles for one full batch, or `margin_scale` is set and no battle has a margin.
     """
     margins = battles["margin"].to_pylist() if "margin" in battles.column_names else []
     if config.margin_scale and not any(margins):
-        raise InputError("margin_scale is set, but no battle has a `margin`; leave it out.")
+        raise InputError("margin_scale is set, but no battle has a `margin`; remove the setting.")
     batch = config.train_batch_size * config.world_size
     if config.dataloader_drop_last and config.token_budget is None and num_rows < batch:
         raise InputError(
-            f"dataloader_drop_last leaves out a batch that is not whole, and {num_rows} battles are fewer than the "
-            f"{batch} of one on all processes. Leave it out, or lower per_device_train_batch_size."
+            f"dataloader_drop_last drops an incomplete batch, and {num_rows} battles are fewer than the {batch} of "
+            "one batch on all processes. Remove the setting, or lower per_device_train_batch_size."
         )
 
 
@@ -116,25 +132,25 @@ def _check_trackers(config: JudgeConfig) -> None:
     for name in ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"):
         default = JudgeConfig.__dataclass_fields__[name].default
         if config.report_to and "trackio" not in config.report_to and getattr(config, name) != default:
-            raise InputError(f"{name} is of trackio, but report_to is {', '.join(config.report_to)}; leave it out.")
+            raise InputError(f"{name} is for trackio, but report_to is {', '.join(config.report_to)}; remove it.")
 
 
 def _check_device(config: JudgeConfig) -> None:
     if config.n_gpu > 1:
         raise InputError(
-            f"{config.n_gpu} GPUs are visible to one process; start one for each: sft-judge launch --num_processes "
-            f"{config.n_gpu} ..., or set CUDA_VISIBLE_DEVICES=0."
+            f"{config.n_gpu} GPUs are visible to one process; start one process for each GPU: sft-judge launch "
+            f"--num_processes {config.n_gpu} ..., or set CUDA_VISIBLE_DEVICES=0."
         )
     divided = uses_fsdp() or config.deepspeed_plugin
     if divided and config.save_only_model and config.load_best_model_at_end:
-        raise InputError("save_only_model and load_best_model_at_end do not go together under DeepSpeed or FSDP.")
+        raise InputError("save_only_model and load_best_model_at_end cannot be combined under DeepSpeed or FSDP.")
     for name in ("fp16", "activation_offloading"):
         if getattr(config, name) and config.device.type == "cpu":
-            raise InputError(f"{name} needs a GPU, but training is on the CPU; leave it out.")
+            raise InputError(f"{name} needs a GPU, but training is on the CPU; remove the setting.")
 
 
 def _check_deepspeed(config: JudgeConfig) -> None:
-    """Raise `InputError` where a launcher's DeepSpeed settings contradict the recipe."""
+    """Raise `InputError` if a launcher's DeepSpeed settings contradict the recipe."""
     given = config.deepspeed_plugin.deepspeed_config if config.deepspeed_plugin else {}
     own = {
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
@@ -172,12 +188,14 @@ def _check_checkpointing(config: JudgeConfig) -> None:
                 f"{', '.join(CHECKPOINTING_KEYS)}.{nearest(str(name), CHECKPOINTING_KEYS)}"
             )
     if given.get("selective") and (given.get("use_reentrant") or not config.gradient_checkpointing):
-        raise InputError("gradient_checkpointing_kwargs: selective needs gradient_checkpointing, not reentrant.")
+        raise InputError(
+            "gradient_checkpointing_kwargs: selective needs gradient_checkpointing: true and use_reentrant: false."
+        )
     assert set(given) - {"selective"} <= set(signature(checkpoint).parameters)
 
 
 def _check_optimizer(config: JudgeConfig) -> None:
-    """Let the optimiser and its schedule take a few steps on a few numbers, on the device of the run."""
+    """Run a few steps of the optimiser and its schedule on a few numbers, on the device of the run."""
     layer = torch.nn.Linear(1, TRIED_NUMBERS, bias=False, device=config.device)
     defaults = _try_optimizer(config, layer)
     for name in OF_THE_OPTIMISER:
@@ -186,12 +204,12 @@ def _check_optimizer(config: JudgeConfig) -> None:
             continue
         try:
             without = _try_optimizer(config.with_changes(**{name: default}), layer)
-        except InputError:  # it needs the key
+        except InputError:  # the optimiser needs the setting
             continue
         if without == defaults:
-            raise InputError(f"{name} is {getattr(config, name)!r}, but {config.optim.value} makes no use of it.")
-    if "weight_decay" in (config.optim_args or ""):  # Trainer's groups of parameters have their own
-        raise InputError("optim_args has weight_decay, which Trainer takes from the key weight_decay alone.")
+            raise InputError(f"{name} is {getattr(config, name)!r}, but {config.optim.value} does not use it.")
+    if "weight_decay" in (config.optim_args or ""):  # Trainer sets weight decay in its parameter groups
+        raise InputError("optim_args has weight_decay, which Trainer reads only from the setting weight_decay.")
     _check_unused_by_schedule(config)
     steps = config.max_steps if config.max_steps > 0 else TRIED_STEPS + int(config.warmup_steps)
     try:
@@ -212,14 +230,19 @@ def _check_optimizer(config: JudgeConfig) -> None:
 
 
 def _try_optimizer(config: JudgeConfig, layer: torch.nn.Module) -> dict:
-    """Let the optimiser that Trainer would make take a step; returns its options. Raises `InputError` if it cannot."""
+    """
+    Run one step of the optimiser that Trainer would create, and return its options.
+
+    Raises:
+        InputError: the optimiser cannot be used.
+    """
     some = config.with_changes(optim_target_modules=config.optim_target_modules and "all-linear")
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(some, torch.nn.ModuleDict({"layer": layer}))
         seen = dict(options)
         given = [options.pop(name) for name in ("params", "model", "optimizer_dict") if name in options]
         optimizer = kind(given[0] if given else layer.parameters(), **options)
-        if hasattr(optimizer, "train"):  # a schedule-free one
+        if hasattr(optimizer, "train"):  # a schedule-free optimiser
             optimizer.train()
         layer(torch.ones(1, 1, device=config.device)).sum().backward()
         optimizer.step()
@@ -238,4 +261,4 @@ def _check_unused_by_schedule(config: JudgeConfig) -> None:
     }
     for name, given in unused.items():
         if given:
-            raise InputError(f"{name} is {given}, but lr_scheduler_type {kind} makes no use of it; leave it out.")
+            raise InputError(f"{name} is {given}, but lr_scheduler_type {kind} does not use it; remove the setting.")

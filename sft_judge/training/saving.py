@@ -1,4 +1,4 @@
-"""A finished training to a judge's folder, which appears when all is done, and to the hub where that was asked for."""
+"""Save a trained judge atomically and optionally push it to the Hub."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from sft_judge.training.summary import trained_spec
 
 def save_judge(trainer: Trainer, folder: Path, output: Path | None = None) -> None:
     """
-    Write a judge as a `JudgeTrainer` has it: weights, tokenizer, card, log and judge.json.
+    Write a judge's folder: weights, tokenizer, model card, training log and judge.json.
 
     Args:
         trainer: the `JudgeTrainer`.
-        folder: to write into. An adapter is put on the base as it was, where its start had changed that.
-        output: where the folder will stand in the end, from which an adapter's base is found; by default where it is.
+        folder: folder to write into. An adapter whose initialisation changed the base is saved for the unchanged base.
+        output: final place of the folder, from which an adapter's base is found; by default `folder`.
     """
     output = output or folder
     trainer.save_model(str(folder), _internal_call=True)
@@ -37,19 +37,29 @@ def save_judge(trainer: Trainer, folder: Path, output: Path | None = None) -> No
         write_json(folder / TRAINING_LOG, drop_timings(trainer.state.log_history))
         _finish_adapter_config(folder / ADAPTER, spec, output)
         write_spec(folder, spec, bind=True)
-        (folder / "training_args.bin").unlink(missing_ok=True)  # pickled, and judge.json holds the same as text
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; judge.json holds the settings as text
     trainer.accelerator.wait_for_everyone()
 
 
 def push_judge(folder: Path, config: JudgeConfig, message: str | None = None, token: str | None = None) -> CommitInfo:
-    """Push a judge to `hub_model_id`, by default its folder's name in the user's own space; see `push_folder`."""
+    """
+    Push a judge to `hub_model_id`, by default its folder's name in the user's namespace.
+
+    Args:
+        folder: the judge's folder.
+        config: settings with the `hub_*` fields.
+        message: commit message; see `push_folder` for the default.
+        token: Hub token; by default `config.hub_token`.
+    """
     name, token = config.hub_model_id or folder.name, token or config.hub_token
     options = {"message": message} if message else {}
     return push_folder(folder, name, private=config.hub_private_repo, token=token, **options)
 
 
 def drop_timings(history: list[dict]) -> list[dict]:
-    """The log without times and rates: the same training makes the same folder. The manifest has the seconds."""
+    """
+    Remove times and rates from the log, so that the same training writes the same folder. The manifest has the times.
+    """
     return [
         {key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))}
         for entry in history
@@ -57,7 +67,7 @@ def drop_timings(history: list[dict]) -> list[dict]:
 
 
 def _finish_adapter_config(file: Path, spec: JudgeSpec, output: Path) -> None:
-    """Name the base so that it is found from any folder, and sort the modules: PEFT writes a set."""
+    """Write a path of the base that works from any folder, and sort the target modules, which PEFT saves as a set."""
     if not file.is_file():
         return
     fields = json.loads(file.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """
-Check a recipe's keys against the table: known, of their type, one of their choices, in their range, not refused.
+Check settings against the table: known, of the right type, one of the choices, in range, not refused.
 
-All of it needs neither the model nor the machine; what does is in run_checks.py.
+These checks need neither the model nor the machine. run_checks.py holds those that do.
 """
 
 import json
@@ -24,15 +24,15 @@ _SHOWN_CHARACTERS = 80
 
 def check_settings(config, table: dict[str, Setting], choices: dict[str, tuple]) -> None:
     """
-    Check every field of a dataclass of settings; a single value of a list's type becomes a list.
+    Check every field of a settings dataclass. A single value for a list becomes a list.
 
     Args:
-        config: a `JudgeConfig` or `JudgeModelConfig` as the recipe gives it.
-        table: what becomes of the fields that are TRL's.
-        choices: allowed values by field, besides those that TRL names.
+        config: a `JudgeConfig` or `JudgeModelConfig` with the values of the recipe.
+        table: handling of the fields that are TRL's.
+        choices: allowed values by field, in addition to those that TRL declares.
 
     Raises:
-        InputError: a field is of the wrong type, not one of its choices, out of range, refused, or unknown to `table`.
+        InputError: a field has the wrong type, is not one of its choices, is out of range, refused, or not in `table`.
     """
     hints = hints_of(type(config))
     for item in fields(config):
@@ -45,7 +45,7 @@ def check_settings(config, table: dict[str, Setting], choices: dict[str, tuple])
         if value == default and type(value) is type(default):
             continue
         if name not in table and name not in type(config).__annotations__:
-            raise InputError(f"{name} is set, but sft_judge does not know that key of the TRL that is installed.")
+            raise InputError(f"{name} is set, but sft_judge does not know this setting of the installed TRL.")
         if name in table and table[name].handling == REFUSED:
             if value in table[name].allowed:
                 continue
@@ -58,7 +58,9 @@ def check_settings(config, table: dict[str, Setting], choices: dict[str, tuple])
 
 
 def check_combinations(config) -> None:
-    """Raise `InputError` for keys of a `JudgeConfig` that do nothing, or fail late, for want of another one."""
+    """
+    Raise `InputError` if a setting of a `JudgeConfig` has no effect, or fails late, because another one is missing.
+    """
     evaluates = config.eval_strategy != "no"
     wants_evaluation = {
         "load_best_model_at_end": config.load_best_model_at_end,
@@ -67,61 +69,67 @@ def check_combinations(config) -> None:
     }
     for name, wanted in wants_evaluation.items():
         if wanted and not evaluates:
-            raise InputError(f"{name} needs an evaluation; set eval_strategy and fold, or leave it out.")
+            raise InputError(f"{name} needs an evaluation; set eval_strategy and fold, or remove it.")
     if config.save_only_model and config.save_strategy == "no":
-        raise InputError("save_only_model is of checkpoints, but save_strategy is no; leave one of them out.")
+        raise InputError("save_only_model applies to checkpoints, but save_strategy is no; remove one of them.")
     metric = config.metric_for_best_model
     if config.save_strategy == "best" and metric is None:
-        raise InputError("save_strategy is best; set metric_for_best_model, e.g. log_loss, to say of what.")
+        raise InputError("save_strategy is best; set metric_for_best_model too, e.g. log_loss.")
     by_metric = config.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") or config.save_strategy == "best"
     for name in ("metric_for_best_model", "greater_is_better"):
         if getattr(config, name) is not None and not (by_metric or config.load_best_model_at_end):
-            raise InputError(f"{name} chooses nothing; set load_best_model_at_end or save_strategy best too.")
+            raise InputError(f"{name} has no effect; set load_best_model_at_end or save_strategy best too.")
     if evaluates and config.max_steps > 0 and max(config.eval_steps or 0, config.eval_delay) > config.max_steps:
         raise InputError(f"eval_steps or eval_delay is beyond max_steps, {config.max_steps}: nothing is evaluated.")
     if evaluates and config.dataloader_drop_last:
-        raise InputError("dataloader_drop_last would leave battles out of the evaluation too; leave one of them out.")
+        raise InputError("dataloader_drop_last would drop battles from the evaluation too; remove one of them.")
     if config.dataloader_num_workers == 0:
         for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
             if getattr(config, name):
                 raise InputError(f"{name} is set, but there are no workers; set dataloader_num_workers.")
     if config.agreement_weight and config.swap != "both":
-        raise InputError(f"agreement_weight is of a battle's two orders, but swap is {config.swap}; take both.")
+        raise InputError(f"agreement_weight needs both orders of a battle, but swap is {config.swap}; set swap: both.")
     if config.ddp_backend and os.environ.get("WORLD_SIZE", "1") == "1":
-        raise InputError(f"ddp_backend is {config.ddp_backend}, but this is one process; leave it out.")
+        raise InputError(f"ddp_backend is {config.ddp_backend}, but this is a single process; remove the setting.")
     if config.deepspeed and not has_gpu() and os.environ.get("WORLD_SIZE", "1") == "1":
-        raise InputError("deepspeed is set, but this is one process on a CPU; leave it out, or launch on GPUs.")
+        raise InputError("deepspeed is set, but this is a single process on a CPU; remove it, or launch on GPUs.")
     _check_order(config)
 
 
 def _check_order(config) -> None:
-    """Raise `InputError` where one of the keys of a batch's battles takes the place of another without a word."""
+    """Raise `InputError` if one setting of a batch's battles would silently override another."""
     budget, strategy = config.token_budget is not None, config.train_sampling_strategy
     if budget and not config.padding_free:
-        raise InputError("token_budget is for padding_free batches: set that too, or per_device_train_batch_size.")
+        raise InputError("token_budget needs padding_free: set it too, or use per_device_train_batch_size instead.")
     if budget and config.battle_order == "random":
-        raise InputError("token_budget goes with battle_order balanced or by_length, not random.")
+        raise InputError("token_budget needs battle_order balanced or by_length, not random.")
     if strategy != "random" and (budget or config.battle_order != "balanced"):
         other = "token_budget" if budget else f"battle_order {config.battle_order}"
-        raise InputError(f"train_sampling_strategy {strategy} and {other} each choose the batches; take one.")
+        raise InputError(f"train_sampling_strategy {strategy} and {other} each choose the batches; remove one.")
     if config.data_seed is not None and strategy != "random":
-        raise InputError(f"data_seed is set, but train_sampling_strategy is {strategy}; leave one of them out.")
+        raise InputError(f"data_seed is set, but train_sampling_strategy is {strategy}; remove one of them.")
 
 
 def check_deepspeed(config) -> None:
-    """Raise `InputError` where DeepSpeed's own settings contradict the recipe, as Trainer would once it trains."""
+    """Raise `InputError` if DeepSpeed's own settings contradict the recipe, as Trainer would when training starts."""
     if getattr(config, "hf_deepspeed_config", None) and config.hf_deepspeed_config.mismatches:
         wrong = "; ".join(line.removeprefix("- ") for line in config.hf_deepspeed_config.mismatches)
         raise InputError(f"deepspeed: its JSON and the recipe differ ({wrong}). Set these to 'auto' in the JSON.")
 
 
 def unused_settings(config, table: dict[str, Setting]) -> list[str]:
-    """Describe the keys that a recipe sets in vain, by the key for want of which they do nothing."""
+    """
+    Describe the settings without effect, together with the setting that each one needs.
+
+    Args:
+        config: a `JudgeConfig` or `JudgeModelConfig`.
+        table: settings by name.
+    """
     found = {}
     for item in fields(config):
         needs = table[item.name].needs if item.name in table else None
         value, default = getattr(config, item.name), item.default
-        if default is MISSING:  # TRL takes a list of one for a single value
+        if default is MISSING:  # TRL turns a list of one into a single value
             default = item.default_factory()
             value = value if isinstance(value, list) else [value]
         if needs and value != default and getattr(config, needs) in OFF:
@@ -130,18 +138,19 @@ def unused_settings(config, table: dict[str, Setting]) -> list[str]:
 
 
 def keys_of_many_processes(config) -> list[str]:
-    """Name the keys of several processes that a recipe sets."""
+    """Return the names of the multi-process settings (`ddp_*`) that a recipe sets."""
     items = [item for item in fields(config) if item.name.startswith("ddp_") and item.default is not MISSING]
     return [item.name for item in items if getattr(config, item.name) != item.default]
 
 
 @cache
 def hints_of(kind: type) -> dict:
+    """Return the type hints of a dataclass, cached."""
     return get_type_hints(kind)
 
 
 def _check_mapping(name: str, value, hint) -> None:
-    """Text for a mapping is JSON, as on the command line, or DeepSpeed's file."""
+    """Raise `InputError` if text for a mapping is not JSON, as on the command line, or for `deepspeed` not a file."""
     if not isinstance(value, str) or dict not in [get_origin(kind) or kind for kind in _alternatives(hint)]:
         return
     if name == "deepspeed" and not value.startswith("{"):
@@ -179,12 +188,13 @@ def _takes_list_alone(hint) -> bool:
 
 
 def enum_values(hint) -> tuple:
+    """Return the values of all enums in a type hint."""
     enums = [kind for kind in _alternatives(hint) if isinstance(kind, type) and issubclass(kind, Enum)]
     return tuple(item.value for kind in enums for item in kind)
 
 
 def _fits(value, hint) -> bool:
-    """Whether a value is of an annotated type; a whole number is also a number, true and false are neither."""
+    """Return True if a value has an annotated type. An integer is also a float; true and false are neither."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:
         return True

@@ -1,8 +1,8 @@
 """
-Teachers' labels: proven out of fold, in the verdicts of the student, of all teachers together.
+Teachers' labels: checked to be out of fold, converted to the student's verdicts, and combined over teachers.
 
-A label is a probability of a battle's own a and b in the order shown, so any teacher serves any student: other
-tokenizers, other templates, and other verdicts by the rules of `convert_verdicts`.
+A label is a probability of a battle's own a and b in the order shown. Any teacher can therefore teach any student:
+with another tokenizer, another template and, through `convert_verdicts`, another number of verdicts.
 """
 
 from collections.abc import Iterable
@@ -21,11 +21,11 @@ from sft_judge.data.probs import Probs, first_verdicts, read_probs
 from sft_judge.data.ties import tie_shares
 from sft_judge.data.verdict_files import is_verdict_file, read_verdicts
 
-ADVICE = "Predict them with `--out-of-fold`, or say allow_in_sample to train on them all the same."
-EXTERNAL = "If you know that their judge was not trained on these battles, say so: external_teacher: true."
-TEACHER = tuple(f"teacher_{name}" for name in VERDICTS)  # columns of battles, an external teacher's probabilities
-MIN_LABEL = 1e-4  # of a teacher's probabilities: engines agree to 2e-3 at best, so that no judge is surer than this
-NU = (1e-6, 1e6)  # where Davidson's parameter is looked for
+ADVICE = "Predict them with `--out-of-fold`, or set allow_in_sample to train on them nevertheless."
+EXTERNAL = "If you know that their judge was not trained on these battles, set external_teacher: true."
+TEACHER = tuple(f"teacher_{name}" for name in VERDICTS)  # columns of battles with an external teacher's probabilities
+MIN_LABEL = 1e-4  # lower bound of a teacher's probabilities; engines agree to 2e-3 at best, so smaller ones are noise
+NU = (1e-6, 1e6)  # search interval of Davidson's parameter
 
 
 def read_teachers(
@@ -39,34 +39,39 @@ def read_teachers(
     external_teacher: bool = False,
 ) -> dict:
     """
-    N teachers' labels by (id, order): probabilities [N, K] of the rows that all of them have.
+    Read the labels of N teachers for the battles that all of them have labelled.
 
     Args:
         paths: probs files, or verdict files of judges without probabilities.
-        battles: the file that is trained on; None of a data set.
-        rows: its battles that are trained on: their folds must be proven, their ties tell a teacher of two verdicts
-            how many there are.
+        battles: the file that is trained on; None for a data set.
+        rows: the battles that are trained on. Their folds must be proven; their share of ties sets the ties of a
+            teacher with two verdicts.
         num_verdicts: K of the student.
         student: the folder to be written.
-        ties: of TEACHER_TIES, what becomes of them for a student of two verdicts.
-        allow_in_sample: take labels that are not proven out of fold.
-        external_teacher: take a file without metadata, whose judge the user knows not to have seen these battles.
+        ties: one of TEACHER_TIES, for a student of two verdicts.
+        allow_in_sample: accept labels that are not proven out of fold.
+        external_teacher: accept a file without metadata, from a judge that the user knows was not trained on these
+            battles.
+
+    Returns:
+        Probabilities [N, K] by (id, order).
 
     Raises:
         GateError: a file's metadata does not prove every label out of fold.
-        InputError: a file is named twice, an answer could not be read, or `student` holds the judges that made one.
+        InputError: a file is given twice, an answer could not be read, or `student` holds the judge that made a file.
     """
     files = [_read_labels(path) for path in paths]
     hashes = [content_hash(path) for path in paths]
     for path, digest in zip(paths, hashes, strict=True):
         if hashes.count(digest) > 1:
-            raise InputError(f"{path} is among the labels twice: a teacher counts once; give it a higher weight.")
+            raise InputError(f"{path} is among the labels twice. Name it once, and raise its distill_weight instead.")
     each = []
     for path, probs in zip(paths, files, strict=True):
         _not_the_teacher(path, probs, student)
         if probs.scored is not None and not probs.scored.all():
             raise InputError(
-                f"{path}: {int((~probs.scored).sum())} battles hold class frequencies, which are no labels."
+                f"{path}: {int((~probs.scored).sum())} battles were not scored and hold class frequencies, which are "
+                "not labels. Predict without a time budget."
             )
         if not allow_in_sample and not (external_teacher and not probs.metadata):
             check_out_of_fold(path, probs, battles, rows)
@@ -81,31 +86,36 @@ def _read_labels(path: Path) -> Probs:
     file = read_verdicts(path)
     if unread := file.num_unread(file.ids.tolist()):
         raise InputError(
-            f"{path}: {unread} answers could not be read, and a battle without its label cannot be trained on. Leave "
-            "these battles out."
+            f"{path}: {unread} answers could not be read, and a battle without a label cannot be trained on. Remove "
+            "these battles."
         )
     return file.as_probs()
 
 
 def read_teacher_columns(rows: pa.Table, num_verdicts: int, ties: str, external_teacher: bool) -> dict | None:
     """
-    One teacher's labels by (id, order), probabilities [1, K], from the columns of TEACHER; None without them.
+    Read the labels of one teacher from the columns of TEACHER.
 
     Args:
         rows: battles to train on.
         num_verdicts: K of the student.
         ties: as in `read_teachers`.
-        external_teacher: whether the user says that the teacher was not trained on these battles.
+        external_teacher: True if the user states that the teacher was not trained on these battles.
+
+    Returns:
+        Probabilities [1, K] by (id, order); None if the columns are missing.
 
     Raises:
-        GateError: the user does not say so, and a column proves nothing.
-        InputError: a column is missing, or the probabilities of a battle are no distribution.
+        GateError: `external_teacher` is False; a column cannot prove that it is out of fold.
+        InputError: a column is missing, or the probabilities of a battle do not sum to 1.
     """
     there = [name for name in TEACHER if name in rows.column_names]
     if not there:
         return None
     if there not in (list(TEACHER), list(TEACHER[:2])):
-        raise InputError(f"The data set has {', '.join(there)}; a teacher has {', '.join(TEACHER)}, or the first two.")
+        raise InputError(
+            f"The data set has {', '.join(there)}, expected the columns {', '.join(TEACHER)}, or the first two."
+        )
     if not external_teacher:
         raise GateError(f"Nothing proves the labels in the columns {', '.join(there)} out of fold. {EXTERNAL}")
     probs = np.zeros((rows.num_rows, len(TEACHER)))
@@ -125,9 +135,15 @@ def read_teacher_columns(rows: pa.Table, num_verdicts: int, ties: str, external_
 
 def floor_labels(teacher: dict) -> tuple[dict, int]:
     """
-    Labels without a probability below MIN_LABEL, their sums still one, and how many had one.
+    Raise probabilities below MIN_LABEL to MIN_LABEL, and normalise the changed labels.
 
-    A 0 stays 0 at every temperature, and temperature**2 then multiplies the loss of a label that was never softened.
+    A 0 stays 0 at every temperature, so `temperature**2` would scale the loss of a label that was never softened.
+
+    Args:
+        teacher: labels by (id, order).
+
+    Returns:
+        The labels, and the number of labels that were changed.
     """
     floored = {key: np.maximum(labels, MIN_LABEL) for key, labels in teacher.items() if (labels < MIN_LABEL).any()}
     num_floored = sum(int((teacher[key] < MIN_LABEL).any(axis=-1).sum()) for key in floored)
@@ -142,7 +158,14 @@ def _not_the_teacher(path: Path, probs: Probs, student: Path) -> None:
 
 
 def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
-    """The teachers' probabilities [N, K] for a battle in an order, or an `InputError` that names the battle."""
+    """
+    Return the teachers' probabilities [N, K] for a battle in an order, or raise an `InputError` that names the battle.
+
+    Args:
+        teacher: labels by (id, order).
+        battle: id of the battle.
+        order: `ab` or `ba`.
+    """
     if (battle, order) not in teacher:
         raise InputError(
             f"The teacher's labels have no row for battle {battle} in order {order}. Predict both orders."
@@ -152,10 +175,18 @@ def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
 
 def correct_label(hard: list[float], labels: Iterable[np.ndarray], above: float) -> list[float]:
     """
-    A row's own label [K], or the teachers' where they are sure that it is wrong.
+    Replace a row's own label by the teachers' if they confidently contradict it.
 
-    `labels` are [N, K] in each order shown. Where their mean gives a verdict more than `above` (1: never) and the
-    row's own label does not favour it, that mean takes its place (the WSDM Cup 1st place corrected 125 rows by hand).
+    The teachers' mean over teachers and orders replaces the label if it gives one verdict more than `above` and the
+    label does not favour this verdict. The idea is from the WSDM Cup 1st place, who corrected 125 labels by hand.
+
+    Args:
+        hard: the row's own label [K].
+        labels: the teachers' probabilities [N, K], one array for each order shown.
+        above: threshold from 0.5 to 1; 1 never replaces a label.
+
+    Returns:
+        The label to train on [K].
     """
     mean = np.mean([label.mean(axis=0) for label in labels], axis=0)
     sure = np.flatnonzero(mean == mean.max())
@@ -165,11 +196,20 @@ def correct_label(hard: list[float], labels: Iterable[np.ndarray], above: float)
 
 def convert_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np.ndarray:
     """
-    A teacher's probabilities [R, 3] (tie 0 where it knows none) in the `num` verdicts of a student [R, num].
+    Convert a teacher's probabilities to the student's verdicts.
 
-    Three to two: the tie is dropped, or half of it added to each (`split`). Two to three: ties as Davidson (1970) has
-    them, p_tie proportional to nu * sqrt(p_a p_b), nu such that `share` of the verdicts are ties; the odds of a and b
-    stay.
+    From three to two verdicts, the tie is dropped or split evenly between a and b. From two to three, ties follow
+    [Davidson (1970)](https://doi.org/10.1080/01621459.1970.10481082): p_tie is proportional to nu * sqrt(p_a p_b),
+    with nu such that the mean probability of a tie is `share`. The odds of a against b do not change.
+
+    Args:
+        probs: the teacher's probabilities [R, 3], with 0 for a tie if the teacher has two verdicts.
+        num: number of verdicts of the student, 2 or 3.
+        ties: `drop` or `split`, for a student of two verdicts.
+        share: share of ties in the labels, from 0 to 1.
+
+    Returns:
+        Probabilities [R, num].
     """
     knows_ties = (probs[:, 2] > 0).any()
     if num == 2:
@@ -182,32 +222,40 @@ def convert_verdicts(probs: np.ndarray, num: int, ties: str, share: float) -> np
         return nu * even / (1 + nu * even)
 
     if not shares(NU[0]).mean() < share < shares(NU[1]).mean():
-        return probs  # no ties to be had, or none wanted
+        return probs  # no nu gives this share; in particular a share of 0
     tie = shares(np.exp(brentq(lambda log_nu: shares(np.exp(log_nu)).mean() - share, *np.log(NU))))
     return np.column_stack([probs[:, :2] * (1 - tie)[:, None], tie])
 
 
 def tie_share(rows: pa.Table) -> float:
-    """The share of ties in the labels of the battles that have one."""
+    """Compute the share of ties in the labels; 0 if no battle has a label."""
     shares = tie_shares(rows)
     labelled = shares[~np.isnan(shares)]
     return float(labelled.mean()) if len(labelled) else 0.0
 
 
 def check_out_of_fold(path: Path, probs: Probs, battles: Path | None, rows: pa.Table) -> None:
-    """Raise `GateError` unless each labelled battle's label is proven to be of a model that did not train on it."""
+    """
+    Raise `GateError` unless each label is proven to come from a model that did not train on its battle.
+
+    Args:
+        path: the labels' file, for messages.
+        probs: the labels with their metadata.
+        battles: the battles file that is trained on, or None.
+        rows: the battles that are trained on.
+    """
     folds = probs.metadata.get("folds")
     if not folds:
         more = f" {EXTERNAL}" if not probs.metadata else ""
-        raise GateError(f"{path}: nothing proves these labels out of fold. {ADVICE}{more}")
+        raise GateError(f"{path}: its metadata does not prove these labels out of fold. {ADVICE}{more}")
     for fold, model in folds.items():
         if int(fold) in model["folds_seen"]:
             raise GateError(f"{path}: fold {fold} was labelled by {model['model']}, which trained on it. {ADVICE}")
     if battles is None:
-        raise GateError(f"{path}: labels are proven for a battles file; train on it with battles: FILE. {ADVICE}")
+        raise GateError(f"{path}: labels are proven for a battles file only; set battles: FILE to use it. {ADVICE}")
     if probs.metadata.get("battles_sha256") != content_hash(battles):
-        raise GateError(f"{path}: labels of another battles file than {battles}. Predict them for this one.")
+        raise GateError(f"{path}: these labels are for another battles file than {battles}. Predict this file.")
     unproven = sorted(set(map(str, labelled_folds(rows))) - set(folds))
     if unproven:
         what = "battles without a fold" if unproven == ["None"] else f"fold {unproven[0]}"
-        raise GateError(f"{path}: no model is named that left out {what}. {ADVICE}")
+        raise GateError(f"{path}: its metadata names no model that held out {what}. {ADVICE}")

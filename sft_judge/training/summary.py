@@ -1,4 +1,4 @@
-"""What a finished training leaves to be known of it: judge.json, and the facts of its manifest."""
+"""Summarise a finished training for judge.json and the manifest, and describe its data before it starts."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def summarise_training(trainer: Trainer) -> dict:
-    """What a `JudgeTrainer`'s run saw and how it ended, for judge.json and the manifest."""
+    """Summarise what a `JudgeTrainer`'s run trained on and how it ended, for judge.json and the manifest."""
     data, config, base = trainer.data, trainer.args, trainer.start.name
     battles = config.battles_file
     return {
@@ -44,7 +44,13 @@ def summarise_training(trainer: Trainer) -> dict:
 
 
 def trained_spec(trainer: Trainer, output: Path) -> JudgeSpec:
-    """What judge.json says of the judge that a `JudgeTrainer` has trained, and that will stand at `output`."""
+    """
+    Build the judge.json of a judge that a `JudgeTrainer` has trained.
+
+    Args:
+        trainer: the `JudgeTrainer`.
+        output: final folder of the judge.
+    """
     config, prompt, start = trainer.args, trainer.data.prompt, trainer.start
     spec = JudgeSpec(
         prompt.words, prompt.verdict_ids, read_template(config.prompt_template), config.budget, config.show_language
@@ -57,7 +63,13 @@ def trained_spec(trainer: Trainer, output: Path) -> JudgeSpec:
 
 
 def announce_data(config: JudgeConfig, data: TrainingData) -> None:
-    """Say on the first process what a training sees, what a step is, and what is odd about the prompt's end."""
+    """
+    Log the data of a training and the size of a step on the first process, and warn of an odd prompt end.
+
+    Args:
+        config: settings of the training.
+        data: the data of the training.
+    """
     if config.process_index == 0:
         logger.info(describe_counts(data.counts, config.total_budget))
         logger.info(describe_batch(config, data))
@@ -67,21 +79,34 @@ def announce_data(config: JudgeConfig, data: TrainingData) -> None:
 
 
 def describe_batch(config: JudgeConfig, data: TrainingData) -> str:
-    """How many battles and rows a step has, and what keeps that number on other processes."""
+    """
+    Describe in one line how many battles a step has, and how to keep this number with other processes.
+
+    Args:
+        config: settings of the training.
+        data: the data of the training.
+    """
     each, accumulated, processes = config.train_batch_size, config.gradient_accumulation_steps, config.world_size
     battles = each * accumulated * processes
     orders = " in both orders" if config.swap == "both" else ""
     size = "as many battles as token_budget holds" if config.token_budget else f"{battles} battles"
     several = "process" if processes == 1 else "processes"
     return (
-        f"a step is {size}{orders}: {each} a batch x {accumulated} accumulated x {processes} {several}, "
-        f"{len(data.train_set) / battles:,.0f} steps an epoch. On N processes, keep per_device_train_batch_size x "
+        f"a step is {size}{orders}: {each} per batch x {accumulated} accumulated x {processes} {several}, "
+        f"{len(data.train_set) / battles:,.0f} steps per epoch. On N processes, keep per_device_train_batch_size x "
         f"gradient_accumulation_steps x N at {battles}"
     )
 
 
 def measure_costs(trainer: Trainer, data: TrainingData, trained) -> dict:
-    """Seconds of the steps of a whole run, its tokens a second, and its memory on a GPU."""
+    """
+    Compute a run's training time in seconds, its tokens per second, and its peak GPU memory.
+
+    Args:
+        trainer: the `JudgeTrainer`.
+        data: the data of the training.
+        trained: what `train` returned; the run must not have been resumed.
+    """
     tokens, seconds = sum(data.train_set["length"]) * trainer.state.epoch, trained.metrics["train_runtime"]
     costs = {"train_seconds": round(seconds, 1), "tokens_per_second": round(tokens / seconds)}
     if torch.cuda.is_available():
@@ -90,7 +115,7 @@ def measure_costs(trainer: Trainer, data: TrainingData, trained) -> dict:
 
 
 def _recipe(config: JudgeConfig) -> dict:
-    """The judge's own settings and those of the optimiser, as plain values."""
+    """Return the judge's own settings and those of the optimiser as plain values."""
     own = [name for name in JudgeConfig.__annotations__ if name not in DEFAULTS]
     optimiser = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps")
     batch = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim")
@@ -98,7 +123,7 @@ def _recipe(config: JudgeConfig) -> dict:
 
 
 def plain_values(values: dict) -> dict:
-    """Settings as JSON has them."""
+    """Convert settings to values that JSON can hold; any other type becomes text."""
     return json.loads(json.dumps(values, default=str))
 
 
@@ -107,7 +132,7 @@ def _folds(rows: pa.Table) -> list[int]:
 
 
 def _folds_of_base(model: str, battles: Path) -> list[int]:
-    """Folds that the base has already learnt from, where it was trained on these very battles."""
+    """Return the folds that the base was already trained on, if it was trained on the same battles file."""
     if not (Path(model) / FILE).is_file():
         return []
     seen = read_spec(model).training
@@ -115,7 +140,9 @@ def _folds_of_base(model: str, battles: Path) -> list[int]:
 
 
 def _final_evaluation(trainer: Trainer) -> dict:
-    """The evaluation of the weights that are kept: the best one's where that was asked for, else the last."""
+    """
+    Return the evaluation of the saved weights: of the best checkpoint if it is loaded at the end, else the last one.
+    """
     logged = [entry for entry in trainer.state.log_history if any(key.startswith("eval_") for key in entry)]
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     entries = [entry for entry in logged if best in (None, entry["step"])]

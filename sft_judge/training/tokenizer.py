@@ -1,4 +1,4 @@
-"""The tokenizer of a recipe: its end and pad tokens and its chat template, set before a row is made."""
+"""Set a recipe's end and pad tokens and its chat template on the tokenizer, before any row is made."""
 
 import logging
 from pathlib import Path
@@ -12,12 +12,17 @@ logger = logging.getLogger(__name__)
 
 def set_tokens(tokenizer, config: JudgeConfig) -> None:
     """
-    Give a tokenizer the end and pad tokens and the chat template that a recipe asks for.
+    Set the end and pad tokens and the chat template that a recipe asks for.
 
-    SFTTrainer would do so after the rows are made.
+    SFTTrainer would set them after the rows are made.
+
+    Args:
+        tokenizer: the tokenizer, changed in place.
+        config: settings of the training.
 
     Raises:
-        InputError: `eos_token` or `pad_token` is not in the vocabulary, or `chat_template_path` is no template file.
+        InputError: `eos_token` or `pad_token` is not in the vocabulary, or `chat_template_path` is not a template
+            file.
     """
     for name in ("eos_token", "pad_token"):
         token = getattr(config, name)
@@ -35,8 +40,8 @@ def set_tokens(tokenizer, config: JudgeConfig) -> None:
 def _read_chat_template(file: Path) -> str:
     if not file.is_file() or file.suffix not in (".jinja", ".j2"):
         raise InputError(
-            f"chat_template_path is {file}, expected a .jinja file. Another model's template may need "
-            "tokens that this one has not: save its text to a file."
+            f"chat_template_path is {file}, expected a .jinja file. To use another model's template, save its text to "
+            "a file, and check that this tokenizer has its special tokens."
         )
     try:
         return file.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
 """
-A recipe to a judge: read the rows, load the model, train, and write a folder that appears when all is done.
+Train a judge from a recipe: read the rows, load the model, train, and write the folder atomically.
 
-Work in progress is kept beside the output in `.NAME.partial`, with the fingerprint of the settings that it belongs to:
-the same settings go on from the last checkpoint, others start afresh. See resume.py.
+Unfinished work is kept beside the output in `.NAME.partial`, with the fingerprint of its settings. A run with the same
+settings resumes from the last checkpoint; other settings start from step 0. See resume.py.
 """
 
 import copy
@@ -28,29 +28,29 @@ from sft_judge.training.trainer import JudgeTrainer
 
 logger = logging.getLogger(__name__)
 
-TENSORBOARD_LOGS = "runs"  # where Trainer puts them, in its output folder
+TENSORBOARD_LOGS = "runs"  # folder that Trainer writes into its output folder
 
 
 def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint: str) -> dict:
     """
-    Train a judge and put its folder at `config.output_dir`.
+    Train a judge and write its folder to `config.output_dir`.
 
     Args:
-        config: settings of the training and of the judge; left as they are.
+        config: settings of the training and of the judge; not changed.
         model_config: settings of the base model and of its adapter.
-        fingerprint: identifies all that the result depends on; unfinished work of another one is thrown away.
+        fingerprint: hash of everything that the result depends on. Unfinished work with another one is deleted.
 
     Returns:
         Facts for the manifest.
 
     Raises:
-        InputError: settings, battles, labels or model do not go together.
+        InputError: settings, battles, labels or model do not fit together.
         GateError: a guard stopped the run, or labels are not proven out of fold.
     """
     output = Path(config.output_dir)
     check_folder(output)
     start = locate(model_config.model_name_or_path, model_config.model_revision, model_config.gguf_file)
-    located = copy.copy(model_config)  # by its folder, where it was downloaded
+    located = copy.copy(model_config)  # names the downloaded folder instead of the Hub id
     located.model_name_or_path = start.folder
     _check_recipe(config)
     check_push(config, start, model_config.use_peft)
@@ -72,7 +72,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         args=config.with_changes(
             output_dir=str(work),
             push_to_hub=False,
-            run_name=config.run_name or f"{output.name}-{fingerprint[:8]}",  # the same where it goes on
+            run_name=config.run_name or f"{output.name}-{fingerprint[:8]}",  # the same when resumed
         ),
         processing_class=tokenizer,
         train_dataset=data,
@@ -84,7 +84,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
     trained = _fit(trainer, checkpoint)
     result = summarise_training(trainer)
     _finish(trainer, config, output)
-    # of a whole run, not of what was left of one
+    # Only a run that was not resumed measures the cost of the whole training.
     costs = measure_costs(trainer, data, trained) if checkpoint is None else {}
     return (
         result | costs | {"config": plain_values(config.to_dict()), "model_config": plain_values(vars(model_config))}
@@ -95,13 +95,15 @@ def _check_recipe(config: JudgeConfig) -> None:
     check_evaluation(config, config.fold is not None or config.dataset_name is not None)
     if config.model_init_kwargs:
         raise InputError(
-            "model_init_kwargs is of JudgeTrainer in Python; a recipe has dtype, attn_implementation, model_revision "
-            "and load_in_4bit."
+            "model_init_kwargs is for JudgeTrainer in Python; in a recipe use dtype, attn_implementation, "
+            "model_revision and load_in_4bit."
         )
 
 
 def _finish(trainer: JudgeTrainer, config: JudgeConfig, output: Path) -> None:
-    """Put the finished judge in place, whole, and push it where that was asked for; a hub costs no training."""
+    """
+    Move the finished judge into place atomically, and push it if asked for. A failed push does not lose the training.
+    """
     work = Path(trainer.args.output_dir)
     save_judge(trainer, work / "judge", output)
     if trainer.is_world_process_zero():
@@ -114,7 +116,7 @@ def _finish(trainer: JudgeTrainer, config: JudgeConfig, output: Path) -> None:
                 logger.info(f"pushed to {push_judge(output, config).repo_url}")
             except InputError as error:
                 name = config.hub_model_id or output.name
-                logger.warning(f"{error} Again: sft-judge push {output} --repo {name}")
+                logger.warning(f"{error} To try again: sft-judge push {output} --repo {name}")
     trainer.accelerator.wait_for_everyone()
 
 
@@ -127,11 +129,11 @@ def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
 
 
 def _fit(trainer: JudgeTrainer, checkpoint: str | None):
-    """Train, from a checkpoint if there is one; a run that a guard stops leaves its log in `stopped.json`."""
+    """Train, from a checkpoint if there is one. If a guard stops the run, its log is written to `stopped.json`."""
     try:
         trained = trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step == 0:
-            raise GateError("No step was made, so nothing was learnt: too few battles for a batch of all processes.")
+            raise GateError("No training step was run: there are too few battles for one batch on all processes.")
         return trained
     except GateError as error:
         if trainer.is_world_process_zero():

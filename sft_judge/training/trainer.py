@@ -1,4 +1,4 @@
-"""JudgeTrainer: a judge from a model, settings and data sets, in the forms of TRL's trainers."""
+"""JudgeTrainer: train a judge from a model, settings and data sets, with the arguments of TRL's trainers."""
 
 from pathlib import Path
 
@@ -22,26 +22,29 @@ from sft_judge.training.verdict_trainer import VerdictTrainer
 
 class JudgeTrainer(VerdictTrainer):
     """
-    Trains a judge as TRL's trainers train: a model, settings and data sets in, a folder or a repository out.
+    Train a judge as TRL's trainers do, from a model, settings and data sets.
 
     Args:
-        model: a folder, a hub id, or a causal language model in memory. One that is named is loaded from safetensors
-            by `args.model_init_kwargs`, in float32 unless these say otherwise.
-        args: a `JudgeConfig`; left out, its defaults, with `output_dir` named after the model.
-        data_collator: left out, one that pads, or lays rows one after the other (`padding_free`).
+        model: a folder, a Hub id, or a causal language model in memory. A model given by name is loaded from
+            safetensors with `args.model_init_kwargs`, in float32 unless they say otherwise.
+        args: a `JudgeConfig`; by default one with an `output_dir` named after the model.
+        data_collator: by default one that pads rows, or concatenates them if `padding_free`.
         train_dataset: a `datasets.Dataset` of battles (`prompt`, `response_a`, `response_b`, and `verdict` or
             `winner`), of TRL's preference data (`chosen`, `rejected`, plain or conversational) or of a competition's
-            columns, as `sft-judge import` knows them; columns `teacher_a`, `teacher_b`, `teacher_tie` are an external
-            teacher's probabilities. Left out, the battles file of `args.battles`.
-        eval_dataset: the same, or several by name; left out, the battles of `args.fold`.
-        processing_class: the tokenizer; left out, the model's own.
-        compute_metrics: left out, log loss, accuracy, calibration error and agreement of the two orders.
-        callbacks, optimizers, peft_config, quantization_config: as in SFTTrainer.
-        teacher_labels: probs or verdict files of teachers; left out, those of `args.labels`.
-        start: where a loaded model is from, if that is known better than its configuration has it.
+            columns that `sft-judge import` knows. The columns `teacher_a`, `teacher_b`, `teacher_tie` are an external
+            teacher's probabilities. By default the battles of `args.battles`.
+        eval_dataset: a data set as `train_dataset`, or several by name; by default the battles of `args.fold`.
+        processing_class: the tokenizer; by default the model's own.
+        compute_metrics: by default log loss, accuracy, calibration error and agreement of the two orders.
+        callbacks: as in SFTTrainer.
+        optimizers: as in SFTTrainer.
+        peft_config: a `LoraConfig`, or None to train all weights.
+        quantization_config: as in SFTTrainer.
+        teacher_labels: probs or verdict files of teachers; by default those of `args.labels`.
+        start: where a loaded model is from, if its configuration does not tell.
 
     Raises:
-        InputError: a ValueError that says in one line what does not go together, or is not what it should be.
+        InputError: a `ValueError` that says in one line which argument is invalid, or which do not fit together.
         GateError: labels are not proven out of fold.
     """
 
@@ -70,7 +73,7 @@ class JudgeTrainer(VerdictTrainer):
         self.data, self.start, self.wants_push = train_dataset, start, args.push_to_hub
         super().__init__(
             model,
-            args.with_changes(push_to_hub=False),  # which would push each checkpoint
+            args.with_changes(push_to_hub=False),  # Trainer would push each checkpoint
             processing_class=processing_class,
             verdict_ids=self.data.prompt.verdict_ids,
             data_collator=data_collator,
@@ -87,7 +90,7 @@ class JudgeTrainer(VerdictTrainer):
             self.add_callback(EmaCallback(args.ema_decay))
 
     def _keep_adapter_start(self, peft_config) -> Path | None:
-        """Keep the start of an adapter that changed its base, to subtract it when the judge is saved."""
+        """Save the initial adapter if it changed the base's weights, to subtract it when the judge is saved."""
         if not changes_base(getattr(peft_config, "init_lora_weights", None)):
             return None
         check_start(peft_config.init_lora_weights, peft_config, self.model)
@@ -98,14 +101,24 @@ class JudgeTrainer(VerdictTrainer):
         return start
 
     def train(self, *args, **kwargs):
-        """Train as Trainer does; with `ema_decay`, evaluate the averaged weights, which are those that are kept."""
+        """
+        Train as Trainer does. With `ema_decay`, evaluate the averaged weights at the end, because they are the ones
+        saved.
+        """
         trained = super().train(*args, **kwargs)
         if self.args.ema_decay and self.eval_dataset is not None:
             self.evaluate()
         return trained
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
-        """Evaluate on the battles of a data set, of several by name, or on those that the trainer was made with."""
+        """
+        Evaluate the judge.
+
+        Args:
+            eval_dataset: a data set of battles, several by name, or None for those that the trainer was created with.
+            ignore_keys: as in Trainer.
+            metric_key_prefix: as in Trainer.
+        """
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: self._rows_of(each, f"eval_dataset {name}") for name, each in eval_dataset.items()}
         elif eval_dataset is not None and not isinstance(eval_dataset, str):
@@ -113,7 +126,17 @@ class JudgeTrainer(VerdictTrainer):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test"):
-        """Verdict logits of battles in both orders [N, 2, K] in the order shown, targets, and figures."""
+        """
+        Predict battles in both orders.
+
+        Args:
+            test_dataset: a data set of battles.
+            ignore_keys: as in Trainer.
+            metric_key_prefix: as in Trainer.
+
+        Returns:
+            A `PredictionOutput`: verdict logits [N, 2, K] in the order shown, targets, and metrics.
+        """
         return super().predict(self._rows_of(test_dataset, "test_dataset"), ignore_keys, metric_key_prefix)
 
     def _rows_of(self, dataset, name: str) -> Dataset:
@@ -132,7 +155,7 @@ class JudgeTrainer(VerdictTrainer):
         return super().get_test_dataloader(test_dataset)
 
     def _groups_of(self, dataset):
-        """The prompts [N] of the data set that is about to be evaluated on."""
+        """Return the prompt groups [N] of the data set that is about to be evaluated."""
         name = dataset if isinstance(dataset, str) else getattr(dataset, "_fingerprint", None)
         return self.data.eval_groups.get(name, self.data.eval_groups.get(EVAL))
 
@@ -141,7 +164,7 @@ class JudgeTrainer(VerdictTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """
-        Write the judge's folder: weights, tokenizer, judge.json, card. Push it where `push_to_hub` is set.
+        Write the judge's folder: weights, tokenizer, judge.json and model card. Push it if `push_to_hub` is set.
 
         Args:
             output_dir: the folder; by default that of the settings.
@@ -155,20 +178,35 @@ class JudgeTrainer(VerdictTrainer):
             self.push_to_hub("Model save")
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
-        """Write the judge's card into the output folder; checkpoints have none."""
+        """
+        Write the judge's model card into the output folder; checkpoints have none.
+
+        Args:
+            model_name: title of the card; by default the folder's name.
+            dataset_name: not used.
+            tags: not used.
+        """
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
             write_card(folder, model_name or folder.name, trained_spec(self, folder), self.args, self.data.sources())
 
     def _save_checkpoint(self, model, trial):
-        super(SFTTrainer, self)._save_checkpoint(model, trial)  # SFTTrainer's writes a card of its own each time
+        super(SFTTrainer, self)._save_checkpoint(model, trial)  # skip SFTTrainer's, which writes its own model card
 
     def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, token=None, **kwargs):
         """
-        Write the judge's folder, and upload it to `hub_model_id`, by default the folder's name in the user's space.
+        Write the judge's folder and push it to `hub_model_id`, by default the folder's name in the user's namespace.
+
+        Args:
+            commit_message: message of the commit.
+            blocking: not used; the call waits for the upload.
+            token: Hub token; by default `hub_token` of the settings.
 
         Returns:
-            The commit. Raises `InputError` where the hub cannot be reached, or refuses.
+            The commit on the first process, None on the others.
+
+        Raises:
+            InputError: the Hub cannot be reached or refuses the upload.
         """
         folder = Path(self.args.output_dir)
         save_judge(self, folder)
@@ -178,5 +216,5 @@ class JudgeTrainer(VerdictTrainer):
 
 
 def _sets_to_evaluate(data: TrainingData):
-    """What Trainer takes: one data set, several by name, or none."""
+    """Return the evaluation sets as Trainer takes them: one data set, several by name, or None."""
     return data.eval_sets.get(EVAL) if set(data.eval_sets) <= {EVAL} else data.eval_sets

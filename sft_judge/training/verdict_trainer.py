@@ -1,8 +1,9 @@
 """
-TRL's SFTTrainer with the loss on the verdict alone, on rows that are token ids already.
+TRL's SFTTrainer with the loss on the verdict only, on rows that are already token ids.
 
-One forward of the trunk a step, K rows of the head at the answer position. A battle is one example and may hold both
-its orders, so the two always meet in one step. Soft labels are a column, not a second trainer.
+A step runs the trunk once and computes K rows of the LM head at the answer position. A battle is one example and may
+hold both of its orders, so that both are always in the same step. Soft labels are a column of the data set, not
+another trainer.
 """
 
 import logging
@@ -34,25 +35,33 @@ MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 class VerdictTrainer(SFTTrainer):
     """
-    SFTTrainer whose loss is the cross-entropy (and distillation) over the verdicts at the answer position.
+    Train on the cross-entropy (and distillation) over the verdicts at the answer position.
 
-    A step's loss is the mean over all its rows: however they are dealt to processes and accumulated batches, the sum
-    of the rows' losses is divided by their number in the whole step, which Trainer counts from the labels, one a row.
+    The loss of a step is the mean over all its rows: the sum of the rows' losses is divided by their number in the
+    whole step, however the rows are spread over processes and accumulated batches. Trainer counts the rows from the
+    labels, which hold one token per row.
 
-    Takes data sets of token ids as `dataset.py` makes them; SFTTrainer's own preparation is skipped.
+    The data sets hold token ids, as `dataset.py` makes them; SFTTrainer's own preparation is skipped.
+
+    Args:
+        model: a causal language model.
+        args: settings of the training.
+        processing_class: the tokenizer.
+        verdict_ids: token ids of the verdicts [K].
+        options: further arguments of SFTTrainer.
     """
 
     def __init__(self, model, args: JudgeConfig, *, processing_class, verdict_ids: list[int], **options):
         collator = VerdictCollator(processing_class.pad_token_id, args.pad_to_multiple_of, args.padding_free)
         options["data_collator"] = options.get("data_collator") or collator
-        # SFTTrainer would want its own collator, and change the tokenizer after the rows were made with it
+        # SFTTrainer would require its own collator, and change the tokenizer after it was used to make the rows
         changes = {"padding_free": False, "model_init_kwargs": None}
         changes |= dict.fromkeys(("chat_template_path", "eos_token", "pad_token"))
         super().__init__(model, args.with_changes(**changes), processing_class=processing_class, **options)
-        keep_unpacked(self.model)  # it is evaluated between its steps
-        self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and leaves the division to us
+        keep_unpacked(self.model)  # the model is evaluated between its training steps
+        self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and compute_loss divides by them
         if self.accelerator.device.type == "cpu":
-            prepare_cpu_memory()  # of a model that load_model did not load
+            prepare_cpu_memory()  # for a model that load_model did not load
         alone = self.accelerator.distributed_type == DistributedType.NO
         self.verdict_head = VerdictHead(self.model, verdict_ids, alone, args.last_layer_at_answer)
         self.collapse_guard = CollapseGuard(_frequencies(self.train_dataset))
@@ -63,19 +72,20 @@ class VerdictTrainer(SFTTrainer):
             self.add_callback(PlainLines(sum(self.train_dataset["length"])))
 
     def train(self, *args, **options):
+        """Train as Trainer does, without PEFT's casts of adapter inputs if mixed precision makes them useless."""
         with disable_input_dtype_casting(self.model, active=self._casts_by_itself()):
             return super().train(*args, **options)
 
     def _casts_by_itself(self) -> bool:
         """
-        Whether mixed precision casts what goes into adapters.
+        Return True if mixed precision casts the inputs of adapters.
 
-        PEFT's layers cast each input to float32, in which it keeps adapters, and mixed precision then casts it back:
-        the same numbers, and two more copies of every activation.
+        PEFT casts the input of each adapter to float32, the dtype of the adapter's weights. Mixed precision then casts
+        it back: the numbers are the same, but every activation is copied twice.
         """
         alone = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
         plain = self.accelerator.native_amp and self.accelerator.distributed_type in alone
-        return plain and not has_dora(self.model)  # DoRA takes a norm in that precision
+        return plain and not has_dora(self.model)  # DoRA computes a norm in float32
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = ["input_ids", "targets", "teacher", "weight", "margin", "row", "length"]
@@ -93,6 +103,15 @@ class VerdictTrainer(SFTTrainer):
         return TokenBatches(order, order.lengths, args.token_budget, *places)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """
+        Compute the loss of a micro-batch.
+
+        Args:
+            model: the wrapped model.
+            inputs: a batch of `VerdictCollator`.
+            return_outputs: return the verdict logits and their log mass too.
+            num_items_in_batch: number of rows in the whole step; None for the mean over this batch.
+        """
         config = self.args
         whole = config.full_vocab_weight > 0 or not model.training
         again = model.training and config.rdrop_weight > 0
@@ -112,15 +131,25 @@ class VerdictTrainer(SFTTrainer):
             loss = losses.mean()
         else:
             loss = losses.sum() / num_items_in_batch
-            if config.average_tokens_across_devices:  # the rows of all processes are counted, and DDP takes a mean
+            if config.average_tokens_across_devices:  # the count is over all processes, but DDP averages gradients
                 loss = loss * self.accelerator.num_processes
-        if self.aux_loss_enabled:  # of a mixture of experts: a mean over the micro-batch, as in SFTTrainer
+        if self.aux_loss_enabled:  # mixture of experts: the mean over the micro-batch, as in SFTTrainer
             steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
             loss = loss + self.router_aux_loss_coef * output.aux_loss / steps
         return (loss, CausalLMOutput(loss=loss, logits=(logits, log_mass))) if return_outputs else loss
 
     def _losses(self, logits, whole: bool, inputs) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Of one pass: losses [B, V], verdict logits [B, V, K], and the log mass [B, V] where logits are `whole`."""
+        """
+        Compute the losses of one forward pass.
+
+        Args:
+            logits: verdict logits [B * V, K], or logits over the vocabulary if `whole`.
+            whole: True if `logits` are over the vocabulary.
+            inputs: the batch.
+
+        Returns:
+            Losses [B, V], verdict logits [B, V, K], and the log mass on the verdicts [B, V] (None unless `whole`).
+        """
         config, targets, log_mass = self.args, inputs["targets"], None
         if whole:
             log_mass = log_choice_mass(logits, self.verdict_head.verdict_ids).view(targets.shape[:2])
@@ -134,7 +163,7 @@ class VerdictTrainer(SFTTrainer):
         return losses, logits, log_mass
 
     def _row_losses(self, logits, inputs) -> Tensor:
-        """[B, V] of verdict logits [B, V, K]."""
+        """Compute the hard and distillation losses [B, V] from verdict logits [B, V, K]."""
         config, shape = self.args, logits.shape[:2]
         logits, targets = logits.flatten(0, 1), inputs["targets"].flatten(0, 1)
         margin = None
@@ -147,7 +176,7 @@ class VerdictTrainer(SFTTrainer):
         return judge_loss(hard, logits, teachers, weights, temperatures, kind, confidence).view(shape)
 
     def _watch(self, logits, inputs, losses) -> None:
-        """Stop before a step that would spoil the weights; count what the collapse guard looks at."""
+        """Stop before a step with a loss that is not finite would spoil the weights; feed the collapse guard."""
         wrong = ~torch.isfinite(losses).all(dim=1)
         if wrong.any():
             raise self._stop_error(
@@ -157,14 +186,14 @@ class VerdictTrainer(SFTTrainer):
             self.collapse_guard.add(logits.detach().float(), inputs["targets"])
 
     def _is_skipped(self, losses, inputs) -> bool:
-        """Whether this micro-batch is a spike that is left out; raises where a spike is to stop the run."""
+        """Return True if the micro-batch is a spike and is skipped; raise if spikes stop the run."""
         if self.args.on_spike == "none" or not self.spike_guard.is_spike(losses.mean().item()):
             return False
         seen = f"a loss of {losses.mean():.3g} against {self.spike_guard.mean:.3g} on average"
         if self.args.on_spike == "stop":
             raise self._stop_error(SPIKE, f"{seen}, in battles {self._names(inputs['row'])}")
         self.skipped += 1
-        logger.warning(f"step {self.state.global_step + 1}: left out a batch with {seen}")
+        logger.warning(f"step {self.state.global_step + 1}: skipped a batch with {seen}")
         return True
 
     def _names(self, rows: Tensor, most: int = 8) -> str:
@@ -191,18 +220,18 @@ class VerdictTrainer(SFTTrainer):
         return loss
 
     def _look_for_collapse(self, step: int) -> None:
-        """Stop, or say once that the judge has collapsed, and once that it has recovered."""
+        """Stop if the judge has collapsed. With `on_collapse` warn, log a collapse and a recovery once each."""
         moments = self.collapse_guard.moments.to(self.accelerator.device)
         wrong = self.collapse_guard.look(self.accelerator.reduce(moments, "sum"))
         if wrong and self.args.on_collapse == "stop":
-            raise self._stop_error(COLLAPSED, f"{wrong} (--on_collapse warn lets a run go on)")
+            raise self._stop_error(COLLAPSED, f"{wrong} (use --on_collapse warn to continue anyway)")
         status = COLLAPSED if wrong else FINISHED
         if status != self.status:
             logger.warning(f"step {step}: {wrong or 'the judge beats the class frequencies again'}")
         self.status = status
 
-    # One forward in evaluation too. `compute_metrics` sees verdict logits [N, V, K], the log of the mass on the
-    # verdicts [N, V], and targets, N battles: accelerate cuts the first axis of the last batch to what is left.
+    # Evaluation runs one forward pass too. `compute_metrics` gets verdict logits [N, V, K], the log of the mass on the
+    # verdicts [N, V], and targets. The first axis is N battles, because accelerate truncates it in the last batch.
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -213,6 +242,6 @@ class VerdictTrainer(SFTTrainer):
 
 
 def _frequencies(dataset: Dataset) -> Tensor:
-    """How often the rows show each verdict [K], none of them never."""
+    """Compute the frequency of each verdict in the rows [K], with add-one smoothing so that none is 0."""
     targets = torch.tensor([target for views in dataset["targets"] for target in views])
     return (targets.sum(dim=0) + 1) / (len(targets) + targets.shape[1])

@@ -47,7 +47,7 @@ def test_adapter_weights_that_are_cut_short_are_refused_by_name(damaged, synthet
     cut_short(damaged / ADAPTER_WEIGHTS)
     merge, predict, _, verify, judge = every_use(damaged, synthetic_file, tmp_path)  # no adapter is quantised
     for words in (merge, predict, verify, judge):
-        refuses(words, 2, f"{damaged / ADAPTER_WEIGHTS}: damaged or cut short", tmp_path, capsys)
+        refuses(words, 2, f"{damaged / ADAPTER_WEIGHTS}: damaged or truncated", tmp_path, capsys)
 
 
 @engine
@@ -55,7 +55,7 @@ def test_adapter_weights_that_are_cut_short_are_refused_by_name(damaged, synthet
 def test_weights_that_are_cut_short_are_refused_by_name(name, adapter, synthetic_file, tmp_path, capsys):
     assert main(["merge", str(adapter), "--output", str(tmp_path / "whole")]) == 0
     cut_short(tmp_path / "whole" / "model.safetensors")
-    reason = f"{tmp_path / 'whole' / 'model.safetensors'}: damaged or cut short"
+    reason = f"{tmp_path / 'whole' / 'model.safetensors'}: damaged or truncated"
     lines = every_use(tmp_path / "whole", synthetic_file, tmp_path)
     for words in lines if name == "transformers" else [[*lines[1], "--engine", "vllm"]]:
         refuses(words, 2, reason, tmp_path, capsys)

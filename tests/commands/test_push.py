@@ -175,7 +175,7 @@ def test_a_generated_card_says_what_the_judge_is_and_its_tag_loads_it(hub, own, 
     assert main(["export", "--model", str(own), "--output", str(tmp_path / "x"), "--limit", "2"]) == 0
     for folder, tag in ((own, "text-generation"), (tmp_path / "x", "text-classification")):
         assert push(folder, "--private", repo=f"me/{tag}") == 0
-        assert f"judge.json names {tmp_path}/elsewhere/base, and goes as it is" in capsys.readouterr().err
+        assert f"judge.json names {tmp_path}/elsewhere/base and is uploaded unchanged" in capsys.readouterr().err
         card = hub.files(f"me/{tag}")["README.md"].decode()
         metadata = yaml.safe_load(card.split("---\n")[1])
         assert metadata["pipeline_tag"] == tag and metadata["license"] == "mit" and "base_model" not in metadata
@@ -188,9 +188,9 @@ def test_a_generated_card_says_what_the_judge_is_and_its_tag_loads_it(hub, own, 
 
 REFUSED = {
     "no token": ("me/judge", None, "log in (`hf auth login`"),
-    "no right to write": ("me/judge", READER, "no right to do so"),
-    "a space of others": ("you/judge", "hf_writer", "no right to do so"),
-    "a name that is taken": ("me/taken", "hf_writer", "is taken: it holds a model that is no judge"),
+    "no right to write": ("me/judge", READER, "your token has no permission"),
+    "a space of others": ("you/judge", "hf_writer", "your token has no permission"),
+    "a name that is taken": ("me/taken", "hf_writer", "is taken: it holds a model that is not a judge"),
     "no name": ("me/ju dge", "hf_writer", "was not pushed"),
 }
 
@@ -219,7 +219,7 @@ def test_what_nobody_else_could_load_is_not_pushed(hub, own, sharded_base, judge
     (tmp_path / "plain").mkdir()
     refuses(["push", str(tmp_path / "plain"), "--repo", "me/judge"], 2, "no judge.json", tmp_path, capsys)
     (own / "model.safetensors").write_bytes(b"cut")
-    refuses(["push", str(own), "--repo", "me/judge"], 2, "damaged or cut short", tmp_path, capsys)
+    refuses(["push", str(own), "--repo", "me/judge"], 2, "damaged or truncated", tmp_path, capsys)
     refuses(
         ["push", str(judge), "--repo", "me/judge", "--report", str(adapter)], 2, "neither metrics", tmp_path, capsys
     )

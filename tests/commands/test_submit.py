@@ -86,9 +86,9 @@ BAD = {
     "missing ids": ("lmsys", {"ids": IDS[:2]}, [], "no probabilities for 2 of 4 ids"),
     "a judge without ties": ("lmsys", {"num": 2}, [], "infinite log loss"),
     "too many weights": ("lmsys", {}, ["--weights", "1", "1"], "2 weights for 1"),
-    "weights of nothing": ("lmsys", {}, ["--weights", "0"], "one above zero"),
-    "a negative weight": ("lmsys", {}, ["--weights", "-1"], "zero or more"),
-    "no sample": ("nothing", {}, [], "no such sample"),
+    "weights of nothing": ("lmsys", {}, ["--weights", "0"], "at least one above 0"),
+    "a negative weight": ("lmsys", {}, ["--weights", "-1"], "must be 0 or more"),
+    "no sample": ("nothing", {}, [], "the competition's data"),
 }
 
 

@@ -95,7 +95,7 @@ def test_without_its_judge_a_file_says_that_a_later_calibration_is_unknown(judge
     with caplog.at_level(logging.WARNING):
         read = calibrate_probs(read_probs(judge.with_name("p.parquet")))
     assert read.calibration is None
-    assert "is not here" in caplog.text
+    assert "was not found" in caplog.text
     assert "no metadata" in calibrate_probs(Probs(np.array(["x"]), np.array(["ab"]), np.log(RAW))).reason
 
 

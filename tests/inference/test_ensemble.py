@@ -325,7 +325,7 @@ BAD = {
     "too few files": (["--fit", "HELD", "HELD", "--fit-battles", "BATTLES"], "2 files to fit on for 1"),
     "no number": (["--weights", "much"], "neither numbers nor a rule"),
     "no rule": (["--weights", "none.json"], "not a rule for weights"),
-    "no tokenizer": (["--weights", "RULE", "--battles", "OWN"], "and that is not here"),
+    "no tokenizer": (["--weights", "RULE", "--battles", "OWN"], "but this judge was not found"),
     "no battles for tokens": (["--weights", "RULE"], "Weights by tokens need the battles"),
     "other battles": (["--weights", "RULE", "--battles", "BATTLES"], "no battle '30'"),
 }

@@ -71,7 +71,7 @@ def test_battles_whole_as_dicts_or_as_a_dataset_are_those_in_three_lists(judge, 
 WRONG = {
     "a key that is missing": (({"prompt": "p", "response_a": "a"},), "Battle 0 has no 'response_b'; it has 'prompt'"),
     "no battle": ((["p"],), "Battle 0 is a str, expected a dict of prompt, response_a, response_b"),
-    "no responses": (("p",), "A str and no responses"),
+    "no responses": (("p",), "a str without responses"),
     "one response": (("p", "a"), "1 prompts, 1 and 0 responses|response_b of battle 0 is NoneType"),
     "no text": (("p", "a", 7), "response_b of battle 0 is int, expected a text or a list of turns"),
     "a chat": (
@@ -101,7 +101,7 @@ def test_settings_of_the_engine_are_used_or_refused(judge, synthetic_rows):
     for name, value in {"batch_size": 0, "device": "cuda:99", "engine": "vlm"}.items():
         with pytest.raises(InputError, match=f"{name} is"):
             Judge.load(judge, **{name: value})
-    with pytest.raises(InputError, match="device and batch_size are of the engine transformers"):
+    with pytest.raises(InputError, match="device and batch_size are for the engine transformers"):
         Judge.load(judge, engine="vllm", batch_size=2)
 
 

@@ -49,7 +49,7 @@ def test_equal_scores_pass_and_the_gate_opens_at_its_tolerance():
     moved = np.log(np.exp(one) + np.array([[0.01, -0.01, 0.0]] * 9) * (np.arange(9) == 4)[:, None])
     parity = compare_scores("x", moved, one, names)
     check_tolerance(parity, 0.0101)
-    with pytest.raises(GateError, match=r"1.00e-02.*worst: e 1.0e-02.*allowed is 0.0099"):
+    with pytest.raises(GateError, match=r"1.00e-02.*worst: e 1.0e-02.*the tolerance is 0.0099"):
         check_tolerance(parity, 0.0099)
 
 
@@ -116,7 +116,9 @@ def test_the_gate_refuses_a_log_loss_that_has_certainly_risen_by_more_than_the_t
 
 def test_battles_that_cannot_see_the_tolerance_are_said_with_how_many_would(caplog):
     check_log_loss_rise("x", Rise(0.01, -0.02, 0.04, 64), 0.005)
-    assert "64 battles see a rise of 0.03 nats at best; 2304 would see one of 0.005" in caplog.text
+    assert (
+        "64 battles can detect a rise of at least 0.03 nats; 2304 are needed to detect a rise of 0.005" in caplog.text
+    )
     caplog.clear()
     check_log_loss_rise("x", Rise(0.001, -0.002, 0.004, 64), 0.005)
     assert not caplog.text

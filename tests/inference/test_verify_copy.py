@@ -60,11 +60,14 @@ def test_as_many_battles_are_scored_as_see_the_tolerance_and_no_more(scored):
 
 def test_too_few_battles_pass_with_how_many_it_takes(scored, caplog):
     verify.verify_copy("judge", "0.1/0", battles(64), 0.005)
-    assert "64 battles see a rise of" in caplog.text and "would see one of 0.005 (--tolerance)" in caplog.text
+    assert (
+        "64 battles can detect a rise of at least" in caplog.text
+        and "are needed to detect a rise of 0.005 (--tolerance)" in caplog.text
+    )
 
 
 def test_a_copy_that_has_certainly_lost_more_than_the_tolerance_is_refused(scored):
-    with pytest.raises(GateError, match="certainly above 0, and by more than the tolerance of 0.005"):
+    with pytest.raises(GateError, match="significantly above 0, and more than the tolerance of 0.005"):
         verify.verify_copy("judge", "0.1/0.02", battles(3000), 0.005)
     assert verify.verify_copy("judge", "0.1/0.02", battles(3000), 0.05)["tolerance"] == 0.05
 
@@ -81,5 +84,5 @@ def test_battles_without_labels_are_refused_by_verify(scored):
     rows[3]["verdict"] = None
     with pytest.raises(InputError, match="1 of 9 battles have no label"):
         verify.verify_forms("judge", "0.1/0", rows, ["transformers"], "float32")
-    with pytest.raises(InputError, match="give two or more"):
+    with pytest.raises(InputError, match="give at least two"):
         verify.verify_forms("judge", "0.1/0", battles(1), ["transformers"], "float32")

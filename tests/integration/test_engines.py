@@ -281,12 +281,12 @@ def test_transformers_and_vllm_agree_on_the_quantised_copy(quantized, synthetic_
 def test_where_vllm_cannot_run_a_quantised_copy_auto_says_so_and_takes_transformers(
     quantized, judges, synthetic_file, tmp_path, capsys, monkeypatch
 ):
-    reason = "vLLM's 4-bit kernel for CPUs needs AVX-512, which this one has not"
+    reason = "vLLM's 4-bit kernel for CPUs needs AVX-512, which this CPU does not have"
     monkeypatch.setattr("sft_judge.inference.engines.vllm_engine.why_not", lambda model: reason)
     words = ["--battles", str(synthetic_file), "--limit", "10"]
     output = ["--model", str(quantized), "--output", str(tmp_path / "probs.parquet")]
     assert main(["predict", *output, *words, "--engine", "auto"]) == 0
-    assert f"{reason}: transformers reads" in capsys.readouterr().out
+    assert f"{reason}: {quantized} is run with transformers instead" in capsys.readouterr().out
     assert read_probs(tmp_path / "probs.parquet").metadata["engine"] == "transformers"
     assert main(["verify", str(judges["qwen2"]), str(quantized), *words, "--engines", "auto"]) == 0
     assert main(["predict", *output, *words, "--engine", "vllm"]) == 2

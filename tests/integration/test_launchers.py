@@ -143,7 +143,7 @@ def test_the_launchers_end_is_that_of_all_hosts_and_the_same_command_goes_on(num
     assert not left(tmp_path)
     run = start(line, tmp_path, nodes)
     said = run.communicate(timeout=300)[0]
-    assert run.returncode == 0 and "Going on from" in said, said[-3000:]
+    assert run.returncode == 0 and "Resuming from" in said, said[-3000:]
     assert len(losses(tmp_path / "two")) == 60
 
 

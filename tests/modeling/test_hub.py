@@ -175,9 +175,9 @@ def test_a_pipeline_looks_at_the_cache_alone_to_tell_whether_a_step_is_done(hub,
 
 
 UNHAD = {
-    "a name that nobody has": ("me/nobody", "no repository of this name that is open to you"),
-    "a misspelt folder": ("runs/nobody", "no folder here"),
-    "a revision that is not there": ("me/judge@v9", "the hub has no revision 'v9'"),
+    "a name that nobody has": ("me/nobody", "no repository of this name is accessible to you"),
+    "a misspelt folder": ("runs/nobody", "not a local folder"),
+    "a revision that is not there": ("me/judge@v9", "it has no revision 'v9'"),
     "a licence to accept": ("me/gated", "it is gated. Accept its licence at https://huggingface.co/me/gated"),
     "no id": ("me/ju dge", "Repo id must use alphanumeric"),
     "a folder that is not there": ("./nobody", "no judge.json"),
@@ -205,6 +205,6 @@ def test_a_gated_model_whose_config_is_read_is_one_line_with_what_to_do(hub, tmp
 def test_without_a_network_and_a_cache_it_is_one_line(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     words = ["judge", "--model", "me/other", *"--prompt P --response-a A --response-b B".split()]
-    refuses(words, 2, "not to be had from the hub", tmp_path, capsys)
+    refuses(words, 2, "not available from the Hub", tmp_path, capsys)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refuses(words, 2, "not to be had from the hub", tmp_path, capsys)
+    refuses(words, 2, "not available from the Hub", tmp_path, capsys)

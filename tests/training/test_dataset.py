@@ -127,7 +127,7 @@ def test_shares_of_ties_that_two_verdicts_drop_are_counted_and_said(bases, synth
     table = battle_table(with_shares(rows[:6], 0.4) + rows[6:9] + [{**row, "verdict": None} for row in rows[9:]])
     counts = verdict_dataset(table, make_prompt(bases, ["A", "B"]), "none", 0)[1]
     assert counts["tie_shares_dropped"] == {"battles": 6, "share": pytest.approx(6 * 0.4 / 9)}
-    assert "a tie's share of 6 labels dropped, 26.7% of all labels' mass" in describe_counts(counts, 400)
+    assert "the share of ties dropped from 6 labels, 26.7% of all labels' mass" in describe_counts(counts, 400)
     kept = verdict_dataset(table, make_prompt(bases), "none", 0)[1]
     assert kept["tie_shares_dropped"]["battles"] == 0 and "dropped" not in describe_counts(kept, 400)
 

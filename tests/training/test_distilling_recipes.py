@@ -178,7 +178,7 @@ def test_r_drop_gives_the_naive_loss_of_two_passes(layout, train, monkeypatch):
 def test_r_drop_without_dropout_and_a_student_in_its_teachers_place_are_refused(
     command, synthetic_file, tmp_path, capsys
 ):
-    refuses(command(lora_dropout=0.0, rdrop_weight=1.0), 2, "nothing drops out", tmp_path, capsys)
+    refuses(command(lora_dropout=0.0, rdrop_weight=1.0), 2, "no dropout is active", tmp_path, capsys)
     labels = soft_labels(tmp_path / "labels.parquet", synthetic_file, CLEAN)
     probs = read_probs(labels)
     for model in (tmp_path / "judge", tmp_path / "judge" / "fold-0"):

@@ -24,7 +24,7 @@ def test_a_collapse_is_told_with_its_figures(on_collapse, command, tmp_path, cap
     stop = on_collapse == "stop"
     assert main(words) == (3 if stop else 0)
     said = capsys.readouterr().err
-    assert "the loss stands above that of the class frequencies" in said or "nothing has been learnt" in said
+    assert "the loss is above that of the class frequencies" in said or "nothing has been learnt" in said
     assert "over the last 1000 battles" in said and (tmp_path / "judge").exists() != stop
     if stop:
         stopped = json.loads((tmp_path / ".judge.partial" / "stopped.json").read_text())
@@ -65,7 +65,7 @@ def guard_after(gain: float, hits: float, rows: int = 2000, seed: int = 0, guard
 @unit
 def test_the_collapse_guard_tells_chance_from_skill():
     assert guard_after(0.08, 0.2) is None
-    assert "loss stands above" in guard_after(-0.3, 0.0)
+    assert "loss is above" in guard_after(-0.3, 0.0)
     assert "nothing has been learnt" in guard_after(0.0, 0.0)
     assert guard_after(-0.3, 0.0, rows=500) is None  # too few to tell
     false_alarms = sum(guard_after(0.02, 0.1, seed=seed) is not None for seed in range(200))
@@ -113,5 +113,5 @@ def test_a_spike_is_skipped_or_stops_the_run(policy, factor, command, synthetic_
     if policy == "stop":
         assert f"in battles {rows[40]['id']}." in said and not (tmp_path / "judge").exists()
     else:
-        assert said.count("left out a batch") == (factor is None)
+        assert said.count("skipped a batch") == (factor is None)
         assert read_spec(tmp_path / "judge").training.get("batches_left_out", 0) == (factor is None)

@@ -85,7 +85,7 @@ WRONG = {
     "no labels": ([{k: v for k, v in row.items() if k != "verdict"} for row in BATTLES], "No battle with a verdict"),
     "unknown columns": ([{"text": "x"}] * 3, "no column 'prompt'"),
     "near columns": ([{**CHOSEN[0], "chosen": None}], "none of its 1 rows is a battle"),
-    "an id twice": ([{**BATTLES[0], "id": "x"}] * 2, "id 'x' stands in more than one row"),
+    "an id twice": ([{**BATTLES[0], "id": "x"}] * 2, "id 'x' is in more than one row"),
     "a teacher of no side": ([{**r, "teacher_a": 0.9, "teacher_b": 0.1} for r in CHOSEN], "teacher_a: is of a or b"),
     "soft labels of no side": ([{**r, "soft_a": 0.9, "soft_b": 0.1} for r in CHOSEN], "soft_a: is of a or b"),
     "half a teacher": ([{**row, "teacher_a": 0.5} for row in BATTLES], "The data set has teacher_a"),
@@ -103,7 +103,7 @@ def test_a_data_set_that_cannot_be_trained_on_is_a_value_error_that_names_what_i
 @unit
 def test_rows_that_are_no_battle_are_left_out_and_counted(trainer, caplog):
     made = trainer(rows=[*CHOSEN, {**CHOSEN[0], "rejected": CHOSEN[0]["chosen"]}])
-    assert made.data.counts["rows"] == 24 and "1 of 25 rows are no battles" in caplog.text
+    assert made.data.counts["rows"] == 24 and "skipped 1 of 25 rows, not battles" in caplog.text
 
 
 @unit
@@ -243,7 +243,7 @@ def test_an_adapter_is_saved_on_the_base_as_it_was(start, trainer, tmp_path):
 @unit
 @pytest.mark.parametrize("more", [{"use_dora": True}, {"modules_to_save": ["norm"]}])
 def test_an_adapter_that_would_lose_what_it_learnt_when_it_is_saved_is_refused(more, trainer):
-    with pytest.raises(InputError, match="is set, but an adapter that starts by pissa is saved less its start"):
+    with pytest.raises(InputError, match="is set, but an adapter initialised by pissa is saved as its difference"):
         trainer(peft_config=LoraConfig(target_modules="all-linear", init_lora_weights="pissa", **more))
 
 
@@ -290,7 +290,7 @@ def test_ones_own_compute_metrics_takes_the_place(trainer, tmp_path):
 
 @unit
 def test_an_evaluation_without_battles_is_refused(trainer, tmp_path):
-    with pytest.raises(InputError, match="eval_strategy is steps, but no battles are left out to"):
+    with pytest.raises(InputError, match="eval_strategy is steps, but no battles are held out to"):
         trainer(settings(tmp_path, eval_strategy="steps", eval_steps=1))
 
 

@@ -66,8 +66,8 @@ def test_the_checkpoint_of_another_run_is_not_gone_on_from(stopped, command, tra
     capsys.readouterr()
     judge = train("judge", **other)
     said = capsys.readouterr().out
-    assert f"{work} is of another recipe, data or version: starting afresh." in said
-    assert "Going on from" not in said and len(losses(judge)) == 6
+    assert f"{work} belongs to another recipe, data or version: starting from step 0." in said
+    assert "Resuming from" not in said and len(losses(judge)) == 6
     assert len(fingerprint) == 64 and not work.exists()
     afresh = weights(train("afresh", **other))
     assert all((afresh[name] == value).all() for name, value in weights(judge).items())
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, stopped, tmp_p
     damage(work / "checkpoint-4")
     capsys.readouterr()
     assert main(words) == 0
-    assert f"Going on from {work / 'checkpoint-2'}" in capsys.readouterr().out
+    assert f"Resuming from {work / 'checkpoint-2'}" in capsys.readouterr().out
     assert len(losses(tmp_path / "judge")) == 6
 
 
@@ -117,7 +117,7 @@ def test_checkpoints_without_an_optimizer_are_not_gone_on_from(stopped, tmp_path
     capsys.readouterr()
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert said.count("is left out: it has no optimiser") == 2 and "Going on from" not in said
+    assert said.count(": it has no optimiser state") == 2 and "Resuming from" not in said
     assert len(losses(tmp_path / "judge")) == 6
 
 
@@ -165,7 +165,7 @@ def test_another_launch_of_the_same_run_is_refused_before_the_model_is_loaded(
     (work / STAMP).write_text(json.dumps(stamp))
     monkeypatch.undo()
     assert main(words) == 0
-    assert f"Going on from {work / 'checkpoint-4'}" in capsys.readouterr().out
+    assert f"Resuming from {work / 'checkpoint-4'}" in capsys.readouterr().out
 
 
 @pytest.mark.unit

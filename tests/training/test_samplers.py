@@ -48,7 +48,7 @@ def test_the_order_is_another_one_each_epoch_and_the_number_of_batches_is_not():
 
 
 @unit
-@pytest.mark.parametrize(("rows", "budget", "reason"), [(9, 500, "at least twice as many"), (9, 801, "too few")])
+@pytest.mark.parametrize(("rows", "budget", "reason"), [(9, 500, "at least twice as large"), (9, 801, "too few")])
 def test_a_budget_that_cannot_be_kept_is_refused(rows, budget, reason):
     with pytest.raises(InputError, match=reason):
         batches_of(np.full(rows, 400), budget, 1, 16)

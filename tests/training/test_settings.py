@@ -34,8 +34,8 @@ LATE = [
     ({"lr_scheduler_kwargs": "{num_cycle: 1}"}, "expected a mapping as JSON"),
     ({"lr_scheduler_type": "constant", "warmup_steps": 2}, "warmup_steps is 2"),
     ({"optim": "galore_adamw"}, "galore_torch"),
-    ({"optim_args": "momentum=0.9"}, "optim_args is 'momentum=0.9', but adamw_torch_fused makes no use of it"),
-    ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1 is 0.8, but sgd makes no use of it"),
+    ({"optim_args": "momentum=0.9"}, "optim_args is 'momentum=0.9', but adamw_torch_fused does not use it"),
+    ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1 is 0.8, but sgd does not use it"),
     ({"use_kernels": "true"}, "use_kernels is set, but kernels>="),
     ({"use_liger_kernel": "true"}, "liger-kernel is not installed or there is no GPU: pip install liger-kernel"),
     ({"activation_offloading": "true"}, "activation_offloading needs a GPU"),
@@ -49,17 +49,17 @@ LATE = [
     ({"load_best_model_at_end": "true"}, "load_best_model_at_end needs an evaluation"),
     ({"eval_on_start": "true"}, "eval_on_start needs an evaluation"),
     ({**EVALUATED, "metric_for_best_model": "nonsense"}, "metric_for_best_model is 'nonsense', expected one of loss"),
-    ({**EVALUATED, "metric_for_best_model": "accuracy"}, "metric_for_best_model chooses nothing"),
+    ({**EVALUATED, "metric_for_best_model": "accuracy"}, "metric_for_best_model has no effect"),
     ({**EVALUATED, "dataloader_drop_last": "true"}, "would leave battles out of the evaluation"),
     ({"save_only_model": "true"}, "save_only_model is of checkpoints, but save_strategy is no"),
     ({"dataloader_persistent_workers": "true"}, "there are no workers"),
     ({"train_sampling_strategy": "sequential", "battle_order": "by_length"}, "each choose the batches"),
-    ({"lora_target_modules": "lm_head"}, "lora_target_modules names the head"),
+    ({"lora_target_modules": "lm_head"}, "lora_target_modules names the LM head"),
     ({"lora_target_modules": ".*"}, "no adapter for lora_target_modules"),
     ({"lora_modules_to_save": "lm_heads"}, "lora_modules_to_save names 'lm_heads'"),
     ({"lora_init": "loftq"}, "lora_init is 'loftq'"),
-    ({"lora_init": "orthogonal", "lora_r": 3}, "lora_r is 3, but lora_init orthogonal needs an even one"),
-    ({"lora_init": "pissa", "lora_r": 33}, "lora_r is 33, but lora_init pissa takes 32 at most, the least width"),
+    ({"lora_init": "orthogonal", "lora_r": 3}, "lora_r is 3, but lora_init orthogonal needs an even rank"),
+    ({"lora_init": "pissa", "lora_r": 33}, "lora_r is 33, but lora_init pissa takes at most 32, the smallest"),
     ({"lora_init": "pissa", "use_dora": "true"}, "use_dora is set, but an adapter that starts by pissa is saved less"),
     (
         {"lora_init": "olora", "lora_modules_to_save": "norm"},
@@ -68,7 +68,7 @@ LATE = [
     ({"load_in_4bit": "true", "use_peft": "false"}, "load_in_4bit is set without use_peft"),
     ({"attn_implementation": "nonsense"}, "attn_implementation nonsense"),
     ({"attn_implementation": "paged|eager"}, "which is for generation"),
-    ({"router_aux_loss_coef": 0.1}, "is no mixture of experts"),
+    ({"router_aux_loss_coef": 0.1}, "is not a mixture of experts"),
     ({"margin_scale": 1}, "margin_scale is set, but no battle has a `margin`"),
     ({"optim": "sgd", "optim_args": "weight_decay=0.1"}, "optim_args has weight_decay"),
     ({"loss_type": "dft"}, "loss_type is 'dft', but the loss is over the verdicts"),
@@ -90,7 +90,7 @@ def test_a_key_that_the_table_does_not_know_is_refused_where_it_is_set(tmp_path,
     without = {name: setting for name, setting in TRAINING.items() if name != "weight_decay"}
     monkeypatch.setattr("sft_judge.training.config.TRAINING", without)
     JudgeConfig(output_dir=str(tmp_path))
-    with pytest.raises(InputError, match="weight_decay is set, but sft_judge does not know that key"):
+    with pytest.raises(InputError, match="weight_decay is set, but sft_judge does not know this setting"):
         JudgeConfig(output_dir=str(tmp_path), weight_decay=0.1)
 
 
@@ -203,7 +203,8 @@ def test_keys_that_do_nothing_for_want_of_another_are_named(train, capsys):
     said = capsys.readouterr()
     for named in ("run_name (report_to is off)", "distill_kind (labels is off)", "lora_r (use_peft is off)"):
         assert (
-            f"; {named}" in said.out + said.err or f"keys that do nothing in this run: {named}" in said.out + said.err
+            f"; {named}" in said.out + said.err
+            or f"settings without effect in this run: {named}" in said.out + said.err
         )
     assert "ddp_static_graph (this is one process)" in said.out + said.err
     assert "the learning rate starts at 0 and never reaches" in said.out + said.err
@@ -237,4 +238,4 @@ def test_a_training_that_makes_no_step_is_no_judge(command, tmp_path, capsys, mo
     monkeypatch.setattr(preparation, "check_rows", lambda *_: None)
     words = command("none", dataloader_drop_last="true", per_device_train_batch_size=300)
     assert main(words) == 3 and not (tmp_path / "none").exists()
-    assert "No step was made" in capsys.readouterr().err
+    assert "No training step was run" in capsys.readouterr().err

@@ -51,10 +51,10 @@ def test_labels_are_taken_when_each_fold_was_labelled_by_a_model_that_did_not_se
 @pytest.mark.parametrize(
     "folds, reason",
     [
-        (None, "nothing proves"),
-        ({}, "nothing proves"),
+        (None, "does not prove"),
+        ({}, "does not prove"),
         (proof({0: [1, 2], 1: [0, 1], 2: [0, 1]}), "fold 1 was labelled by fold-1"),
-        (proof({0: [1, 2], 1: [0, 2]}), "no model is named that left out fold 2"),
+        (proof({0: [1, 2], 1: [0, 2]}), "names no model that held out fold 2"),
     ],
 )
 def test_labels_that_are_not_proven_out_of_fold_are_refused(folds, reason, synthetic_file, tmp_path):
@@ -103,7 +103,7 @@ def test_labels_without_metadata_are_an_external_teachers_only_where_the_user_sa
         labels = tmp_path / "gpt.csv"
         rows = "".join(f"{id_},0.2,0.7,0.1\n" for id_ in synthetic_table["id"].to_pylist())
         labels.write_text("id,p_a,p_b,p_tie\n" + rows)
-    with pytest.raises(GateError, match="nothing proves .* say so: external_teacher: true"):
+    with pytest.raises(GateError, match="does not prove .* set external_teacher: true"):
         read(labels, synthetic_file)
     teacher = read(labels, synthetic_file, external_teacher=True)
     expected = [0, 1, 0] if kind == "verdicts" else [0.2, 0.7, 0.1]
@@ -275,7 +275,7 @@ def test_labels_that_were_floored_are_counted_said_and_recorded(train, synthetic
     probs.logp[:7] = [0.0, -np.inf, -np.inf]
     write_probs(file, probs)
     judge = train(labels=file, max_steps=1)
-    assert "; 7 teachers' labels held a probability below 0.0001, now that" in capsys.readouterr().out
+    assert "; 7 teachers' labels had a probability below 0.0001, raised to it" in capsys.readouterr().out
     assert json.loads((judge / "judge.json").read_text())["training"]["labels_floored"] == 7
 
 

@@ -23,7 +23,7 @@ def train_killed_and_again(words: list[str], folder) -> None:
     for prefix, status in (["-c", SENT, "5"], -signal.SIGKILL), (["-m", "sft_judge"], 0):
         run = subprocess.run([sys.executable, *prefix, *words], env=environment, capture_output=True, text=True)
         assert run.returncode == status, run.stderr[-3000:]
-    assert "Going on from" in run.stdout
+    assert "Resuming from" in run.stdout
 
 
 @engine

@@ -288,7 +288,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(train, command, tmp
     steps, compute_loss = [], JudgeTrainer.compute_loss
     monkeypatch.setattr(JudgeTrainer, "compute_loss", lambda *args, **kw: steps.append(1) or compute_loss(*args, **kw))
     assert main(words) == 0
-    assert "Going on from" in capsys.readouterr().out and len(steps) == 2
+    assert "Resuming from" in capsys.readouterr().out and len(steps) == 2
     killed = tmp_path / "killed"
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(killed)[name], value, atol=1e-6, rtol=0)
@@ -303,7 +303,7 @@ def test_an_interrupted_run_with_other_settings_starts_afresh(train, command, tm
     assert "this goes on" in capsys.readouterr().err and not (tmp_path / "judge").exists()
     monkeypatch.undo()
     fresh = train("judge", learning_rate=5e-4)
-    assert "Going on" not in capsys.readouterr().out and len(losses(fresh)) == 6
+    assert "Resuming" not in capsys.readouterr().out and len(losses(fresh)) == 6
 
 
 def interrupt_after(count: int, compute_loss):

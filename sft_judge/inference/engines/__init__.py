@@ -1,7 +1,7 @@
 """
-Engines read the verdicts out: token ids in, log-probabilities over the verdicts out, the same on each.
+Engines: token ids in, log-probabilities over the verdicts out, with the same results on each engine.
 
-An engine is a context manager with `score(prompts) -> [N, K]`; vLLM is imported only by its own module.
+An engine is a context manager with `score(prompts) -> [N, K]`. vLLM is imported only by its own module.
 """
 
 import logging
@@ -13,16 +13,16 @@ logger = logging.getLogger(__name__)
 
 def usable_engines(model: str) -> list[str]:
     """
-    The engines that can run a model on this machine, transformers first: what `auto` chooses from.
+    Return the engines that can run a model on this machine, transformers first; `auto` takes the last one.
 
-    Says in a line why vLLM is left out where it is.
+    If vLLM cannot be used, log the reason in one line.
     """
     from sft_judge.inference.engines.vllm_engine import why_not
 
     reason = why_not(model)
     if reason is None:
         return list(ENGINES)
-    logger.info(f"{reason}: transformers reads {model} instead.")
+    logger.info(f"{reason}: {model} is run with transformers instead.")
     return ["transformers"]
 
 
@@ -37,12 +37,23 @@ def open_engine(
     batch_size: int | None = None,
 ):
     """
-    The engine of that name over a judge's folder: `with open_engine(...) as engine: engine.score(ids)`.
+    Open the engine of a judge: `with open_engine(...) as engine: engine.score(ids)`.
 
-    `auto` is settled here: vLLM would run a float32 judge in bfloat16, transformers a quantised one in float16. An
-    adapter that learnt on a base in 4 or 8 bits is read on one, by transformers alone, or on the base as it is stored
-    where `onto` is `plain`. `gpus`: how many vLLM spreads the model's layers over (tensor parallel).
-    `device` and `batch_size` are of transformers: see `TransformersEngine`.
+    The dtype `auto` is resolved here, because vLLM would run a float32 judge in bfloat16 and transformers a quantised
+    one in float16. An adapter trained on a base in 4 or 8 bits is loaded on such a base, with transformers.
+
+    Args:
+        name: of ENGINES.
+        model: the judge's folder.
+        spec: the judge's judge.json.
+        dtype: of DTYPES.
+        onto: `trained` to load an adapter on the base it was trained on, `plain` to load it on the unquantised base.
+        gpus: number of GPUs over which vLLM shards the model (tensor parallel).
+        device: torch device, for transformers; see `TransformersEngine`.
+        batch_size: maximum number of rows in a batch, for transformers; see `TransformersEngine`.
+
+    Raises:
+        InputError: the engine is unknown or cannot run the judge, or the settings cannot be combined.
     """
     from sft_judge.core.errors import InputError, nearest
     from sft_judge.core.model_files import is_adapter
@@ -54,9 +65,7 @@ def open_engine(
         raise InputError(f"engine is {name!r}, expected one of {', '.join(ENGINES)}.{nearest(name, ENGINES)}")
     if name == "vllm":
         if device is not None or batch_size is not None:
-            raise InputError(
-                "device and batch_size are of the engine transformers; vLLM finds its own. Leave them out."
-            )
+            raise InputError("device and batch_size are for the engine transformers; vLLM sets its own. Remove them.")
         from sft_judge.inference.engines.vllm_engine import VllmEngine
 
         return VllmEngine(model, spec, dtype_of(model, dtype), gpus=gpus)

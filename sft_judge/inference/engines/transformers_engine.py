@@ -1,4 +1,4 @@
-"""Verdict probabilities from transformers: the reference that other engines are held to."""
+"""Verdict probabilities from transformers, the reference with which other engines are compared."""
 
 import logging
 
@@ -13,11 +13,11 @@ from sft_judge.modeling.verdict_head import VerdictHead
 
 logger = logging.getLogger(__name__)
 
-TOKENS_A_BATCH = 8192
+TOKENS_A_BATCH = 8192  # padded tokens per batch
 
 
 class TransformersEngine:
-    """One forward a batch of similar lengths; a row's result does not depend on the batch beyond float rounding."""
+    """Score rows in batches of similar length. A row's result depends on the batch only by float rounding."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class TransformersEngine:
             model: its folder.
             spec: its judge.json.
             dtype: of DTYPES.
-            device: of torch; by default a GPU where there is one.
-            batch_size: rows of a forward at most; by default as many as TOKENS_A_BATCH hold.
-            options: for `load_model`.
+            device: torch device; by default a GPU if there is one.
+            batch_size: maximum number of rows in a batch; by default as many as fit into TOKENS_A_BATCH.
+            options: options of `load_model`.
         """
         device, self.rows_a_batch = _device(device), _check_batch_size(batch_size)
         self.tokenizer = load_tokenizer(model)
@@ -59,9 +59,18 @@ class TransformersEngine:
     @torch.inference_mode()
     def score(self, prompts: list[list[int]]) -> np.ndarray:
         """
-        Log-probabilities [N, K] over the verdicts, in float64.
+        Compute log-probabilities over the verdicts.
 
-        Out of memory, it goes on with half the batch, and stays there; `InputError` where one row alone is too much.
+        If memory runs out, the batch size is halved for the rest of the engine's life.
+
+        Args:
+            prompts: token ids of each row.
+
+        Returns:
+            Log-probabilities [N, K] in float64.
+
+        Raises:
+            InputError: a single row does not fit into memory.
         """
         scored = [np.empty(0)] * len(prompts)
         waiting = _batches([len(prompt) for prompt in prompts], self.tokens_a_batch, self.rows_a_batch)[::-1]
@@ -75,14 +84,14 @@ class TransformersEngine:
                 for row, values in zip(batch, logp, strict=True):
                     scored[row] = values
                 continue
-            torch.cuda.empty_cache()  # outside the handler, whose traceback holds the tensors
+            torch.cuda.empty_cache()  # outside the handler, because its traceback keeps the tensors alive
             rows = sorted(row for rows in (batch, *waiting) for row in rows)
             shorter = _batches([len(prompts[row]) for row in rows], self.tokens_a_batch, self.rows_a_batch)
             waiting = [[rows[place] for place in places] for places in shorter][::-1]
         return np.stack(scored)
 
     def _forward(self, prompts: list[list[int]]) -> np.ndarray:
-        """Log-probabilities [N, K] of one padded batch."""
+        """Compute log-probabilities [N, K] of one padded batch."""
         device = next(self.model.parameters()).device
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         ids = torch.full((len(prompts), int(lengths.max())), self.tokenizer.pad_token_id)
@@ -90,7 +99,7 @@ class TransformersEngine:
             ids[place, : lengths[place]] = torch.tensor(prompt)
         mask = torch.arange(ids.shape[1]) < lengths[:, None]
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
-        if self.head is None:  # a classifier finds the last tokens by itself
+        if self.head is None:  # a classifier finds the last tokens itself
             logits = self.model(**inputs, use_cache=False).logits
         else:
             logits = self.head(self.model, inputs, (lengths - 1).to(device)).logits
@@ -99,43 +108,51 @@ class TransformersEngine:
     def _halve(self, num_rows: int, longest: int, error: torch.OutOfMemoryError) -> None:
         if num_rows == 1:
             raise InputError(
-                f"{self.name}: out of memory with one battle of {longest} tokens ({one_line(error)}). Give "
-                "it fewer bits (sft-judge quantize, --dtype bfloat16), --engine vllm, a larger GPU, or train it on a "
-                "smaller total_budget."
+                f"{self.name}: out of memory with one battle of {longest} tokens ({one_line(error)}). Use "
+                "fewer bits (sft-judge quantize, --dtype bfloat16), --engine vllm or a larger GPU, or train the judge "
+                "with a smaller total_budget."
             ) from error
         self.tokens_a_batch = num_rows * longest // 2
-        logger.warning(f"out of memory: batches of {self.tokens_a_batch} tokens from here on")
+        logger.warning(f"out of memory: using batches of {self.tokens_a_batch} tokens from now on")
 
 
 def _widen(model) -> None:
     """
-    auto-round's layers in float32, where a CPU emulates half precision: their weights are the same numbers.
+    Convert auto-round's layers to float32 where the CPU emulates half precision. The weights keep their values.
 
-    A product in bfloat16 takes 80 times as long there. transformers refuses `.float()` of a quantised model, as other
-    kernels want half precision; those for such a CPU multiply in the precision of what comes in.
+    A product in bfloat16 is much slower on such a CPU. `torch.nn.Module.float` is called directly because transformers
+    refuses `.float()` of a quantised model: other kernels need half precision, but the CPU kernels multiply in the
+    precision of their input.
     """
     if any(hasattr(module, "qweight") for module in model.modules()):
         torch.nn.Module.float(model)
 
 
 def _device(name: str | None) -> torch.device:
-    """The device of that name, by default a GPU where there is one. Raises `InputError` where there is none such."""
+    """Return the device of that name, by default a GPU if there is one. Raise `InputError` if it does not exist."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch, of names and of what is not here
-        raise InputError(f"device is {name!r}, which is not to be had here ({one_line(error)}).") from error
+    except (RuntimeError, AssertionError) as error:  # torch raises these for unknown names and missing devices
+        raise InputError(f"device is {name!r}, which is not available here ({one_line(error)}).") from error
     return device
 
 
 def _check_batch_size(batch_size: int | None) -> int | None:
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise InputError(f"batch_size is {batch_size!r}, expected a whole number of at least one.")
+        raise InputError(f"batch_size is {batch_size!r}, expected an integer of at least 1.")
     return batch_size
 
 
 def _batches(lengths: list[int], tokens: int, most: int | None = None) -> list[list[int]]:
-    """Rows sorted by length, at most so many padded tokens together, and at most so many rows."""
+    """
+    Group rows of similar length into batches.
+
+    Args:
+        lengths: number of tokens of each row.
+        tokens: maximum number of padded tokens in a batch.
+        most: maximum number of rows in a batch.
+    """
     batches, batch = [], []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         if batch and ((len(batch) + 1) * lengths[batch[0]] > tokens or len(batch) == most):

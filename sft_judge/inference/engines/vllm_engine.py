@@ -1,11 +1,11 @@
 """
-Verdict probabilities from vLLM, by one of two paths with the same numbers.
+Verdict probabilities from vLLM, by one of two paths with the same results.
 
-`classify` lets vLLM take K rows of the head for a score layer, in float32, and build no vocabulary's logits; where
-that would lose something of the family (a soft-cap), `generate` asks for one token and, by `logprob_token_ids`, for
-exactly the verdicts' logits, which are normalised over the verdicts here; the softmax over a vocabulary of 256k, which
-vLLM would do for log-probabilities, took a tenth of a row's time. `logprobs=K` would return the top K tokens, which
-need not hold all the verdicts.
+`classify` makes vLLM use K rows of the LM head as a score layer in float32, so that no logits over the vocabulary are
+computed. If the model family does something after the head that this would lose (a soft-cap), `generate` asks for one
+token and, with `logprob_token_ids`, for exactly the verdicts' logits. They are normalised over the verdicts here,
+which avoids vLLM's softmax over the whole vocabulary. `logprobs=K` would return the top K tokens, which need not
+include all verdicts.
 """
 
 import os
@@ -20,53 +20,60 @@ from sft_judge.modeling import loading
 from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.modeling.logit_scale import scale_after_head
 
-# In our own process: a SIGKILL leaves no engine behind (one of its own outlived us), and it starts in half the time.
+# Run the engine in this process: after a SIGKILL no engine process is left behind, and it starts faster.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-# Read on a CPU only. The cache is in GiB; W4A8 would round the activations of a W4A16 judge to 8 bits, where the CPU
-# has AMX, and the same judge would answer differently on another machine.
+# Both are read on a CPU only. The cache size is in GiB. On CPUs with AMX, W4A8 would round the activations of a W4A16
+# judge to 8 bits, and the same judge would give other probabilities than on other machines.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
 
-PROCESSOR = "preprocessor_config.json"  # what makes pixels of an image
+PROCESSOR = "preprocessor_config.json"  # configuration of the image processor
 
 
 def why_not(model: str) -> str | None:
-    """Why vLLM cannot run a model on this machine; None where nothing is known against it."""
+    """Return the reason why vLLM cannot run a model on this machine, or None."""
     try:
         from vllm.platforms import current_platform
     except ModuleNotFoundError:
         return f"vLLM is not installed (`{install_command('vllm')}` installs it)"
     if loading.is_adapter(model):
-        return "vLLM takes whole weights (`sft-judge merge` makes them of an adapter)"
+        return "vLLM needs merged weights (`sft-judge merge` merges an adapter)"
     if loading.is_multimodal(model) and not (Path(model) / PROCESSOR).is_file():
-        return f"its class also takes images, and {PROCESSOR} is not there (`sft-judge merge` leaves the text's class)"
+        return f"the model is multimodal and {PROCESSOR} is missing (`sft-judge merge` writes a text-only model)"
     if getattr(loading.load_config(model), "quantization_config", None) and current_platform.is_cpu():
         current_platform.import_kernels()
         if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
-            return "vLLM's 4-bit kernel for CPUs needs AVX-512, which this one has not"
+            return "vLLM's 4-bit kernel for CPUs needs AVX-512, which this CPU does not have"
     return None
 
 
 class VllmEngine:
-    """It takes tens of seconds to start, so score all files with one."""
+    """Score rows with vLLM. It takes tens of seconds to start, so use one engine for all files."""
 
     def __init__(self, model: str, spec: JudgeSpec, dtype: str, path: str | None = None, gpus: int = 1):
         """
-        `path`: classify or generate; by default classify where the family allows it.
+        Load a judge.
 
-        `dtype` is said: vLLM's own "auto" takes float16 for the one path and bfloat16 for the other. `gpus` share the
-        layers. Raises `InputError` where vLLM cannot start, for want of memory above all.
+        Args:
+            model: its folder.
+            spec: its judge.json.
+            dtype: the dtype, not `auto`: vLLM's own `auto` is float16 for one path and bfloat16 for the other.
+            path: `classify` or `generate`; by default classify if the model family allows it.
+            gpus: number of GPUs over which the layers are sharded.
+
+        Raises:
+            InputError: vLLM cannot start, most often because memory is too small.
         """
         check_usable(model, "Use --engine transformers.")
         from vllm import LLM
 
-        # vLLM 0.32 takes the verdicts' rows from a head of which each GPU has but a part
+        # vLLM 0.32 reads the verdicts' rows from an LM head that is sharded over the GPUs
         split = gpus > 1 and not loading.is_classifier(model)
         self._ids = spec.verdict_ids
         self._scale = None if path == "generate" or split else classify_scale(model, spec)
         self.path = "generate" if self._scale is None else "classify"
         if path not in (None, self.path):
-            raise InputError(f"{model}: vLLM cannot read it by {path}, which would change its probabilities.")
+            raise InputError(f"{model}: vLLM's path {path} would change its probabilities. Leave path out.")
         settings = engine_settings(model, spec, dtype) | {"tensor_parallel_size": gpus}
         if self.path == "generate":
             settings["logprobs_mode"] = "raw_logits"
@@ -76,12 +83,12 @@ class VllmEngine:
                 settings["hf_overrides"] = _score_layer(model, spec)
         try:
             self._llm = LLM(**settings, disable_log_stats=True)
-        except (RuntimeError, ValueError, AssertionError) as error:  # what vLLM raises; out of memory is the first
-            why = " ".join(str(error).split())[:300] or type(error).__name__  # an assertion may say nothing
+        except (RuntimeError, ValueError, AssertionError) as error:  # vLLM raises RuntimeError if memory is too small
+            why = " ".join(str(error).split())[:300] or type(error).__name__  # an assertion may have no message
             raise InputError(
-                f"{model}: vLLM does not start ({why}). Where memory is short: fewer bits (sft-judge quantize, "
-                "--dtype bfloat16), more GPUs (--tensor-parallel N), a judge of a smaller total_budget; on a CPU "
-                "VLLM_CPU_KVCACHE_SPACE is its cache in GiB."
+                f"{model}: vLLM does not start ({why}). If memory is too small, use fewer bits (sft-judge quantize, "
+                "--dtype bfloat16), more GPUs (--tensor-parallel N) or a judge with a smaller total_budget; on a CPU "
+                "VLLM_CPU_KVCACHE_SPACE sets the size of the cache in GiB."
             ) from error
 
     def __enter__(self):
@@ -91,7 +98,7 @@ class VllmEngine:
         self._llm.llm_engine.engine_core.shutdown()
 
     def score(self, prompts: list[list[int]]) -> np.ndarray:
-        """Log-probabilities [N, K] over the verdicts, in float64."""
+        """Compute log-probabilities [N, K] over the verdicts, in float64."""
         requests = [{"prompt_token_ids": ids} for ids in prompts]
         if self.path == "generate":
             return verdict_logp(self._llm.generate(requests, sampling_params(self._ids), use_tqdm=False), self._ids)
@@ -103,40 +110,59 @@ class VllmEngine:
 
 
 def classify_scale(model: str, spec: JudgeSpec) -> float | None:
-    """What the score layer's output is multiplied by to be the judge's logits; None where it cannot be."""
+    """
+    Return the factor from the score layer's output to the judge's logits, or None if `classify` cannot be used.
+
+    Args:
+        model: the judge's folder.
+        spec: its judge.json.
+    """
     if loading.is_classifier(model):
         return 1.0
     config, tokenizer = loading.load_config(model), loading.load_tokenizer(model)
-    tokens = tokenizer.convert_ids_to_tokens(spec.verdict_ids)  # vLLM takes them by name
-    # in a class with an image tower it would look for them in another place
+    tokens = tokenizer.convert_ids_to_tokens(spec.verdict_ids)  # vLLM takes the tokens' text
+    # in a multimodal class vLLM would look for the LM head in another place
     if loading.is_multimodal(model) or tokenizer.convert_tokens_to_ids(tokens) != spec.verdict_ids:
         return None
     return scale_after_head(config, tokenizer)
 
 
 def _score_layer(model: str, spec: JudgeSpec) -> dict:
-    """What makes vLLM take the verdicts' rows of a judge's head for a score layer."""
+    """Return the configuration that makes vLLM use the verdicts' rows of a judge's LM head as a score layer."""
     tokens = loading.load_tokenizer(model).convert_ids_to_tokens(spec.verdict_ids)
     return {"classifier_from_token": tokens, "method": "no_post_processing", "num_labels": spec.num_verdicts}
 
 
 def check_usable(model: str, instead: str) -> None:
-    """Raise `InputError` where vLLM cannot run a judge here; `instead` says what a person may do."""
+    """
+    Raise `InputError` if vLLM cannot run a judge on this machine.
+
+    Args:
+        model: the judge's folder.
+        instead: advice, for the message.
+    """
     loading.check_model_folder(model)
     if loading.is_adapter(model):
-        raise InputError(f"{model} is an adapter; vLLM takes whole weights: sft-judge merge {model} --output DIR.")
+        raise InputError(f"{model} is an adapter; vLLM needs merged weights: sft-judge merge {model} --output DIR.")
     if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")):
-        raise InputError(f"{model}: no weights in it; expected safetensors, as nothing pickled is opened.")
+        raise InputError(f"{model}: it has no safetensors files, and pickled weights are not opened.")
     reason = why_not(model)
     if reason is not None:
         raise InputError(f"{model}: {reason}. {instead}")
 
 
 def engine_settings(model: str, spec: JudgeSpec, dtype: str) -> dict:
-    """vLLM's engine arguments for a judge, the same to predict and to serve."""
+    """
+    Return vLLM's engine arguments for a judge, the same for prediction and serving.
+
+    Args:
+        model: the judge's folder.
+        spec: its judge.json.
+        dtype: the dtype, not `auto`.
+    """
     return {
         "model": model,
-        "load_format": "safetensors",  # "auto" would open pickled weights where there are no others
+        "load_format": "safetensors",  # "auto" would open pickled weights if there are no others
         "dtype": dtype,
         "max_model_len": spec.budget.total,
         "enforce_eager": not torch.cuda.is_available(),
@@ -146,13 +172,22 @@ def engine_settings(model: str, spec: JudgeSpec, dtype: str) -> dict:
 
 
 def sampling_params(ids: list[int]):
-    """One token, with exactly these tokens' log-probabilities."""
+    """Return sampling parameters for one token, with the log-probabilities of exactly these token ids."""
     from vllm import SamplingParams
 
     return SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=ids)
 
 
 def verdict_logp(outputs: list, ids: list[int]) -> np.ndarray:
-    """Log-probabilities [N, K] over the verdicts of vLLM's finished requests, in float64."""
+    """
+    Compute log-probabilities over the verdicts from vLLM's finished requests.
+
+    Args:
+        outputs: the finished requests [N].
+        ids: token ids of the verdicts [K].
+
+    Returns:
+        Log-probabilities [N, K] in float64.
+    """
     raw = np.array([[output.outputs[0].logprobs[0][token].logprob for token in ids] for output in outputs])
     return raw - np.logaddexp.reduce(raw, axis=1, keepdims=True)

@@ -1,4 +1,6 @@
-"""The routes: `/v1/judge` and its batch form, `/health`, `/metrics`, the page at `/`, and the OpenAPI document."""
+"""
+Routes of the server: `/v1/judge` and its batch form, `/health`, `/metrics`, the page at `/`, and the OpenAPI document.
+"""
 
 import asyncio
 import json
@@ -19,7 +21,15 @@ PAGE_HEADERS = {
 
 
 def build_app(service: Service, keys: Keys, registries: tuple = (), others=None):
-    """The ASGI app. `registries` are of metrics beside ours; `others` is an app for every path that is not ours."""
+    """
+    Build the ASGI app.
+
+    Args:
+        service: answers the requests.
+        keys: the API keys.
+        registries: Prometheus registries whose metrics are shown with ours.
+        others: an ASGI app for all other paths, or None.
+    """
     from fastapi import FastAPI, Request
     from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
@@ -32,7 +42,7 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
 
     @app.post("/v1/judge", openapi_extra=_body(service), response_model=Answer, responses=errors)
     async def judge(request: Request):
-        """With what probability people prefer each answer of one or several battles."""
+        """Return the probabilities that people prefer each answer, for one or several battles."""
         body = await _body_of(request, "application/json")
         return JSONResponse(await _while_connected(request, service.answer(body)))
 
@@ -41,13 +51,15 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
 
     @app.post(BATCH_PATH, **batch_route)
     async def batch(request: Request):
-        """A battle a line (JSONL), and a line for each, in order: its judgement, or `{"error": ...}`."""
+        """
+        Judge one battle per line (JSONL), and return one line for each, in order: its judgement, or `{"error": ...}`.
+        """
         body = await _body_of(request, LINES, "application/jsonl")
         return _stream(service.answer_lines(body), service.limits.seconds)
 
     @app.get("/health", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}, **broken})
     async def health():
-        """200 as long as the engine lives."""
+        """Return 200 while the engine is alive."""
         if not service.engine.alive:
             raise unavailable("The judge's engine has stopped.")
         return {"status": "ok", "model": service.name}
@@ -56,7 +68,7 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
 
     @app.get("/metrics", response_class=Response, responses=plain)
     async def prometheus():
-        """For Prometheus: vLLM's metrics, and the judge's own."""
+        """Return vLLM's and the judge's metrics for Prometheus."""
         return PlainTextResponse(service.metrics.text(*registries))
 
     @app.get("/", include_in_schema=False)
@@ -71,7 +83,7 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
 
 
 async def _body_of(request, *types: str) -> bytes:
-    """The body, where its content type is one of these. Raises `HttpError` 415."""
+    """Return the request's body if its content type is one of `types`. Raise `HttpError` 415 otherwise."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given not in types:
         raise HttpError(415, CODES[415], f"The content type is {given[:100]!r}, expected {types[0]}.")
@@ -79,12 +91,12 @@ async def _body_of(request, *types: str) -> bytes:
 
 
 async def _while_connected(request, work):
-    """The result of `work`, which is cancelled when the client hangs up."""
+    """Return the result of `work`; cancel it if the client disconnects."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise HttpError(408, CODES[408], "The client has hung up.")  # nobody reads this; it is counted
+            raise HttpError(408, CODES[408], "The client has disconnected.")  # not read by anybody, but counted
         return task.result()
     finally:
         task.cancel()
@@ -97,7 +109,7 @@ async def _hung_up(request) -> None:
 
 
 def _stream(lines, seconds: int):
-    """An answer in lines. It ends where the client has hung up, or takes nothing for so many seconds."""
+    """Stream lines as the response. It ends if the client disconnects, or accepts no data for so many seconds."""
     from fastapi.responses import StreamingResponse
 
     class Lines(StreamingResponse):
@@ -135,7 +147,7 @@ def _lines() -> dict:
 
 
 def _document_keys(app) -> None:
-    """Say in the OpenAPI document which routes ask for a key."""
+    """Mark the routes that need a key in the OpenAPI document."""
     document = app.openapi()
     document.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, methods in document["paths"].items():

@@ -17,7 +17,13 @@ from sft_judge.modeling.loading import is_classifier
 
 
 class AsyncVllm:
-    """The engine runs in a process of its own. A cancelled `score` takes its requests out of it."""
+    """
+    Score rows with vLLM in a process of its own. If `score` is cancelled, its requests are aborted.
+
+    Args:
+        client: vLLM's engine client.
+        spec: the judge's judge.json.
+    """
 
     def __init__(self, client, spec: JudgeSpec):
         self.client = client
@@ -26,17 +32,17 @@ class AsyncVllm:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine's process still runs."""
+        """Return True if the engine's process is running."""
         return not self.client.errored
 
     async def score(self, prompts: list[list[int]]) -> np.ndarray:
-        """Log-probabilities [N, K] over the verdicts. Raises `HttpError` 503 where the engine is dead."""
+        """Compute log-probabilities [N, K] over the verdicts. Raise `HttpError` 503 if the engine is dead."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._last(ids)) for ids in prompts]
-        except ExceptionGroup as errors:  # with `except*` what is raised here would be in a group again
+        except ExceptionGroup as errors:  # an error raised under `except*` would be wrapped in a group again
             if errors.subgroup(EngineDeadError) is None:
                 raise
             raise unavailable("The judge's engine has stopped.") from None
@@ -62,10 +68,22 @@ for pid in map(int, sys.argv[1:]):
 
 
 def vllm_arguments(model: str, spec: JudgeSpec, dtype: str, name: str, words: list[str]) -> Namespace:
-    """vLLM's own server arguments: those of a judge, changed by `words`, flags of vLLM. Raises `InputError`."""
-    check_usable(model, "Serve the judge it was made from, or on another machine.")
+    """
+    Build vLLM's server arguments for a judge.
+
+    Args:
+        model: the judge's folder.
+        spec: its judge.json.
+        dtype: the dtype, not `auto`.
+        name: name of the judge in answers.
+        words: further flags of vLLM.
+
+    Raises:
+        InputError: vLLM cannot run the judge, or a flag is invalid.
+    """
+    check_usable(model, "Serve the judge it was made from, or use another machine.")
     if is_classifier(model):
-        raise InputError(f"{model} is a classifier made by `sft-judge export`. Serve the judge that it was made of.")
+        raise InputError(f"{model} is a classifier made by `sft-judge export`. Serve the judge it was made from.")
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -83,7 +101,7 @@ def _refuse(message: str):
 
 @asynccontextmanager
 async def open_client(args: Namespace):
-    """vLLM's engine client, shut down on the way out."""
+    """Open vLLM's engine client, and shut it down at the end."""
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 
     async with build_async_engine_client(args) as client:
@@ -94,9 +112,9 @@ async def open_client(args: Namespace):
 @contextmanager
 def _kill_with_parent():
     """
-    See that vLLM's processes end when this one is killed, which they do not by themselves: they would keep the GPU.
+    End vLLM's processes when this process is killed; otherwise they would keep running and hold the GPU.
 
-    A process that waits for the end of its input, which comes with the end of this one, however that comes.
+    A helper process waits for the end of its standard input, which is closed when this process ends for any reason.
     """
     import psutil
 

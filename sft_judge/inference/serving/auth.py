@@ -1,4 +1,4 @@
-"""Who may ask: API keys from a file, and addresses that only this machine can reach."""
+"""Access control: API keys from a file, and a check whether other machines can reach the server."""
 
 import hashlib
 import hmac
@@ -11,30 +11,37 @@ MIN_KEY_LENGTH = 16
 
 
 def read_keys(path: Path) -> list[str]:
-    """The keys of a file, one a line; empty lines and those with # are left out. Raises `InputError`."""
+    """Read API keys from a file, one per line. Empty lines and comments (#) are skipped. Raises `InputError`."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text; expected one API key a line.") from error
+        raise InputError(f"{path}: not a text file; expected one API key per line.") from error
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     short = next((place for place, key in enumerate(keys, 1) if len(key) < MIN_KEY_LENGTH or not key.isascii()), None)
     if short or not keys:
-        seen = f"key {short} is shorter than {MIN_KEY_LENGTH} ASCII characters" if short else "no key in it"
+        seen = f"key {short} is shorter than {MIN_KEY_LENGTH} ASCII characters" if short else "the file has no key"
         raise InputError(f"{path}: {seen}. `openssl rand -hex 32 > {path}` makes one.")
     return keys
 
 
 def check_exposure(host: str, keys: list[str], insecure: bool) -> None:
-    """Raise `InputError` where others could reach the server and no key is asked of them."""
+    """
+    Raise `InputError` if other machines can reach the server and no key is required.
+
+    Args:
+        host: address the server listens on.
+        keys: the API keys.
+        insecure: True if the user accepts this.
+    """
     if not (keys or insecure or is_loopback(host)):
         raise InputError(
             f"--host {host} can be reached from other machines and there is no key. Give --api-key-file, or "
-            "--insecure where something before the server asks who is there."
+            "--insecure if a proxy in front of the server checks who may use it."
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own; any name but localhost counts as public."""
+    """Return True if an address is this machine's own. Any name except localhost counts as public."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -42,7 +49,12 @@ def is_loopback(host: str) -> bool:
 
 
 class Keys:
-    """The keys of a server; none of them, and everybody may ask."""
+    """
+    Check the API keys of requests. Without keys every request is admitted.
+
+    Args:
+        keys: the accepted keys.
+    """
 
     def __init__(self, keys: list[str]):
         self._digests = [_digest(key.encode()) for key in keys]
@@ -51,7 +63,7 @@ class Keys:
         return bool(self._digests)
 
     def admit(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether `Authorization: Bearer KEY` holds a key. It takes as long for a wrong key as for a right one."""
+        """Return True if `Authorization: Bearer KEY` holds an accepted key. The comparison takes constant time."""
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         digest = _digest(given.strip())
         matches = [hmac.compare_digest(digest, accepted) for accepted in self._digests]

@@ -1,4 +1,6 @@
-"""The page at `/`: paste a prompt and two answers, see the probabilities. It asks nothing of any other address."""
+"""
+The page at `/`: paste a prompt and two answers, and see the probabilities. It sends requests to this server only.
+"""
 
 import base64
 import hashlib
@@ -11,12 +13,18 @@ TEMPLATE = files("sft_judge.inference.serving").joinpath("page.html.jinja").read
 
 
 def page(name: str, keyed: bool) -> str:
-    """The page as HTML, for a judge of that name; `keyed`: it asks for a key."""
+    """
+    Render the page as HTML.
+
+    Args:
+        name: name of the judge.
+        keyed: True if the server requires a key.
+    """
     return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(name=name, keyed=keyed)
 
 
 def content_policy() -> str:
-    """The page's policy: its own script and style and no other, requests to its own server alone."""
+    """Return the page's Content-Security-Policy: only its own script and style, and requests to its own server."""
     hashes = {tag: _hash(re.search(rf"<{tag}>(.*?)</{tag}>", TEMPLATE, re.DOTALL)[1]) for tag in ("script", "style")}
     rules = [f"{tag}-src '{digest}'" for tag, digest in hashes.items()]
     closed = ("base-uri", "form-action", "frame-ancestors")

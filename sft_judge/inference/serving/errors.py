@@ -1,4 +1,6 @@
-"""Errors as the clients see them: `{"error": {"code", "message", "param"}}`. No message repeats a battle's text."""
+"""
+Errors in the form that clients get: `{"error": {"code", "message", "param"}}`. No message repeats a battle's text.
+"""
 
 CODES = {
     400: "bad_request",
@@ -15,31 +17,40 @@ CODES = {
 
 
 class HttpError(Exception):
-    """Ends a request with a status. `param` names the field at fault, such as `battles.3.prompt`."""
+    """
+    End a request with an error status.
+
+    Args:
+        status: HTTP status.
+        code: error code, see CODES.
+        message: message for the client.
+        param: the invalid field, such as `battles.3.prompt`, or None.
+        headers: further headers of the response.
+    """
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None, headers: dict | None = None):
         super().__init__(message)
         self.status, self.code, self.param, self.headers = status, code, param, headers
 
     def content(self) -> dict:
-        """The body of the answer."""
+        """Return the body of the response."""
         return {"error": {"code": self.code, "message": str(self), "param": self.param}}
 
 
 def unavailable(message: str) -> HttpError:
-    """503, and when to come back."""
+    """Return an error 503 with the time to wait before the next try."""
     return HttpError(503, CODES[503], message, headers={"Retry-After": "5"})
 
 
 def response(error: HttpError):
-    """The answer to a request that ended with an error."""
+    """Return the response to a request that ended with an error."""
     from fastapi.responses import JSONResponse
 
     return JSONResponse(error.content(), error.status, error.headers)
 
 
 def add_handlers(app) -> None:
-    """Give every error of a FastAPI app this shape: ours, those of the routing (404, 405), and a bug of ours (500)."""
+    """Give all errors of a FastAPI app this form: ours, those of the routing (404, 405), and bugs (500)."""
     from starlette.exceptions import HTTPException
 
     async def ours(request, error: HttpError):
@@ -50,7 +61,7 @@ def add_handlers(app) -> None:
         return response(HttpError(error.status_code, code, str(error.detail), headers=error.headers))
 
     async def bug(request, error: Exception):  # the server logs its traceback
-        return response(HttpError(500, CODES[500], "This is a fault of the server's own; its log has more."))
+        return response(HttpError(500, CODES[500], "Internal server error. See the server's log for details."))
 
     app.add_exception_handler(HttpError, ours)
     app.add_exception_handler(HTTPException, routing)

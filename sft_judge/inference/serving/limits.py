@@ -1,4 +1,4 @@
-"""What a server takes before it says no, and the count of what it has taken on."""
+"""Limits of the server's requests, and a count of the requests in progress."""
 
 import math
 from contextlib import contextmanager
@@ -10,7 +10,9 @@ from sft_judge.inference.serving.errors import HttpError
 
 @dataclass(frozen=True)
 class Limits:
-    """Each is a flag of `sft-judge serve`, `--max-turns` for `turns`; see HELP."""
+    """
+    Store the limits of the server. Each is a flag of `sft-judge serve`, such as `--max-turns` for `turns`; see HELP.
+    """
 
     battles: int = 64
     turns: int = 64
@@ -26,7 +28,7 @@ class Limits:
             raise InputError(f"--max-{low.replace('_', '-')} is {getattr(self, low)}, expected at least 1.")
         if self.queue <= self.battles:
             raise InputError(
-                f"--max-queue {self.queue} is not above --max-battles {self.battles}: a whole request would never fit."
+                f"--max-queue {self.queue} must be above --max-battles {self.battles}: a full request would never fit."
             )
 
 
@@ -36,23 +38,28 @@ HELP = {
     "characters": "characters in one turn",
     "body_mb": "MiB of one request",
     "batch_mb": "MiB of one request to /v1/judge/batch",
-    "queue": "requests and battles that wait at once; beyond it, 429",
-    "seconds": "that one request may take, and that a stop waits for those in work",
+    "queue": "requests and battles in progress; further requests get status 429",
+    "seconds": "seconds for one request, and for the requests in progress when the server stops",
 }
 
 
 class Queue:
-    """Counts what is being worked on. A request takes a place before its body is read, then one for each battle."""
+    """
+    Count the work in progress. A request takes one place before its body is read, then one for each further battle.
+
+    Args:
+        limit: maximum number of places.
+    """
 
     def __init__(self, limit: int):
         self.limit, self.taken, self.last_seconds = limit, 0, 0.0
 
     @contextmanager
     def places(self, count: int):
-        """Hold `count` places. Raises `HttpError` 429 where there are not as many."""
+        """Hold `count` places. Raise `HttpError` 429 if not enough places are free."""
         if self.taken + count > self.limit:
-            wait = min(60, max(1, math.ceil(self.last_seconds)))  # what the last one took, waiting included
-            message = f"{self.taken} requests and battles are waiting, the most is {self.limit}. Try again."
+            wait = min(60, max(1, math.ceil(self.last_seconds)))  # duration of the last request with its waiting time
+            message = f"{self.taken} requests and battles are in progress, the limit is {self.limit}. Try again later."
             raise HttpError(429, "queue_full", message, headers={"Retry-After": str(wait)})
         self.taken += count
         try:

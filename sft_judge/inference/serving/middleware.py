@@ -1,8 +1,8 @@
 """
-What stands before every route: the key, the queue, the size of a body and the time that it takes to come.
+Middleware in front of every route: the API key, the queue, the size of a body, and the time until it has arrived.
 
-A body is read here, whole, before anything behind sees the request, so that no route can forget a limit, vLLM's own
-included. All paths are closed but those that are named open.
+The whole body is read here, before any route sees the request, so that no route, including vLLM's own, can miss a
+limit. All paths need a key except those in OPEN_PATHS.
 """
 
 import asyncio
@@ -15,7 +15,14 @@ BATCH_PATH = "/v1/judge/batch"
 
 
 class Guard:
-    """ASGI middleware."""
+    """
+    Check requests before the app sees them (ASGI middleware).
+
+    Args:
+        app: the ASGI app.
+        keys: the API keys.
+        service: the service, for its queue, limits and metrics.
+    """
 
     def __init__(self, app, keys: Keys, service):
         self.app, self.keys = app, keys
@@ -23,7 +30,7 @@ class Guard:
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
-            return  # no websockets; and no lifespan, as the engine outlives the app
+            return  # websockets are not supported; lifespan is not needed, because the engine outlives the app
 
         async def counted(message):
             if message["type"] == "http.response.start":
@@ -69,16 +76,18 @@ class Guard:
                     if not message.get("more_body"):
                         return bytes(body)
         except TimeoutError:
-            late = f"The body was not whole after {self.limits.seconds} s."
+            late = f"The body was not complete after {self.limits.seconds} s."
             raise HttpError(408, CODES[408], late, headers={"Connection": "close"}) from None
 
 
 class Gone(Exception):
-    """The client has hung up."""
+    """Signal that the client has disconnected."""
 
 
 def _replay(body: bytes, receive):
-    """A `receive` that gives the body that was read, then what else comes: the client hanging up."""
+    """
+    Return a `receive` that gives the body already read, then further messages such as the client's disconnection.
+    """
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again():

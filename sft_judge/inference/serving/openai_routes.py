@@ -1,4 +1,4 @@
-"""vLLM's own routes, where they are asked for: those that are named here, with the rest of its app out of reach."""
+"""vLLM's own routes, for `--with-openai`: only those in PATHS can be reached."""
 
 from argparse import Namespace
 
@@ -6,7 +6,13 @@ PATHS = ("/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "
 
 
 async def openai_app(client, args: Namespace):
-    """An ASGI app of vLLM's routes in PATHS; any other path is a 404. No route of them loads or writes anything."""
+    """
+    Build an ASGI app of vLLM's routes in PATHS; any other path is a 404. None of them loads or writes anything.
+
+    Args:
+        client: vLLM's engine client.
+        args: vLLM's server arguments.
+    """
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 

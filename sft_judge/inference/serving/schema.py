@@ -1,8 +1,8 @@
 """
-What `POST /v1/judge` takes and answers, as pydantic models: they check a body, and write the OpenAPI document.
+Request and response of `POST /v1/judge` as pydantic models, which check a body and produce the OpenAPI document.
 
-The models of a request carry the server's limits, so they are made for them. Columns of a battles file that a judge
-does not look at may stand in a battle; any other unknown key is an error.
+The request models hold the server's limits, so they are created for given limits. A battle may have the columns of a
+battles file that a judge does not use; any other unknown key is an error.
 """
 
 import json
@@ -41,7 +41,7 @@ _NOT_SEEN = (set(REQUIRED) | set(OPTIONAL)) - _SEEN
 
 
 class Cut(BaseModel):
-    """Tokens that the budget left out of each text."""
+    """Number of tokens removed from each text to fit the budget."""
 
     prompt: int
     response_a: int
@@ -49,32 +49,32 @@ class Cut(BaseModel):
 
 
 class BattleJudgement(BaseModel):
-    """Calibrated probabilities that sum to one; `tie` is 0 for a judge of two verdicts."""
+    """Calibrated probabilities, which sum to one; `tie` is 0 for a judge with two verdicts."""
 
     id: str | None = Field(description="as in the request")
     a: float
     b: float
     tie: float
     verdict: Literal["a", "b", "tie"] = Field(
-        description="the most likely one; tie too where a and b are exactly as likely"
+        description="the most likely verdict; also tie if a and b are exactly equally likely"
     )
-    swap_agreement: bool | None = Field(description="whether both orders favour one verdict; null with one order")
+    swap_agreement: bool | None = Field(description="true if both orders favour the same verdict; null with one order")
     cut: Cut
 
 
 class Answer(BaseModel):
-    """The judgements, in the order asked."""
+    """The judgements, in the order of the battles."""
 
     model: str
-    calibration: dict | None = Field(description="its temperatures and what they were fitted on; null: raw")
+    calibration: dict | None = Field(description="temperatures and the data they were fitted on; null if uncalibrated")
     judgements: list[BattleJudgement]
 
 
 class Error(BaseModel):
-    """Every answer that is not 200."""
+    """Body of every response that is not 200."""
 
     class Detail(BaseModel):
-        """`param` is the field at fault, such as `battles.3.prompt`."""
+        """The error; `param` is the invalid field, such as `battles.3.prompt`."""
 
         code: str
         message: str
@@ -84,7 +84,7 @@ class Error(BaseModel):
 
 
 class Requests:
-    """The models of a request under these limits."""
+    """Create the models of a request for the given limits."""
 
     def __init__(self, limits: Limits):
         text = {"type": "string", "maxLength": limits.characters}
@@ -98,7 +98,7 @@ class Requests:
         short = Annotated[str, Field(strict=True, max_length=200)]
         swap = (
             Literal["both", "none"] | None,
-            Field(None, description="the orders shown; by default the judge's own"),
+            Field(None, description="the orders to show; by default the judge's own policy"),
         )
         self.battle = create_model(
             "Battle",
@@ -108,7 +108,7 @@ class Requests:
             prompt=(text_or_turns, ...),
             response_a=(text_or_turns, ...),
             response_b=(text_or_turns, ...),
-            language=(short | None, Field(None, description="of the prompt, for a judge that is shown it")),
+            language=(short | None, Field(None, description="language of the prompt, for a judge that shows it")),
         )
         self.one = create_model("OneBattle", __base__=self.battle, swap=swap)
         battle = Annotated[self.battle, BeforeValidator(_without_unseen)]
@@ -121,7 +121,19 @@ class Requests:
         )
 
     def read(self, body: bytes, one: bool = False) -> tuple[list[dict], str | None]:
-        """The rows of a request, as `JudgePrompt` takes them, and `swap`; `one`: a bare battle. Raises `HttpError`."""
+        """
+        Read a request.
+
+        Args:
+            body: the body.
+            one: accept a single battle only, not `{"battles": [...]}`.
+
+        Returns:
+            The battles as rows for `JudgePrompt`, and `swap` or None.
+
+        Raises:
+            HttpError: the body is invalid.
+        """
         value = read_json(body)
         try:
             if "battles" in value and not one:
@@ -137,28 +149,28 @@ class Requests:
 
 
 def read_json(body: bytes) -> dict:
-    """The object that a body is. Raises `HttpError` 400 for anything else."""
+    """Parse a body as a JSON object. Raise `HttpError` 400 for anything else."""
     try:
         value = load_json(body.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise HttpError(400, CODES[400], f"The body is not UTF-8: byte {error.start} does not fit.") from None
+        raise HttpError(400, CODES[400], f"The body is not UTF-8: byte {error.start} is invalid.") from None
     except json.JSONDecodeError as error:
         raise HttpError(400, CODES[400], f"The body is not JSON: {error}.") from None
     except RecursionError:
         raise HttpError(400, CODES[400], "The body is nested too deeply.") from None
-    except ValueError as error:  # NaN, a key that stands twice, or a number of thousands of digits
+    except ValueError as error:  # NaN, a duplicate key, or a number with thousands of digits
         raise HttpError(400, CODES[400], f"The body is not JSON: {str(error).split(';')[0]}.") from None
     if not isinstance(value, dict):
-        raise HttpError(400, CODES[400], 'The body is not an object; expected a battle, or {"battles": [...]}.')
+        raise HttpError(400, CODES[400], 'The body is not an object; expected a battle or {"battles": [...]}.')
     return value
 
 
 def _no_constant(name: str):
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _as_turns(value):
-    """A text as its turns, mended as `import` mends it; pydantic looks at the turns."""
+    """Convert a text to a list of turns, cleaned as in `sft-judge import`; pydantic checks the turns."""
     value = [value] if isinstance(value, str) else value
     if not isinstance(value, list):
         raise PydanticCustomError("turns", "expected a string or a list of strings")

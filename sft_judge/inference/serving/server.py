@@ -1,9 +1,9 @@
 """
-The server's life: the port first, then the engine, then requests, until it is told to stop or the engine dies.
+Life of the server: bind the port, start the engine, answer requests, until it is stopped or the engine dies.
 
-A stop (SIGTERM, SIGINT) takes no new connection, lets the requests in work end, and is status 0. A dead engine turns
-`/health` red and requests to 503 for a few seconds, so that whoever deals out the work sees it, and then ends the
-process with status 1, so that whoever supervises it starts another.
+On SIGTERM or SIGINT the server accepts no new connections, finishes the requests in progress, and exits with status 0.
+If the engine dies, `/health` and all requests return 503 for a few seconds, so that a load balancer notices, and then
+the process exits with status 1, so that a supervisor can restart it.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ from sft_judge.prompts.prompt import JudgePrompt
 
 logger = logging.getLogger(__name__)
 
-RED_SECONDS = 5  # for how long a server without its engine still says so
-LOOK_SECONDS = 0.5
+RED_SECONDS = 5  # time for which a server without its engine still answers with 503
+LOOK_SECONDS = 0.5  # between checks of the engine
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `sft-judge serve` was told; `vllm` are flags of vLLM's own."""
+    """Store the settings of `sft-judge serve`; `vllm` are flags for vLLM."""
 
     model: str
     name: str | None
@@ -52,7 +52,7 @@ class Settings:
 
 
 def serve(settings: Settings) -> bool:
-    """Serve until told to stop. Whether the engine was alive to the end."""
+    """Serve until stopped. Return True if the engine was alive to the end."""
     import uvloop
 
     spec = read_spec(settings.model)
@@ -85,15 +85,22 @@ async def _serve(settings: Settings, name: str, spec, prompt: JudgePrompt, args,
 
 
 async def _try_out(service: Service, model: str) -> None:
-    """One battle before anybody may ask: an engine that cannot run a judge starts, and dies on the first request."""
+    """Judge one battle before serving: an engine that cannot run a judge may start, and die on the first request."""
     try:
         await service.answer(json.dumps(EXAMPLE).encode())
     except HttpError as error:
-        raise InputError(f"{model}: {error} It failed on a first battle; what vLLM said stands above.") from error
+        raise InputError(f"{model}: {error} It failed on a test battle; see vLLM's messages above.") from error
 
 
 def uvicorn_server(app, limits: Limits, log_requests: bool):
-    """uvicorn's server, without its handling of signals, which raises them again when all is done."""
+    """
+    Create uvicorn's server, without its signal handling, which raises the signals again at the end.
+
+    Args:
+        app: the ASGI app.
+        limits: the server's limits.
+        log_requests: write an access log.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -105,11 +112,11 @@ def uvicorn_server(app, limits: Limits, log_requests: bool):
             logger.info(f"serving at {address(sockets[0])}")
 
     log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    log_config["handlers"]["access"]["stream"] = "ext://sys.stderr"  # standard output has the address alone
+    log_config["handlers"]["access"]["stream"] = "ext://sys.stderr"  # standard output has only the address
     config = uvicorn.Config(
         app,
         log_level="info" if log_requests else "warning",
-        http="h11",  # it bounds the head of a request; httptools keeps gigabytes of headers, keys or no keys
+        http="h11",  # limits the size of a request's headers; httptools would store gigabytes, even without a key
         access_log=log_requests,
         log_config=log_config,
         lifespan="off",
@@ -127,7 +134,13 @@ async def _watch(engine: AsyncVllm, stop) -> None:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that holds the port and does not listen yet. Raises `InputError` where it cannot be had."""
+    """
+    Return a socket that is bound to the port but does not listen yet. Raise `InputError` if binding fails.
+
+    Args:
+        host: address.
+        port: port; 0 for any free port.
+    """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -139,6 +152,6 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Where a browser finds it."""
+    """Return the URL of the server."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,8 +1,8 @@
 """
-From the body of a request to its answer: read, tokenise, score in the engine, average, calibrate.
+From a request's body to its answer: parse, tokenize, score on the engine, average, calibrate.
 
-Bodies are read and tokenised by one thread of their own, so that a long one holds up neither the health check nor the
-answers of others; one alone, as a tokenizer of transformers cannot be used by two at once.
+Bodies are parsed and tokenized in a separate thread, so that a long body does not delay the health check and other
+answers. It is a single thread, because a tokenizer of transformers cannot be used by two threads at once.
 """
 
 import asyncio
@@ -26,17 +26,26 @@ from sft_judge.prompts.prompt import JudgePrompt
 
 
 class Service:
-    """A judge on an engine, which has `alive` and `async score(prompts) -> [N, K]`, and what it may be asked."""
+    """
+    Answer requests with a judge on an engine.
+
+    Args:
+        name: name of the judge in answers.
+        engine: an engine with `alive` and `async score(prompts) -> [N, K]`.
+        prompt: the judge's prompt.
+        spec: the judge's judge.json.
+        limits: the server's limits.
+    """
 
     def __init__(self, name: str, engine, prompt: JudgePrompt, spec: JudgeSpec, limits: Limits):
         self.name, self.engine, self.prompt, self.spec, self.limits = name, engine, prompt, spec, limits
         self.requests, self.queue = Requests(limits), Queue(limits.queue)
         self.metrics = Metrics(self.queue)
         self._reader = ThreadPoolExecutor(1, "reader")
-        self._batch_room = asyncio.Semaphore(limits.battles)  # lines of all batches that are in the engine at once
+        self._batch_room = asyncio.Semaphore(limits.battles)  # limits the lines of all batches in the engine at once
 
     async def answer(self, body: bytes) -> dict:
-        """The answer to one request. Raises `HttpError`."""
+        """Answer one request. Raises `HttpError`."""
         start = time.monotonic()
         judged = await self._judge(body)
         self.queue.last_seconds = time.monotonic() - start
@@ -44,7 +53,7 @@ class Service:
         return {"model": self.name, "calibration": self.spec.calibration, "judgements": judged}
 
     async def answer_lines(self, body: bytes) -> AsyncIterator[str]:
-        """A line for each line of a batch, in order: its judgement, or why there is none."""
+        """Yield one line for each line of a batch, in order: its judgement or an error."""
         lines = enumerate((line for line in body.split(b"\n") if line.strip()), 1)
         window = deque()
         try:
@@ -68,7 +77,7 @@ class Service:
         return json.dumps(answer) + "\n"
 
     async def _judge(self, body: bytes, in_batch: bool = False) -> list[dict]:
-        """`in_batch`: the body is one battle, and takes no place in the queue."""
+        """Judge the battles of a body. With `in_batch` the body is one battle and takes no place in the queue."""
         try:
             async with asyncio.timeout(self.limits.seconds):
                 work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, body, in_batch)
@@ -76,7 +85,7 @@ class Service:
                 with self.queue.places(0 if in_batch else len(rows) - 1):
                     logp = unswap(await self.engine.score(prompts), orders)
         except TimeoutError:
-            message = f"The judge took longer than {self.limits.seconds} s; it has more to do than it can. Try again."
+            message = f"The judge took longer than {self.limits.seconds} s; the server is overloaded. Try again later."
             raise unavailable(message) from None
         self.metrics.battles.inc(len(rows))
         judged = judgements(logp, self.spec, [row.get("language") for row in rows])

@@ -1,1 +1,1 @@
-"""Prediction within a time budget: one order first, the second where time allows."""
+"""Prediction within a time budget: one order first, then the second order while time is left."""

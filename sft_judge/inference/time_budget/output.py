@@ -1,8 +1,8 @@
 """
-What stands on disk while a deadline runs: a probs file of all battles, and a submission, each replaced whole.
+Output of a prediction with a time budget: a probs file of all battles and a submission, each replaced atomically.
 
-A battle that is not judged yet has class frequencies: how often people gave each verdict in training, as judge.json
-has it, or even odds where it does not.
+A battle that is not judged yet has class frequencies: the shares of the verdicts in training from judge.json, or equal
+shares if judge.json has none.
 """
 
 from pathlib import Path
@@ -25,16 +25,23 @@ COUNTS = ("judged", "judged_in_both_orders", "complete")
 
 class TimedOutput:
     """
-    A `job` against a deadline: its battles' `ids` [N], the judge's `model` and `spec`, `path`, and `swap`.
+    Write the probs file and the submission of a job with a time budget.
 
-    `swap` is one of both, none and budget, or None: none for a judge that is read in one order, else budget. Raises
-    `InputError` for a folder of folds.
+    Args:
+        model: the judge's folder.
+        job: the battles to score, and the probs file.
+        swap: both, none or budget. None for the judge's policy: none for a judge that uses one order, else budget.
+        sample: the sample submission, or None.
+        submission: the submission file, or None.
+
+    Raises:
+        InputError: the folder holds several judges.
     """
 
     def __init__(self, model: str, job: Job, swap: str | None, sample: Sample | None, submission: Path | None):
         judges = find_judges(model)
         if len(judges) > 1:
-            raise InputError(f"{model} holds {len(judges)} judges; --time-budget takes one: name it, or merge them.")
+            raise InputError(f"{model} holds {len(judges)} judges; --time-budget needs one: name it, or merge them.")
         self.model, self.spec = model, judges[model]
         if self.spec.language:
             job.fill_languages()
@@ -46,22 +53,22 @@ class TimedOutput:
         self._battles_sha256 = content_hash(job.file.path)
 
     def frequencies(self) -> tuple[np.ndarray, str]:
-        """Class frequencies [K], and where they are from."""
+        """Return the class frequencies [K], and a description of their origin."""
         shares = self.spec.training.get("verdict_shares")
         shares_known = np.array(shares or [1 / self.spec.num_verdicts] * self.spec.num_verdicts)
-        if self.swap == "both":  # exchanging the responses must exchange the result, judged or not
+        if self.swap == "both":  # exchanging the responses must exchange the result even if a battle is not judged
             shares_known[:2] = shares_known[:2].mean()
         return (
             shares_known,
-            "verdicts in training, by judge.json" if shares else "even odds, as judge.json has no shares",
+            "verdicts in training, from judge.json" if shares else "equal shares: judge.json has none",
         )
 
     def empty_scores(self) -> np.ndarray:
-        """Scores [N, 2, K] of which none is known."""
+        """Return scores [N, 2, K] that are all unknown (NaN)."""
         return np.full((len(self.ids), len(ORDERS), self.spec.num_verdicts), np.nan)
 
     def read_scores(self, fingerprint: str) -> np.ndarray:
-        """Scores [N, 2, K] in the file that stands there, NaN where it has none or is of something else."""
+        """Read the scores [N, 2, K] of an existing probs file; NaN if it has none or another fingerprint."""
         scores = self.empty_scores()
         if not self.path.is_file():
             return scores
@@ -75,12 +82,21 @@ class TimedOutput:
         return scores
 
     def write_frequencies(self) -> None:
-        """Where there is no output yet, one of class frequencies: before anything that takes time."""
+        """Write class frequencies if there is no output yet, before anything that takes time."""
         if not all(path.is_file() for path in (self.path, self.submission) if path is not None):
             self.write(self.empty_scores(), {"engine": None})
 
     def write(self, scores: np.ndarray, result: dict) -> dict:
-        """Replace the probs file and the submission by what is known; returns counts."""
+        """
+        Replace the probs file and the submission.
+
+        Args:
+            scores: log-probabilities [N, 2, K], NaN where unknown.
+            result: facts for the file's metadata.
+
+        Returns:
+            The counts of judged battles.
+        """
         probs = self.probs(scores, result)
         predicted = (
             None if self.sample is None else arrange_probs(self.path, calibrate_probs(probs), probs, self.sample)
@@ -92,7 +108,13 @@ class TimedOutput:
         return {key: probs.metadata["deadline"][key] for key in ("battles", *COUNTS)}
 
     def probs(self, scores: np.ndarray, result: dict) -> Probs:
-        """The probs of what is known, scores [N, 2, K] with NaN where nothing is, and class frequencies elsewhere."""
+        """
+        Build the probs of all battles, with class frequencies for those that are not judged.
+
+        Args:
+            scores: log-probabilities [N, 2, K], NaN where unknown.
+            result: facts for the file's metadata.
+        """
         frequencies, source = self.frequencies()
         is_scored = ~np.isnan(scores[:, :, 0])
         unknown = ~is_scored.any(axis=1)

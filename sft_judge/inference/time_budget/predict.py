@@ -1,9 +1,10 @@
 """
-Prediction against a deadline: a whole probs file from the first seconds on, better with every block.
+Prediction with a time budget: a complete probs file from the first seconds on, which improves with every block.
 
-First every battle has the class frequencies; then the shortest are judged first, in one order; then the other order,
-where it helps most. The file, and the submission beside it, are replaced whole as blocks are done, so a kill at any
-moment leaves valid ones; the blocks stand beside them, and the same command goes on from there.
+First every battle has the class frequencies. Then battles are judged in one order, the shortest first, and then in the
+other order, those first where it helps most. The probs file and the submission are replaced atomically as blocks are
+finished, so a kill at any moment leaves valid files. The blocks are kept beside them, and the same command resumes
+from them.
 """
 
 import logging
@@ -35,36 +36,36 @@ from sft_judge.prompts.prompt import JudgePrompt
 
 logger = logging.getLogger(__name__)
 
-ROWS_MEASURED, ROWS_OF_A_RULE = 512, 4000  # battles tokenised at once, and looked at by the length rule
-WRITES_SHARE = 0.05  # of the time, for replacing the output
-END_SHARE = 0.1  # of what the start took, for the end: an engine that is slow to come is slow to go
+ROWS_MEASURED, ROWS_OF_A_RULE = 512, 4000  # battles tokenized at once, and battles used to fit the length rule
+WRITES_SHARE = 0.05  # maximum share of the time spent on replacing the output
+END_SHARE = 0.1  # time kept for the engine's shutdown, as a share of the time it took to start
 
 
 @dataclass(frozen=True)
 class TimedSettings:
-    """How battles are scored against a deadline."""
+    """Store how battles are scored within a time budget."""
 
     engine: str  # of ENGINES
     dtype: str = "auto"  # of DTYPES
     shard: tuple[int, int] = (0, 1)  # (i, n): the i-th of n processes that share the work and the disk
-    tensor_parallel: int = 1  # GPUs that vLLM spreads one model over
-    uncertain_in: Path | None = None  # a probs file, whose least certain battles come first
-    length_rule: tuple[Path, Path] | None = None  # probs and battles to fit the rule on
+    tensor_parallel: int = 1  # GPUs over which vLLM shards one model
+    uncertain_in: Path | None = None  # a probs file; its least certain battles are judged first
+    length_rule: tuple[Path, Path] | None = None  # probs and battles to fit the length rule on
 
 
 class OutOfTime(BaseException):
-    """The alarm: a start or a block that takes far longer than it should is given up."""
+    """Signal that the alarm rang: a start or a block that takes far longer than planned is abandoned."""
 
 
 def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSettings, fingerprint: str) -> dict:
     """
-    Score as much as the time allows, replacing the output as it grows.
+    Score as many battles as the time allows, and replace the output as it grows.
 
     Args:
-        output: the probs file, and the submission kept beside it.
-        deadline: the time there is.
-        settings: how battles are scored, and which come first.
-        fingerprint: identifies all that the scores depend on; scores of another one are not used.
+        output: the probs file, and the submission beside it.
+        deadline: the time that is left.
+        settings: how battles are scored, and which first.
+        fingerprint: hash of everything that the scores depend on. Scores with another one are not used.
 
     Returns:
         Facts for the manifest.
@@ -77,7 +78,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
     report = Report(output, work, deadline, settings.shard[1], result)
     report.write()
     prompt = JudgePrompt.of(load_tokenizer(output.model), output.spec)
-    battles = output.job.read(np.arange(len(output.ids)))  # whole: they are judged by length, not in the file's order
+    battles = output.job.read(np.arange(len(output.ids)))  # all at once: they are not judged in the file's order
     try:
         with alarm((1 - END_SHARE) * deadline.left()) as ring_in:
             tokens = work.lengths(lambda: token_lengths(prompt, battles.to_pylist()))
@@ -86,7 +87,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
                 options = (settings.engine, output.model, output.spec, settings.dtype)
                 with open_engine(*options, gpus=settings.tensor_parallel) as engine:
                     result["started_after"] = round(deadline.elapsed(), 1)
-                    # for a block that is late; a start would be in vain
+                    # from now on a late block may use half of the margin; a late start could not have been used
                     ring_in(deadline.left() + deadline.margin / 2)
                     score = partial(_score, engine, prompt, battles, work)
                     for place, queue in scheduler.score_in_time(
@@ -95,7 +96,7 @@ def predict_in_time(output: TimedOutput, deadline: Deadline, settings: TimedSett
                         report.block(passes[place:], queue, tokens)
                     ring_in(0)
     except OutOfTime:
-        logger.warning("out of time; a block at work is left out")
+        logger.warning("out of time; the unfinished block is skipped")
     result["seconds"] = round(deadline.elapsed(), 1)
     counts = report.write()
     if counts["complete"] and settings.shard[1] == 1:
@@ -108,7 +109,15 @@ def _score(engine, prompt: JudgePrompt, battles, work: RowWork, rows: np.ndarray
 
 
 def plan_passes(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings, prompt: JudgePrompt) -> list[Pass]:
-    """The rounds of a policy over this shard's rows, of which `tokens` [N] are the lengths."""
+    """
+    Plan the passes of a swap policy over this shard's rows.
+
+    Args:
+        output: the output, which holds the policy.
+        tokens: number of tokens of each battle in one order [N].
+        settings: how battles are scored, and which first.
+        prompt: the judge's prompt.
+    """
     index, count = settings.shard
     first = np.argsort(tokens, kind="stable")
     if settings.uncertain_in:
@@ -131,7 +140,19 @@ def plan_passes(output: TimedOutput, tokens: np.ndarray, settings: TimedSettings
 
 
 def read_uncertainty(path: Path, ids: np.ndarray) -> np.ndarray:
-    """How unsure a probs file is of these battles [N]. Raises `InputError` where it lacks one."""
+    """
+    Read how uncertain a probs file is of these battles.
+
+    Args:
+        path: the probs file.
+        ids: ids of the battles [N].
+
+    Returns:
+        Entropy of each battle's probabilities [N], in nats.
+
+    Raises:
+        InputError: a battle is missing.
+    """
     known_ids, probs, _ = average_orders(read_probs(path))
     place = {id_: row for row, id_ in enumerate(known_ids)}
     missing = [id_ for id_ in ids if id_ not in place]
@@ -156,13 +177,28 @@ def load_length_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Cal
 
 
 def token_lengths(prompt: JudgePrompt, rows: list[dict]) -> np.ndarray:
-    """Tokens [N] of each battle's prompt in its own order."""
+    """
+    Count the tokens of each battle's prompt in its own order [N].
+
+    Args:
+        prompt: the judge's prompt.
+        rows: the battles.
+    """
     parts = [rows[start : start + ROWS_MEASURED] for start in range(0, len(rows), ROWS_MEASURED)]
     return np.array([len(ids) for part in parts for (ids,) in prompt.encode(part, ORDERS[:1])], dtype=float)
 
 
 class Report:
-    """Replaces the output, not so often that it costs much, and says what will be done in time."""
+    """
+    Replace the output from time to time, and log how many battles will be judged in time.
+
+    Args:
+        output: the output.
+        work: the scores of all processes.
+        deadline: the time that is left.
+        num_shards: number of processes that share the work.
+        facts: facts for the manifest, extended here.
+    """
 
     def __init__(self, output: TimedOutput, work: RowWork, deadline: Deadline, num_shards: int, facts: dict):
         self.output, self.work, self.deadline, self.facts = output, work, deadline, facts
@@ -170,11 +206,11 @@ class Report:
         self._took, self._written, self._said, self._blocks = 0.0, -np.inf, -np.inf, 0
 
     def reserve(self) -> float:
-        """Seconds that the last write and the engine's end need."""
+        """Return the seconds that the last write and the engine's shutdown need."""
         return 2 * self._took + END_SHARE * self.facts["started_after"]
 
     def write(self) -> dict:
-        """Replace the output by what all processes have done so far; returns its counts."""
+        """Replace the output by the scores of all processes so far, and return its counts."""
         began = time.monotonic()
         with self.work.locked():
             counts = self.output.write(self.work.scores(), self.facts)
@@ -183,7 +219,14 @@ class Report:
         return counts
 
     def block(self, passes: list[Pass], queue: np.ndarray, tokens: np.ndarray) -> None:
-        """After a block of the first of these passes, which leaves the rows of `queue`."""
+        """
+        Report a finished block.
+
+        Args:
+            passes: the current pass and the later ones.
+            queue: rows that the current pass has left.
+            tokens: number of tokens of each battle in one order [N].
+        """
         now = time.monotonic()
         if self._took < WRITES_SHARE * (now - self._written):
             self.write()
@@ -193,7 +236,7 @@ class Report:
         scores = self.work.scores()
         later = tokens[passes[1].choose(scores)] if len(passes) > 1 else np.empty(0)
         first, second = self.deadline.forecast(tokens[queue] * len(passes[0].orders), later)
-        if self._blocks == 3:  # the first are small, and warm up
+        if self._blocks == 3:  # the first blocks are small and warm up the engine
             self.facts["planned"] = self._plan_rows(passes[0].orders, first, second, scores)
         self._said = now
         logger.info(
@@ -203,7 +246,7 @@ class Report:
         )
 
     def _plan_rows(self, orders: tuple[str, ...], first: int, second: int, scores: np.ndarray) -> dict:
-        """Rows that will be judged once and twice, the other shards being as fast."""
+        """Return how many rows will be judged once and twice, if the other shards are equally fast."""
         is_scored = ~np.isnan(scores[:, :, 0])
         more = np.array([first if "ab" in orders else 0, first if "ba" in orders else second]) * self.num_shards
         scored = [is_scored.any(axis=1).sum(), is_scored.all(axis=1).sum()]
@@ -213,7 +256,9 @@ class Report:
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[Callable[[float], None]]:
-    """Raise `OutOfTime` in the block once so many seconds have passed; yields what sets them anew, 0 for never."""
+    """
+    Raise `OutOfTime` in the block after so many seconds. Yield a function that resets the time; 0 disables the alarm.
+    """
 
     def ring(signum, frame):
         raise OutOfTime

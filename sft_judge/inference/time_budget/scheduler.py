@@ -1,8 +1,8 @@
 """
-Which rows to score next, so that a time budget is used up and not overrun: pure functions and an injected clock.
+Choose which rows to score next so that a time budget is used but not exceeded: pure functions and an injected clock.
 
-Rows are scored in blocks. The rate in tokens a second is that of the last blocks, so a machine that slows down is
-noticed at the next one; a block takes no longer than the margin, so one that takes twice its time still ends in time.
+Rows are scored in blocks. The rate in tokens per second is that of the last blocks, so a slowdown is noticed at the
+next block. A block is planned to take no longer than the margin, so even one that takes twice as long ends in time.
 """
 
 import time
@@ -14,15 +14,23 @@ from scipy.stats import entropy
 
 from sft_judge.core.swap_orders import ORDERS
 
-SLICE = 60.0  # seconds a block is meant to take, at most
-LEAST_MARGIN, MARGIN_SHARE = 8.0, 0.01  # seconds, and of the budget: for the last write, the way out and a late block
-FIRST_ROWS = 8  # scored before any rate is known
-MEMORY = 0.5  # what a block's tokens and seconds still count once the next is known
+SLICE = 60.0  # maximum planned seconds of a block
+# The margin in seconds and as a share of the budget, for the last write, the shutdown and a late block.
+LEAST_MARGIN, MARGIN_SHARE = 8.0, 0.01
+FIRST_ROWS = 8  # rows in a block while the rate is unknown
+MEMORY = 0.5  # decay per block of earlier tokens and seconds in the rate
 LENGTH_BINS = 8
 
 
 class Deadline:
-    """The time that is left, less the margin, and the rate measured so far. Seconds throughout."""
+    """
+    Track the time that is left, without the margin, and the rate. All times are in seconds.
+
+    Args:
+        budget: the time budget.
+        started: time of `clock` at which the command started.
+        clock: returns the current time.
+    """
 
     def __init__(self, budget: float, started: float, clock: Callable[[], float] = time.monotonic):
         self.clock, self.started, self.budget = clock, started, float(budget)
@@ -31,25 +39,37 @@ class Deadline:
         self._tokens = self._seconds = 0.0
 
     def left(self) -> float:
-        """Until the last block must have ended; below zero once it should have."""
+        """Return the time until the last block must end; negative after that."""
         return self.end - self.clock()
 
     def elapsed(self) -> float:
-        """Since the command began."""
+        """Return the time since the command started."""
         return self.clock() - self.started
 
     @property
     def rate(self) -> float | None:
-        """Tokens a second over the last blocks; None before the first."""
+        """Return the tokens per second over the last blocks, or None before the first block."""
         return self._tokens / self._seconds if self._seconds else None
 
     def note(self, tokens: float, seconds: float) -> None:
-        """A block is done."""
+        """
+        Record a finished block.
+
+        Args:
+            tokens: number of tokens in the block.
+            seconds: time it took.
+        """
         self._tokens = MEMORY * self._tokens + tokens
         self._seconds = MEMORY * self._seconds + max(seconds, 1e-6)
 
     def fits(self, tokens: np.ndarray, reserve: float = 0.0) -> int:
-        """How many of the next rows [R], given their tokens, to score as one block; 0 to stop. `reserve`: to keep."""
+        """
+        Return how many of the next rows to score as one block; 0 to stop.
+
+        Args:
+            tokens: number of tokens of the next rows [R].
+            reserve: time to keep for later.
+        """
         left = self.left() - reserve
         if left <= 0 or not len(tokens):
             return 0
@@ -57,13 +77,20 @@ class Deadline:
             return min(FIRST_ROWS, len(tokens))
         seconds = np.cumsum(tokens) / self.rate
         count = int(np.searchsorted(seconds, min(SLICE, self.margin, left), side="right"))
-        return count or int(seconds[0] <= left)  # one row may take longer than a block is meant to
+        return count or int(seconds[0] <= left)  # a single row may take longer than a block should
 
     def forecast(self, queue: np.ndarray, later: np.ndarray) -> tuple[int, int]:
         """
-        How many rows of `queue` [R] and then of `later` [S], their tokens, will be done in time at the present rate.
+        Predict how many rows will be scored in time at the current rate.
 
-        The order of the later ones is not known yet, so they count as the mean of them.
+        The order of the later rows is not known yet, so each counts as their mean.
+
+        Args:
+            queue: number of tokens of the rows of the current pass [R], in order.
+            later: number of tokens of the rows of the next pass [S].
+
+        Returns:
+            Number of rows of `queue` and of `later`.
         """
         room = max(self.left(), 0.0) * (self.rate or 0.0)
         now = int(np.searchsorted(np.cumsum(queue), room, side="right"))
@@ -74,7 +101,13 @@ class Deadline:
 
 @dataclass
 class Pass:
-    """One round over the rows: the orders shown, and from the scores so far [N, 2, K] which rows, first one first."""
+    """
+    Describe one pass over the rows.
+
+    Attributes:
+        orders: the orders shown.
+        choose: returns the rows to score, first one first, from the scores so far [N, 2, K].
+    """
 
     orders: tuple[str, ...]
     choose: Callable[[np.ndarray], np.ndarray]
@@ -89,10 +122,18 @@ def score_in_time(
     reserve: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """
-    Score blocks of rows until all passes are through or the time is; after each, yields its pass and the rows left.
+    Score blocks of rows until all passes are done or the time is over.
 
-    `tokens` [N] of each row in one order; `scores()` [N, 2, K] what is known, NaN where nothing is; `score(rows,
-    orders)` does a block and keeps it; `reserve()` seconds that the caller needs at the end beside the margin.
+    Args:
+        passes: the passes.
+        tokens: number of tokens of each row in one order [N].
+        deadline: the time that is left.
+        scores: returns the scores so far [N, 2, K], NaN where unknown.
+        score: scores the rows of a block in its orders and stores the result.
+        reserve: returns the seconds that the caller needs at the end, in addition to the margin.
+
+    Yields:
+        After each block, the index of its pass and the rows left in the pass.
     """
     for place, each in enumerate(passes):
         queue = each.choose(scores())
@@ -109,20 +150,31 @@ def score_in_time(
 
 
 def open_rows(scores: np.ndarray, orders: tuple[str, ...]) -> np.ndarray:
-    """Mask [N] of the rows that lack one of the orders, of scores [N, 2, K] with NaN where nothing is known."""
+    """
+    Return a mask [N] of the rows that lack one of the orders.
+
+    Args:
+        scores: scores so far [N, 2, K], NaN where unknown.
+        orders: the orders.
+    """
     return np.any([np.isnan(scores[:, ORDERS.index(order), 0]) for order in orders], axis=0)
 
 
 def uncertainty(probs: np.ndarray) -> np.ndarray:
-    """Entropy [N] in nats of probabilities [N, K]: how little a judge knows of a row."""
+    """Compute the entropy [N] in nats of probabilities [N, K]."""
     return entropy(probs, axis=-1)
 
 
 def fit_length_rule(lengths: np.ndarray, gains: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """
-    What the other order gains at a length: the mean of `gains` [N] (log loss saved, nats) in bins of `lengths` [N].
+    Fit the gain from the second order as a function of the length: the mean gain in bins with about equally many rows.
 
-    The bins hold about equally many rows; the result maps lengths [M] to gains [M].
+    Args:
+        lengths: number of tokens of each battle [N].
+        gains: log loss saved by the second order [N], in nats.
+
+    Returns:
+        A function from lengths [M] to gains [M].
     """
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1]))
     place = np.searchsorted(edges, lengths, side="left")

@@ -29,7 +29,7 @@ def test_out_of_memory_halves_the_batch_and_the_numbers_stay(judge, synthetic_fi
     monkeypatch.setattr(TransformersEngine, "_forward", small_memory)
     capsys.readouterr()
     assert predict(judge, synthetic_file, tmp_path / "halved.parquet") == 0
-    assert "out of memory: batches of" in capsys.readouterr().err
+    assert "out of memory: using batches of" in capsys.readouterr().err
     refused = [size for size in sizes if size > 900]
     assert 0 < len(refused) <= 5 and sizes[: len(refused)] == refused  # then never again
     np.testing.assert_allclose(

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 def test_pickled_weights_alone_are_refused_before_vllm_starts(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     torch.save({"x": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="nothing pickled is opened"):
+    with pytest.raises(InputError, match="pickled weights are not opened"):
         check_usable(str(tmp_path), "")
 
 

@@ -134,7 +134,7 @@ def test_a_judge_that_does_not_know_the_frequencies_has_even_odds_and_says_so(ba
         probs = read_probs(tmp_path / "probs.parquet")
         np.testing.assert_allclose(np.exp(probs.logp)[:, :num], 1 / num)
         assert probs.num_verdicts == num and probs.metadata["deadline"]["class_frequencies_from"].startswith(
-            "even odds"
+            "equal shares"
         )
 
 
@@ -278,7 +278,7 @@ def test_class_frequencies_are_no_labels(command, judge, synthetic_file, tmp_pat
     assert in_time(judge, synthetic_file, tmp_path / "labels.parquet", budget="4s") == 0
     words = {"labels": tmp_path / "labels.parquet", "distill_weight": 0.5, "allow_in_sample": "true"}
     assert main(command(**words)) == 2
-    assert "60 battles hold class frequencies, which are no labels" in capsys.readouterr().err
+    assert "60 battles were not scored and hold class frequencies" in capsys.readouterr().err
 
 
 BAD = {
