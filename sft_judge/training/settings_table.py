@@ -2,8 +2,8 @@
 Handling of each setting of TRL's SFTConfig and ModelConfig in a recipe: used here, passed on, or refused.
 
 A setting that is not in the table is refused if a recipe sets it, so that a new version of TRL cannot add one
-unnoticed. The judge's own settings (see config.py) are all used. `docs/reference/settings.md` is made from this table by
-scripts/settings_page.py.
+unnoticed. The judge's own settings (see config.py) are all used. scripts/settings_page.py makes
+`docs/reference/settings.md` from this table.
 """
 
 from dataclasses import dataclass
