@@ -169,7 +169,7 @@ def test_missing_battles_are_refused_or_left_out_and_counted(tmp_path, capsys):
 
 BAD = {
     "of another set": ([("x1", "ab", "a")], "1 ids are not in"),
-    "twice": ([("001", "ab", "a"), ("001", "ab", "b")], "row 2: id 001 stands twice in order ab"),
+    "twice": ([("001", "ab", "a"), ("001", "ab", "b")], "row 2: id 001 occurs twice in order ab"),
     "verdict": ([("001", "ab", "C")], "row 1: verdict 'C', expected a, b, tie, or nothing"),
     "order": ([("001", "first", "a")], "row 1: order 'first', expected one of ab, ba"),
     "id": ([("", "ab", "a")], "row 1: id ''"),
@@ -269,7 +269,7 @@ def test_a_file_of_the_other_kind_is_sent_to_its_own_option(tmp_path, capsys):
     battles_file(tmp_path)
     file = both_orders(tmp_path / "gpt.csv")
     assert evaluate(tmp_path, "--probs", str(file))[0] == 2
-    assert "takes those by --verdicts" in capsys.readouterr().err
+    assert "give the file to `evaluate` as --verdicts" in capsys.readouterr().err
     (tmp_path / "p.csv").write_text("id,p_a,p_b\n001,0.4,0.6\n")
     assert evaluate(tmp_path, "--verdicts", str(tmp_path / "p.csv"))[0] == 2
-    assert "Probabilities are given by --probs" in capsys.readouterr().err
+    assert "Give probabilities as --probs" in capsys.readouterr().err
