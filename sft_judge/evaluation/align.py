@@ -51,7 +51,7 @@ class JudgeRows:
 
     @property
     def orders_differ(self) -> bool:
-        """Return True if the two orders are known apart; a file without orders fills both alike (foreign_probs)."""
+        """Return True if the two orders are known apart; a file without orders fills both with the same values."""
         return not np.array_equal(self.orders[:, 0], self.orders[:, 1], equal_nan=True)
 
 

@@ -153,7 +153,7 @@ def score_judges(aligned: Aligned, frequencies: dict[str, np.ndarray], native: s
     Returns:
         `scores`: log loss and accuracy of each. `gains`: the log loss of the set's own class frequencies minus the
         judge's. `difference`: foreign log loss minus native. `share`: the foreign gain divided by the native gain,
-        None if the native judge has no gain. All with intervals.
+        None unless the native judge beats the class frequencies. All with intervals.
     """
     rows = len(aligned.verdicts)
     probs = {f"judge of {name}": judge.probs for name, judge in aligned.judges.items()}
