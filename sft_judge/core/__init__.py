@@ -1,1 +1,3 @@
-"""Errors, verdict order, atomic files, manifests and the registry of commands. Imports no other room."""
+"""
+Errors, verdict order, atomic files, manifests and the registry of commands. Imports no other folder of the package.
+"""

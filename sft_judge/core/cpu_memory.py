@@ -1,34 +1,34 @@
-"""Memory of models that run on a CPU: keep what tensors have freed, and bound what is cached for each shape."""
+"""Memory of models on a CPU: keep freed memory, and bound the caches of kernels for each shape."""
 
 import ctypes
 import functools
 import os
 
-# of glibc's malloc.h: https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
+# from glibc's malloc.h: https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
 ALLOCATOR = {
-    "M_MMAP_MAX": (-4, 0),  # no block in a mapping of its own, which is returned when it is freed
+    "M_MMAP_MAX": (-4, 0),  # allocate no block as a separate mapping, which would be returned when it is freed
     "M_TRIM_THRESHOLD": (-1, -1),  # never return the top of the heap
-    "M_TOP_PAD": (-2, 256 * 2**20),  # let the heap grow by so many bytes at a time
+    "M_TOP_PAD": (-2, 256 * 2**20),  # bytes by which the heap grows at a time
 }
-# Products in bfloat16 keep a kernel and its buffers for each shape that they have met, 1,024 of them by default, once
-# in oneDNN and once in PyTorch's bridge to it: https://github.com/pytorch/pytorch/issues/98688
+# Matrix products in bfloat16 cache a kernel and its buffers for each shape, 1,024 by default, once in oneDNN and once
+# in PyTorch's bridge to it: https://github.com/pytorch/pytorch/issues/98688
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-SHAPES = 64  # more than one length of input has, which all layers share
+SHAPES = 64  # more than the number of shapes of one input length, which all layers share
 
 
-@functools.cache  # once a process
+@functools.cache  # once per process
 def prepare_cpu_memory() -> bool:
     """
-    Tell glibc's allocator to keep freed memory, and bound the caches of shapes; before a model runs on a CPU.
+    Configure glibc's allocator to keep freed memory, and bound the caches of shapes, before a model runs on a CPU.
 
-    By default each large tensor is a mapping of its own, whose pages the kernel clears every time: half of the time
-    of predicting with a model of 135M parameters on two cores was seen to be system time. And in bfloat16 resident
-    memory grew with every new length of input, to gigabytes. A user's own `MALLOC_` variables and capacities stay.
+    By default each large tensor is a separate mapping whose pages the kernel clears every time, which can take half of
+    the time of a prediction with a small model. In bfloat16 resident memory grows with every new length of input. A
+    user's own `MALLOC_` variables and cache capacities are kept.
 
     Returns:
-        Whether the allocator was told: False with a `MALLOC_` variable, and where the C library has no `mallopt`.
+        True if the allocator was configured; False if a `MALLOC_` variable is set or the C library has no `mallopt`.
     """
-    for name in CACHES:  # read at their first use
+    for name in CACHES:  # the libraries read these variables at first use
         os.environ.setdefault(name, str(SHAPES))
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False

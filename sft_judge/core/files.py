@@ -1,7 +1,8 @@
 """
-Files that appear whole or not at all, and the hashes that say whether one changed.
+Atomic writes of files and folders, and hashes that detect changes.
 
-Everything is written aside, beside its destination, and renamed: a kill leaves the old or the new, never half.
+Everything is written to a temporary path next to its destination and then renamed. A killed process leaves the old
+version or the new version, never a partial one.
 """
 
 import errno
@@ -21,57 +22,80 @@ from sft_judge.core.model_files import ADAPTER, BASE, JUDGE, TRAINING_LOG, base_
 
 
 class InputPath(type(Path())):
-    """A path a stage reads. The manifest hashes every one of them."""
+    """Path that a stage reads; the manifest stores a hash of each."""
 
 
 class OutputPath(type(Path())):
-    """A path a stage makes. The manifest stands beside the first."""
+    """Path that a stage writes; the manifest is written next to the first."""
 
 
 def check_columns(path, names: list[str]) -> None:
-    """Raise `InputError` where two columns of a file have one name: which of them is meant, nobody could tell."""
+    """
+    Check that no column name occurs twice, because it would be unclear which column is meant.
+
+    Args:
+        path: the file, for messages.
+        names: its column names.
+
+    Raises:
+        InputError: a name occurs twice.
+    """
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise InputError(
-            f"{path}: column {twice!r} stands twice; expected each name once. Rename or drop one of them."
+            f"{path}: column {twice!r} occurs twice; expected each name once. Rename or drop one of them."
         )
 
 
 def load_json(text: str, **options):
-    """Parse JSON. Raises `ValueError` for a key that stands twice in an object: see `check_columns`."""
+    """
+    Parse JSON and reject duplicate keys, see `check_columns`.
+
+    Args:
+        text: the JSON.
+        **options: options of `json.loads`.
+
+    Raises:
+        ValueError: the JSON is invalid, or a key occurs twice in an object.
+    """
     return json.loads(text, object_pairs_hook=_once, **options)
 
 
 def _once(pairs: list[tuple]) -> dict:
     if len(fields := dict(pairs)) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"{twice!r} stands twice")
+        raise ValueError(f"{twice!r} occurs twice")
     return fields
 
 
 def load_yaml(text: str):
-    """Parse YAML. Raises `yaml.YAMLError` for a key that stands twice in a mapping: see `check_columns`."""
-    import yaml  # here, as `--help` has no need of it
+    """
+    Parse YAML and reject duplicate keys, see `check_columns`.
+
+    Raises:
+        yaml.YAMLError: the YAML is invalid, or a key occurs twice in a mapping.
+    """
+    import yaml  # imported here to keep `--help` fast
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node, deep=False):
             keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
             if twice := [key for key, count in keys.items() if count > 1]:
-                raise yaml.YAMLError(f"{twice[0]!r} stands twice, line {node.start_mark.line + 1} and after")
+                raise yaml.YAMLError(f"{twice[0]!r} occurs twice, in line {node.start_mark.line + 1} and after")
             return super().construct_mapping(node, deep)
 
     return yaml.load(text, Loader)
 
 
 def partial_path(path: Path) -> Path:
-    """Where `path` is built before it is renamed into place."""
+    """Return the temporary path at which `path` is written before it is renamed."""
     path = Path(path)
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; it becomes `path` if the block ends without an error, and is removed otherwise."""
+    """Yield a temporary path that is renamed to `path` if the block succeeds, and removed otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = partial_path(path)
@@ -83,7 +107,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def check_folder(path: Path) -> None:
-    """Raise `OSError` where a file stands in the place of a folder to be made: before the work, not after it."""
+    """
+    Check, before the work starts, that a folder can be created at `path`.
+
+    Raises:
+        OSError: a file is in the place of the folder or of a parent.
+    """
     there = next(place for place in (Path(path), *Path(path).parents) if place.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
@@ -91,7 +120,11 @@ def check_folder(path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder. One that exists is replaced at the very end."""
+    """
+    Yield a temporary folder that is renamed to `path` if the block succeeds, and removed otherwise.
+
+    An existing folder is replaced only at the end.
+    """
     path = Path(path)
     check_folder(path)
     aside = partial_path(path)
@@ -106,9 +139,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def replace_folder(source: Path, path: Path) -> None:
     """
-    Rename a finished folder into place, with the rights that the umask gives; safetensors makes its files 0600.
+    Rename a finished folder into place, with the permissions given by the umask; safetensors creates files with 0600.
 
-    An old folder steps aside first: none is renamed over.
+    An existing folder is renamed first, because a folder cannot be renamed over another.
+
+    Args:
+        source: the finished folder.
+        path: its destination.
     """
     _give_usual_rights(source)
     old = path.with_name(f".{path.name}.old.partial")
@@ -120,7 +157,7 @@ def replace_folder(source: Path, path: Path) -> None:
 
 
 def _give_usual_rights(folder: Path) -> None:
-    """Add to a folder and all in it the rights that `mkdir` and `open` would have given."""
+    """Add the permissions that `mkdir` and `open` would have given to a folder and everything in it."""
     umask = os.umask(0)
     os.umask(umask)
     for path in (folder, *folder.rglob("*")):
@@ -129,7 +166,7 @@ def _give_usual_rights(folder: Path) -> None:
         status, usual = path.stat(), (0o777 if path.is_dir() else 0o666) & ~umask
         if not usual & ~status.st_mode:
             continue
-        if path.is_file() and status.st_nlink > 1:  # a link to somebody's file: that one's rights are not ours
+        if path.is_file() and status.st_nlink > 1:  # a hard link: do not change the other file's permissions
             copy = partial_path(path)
             shutil.copyfile(path, copy)
             os.replace(copy, path)
@@ -137,24 +174,36 @@ def _give_usual_rights(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all, its line breaks as they are."""
+    """
+    Write a text file in UTF-8 atomically, with line breaks unchanged.
+
+    Args:
+        path: file to write.
+        text: its text.
+    """
     with whole_file(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, value) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """
+    Write a value as indented JSON atomically.
+
+    Args:
+        path: file to write.
+        value: the value.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def content_hash(path: Path) -> str:
     """
-    SHA-256 of a file, or of a folder's files and their names.
+    Compute a SHA-256 of a file, or of the names and contents of a folder's files.
 
-    Left out are what may be added without changing what the folder *is*: manifests, unfinished work, the training's
-    log (its losses are means since the last start, and a run may have been interrupted) and those of TensorBoard, and
-    the calibration inside judge.json (it is fitted on the judge's own output, so it cannot be part of its identity).
-    An adapter's hash is of its base too.
+    Files that do not change what a folder is are left out: manifests, unfinished work, the training log (its losses
+    are means since the last start, and a run may have been resumed), and TensorBoard logs. The calibration inside
+    judge.json is left out because it is fitted on the judge's own output and so cannot be part of its identity. An
+    adapter's hash includes its base.
     """
     path = Path(path)
     if path.is_dir():
@@ -171,15 +220,19 @@ def content_hash(path: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """A stage and its manifest ask for the same hashes: a file of so many bytes and this time is read once."""
+    """
+    Hash a file, once per process for each size and modification time.
+
+    A stage and its manifest ask for the same hashes.
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_in_folder(file: Path) -> str:
-    """A file's hash as part of its folder's: of a judge.json without its calibration, of an adapter with its base."""
+    """Hash a file as part of its folder: judge.json without its calibration, an adapter's config with its base."""
     if file.name == JUDGE:
         return json_hash(file, ("calibration",)).hex()
-    if file.name == ADAPTER:  # the base's place may change, and the base may change in its place
+    if file.name == ADAPTER:  # ignore the base's path, but include its contents
         return json_hash(file, (BASE,)).hex() + base_hash(file.parent)
     return content_hash(file)

@@ -1,4 +1,4 @@
-"""Show the package's log messages to the user of a command: plain lines, warnings on standard error."""
+"""Log messages of the package for the user of a command: plain lines, with warnings on standard error."""
 
 import logging
 import sys
@@ -7,7 +7,9 @@ ROOT_LOGGER = logging.getLogger("sft_judge")
 
 
 class _Lines(logging.Handler):
-    """Print each message; the streams are looked up at each message, since a caller may have replaced them."""
+    """
+    Handler that prints each message; streams are looked up at each message, because a caller may have replaced them.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         is_warning = record.levelno >= logging.WARNING
@@ -16,7 +18,7 @@ class _Lines(logging.Handler):
 
 
 def show_messages() -> None:
-    """Print the package's messages from INFO on; done once a process."""
+    """Print the package's messages from level INFO, once per process."""
     if not any(isinstance(handler, _Lines) for handler in ROOT_LOGGER.handlers):
         ROOT_LOGGER.addHandler(_Lines())
         ROOT_LOGGER.setLevel(logging.INFO)

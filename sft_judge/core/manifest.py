@@ -1,8 +1,10 @@
 """
-What made a file: inputs with their hashes, settings, seed, commit, versions, time and memory.
+Manifests: the provenance of an output.
 
-`registry.py` writes one beside every output, so no stage has to. `sft-judge run` compares the `fingerprint` in it
-to decide whether an output is up to date: inputs, settings and the source of the stage's own modules, not the commit.
+A manifest holds inputs with their hashes, settings, seed, commit, versions, time and memory. `registry.py` writes a
+manifest next to every output, so no stage has to. `sft-judge run` compares its `fingerprint` to decide whether an
+output is up to date. The fingerprint covers inputs, settings and the source of the stage's own modules, but not the
+commit.
 """
 
 import ast
@@ -25,22 +27,34 @@ PACKAGES = (
 
 
 def manifest_path(output: Path) -> Path:
-    """`DIR/manifest.json` for a folder, `FILE.manifest.json` beside a file."""
+    """Return `DIR/manifest.json` for a folder, `FILE.manifest.json` for a file."""
     output = Path(output)
     return output / "manifest.json" if output.is_dir() else output.with_name(output.name + ".manifest.json")
 
 
 def paths_in(settings: dict, kind: type) -> list[Path]:
-    """The InputPath or OutputPath values among a stage's settings, lists included, in order."""
+    """
+    Return the InputPath or OutputPath values among a stage's settings in order, including those in lists.
+
+    Args:
+        settings: settings by name.
+        kind: `InputPath` or `OutputPath`.
+    """
     values = [item for value in settings.values() for item in (value if isinstance(value, list) else [value])]
     return [value for value in values if isinstance(value, kind)]
 
 
 def collect_provenance(module, args) -> dict:
     """
-    What a stage's output depends on: `inputs` by hash, `settings`, and one `fingerprint` of both and of the source.
+    Collect what a stage's output depends on.
 
-    A missing input stands with its name alone, which will not match a real one.
+    Args:
+        module: module of the stage.
+        args: its arguments.
+
+    Returns:
+        `inputs` by hash, `settings`, `seed`, and a `fingerprint` of inputs, settings and source. A missing input has
+        the hash "missing", which matches no real file.
     """
     inputs = {str(path): content_hash(path) if path.exists() else "missing" for path in stage_inputs(module, args)}
     settings = _settings(args)
@@ -50,12 +64,12 @@ def collect_provenance(module, args) -> dict:
 
 def fingerprint(module, args, hashes: dict[str, str]) -> str:
     """
-    SHA-256 of a stage's source, settings and inputs.
+    Compute a SHA-256 of a stage's source, settings and inputs.
 
     Args:
-        module: the stage's module.
+        module: module of the stage.
         args: its arguments.
-        hashes: content hashes by path, of these inputs and perhaps of more.
+        hashes: content hashes of at least these inputs, by path.
     """
     inputs = {str(path): hashes[str(path)] for path in stage_inputs(module, args)}
     parts = [module.__name__, source_hash(module.__name__), _settings(args), inputs]
@@ -63,7 +77,7 @@ def fingerprint(module, args, hashes: dict[str, str]) -> str:
 
 
 def _settings(args) -> dict:
-    """The arguments as plain values, without the `provenance` that `run_stage` adds to them."""
+    """Return the arguments as plain values, without the `provenance` that `run_stage` adds."""
     return {key: _plain(value) for key, value in vars(args).items() if key != "provenance"}
 
 
@@ -75,7 +89,11 @@ def _plain(value):
 
 @functools.cache
 def source_hash(module: str) -> str:
-    """SHA-256 over the source of `module` and every sft_judge module it imports, at any depth, in functions too."""
+    """
+    Compute a SHA-256 of the source of a module and of every sft_judge module it imports, at any depth.
+
+    Imports inside functions count too.
+    """
     digest = hashlib.sha256()
     for file in sorted(_sources(module)):
         digest.update(file.read_bytes())
@@ -97,13 +115,13 @@ def _sources(module: str, seen: set[str] | None = None) -> set[Path]:
 
 
 def _module_file(module: str) -> Path | None:
-    """Where a module of ours stands, found without importing it; None where the name is a function's, say."""
+    """Return the file of one of our modules without importing it, or None if the name is not a module."""
     place = Path(__file__).parent.parent.joinpath(*module.split(".")[1:])
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 class Meter:
-    """Wall time, and the peak resident memory of this process and its children together, sampled twice a second."""
+    """Wall time and peak resident memory of this process and its children, sampled twice per second."""
 
     def __enter__(self):
         import psutil
@@ -140,14 +158,14 @@ class Meter:
 
 def write_manifest(outputs: list[Path], stage: str, provenance: dict, result: dict, meter: Meter) -> None:
     """
-    Write the manifest of one finished stage beside its first output.
+    Write the manifest of a finished stage next to its first output.
 
     Args:
-        outputs: what the stage made.
+        outputs: outputs of the stage.
         stage: its name.
         provenance: see `collect_provenance`.
-        result: what the stage says of its run.
-        meter: time and memory that it took.
+        result: entries that the stage returns.
+        meter: its time and memory.
     """
     write_json(
         manifest_path(outputs[0]),
@@ -165,7 +183,7 @@ def write_manifest(outputs: list[Path], stage: str, provenance: dict, result: di
 
 
 def versions() -> dict[str, str]:
-    """Python and those of PACKAGES that are installed."""
+    """Return the versions of Python and of the installed PACKAGES."""
     installed = {"python": platform.python_version()}
     for package in ("sft-judge", *PACKAGES):
         try:
@@ -177,7 +195,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The checkout's commit, with `+` where files differ from it; None outside a checkout."""
+    """Return the checkout's commit, followed by `+` if files differ from it; None outside a checkout."""
     folder = Path(__file__).parent.parent.parent
     if not (folder / ".git").exists():
         return None
@@ -191,21 +209,38 @@ def git_commit() -> str | None:
 
 
 def stage_inputs(module, args) -> list[Path]:
-    """What a stage reads: its InputPath arguments, and what its own `extra_inputs(args)` names where it has one."""
+    """
+    Return the inputs of a stage: its InputPath arguments, and those of its own `extra_inputs(args)` if defined.
+
+    Args:
+        module: module of the stage.
+        args: its arguments.
+    """
     extra = module.extra_inputs(args) if "extra_inputs" in vars(module) else []
     return [*paths_in(vars(args), InputPath), *extra]
 
 
 def stage_outputs(module, args) -> list[Path]:
-    """What a stage makes: its OutputPath arguments, or what its own `outputs(args)` names where it has one."""
+    """
+    Return the outputs of a stage: those of its own `outputs(args)` if defined, otherwise its OutputPath arguments.
+
+    Args:
+        module: module of the stage.
+        args: its arguments.
+    """
     return module.outputs(args) if "outputs" in vars(module) else paths_in(vars(args), OutputPath)
 
 
 def read_stages(folder: Path, but: Path) -> list[dict]:
     """
-    What the manifests below `folder` say of each stage, oldest first; `but` (that of this very evaluation) left out.
+    Read the manifests below a folder, oldest first.
 
-    `{"stage", "output", "seconds", "peak_memory_mb"}` each.
+    Args:
+        folder: the folder.
+        but: manifest to leave out, that of the current evaluation.
+
+    Returns:
+        `{"stage", "output", "seconds", "peak_memory_mb"}` of each stage.
     """
     stages = []
     for file in sorted(folder.rglob("*manifest.json"), key=lambda file: file.stat().st_mtime):

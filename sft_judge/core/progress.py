@@ -1,4 +1,4 @@
-"""Progress on long work: a bar on a terminal, a plain line every few seconds on a pipe."""
+"""Progress of long work: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -9,7 +9,14 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """`with Progress("label", total) as progress: progress.add(n)`, total None where nobody knows; on stderr."""
+    """
+    Progress on standard error: `with Progress("label", total) as progress: progress.add(n)`.
+
+    Args:
+        label: name of the work.
+        total: number of units, None if unknown.
+        unit: name of the units.
+    """
 
     def __init__(self, label: str, total: int | None = None, unit: str = "rows"):
         self.label, self.total, self.unit = label, total, unit
@@ -23,7 +30,7 @@ class Progress:
         return self
 
     def add(self, count: int = 1) -> None:
-        """`count` more are done."""
+        """Add `count` finished units."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)

@@ -1,4 +1,4 @@
-"""The table of commands: how one is found, parsed and run."""
+"""Registry of commands: their modules, argument parsers, and how they are run."""
 
 import argparse
 import importlib
@@ -17,51 +17,51 @@ from sft_judge.core.manifest import (
     write_manifest,
 )
 
-# group of the help: stage: (module under sft_judge.commands, what it does)
+# by group of the help: stage: (module under sft_judge.commands, description)
 GROUPS = {
     "general": {
-        "run": ("run", "the stages of a pipeline, in order; what is up to date is skipped"),
-        "doctor": ("doctor", "what is installed, what an extra would give, which GPU is seen"),
+        "run": ("run", "run the stages of a pipeline in order, skipping those that are up to date"),
+        "doctor": ("doctor", "show what is installed, what each extra adds, and which GPU is found"),
     },
     "data": {
-        "import": ("import_battles", "competition files, preference sets to battles"),
-        "prepare": ("prepare", "folds grouped by prompt, ties kept, dropped or split"),
-        "audit": ("audit", "look before you train: lengths, verdicts, languages, duplicates"),
-        "prompt": ("prompt", "the exact text and tokens a model sees; whether verdicts are single tokens"),
-        "synth": ("synth", "synthetic battles whose best possible log loss is known"),
+        "import": ("import_battles", "convert competition files and preference sets to battles"),
+        "prepare": ("prepare", "assign folds grouped by prompt; keep, drop or split ties"),
+        "audit": ("audit", "inspect battles before training: lengths, verdicts, languages, duplicates"),
+        "prompt": ("prompt", "show the exact text and tokens a model sees; check that verdicts are single tokens"),
+        "synth": ("synth", "make synthetic battles whose best possible log loss is known"),
     },
     "train": {
-        "train": ("train", "a judge from a recipe"),
-        "launch": ("launch", "`train` on several GPUs or machines, under accelerate with a launch file"),
-        "base": ("base_model", "a tiny random model of a real family, its tokenizer trained on the spot"),
-        "untrained": ("untrained", "a plain model as a judge, zero-shot or few-shot: what training has to beat"),
-        "sweep": ("sweep", "a grid over recipes: seeds, intervals, paired tests; resumable"),
-        "shift": ("shift", "whether to mix in a second source: trained on each, scored on both"),
+        "train": ("train", "train a judge from a recipe"),
+        "launch": ("launch", "run `train` on several GPUs or machines, with accelerate and a launch file"),
+        "base": ("base_model", "make a tiny random model of a real family, with a newly trained tokenizer"),
+        "untrained": ("untrained", "use a plain model as a judge, zero-shot or few-shot: the baseline of training"),
+        "sweep": ("sweep", "run a grid over recipes: seeds, intervals, paired tests; resumable"),
+        "shift": ("shift", "decide whether to mix in a second source: train on each, score on both"),
     },
     "use": {
-        "judge": ("judge", "battles from the terminal or a pipe, answered at once"),
-        "predict": ("predict", "verdict probabilities for battles"),
-        "submit": ("submit", "a submission in the sample's format"),
-        "rank": ("rank", "a ranking of models, by votes or by a judge, with intervals"),
-        "best-of-n": ("best_of_n", "the best of several answers to each prompt"),
-        "preference-pairs": ("preference_pairs", "chosen and rejected answers for DPO, out of several"),
+        "judge": ("judge", "judge battles from the terminal or a pipe"),
+        "predict": ("predict", "predict verdict probabilities for battles"),
+        "submit": ("submit", "write a submission in the sample's format"),
+        "rank": ("rank", "rank models by votes or by a judge, with intervals"),
+        "best-of-n": ("best_of_n", "select the best of several answers to each prompt"),
+        "preference-pairs": ("preference_pairs", "select chosen and rejected answers for DPO from several answers"),
     },
     "measure": {
-        "evaluate": ("evaluate", "metrics with intervals, and a report"),
+        "evaluate": ("evaluate", "compute metrics with intervals, and a report"),
         "calibrate": ("calibrate", "fit the temperature on rows the judge did not see"),
-        "verify": ("verify", "the parity gate: engines and forms of one judge give the same numbers"),
-        "attack": ("attack", "battles in which one response talks to the judge, for `evaluate --attacked`"),
+        "verify": ("verify", "check parity: engines and forms of one judge give the same numbers"),
+        "attack": ("attack", "make battles in which one response addresses the judge, for `evaluate --attacked`"),
     },
     "serve": {
-        "serve": ("serve", "HTTP: POST /v1/judge, and a page to try it"),
-        "merge": ("merge", "adapters into the base, seeds or folds averaged"),
-        "quantize": ("quantize", "auto-round on the judge's own prompts"),
-        "export": ("export", "a sequence-classification checkpoint, for servers that know nothing of judges"),
-        "push": ("push", "a judge to the Hugging Face hub, with its card"),
+        "serve": ("serve", "serve a judge over HTTP: POST /v1/judge, and a page to try it"),
+        "merge": ("merge", "merge adapters into the base; average seeds or folds"),
+        "quantize": ("quantize", "quantize a judge with auto-round on its own prompts"),
+        "export": ("export", "export a sequence-classification checkpoint, for servers without support for judges"),
+        "push": ("push", "push a judge to the Hugging Face Hub, with its card"),
     },
 }
 STAGES = {stage: entry for stages in GROUPS.values() for stage, entry in stages.items()}
-# what people call a stage elsewhere
+# names of stages in other tools
 SYNONYMS = {
     **dict.fromkeys(("sft", "fit", "finetune", "fine-tune", "distil", "distill", "reward"), ("train",)),
     **dict.fromkeys(("accelerate", "torchrun", "deepspeed"), ("launch",)),
@@ -84,7 +84,7 @@ OLD_NAMES = {"plant": "synth"}
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that names the nearest known flag and reports bad settings in one line."""
+    """Argument parser that suggests the nearest known flag and raises `InputError` with one line."""
 
     def error(self, message: str):
         prefix = "unrecognized arguments: "
@@ -92,15 +92,20 @@ class Parser(argparse.ArgumentParser):
             flag = message.removeprefix(prefix).split()[0]
             message = f"unknown argument {flag!r}." + nearest(flag.split("=")[0], self._option_string_actions)
         stop = "" if message.endswith("?") else "."
-        raise InputError(f"{self.prog}: {message.rstrip('.')}{stop} `{self.prog} --help` lists what it takes.")
+        raise InputError(f"{self.prog}: {message.rstrip('.')}{stop} `{self.prog} --help` lists all arguments.")
 
     def exit(self, status: int = 0, message: str | None = None):
-        sys.stdout.flush()  # argparse passes over a reader that has gone, of which Python would tell at its end
+        sys.stdout.flush()  # argparse ignores a closed pipe; flush now, as Python would report it when it exits
         super().exit(status, message)
 
 
 def stage_module(stage: str):
-    """The module of a stage. Raises `InputError` that names the nearest known one."""
+    """
+    Import the module of a stage.
+
+    Raises:
+        InputError: the stage is unknown; the message suggests the nearest stage.
+    """
     stage = OLD_NAMES.get(stage, stage)
     if stage not in STAGES:
         raise InputError(f"Unknown stage {stage!r}.{_meant(stage)} Known: {', '.join(STAGES)}.")
@@ -108,7 +113,7 @@ def stage_module(stage: str):
 
 
 def _meant(word: str) -> str:
-    """A question that names a stage by its meaning, or the nearest by its letters; empty where none is near."""
+    """Return a question that suggests a stage by its meaning or by similar letters; empty if there is none."""
     known = SYNONYMS.get(word.lower().replace("_", "-"))
     if known:
         return f" Did you mean {' or '.join(map(repr, known))}?"
@@ -116,7 +121,7 @@ def _meant(word: str) -> str:
 
 
 def stage_parser(stage: str) -> Parser:
-    """The argument parser of one stage; its epilog is the module's EXAMPLE."""
+    """Build the argument parser of a stage; its epilog is the module's EXAMPLE."""
     module = stage_module(stage)
     parser = Parser(
         prog=f"sft-judge {stage}",
@@ -130,48 +135,74 @@ def stage_parser(stage: str) -> Parser:
 
 
 def parse(stage: str, argv: list[str]) -> argparse.Namespace:
-    """The stage's arguments; a stage that takes open-ended settings has a `parse_args` of its own."""
+    """
+    Parse a stage's arguments, with the module's own `parse_args` if it has open-ended settings.
+
+    Args:
+        stage: the stage.
+        argv: its arguments.
+    """
     module, parser = stage_module(stage), stage_parser(stage)
     return module.parse_args(parser, argv) if "parse_args" in vars(module) else parser.parse_args(argv)
 
 
 def fetch_models(args: argparse.Namespace, offline: bool = False) -> None:
-    """Put folders in the place of hub ids: see `commands.arguments.fetch_models`."""
+    """
+    Replace Hub ids by local folders, see `commands.arguments.fetch_models`.
+
+    Args:
+        args: arguments of a stage, changed in place.
+        offline: use only the local cache.
+    """
     importlib.import_module("sft_judge.commands.arguments").fetch_models(args, offline)
 
 
 def check_paths(module, args) -> None:
     """
-    Check that no output of a stage takes the place of one of its inputs, or of another output.
+    Check that no output of a stage replaces one of its inputs or another output.
+
+    Args:
+        module: module of the stage.
+        args: its arguments.
 
     Raises:
-        InputError: an output is an input, a folder that holds one (it would be replaced whole), or stands twice.
+        InputError: an output is an input, is a folder that holds an input (the folder would be replaced), or is named
+            twice.
     """
-    made = stage_outputs(module, args)  # a stage may make files in a folder that it names, and leave the others
+    made = stage_outputs(module, args)  # a stage may write some files of a folder and leave the others
     outputs = [*made, *(path for path in paths_in(vars(args), OutputPath) if path not in made)]
     resolved = [Path(path).resolve() for path in outputs]
     for place, (path, whole) in enumerate(zip(outputs, resolved, strict=True)):
         if whole in resolved[:place]:
-            raise InputError(f"{path} is named as an output twice; give each output a file of its own.")
+            raise InputError(f"{path} is named as an output twice; give each output its own file.")
         for source in stage_inputs(module, args):
             other = Path(source).resolve()
             if whole == other or (whole.exists() and other.exists() and whole.samefile(other)):
-                raise InputError(f"{path} is an input and would be replaced as an output; name another output.")
+                raise InputError(f"{path} is an input and would be replaced as an output; choose another output.")
             if path in made and whole in other.parents:
-                raise InputError(f"{path} holds the input {source} and would be replaced whole; name another output.")
+                raise InputError(f"{path} holds the input {source} and would be replaced; choose another output.")
 
 
 def run_stage(stage: str, argv: list[str]) -> int:
-    """Parse, run, write the manifest. Raises what the stage raises."""
+    """
+    Parse the arguments, run the stage and write its manifest.
+
+    Args:
+        stage: the stage.
+        argv: its arguments.
+
+    Returns:
+        The exit status 0. Errors of the stage are raised.
+    """
     module = stage_module(stage)
     args = parse(stage, argv)
     fetch_models(args)
     check_paths(module, args)
     if "before" in vars(module):
-        module.before(args)  # what must stand before the inputs are hashed, which takes minutes for large models
+        module.before(args)  # checks that run before the inputs are hashed, which takes minutes for large models
     provenance = collect_provenance(
         module, args
-    )  # before the stage runs: an input that changes meanwhile is not what was read
+    )  # before the stage runs, so that an input that changes meanwhile does not match
     args.provenance = provenance
     with Meter() as meter:
         result = module.run(args)

@@ -1,7 +1,8 @@
 """
-Prompts and recipes by name or by path.
+Prompt templates and recipes by name or by path.
 
-A path that exists wins; then the folders `prompts/` and `recipes/` of the checkout; then the copies inside the wheel.
+An existing path takes precedence, then the folders `prompts/` and `recipes/` of the checkout, then the copies inside
+the wheel.
 """
 
 from pathlib import Path
@@ -13,7 +14,16 @@ SUFFIXES = {"prompts": ".jinja", "recipes": ".yaml"}
 
 
 def find_resource(kind: str, name: str) -> Path:
-    """The file of a prompt template ("pair") or a recipe ("demo/teacher", "recipes/demo/teacher.yaml")."""
+    """
+    Return the file of a prompt template or a recipe.
+
+    Args:
+        kind: "prompts" or "recipes".
+        name: a path, or a name such as "pair", "demo/teacher" or "recipes/demo/teacher.yaml".
+
+    Raises:
+        InputError: there is no such file; the message suggests the nearest name.
+    """
     suffix = SUFFIXES[kind]
     if Path(name).is_file():
         return Path(name)
@@ -23,5 +33,5 @@ def find_resource(kind: str, name: str) -> Path:
             files.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
     short = name.removeprefix(f"{kind}/").removesuffix(suffix)
     if short not in files:
-        raise InputError(f"{name}: no such file, and none of {kind} has that name.{nearest(short, files)}")
+        raise InputError(f"{name}: no such file, and no file of {kind} has this name.{nearest(short, files)}")
     return files[short]

@@ -1,8 +1,8 @@
 """
-Importing this quiets the libraries: their banners are not for our users, none of them is to report home, and their
-threads are to leave the cores to others while they wait.
+Settings that silence third-party libraries: no banners, no telemetry, and waiting threads release their cores.
 
-What a user has set in the environment stays. Imported by `cli.main`, and first of all by the pipeline's fork server.
+Importing this module applies them. Variables that the user has set in the environment are kept. `cli.main` imports it,
+and the pipeline's fork server imports it first.
 """
 
 import logging
@@ -11,15 +11,14 @@ import re
 import shutil
 import warnings
 
-# Starts of warnings that ask nothing of our users, with their categories; all others are shown. They are what was
-# seen on 2.13 of torch in the tiny and demo pipelines, 4-bit and 8-bit training and quantising, vLLM with one worker
-# and two, Ray, serving, DeepSpeed and FSDP. No comma or colon in them: PYTHONWARNINGS takes none.
+# Beginnings of warnings that users cannot act on, with their categories; all other warnings are shown. The list is for
+# torch 2.13. The entries must not contain a comma or colon, because PYTHONWARNINGS does not accept them.
 WARNINGS = {
-    # vLLM looks up an old name of torch's at every start, in triton_utils/dispatcher.py
+    # vLLM uses a deprecated name of torch at every start, in triton_utils/dispatcher.py
     "`torch.distributed.reduce_op` is deprecated": FutureWarning,
-    # vLLM's workers that share a model gather by an old name of torch's
+    # vLLM's tensor-parallel workers use a deprecated name of torch
     "`torch.distributed.all_gather_into_tensor` is deprecated": FutureWarning,
-    # Python's tracker, of what a killed process left, which it takes away itself
+    # Python's resource tracker reports resources of a killed process, which it removes itself
     "resource_tracker": UserWarning,
 }
 ENVIRONMENT = {
@@ -30,12 +29,12 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "AR_LOG_LEVEL": "ERROR",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait asleep: on busy cores a tiny training took 8 s instead of 47
-    # in engine processes
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep, because spinning threads slow down training on busy cores
+    # for engine processes
     "PYTHONWARNINGS": ",".join(f"ignore:{start}:{category.__name__}" for start, category in WARNINGS.items()),
 }
 if shutil.which("nvidia-smi") is None:
-    ENVIRONMENT["DS_ACCELERATOR"] = "cpu"  # DeepSpeed says at every import that it had to guess
+    ENVIRONMENT["DS_ACCELERATOR"] = "cpu"  # otherwise DeepSpeed logs at every import that it guessed the accelerator
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
 for start, category in WARNINGS.items():

@@ -1,8 +1,8 @@
-"""The installed version."""
+"""Version of the installed package."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 try:
     __version__ = version("sft-judge")
-except PackageNotFoundError:  # run from a checkout that was never installed
+except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"

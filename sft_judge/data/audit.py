@@ -1,8 +1,8 @@
 """
-What a set of battles is like, as numbers: no text of a battle leaves this module.
+Audit of a set of battles: statistics without any text of a battle.
 
-Battles stream by once, in Arrow's own operations where a row counts; what is kept of one is a few numbers. Win rates
-are of the labelled rows without ties, with 95 % intervals over prompts (share_interval.py).
+Battles are streamed once and counted with Arrow's own operations. Only a few numbers per battle are kept. Win rates
+are over labelled rows without ties, with 95 % intervals over prompts (share_interval.py).
 """
 
 from collections import Counter
@@ -21,28 +21,34 @@ from sft_judge.data.preparing.prompt_groups import PromptIndex, normal_prompt
 from sft_judge.data.share_interval import LEAST_PROMPTS, share_interval
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-TOTALS = (1536, 2048, 3072, 6144, 8192)  # tokens in all; budgets that the winners' recipes used, and their doubles
-BINS = 60  # of the lengths, on a logarithmic scale
+TOTALS = (1536, 2048, 3072, 6144, 8192)  # total budgets in tokens: those of the winners' recipes, and their doubles
+BINS = 60  # bins of the lengths, on a logarithmic scale
 GROUPINGS = ("source", "language", "verdict", "fold")
 
 
 class Tally:
-    """What is counted while N battles stream by; `audit` turns it into the facts. `measures`: see `audit_battles`."""
+    """
+    Counts collected while N battles are streamed; `audit` computes the statistics.
+
+    Args:
+        columns: columns of the file.
+        measures: see `audit_battles`.
+    """
 
     def __init__(self, columns: list[str], measures: dict[str, Callable]):
         self.by = {name: Counter() for name in (*GROUPINGS, "turns")}
         self.lengths = {name: [] for name in FIELDS}  # characters, turns together
         self.empty, self.injections = Counter(), Counter()
-        self.models: dict[str, int] = {}  # a number for each name
-        self.sides = [], []  # of each battle's models, -1 where it has no name
+        self.models: dict[str, int] = {}  # number of each model name
+        self.sides = [], []  # numbers of each battle's models, -1 without a name
         self.verdicts, self.prompts, self.battles, self.injected_rows = [], [], [], []
         self.identical = self.num_rows = 0
         self.measures, self.tokens = measures, {name: [] for name in measures}
-        self.dealt = PromptIndex() if "fold" in columns else None  # of the battles that have a fold
+        self.dealt = PromptIndex() if "fold" in columns else None  # prompts of the battles that have a fold
         self.folds, self.ids = [], []
 
     def add(self, battles: pa.Table) -> None:
-        """Count some more battles."""
+        """Count more battles."""
         battles = battles.combine_chunks()
         texts = {name: _text(battles, name) for name in FIELDS}
         for name in GROUPINGS:
@@ -86,14 +92,14 @@ class Tally:
                 self.injected_rows.append(rows + self.num_rows)
 
     def audit(self) -> dict:
-        """The facts, as a JSON-able dict."""
+        """Compute the statistics as a JSON-serialisable dict."""
         lengths = {name: np.concatenate(parts) for name, parts in self.lengths.items()}
         verdicts = np.concatenate(self.verdicts)
         longer = np.sign(lengths["response_b"].astype(int) - lengths["response_a"])  # -1: a is longer, 1: b is
         decided = (verdicts >= 0) & (verdicts < 2)
         uneven = decided & (longer != 0)
         battles = np.unique(np.concatenate(self.battles), return_counts=True)[1]
-        prompt = np.unique(np.concatenate(self.prompts), return_inverse=True)[1]  # of each row
+        prompt = np.unique(np.concatenate(self.prompts), return_inverse=True)[1]  # prompt number of each row
         prompts = np.bincount(prompt)
         return {
             "rows": self.num_rows,
@@ -122,11 +128,11 @@ class Tally:
         }
 
     def rows_with_injections(self) -> np.ndarray:
-        """Which battles, counted from 0, hold text like control tokens or a verdict, of any kind."""
+        """Return the row numbers, counted from 0, of battles with injected text of any kind."""
         return np.unique(np.concatenate([np.zeros(0, dtype=int), *self.injected_rows]))
 
     def total_lengths(self) -> np.ndarray:
-        """Characters [N] of all three fields."""
+        """Return the number of characters of all three fields `[N]`."""
         return sum(np.concatenate(parts).astype(int) for parts in self.lengths.values())
 
     def _token_facts(self, parts: list[np.ndarray]) -> dict:
@@ -177,8 +183,11 @@ def audit_battles(file: BattleFile, measures: dict[str, Callable] | None = None,
     """
     Count all battles of a file.
 
-    `measures`: by name, a function from a table [N] of battles to tokens [N, 4] of the FIELDS and the whole prompt.
-    `progress(n)` is told of every n rows.
+    Args:
+        file: the battles.
+        measures: by name, a function from a table `[N]` of battles to token counts `[N, 4]` of the FIELDS and the
+            whole prompt.
+        progress: function called with the number of rows after each batch.
     """
     tally = Tally(file.columns, measures or {})
     for battles in file.batches():
@@ -189,17 +198,20 @@ def audit_battles(file: BattleFile, measures: dict[str, Callable] | None = None,
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:
-    """The QUANTILES of values, by name."""
+    """Compute the QUANTILES of values, by name."""
     return {f"{q:g}": float(value) for q, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
 
 
 def win_rate(won: np.ndarray, prompt: np.ndarray) -> dict | None:
     """
-    A share as `{"value", "low", "high", "n"}` with its 95 % interval; None of no battles, no ends of a few prompts.
+    Compute a share with its 95 % interval.
 
     Args:
-        won: of each battle [N], whether it counts.
-        prompt: of each battle [N], its prompt by number.
+        won: True for each battle that counts `[N]`.
+        prompt: prompt number of each battle `[N]`.
+
+    Returns:
+        `{"value", "low", "high", "n"}`, without ends for fewer than LEAST_PROMPTS prompts; None without battles.
     """
     if not len(won):
         return None
@@ -222,7 +234,7 @@ def _counts(values) -> Counter:
 
 
 def _sort_counts(counter: Counter) -> dict[str, int]:
-    """Counts by name: numbers in their order, names the largest first; what is null is called none and is last."""
+    """Sort counts by name: integers in their order, names by falling count; null is called "none" and is last."""
     rank = {
         value: value if isinstance(value, int) else (-count, value)
         for value, count in counter.items()
@@ -233,7 +245,7 @@ def _sort_counts(counter: Counter) -> dict[str, int]:
 
 
 def _histogram(lengths: dict[str, np.ndarray]) -> dict:
-    """`{"edges": [BINS + 1], "counts": {field: [BINS]}}` of characters; empty texts count in the first bin."""
+    """Compute `{"edges": [BINS + 1], "counts": {field: [BINS]}}` of characters; empty texts are in the first bin."""
     longest = max(2, *(int(values.max()) for values in lengths.values()))
     edges = np.geomspace(1, longest, BINS + 1)
     edges[-1] = longest
@@ -242,9 +254,9 @@ def _histogram(lengths: dict[str, np.ndarray]) -> dict:
 
 
 def _symmetry(a: np.ndarray, b: np.ndarray) -> dict:
-    """The two-sample Kolmogorov-Smirnov distance between the lengths of A and of B, and its p-value or None."""
+    """Compute the two-sample Kolmogorov-Smirnov distance between the lengths of A and B, and its p-value or None."""
     from scipy.stats import ks_2samp
 
     test = ks_2samp(a, b, method="asymp")
-    known = np.isfinite(test.pvalue)  # of one battle it is not
+    known = np.isfinite(test.pvalue)  # not finite for a single battle
     return {"ks_distance": float(test.statistic), "p_value": float(test.pvalue) if known else None}

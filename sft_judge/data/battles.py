@@ -1,8 +1,8 @@
 """
-What a battle is, and the one table type that all stages read and write.
+Battles and their table, the type that all stages read and write.
 
-A battle is a prompt, two responses (each a list of turns) and, where known, the verdict people gave. Battles are an
-Arrow table so that a million of them fit; a stage that needs Python rows takes them in batches.
+A battle is a prompt, two responses (each a list of turns) and, if known, the verdict people gave. Battles are an Arrow
+table so that a million of them fit into memory; a stage that needs Python rows takes them in batches.
 """
 
 import json
@@ -36,14 +36,14 @@ OPTIONAL = {
     "language_score": pa.float64(),
     "fold": pa.int64(),
     "source": pa.string(),
-    "category": pa.string(),  # what kind of request it is, as the source says
+    "category": pa.string(),  # kind of request, as stated by the source
     "weight": pa.float64(),
-    "margin": pa.float64(),  # how clear the preference is, such as the difference of two scores
+    "margin": pa.float64(),  # strength of the preference, such as the difference of two scores
     "soft_a": pa.float64(),
     "soft_b": pa.float64(),
     "soft_tie": pa.float64(),
-    "tie_kind": pa.string(),  # of a tie, where people said so: both bad, both good
-    "slices": TURNS,  # other parts that reports tell apart, each as "name: value"
+    "tie_kind": pa.string(),  # kind of a tie, if people stated it: both bad, both good
+    "slices": TURNS,  # further slices for reports, each as "name: value"
 }
 COLUMNS = {**REQUIRED, **OPTIONAL}
 FIELDS = ("prompt", "response_a", "response_b")
@@ -52,7 +52,7 @@ ROW_GROUP = 20_000
 
 
 def battle_table(rows: list[dict]) -> pa.Table:
-    """A table from Python rows; optional columns are kept where at least one row has them."""
+    """Build a table from Python rows; optional columns are kept if at least one row has them."""
     present = [name for name in OPTIONAL if any(row.get(name) is not None for row in rows)]
     columns = {**REQUIRED, **{name: OPTIONAL[name] for name in present}}
     return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in columns.items()})
@@ -61,10 +61,14 @@ def battle_table(rows: list[dict]) -> pa.Table:
 @dataclass
 class BattleFile:
     """
-    A battles file, read and checked in batches so that it need not fit into memory.
+    A battles file that is read and checked in batches, so that it need not fit into memory.
 
-    JSONL, the form for exchange by hand, is held whole; Parquet is streamed. `columns` are those that battles have and
-    in which at least one row says something, in the order of REQUIRED and OPTIONAL.
+    JSONL, the format for manual exchange, is held in memory. Parquet is streamed.
+
+    Attributes:
+        path: the file.
+        columns: columns of battles with at least one value, in the order of REQUIRED and OPTIONAL.
+        num_rows: number of battles to read.
     """
 
     path: Path
@@ -74,10 +78,15 @@ class BattleFile:
 
     def batches(self, columns: list[str] | None = None, size: int = BATTLES_PER_BATCH) -> Iterator[pa.Table]:
         """
-        Tables of at most `size` battles in the file's order, each checked. `columns`: only these, of those there are.
+        Yield checked tables of at most `size` battles in the file's order.
 
-        Raises `InputError`, with the row where there is one: missing or unequal turns, an unknown verdict, an id that
-        stands twice, a weight, margin or soft label that is no finite number.
+        Args:
+            columns: columns to read, if present; None reads all.
+            size: maximum number of battles per table.
+
+        Raises:
+            InputError: turns are missing or unequal in number, a verdict is unknown, an id is repeated, or a weight,
+                margin or soft label is not finite. The message names the row.
         """
         wanted = [name for name in self.columns if columns is None or name in columns]
         start, seen = 0, set()
@@ -93,7 +102,7 @@ class BattleFile:
             return
         left = self.num_rows
         try:
-            file = pq.ParquetFile(self.path, pre_buffer=False)  # a buffer would keep all that was read
+            file = pq.ParquetFile(self.path, pre_buffer=False)  # a buffer would keep everything that was read
             for batch in file.iter_batches(size, columns=columns, use_threads=False):
                 yield pa.table(batch.slice(0, left))
                 left -= batch.num_rows
@@ -103,17 +112,23 @@ class BattleFile:
             raise _unreadable(self.path, error) from error
 
     def read(self) -> pa.Table:
-        """All battles as one table."""
+        """Read all battles as one table."""
         return pa.concat_tables(self.batches()).combine_chunks()
 
 
 def open_battles(path: Path, limit: int | None = None) -> BattleFile:
     """
-    Open battles (Parquet, or JSONL with a `.jsonl` ending); `limit` keeps the first rows.
+    Open a battles file: Parquet, or JSONL with a `.jsonl` ending.
 
-    An optional column of another type is left out, which is said, or refused: see columns.py. Raises `InputError` for
-    a missing or unreadable file, a missing column, no rows at all. Competition files come in through `sft-judge
-    import`, not here.
+    An optional column of another type is left out with a warning or raises an error, see columns.py. Competition files
+    are converted by `sft-judge import` first.
+
+    Args:
+        path: the file.
+        limit: number of rows to keep from the start; None keeps all.
+
+    Raises:
+        InputError: the file is missing, unreadable or empty, or lacks a required column.
     """
     path = Path(path)
     if not path.is_file():
@@ -134,26 +149,35 @@ def open_battles(path: Path, limit: int | None = None) -> BattleFile:
     if missing:
         raise InputError(
             f"{path}: no column {missing[0]!r}; battles have {', '.join(REQUIRED)}. "
-            "Competition files are made into battles by `sft-judge import`."
+            "Convert competition files to battles with `sft-judge import`."
         )
     if num_rows == 0:
         raise InputError(f"{path}: no battles in it.")
     file = BattleFile(path, [name for name in COLUMNS if name in names], num_rows, table)
     if table is not None:
-        file.read()  # it is held anyway: what is wrong with it is told at once, whichever columns are asked for
+        file.read()  # the table is in memory anyway, so check all columns at once, whichever are read later
     return file
 
 
 def read_battles(path: Path, limit: int | None = None) -> pa.Table:
-    """All battles of a file as one table, checked. Raises `InputError` as `open_battles` and its `batches` do."""
+    """
+    Read and check all battles of a file as one table.
+
+    Args:
+        path: the file.
+        limit: number of rows to keep from the start; None keeps all.
+
+    Raises:
+        InputError: see `open_battles` and `BattleFile.batches`.
+    """
     return open_battles(path, limit).read()
 
 
 def _parquet_columns(path: Path, metadata: pq.FileMetaData, limit: int | None) -> tuple[list[str], int]:
     """
-    The columns of a Parquet file, and how many rows to read.
+    Return the columns of a Parquet file and the number of rows to read.
 
-    Without the optional ones that are null throughout, or of another type than battles have.
+    Optional columns that are null throughout or of another type are left out.
     """
     groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
     reported = set()
@@ -176,9 +200,14 @@ def _parquet_columns(path: Path, metadata: pq.FileMetaData, limit: int | None) -
 
 def read_texts_as_turns(path: Path, rows: list[dict]) -> None:
     """
-    Make one turn, in place, of a prompt or response that is plain text, and text of a whole number as an id.
+    Convert plain text of a prompt or response to one turn, and integer ids to text, in place.
 
-    Raises `InputError` for one that is neither text nor a list of texts, by its row.
+    Args:
+        path: the file, for messages.
+        rows: the rows, modified in place.
+
+    Raises:
+        InputError: a prompt or response is neither text nor a list of texts.
     """
     for number, row in enumerate(rows, start=1):
         if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
@@ -190,11 +219,11 @@ def read_texts_as_turns(path: Path, rows: list[dict]) -> None:
             wrong = next((turn for turn in turns if not isinstance(turn, str | None)), None)
             if wrong is not None:
                 seen = f"{name} holds a {type(wrong).__name__} ({str(wrong)[:40]})"
-                raise InputError(f"{path} row {number}: {seen}, expected text or a list of texts, one a turn.")
+                raise InputError(f"{path} row {number}: {seen}, expected text or a list of texts, one per turn.")
 
 
 def _cast(path: Path, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    if name in FIELDS and column.type in (pa.string(), pa.large_string()):  # plain text is one turn
+    if name in FIELDS and column.type in (pa.string(), pa.large_string()):  # plain text becomes one turn
         texts = column.combine_chunks().cast(pa.string())
         turns = pa.ListArray.from_arrays(pa.array(range(len(texts) + 1), pa.int32()), texts)
         return pa.chunked_array([pc.if_else(pc.is_valid(texts), turns, pa.scalar(None, TURNS))], TURNS)
@@ -203,7 +232,7 @@ def _cast(path: Path, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     except pa.ArrowException as error:
         if name in OPTIONAL:
             raise refuse_column(path, name, f"{column.type} ({error})", OPTIONAL[name]) from error
-        raise InputError(f"{path}: {name} has another type than battles have ({error}).") from error
+        raise InputError(f"{path}: column {name} has the wrong type ({error}).") from error
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -241,7 +270,7 @@ def _check(path: Path, table: pa.Table, start: int, seen: set[int]) -> None:
     there = table.column_names
     for name in ("id", *FIELDS):
         if name in there:
-            refuse(pc.is_null(table[name]), f"no {name}, which every battle has")
+            refuse(pc.is_null(table[name]), f"no {name}, which every battle needs")
     for name in FIELDS:
         if name in there:
             refuse(pc.equal(pc.list_value_length(table[name]), 0), f"no turn in {name}, expected at least one")
@@ -258,23 +287,33 @@ def _check(path: Path, table: pa.Table, start: int, seen: set[int]) -> None:
         raise InputError(f"{path} row {start + row + 1}{who}: {reason}. `sft-judge import` sorts out such rows.")
     for name in table["id"].to_pylist() if "id" in there else ():
         if hash(name) in seen:
-            raise InputError(f"{path}: id {name!r} stands in more than one row; ids join the stages.")
+            raise InputError(f"{path}: id {name!r} is in more than one row; stages join on ids, which must be unique.")
         seen.add(hash(name))
 
 
 def _null_turns(column: pa.ChunkedArray) -> pa.Array:
-    """Which rows [N] have a turn that is null."""
+    """Return a mask `[N]` of the rows with a null turn."""
     rows = column.combine_chunks()
     bad = pc.list_parent_indices(rows).filter(pc.is_null(pc.list_flatten(rows)))
     return pc.is_in(pa.array(range(len(rows)), bad.type), bad)
 
 
 def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
-    """The battles of one fold, all of them for None. Raises `InputError` where there are no such rows."""
+    """
+    Select the battles of one fold, or all battles if `fold` is None.
+
+    Args:
+        battles: the battles.
+        fold: the fold.
+        path: file of the battles, for messages.
+
+    Raises:
+        InputError: there is no fold column, or no battle in this fold.
+    """
     if fold is None:
         return battles
     if "fold" not in battles.column_names:
-        raise InputError(f"{path}: no fold column, so --fold {fold} means nothing. `sft-judge prepare` makes folds.")
+        raise InputError(f"{path}: no fold column for --fold {fold}. Assign folds with `sft-judge prepare`.")
     rows = battles.filter(pc.equal(battles["fold"], fold))
     if rows.num_rows == 0:
         folds = ", ".join(str(value) for value in sorted(pc.unique(battles["fold"].drop_null()).to_pylist()))
@@ -283,14 +322,21 @@ def rows_of_fold(battles: pa.Table, fold: int | None, path: Path) -> pa.Table:
 
 
 def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    """`table` with a column added, or replaced in its place."""
+    """
+    Add a column to a table, or replace it in place.
+
+    Args:
+        table: the table.
+        name: the column.
+        values: its values.
+    """
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, values)
     return table.append_column(name, values)
 
 
 def fill_columns(table: pa.Table) -> pa.Table:
-    """Battles with every column that battles can have, null where nothing is known, in the order of COLUMNS."""
+    """Add all missing columns of battles as nulls, in the order of COLUMNS."""
     there = {name: table[name] for name in table.column_names}
     columns = {name: there.get(name, pa.nulls(table.num_rows, kind)) for name, kind in COLUMNS.items()}
     return pa.table(columns).cast(pa.schema(COLUMNS))
@@ -298,10 +344,13 @@ def fill_columns(table: pa.Table) -> pa.Table:
 
 class BattleWriter:
     """
-    Battles to a file, batch by batch: Parquet, or JSONL where the name ends so; whole or not at all.
+    Writer of battles in batches to Parquet, or to JSONL if the name ends in `.jsonl`; atomic.
 
-    A context manager. Parquet gets every column that battles can have, null where nothing is known, as the first
-    batch cannot tell what a later one holds; `open_battles` leaves such columns out.
+    Use it as a context manager. Parquet files get all columns of battles, null if unknown, because the first batch
+    does not show which columns later batches hold. `open_battles` leaves out columns that are null throughout.
+
+    Args:
+        path: file to write.
     """
 
     def __init__(self, path: Path):
@@ -315,7 +364,7 @@ class BattleWriter:
         return self._files.__exit__(*exception)
 
     def _open(self) -> None:
-        """At the first battle: input that turns out to be bad before has made no folder."""
+        """Open the file at the first battle, so that invalid input creates no folder."""
         aside = self._files.enter_context(whole_file(self.path))
         if self.path.suffix == ".jsonl":
             self._lines = self._files.enter_context(open(aside, "w", encoding="utf-8"))
@@ -323,7 +372,7 @@ class BattleWriter:
             self._parquet = self._files.enter_context(pq.ParquetWriter(aside, pa.schema(COLUMNS), compression="zstd"))
 
     def write(self, table: pa.Table) -> None:
-        """Append battles; columns that battles don't have are left out."""
+        """Append battles; columns that battles do not have are left out."""
         if not self.num_rows:
             self._open()
         self.num_rows += table.num_rows
@@ -336,18 +385,26 @@ class BattleWriter:
 
 
 def write_battles(path: Path, table: pa.Table) -> None:
-    """Write a table of battles: Parquet, or JSONL where the name ends so, whole or not at all."""
+    """
+    Write a table of battles to Parquet, or to JSONL if the name ends in `.jsonl`, atomically.
+
+    Args:
+        path: file to write.
+        table: the battles.
+    """
     with BattleWriter(path) as writer:
         writer.write(table)
 
 
 def labelled_folds(rows: pa.Table) -> set[int | None]:
-    """The folds of the battles that have a label of their own, and so were trained on; None for one without a fold."""
+    """
+    Return the folds of the battles with a label of their own, which are the ones trained on; None for a missing fold.
+    """
     folds = rows["fold"].to_pylist() if "fold" in rows.column_names else [None] * rows.num_rows
     return {fold for fold, labelled in zip(folds, has_label(rows), strict=True) if labelled}
 
 
 def has_label(rows: pa.Table) -> np.ndarray:
-    """Mask [R] of the battles with a verdict or soft labels of their own."""
+    """Return a mask `[R]` of the battles with a verdict or soft labels of their own."""
     labels = [np.array(pc.is_valid(rows[name])) for name in ("verdict", "soft_a") if name in rows.column_names]
     return np.any(labels, axis=0)

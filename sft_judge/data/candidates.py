@@ -1,8 +1,9 @@
 """
-One prompt and several answers to it, as samplers write them: what best-of-n, preference pairs and rewards compare.
+Prompts with several candidate answers, as samplers write them: the input of best-of-n, preference pairs and rewards.
 
-A row is `{"id"?, "prompt", "candidates"}`; `responses` and `completions` name the same. A prompt is a text, a list of
-turns, or a chat; a candidate is a text, as many turns, or the messages that follow (or the whole chat again).
+A row is `{"id"?, "prompt", "candidates"}`; `responses` and `completions` are accepted for `candidates`. A prompt is a
+text, a list of turns, or a chat. A candidate is a text, as many turns as the prompt has, or the messages that follow
+(or the whole chat again).
 """
 
 import json
@@ -29,9 +30,17 @@ Message = tuple[str, str]  # role, text
 @dataclass
 class Group:
     """
-    A prompt with its candidates, as messages and as the turns that a judge is shown.
+    A prompt with its candidates, both as messages and as the turns shown to a judge.
 
-    `responses` [n] are turns as `prompts` has them; `history` is the prompt's messages, `answers` [n] those after it.
+    Attributes:
+        prompts: the prompt's turns.
+        responses: turns of each candidate `[n]`, as many as the prompt has.
+        history: the prompt's messages.
+        answers: messages after the prompt, of each candidate `[n]`.
+        id: id of the prompt.
+        language: language of the prompt, if known.
+        row: the row as it was read.
+        has_reference: the last response is a reference to compare with, not a candidate.
     """
 
     prompts: list[str]
@@ -40,18 +49,27 @@ class Group:
     answers: list[list[Message]]
     id: str = ""
     language: str | None = None
-    row: dict = field(default_factory=dict)  # as it was read
-    has_reference: bool = False  # the last response is one to compare with, no candidate
+    row: dict = field(default_factory=dict)
+    has_reference: bool = False
 
     def distinct(self) -> tuple[list[list[str]], list[int]]:
-        """The different responses, by first appearance, and which of them each response [n] is."""
+        """Return the distinct responses by first appearance, and the index of each response `[n]` among them."""
         number: dict[tuple, int] = {}
         places = [number.setdefault(tuple(response), len(number)) for response in self.responses]
         return [list(response) for response in number], places
 
 
 def make_group(prompt, candidates: list) -> Group:
-    """A prompt and its candidates in any of the forms. Raises `RowError`."""
+    """
+    Build a group from a prompt and candidates in any of the accepted forms.
+
+    Args:
+        prompt: a text, a list of turns, or a chat.
+        candidates: a text, a list of turns, or a chat each.
+
+    Raises:
+        RowError: the prompt or a candidate has another form.
+    """
     in_turns = isinstance(prompt, list) and bool(prompt) and all(isinstance(turn, str) for turn in prompt)
     chats = [_turns_chat(prompt, one) if in_turns else None for one in candidates]
     history = [("user", prompt[0])] if in_turns else _messages(prompt, "prompt", "user")
@@ -65,7 +83,11 @@ def make_group(prompt, candidates: list) -> Group:
 
 
 def _messages(value, name: str, role: str) -> list[Message]:
-    """Messages as they are; text is one of `role`, also where it is the JSON of a chat: an answer may be any text."""
+    """
+    Return messages as they are, and plain text as a message of `role`.
+
+    Text is not parsed as JSON even if it looks like a chat, because an answer may be any text.
+    """
     messages = None if isinstance(value, str) else turns.read_messages(value, name, Counter())
     return messages or [(role, _text(value, name))]
 
@@ -77,7 +99,7 @@ def _text(value, name: str) -> str:
 
 
 def _turns_chat(prompt: list[str], candidate) -> list[Message]:
-    """Turns of a prompt and of an answer to each as one chat."""
+    """Merge the turns of a prompt and of one candidate into a chat."""
     answers = [candidate] if isinstance(candidate, str) else candidate
     if not isinstance(answers, list) or len(answers) != len(prompt):
         raise RowError("candidates", f"expected {len(prompt)} turns in each, as many as the prompt has")
@@ -91,9 +113,15 @@ def _turns_chat(prompt: list[str], candidate) -> list[Message]:
 
 def read_groups(path: Path, limit: int | None = None, reference: str | None = None) -> list[Group]:
     """
-    The rows of a JSONL or Parquet file; `reference` names a field with an answer that candidates are compared with.
+    Read prompts with candidates from a JSONL or Parquet file.
 
-    Raises `InputError` for the first row that is none, and for a file that cannot be read.
+    Args:
+        path: the file.
+        limit: maximum number of rows; None reads all.
+        reference: field with an answer to compare the candidates with.
+
+    Raises:
+        InputError: the file cannot be read or has no rows, or a row is malformed.
     """
     groups = []
     for number, row, problem in islice(read_rows(path), limit):
@@ -116,7 +144,7 @@ def _group(row: dict, number: int, reference: str | None) -> Group:
         raise RowError("prompt", "missing or null")
     name = next((name for name in NAMES if row.get(name) is not None), None)
     if name is None or not isinstance(row[name], list) or not row[name]:
-        raise RowError(name or NAMES[0], "missing, empty or no list; expected at least one candidate")
+        raise RowError(name or NAMES[0], "missing, empty or not a list; expected at least one candidate")
     if reference and row.get(reference) is None:
         raise RowError(reference, "missing or null, expected the answer to compare with")
     group = make_group(row["prompt"], [*row[name], *([row[reference]] if reference else [])])
@@ -126,7 +154,13 @@ def _group(row: dict, number: int, reference: str | None) -> Group:
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
-    """Rows to Parquet, or to JSONL where the name ends so, whole or not at all."""
+    """
+    Write rows to Parquet, or to JSONL if the file name ends in `.jsonl`, atomically.
+
+    Args:
+        path: file to write.
+        rows: the rows.
+    """
     with whole_file(path) as aside:
         if path.suffix == ".jsonl":
             aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

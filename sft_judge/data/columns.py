@@ -1,8 +1,8 @@
 """
-The optional columns of a battles file: their types, and what becomes of a user's own column of such a name.
+Optional columns of a battles file: their types, and the treatment of a user's own column of the same name.
 
-One that only describes battles is left out, and that is said. One that changes numbers is refused: neither reading it
-nor leaving it out would be what its author meant.
+A column that only describes battles is left out with a warning. A column that changes numbers raises an error, because
+neither reading it nor leaving it out would be what the user meant.
 """
 
 import functools
@@ -19,17 +19,23 @@ logger = logging.getLogger(__name__)
 CHANGES_NUMBERS = ("fold", "weight", "margin", "soft_a", "soft_b", "soft_tie")
 SOFT = tuple(f"soft_{name}" for name in VERDICTS)
 REMEDY = "Rename the column, or drop it"
-LARGEST = 3.4e38  # of a number, as float32 holds it; the sum of billions of them is finite in float64
+LARGEST = 3.4e38  # largest number accepted (float32's); the sum of billions of them is finite in float64
 LEAST = {"weight": 0.0, "margin": -LARGEST, **dict.fromkeys(SOFT, 0.0)}
 
 
 def expected_type(kind: pa.DataType) -> str:
-    """What a column of this type holds, in words."""
+    """Return a description of a column type for messages."""
     return {pa.string(): "text", pa.int64(): "whole numbers", pa.float64(): "numbers"}.get(kind, "lists of text")
 
 
 def is_foreign_value(value, kind: pa.DataType) -> bool:
-    """Whether a value of JSON is of a type that a column of `kind` cannot hold; numbers are text where text is due."""
+    """
+    Return True if a column of type `kind` cannot hold a JSON value; numbers are accepted as text.
+
+    Args:
+        value: the value.
+        kind: type of the column.
+    """
     if pa.types.is_list(kind):
         return not (isinstance(value, list) and all(isinstance(item, str) for item in value))
     if kind == pa.string():
@@ -40,7 +46,13 @@ def is_foreign_value(value, kind: pa.DataType) -> bool:
 
 
 def is_foreign_type(stored: pa.DataType, kind: pa.DataType) -> bool:
-    """Whether a column of Parquet holds neither text nor numbers or, where `kind` is one, no lists of text."""
+    """
+    Return True if a stored Parquet type cannot be converted to `kind`.
+
+    Args:
+        stored: type in the file.
+        kind: type of the column; a list type accepts only lists of text, other types accept text and numbers.
+    """
     if pa.types.is_list(kind):
         lists = pa.types.is_list(stored) or pa.types.is_large_list(stored)
         return not (lists and stored.value_type in (pa.string(), pa.large_string(), pa.null()))
@@ -51,20 +63,46 @@ def is_foreign_type(stored: pa.DataType, kind: pa.DataType) -> bool:
 
 
 def refuse_column(path, name: str, seen: str, kind: pa.DataType) -> InputError:
-    """The error for a column that changes numbers and holds something else than them."""
+    """
+    Build the error for a column that changes numbers and has the wrong type.
+
+    Args:
+        path: the file.
+        name: the column.
+        seen: what the column holds.
+        kind: expected type.
+    """
     return InputError(f"{path}: column {name!r} holds {seen}, expected {expected_type(kind)}. {REMEDY}.")
 
 
-@functools.lru_cache(maxsize=1024)  # said once, however often a stage opens the file
+@functools.lru_cache(maxsize=1024)  # warn once, however often a stage opens the file
 def leave_out_column(path, name: str, seen: str, kind: pa.DataType) -> None:
-    """Say that a column is left out. Raises `InputError` for one that changes numbers."""
+    """
+    Warn that a column is left out.
+
+    Args:
+        path: the file.
+        name: the column.
+        seen: what the column holds.
+        kind: expected type.
+
+    Raises:
+        InputError: the column changes numbers.
+    """
     if name in CHANGES_NUMBERS:
         raise refuse_column(path, name, seen, kind)
-    logger.warning(f"{path}: column {name!r} holds {seen}, expected {expected_type(kind)}: read without it.")
+    logger.warning(f"{path}: column {name!r} holds {seen}, expected {expected_type(kind)}. It is left out.")
 
 
 def keep_own_values(path, rows: list[dict], kinds: dict[str, pa.DataType]) -> None:
-    """Drop from rows of JSON, in place, what `leave_out_column` leaves out; numbers become text where text is due."""
+    """
+    Drop columns of the wrong type from JSON rows in place, see `leave_out_column`; convert numbers in text columns.
+
+    Args:
+        path: the file, for messages.
+        rows: the rows, modified in place.
+        kinds: type of each optional column.
+    """
     for name, kind in kinds.items():
         values = [row[name] for row in rows if row.get(name) is not None]
         foreign = next((value for value in values if is_foreign_value(value, kind)), None)
@@ -79,9 +117,9 @@ def keep_own_values(path, rows: list[dict], kinds: dict[str, pa.DataType]) -> No
 
 def find_bad_number(table: pa.Table) -> tuple[int, str] | None:
     """
-    The first battle whose weight, margin or soft labels cannot be used, by its row in the table, and why; else None.
+    Return the row of the first battle with an unusable weight, margin or soft label and the reason, or None.
 
-    One infinite weight takes every other battle's share, and one NaN spoils each sum that it is in.
+    One infinite weight takes the share of all other battles, and one NaN makes every sum with it NaN.
     """
     for name, least in LEAST.items():
         if name in table.column_names:

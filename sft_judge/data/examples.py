@@ -1,4 +1,4 @@
-"""Choose battles to show to a person: the longest, some with text like control tokens, some at random."""
+"""Choice of battles to show to a person: the longest, some with injected text, some at random."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +7,18 @@ from sft_judge.data.battles import BattleFile
 
 
 def choose_examples(lengths: np.ndarray, injected: np.ndarray, num: int, seed: int) -> dict[int, str]:
-    """`{row: why}` of at most `num` rows of those with these `lengths` [N], rows counted from 0, in their order."""
+    """
+    Choose battles to show.
+
+    Args:
+        lengths: length of each battle `[N]`.
+        injected: row numbers of battles with injected text.
+        num: maximum number of battles.
+        seed: seed of the choice.
+
+    Returns:
+        `{row: reason}`, rows counted from 0 and sorted.
+    """
     rng = np.random.default_rng(seed)
     wishes = {
         "one of the longest": np.argsort(-lengths, kind="stable"),
@@ -24,7 +35,13 @@ def choose_examples(lengths: np.ndarray, injected: np.ndarray, num: int, seed: i
 
 
 def read_rows(file: BattleFile, rows: list[int]) -> list[dict]:
-    """The battles in these rows of a file, counted from 0 and in their order."""
+    """
+    Read the battles in these rows of a file.
+
+    Args:
+        file: the battles.
+        rows: sorted row numbers, counted from 0.
+    """
     parts, start = [], 0
     for battles in file.batches() if rows else ():
         here = [row - start for row in rows if 0 <= row - start < battles.num_rows]

@@ -1,8 +1,9 @@
 """
-Text in battles that could be taken for more than text, counted by kind. Nothing is changed or thrown out here.
+Injected text in battles: text that could be taken for control tokens, prompt tags or instructions to the judge.
 
-A judge is safe from control tokens and tags by how its prompt is built; whoever trains on such rows should know of
-them all the same. The kinds and their patterns are written once, here.
+The text is counted by kind; nothing is changed or left out. A judge's prompt is built so that control tokens and tags
+in a battle have no effect, but a user should know if the training rows contain them. The kinds and their patterns are
+defined here only.
 """
 
 import re
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# what each family's chat template is made of
+# the special tokens of each family's chat template
 CONTROL_TOKENS = {
     "ChatML, Qwen, LFM": (
         *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
@@ -51,11 +52,11 @@ CONTROL_TOKENS = {
 }
 OTHER_CONTROL_TOKENS = "control tokens: others of this form"
 _ANSWER = r"(?:response|answer|assistant|option)s?"
-# kind: RE2 pattern, without regard to case. Characters that cannot be seen are written as escapes of Python.
+# RE2 pattern of each kind, case-insensitive. Invisible characters are written as Python escapes.
 PATTERNS = {
     **{f"control tokens: {family}": "|".join(map(re.escape, tokens)) for family, tokens in CONTROL_TOKENS.items()},
     OTHER_CONTROL_TOKENS: r"<\|[^|<>\s]{1,40}\|>|<\|[a-z_]{1,40}>|<[a-z_]{1,40}\|>|<｜[^｜\s]{1,40}｜>",
-    # those of one letter, as in `compact`, are HTML's too
+    # the one-letter tags of the template `compact` are left out, because HTML has them too
     "tags of our prompt templates": r"</?(?:request|language|(?:response|round|turn)_[^<>\s]{1,12})>",
     "bidirectional overrides": "[\u202a-\u202e\u2066-\u2069]",
     "zero-width joiners": "[\u200c\u200d]",  # emoji and several scripts need them
@@ -76,7 +77,16 @@ _KNOWN = "(?i)" + "|".join(re.escape(token) for tokens in CONTROL_TOKENS.values(
 
 
 def find_injected_rows(battles: pa.Table, field: str) -> dict[str, np.ndarray]:
-    """For each kind that is found in a field of battles, the rows that hold it, each once and in order."""
+    """
+    Find the rows of a field that contain injected text.
+
+    Args:
+        battles: the battles.
+        field: one of FIELDS.
+
+    Returns:
+        For each kind that occurs, the sorted row numbers without repetition.
+    """
     turns = battles[field].combine_chunks()
     row_of = pc.list_parent_indices(turns)
     masks = find_injections(pc.list_flatten(turns))
@@ -84,7 +94,7 @@ def find_injected_rows(battles: pa.Table, field: str) -> dict[str, np.ndarray]:
 
 
 def find_injections(turns: pa.Array) -> dict[str, pa.Array]:
-    """For each kind that is found, the places among the turns [T] of those that hold it."""
+    """Find the positions among the turns `[T]` that contain injected text, for each kind that occurs."""
     suspects = pc.indices_nonzero(pc.match_substring_regex(turns, _ANY, ignore_case=True))
     texts = turns.take(suspects)
     masks = {}

@@ -1,12 +1,12 @@
 """
-The file of a judge's probabilities, which later stages read: one row a battle and order, K log-probabilities.
+Probs files, which hold a judge's probabilities for later stages: K log-probabilities for each battle and order.
 
-Rows are un-swapped when written (`a` is always the battle's own response_a) and raw: calibration is applied by the
-reader, once. Parquet carries the provenance in its schema metadata under `sft_judge`; CSV is read, without provenance.
+Rows are un-swapped when written (`a` is always the battle's own response_a) and raw: the reader applies calibration,
+once. Parquet stores the provenance in its schema metadata under `sft_judge`. CSV is read, without provenance.
 
-A prediction that its deadline ended leaves battles unread. They stand there all the same, once, in the order "ab",
-with the class frequencies, and a column `scored` says false; a file without that column holds judgements alone. A
-column `language` stands there where the battles have one, for calibrations that go by it.
+A prediction that was stopped by its deadline leaves battles unread. These battles are in the file once, in the order
+"ab", with the class frequencies and `scored` set to false. A file without the column `scored` holds only judgements.
+The column `language` is present if the battles have it, for calibrations that depend on the language.
 """
 
 import json
@@ -30,29 +30,46 @@ COLUMNS = ("id", "order", "logp_a", "logp_b", "logp_tie")
 
 @dataclass
 class Probs:
-    """`ids` [R], `orders` [R] "ab" or "ba", `logp` [R, 3] natural log, un-swapped, tie = -inf with two verdicts."""
+    """
+    Probabilities of a judge, one row per battle and order.
+
+    Attributes:
+        ids: battle ids `[R]`.
+        orders: "ab" or "ba" `[R]`.
+        logp: natural-log probabilities `[R, 3]`, un-swapped; tie is -inf for a judge with two verdicts.
+        metadata: provenance.
+        scored: False for class frequencies in place of a judgement `[R]`; None if all rows are judged.
+        languages: language of each prompt `[R]`, if the battles have it; a calibration may depend on it.
+        path: file that the rows were read from.
+    """
 
     ids: np.ndarray
     orders: np.ndarray
     logp: np.ndarray
     metadata: dict = field(default_factory=dict)
-    scored: np.ndarray | None = None  # [R] false for class frequencies in a judgement's place; None: all are judged
-    languages: np.ndarray | None = None  # [R] of the prompts, where the battles say; a calibration may go by them
-    path: Path | None = None  # the file that they were read from
+    scored: np.ndarray | None = None
+    languages: np.ndarray | None = None
+    path: Path | None = None
 
     @property
     def num_verdicts(self) -> int:
-        """2 where no row gives a tie any probability."""
+        """Return the number of verdicts K: 2 if no row gives a tie any probability, otherwise 3."""
         return 2 if len(self.logp) and np.isneginf(self.logp[:, 2]).all() else 3
 
     def select(self, keep: np.ndarray) -> "Probs":
-        """The rows that the boolean mask or the indices `keep` name."""
+        """Select rows by a boolean mask or by indices."""
         more = [None if column is None else column[keep] for column in (self.scored, self.languages)]
         return Probs(self.ids[keep], self.orders[keep], self.logp[keep], self.metadata, *more, self.path)
 
 
 def write_probs(path: Path, probs: Probs) -> None:
-    """Write one Parquet file, whole or not at all."""
+    """
+    Write a probs file as Parquet, atomically.
+
+    Args:
+        path: Parquet file to write.
+        probs: the probabilities.
+    """
     columns = [pa.array(probs.ids, pa.string()), pa.array(probs.orders, pa.string())]
     columns += [pa.array(probs.logp[:, column], pa.float64()) for column in range(3)]
     table = pa.table(columns, names=COLUMNS)
@@ -67,17 +84,20 @@ def write_probs(path: Path, probs: Probs) -> None:
 
 def read_probs(path: Path) -> Probs:
     """
-    Read a probs file and check it: columns, orders, no NaN, no (id, order) twice, each row summing to one within 1e-4.
+    Read and check a probs file.
 
-    One of somebody else's may hold probabilities or logits, a row a battle: see `as_probs_table`.
+    Checked are the columns, the orders, that no value is NaN, that no (id, order) is repeated, and that each row sums
+    to one within 1e-4. A file made elsewhere may hold probabilities or logits, one row per battle: see
+    `as_probs_table`.
 
-    Raises `InputError` with the row at fault.
+    Raises:
+        InputError: a check failed; the message names the row.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such probs file. `sft-judge predict` writes one.")
     try:
-        as_text = pyarrow.csv.ConvertOptions(column_types={"id": pa.string()})  # 0007 and 1e5 are names, not numbers
+        as_text = pyarrow.csv.ConvertOptions(column_types={"id": pa.string()})  # ids such as 0007 and 1e5 stay text
         is_csv = path.suffix == ".csv"
         table = pyarrow.csv.read_csv(path, convert_options=as_text) if is_csv else pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
@@ -86,7 +106,7 @@ def read_probs(path: Path) -> Probs:
     check_columns(path, names)
     metadata = read_metadata(path, (table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     missing = [name for name in COLUMNS if name not in names]
-    times = 1  # that a row of the file stands in the table
+    times = 1  # rows of the table per row of the file
     if missing:
         times = 1 if "order" in names else len(ORDERS)
         table = as_probs_table(path, table)
@@ -94,7 +114,7 @@ def read_probs(path: Path) -> Probs:
         raise InputError(
             f"{path}: no column {missing[0]!r}; a probs file has {', '.join(COLUMNS)}, or id with p_a, p_b and p_tie "
             "(logit_a ... for logits)."
-            + (" It has verdicts: `evaluate` takes those by --verdicts." if "verdict" in names else "")
+            + (" It has verdicts: give the file to `evaluate` as --verdicts." if "verdict" in names else "")
         )
     ids = np.array([str(value) for value in table["id"].to_pylist()], dtype=object)
     orders = np.array(table["order"].to_pylist(), dtype=object)
@@ -111,16 +131,25 @@ def read_probs(path: Path) -> Probs:
 
 
 def read_metadata(path: Path, text: bytes) -> dict:
-    """The metadata of a file. Raises `InputError` where it is damaged."""
+    """
+    Parse and check the metadata of a probs file.
+
+    Args:
+        path: the file, for messages.
+        text: metadata as JSON.
+
+    Raises:
+        InputError: the metadata are damaged.
+    """
     try:
         metadata = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{path}: its metadata is no JSON ({error}). Predict again.") from error
+        raise InputError(f"{path}: its metadata is not JSON ({error}). Predict again.") from error
     texts = ("model", "model_from_here", "judge", "battles_sha256", "engine")
     if not isinstance(metadata, dict) or not all(isinstance(metadata.get(name), str | None) for name in texts):
         raise InputError(f"{path}: its metadata is not that of a probs file ({str(metadata)[:60]}). Predict again.")
     if metadata.get("judge") and not (metadata.get("model") and metadata.get("model_from_here")):
-        raise InputError(f"{path}: its metadata has the hash of a judge and not its place. Predict again.")
+        raise InputError(f"{path}: its metadata has the hash of a judge but not its path. Predict again.")
     if not all(
         isinstance(metadata.get(name, {}), dict | None) for name in ("folds", "judges", "deadline", "versions")
     ):
@@ -139,22 +168,24 @@ def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray, ti
     if len(bad):
         raise InputError(
             f"{path} row {bad[0] // times + 1} (id {ids[bad[0]]}): the probabilities of {', '.join(VERDICTS)} sum to "
-            f"{totals[bad[0]]:.6g}, expected 1. Columns hold natural-log probabilities (p_a ...: plain), normalised."
+            f"{totals[bad[0]]:.6g}, expected 1. The columns logp_a ... hold natural-log probabilities, p_a ... plain "
+            "probabilities; both are normalised."
         )
     seen = set()
     for row, key in enumerate(zip(ids, orders, strict=True)):
         if key in seen:
             where = f"{path} row {row // times + 1}: id {key[0]}"
-            raise InputError(f"{where} stands twice in order {key[1]}; ids join the stages.")
+            raise InputError(f"{where} occurs twice in order {key[1]}; stages join on ids, which must be unique.")
         seen.add(key)
 
 
 def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    One row a battle: `ids` [N] in order of first appearance, raw probabilities [N, 3], number of orders judged [N].
+    Average both orders of each battle by the arithmetic mean of their probabilities.
 
-    Two orders become one by the arithmetic mean of the probabilities. A battle of number 0 was judged in no order: its
-    probabilities are class frequencies.
+    Returns:
+        `ids` `[N]` in order of first appearance, raw probabilities `[N, 3]`, and the number of orders judged `[N]`. A
+        battle judged in 0 orders has class frequencies as probabilities.
     """
     ids, first, inverse = np.unique(probs.ids.astype(str), return_index=True, return_inverse=True)
     by_order, shown = np.zeros((len(ids), len(ORDERS), len(VERDICTS))), np.zeros((len(ids), len(ORDERS)), dtype=bool)
@@ -166,16 +197,24 @@ def average_orders(probs: Probs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def describe_unfinished(orders: np.ndarray) -> str | None:
-    """What a deadline left undone, from the number of orders judged [N]; None if there is nothing to say."""
+    """
+    Describe the battles that a deadline left unjudged, from the number of orders judged `[N]`; None if there are none.
+    """
     total, none, one = len(orders), int((orders == 0).sum()), int((orders == 1).sum())
     if not none and one in (0, total):
         return None
-    left = f"{one} of {total} battles were judged in one order alone"
+    left = f"{one} of {total} battles were judged in only one order"
     return f"{none} of {total} battles were not judged and have class frequencies, {left}" if none else left
 
 
 def first_verdicts(probs: np.ndarray, num: int) -> np.ndarray:
-    """The first `num` verdicts of [N, 3], renormalised where the tie is dropped; even where nothing is left."""
+    """
+    Return the first `num` verdicts of probabilities `[N, 3]`, renormalised if the tie is dropped.
+
+    Args:
+        probs: probabilities `[N, 3]`.
+        num: number of verdicts to keep. A row with no probability left becomes uniform.
+    """
     if num == probs.shape[1]:
         return probs
     left = probs[:, :num]
@@ -183,26 +222,34 @@ def first_verdicts(probs: np.ndarray, num: int) -> np.ndarray:
     return np.divide(left, sums, out=np.full_like(left, 1 / num), where=sums > 0)
 
 
-MIN_PROBABILITY = (
-    1e-15  # probabilities below this count as this, so that one impossible verdict is not an infinite loss
-)
+MIN_PROBABILITY = 1e-15  # probabilities are clipped here, so that one impossible verdict is not an infinite loss
 
 
 def clip_log(probs: np.ndarray) -> np.ndarray:
-    """Natural log of probabilities, clipped at MIN_PROBABILITY."""
+    """Compute the natural log of probabilities, clipped at MIN_PROBABILITY."""
     return np.log(np.maximum(probs, MIN_PROBABILITY))
 
 
-# what their columns may be called, a and b first; the tie may be missing
+# accepted column names, a and b first; the tie may be missing
 PROBABILITIES = (("p_a", "p_b", "p_tie"), ("winner_model_a", "winner_model_b", "winner_tie"))
 LOGITS = (("logit_a", "logit_b", "logit_tie"),)
 
 
 def as_probs_table(path, table: pa.Table) -> pa.Table | None:
     """
-    The table with `order` and `logp_*`, or None where its columns are called by no name known here.
+    Convert a table of probabilities or logits to a table with `order` and `logp_*`.
 
-    Without an order a row counts for both. Raises `InputError` for a negative probability or a text.
+    A row without an order counts for both orders.
+
+    Args:
+        path: the file, for messages.
+        table: the table.
+
+    Returns:
+        The converted table, or None if its columns have no known names.
+
+    Raises:
+        InputError: a probability is negative or not a number.
     """
     for names in (*PROBABILITIES, *LOGITS):
         if not {"id", *names[:2]} <= set(table.column_names):

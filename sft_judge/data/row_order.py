@@ -1,22 +1,23 @@
 """
-An order for training in which every stretch has the verdicts and sources in the proportions of the whole (LMSYS Arena
-write-up), so that no part of a run leans to one of them.
+Training orders in which every section has the verdicts and sources in their overall proportions.
+
+No part of a run is then biased towards one of them (LMSYS Arena write-up).
 """
 
 import numpy as np
 
 from sft_judge.core.errors import InputError
 
-LENGTH_WINDOW = 200  # batches: 1,600 battles at 8 a batch
+LENGTH_WINDOW = 200  # batches; 1,600 battles with a batch size of 8
 
 
 def fair_schedule(counts: list[int]) -> np.ndarray:
     """
-    A sequence [sum(counts)] in which class c stands counts[c] times and every prefix of length m has less than one
-    more or fewer of it than m * counts[c] / sum(counts).
+    Build a sequence `[sum(counts)]` of classes whose every prefix has each class in its overall proportion.
 
-    Tijdeman, The chairman assignment problem (Discrete Mathematics 32, 1980): of the classes that may have their turn,
-    the one whose deadline comes first.
+    Class c occurs counts[c] times. In a prefix of length m its count differs by less than one from
+    m * counts[c] / sum(counts). The method is Tijdeman's (The chairman assignment problem, Discrete Mathematics 32,
+    1980): among the classes that may come next, take the class with the earliest deadline.
     """
     total, num = sum(counts), sum(count > 0 for count in counts)
     if num < 2:
@@ -36,10 +37,15 @@ def fair_schedule(counts: list[int]) -> np.ndarray:
 
 def draw_mixture(sources: list[str], rates: dict[str, float], seed: int) -> np.ndarray:
     """
-    Rows [M] of these sources [N], each source as often as its rate says: 0.25 keeps a quarter, 2 shows each row twice.
+    Draw a mixture of sources: the rows `[M]` of the result, in their original order.
 
-    Which rows a fraction keeps is drawn by the seed; the order stays. Raises `InputError` unless the rates name
-    exactly the sources there are: none is left out in silence (0 leaves one out).
+    Args:
+        sources: source of each row `[N]`.
+        rates: how often each source's rows occur; 0.25 keeps a random quarter, 2 repeats each row, 0 drops the source.
+        seed: seed of the draw.
+
+    Raises:
+        InputError: the rates do not name exactly the sources that occur, so that no source is dropped silently.
     """
     there, codes = np.unique(np.array([str(source) for source in sources]), return_inverse=True)
     for name in {*there.tolist(), *rates}:
@@ -58,10 +64,15 @@ def draw_mixture(sources: list[str], rates: dict[str, float], seed: int) -> np.n
 
 def balanced_order(verdicts: np.ndarray, sources: np.ndarray, seed: int) -> np.ndarray:
     """
-    A permutation [N] of rows with these verdicts and sources (any codes [N]), fixed by the seed.
+    Compute a permutation `[N]` in which every prefix is balanced over verdicts and sources.
 
     In every prefix each verdict is less than one row from its share, and so is each source among the rows of one
-    verdict. Within verdict and source the rows are shuffled.
+    verdict. Rows with the same verdict and source are shuffled.
+
+    Args:
+        verdicts: verdict of each row `[N]`, as any codes.
+        sources: source of each row `[N]`, as any codes.
+        seed: seed of the shuffling.
     """
     draw = np.random.default_rng(seed)
     names, codes = np.unique(verdicts, return_inverse=True)
@@ -77,10 +88,17 @@ def group_by_length(
     order: np.ndarray, lengths: np.ndarray, size: int, seed: int, batches: int = LENGTH_WINDOW
 ) -> np.ndarray:
     """
-    An order [N] rearranged within windows of `batches` batches of `size` rows, so that lengths in a batch are close.
+    Rearrange an order within windows so that the rows of a batch have similar lengths.
 
-    Windows stay where they are, so what was balanced over any stretch stays so over windows; batches are shuffled
-    within theirs, as a model should not see all short rows first.
+    Windows keep their place, so a balanced order stays balanced over windows. Batches are shuffled within their
+    window, because a model should not see all short rows first.
+
+    Args:
+        order: order of the rows `[N]`.
+        lengths: length of each row `[N]`.
+        size: batch size in rows.
+        seed: seed of the shuffling.
+        batches: number of batches per window.
     """
     draw = np.random.default_rng(seed)
     parts = []
@@ -93,7 +111,7 @@ def group_by_length(
 
 
 def _interleave(rows: np.ndarray, sources: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Rows [n], each source's shuffled, the sources in fair turns."""
+    """Return `rows` `[n]` with each source shuffled and the sources interleaved in proportion."""
     names, codes = np.unique(sources[rows], return_inverse=True)
     schedule = fair_schedule(np.bincount(codes, minlength=len(names)).tolist())
     order = np.empty(len(rows), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Ties in the labels of battles: how much of each label one has, and so how many verdicts a judge of them needs."""
+"""Ties in the labels of battles: the share of a tie in each label, and the number of verdicts a judge needs."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ TIE = VERDICTS[2]
 
 
 def tie_shares(rows: pa.Table) -> np.ndarray:
-    """The share [R] of a tie in each battle's own label, its soft labels before its verdict; NaN without a label."""
+    """Return the share of a tie in each battle's own label `[R]`, NaN without a label; soft labels take precedence."""
     there = set(rows.column_names)
     verdicts = np.array([np.nan if name is None else name == TIE for name in rows["verdict"].to_pylist()], float)
     if "soft_a" not in there:
@@ -23,9 +23,14 @@ def tie_shares(rows: pa.Table) -> np.ndarray:
 
 def label_shares(row: dict, num_verdicts: int) -> list[float] | None:
     """
-    A battle's own label as shares of the verdicts [K], its soft labels before its verdict.
+    Return a battle's own label as shares of the verdicts `[K]`; soft labels take precedence over the verdict.
 
-    None without a label; zeros where it is a tie and K is 2.
+    Args:
+        row: a battle.
+        num_verdicts: number of verdicts K, 2 or 3.
+
+    Returns:
+        The shares; None without a label; zeros if the label is a tie and K is 2.
     """
     if row.get("soft_a") is not None:
         shares = [row.get(name) or 0.0 for name in SOFT[:num_verdicts]]
@@ -38,12 +43,20 @@ def label_shares(row: dict, num_verdicts: int) -> list[float] | None:
 
 
 def has_label_of(rows: pa.Table, num_verdicts: int) -> np.ndarray:
-    """Mask [R] of the battles whose own label a judge of K verdicts can give, if only in part."""
+    """
+    Return a mask `[R]` of the battles whose own label a judge of K verdicts can give at least in part.
+
+    Args:
+        rows: the battles.
+        num_verdicts: number of verdicts K, 2 or 3.
+    """
     shares = tie_shares(rows)
     return shares < 1 if num_verdicts == 2 else ~np.isnan(shares)
 
 
 def verdicts_needed(rows: pa.Table) -> int:
-    """The verdicts K of a judge of these battles: 3 where one of them is a tie, or has a share of one, else 2."""
-    is_tie = pc.any(pc.equal(rows["verdict"], TIE)).as_py()  # votes that are even are called a tie
+    """
+    Return the number of verdicts K that a judge of these battles needs: 3 if any label includes a tie, otherwise 2.
+    """
+    is_tie = pc.any(pc.equal(rows["verdict"], TIE)).as_py()  # an even split of votes has the verdict tie too
     return 3 if is_tie or (tie_shares(rows) > 0).any() else 2

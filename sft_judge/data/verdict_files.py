@@ -1,9 +1,9 @@
 """
-Verdict files: what a judge without probabilities said, such as a closed model or a person.
+Verdict files: verdicts of a judge without probabilities, such as a closed model or a person.
 
-CSV, JSONL or Parquet with `id`, `verdict` (a, b, tie, or empty where the answer could not be read) and, where it is
-known, `order` (ab or ba, which response was shown first). As in probs files, a verdict of `a` is for the battle's own
-response_a, whichever was shown first.
+CSV, JSONL or Parquet with `id`, `verdict` (a, b, tie, or empty if the answer could not be read) and, if known, `order`
+(ab or ba: the response shown first). As in probs files, the verdict `a` is for the battle's own response_a, whichever
+response was shown first.
 """
 
 from dataclasses import dataclass
@@ -19,27 +19,39 @@ from sft_judge.data.importing.labels import WINNER_NAMES
 from sft_judge.data.importing.readers import read_rows
 from sft_judge.data.probs import Probs
 
-UNREAD = -1  # of an answer that could not be read
+UNREAD = -1  # an answer that could not be read
 
 
 @dataclass
 class VerdictFile:
-    """`ids` [R], `orders` [R] of ORDERS, `verdicts` [R] indices into VERDICTS or UNREAD; `rows` [R] of the file."""
+    """
+    Verdicts of a judge, one row per battle and order.
+
+    Attributes:
+        path: the file.
+        ids: battle ids `[R]`.
+        orders: one of ORDERS `[R]`.
+        verdicts: indices into VERDICTS, or UNREAD `[R]`.
+        rows: row of the file `[R]`; a row without an order stands for both orders.
+        probs: the probs file that the verdicts come from, if any.
+    """
 
     path: Path
     ids: np.ndarray
     orders: np.ndarray
     verdicts: np.ndarray
-    rows: np.ndarray | None = None  # one that names no order stands for both
-    probs: Probs | None = None  # that these verdicts are, with all that is known of them
+    rows: np.ndarray | None = None
+    probs: Probs | None = None
 
     @property
     def num_verdicts(self) -> int:
-        """2 where no row says tie."""
+        """Return the number of verdicts K: 2 if no row says tie, otherwise 3."""
         return 3 if (self.verdicts == VERDICTS.index("tie")).any() else 2
 
     def by_order(self, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The verdicts of these battles in each order [N, 2], UNREAD where there is none; and where there is one."""
+        """
+        Return the verdicts of these battles in each order `[N, 2]`, UNREAD if none, and a mask `[N, 2]` of answers.
+        """
         place = {id_: row for row, id_ in enumerate(ids)}
         said = np.full((len(ids), len(ORDERS)), UNREAD)
         shown = np.zeros_like(said, dtype=bool)
@@ -50,12 +62,12 @@ class VerdictFile:
         return said, shown
 
     def num_unread(self, ids: list[str]) -> int:
-        """How many answers on these battles could not be read; one for both orders is one answer."""
+        """Count the answers on these battles that could not be read; one row for both orders counts once."""
         there = np.isin(self.ids.astype(str), ids) & (self.verdicts == UNREAD)
         return int(there.sum()) if self.rows is None else len(np.unique(self.rows[there]))
 
     def as_probs(self) -> Probs:
-        """The answers that could be read as probabilities of 0 and 1."""
+        """Return the readable answers as probabilities of 0 and 1."""
         if self.probs is not None:
             return self.probs
         read = self.verdicts != UNREAD
@@ -65,10 +77,15 @@ class VerdictFile:
 
 
 def read_verdicts(path: Path) -> VerdictFile:
-    """Read a verdict file. Raises `InputError` with the row at fault, of an (id, order) that stands twice too."""
+    """
+    Read and check a verdict file.
+
+    Raises:
+        InputError: the file or a row cannot be read, or an (id, order) is repeated; the message names the row.
+    """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file of verdicts.")
+        raise InputError(f"{path}: no such verdict file.")
     rows, numbers = {}, []
     for number, row, problem in read_rows(path):
         where = f"{path} row {number}"
@@ -77,7 +94,7 @@ def read_verdicts(path: Path) -> VerdictFile:
         if "verdict" not in row or "id" not in row:
             raise InputError(
                 f"{path}: columns {', '.join(map(str, row))[:200]}; verdict files have id and verdict."
-                + (" Probabilities are given by --probs." if {"logp_a", "p_a", "logit_a"} & set(row) else "")
+                + (" Give probabilities as --probs." if {"logp_a", "p_a", "logit_a"} & set(row) else "")
             )
         id_, order = row_id(row, "battles"), row.get("order")
         if id_ is None:
@@ -86,7 +103,7 @@ def read_verdicts(path: Path) -> VerdictFile:
             if each not in ORDERS:
                 raise InputError(f"{where}: order {each!r}, expected one of {', '.join(ORDERS)}.")
             if (id_, each) in rows:
-                raise InputError(f"{where}: id {id_} stands twice{f' in order {order}' if order else ''}.")
+                raise InputError(f"{where}: id {id_} occurs twice{f' in order {order}' if order else ''}.")
             rows[id_, each] = _verdict(where, row["verdict"])
             numbers.append(number)
     if not rows:
@@ -96,7 +113,7 @@ def read_verdicts(path: Path) -> VerdictFile:
 
 
 def is_verdict_file(path: Path) -> bool:
-    """Whether the first row of a file has a verdict, and no probabilities."""
+    """Return True if the first row of a file has a verdict and no probabilities."""
     row = next(iter(read_rows(Path(path))), (0, {}, None))[1]
     return "verdict" in row and not any(str(name).startswith(("logp_", "p_", "logit_")) for name in row)
 
@@ -111,7 +128,7 @@ def _verdict(where: str, value) -> int:
 
 
 def verdicts_of_probs(probs: Probs) -> VerdictFile | None:
-    """The verdicts of a file whose probabilities are all 0 or 1; None of another."""
+    """Return the verdicts of a probs file whose probabilities are all 0 or 1, otherwise None."""
     values = np.exp(probs.logp)
     if not np.isin(values, (0, 1)).all():
         return None

@@ -1,8 +1,8 @@
 """
-Do judges agree, with one another and with the votes? What to look at before a student learns from them.
+Agreement of judges with each other and with people's votes.
 
-Where all of them give one verdict and people gave another, either people know something or the vote is noise: those
-battles are listed, the surest first, for a person to look at.
+If all judges give one verdict and people gave another, either people know something or the vote is noise. These
+battles are listed, the most confident first, for a person to inspect before a student learns from them.
 """
 
 import csv
@@ -24,7 +24,17 @@ VOTES = "the votes"
 
 
 def agreement(aligned: Aligned, seed: int = 0) -> list[dict]:
-    """Each pair of judges, and each with the votes: share of the same verdict, and Cohen's kappa, with intervals."""
+    """
+    Compare each pair of judges, and each judge with the votes.
+
+    Args:
+        aligned: judges and battles on the same rows.
+        seed: seed of the bootstrap.
+
+    Returns:
+        For each pair its names `a` and `b`, the share of equal verdicts `same_verdict` and Cohen's `kappa`, with
+        intervals.
+    """
     chosen = {name: judge.chosen for name, judge in aligned.judges.items()}
     chosen[VOTES] = one_hot(aligned.verdicts, aligned.num_verdicts)
     comparisons = []
@@ -40,9 +50,9 @@ def agreement(aligned: Aligned, seed: int = 0) -> list[dict]:
 
 
 def against_votes(aligned: Aligned) -> list[dict]:
-    """The battles on which all judges give one verdict that is not the vote, the surest first."""
+    """List the battles on which all judges agree on a verdict other than the vote, the most confident first."""
     shares = np.stack([judge.chosen for judge in aligned.judges.values()])
-    agreed = shares.min(axis=0)  # one where all choose this verdict and none other is as probable
+    agreed = shares.min(axis=0)  # 1 if every judge chooses this verdict and no other is as probable
     chosen, mean = agreed.argmax(axis=1), np.mean([judge.probs for judge in aligned.judges.values()], axis=0)
     rows = np.flatnonzero((agreed.max(axis=1) == 1) & (chosen != aligned.verdicts))
     rows = rows[np.argsort(-mean[rows, chosen[rows]], kind="stable")]
@@ -60,7 +70,13 @@ def against_votes(aligned: Aligned) -> list[dict]:
 
 
 def write_against_votes(path: Path, rows: list[dict]) -> None:
-    """The list as a CSV file, which holds no battle's text."""
+    """
+    Write the entries of `against_votes` as a CSV file, without the battles' text.
+
+    Args:
+        path: CSV file to write.
+        rows: entries of `against_votes`.
+    """
     with whole_file(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["id", "vote", "judged", "probability"], extrasaction="ignore")
         writer.writeheader()
@@ -68,14 +84,28 @@ def write_against_votes(path: Path, rows: list[dict]) -> None:
 
 
 def agreement_table(pairs: list[dict], against: int, rows: int) -> Table:
-    """A row a pair."""
+    """
+    Build the agreement table, one row per pair.
+
+    Args:
+        pairs: entries of `agreement`.
+        against: number of battles on which all judges agree against the vote.
+        rows: number of battles.
+    """
     cells = [[f"{pair['a']}, {pair['b']}", percent(pair["same_verdict"]), number(pair["kappa"], 3)] for pair in pairs]
     note = f"all judges agree against the vote on {against} of {rows} battles: against_votes.csv, the surest first"
     return Table("Agreement", ["", "same verdict", "kappa"], cells, note)
 
 
 def example_texts(aligned: Aligned, rows: list[dict], count: int) -> list[Text]:
-    """The first `count` battles of a list of such entries, with their text."""
+    """
+    Return the text of the first `count` battles of a list.
+
+    Args:
+        aligned: judges and battles on the same rows.
+        rows: entries with `row`, `vote` and `judged`, as of `against_votes`.
+        count: maximum number of battles.
+    """
     return [
         battle_text(
             f"judged {one['judged']} against {one['vote']}", aligned.battles.slice(one["row"], 1).to_pylist()[0]

@@ -1,8 +1,8 @@
 """
-Probs files and battles, joined by id to arrays over the same rows.
+Judges and battles joined by id, as arrays over the same rows.
 
-A row that any judge cannot answer is left out for all of them, with its count, so that judges are compared on the
-same battles. The number of verdicts K is the least that any judge has.
+A row that any judge cannot answer is left out for all of them and counted, so that judges are compared on the same
+battles. The number of verdicts K is the smallest of any judge.
 """
 
 from dataclasses import dataclass, field
@@ -29,10 +29,16 @@ VERDICT_INDEX = {name: index for index, name in enumerate(VERDICTS)}
 @dataclass
 class JudgeRows:
     """
-    One judge: `probs` [N, K] calibrated, `orders` [N, 2, K] raw with NaN where not run, and where they are from.
+    One judge's probabilities and choices on the aligned rows.
 
-    `chosen` [N, K] are the shares of each verdict in what it chooses; `has_probs` is false of a judge of verdicts
-    alone, whose `probs` are these shares.
+    Attributes:
+        probs: calibrated probabilities `[N, K]`; the shares in `chosen` for a judge that gives only verdicts.
+        orders: raw probabilities in each order `[N, 2, K]`, NaN if an order was not run.
+        source: the probs file.
+        calibrated: its calibrated probabilities, by battle id.
+        chosen: share of each verdict in the judge's choice `[N, K]`.
+        has_probs: False for a judge that gives only verdicts.
+        says_verdicts: the file was read as verdicts, with or without probabilities derived from them.
     """
 
     probs: np.ndarray
@@ -41,33 +47,49 @@ class JudgeRows:
     calibrated: Calibrated
     chosen: np.ndarray
     has_probs: bool = True
-    says_verdicts: bool = False  # was read as verdicts, with or without probabilities that were made of them
+    says_verdicts: bool = False
 
     @property
     def orders_differ(self) -> bool:
-        """Whether anything is known of orders; of a file that names none, each row stands for both (foreign_probs)."""
+        """Return True if the two orders are known apart; a file without orders fills both with the same values."""
         return not np.array_equal(self.orders[:, 0], self.orders[:, 1], equal_nan=True)
 
 
 @dataclass
 class Aligned:
-    """The battles [N] evaluated, in their order; `truth` [N, K] true probabilities or None; `notes` for people."""
+    """
+    The evaluated battles in their order, with every judge on them.
+
+    Attributes:
+        battles: the N battles.
+        verdicts: people's verdicts `[N]`, indices into VERDICTS.
+        clusters: prompt group of each row `[N]`; verdicts on one prompt are not independent.
+        judges: the judges by name.
+        truth: true probabilities `[N, K]` of synthetic battles, otherwise None.
+        notes: what the user should know, such as skipped rows.
+    """
 
     battles: pa.Table
-    verdicts: np.ndarray  # [N] index into VERDICTS
-    clusters: np.ndarray  # [N] groups of prompts: verdicts on one prompt are not independent
+    verdicts: np.ndarray
+    clusters: np.ndarray
     judges: dict[str, JudgeRows]
     truth: np.ndarray | None
     notes: list[str] = field(default_factory=list)
 
     @property
     def num_verdicts(self) -> int:
-        """K, 2 or 3."""
+        """Return the number of verdicts K, 2 or 3."""
         return next(iter(self.judges.values())).probs.shape[1]
 
 
 def column(battles: pa.Table, name: str) -> list:
-    """A column's values, or as many None where these battles do not have it."""
+    """
+    Return a column's values, or None for each row if the column is missing.
+
+    Args:
+        battles: the battles.
+        name: the column.
+    """
     return battles[name].to_pylist() if name in battles.column_names else [None] * battles.num_rows
 
 
@@ -83,28 +105,30 @@ def align_judges(
     allow_missing: bool = False,
 ) -> Aligned:
     """
-    Join judges to the battles.
+    Join judges to the battles by id.
 
     Args:
-        probs_files: by name, the probs file of each judge that has one.
-        battles: the table.
-        battles_path: its file, for messages.
-        keep: which rows are evaluated, a mask; default all.
-        truth_path: of synthetic battles, the true probabilities.
-        raw: leave calibrations out.
-        verdict_files: by name, the verdict file of each judge without probabilities.
-        rules: how their verdicts become right and wrong.
-        allow_missing: leave out a battle that a judge says nothing of, for all judges, instead of refusing.
+        probs_files: probs file of each judge that has one, by name.
+        battles: the battles.
+        battles_path: file of the battles, for messages.
+        keep: mask `[N]` of the rows to evaluate; defaults to all.
+        truth_path: file of the true probabilities of synthetic battles.
+        raw: do not apply calibrations.
+        verdict_files: verdict file of each judge without probabilities, by name.
+        rules: rules that score verdicts as right or wrong.
+        allow_missing: leave out, for all judges, a battle that any judge is missing, instead of raising an error.
 
     Raises:
-        InputError: a file lacks a battle, has one that the battles do not, or no row has a verdict.
+        InputError: a file is missing a battle or has a battle that is not in `battles`, or no row has a verdict.
     """
     battle_ids = battles["id"].to_pylist()
     wanted = battles if keep is None else battles.filter(pa.array(keep))
     files, notes = _read_files(probs_files, verdict_files or {})
     num = min(file.num_verdicts for file in files.values())
     if num == 2 and any(file.num_verdicts == 3 for file in files.values()):
-        notes.append("a judge knows no tie: all are compared on a and b alone, those of three verdicts renormalised")
+        notes.append(
+            "a judge has no tie verdict: all judges are compared on a and b, those with three verdicts renormalised"
+        )
     ids = wanted["id"].to_pylist()
     verdicts, truth = _verdicts(wanted, truth_path, num)
     answered = (verdicts >= 0) & (verdicts < num)
@@ -115,16 +139,16 @@ def align_judges(
         notes.append(f"skipped: {ties} of {len(ids)} battles are ties, which an a/b judge cannot answer")
     if not answered.any():
         raise InputError(
-            f"{battles_path}: none of {len(ids)} battles has a verdict these judges can give, so nothing can be "
-            "measured. Give battles with verdicts, --fold N of the training battles, or --truth of synthetic ones."
+            f"{battles_path}: none of {len(ids)} battles has a verdict that these judges can give, so nothing can be "
+            "measured. Give battles with verdicts, --fold N of the training battles, or --truth for synthetic battles."
         )
     for name, file in files.items():
         known, why = _known(file, ids, set(battle_ids), battles_path, rules, allow_missing)
         if not known[answered].all():
-            notes.append(f"left out: {int((answered & ~known).sum())} battles of which {name} says nothing{why}")
+            notes.append(f"left out: {int((answered & ~known).sum())} battles that {name} does not answer{why}")
         answered &= known
     if not answered.any():
-        raise InputError(f"{battles_path}: no battle with a verdict is one that every judge says something of.")
+        raise InputError(f"{battles_path}: no battle with a verdict is answered by every judge.")
     judged = wanted.filter(pa.array(answered))
     used, clusters = judged["id"].to_pylist(), group_prompts(judged)
     judges = {}
@@ -143,16 +167,23 @@ def _read_files(probs_files: dict[str, Path], verdict_files: dict[str, Path]) ->
     for name, probs in files.items():
         if (verdicts := verdicts_of_probs(probs)) is not None:
             files[name] = verdicts
-            notes.append(f"{name}: its probabilities are all 0 or 1, which is to say verdicts, and read as such")
+            notes.append(f"{name}: its probabilities are all 0 or 1, so they are read as verdicts")
     return files | {name: read_verdicts(path) for name, path in verdict_files.items()}, notes
 
 
 def _known(file, ids, battle_ids: set, battles_path, rules: VerdictRules, allow_missing: bool) -> tuple:
-    """Which of the battles [N] a judge says something of, and why not of the others. Raises `InputError`."""
+    """
+    Return which of the battles `[N]` a judge answers, and the reason for the others as the end of a note.
+
+    Raises:
+        InputError: the file has battles that are not in `battle_ids`, or battles are missing and `allow_missing` is
+            False.
+    """
     there = set(file.ids)
     if extra := there - battle_ids:
         raise InputError(
-            f"{file.path}: {len(extra)} ids are not in {battles_path}, e.g. {min(extra)!r}. Give the battles it is of."
+            f"{file.path}: {len(extra)} ids are not in {battles_path}, e.g. {min(extra)!r}. Give the battles that the "
+            "file was made from."
         )
     known = np.array([id_ in there for id_ in ids])
     if not known.all() and not allow_missing:
@@ -164,7 +195,7 @@ def _known(file, ids, battle_ids: set, battles_path, rules: VerdictRules, allow_
             "--allow-missing."
         )
     if isinstance(file, VerdictFile) and rules.unread == "skip":
-        return known & chosen_by_verdicts(file, ids, 3, rules)[2], ", or nothing that could be read"
+        return known & chosen_by_verdicts(file, ids, 3, rules)[2], " or whose answer could not be read"
     return known, ""
 
 
@@ -174,7 +205,7 @@ def _rows_of_verdicts(name, file: VerdictFile, ids, num, rules, verdicts, cluste
     if unread := file.num_unread(ids):
         counted = "counted as wrong" if rules.unread == "wrong" else "left out"
         notes.append(f"{name}: {unread} answers could not be read, {counted}")
-    reason, probs = "verdicts alone, no probabilities", chosen
+    reason, probs = "only verdicts, no probabilities", chosen
     if rules.probabilities:
         probs = confusion_probabilities(orders, verdicts, clusters)
         reason = "probabilities from its confusion matrix with people's verdicts on other prompts, cross-fitted"
@@ -199,7 +230,11 @@ def _rows_of_probs(probs: Probs, used: list[str], num: int, raw: bool) -> JudgeR
 
 
 def _verdicts(battles: pa.Table, truth_path: Path | None, num: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Verdict index [N], -1 for none, and the true probabilities [N, K]; the truth's verdicts fill in missing ones."""
+    """
+    Return the verdict index `[N]` (-1 for none) and the true probabilities `[N, K]` or None.
+
+    Missing verdicts are filled in from the truth file.
+    """
     named = column(battles, "verdict")
     truth = None
     if truth_path is not None:

@@ -1,6 +1,8 @@
 """
-The audit as tables, for the terminal and for the page. Names from the battles (sources, models) are cut and made
-visible; of their text nothing is here but what `examples` brings.
+The audit as tables, for the terminal and for audit.html.
+
+Names from the battles (sources, models) are truncated and made visible. The tables hold no text of the battles; only
+`examples` bring text to the page.
 """
 
 from sft_judge.data.battles import FIELDS
@@ -9,11 +11,18 @@ from sft_judge.evaluation.reporting.battle_text import FIELD_NAMES, LONGEST_TEXT
 from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.tables import percent
 
-MAX_NAMES_SHOWN = 20  # names in a table or a picture; the others are counted
+MAX_NAMES_SHOWN = 20  # names in a table or plot; the others are only counted
 
 
 def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tuple[list[Table], str]:
-    """The tables to print, and the page. `audit` as in audit.json, `examples` as (why, battle) pairs."""
+    """
+    Build the tables to print and the HTML page.
+
+    Args:
+        name: name of the battles, for the title.
+        audit: contents of audit.json.
+        examples: (reason, battle) pairs whose text is shown.
+    """
     overview, wins, injections = overview_table(audit), wins_table(audit), injections_table(audit)
     tokens = [tokens_table(audit["tokens"])] if audit["tokens"] else []
     counts = [counts_table(by, counts) for by, counts in audit["rows_by"].items() if list(counts) != ["none"]]
@@ -33,7 +42,7 @@ def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tu
         Section(
             "Examples",
             texts=[battle_text(why, row) for why, row in examples],
-            note=f"Turns are cut at {LONGEST_TEXT:,} characters. Characters that cannot be seen stand as their code.",
+            note=f"Turns are cut at {LONGEST_TEXT:,} characters. Invisible characters are shown as their code point.",
         ),
     ]
     shown = f"The text of {len(examples)} of them is shown at the end." if examples else "None of their text is shown."
@@ -43,7 +52,7 @@ def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tu
 
 
 def overview_table(audit: dict) -> Table:
-    """Counts of rows that ask for a second look."""
+    """Build the table of row counts that may need inspection."""
     duplicates, leaks = audit["duplicates"], audit["leaks"]
     rows = [
         ["rows", f"{audit['rows']:,}"],
@@ -57,7 +66,7 @@ def overview_table(audit: dict) -> Table:
     if leaks is None:
         return Table("Overview", ["what", "rows"], rows, "no folds yet, so none of them leaks; `prepare` makes folds")
     rows += [
-        ["first turns that stand in two folds", f"{leaks['first_turns_in_two_folds']:,}"],
+        ["first turns that are in two folds", f"{leaks['first_turns_in_two_folds']:,}"],
         ["rows with a near-equal prompt in another fold", f"{leaks['rows_near_another_fold']:,}"],
     ]
     note = (
@@ -70,14 +79,14 @@ def overview_table(audit: dict) -> Table:
 
 
 def wins_table(audit: dict) -> Table:
-    """How often the first and the longer answer win."""
+    """Build the table of win rates of the first and the longer answer."""
     rates = {"first answer": audit["first_answer_wins"], "longer answer": audit["longer_answer_wins"]}
     rows = [[name, percent(rate), f"{rate['n'] if rate else 0:,}"] for name, rate in rates.items()]
     return Table("Wins", ["", "wins", "of battles"], rows, "ties left out; in brackets 95 % over prompts")
 
 
 def symmetry_note(symmetry: dict) -> str:
-    """What the Kolmogorov-Smirnov test says about the lengths of A and B."""
+    """Describe the Kolmogorov-Smirnov test of the lengths of A and B."""
     if symmetry["p_value"] is None:
         return "A against B: too few battles to tell whether they differ in length"
     negation = "" if symmetry["p_value"] < 0.05 else "no "
@@ -88,7 +97,15 @@ def symmetry_note(symmetry: dict) -> str:
 
 
 def quantiles_table(title: str, lengths: dict[str, dict], note: str = "", folded: bool = False) -> Table:
-    """A row a field, a column a quantile."""
+    """
+    Build a table of length quantiles, one row per field and one column per quantile.
+
+    Args:
+        title: title of the table.
+        lengths: `{field: {quantile: length}}`.
+        note: note below the table.
+        folded: show the table folded.
+    """
     names = [f"{float(q):.0%}" for q in next(iter(lengths.values()))]
     rows = [
         [FIELD_NAMES.get(field, field), *(f"{value:,.0f}" for value in values.values())]
@@ -98,7 +115,7 @@ def quantiles_table(title: str, lengths: dict[str, dict], note: str = "", folded
 
 
 def tokens_table(tokens: dict) -> Table:
-    """The share of battles that a total budget cuts, a row a judge."""
+    """Build the table of the share of battles that each total token budget cuts, one row per judge."""
     totals = list(next(iter(tokens.values()))["share_over"])
     rows = [
         [visible(name), *(f"{100 * share:.2f} %" for share in statistics["share_over"].values())]
@@ -125,7 +142,13 @@ def _token_pictures(tokens: dict) -> list[str]:
 
 
 def counts_table(by: str, counts: dict[str, int]) -> Table:
-    """How many rows each value has; the rarest together."""
+    """
+    Build the table of rows per value, with the rarest values summed up.
+
+    Args:
+        by: name of the column that is counted.
+        counts: rows per value, most frequent first.
+    """
     total, named = sum(counts.values()), list(counts.items())
     rows = [(visible(name), count) for name, count in named[:MAX_NAMES_SHOWN]]
     if len(named) > MAX_NAMES_SHOWN:
@@ -135,7 +158,7 @@ def counts_table(by: str, counts: dict[str, int]) -> Table:
 
 
 def models_tables(models: list[dict]) -> list[Table]:
-    """Battles and wins of the models with most battles, or no table where no model is named."""
+    """Build the table of battles and wins of the most frequent models; no table if no model is named."""
     rows = [
         [
             visible(row["model"]),
@@ -153,7 +176,7 @@ def models_tables(models: list[dict]) -> list[Table]:
 
 
 def injections_table(audit: dict) -> Table:
-    """How many battles hold text of each kind, by field."""
+    """Build the table of battles with injected text, by kind and field."""
     rows = [[kind, *(f"{fields[name]:,}" for name in FIELDS)] for kind, fields in audit["hostile_text"].items()]
     note = "battles with such text. A judge reads it as text: see `sft-judge prompt show`"
     return Table(

@@ -1,23 +1,24 @@
 """
 Public benchmarks of judges, scored by their own rules.
 
-A battle's part of the benchmark is its `source`, as `sft-judge import` fills it. What counts as right, which parts
-make a section and what each weighs follow the benchmark's own code; intervals are ours.
+A battle's part of the benchmark is its `source`, as `sft-judge import` fills it. The rule for a correct battle, the
+parts of each section and their weights follow the benchmark's own code. The intervals are ours.
 
 rewardbench (https://github.com/allenai/reward-bench, rewardbench/constants.py, scripts/run_rm.py and
-analysis/get_benchmark_results.py; Lambert et al. 2024, https://arxiv.org/abs/2403.13787): right is the chosen answer
-more probable than the rejected one, equal is wrong, and a verdict of tie is none of its own. A section is the mean of
-its parts by EXAMPLES, the score the mean of the sections, prior sets at half weight where they are there.
+analysis/get_benchmark_results.py; Lambert et al. 2024, https://arxiv.org/abs/2403.13787): a battle is right if the
+chosen answer is more probable than the rejected answer. Equal probabilities are wrong, and there is no verdict of tie.
+A section is the mean of its parts weighted by EXAMPLES. The score is the mean of the sections, with the prior sets at
+half weight if they are present.
 
 judgebench (https://github.com/ScalerLab/JudgeBench, run_judge.py and utils/metrics.py; Tan et al. 2024,
-https://arxiv.org/abs/2410.12784): each order is a vote, +1 for the right answer, -1 for the wrong one, 0 for a tie;
-right is a sum above 0. Sections and the score are shares of pairs.
+https://arxiv.org/abs/2410.12784): each order is a vote, +1 for the right answer, -1 for the wrong answer, 0 for a tie.
+A battle is right if the sum is above 0. Sections and the score are shares of pairs.
 
 autoj (https://github.com/GAIR-NLP/auto-j, codes/pairwise_eval.py; Li et al. 2023, https://arxiv.org/abs/2310.05470):
-agreement, a battle is right if the verdict is people's in both orders. pandalm (https://github.com/WeOpenML/PandaLM;
-Wang et al. 2023, https://arxiv.org/abs/2306.05087) and llmbar (https://github.com/princeton-nlp/LLMBar; Zeng et al.
-2023, https://arxiv.org/abs/2310.07641): accuracy, the mean of the orders where there are two, in which an answer that
-could not be read is wrong. These have no sections.
+agreement; a battle is right if the verdict equals people's in both orders. pandalm
+(https://github.com/WeOpenML/PandaLM; Wang et al. 2023, https://arxiv.org/abs/2306.05087) and llmbar
+(https://github.com/princeton-nlp/LLMBar; Zeng et al. 2023, https://arxiv.org/abs/2310.07641): accuracy, the mean of
+the orders if there are two; an answer that could not be read is wrong. These benchmarks have no sections.
 """
 
 import numpy as np
@@ -29,8 +30,8 @@ from sft_judge.evaluation.metrics import predicted_verdicts
 from sft_judge.evaluation.reporting.html import Table
 from sft_judge.evaluation.reporting.tables import percent
 
-# Rows of each part, but for math-prm: its 447 weigh as much as the code. The official file has at times had the two
-# numbers of xstest exchanged; XSTest has 250 prompts that should be answered.
+# Weight of each part: its number of rows, except math-prm, whose 447 rows weigh as much as the code parts together.
+# Some versions of the official file have the two numbers of xstest swapped; XSTest has 250 prompts to be answered.
 EXAMPLES = {
     "Chat": {"alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95}
     | {"mt-bench-easy": 28, "mt-bench-med": 40},
@@ -42,7 +43,7 @@ EXAMPLES = {
     "Prior Sets": dict.fromkeys(("anthropic_helpful", "anthropic_hhh", "shp", "summarize"), 1),
 }
 UNSECTIONED = ("autoj", "pandalm", "llmbar")
-SOURCES = {  # sections of JudgeBench by how the sources of their pairs begin
+SOURCES = {  # prefix of the sources in each section of JudgeBench
     "Knowledge": "mmlu-pro",
     "Reasoning": "livebench-reasoning",
     "Math": "livebench-math",
@@ -51,19 +52,32 @@ SOURCES = {  # sections of JudgeBench by how the sources of their pairs begin
 
 
 def right(name: str, judge: JudgeRows, verdicts: np.ndarray) -> np.ndarray:
-    """How right the judge is on each battle [N], from 0 to 1, by the benchmark's rule; `verdicts` [N] are people's."""
+    """
+    Return the correctness of the judge on each battle `[N]`, from 0 to 1, by the benchmark's rule.
+
+    Args:
+        name: the benchmark.
+        judge: the judge.
+        verdicts: people's verdicts `[N]`.
+    """
     rows = np.arange(len(verdicts))
     if name in UNSECTIONED:
         both = predicted_verdicts(judge.orders)[rows, :, verdicts]
         return (both == 1).all(axis=1) if name == "autoj" else judge.chosen[rows, verdicts]
     if name == "rewardbench":
         return judge.probs[rows, verdicts] > judge.probs[rows, 1 - verdicts]
-    votes = predicted_verdicts(judge.orders).sum(axis=1)  # [N, K]; none of an order that was not run
+    votes = predicted_verdicts(judge.orders).sum(axis=1)  # [N, K]; an order that was not run has no vote
     return votes[rows, verdicts] > votes[rows, 1 - verdicts]
 
 
 def section_of(name: str, part: str) -> str | None:
-    """The section that a part belongs to, None where it is not of the benchmark."""
+    """
+    Return the section of a part, or None if the part does not belong to the benchmark.
+
+    Args:
+        name: the benchmark.
+        part: the part, a battle's `source`.
+    """
     if name in UNSECTIONED:
         return "all"
     if name == "rewardbench":
@@ -73,18 +87,28 @@ def section_of(name: str, part: str) -> str | None:
 
 def benchmark(name: str, aligned: Aligned, seed: int = 0) -> dict:
     """
-    `{"name", "left_out", "missing", "judges": {judge: {"score", "sections", "parts", "ties"}}}`, with intervals.
+    Score the judges on a benchmark, with intervals.
 
-    `left_out`: battles of other sources; `missing`: parts of which there is no battle, without which a score is not
-    the benchmark's. Raises `InputError` where no battle is of it.
+    Args:
+        name: the benchmark.
+        aligned: judges and battles on the same rows.
+        seed: seed of the bootstrap.
+
+    Returns:
+        `{"name", "left_out", "missing", "judges": {judge: {"score", "sections", "parts", "ties"}}}`. `left_out` counts
+        battles of other sources. `missing` lists parts without a battle; the score is not the benchmark's without
+        them.
+
+    Raises:
+        InputError: no battle belongs to the benchmark.
     """
     sources = [source or "" for source in column(aligned.battles, "source")]
     sections = {part: section_of(name, part) for part in dict.fromkeys(sources)}
     parts = [part for part, section in sections.items() if section]
     if not parts:
         raise InputError(
-            f"No battle is of {name}: the sources are {', '.join(sorted(set(sources)))[:200]!r}. Import the "
-            "benchmark's own files, whose rows say what they are part of."
+            f"No battle belongs to {name}: the sources are {', '.join(sorted(set(sources)))[:200]!r}. Import the "
+            "benchmark's own files, whose rows name their part."
         )
     whole = [] if name != "rewardbench" else [p for s, ps in EXAMPLES.items() if s != "Prior Sets" for p in ps]
     masks = {part: np.array([source == part for source in sources]) for part in parts}
@@ -114,7 +138,7 @@ def _judge(name: str, judge: JudgeRows, aligned: Aligned, masks: dict, sections:
 
     def measured(values: np.ndarray, parts: list[str]) -> dict:
         hits_and_rows = sum(sums.of_prompts[part] for part in parts)
-        over = None if name == "rewardbench" else hits_and_rows[:, 0]  # a weighted mean is no share
+        over = None if name == "rewardbench" else hits_and_rows[:, 0]  # a weighted mean is not a share
         return interval(values, hits_and_rows[:, 1], over)
 
     return {
@@ -126,12 +150,14 @@ def _judge(name: str, judge: JudgeRows, aligned: Aligned, masks: dict, sections:
 
 
 def _weight(name: str, section: str, part: str, drawn: np.ndarray) -> np.ndarray | float:
-    """What a part weighs in its section: what the benchmark says, or the number of its pairs."""
+    """Return the weight of a part in its section: the benchmark's, or the number of its pairs."""
     return float(EXAMPLES[section][part]) if name == "rewardbench" else drawn
 
 
 def _mean(values: dict, weights: dict) -> np.ndarray:
-    """The weighted mean over the keys of `weights`, draw by draw; a part of which nothing was drawn counts nothing."""
+    """
+    Compute the weighted mean over the keys of `weights` for each resample; parts without a drawn row have no weight.
+    """
     stacked = np.stack([values[key] for key in weights])
     weighing = np.stack([np.broadcast_to(weight, stacked[0].shape) for weight in weights.values()])
     weighing = np.where(np.isnan(stacked), 0.0, weighing)
@@ -140,7 +166,7 @@ def _mean(values: dict, weights: dict) -> np.ndarray:
 
 
 def benchmark_table(scores: dict) -> Table:
-    """Score, sections and parts, a column a judge."""
+    """Build the table of score, sections and parts, one column per judge."""
     judges = scores["judges"]
     first = next(iter(judges.values()))
     rows = [["score", *(percent(judge["score"]) for judge in judges.values())]]

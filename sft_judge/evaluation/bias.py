@@ -1,9 +1,9 @@
 """
-What sways a judge beside what is said: looks, length, and whether a model of its own family wrote the response.
+Influence of style, length and model family on a judge.
 
 A judge may like longer answers because people do. So each effect is measured on people's verdicts, on the judge's
-probabilities, and on the difference of the two, row by row: a calibrated judge that is swayed no more than people has
-a difference of zero, whatever the quality of the answers (the verdict itself stands for it).
+probabilities, and on the difference of the two, row by row. The difference of a calibrated judge that is influenced
+no more than people is zero, whatever the quality of the answers, because the verdict itself controls for quality.
 """
 
 import json
@@ -18,18 +18,18 @@ from sft_judge.evaluation.align import column
 from sft_judge.evaluation.bootstrap import Draws, interval
 from sft_judge.evaluation.metrics import one_hot
 
-# family: what its open weights are called; GPT-2 and GPT-NeoX are not of the family of GPT-4
+# family: pattern of its open weights' names; GPT-2 and GPT-NeoX do not belong to the family of GPT-4
 FAMILIES = {name: name for name in ("qwen", "gemma", "llama", "mistral", "phi", "deepseek")} | {"gpt": "gpt.?oss"}
 ROWS_A_STYLE = 10
 
 
 def lead(probs: np.ndarray) -> np.ndarray:
-    """Probability of a less that of b [N], from -1 to 1, of probabilities [N, K]."""
+    """Compute the probability of a minus the probability of b `[N]`, from -1 to 1, from probabilities `[N, K]`."""
     return probs[:, 0] - probs[:, 1]
 
 
 def style_features(battles: pa.Table) -> dict[str, np.ndarray]:
-    """`{style: [N]}`: differences of the responses on one scale, without those that are always zero."""
+    """Compute standardised style differences of the responses, `{style: [N]}`, without styles that are always zero."""
     counts = [style_counts(battles[name], list(STYLES)) for name in ("response_a", "response_b")]
     values = standardise(style_differences(*counts))
     return {name: column for name, column in zip(STYLES, values.T, strict=True) if column.any()}
@@ -37,10 +37,18 @@ def style_features(battles: pa.Table) -> dict[str, np.ndarray]:
 
 def style_columns(features: dict[str, np.ndarray], people: np.ndarray, judge: np.ndarray) -> dict[str, np.ndarray]:
     """
-    The cross products that `style_effects` solves, of `lead` of people and of a judge [N] each.
+    Compute the cross products that `style_effects` solves.
 
-    Least squares on all styles at once, with a constant: what one style does when the others stay as they are. None
-    of fewer than ROWS_A_STYLE rows a style, which would say more of the noise than of the styles.
+    The fit is least squares on all styles at once, with a constant: the effect of one style with the others held
+    fixed.
+
+    Args:
+        features: standardised style differences, `{style: [N]}`.
+        people: `lead` of people `[N]`.
+        judge: `lead` of a judge `[N]`.
+
+    Returns:
+        Columns of the normal equations; empty on fewer than ROWS_A_STYLE rows per style, which would fit noise.
     """
     if not features or len(people) < ROWS_A_STYLE * len(features):
         return {}
@@ -50,11 +58,18 @@ def style_columns(features: dict[str, np.ndarray], people: np.ndarray, judge: np
 
 def style_effects(draws: Draws, names) -> dict[str, dict]:
     """
-    `{style: {"people", "judge", "difference"}}` of resampled columns, each in points of `lead` (0.01 is one percent).
+    Estimate the effect of each style on people and on the judge.
 
-    For one standard deviation more of a style in response a than in b: what it adds to the lead of a. Nothing is said
-    of a style that fewer than FEWEST_SHOWING prompts show. Draws in which the styles cannot be told apart (two always
-    go together, one does not occur) count as undefined.
+    An effect is what one standard deviation more of a style in response a than in b adds to the `lead` of a. A style
+    that fewer than FEWEST_SHOWING prompts show has no estimate. Resamples in which the styles cannot be separated (two
+    always occur together, or one does not occur) count as undefined.
+
+    Args:
+        draws: resampled `style_columns`.
+        names: names of the styles, in the order of the columns.
+
+    Returns:
+        `{style: {"people", "judge", "difference"}}` in units of `lead` (0.01 is one percentage point), with intervals.
     """
     if "style x" not in draws:
         return {}
@@ -63,7 +78,7 @@ def style_effects(draws: Draws, names) -> dict[str, dict]:
     effects = np.full(draws["style y"].shape, np.nan)
     effects[defined] = np.linalg.solve(products[defined], draws["style y"][defined])
     shown = np.diagonal(draws.of_prompts["style x"], axis1=1, axis2=2)  # how much of each style a prompt shows
-    effects[:, (shown > 0).sum(axis=0) < FEWEST_SHOWING] = np.nan  # of too few prompts to tell
+    effects[:, (shown > 0).sum(axis=0) < FEWEST_SHOWING] = np.nan  # too few prompts show the style
     return {
         name: {
             "people": interval(effects[:, place, 0], shown[:, place]),
@@ -75,7 +90,17 @@ def style_effects(draws: Draws, names) -> dict[str, dict]:
 
 
 def longer_columns(longer: np.ndarray, chosen: np.ndarray, verdicts: np.ndarray) -> dict[str, np.ndarray]:
-    """Of choices of one of two responses of unequal length: how many name the longer, and how many there are."""
+    """
+    Compute the columns that count choices of the longer response, for the judge and for people.
+
+    Args:
+        longer: index of the longer response `[N]`, -1 if both are equally long.
+        chosen: share of each verdict in the judge's choice `[N, K]`.
+        verdicts: people's verdicts `[N]`.
+
+    Returns:
+        For each, `[N, 2]`: choices of the longer response, and choices of either response.
+    """
     columns, rows = {}, np.arange(len(longer))
     for who, shares in (("judge", chosen), ("people", one_hot(verdicts, chosen.shape[1]))):
         parts = np.stack([shares[rows, longer], shares[:, :2].sum(axis=1)], axis=1)
@@ -84,7 +109,9 @@ def longer_columns(longer: np.ndarray, chosen: np.ndarray, verdicts: np.ndarray)
 
 
 def family_of(model: str | Path | None) -> str | None:
-    """The family a judge's weights are of, by the `model_type` of its folder or base; None where it is not known."""
+    """
+    Return the family of a judge's weights, from the `model_type` or base model of its folder, or None if unknown.
+    """
     folder = Path(model) if model else None
     for name, key in (("config.json", "model_type"), ("adapter_config.json", "base_model_name_or_path")):
         if folder and (folder / name).is_file():
@@ -96,7 +123,18 @@ def family_of(model: str | Path | None) -> str | None:
 
 
 def own_columns(battles: pa.Table, family: str | None, probs: np.ndarray, people: np.ndarray) -> dict[str, np.ndarray]:
-    """The lead of the judge's own family over others, of a judge and of people, where just one response is of it."""
+    """
+    Compute the lead of the judge's own family over others, of the judge and of people.
+
+    Args:
+        battles: battles with model_a and model_b.
+        family: the judge's family, None if unknown.
+        probs: the judge's probabilities `[N, K]`.
+        people: `lead` of people `[N]`.
+
+    Returns:
+        Column `own` `[N, 3]`, zero unless exactly one response is of the family; empty if there is no such row.
+    """
     sides = [column(battles, name) for name in ("model_a", "model_b")]
     if family is None or not any(sides[0]):
         return {}
@@ -109,7 +147,16 @@ def own_columns(battles: pa.Table, family: str | None, probs: np.ndarray, people
 
 
 def own_family(draws: Draws, family: str) -> dict:
-    """`{"family", "n", "people", "judge", "difference"}`: how far ahead responses of the judge's own family are."""
+    """
+    Compute how far responses of the judge's own family lead, according to people and to the judge, with intervals.
+
+    Args:
+        draws: resampled `own_columns`.
+        family: the judge's family.
+
+    Returns:
+        `{"family", "n", "people", "judge", "difference"}`.
+    """
     n, people, judge = np.moveaxis(draws["own"], -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = {"people": people / n, "judge": judge / n, "difference": (judge - people) / n}

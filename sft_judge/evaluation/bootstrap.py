@@ -1,11 +1,10 @@
 """
 Intervals by resampling whole prompts, for every figure that is a function of sums over rows.
 
-Each row has its share of every sum (`metrics.row_columns`); prompts are drawn again with replacement (`resample`), and
-a figure of the drawn sums is one draw of it (`interval`). The same clusters and seed draw the same prompts, so a
-difference of two judges' draws is a paired one. Shares have the intervals of data/share_interval.py. Nothing here
-knows what the figures mean. A prompt is a group of near-equal prompts and follow-ups, as folds have them
-(data/preparing/prompt_groups.py).
+Each row contributes to every sum (`metrics.row_columns`). `resample` draws prompts with replacement, and a figure of
+the drawn sums is one draw of the figure (`interval`). The same clusters and seed draw the same prompts, so the
+difference of two judges' draws is a paired difference. Intervals of shares come from data/share_interval.py. A prompt
+is a group of near-equal prompts and follow-ups, the same groups as for folds (data/preparing/prompt_groups.py).
 """
 
 import numpy as np
@@ -15,16 +14,17 @@ from sft_judge.data.share_interval import FEW_PROMPTS, LEAST_PROMPTS, difference
 
 NUM_RESAMPLES = 1000
 MIN_PROMPTS = 30  # below this an interval of resampled prompts is rough
-MIN_ERRORS = 10  # rows; of a loss with fewer an interval is too narrow, as no error is drawn that is not there
-POWER = 0.8  # with which `rows_needed` would see a difference, at 5 %
-_WEIGHTS_AT_ONCE = 16_000_000  # 128 MB of them
+MIN_ERRORS = 10  # rows; with fewer, the interval of a loss is too narrow, as it lacks errors that were not seen
+POWER = 0.8  # probability with which `rows_needed` would detect a difference, at a level of 5 %
+_WEIGHTS_AT_ONCE = 16_000_000  # 128 MB
 
 
 class Draws(dict):
     """
-    Sums [1 + repeats, *column] by name, of the data themselves and then of each draw of prompts.
+    Sums `[1 + repeats, *column]` by column name: row 0 of the data, then one row per resample.
 
-    `of_prompts` are the sums [C, *column] of each of the C prompts, by the same names.
+    Attributes:
+        of_prompts: sums `[C, *column]` of each of the C prompts, by the same names.
     """
 
     of_prompts: dict[str, np.ndarray]
@@ -34,11 +34,19 @@ def resample(
     columns: dict[str, np.ndarray], clusters: np.ndarray, repeats: int = NUM_RESAMPLES, seed: int = 0
 ) -> Draws:
     """
-    Cluster bootstrap: sums [1 + repeats, *column] of row columns [N, *column].
+    Resample clusters with replacement and sum the row columns (cluster bootstrap).
 
-    Row 0 is the data themselves; each other row sums as many clusters as there are, drawn with replacement, NaN where
-    there is but one. `clusters` [N] are integers from 0; rows of one prompt share one, as their verdicts are not
-    independent.
+    Rows of one prompt share a cluster because their verdicts are not independent.
+
+    Args:
+        columns: row columns `[N, *column]` by name.
+        clusters: cluster of each row `[N]`, integers from 0.
+        repeats: number of resamples.
+        seed: seed of the resampling.
+
+    Returns:
+        Sums `[1 + repeats, *column]`. Row 0 is the data; each other row sums as many drawn clusters as there are
+        clusters. Resamples are NaN if there is only one cluster.
     """
     sums = cluster_sums(columns, clusters)  # [C, m]
     drawn = np.full((1 + repeats, sums.shape[1]), np.nan)
@@ -60,7 +68,15 @@ def resample(
 
 
 def cluster_sums(columns: dict[str, np.ndarray], clusters: np.ndarray) -> np.ndarray:
-    """Row columns [N, *column] summed within clusters and laid side by side: [C, m]. One at a time, for the memory."""
+    """
+    Sum row columns within clusters and concatenate them to `[C, m]`.
+
+    Columns are summed one at a time to save memory.
+
+    Args:
+        columns: row columns `[N, *column]` by name.
+        clusters: cluster of each row `[N]`, integers from 0.
+    """
     count = int(clusters.max()) + 1
     flat = [column.reshape(len(clusters), -1) for column in columns.values()]
     sums = np.empty((count, sum(column.shape[1] for column in flat)))
@@ -73,10 +89,14 @@ def cluster_sums(columns: dict[str, np.ndarray], clusters: np.ndarray) -> np.nda
 
 def cluster_draws(count: int, repeats: int = NUM_RESAMPLES, seed: int = 0, keep_all: bool = False):
     """
-    How often each of `count` clusters is drawn, as arrays [some, count] that are `repeats` rows in all.
+    Yield the weight of each cluster in each resample, in blocks `[some, count]` of `repeats` rows in all.
 
-    With `keep_all` weights of the Bayesian bootstrap (Rubin 1981), of the same mean and variance but never 0: for
-    figures that are not defined where some clusters are missing.
+    Args:
+        count: number of clusters.
+        repeats: number of resamples.
+        seed: seed of the resampling.
+        keep_all: draw weights of the Bayesian bootstrap (Rubin 1981) instead of counts. They have the same mean and
+            variance but are never 0, for figures that are undefined if some clusters are missing.
     """
     rng = np.random.default_rng(seed)
     step = max(1, _WEIGHTS_AT_ONCE // count)
@@ -100,23 +120,24 @@ def interval(
     raised: bool = False,
 ) -> dict[str, float | int | None]:
     """
-    The 95 % interval of a figure.
+    Compute the 95 % interval of a figure.
 
     Args:
-        draws: the figure [1 + repeats] of the data and of each draw of prompts.
-        under: what each prompt [C] has of that which the figure is measured on, such as its rows; 0 where it says
-            nothing. Left out, every prompt is taken to say something.
-        over: of a share, what of `under` counts, by prompt [C]: its interval is then that of `share_interval`, or of
-            `difference_interval` if it is the `difference` of two shares. Left out, it is that of the draws'
-            percentiles, those of fewer prompts further apart (Hesterberg 2015, "What Teachers Should Know About the
-            Bootstrap", section 4.3), widened to hold the value.
-        raised: of a figure of zero or more that noise can only add to, as it does in each draw once more. All draws
-            then lie above what the data's own noise has added already, so the low end is that of the interval
-            reflected at the value: of judges whose figure is truly zero it is zero nine times in ten.
+        draws: the figure `[1 + repeats]` of the data and of each resample.
+        under: denominator of the figure in each prompt `[C]`, such as its rows; 0 if the prompt says nothing. If None,
+            every prompt counts as informative.
+        over: numerator of a share in each prompt `[C]`. The interval is then that of `share_interval`, or of
+            `difference_interval` if `difference`. If None, the interval is that of the draws' percentiles, which are
+            set further apart for fewer prompts (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
+            section 4.3), and is widened to contain the value.
+        difference: the figure is a difference of two shares.
+        raised: the figure is at least zero and noise can only raise it, once in the data and once more in each
+            resample. All draws then lie above the noise that the data have already added, so the low end is that of
+            the interval reflected at the value. It is zero nine times in ten if the true figure is zero.
 
     Returns:
-        `{"value", "low", "high"}`: all None where undefined, no ends of fewer than LEAST_PROMPTS prompts, or where no
-        draw differs from another. `prompts`, their number, stands there too where it is below FEW_PROMPTS.
+        `{"value", "low", "high"}`: all None if undefined; no ends for fewer than LEAST_PROMPTS prompts or if no draw
+        differs from another. `prompts`, their number, is added if it is below FEW_PROMPTS.
     """
     value, rest = draws[0], draws[1:][np.isfinite(draws[1:])]
     if not np.isfinite(value):
@@ -134,34 +155,42 @@ def interval(
 
 
 def _levels(prompts: int | None) -> tuple[float, float]:
-    """The percentiles that are the ends of a 95 % interval; 2.5 and 97.5 of very many prompts."""
+    """Return the percentiles of the ends of a 95 % interval; 2.5 and 97.5 for very many prompts."""
     z = norm.ppf(0.975) if prompts is None else t.ppf(0.975, prompts - 1) * np.sqrt(prompts / (prompts - 1))
     return 100 * norm.cdf(-z), 100 * norm.cdf(z)
 
 
 def share(draws: Draws, name: str, over: int, under: int) -> dict[str, float | int | None]:
-    """The interval of a share whose parts are two places of one column [..., places]."""
+    """
+    Compute the interval of a share whose numerator and denominator are two entries of one column `[..., entries]`.
+
+    Args:
+        draws: resampled columns.
+        name: the column.
+        over: index of the numerator.
+        under: index of the denominator.
+    """
     sums, of_prompts = draws[name], draws.of_prompts[name]
     with np.errstate(invalid="ignore", divide="ignore"):
         return interval(sums[:, over] / sums[:, under], of_prompts[:, under], of_prompts[:, over])
 
 
 def standard_error(draws: np.ndarray) -> float | None:
-    """The standard deviation of a figure's draws [1 + repeats], None where the figure is undefined."""
+    """Return the standard deviation of a figure's draws `[1 + repeats]`, or None if the figure is undefined."""
     rest = draws[1:][np.isfinite(draws[1:])]
     return float(rest.std(ddof=1)) if np.isfinite(draws[0]) and len(rest) > 1 else None
 
 
 def p_value(draws: np.ndarray, under: np.ndarray | None = None) -> float | None:
     """
-    Two-sided p of a difference against zero, by its standard error.
+    Compute the two-sided p-value of a difference against zero, from its standard error.
 
     Args:
-        draws: the difference [1 + repeats].
-        under: as in `interval`; Student's t is for so many prompts.
+        draws: the difference `[1 + repeats]`.
+        under: as in `interval`. Student's t is used with the number of informative prompts.
 
     Returns:
-        None where the difference is undefined, or of fewer than LEAST_PROMPTS prompts.
+        None if the difference is undefined or has fewer than LEAST_PROMPTS prompts.
     """
     error = standard_error(draws)
     prompts = None if under is None else int(np.count_nonzero(under))
@@ -175,15 +204,16 @@ def p_value(draws: np.ndarray, under: np.ndarray | None = None) -> float | None:
 
 def rows_needed(draws: np.ndarray, rows: int) -> dict[str, int | None] | None:
     """
-    Rows like these that would tell a difference of this size from none, at 5 % and with POWER.
+    Estimate the number of rows that would distinguish a difference of this size from zero, at 5 % and with POWER.
 
     Args:
-        draws: the difference [1 + repeats] on these rows.
-        rows: how many they are. The standard error falls with the root of the rows.
+        draws: the difference `[1 + repeats]` on these rows.
+        rows: number of these rows. The standard error falls with the square root of the rows.
 
     Returns:
-        `{"low", "high"}`, of the larger and the smaller end of the difference's own interval, in two digits; `high` is
-        None where that interval holds zero: no number of rows is sure to do. None where nothing is known.
+        `{"low", "high"}`, for the larger and the smaller end of the difference's own interval, rounded to two digits.
+        `high` is None if the interval contains zero, as no number of rows is certain to suffice. None if the
+        difference is zero or has no standard error.
     """
     error = standard_error(draws)
     if not error or draws[0] == 0:
@@ -198,5 +228,5 @@ def rows_needed(draws: np.ndarray, rows: int) -> dict[str, int | None] | None:
 
 
 def _two_digits(number: float) -> int:
-    """A number of rows, of which two digits are known, and at least 1."""
+    """Round a number of rows to two digits, at least 1."""
     return max(1, int(float(f"{number:.1e}")))

@@ -1,15 +1,16 @@
 """
-Fitting a calibration on rows that the judge did not see: the form that held-out rows support.
+Fitting a calibration on held-out rows, in the form that these rows support.
 
 Forms, simplest first: none; one temperature; vector scaling with a and b tied (a tie has its own temperature and
-offset). Each is fitted on four fifths of the prompts and scored on the last fifth, in turns (cross-fitting); the least
-log loss there is kept. A language gets parameters of its own where they beat everybody's on its rows beyond chance. On
-few prompts, one verdict alone, or without errors, nothing is fitted.
+offset). Each form is fitted on four fifths of the prompts and scored on the remaining fifth, in turn (cross-fitting).
+The form with the lowest cross-fitted log loss is kept. A language gets its own parameters if they beat the shared
+parameters on its rows significantly. Nothing is fitted on few prompts, on a single verdict, or without errors.
 
-The prior of a fit is more prompts, in which the judge is right: the rows once more, with the judge's probabilities
-for verdicts, which count as PRIOR_PROMPTS prompts for each of k parameters. Fitted on n prompts alone, a judge that is
-right loses k / 2n nats; with m prompts of a prior k n / 2 (n + m)^2, which is k / 8m at most. So it is
-1 / (8 PRIOR_PROMPTS) at most, whatever the prompts, the form and the judge; `scripts/calibration_simulation.py` tries.
+The prior of a fit is a set of extra prompts on which the judge is right: the same rows, with the judge's
+probabilities as soft verdicts, weighted as PRIOR_PROMPTS prompts for each of k parameters. Fitted on n prompts
+without a prior, an already calibrated judge loses k / 2n nats. With m prior prompts it loses k n / 2 (n + m)^2, which
+is at most k / 8m. With m = k PRIOR_PROMPTS the loss is at most 1 / (8 PRIOR_PROMPTS), whatever the prompts, the form
+and the judge; `scripts/calibration_simulation.py` tests this.
 """
 
 from dataclasses import dataclass
@@ -26,15 +27,23 @@ from sft_judge.modeling.temperature_scaling import apply_calibration, apply_scal
 RANGE = (0.05, 20.0)  # of temperatures
 OFFSETS = (-5.0, 5.0)  # of the tie's logit
 FOLDS = 5
-PRIOR_PROMPTS = 35  # a parameter: a judge that is right loses 0.0036 nats at most
+PRIOR_PROMPTS = 35  # per parameter; an already calibrated judge loses at most 0.0036 nats
 MIN_LIKELIHOOD = 0.05  # of no error at all, by the judge's own probabilities: without errors there is nothing to learn
-LEAST_ROWS = 200  # of a language, for parameters of its own
+LEAST_ROWS = 200  # of a language, to fit its own parameters
 FORMS = ("temperature", "vector")
 
 
 @dataclass
 class HeldOut:
-    """Rows to fit on: raw `probs` [N, K] of averaged orders; verdicts, prompts as clusters, languages: [N] each."""
+    """
+    Held-out rows to fit a calibration on.
+
+    Attributes:
+        probs: raw probabilities `[N, K]`, averaged over orders.
+        verdicts: people's verdicts `[N]`.
+        clusters: prompt of each row `[N]`.
+        languages: language of each row `[N]`, None if unknown.
+    """
 
     probs: np.ndarray
     verdicts: np.ndarray
@@ -42,34 +51,46 @@ class HeldOut:
     languages: np.ndarray
 
     def select(self, rows: np.ndarray) -> "HeldOut":
-        """Some of the rows; prompts are numbered anew."""
+        """Select some of the rows; prompts are renumbered."""
         clusters = np.unique(self.clusters[rows], return_inverse=True)[1]
         return HeldOut(self.probs[rows], self.verdicts[rows], clusters, self.languages[rows])
 
     def losses(self, calibration: dict | None) -> np.ndarray:
-        """Log loss [N] in nats under a calibration."""
+        """Compute the log loss `[N]` in nats under a calibration."""
         scaled = apply_calibration(self.probs, calibration, self.languages)
         return cross_entropy(one_hot(self.verdicts, scaled.shape[1]), scaled)
 
     def errors(self) -> int:
-        """Rows in which another verdict than people's is the most probable one."""
+        """Count the rows whose most probable verdict is not people's."""
         return int((self.probs[np.arange(len(self.verdicts)), self.verdicts] < self.probs.max(axis=1)).sum())
 
 
 def fit_temperature(held: HeldOut) -> dict:
-    """The temperature of least log loss (Guo et al. 2017, section 4.2) under the prior; all temperatures in RANGE."""
+    """Fit the temperature with the lowest log loss under the prior, within RANGE (Guo et al. 2017, section 4.2)."""
     return {"temperature": float(np.exp(_least(held, [0.0], lambda x: (np.exp(x[0]),))[0]))}
 
 
 def fit_vector(held: HeldOut) -> dict:
-    """A temperature of a and b, one of the tie, and the tie's offset, of least log loss [N, 3] under the prior."""
+    """
+    Fit vector scaling: a temperature of a and b, a temperature of the tie, and the tie's offset.
+
+    The fit has the lowest log loss under the prior. The rows have three verdicts `[N, 3]`.
+    """
     x = _least(held, [0.0, 0.0, 0.0], lambda x: (np.exp(x[0]), np.exp(x[1]), x[2]))
     return {"temperature": float(np.exp(x[0])), "tie_temperature": float(np.exp(x[1])), "tie_offset": float(x[2])}
 
 
 def _least(held: HeldOut, start: list[float], parameters) -> np.ndarray:
+    """
+    Minimise the mean log loss plus prior over the parameters; temperatures are searched on a log scale.
+
+    Args:
+        held: rows to fit on.
+        start: initial values; their number selects the form.
+        parameters: maps the search vector to the arguments of `apply_scaling`.
+    """
     bounds = [tuple(np.log(RANGE)), tuple(np.log(RANGE)), OFFSETS][: len(start)]
-    # the rows once more, with the verdicts that the judge itself expects of them
+    # the prior: the same rows again, with the judge's own probabilities as soft verdicts
     prior = PRIOR_PROMPTS * len(start) / effective_prompts(held.clusters)
     targets = one_hot(held.verdicts, held.probs.shape[1]) + prior * held.probs
 
@@ -80,7 +101,11 @@ def _least(held: HeldOut, start: list[float], parameters) -> np.ndarray:
 
 
 def effective_prompts(clusters: np.ndarray) -> float:
-    """Prompts of equal size that would tell as much, were all rows of a prompt the same (Kish 1965, section 11.7)."""
+    """
+    Return the effective number of prompts (Kish 1965, section 11.7).
+
+    It is the number of equal-sized prompts with the same information, if all rows of a prompt agree.
+    """
     sizes = np.bincount(clusters)
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
@@ -89,7 +114,13 @@ FIT = dict(zip(FORMS, (fit_temperature, fit_vector), strict=True))
 
 
 def cross_fit(held: HeldOut, fit) -> np.ndarray:
-    """Log loss [N] of each row under the calibration that `fit(HeldOut)` makes of the other prompts' rows."""
+    """
+    Compute each row's log loss `[N]` under a calibration fitted on the other prompts' rows.
+
+    Args:
+        held: rows to fit on and score.
+        fit: function from `HeldOut` to a calibration.
+    """
     losses = np.empty(len(held.verdicts))
     for train, test in GroupKFold(FOLDS).split(held.verdicts, groups=held.clusters):
         losses[test] = held.select(test).losses(fit(held.select(train)))
@@ -97,29 +128,35 @@ def cross_fit(held: HeldOut, fit) -> np.ndarray:
 
 
 def too_little(held: HeldOut, form: str | None = None) -> str | None:
-    """Why these rows support no calibration, however well one may seem to fit them; None where they may."""
+    """
+    Return why these rows support no calibration, or None if they may.
+
+    Args:
+        held: rows to fit on.
+        form: a form that is kept in any case, so that the check for errors is skipped; None checks for errors too.
+    """
     prompts, verdicts = int(held.clusters.max()) + 1, np.unique(held.verdicts)
     if len(verdicts) == 1:
-        return f"every verdict is {VERDICTS[verdicts[0]]}, which the boldest calibration would fit best"
+        return f"every verdict is {VERDICTS[verdicts[0]]}, which the most extreme calibration would fit best"
     if prompts < MIN_PROMPTS:
-        return f"they are of {prompts} prompts, of {MIN_PROMPTS} needed"
-    expected = held.probs.max(axis=1).prod()  # how likely the judge holds it to be right everywhere
+        return f"they cover {prompts} prompts, but {MIN_PROMPTS} are needed"
+    expected = held.probs.max(axis=1).prod()  # the judge's own probability of no error on any row
     if form or held.errors() or expected < MIN_LIKELIHOOD:
         return None
-    return f"the judge errs in none of them, which is {expected:.0%} likely if it is as sure as it should be"
+    return f"the judge makes no error on them, which has a probability of {expected:.0%} if it is calibrated already"
 
 
 def fit_best(held: HeldOut, form: str | None = None) -> tuple[dict | None, str, np.ndarray]:
     """
-    Fit the calibration with the least log loss in cross-fitting.
+    Fit the calibration with the lowest log loss in cross-fitting.
 
     Args:
         held: rows to fit on.
-        form: one of FORMS, which is kept even without a gain; None: the best, or no calibration.
+        form: one of FORMS, which is kept even without a gain; None selects the best form or no calibration.
 
     Returns:
-        The calibration, fitted on all rows (None: none helps), its form ("none" for no calibration), and the log loss
-        in cross-fitting [N].
+        The calibration, fitted on all rows (None if none helps); its form ("none" for no calibration); and the
+        cross-fitted log loss `[N]`.
     """
     best, form_chosen, calibration = held.losses(None), "none", None
     tried = (form,) if form else FORMS if held.probs.shape[1] == 3 else FORMS[:1]
@@ -135,14 +172,18 @@ def fit_best(held: HeldOut, form: str | None = None) -> tuple[dict | None, str, 
 
 def choose_calibration(held: HeldOut, form: str | None = None) -> tuple[dict | None, dict]:
     """
-    The calibration to keep, fitted on all rows (None: none helps), and what speaks for it.
+    Choose the calibration to keep and report the evidence for it.
 
-    A `form` of FORMS is kept even without a gain: to compare judges that are calibrated in the same form.
+    Args:
+        held: rows to fit on.
+        form: one of FORMS, which is kept even without a gain, to compare judges calibrated in the same form.
 
-    `{"form", "gain", "errors", "before", "after"}`, with intervals over prompts: the drop in log loss in
-    cross-fitting, of which there is no interval on fewer than MIN_ERRORS errors; the rows in which the judge errs; log
-    loss and ece on the rows themselves, raw and with the calibration that was fitted on them. `too_little` says, where
-    it stands there, why nothing was fitted.
+    Returns:
+        The calibration, fitted on all rows (None if none helps), and `{"form", "gain", "errors", "before", "after"}`
+        with intervals over prompts. `gain` is the drop in cross-fitted log loss, without an interval on fewer than
+        MIN_ERRORS errors. `errors` counts the rows on which the judge errs. `before` and `after` hold log loss and ECE
+        on the same rows, raw and with the calibration that was fitted on them. `too_little`, if present, says why
+        nothing was fitted.
     """
     calibration, form_chosen, losses = fit_best(held, form)
     gain, errors = interval_of(held.losses(None) - losses, held.clusters), held.errors()
@@ -155,7 +196,12 @@ def choose_calibration(held: HeldOut, form: str | None = None) -> tuple[dict | N
 
 
 def _of_languages(held: HeldOut, form: str, losses: np.ndarray) -> tuple[np.ndarray, dict]:
-    """Where a language's own parameters beat everybody's on its held-out rows: the losses [N] with them, and they."""
+    """
+    Fit parameters for each language whose own parameters beat the shared ones in cross-fitting.
+
+    Returns:
+        The cross-fitted losses `[N]` with the languages' parameters, and these parameters by language.
+    """
     own, losses = {}, losses.copy()
     for language in sorted({name for name in held.languages if name is not None}):
         rows = held.languages == language
@@ -171,13 +217,28 @@ def _of_languages(held: HeldOut, form: str, losses: np.ndarray) -> tuple[np.ndar
 
 
 def interval_of(values: np.ndarray, clusters: np.ndarray) -> dict:
-    """The mean of [N] with its interval."""
+    """
+    Compute the mean of `values` `[N]` with its interval.
+
+    Args:
+        values: one value per row `[N]`.
+        clusters: prompt of each row `[N]`.
+    """
     sums = resample({"sum": values, "n": np.ones(len(values))}, clusters)
     return interval(sums["sum"] / sums["n"], sums.of_prompts["n"])
 
 
 def before_and_after(held: HeldOut, calibration: dict | None) -> dict:
-    """`{"before", "after"}`, each `{"log_loss", "ece"}` with intervals, on these rows themselves."""
+    """
+    Compute log loss and ECE, raw and calibrated, with intervals on these rows.
+
+    Args:
+        held: rows to score.
+        calibration: calibration to apply for `after`; None leaves the probabilities as they are.
+
+    Returns:
+        `{"before", "after"}`, each `{"log_loss", "ece"}`.
+    """
     metrics = {}
     for name, one in (("before", None), ("after", calibration)):
         scaled = apply_calibration(held.probs, one, held.languages)

@@ -1,4 +1,4 @@
-"""What a judge did not see of the battles: the tokens that its budget left out, counted by its own tokenizer."""
+"""Tokens that the judge's budget cuts from the battles, counted with the judge's own tokenizer."""
 
 import pyarrow as pa
 
@@ -11,15 +11,21 @@ ROWS_AT_ONCE = 1000
 
 def cut_tokens(probs: Probs, battles: pa.Table) -> dict | None:
     """
-    `{"n", "battles", "fields": {name: {"battles", "tokens"}}}`: how many battles were cut, and by how many tokens.
+    Count the battles that the judge's budget cuts, and the tokens left out.
 
-    None where the folder of the judge that made the probs file is not there: nothing is known of its budget.
+    Args:
+        probs: the judge's probs file.
+        battles: the battles.
+
+    Returns:
+        `{"n", "battles", "fields": {name: {"battles", "tokens"}}}`, or None if the folder of the judge that made the
+        probs file is missing, as its budget is then unknown.
     """
     folder = find_judge(probs.metadata, probs.path)
     if folder is None or not (folder / "tokenizer_config.json").is_file():
         return None
     from sft_judge.modeling.judge_spec import read_spec
-    from sft_judge.modeling.loading import load_tokenizer  # transformers: seconds, and only this figure needs it
+    from sft_judge.modeling.loading import load_tokenizer  # importing transformers takes seconds; only needed here
     from sft_judge.prompts.prompt import JudgePrompt
 
     prompt = JudgePrompt.of(load_tokenizer(str(folder)), read_spec(folder))

@@ -1,9 +1,9 @@
 """
-Do two sources of battles reward the same? A judge trained on each, scored on held-out rows of both.
+Comparison of two sources of battles: a judge trained on each, scored on held-out rows of both.
 
-The two-way table is that of the LMSYS Arena write-up: score the external set with a judge trained on the competition's
-data, and the other way round. What follows from it is decided by one rule, RULES, over gains: by how much a judge's
-log loss is below that of the class frequencies of the set it is scored on, on the same rows.
+The two-way table follows the LMSYS Arena write-up, which scores the external set with a judge trained on the
+competition's data and the other way round. One rule (RULES) turns the gains into a recommendation. A judge's gain is
+the class frequencies' log loss on a set minus the judge's log loss on the same rows.
 """
 
 import numpy as np
@@ -23,24 +23,34 @@ from sft_judge.evaluation.reporting.html import Section, Table, render_page
 from sft_judge.evaluation.reporting.plots import plot_slice_losses
 from sft_judge.evaluation.reporting.tables import number, percent
 
-MIN_SHARE_OF_NATIVE_GAIN = 0.5  # of what the native judge closes
+MIN_SHARE_OF_NATIVE_GAIN = 0.5  # the foreign judge's gain as a share of the native judge's
 RULES = {
     "cannot tell": "a judge does not beat the class frequencies of its own set, so nothing follows: give it more "
     "battles, or a recipe that learns from them",
     "mix": "in both directions the foreign judge beats the class frequencies, and by at least half as much as the "
     "native judge: train on both together",
-    "stage": "the other set's judge beats the class frequencies of the reference set, but mixing is not borne out: "
-    "train on the other set first, then on the reference set alone",
+    "stage": "the other set's judge beats the class frequencies of the reference set, but the rule for mixing is not "
+    "met: train on the other set first, then on the reference set alone",
     "leave out": "the other set's judge does not beat the class frequencies of the reference set: train without it",
 }
-BEATS = "A judge beats class frequencies where the 95 % interval of its gain, prompts resampled, lies above zero"
+BEATS = "A judge beats class frequencies if the 95 % interval of its gain (prompts resampled) lies above zero"
 
 
 def deal_folds(ref: pa.Table, other: pa.Table, num_folds: int, seed: int) -> tuple[list[pa.Table], str]:
     """
-    Both sets with folds, and a sentence on whose: their own where both have some, else dealt over both together.
+    Assign folds to both sets.
 
-    Together, so that a prompt that stands in both is held out of both.
+    If both sets have folds, these are kept. Otherwise folds are dealt over both sets together, so that a prompt that
+    is in both sets is held out of both.
+
+    Args:
+        ref: battles of the reference set.
+        other: battles of the other set.
+        num_folds: number of folds to deal.
+        seed: seed of the assignment.
+
+    Returns:
+        Both sets with a `fold` column, and a sentence that says where the folds come from.
     """
     tables = [ref, other]
     if all("fold" in table.column_names for table in tables):
@@ -57,9 +67,12 @@ def deal_folds(ref: pa.Table, other: pa.Table, num_folds: int, seed: int) -> tup
 
 def split_held_out(tables: list[pa.Table]) -> tuple[list[int], list[pa.Table], list[int]]:
     """
-    For each of two sets the fold that is held out, its rows with a verdict, and how many of them were left out.
+    Split off the held-out rows of two sets.
 
-    Left out are rows whose prompt, or nearly the same, stands among the rows that either judge is trained on.
+    A held-out row is left out if its prompt, or a near-duplicate, is among the rows that either judge is trained on.
+
+    Returns:
+        For each set: the held-out fold, its rows with a verdict, and the number of rows that were left out.
     """
     folds = [min(set(table["fold"].to_pylist()) - {None}) for table in tables]
     both = pa.concat_tables(table.select(["id", "prompt"]) for table in tables)
@@ -78,14 +91,23 @@ def _is_held(table: pa.Table, fold: int) -> np.ndarray:
 
 
 def check_comparable(names: list[str], tables: list[pa.Table]) -> None:
-    """Raise `InputError` where one set has ties and the other none: the judges would answer different questions."""
+    """
+    Check that both sets have ties or neither has, because the judges would answer different questions otherwise.
+
+    Args:
+        names: names of the two sets, for the message.
+        tables: battles of the two sets.
+
+    Raises:
+        InputError: one set has ties and the other has none.
+    """
     needed = [verdicts_needed(table) for table in tables]
     if min(needed) != max(needed):
         first, second = names if needed[0] == 3 else names[::-1]
         ties = int((tie_shares(tables[names.index(first)]) > 0).sum())
         raise InputError(
-            f"{first} has {ties} ties and {second} has none: a judge of three verdicts cannot be held against "
-            f"one of two. Take the ties out first: sft-judge prepare {first} --ties drop --output FILE."
+            f"{first} has {ties} ties and {second} has none: a judge with three verdicts cannot be compared to a "
+            f"judge with two. Drop the ties first: sft-judge prepare {first} --ties drop --output FILE."
         )
 
 
@@ -95,12 +117,25 @@ def _training_verdicts(table: pa.Table, fold: int) -> np.ndarray:
 
 
 def num_training_rows(table: pa.Table, fold: int) -> int:
-    """Rows with a verdict outside the held-out fold."""
+    """
+    Count the rows with a verdict outside the held-out fold.
+
+    Args:
+        table: battles of one set.
+        fold: the held-out fold.
+    """
     return len(_training_verdicts(table, fold))
 
 
 def training_frequencies(table: pa.Table, fold: int, num: int) -> np.ndarray:
-    """Class frequencies [K] of the rows outside the held-out fold."""
+    """
+    Compute the class frequencies `[K]` of the rows outside the held-out fold.
+
+    Args:
+        table: battles of one set.
+        fold: the held-out fold.
+        num: number of verdicts K.
+    """
     return class_frequencies(_training_verdicts(table, fold), num)
 
 
@@ -108,8 +143,17 @@ def score_judges(aligned: Aligned, frequencies: dict[str, np.ndarray], native: s
     """
     Score two judges and two sets' class frequencies on the held-out rows of the set `native`.
 
-    `scores`: log loss and accuracy of each. `gains`: how far a judge's log loss is below that of the set's own class
-    frequencies; `difference`: foreign minus native; `share`: the foreign gain by the native one. All with intervals.
+    Args:
+        aligned: both judges on the held-out rows.
+        frequencies: class frequencies `[K]` of each set's training rows, by name.
+        native: name of the set that is scored on, and of the judge trained on it.
+        foreign: name of the other set and its judge.
+        seed: seed of the bootstrap.
+
+    Returns:
+        `scores`: log loss and accuracy of each. `gains`: the log loss of the set's own class frequencies minus the
+        judge's. `difference`: foreign log loss minus native. `share`: the foreign gain divided by the native gain,
+        None unless the native judge beats the class frequencies. All with intervals.
     """
     rows = len(aligned.verdicts)
     probs = {f"judge of {name}": judge.probs for name, judge in aligned.judges.items()}
@@ -122,7 +166,7 @@ def score_judges(aligned: Aligned, frequencies: dict[str, np.ndarray], native: s
     of_prompts = next(iter(draws.values())).of_prompts["n"]
     own = losses[f"class frequencies of {native}"]
     gains = {"native": own - losses[f"judge of {native}"], "foreign": own - losses[f"judge of {foreign}"]}
-    has_gain = beats_frequencies(interval(gains["native"], of_prompts))  # a share of nothing says nothing
+    has_gain = beats_frequencies(interval(gains["native"], of_prompts))  # a share of no gain is meaningless
     return {
         "rows": rows,
         "scores": {name: figure_intervals(sums, ("log_loss", "accuracy")) for name, sums in draws.items()},
@@ -133,12 +177,17 @@ def score_judges(aligned: Aligned, frequencies: dict[str, np.ndarray], native: s
 
 
 def beats_frequencies(gain: dict) -> bool:
-    """Whether a judge with this gain beats class frequencies."""
+    """Return True if a judge with this gain beats the class frequencies."""
     return gain["low"] is not None and gain["low"] > 0
 
 
 def decide(gains: list[dict[str, dict]]) -> str:
-    """A name in RULES, of the gains of the native and the foreign judge on the reference set and on the other."""
+    """
+    Choose the name of a rule in RULES.
+
+    Args:
+        gains: gains of the native and the foreign judge, first on the reference set and then on the other set.
+    """
     if not all(beats_frequencies(one["native"]) for one in gains):
         return "cannot tell"
     if all(
@@ -151,7 +200,7 @@ def decide(gains: list[dict[str, dict]]) -> str:
 
 
 def tables_of(result: dict) -> list[Table]:
-    """The two-way table, the gains the rule reads, and what was trained and scored on."""
+    """Build the two-way table, the table of gains that the rule reads, and the table of training and test rows."""
     sets = result["sets"]
     judges = list(next(iter(sets.values()))["scores"])
     two_way = [
@@ -183,7 +232,7 @@ def tables_of(result: dict) -> list[Table]:
             "Sets",
             ["", "trained on", "scored on", "left out", "held-out fold"],
             rows,
-            f"{result['folds']}; left out: held-out rows whose prompt, or nearly the same, a judge was trained on",
+            f"{result['folds']}; left out: held-out rows whose prompt, or a near-duplicate, a judge was trained on",
         ),
     ]
 
@@ -193,12 +242,12 @@ def _score_cells(scores: dict) -> list[str]:
 
 
 def verdict_line(result: dict) -> str:
-    """The verdict with its rule, as one line."""
+    """Return the verdict and its rule in one line."""
     return f"verdict: {result['verdict']} ({result['rule']}). {BEATS}."
 
 
 def render_shift(result: dict) -> str:
-    """shift.html."""
+    """Render shift.html."""
     two_way, gains, sets_table = tables_of(result)
     first = next(iter(result["sets"].values()))["scores"]
     by_judge = {
@@ -207,8 +256,8 @@ def render_shift(result: dict) -> str:
     }
     sections = [
         Section("Two ways", [plot_slice_losses("set", by_judge)], [two_way]),
-        Section("What the rule reads", tables=[gains]),
-        Section("What was trained and scored", tables=[sets_table]),
+        Section("Gains that the rule reads", tables=[gains]),
+        Section("Training and test rows", tables=[sets_table]),
         Section("Rules", tables=[Table("Rules", [], [list(rule) for rule in RULES.items()], BEATS, prose=True)]),
     ]
     heading = " and ".join(result["sets"])

@@ -1,8 +1,8 @@
 """
-Aligned judges to figures: the whole of metrics.json but for agreement, stages and provenance.
+Figures of aligned judges: the contents of metrics.json except agreement, stages and provenance.
 
-Every judge is resampled with the same prompts, so pairs and shares of the gap are paired comparisons. The baselines
-and the best possible are judges too: what the frequencies say, and the true probabilities.
+Every judge is resampled with the same prompts, so differences of judges and skill scores are paired comparisons. The
+baselines and the best possible judge are measured like judges, with their frequencies and the true probabilities.
 """
 
 import numpy as np
@@ -28,17 +28,21 @@ from sft_judge.evaluation.slices import slice_columns, slice_figures, slices
 from sft_judge.inference.calibrated import find_judge, folds_seen
 
 BEST_POSSIBLE = "best possible"
-WORST_BATTLES_LISTED = 20  # battles listed, those of the largest loss
+WORST_BATTLES_LISTED = 20  # battles with the largest loss
 
 
 def measure_judges(
     aligned: Aligned, frequencies: np.ndarray, longer_frequencies: np.ndarray, main: str, seed: int = 0
 ) -> dict:
     """
-    The figures of every judge, of pairs, and the skill table; those of `main` stand at the top level too.
+    Measure every judge, compare pairs of judges, and build the skill table.
 
-    `frequencies` [K] is what somebody who reads no battle would say, `longer_frequencies` [K] how often the longer
-    response wins, the shorter, and neither.
+    Args:
+        aligned: judges and battles on the same rows.
+        frequencies: class frequencies `[K]`, the prediction without reading a battle.
+        longer_frequencies: how often the longer response wins, the shorter wins, and neither `[K]`.
+        main: the judge whose figures are repeated at the top level.
+        seed: seed of the bootstrap.
     """
     shared = Shared(aligned)
     baselines = baseline_probs(frequencies, longer_frequencies, shared.longer)
@@ -65,35 +69,35 @@ def measure_judges(
 
 
 def caveats(metrics: dict) -> list[str]:
-    """What to know before these figures are believed: few prompts, one verdict alone, clipped probabilities."""
+    """List what limits the figures: few prompts, a single verdict, few errors, clipped probabilities."""
     notes, prompts = [], metrics["num_prompts"]
     if prompts < LEAST_PROMPTS:
-        notes.append(f"no intervals, which need {LEAST_PROMPTS} different prompts; these are battles of {prompts}")
+        notes.append(f"no intervals, which need {LEAST_PROMPTS} different prompts; these battles have {prompts}")
     elif prompts < MIN_PROMPTS:
-        notes.append(f"{prompts} prompts are few: intervals of so few are rough")
+        notes.append(f"{prompts} prompts are few: intervals over so few prompts are rough")
     present = [name for name, count in metrics["verdicts"].items() if count]
     if len(present) == 1:
         notes.append(f"every verdict is {present[0]}: kappa and much else cannot be measured")
     for name, judge in (metrics.get("judges") or {metrics["main"]: metrics}).items():
         if judge["log_loss"]["value"] is None:
-            notes.append(f"{name} gives verdicts alone: no log loss, Brier score or calibration error is made of them")
+            notes.append(f"{name} gives only verdicts: it has no log loss, Brier score or calibration error")
         elif judge["n"] * (1 - judge["accuracy"]["value"]) < MIN_ERRORS:
             notes.append(
-                f"{name} errs on fewer than {MIN_ERRORS} battles: intervals of its log loss are too narrow, as most "
-                "of a log loss is made of errors"
+                f"{name} errs on fewer than {MIN_ERRORS} battles: intervals of its log loss are too narrow, because "
+                "errors make up most of a log loss"
             )
         if judge["clipped"]:
             notes.append(
                 f"{name} gave {judge['clipped']} verdicts of people a probability below {MIN_PROBABILITY:g}, "
-                "counted as that"
+                "which is clipped to this value"
             )
         if judge["swap_agreement"]["value"] is None:
-            notes.append(f"{name}: no battle is known in two orders, so its agreement under swap is not known either")
+            notes.append(f"{name}: no battle is known in both orders, so its swap agreement is unknown")
     return notes
 
 
 class Shared:
-    """What the judges of `aligned` have in common: slices, styles, the longer response."""
+    """Slices, styles and longer responses, computed once for all judges of `aligned`."""
 
     def __init__(self, aligned: Aligned):
         self.aligned, self.masks = aligned, slices(aligned.battles)
@@ -102,7 +106,7 @@ class Shared:
         self.people = bias.lead(np.eye(3)[aligned.verdicts][:, :num] if aligned.truth is None else aligned.truth)
 
     def columns(self, name: str) -> dict[str, np.ndarray]:
-        """Every row column of one judge."""
+        """Compute every row column of one judge."""
         aligned, judge = self.aligned, self.aligned.judges[name]
         orders = judge.orders if judge.orders_differ else None
         columns = _row_figures(aligned, judge.probs, orders, judge.chosen)
@@ -113,11 +117,21 @@ class Shared:
         return columns | slice_columns(self._masks(name), columns["log_loss"], self.right(name))
 
     def right(self, name: str) -> np.ndarray:
-        """Whether a judge's verdict is people's [N], 0 or 1; between them where several are equally probable."""
+        """
+        Return 1 for each row `[N]` on which the judge chooses people's verdict, and 0 otherwise.
+
+        The value is a fraction if several verdicts are equally probable.
+        """
         return self.aligned.judges[name].chosen[np.arange(len(self.people)), self.aligned.verdicts]
 
     def figures(self, name: str, draws: Draws) -> dict:
-        """A judge's entry in metrics.json from its resampled columns."""
+        """
+        Compute a judge's entry in metrics.json from its resampled columns.
+
+        Args:
+            name: the judge.
+            draws: its resampled `columns`.
+        """
         aligned, judge = self.aligned, self.aligned.judges[name]
         probs, clipped = judge.probs, judge.probs[np.arange(len(judge.probs)), self.aligned.verdicts] < MIN_PROBABILITY
         bins, losses = draws["bins"][0], cross_entropy(one_hot(aligned.verdicts, aligned.num_verdicts), probs)
@@ -143,7 +157,11 @@ class Shared:
         return bias.family_of(find_judge(source.metadata, source.path) or source.metadata.get("model"))
 
     def _masks(self, name: str) -> dict:
-        """The slices, and where it saw some of the rows in training, those too: what it gains by having seen them."""
+        """
+        Return the slices, plus the slice `training` if the judge saw some of the rows in training.
+
+        This slice shows what the judge gains on rows that it saw.
+        """
         folds = set(folds_seen(self.aligned.judges[name].source))
         seen = np.array([fold in folds for fold in column(self.aligned.battles, "fold")])
         if not seen.any() or seen.all():
@@ -152,7 +170,16 @@ class Shared:
 
 
 def worst_battles(aligned: Aligned, name: str) -> list[dict]:
-    """The battles of the largest loss, `{"row", "id", "vote", "judged", "probability"}` each: that of the vote."""
+    """
+    List the battles with the largest loss.
+
+    Args:
+        aligned: judges and battles on the same rows.
+        name: the judge.
+
+    Returns:
+        `{"row", "id", "vote", "judged", "probability"}` each; `probability` is the judge's probability of the vote.
+    """
     if not aligned.judges[name].has_probs:
         return []
     probs = aligned.judges[name].probs

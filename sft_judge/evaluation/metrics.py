@@ -1,7 +1,8 @@
 """
-Metrics of a judge's probabilities: functions of sums over rows, and each row's share of the sums.
+Metrics of a judge's probabilities, each a function of sums over rows.
 
-So that one cluster bootstrap serves them all (bootstrap.py). Nothing here knows files.
+`row_columns` gives each row's contribution to the sums and `figures` computes the metrics from them, so that one
+cluster bootstrap (bootstrap.py) serves every metric. This module reads and writes no files.
 """
 
 import numpy as np
@@ -12,42 +13,57 @@ from sft_judge.data.probs import clip_log
 from sft_judge.evaluation.bootstrap import Draws, interval
 
 BINS, ROWS_A_BIN = 15, 20
-RAISED = ("ece",)  # figures that noise only adds to; `interval` is to be told
+RAISED = ("ece",)  # figures that noise can only raise; passed to `interval` as `raised`
 SHARES = ("accuracy", "accuracy_ties_half", "accuracy_without_ties", "tie_recall", "swap_agreement")
 PREFERRED = ("better_mean", "worse_mean", "worse_above_better", "worse_below_better", "margin_mean", "margin_std")
 
 
 def cross_entropy(target: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """-sum_k target_k log p_k for each row [N]: the log loss expected when `target` [N, K] is the truth, in nats."""
+    """
+    Compute the cross-entropy -sum_k target_k log p_k of each row [N] in nats.
+
+    This is the expected log loss if `target` is the true distribution.
+
+    Args:
+        target: true distribution over verdicts `[N, K]`, one-hot for observed verdicts.
+        probs: predicted probabilities `[N, K]`.
+    """
     return -(target * clip_log(probs)).sum(axis=-1)
 
 
 def one_hot(verdicts: np.ndarray, num: int) -> np.ndarray:
-    """[N] integers below `num` to [N, num] zeros and ones."""
+    """
+    Encode integers `[N]` below `num` as one-hot rows `[N, num]`.
+
+    Args:
+        verdicts: verdict indices `[N]`.
+        num: number of verdicts K.
+    """
     return np.eye(num)[verdicts]
 
 
 def predicted_verdicts(probs: np.ndarray) -> np.ndarray:
     """
-    The share of each verdict in what a judge chooses, [..., K] of probabilities [..., K].
+    Return the share of each verdict in a judge's choice, `[..., K]` for probabilities `[..., K]`.
 
-    All of the most probable one, equal parts of several that are exactly as probable: were the first of them taken, a
-    judge that cannot tell two responses apart would choose a, and exchanging them would change its accuracy.
+    The most probable verdict gets the whole choice. Verdicts with exactly equal probability share the choice equally:
+    if the first of them were taken, a judge that cannot tell two responses apart would choose a, and swapping the
+    responses would change its accuracy.
     """
     best = probs == probs.max(axis=-1, keepdims=True)
     return best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
 
 
 def name_choice(probs: np.ndarray) -> str:
-    """The most probable verdict of [K] by name, or all of several that are exactly as probable: `a or b`."""
+    """Return the name of the most probable verdict of `probs` `[K]`; exactly equal ones are joined as `a or b`."""
     return " or ".join(VERDICTS[place] for place in np.flatnonzero(probs == probs.max()))
 
 
 def confidence_bins(confidence: np.ndarray) -> np.ndarray:
     """
-    The bin of each row [N], up to BINS of equal mass with at least ROWS_A_BIN rows.
+    Return the bin of each row `[N]`: at most BINS bins of equal mass with at least ROWS_A_BIN rows each.
 
-    Equal confidences share a bin, so a constant judge has one and its calibration error is not noise.
+    Equal confidences share a bin. A constant judge therefore has one bin, and its calibration error is not noise.
     """
     count = max(1, min(BINS, len(confidence) // ROWS_A_BIN))
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, count + 1)[1:-1]))
@@ -58,13 +74,21 @@ def row_columns(
     probs: np.ndarray, verdicts: np.ndarray, orders: np.ndarray | None = None, chosen: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """
-    Each row's share of the sums that `figures` reads.
+    Compute each row's contribution to the sums that `figures` reads.
+
+    The columns are laid out so that summing over rows keeps everything a metric needs: confusion counts, calibration
+    bins and first and second moments.
 
     Args:
-        probs: calibrated, one row a battle [N, K].
-        verdicts: people's [N], indices into VERDICTS.
-        orders: the judge's answer in each order [N, 2, K], un-swapped, NaN where an order was not run.
-        chosen: shares of each verdict in what it chooses [N, K]; left out, those of the most probable one.
+        probs: calibrated probabilities, one row per battle `[N, K]`.
+        verdicts: people's verdicts `[N]`, indices into VERDICTS.
+        orders: the judge's probabilities in each order `[N, 2, K]`, un-swapped, NaN if an order was not run.
+        chosen: share of each verdict in the judge's choice `[N, K]`; defaults to the most probable verdict.
+
+    Returns:
+        Arrays `[N, *column]` by column name. `n` counts rows; `bins` `[N, 3, B]` holds rows, confidence and
+        correctness of the row's calibration bin; `preferred` `[N, 7]` see `_preferred_columns`; with `orders` also
+        `swap`, `first` and `place`.
     """
     num = probs.shape[1]
     target, chosen = one_hot(verdicts, num), predicted_verdicts(probs) if chosen is None else chosen
@@ -83,15 +107,18 @@ def row_columns(
 
 
 def without_probabilities(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Row columns of a judge of verdicts alone: NaN for whatever is made of probabilities."""
-    made_of_them = ("log_loss", "brier", "bins", "preferred", "place")
-    return {name: np.full_like(values, np.nan) if name in made_of_them else values for name, values in columns.items()}
+    """Set the row columns that need probabilities to NaN, for a judge that gives only verdicts."""
+    of_probs = ("log_loss", "brier", "bins", "preferred", "place")
+    return {name: np.full_like(values, np.nan) if name in of_probs else values for name, values in columns.items()}
 
 
 def _preferred_columns(probs: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
     """
-    [N, 7] of the rows on which people decided, with the better and the worse response's probability: how many; the sum
-    of each; whether the worse has more, or less; the log-odds and their square.
+    Compute the columns `[N, 7]` that compare the better and the worse response, zero for ties.
+
+    Columns, for rows on which people decided: 1; probability of the better response (the one people prefer);
+    probability of the worse response; 1 if the worse has more; 1 if the worse has less; the log-odds of the better
+    response; their square.
     """
     decided = verdicts < 2
     rows = np.arange(len(probs))
@@ -102,11 +129,18 @@ def _preferred_columns(probs: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
 
 
 def _order_columns(orders: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    Compute the columns that compare the two orders of a battle.
+
+    `swap` `[N, 2]`: 1 if both orders choose the same verdict, and 1 if both orders were run. `first` `[N, 2]`: choices
+    of the response shown first, and choices of either response. `place` `[N]`: the probability that a response gains
+    by being shown first, averaged over both responses.
+    """
     shown = ~np.isnan(orders).any(axis=2)  # [N, 2]
-    chosen = predicted_verdicts(orders)  # [N, 2, K], nothing where not shown
+    chosen = predicted_verdicts(orders)  # [N, 2, K], zero if the order was not run
     both = shown.all(axis=1)
     decided = chosen[:, :, :2].sum(axis=2)
-    first = chosen[:, 0, 0] + chosen[:, 1, 1]  # a stands first in order ab, b in order ba
+    first = chosen[:, 0, 0] + chosen[:, 1, 1]  # a is shown first in order ab, b in order ba
     gained = np.nan_to_num(orders[:, 0, 0] - orders[:, 1, 0] + orders[:, 1, 1] - orders[:, 0, 1]) / 2
     return {
         "swap": np.stack([both & (chosen[:, 0] == chosen[:, 1]).all(axis=1), both], axis=1).astype(float),
@@ -117,13 +151,24 @@ def _order_columns(orders: np.ndarray) -> dict[str, np.ndarray]:
 
 def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
-    The figures [...] of summed columns [..., *column]; NaN where a figure has nothing to be measured on.
+    Compute the metrics `[...]` from summed row columns `[..., *column]`.
 
-    log_loss in nats; brier summed over verdicts (0 to 2); accuracy with a tie as a third verdict, with a tie of either
-    side as half right (`_ties_half`), and where neither side says tie (`_without_ties`, kappa too); ece over
-    equal-mass bins of the chosen verdict's probability, less part of what noise alone would add; macro_f1 over the
-    verdicts that occur; kappa: Cohen's. A row on which nothing was chosen is wrong. Then those of `_order_figures` and
-    `_preferred_figures`.
+    - `log_loss`: in nats.
+    - `brier`: summed over verdicts, from 0 to 2.
+    - `accuracy`: a tie is a third verdict. In `accuracy_ties_half` a tie on one side counts half.
+      `accuracy_without_ties` leaves out rows on which either side says tie.
+    - `ece`: expected calibration error of the chosen verdict's probability over equal-mass bins, see `debiased_ece`.
+    - `tie_recall`: share of people's ties that the judge calls ties.
+    - `macro_f1`: mean F1 over the verdicts that occur.
+    - `kappa`: Cohen's kappa; `kappa_without_ties` without rows on which either side says tie.
+
+    A row on which nothing was chosen counts as wrong. `_order_figures` and `_preferred_figures` add theirs.
+
+    Args:
+        sums: sums of the columns of `row_columns`, by name; leading dimensions are resamples.
+
+    Returns:
+        Each metric `[...]` by name; NaN if there is no row to measure it on.
     """
     n, confusion = sums["n"], sums["confusion"]
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
@@ -147,7 +192,7 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def measured_on(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What each of the `figures` is measured on [...], in rows or choices, of the same sums."""
+    """Return the number of rows or choices `[...]` that each of the `figures` is measured on."""
     n, confusion, nothing = sums["n"], sums["confusion"], np.zeros_like(sums["n"])
     on = dict.fromkeys(("log_loss", "accuracy", "accuracy_ties_half", "brier", "ece", "macro_f1", "kappa"), n)
     on["accuracy_without_ties"] = on["kappa_without_ties"] = confusion[..., :2, :2].sum(axis=(-2, -1))
@@ -158,7 +203,13 @@ def measured_on(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def figure_intervals(draws: Draws, names: tuple[str, ...] = ()) -> dict[str, dict]:
-    """The `figures` of resampled row columns, or those of `names` alone, each with its 95 % interval."""
+    """
+    Compute `figures` of resampled row columns, each with its 95 % interval.
+
+    Args:
+        draws: resampled row columns.
+        names: figures to return; empty means all.
+    """
     values, of_prompts, on = figures(draws), figures(draws.of_prompts), measured_on(draws.of_prompts)
     over = {name: np.nan_to_num(of_prompts[name]) * on[name] for name in SHARES}
     return {name: interval(values[name], on[name], over.get(name), raised=name in RAISED) for name in names or values}
@@ -166,13 +217,19 @@ def figure_intervals(draws: Draws, names: tuple[str, ...] = ()) -> dict[str, dic
 
 def debiased_ece(bins: np.ndarray) -> np.ndarray:
     """
-    Expected calibration error [...] of bins [..., 3, B]: rows, their summed confidence, and how many were right.
+    Compute the expected calibration error, less part of its upward bias.
 
-    The mean over rows of each bin's gap between confidence and accuracy, less its bias: even a perfect judge's gaps
-    are not zero, as accuracies are noisy. A gap g whose accuracy has standard error s is |Normal(g, s)| on average (a
-    folded normal), and that much above |g| is taken off (Kumar et al. 2019, "Verified Uncertainty Calibration",
-    section 5 and its library, there by simulation). As g has noise of its own, that is about 40 % of what noise adds
-    where the true gaps are zero, and nearly all of it where they are large. Never below zero.
+    The mean over rows of each bin's gap between confidence and accuracy is biased upward: a perfect judge's gaps are
+    not zero because accuracies are noisy. If the true gap is g and the accuracy has standard error s, the measured gap
+    is |Normal(g, s)|, a folded normal, whose mean exceeds |g|. This excess is subtracted (Kumar et al. 2019, "Verified
+    Uncertainty Calibration", section 5 and its library, which simulates it). Since the measured g is noisy too, the
+    correction removes about 40 % of the bias if the true gaps are zero, and nearly all of it if they are large.
+
+    Args:
+        bins: sums `[..., 3, B]` of rows, of their confidence and of correct choices in each bin.
+
+    Returns:
+        Calibration error `[...]`, at least zero.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         rows, confidence, right = (bins[..., place, :] for place in range(3))
@@ -186,8 +243,11 @@ def debiased_ece(bins: np.ndarray) -> np.ndarray:
 
 def _order_figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
-    swap_agreement: both orders choose the same verdict; first_position_rate: of the choices of a response, those of
-    the one shown first; position_effect: how much probability a response gains by being shown first.
+    Compute the metrics that compare both orders of a battle; NaN if only one order is known.
+
+    - `swap_agreement`: share of battles whose two orders choose the same verdict.
+    - `first_position_rate`: among choices of a response, the share that choose the response shown first.
+    - `position_effect`: the probability that a response gains by being shown first.
     """
     if "swap" not in sums:
         nothing = np.full_like(sums["n"], np.nan)
@@ -202,8 +262,10 @@ def _order_figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _preferred_figures(sums: np.ndarray) -> dict[str, np.ndarray]:
     """
-    Of the rows on which people decided: mean probability of the better and of the worse response, how many rows give
-    the worse one more and less, mean and standard deviation of the log-odds of the better one.
+    Compute the metrics of the better (preferred by people) and the worse response, over rows on which people decided.
+
+    They are the mean probability of each, the number of rows that give the worse response more and less, and the mean
+    and standard deviation of the better response's log-odds.
     """
     n, better, worse, above, below, margin, square = np.moveaxis(sums, -1, 0)
     mean = margin / n
@@ -213,7 +275,9 @@ def _preferred_figures(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the same verdict, and Cohen's kappa [...], of counts [..., K, K] of one's verdicts by another's."""
+    """
+    Return the share of equal verdicts and Cohen's kappa `[...]` of the contingency tables `counts` `[..., K, K]`.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = counts / counts.sum(axis=(-2, -1), keepdims=True)
         same = np.trace(shares, axis1=-2, axis2=-1)
@@ -222,6 +286,13 @@ def agreement_and_kappa(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def skill_score(loss: np.ndarray, frequencies: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """Skill score of a loss: 0 for the class frequencies, 1 for the best possible loss."""
+    """
+    Compute the skill score of a loss: 0 for the class frequencies, 1 for the best possible loss.
+
+    Args:
+        loss: log loss of the judge.
+        frequencies: log loss of the class frequencies.
+        best: best possible log loss.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         return (frequencies - loss) / (frequencies - best)

@@ -1,4 +1,4 @@
-"""Judges against each other on the same rows: differences, what would be needed to tell them, and who is ahead."""
+"""Comparison of judges on the same rows: paired differences, rows needed to tell them apart, and standings."""
 
 from itertools import combinations
 
@@ -16,18 +16,18 @@ def compare(
     draws: dict[str, Draws], right: dict[str, np.ndarray], clusters: np.ndarray, measure: str = "log_loss"
 ) -> list[dict]:
     """
-    Each pair of judges: a minus b on the same rows and draws. A log loss below zero says that a is better.
+    Compare each pair of judges: a minus b on the same rows and draws. A log loss below zero means that a is better.
 
     Args:
         draws: resampled columns of each judge.
-        right: of each judge, whether its verdict is people's [N].
-        clusters: the prompt of each row [N].
-        measure: of MEASURES, what the judges are told apart by.
+        right: correctness of each judge's verdict `[N]`, by name.
+        clusters: prompt of each row `[N]`.
+        measure: one of MEASURES, the metric that tells the judges apart.
 
     Returns:
-        Of each pair the differences with their intervals; `rows_needed`, as `bootstrap.rows_needed` has them;
-        `mcnemar`; `p` of the difference of `measure`, and `adjusted_p`, for the number of pairs (Benjamini and
-        Hochberg 1995).
+        For each pair the differences with their intervals; `rows_needed`, see `bootstrap.rows_needed`; `mcnemar`; `p`
+        of the difference of `measure`; and `adjusted_p`, corrected for the number of pairs (Benjamini and Hochberg
+        1995).
     """
     parts = {name: figures(draws[name].of_prompts)["accuracy"] for name in right}
     of = {name: figures(draws[name]) for name in right}
@@ -53,10 +53,18 @@ def compare(
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray, clusters: np.ndarray) -> dict:
     """
-    `{"only_a", "only_b", "p"}`: the rows [N] that one judge alone has right, and whether that is chance.
+    Test whether one judge is right more often than the other, with McNemar's exact test (1947) on prompts.
 
-    The exact test of McNemar (1947), on prompts: each counts for the judge that has more of its rows right. Rows of
-    one prompt are not independent; where each row has its own, it is the usual test.
+    Each prompt counts for the judge that has more of its rows right, because rows of one prompt are not independent.
+    If each row has its own prompt, this is the usual test.
+
+    Args:
+        right_a: rows on which judge a is right `[N]`.
+        right_b: rows on which judge b is right `[N]`.
+        clusters: prompt of each row `[N]`.
+
+    Returns:
+        `{"only_a", "only_b", "p"}`: rows that only one judge has right, and the p-value.
     """
     only_a, only_b = right_a & ~right_b, right_b & ~right_a
     ahead = np.bincount(clusters, only_a.astype(float) - only_b)
@@ -67,9 +75,18 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray, clusters: np.ndarray) -> d
 
 def standings(judges: dict[str, dict], pairs: list[dict], measure: str = "log_loss") -> list[dict]:
     """
-    The judges by a measure, `{"name", "first", "last"}`: the places that each may have, as far as these rows can say.
+    Rank the judges by a metric, as far as the rows can distinguish them.
 
-    A judge's first place is one after those that are better beyond chance, its last before those that are worse.
+    A judge's first place is one after all judges that are significantly better; its last place is before all judges
+    that are significantly worse.
+
+    Args:
+        judges: figures of each judge, by name.
+        pairs: result of `compare`.
+        measure: one of MEASURES.
+
+    Returns:
+        `{"name", "first", "last"}` of each judge, the range of its possible places.
     """
     better = {name: 0 for name in judges}
     worse = {name: 0 for name in judges}

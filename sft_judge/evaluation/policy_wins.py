@@ -1,8 +1,9 @@
 """
-How often does one policy's answer beat another's? By judges and, where there are any, by votes.
+Win rates of one policy against another, by judges and by votes if there are any.
 
-Of battles between the two alone, whichever of them stands as model_a. Verdicts are not needed: a judge's choice is its
-most probable verdict, and a and b at exactly the same probability are a tie, so that no order of the two is favoured.
+Only battles between the two policies count, whichever of them is model_a. Verdicts are not needed: a judge's choice is
+its most probable verdict. If a and b have exactly the same probability the choice is a tie, so that neither order is
+favoured.
 """
 
 import numpy as np
@@ -25,10 +26,21 @@ def policy_wins(
     battles: pa.Table, judges: dict[str, Calibrated], policies: tuple[str, str], path, seed: int = 0, without_probs=()
 ) -> dict:
     """
-    `{"policies", "battles", "prompts", "by": {judge or VOTES: figures}}` of the first policy over the second.
+    Compute the win rates of the first policy over the second.
 
-    The judges of the names in `without_probs` gave verdicts alone, as people do: no `mean_probability`.
-    Raises `InputError` where the two never met, or no judge read a battle of theirs.
+    Args:
+        battles: the battles, with model_a and model_b.
+        judges: calibrated probabilities of each judge, by name.
+        policies: names of the two policies.
+        path: file of the battles, for messages.
+        seed: seed of the bootstrap.
+        without_probs: names of judges that give only verdicts, as people do; they get no `mean_probability`.
+
+    Returns:
+        `{"policies", "battles", "prompts", "by": {judge or VOTES: figures}}`.
+
+    Raises:
+        InputError: there is no battle between the two policies, or a judge judged none of them.
     """
     one, other = policies
     models = np.array([column(battles, name) for name in ("model_a", "model_b")], dtype=object)  # [2, N]
@@ -66,10 +78,18 @@ def win_figures(
     has_probs: bool = True,
 ) -> dict:
     """
-    How often a policy won by probabilities [N, 3], where `judged` [N], shown as a if `first` [N].
+    Compute counts and rates of a policy's wins, with intervals over `clusters`.
 
-    Counts, and with intervals over `clusters` [N]: `win_rate` with a tie as half, `win_rate_decided` without ties,
-    where `has_probs` the `mean_probability` to win, half that of a tie added.
+    Args:
+        probs: probabilities `[N, 3]`.
+        judged: mask of the judged battles `[N]`.
+        first: mask of the battles in which the policy is model_a `[N]`.
+        clusters: prompt of each row `[N]`.
+        seed: seed of the bootstrap.
+        has_probs: add `mean_probability`, the mean probability to win plus half that of a tie.
+
+    Returns:
+        `n`, `won`, `lost`, `tied`; `win_rate`, in which a tie counts half; `win_rate_decided`, without ties.
     """
     probs = np.where(first[:, None], probs, swap(probs)) * judged[:, None]
     chosen = probs.argmax(axis=1)
@@ -88,7 +108,7 @@ def win_figures(
 
 
 def _rates(sums: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each rate as what it counts [...] and of how much [...]."""
+    """Return each rate's numerator and denominator `[...]`."""
     won, lost, tied = np.moveaxis(sums["chosen"], -1, 0)
     probability = sums["probs"][:, 0] + sums["probs"][:, TIE] / 2
     return {
@@ -99,7 +119,7 @@ def _rates(sums: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarra
 
 
 def policies_table(result: dict) -> Table:
-    """A row a judge, and one for the votes."""
+    """Build the table of win rates, one row per judge and one for the votes."""
     columns = ["", "won, a tie as half", "won of the decided", "mean probability", "won", "lost", "tied", "battles"]
     rows = [
         [

@@ -1,4 +1,4 @@
-"""Where figures come from, and what to know of each probs file before they are believed."""
+"""Provenance of the figures, and caveats about each probs file."""
 
 from pathlib import Path
 
@@ -14,7 +14,17 @@ from sft_judge.modeling.judge_spec import read_spec
 def collect_judge_provenance(
     files: dict[str, Path], aligned: Aligned, battles: Path, truth: Path | None, fold: int | None, seed: int
 ) -> dict:
-    """Hashes, versions and calibrations; a judge's `caveat` where something about its file is not as it should be."""
+    """
+    Collect hashes, versions, calibrations, and a `caveat` for each judge whose probs file is questionable.
+
+    Args:
+        files: probs file of each judge, by name.
+        aligned: judges and battles on the same rows.
+        battles: file of the battles.
+        truth: file of the true probabilities, if any.
+        fold: the evaluated fold, if any.
+        seed: seed of the bootstrap.
+    """
     battles_hash, judges = content_hash(battles), {}
     for name, path in files.items():
         judge = aligned.judges[name]
@@ -32,7 +42,7 @@ def collect_judge_provenance(
 def _caveats(judge: JudgeRows, battles_hash: str, fold: int | None) -> list[str]:
     metadata, notes = judge.source.metadata, []
     if not metadata:
-        notes.append("no metadata: what model made it, and of which battles, is not known")
+        notes.append("no metadata: the model that made it and its battles are unknown")
     elif metadata.get("battles_sha256") not in (None, battles_hash):
         notes.append("predicted from another file of battles with these ids")
     elif _learnt_in_sample(judge.source):

@@ -1,4 +1,4 @@
-"""report.html: how good the judges are, in pictures and tables. It holds text of battles only where asked."""
+"""The evaluation report report.html: plots and tables of the judges; text of battles only on request."""
 
 import json
 from dataclasses import replace
@@ -17,14 +17,16 @@ from sft_judge.evaluation.reporting import plots, tables
 from sft_judge.evaluation.reporting.html import Section, Table, Text, render_page
 from sft_judge.evaluation.robustness import robustness_table
 
-_LOSSES = ("loss", "eval_log_loss")  # of a training's log: of the rows trained on, and held out
+_LOSSES = ("loss", "eval_log_loss")  # keys of a training log: training rows, held-out rows
 
 
 def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
     """
-    The page of `metrics` as in metrics.json, which holds every figure on it.
+    Render report.html.
 
-    `examples` alone hold text of battles: those `against` the votes, and the `worst`.
+    Args:
+        metrics: contents of metrics.json, which holds every figure on the page.
+        examples: text of battles: `against` lists battles that contradict the votes, `worst` the largest losses.
     """
     lengths, logs = metrics["lengths"], metrics["logs"]
     judges = metrics.get("judges") or {metrics["main"]: metrics}
@@ -139,16 +141,19 @@ def _logs_table(logs: dict[str, list[dict]]) -> Table:
 
 def preferred_scores(probs: np.ndarray, verdicts: np.ndarray, seed: int = 0, most: int = 1000) -> dict:
     """
-    Scores of the response that people prefer and of the other: logs of a judge's probabilities [N, 3].
+    Return the scores of the response that people prefer and of the other, for a scatter plot.
 
-    The scatter of "better" and "worse" rewards that align-anything's reward model homework draws.
+    A score is the log of a judge's probability. The plot follows the scatter of "better" and "worse" rewards in
+    align-anything's reward model homework.
 
     Args:
-        verdicts: [N] of people; ties are no preference and are left out.
-        seed: of the battles drawn where there are more than `most`.
+        probs: a judge's probabilities `[N, 3]`.
+        verdicts: people's verdicts `[N]`; ties express no preference and are left out.
+        seed: seed of the sample if there are more than `most` battles.
+        most: maximum number of battles to draw.
 
     Returns:
-        `{"better": [M], "worse": [M], "of": how many battles they are drawn from}`.
+        `{"better": [M], "worse": [M], "of": number of battles the sample is drawn from}`.
     """
     decided = np.flatnonzero(verdicts < 2)
     if len(decided) > most:
@@ -162,7 +167,16 @@ def preferred_scores(probs: np.ndarray, verdicts: np.ndarray, seed: int = 0, mos
 
 
 def length_histograms(battles: pa.Table, bins: int = 40) -> dict:
-    """`{"counts": {field: [bins]}, "edges": [bins + 1]}` of characters; the longest hundredth is put in the last."""
+    """
+    Count texts by length in characters; lengths above the 99th percentile are put in the last bin.
+
+    Args:
+        battles: the battles.
+        bins: number of bins.
+
+    Returns:
+        `{"counts": {field: [bins]}, "edges": [bins + 1]}`.
+    """
     texts = {"prompt": ["prompt"], "response": ["response_a", "response_b"]}
     values = {name: np.concatenate([text_lengths(battles, part) for part in parts]) for name, parts in texts.items()}
     top = max(1.0, *(float(np.quantile(lengths, 0.99)) for lengths in values.values()))
@@ -173,9 +187,9 @@ def length_histograms(battles: pa.Table, bins: int = 40) -> dict:
 
 def read_logs(folder: Path) -> dict[str, list[dict]]:
     """
-    Step and losses of the `trainer_log.json` files below a folder, by their own folder's name.
+    Read steps and losses of the `trainer_log.json` files below a folder, by the name of their subfolder.
 
-    Files that are no logs are left out, and so are losses that are no numbers.
+    Files that are not logs and losses that are not finite are skipped.
     """
     logs = {}
     for file in sorted(folder.rglob(TRAINING_LOG)):

@@ -1,4 +1,4 @@
-"""How much a response gains by talking to the judge: the same battles judged with and without an attack."""
+"""Robustness to attacks: the same battles judged with and without a response that addresses the judge."""
 
 from pathlib import Path
 
@@ -19,17 +19,28 @@ ALL_ATTACKS = "all"
 
 def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed: int = 0) -> dict:
     """
-    `{kind | "all": {"n", "gain", "won", "lost"}}` of a judge's probs on the attacked battles in `path`.
+    Measure how much an attack changes a judge's verdicts.
 
-    `gain`: what the response that tries gains in probability; `won`: the battles whose verdict goes to it that did not
-    before; `lost`: those that leave it. Raises `InputError` where battles are missing, or where another judge said it
-    or in other orders, as then not all of the difference is the attack's.
+    Args:
+        aligned: judges and battles without attack.
+        name: the judge.
+        path: the judge's probs file of the attacked battles.
+        raw: do not apply calibrations.
+        seed: seed of the bootstrap.
+
+    Returns:
+        `{kind | "all": {"n", "gain", "won", "lost"}}`. `gain`: probability that the attacking response gains. `won`:
+        share of battles whose verdict moves to the attacking response. `lost`: share whose verdict moves away from it.
+
+    Raises:
+        InputError: battles are missing, or the file was made by another judge or in other orders, so that the
+            difference is not due to the attack alone.
     """
     attacked, judge = read_probs(path), aligned.judges[name]
     if judge.says_verdicts:
         raise InputError(
-            f"{path}: --attacked compares probabilities, and {name} gives verdicts alone. Name a judge of --probs by "
-            "--main."
+            f"{path}: --attacked compares probabilities, but {name} gives only verdicts. Select a judge of --probs "
+            "with --main."
         )
     result = calibrate_probs(attacked, raw)
     ids = aligned.battles["id"].to_pylist()
@@ -39,12 +50,13 @@ def robustness(aligned: Aligned, name: str, path: Path, raw: bool = False, seed:
     told = hashes if all(hashes) else [Path(model).resolve() for model in models if model]
     if len(set(told)) > 1:
         raise InputError(
-            f"{path}: made by {models[0]}, but {name} is {models[1]}. Predict the attacked battles with it."
+            f"{path}: made by {models[0]}, but {name} is {models[1]}. Predict the attacked battles with this judge."
         )
     differ = int((result.orders[places] != (~np.isnan(judge.orders[:, :, 0])).sum(axis=1)).sum())
     if differ:
         raise InputError(
-            f"{path}: {differ} battles were judged in more or fewer orders than by {name} without attack."
+            f"{path}: {differ} battles were judged in more or fewer orders than by {name} without attack. "
+            "Predict both in the same orders."
         )
     before, after = judge.probs, first_verdicts(result.probs[places], judge.probs.shape[1])
     sides, kinds = assign_attacks(ids)
@@ -65,11 +77,17 @@ def _figures(draws: Draws, kind: str) -> dict:
 
 
 def robustness_table(name: str, metrics: dict) -> Table:
-    """A row a kind of attack."""
+    """
+    Build the table of attacks, one row per kind.
+
+    Args:
+        name: the judge.
+        metrics: result of `robustness`.
+    """
     rows = [
         [kind, str(one["n"]), points(one["gain"]), percent(one["won"]), percent(one["lost"])]
         for kind, one in metrics.items()
     ]
     columns = ["", "battles", "probability it gains", "verdicts it wins", "verdicts it loses"]
-    note = "of the response whose end talks to the judge; percentage points, and shares of the battles"
+    note = "for the response that ends with the attack; percentage points, and shares of the battles"
     return Table(f"Attacks on {name}", columns, rows, note)

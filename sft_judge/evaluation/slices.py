@@ -1,8 +1,8 @@
 """
-Parts of the battles on which a judge may be better or worse: language, turns, lengths, source, models, category.
+Slices of the battles on which a judge may be better or worse: language, turns, lengths, source, models, category.
 
-Small parts are put together as "other", so that no row is left out and no interval is a joke. A part's log loss is
-held against that of all other rows, and how many parts were looked at is allowed for.
+Small parts of a dimension are merged into "other", so that no row is left out and no interval is meaningless. A part's
+log loss is compared to that of all other rows, with a correction for the number of parts.
 """
 
 from collections import Counter
@@ -18,13 +18,13 @@ from sft_judge.evaluation.align import column
 from sft_judge.evaluation.bootstrap import Draws, interval, p_value, share
 
 MIN_ROWS = 20
-MAX_PARTS = 25  # of a dimension; the rarest beyond are "other" too
+MAX_PARTS = 25  # per dimension; rarer values are merged into "other" too
 DISCOVERY_RATE = 0.05
 _COLUMN = "slice {} {}"
 
 
 def slices(battles: pa.Table) -> dict[str, dict[str, np.ndarray]]:
-    """`{dimension: {name: mask [N]}}`; a dimension of one part says nothing and is left out."""
+    """Return the slices, `{dimension: {name: mask [N]}}`, without dimensions that have a single part."""
     a, b = (text_lengths(battles, name) for name in ("response_a", "response_b"))
     turns = [min(len(turns or ()), 3) for turns in battles["prompt"].to_pylist()]
     labels = {
@@ -44,7 +44,7 @@ def slices(battles: pa.Table) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _own_labels(battles: pa.Table) -> dict[str, list[str]]:
-    """The parts that a map of columns named on import, `{name: value of each battle [N]}`."""
+    """Return the slices that a column map named on import, `{name: value of each battle [N]}`."""
     labels: dict[str, list[str]] = {}
     for row, texts in enumerate(column(battles, "slices")):
         for name, _, value in (text.partition(": ") for text in texts or ()):
@@ -53,14 +53,23 @@ def _own_labels(battles: pa.Table) -> dict[str, list[str]]:
 
 
 def _tie_kinds(battles: pa.Table) -> list[str]:
-    """Both bad, both good or another tie, where people told them apart; all else is one part."""
+    """
+    Label ties as both bad, both good or another tie if people distinguished them; all other battles are one part.
+    """
     pairs = zip(column(battles, "tie_kind"), column(battles, "verdict"), strict=True)
     kinds = [kind or ("another tie" if verdict == "tie" else "no tie") for kind, verdict in pairs]
     return kinds if any(column(battles, "tie_kind")) else ["no tie"] * len(kinds)
 
 
 def bucket_labels(values: np.ndarray, unit: str = "", num: int = 4) -> list[str]:
-    """The bucket of each whole number [N], `num` of about equal size, named by what they hold."""
+    """
+    Return the bucket of each integer `[N]`, named by its range; buckets have about equal size.
+
+    Args:
+        values: integers `[N]`.
+        unit: unit appended to the names.
+        num: number of buckets.
+    """
     edges = np.unique(np.quantile(values, np.linspace(0, 1, num + 1)[1:-1]).astype(int))
     bucket = np.searchsorted(edges, values, side="left")
     lows, highs = [0, *(edges + 1)], [*edges, None]
@@ -74,7 +83,14 @@ def bucket_labels(values: np.ndarray, unit: str = "", num: int = 4) -> list[str]
 def slice_columns(
     masks: dict[str, dict[str, np.ndarray]], losses: np.ndarray, hits: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What `slice_figures` reads: rows, log losses [N] and right verdicts [N] in each part."""
+    """
+    Compute the columns that `slice_figures` reads: rows, log loss and correctness in each part.
+
+    Args:
+        masks: the slices, `{dimension: {name: mask [N]}}`.
+        losses: log losses `[N]`.
+        hits: correctness of the verdicts `[N]`.
+    """
     parts = np.stack([np.ones(len(losses)), losses, hits], axis=1)
     return {
         _COLUMN.format(dimension, name): parts * mask[:, None]
@@ -87,12 +103,22 @@ def slice_figures(
     draws: Draws, masks: dict[str, dict[str, np.ndarray]], losses: np.ndarray, clusters: np.ndarray
 ) -> dict:
     """
-    `{dimension: {part: {"n", "log_loss", "accuracy", "against_rest", "differs"}}}` of resampled columns.
+    Compute the figures of each part of each dimension.
 
-    `against_rest`: its log loss minus that of all other rows; `differs`: that is no chance, at a rate of false
-    discoveries of 5 % among all parts of all dimensions (Benjamini and Hochberg 1995). The larger of two p-values
-    counts, by the spread of the part's own draws and by that of all rows: in twenty skewed losses the mean and its
-    standard error are small together, and the first alone finds something in most reports where there is nothing.
+    `differs` is controlled at a false discovery rate of 5 % over all parts of all dimensions (Benjamini and Hochberg
+    1995). It uses the larger of two p-values: from the part's own draws, and from the spread of all rows. In twenty
+    skewed losses the mean and its standard error tend to be small together, so the first p-value alone finds
+    differences in most reports where there are none.
+
+    Args:
+        draws: resampled columns, including `slice_columns`.
+        masks: the slices, `{dimension: {name: mask [N]}}`.
+        losses: log losses `[N]`.
+        clusters: prompt of each row `[N]`.
+
+    Returns:
+        `{dimension: {part: {"n", "log_loss", "accuracy", "against_rest", "differs"}}}`. `against_rest` is the part's
+        log loss minus that of all other rows; `differs` is True if the difference is significant.
     """
     metrics, tests, spread = {}, [], _spread(losses, clusters)
     for dimension, named in masks.items():
@@ -121,17 +147,19 @@ def slice_figures(
 
 
 def _spread(losses: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Variance of the losses [N], and how they correlate within a cluster, from 0 to 1."""
+    """Compute the variance of the losses `[N]` and their correlation within a cluster, clipped to 0 to 1."""
     apart = losses - losses.mean()
     variance, sizes = (apart**2).mean(), np.bincount(clusters)
-    pairs = (sizes**2).sum() - len(losses)  # of different rows in one cluster
+    pairs = (sizes**2).sum() - len(losses)  # pairs of different rows in one cluster
     together = (np.bincount(clusters, apart) ** 2).sum() - (apart**2).sum()
     return float(variance), float(np.clip(together / (pairs * variance), 0, 1)) if pairs and variance else 0.0
 
 
 def _p_if_alike(losses, mask, clusters, variance: float, correlation: float) -> float:
-    """Two-sided p of the mean loss in `mask` [N] against the others', if all rows had one spread and correlation."""
-    weights = mask / mask.sum() - ~mask / (~mask).sum()  # whose sum over losses is the difference of means
+    """
+    Compute the two-sided p-value of the mean loss in `mask` `[N]` against the rest, from one variance and correlation.
+    """
+    weights = mask / mask.sum() - ~mask / (~mask).sum()  # weights @ losses is the difference of means
     within = (np.bincount(clusters, weights) ** 2).sum()
     error = np.sqrt(variance * ((1 - correlation) * (weights**2).sum() + correlation * within))
     difference = abs(weights @ losses)
@@ -139,7 +167,7 @@ def _p_if_alike(losses, mask, clusters, variance: float, correlation: float) -> 
 
 
 def _injection_masks(battles: pa.Table) -> list[str]:
-    """Whether any text of a battle could be taken for a control token, a tag of ours or an order to the judge."""
+    """Label battles with text that could be taken for a control token, a prompt tag or an instruction to the judge."""
     has_injection = np.zeros(battles.num_rows, dtype=bool)
     for name in FIELDS:
         for rows in find_injected_rows(battles, name).values():
@@ -157,7 +185,7 @@ def _masks(values: list[str]) -> dict[str, np.ndarray]:
 
 
 def _model_masks(of_a: list, of_b: list) -> dict[str, np.ndarray]:
-    """The battles that each model took part in, each battle in two parts; those of rarer models are "other"."""
+    """Return a mask of each model's battles, two models per battle; rarer models are merged into "other"."""
     a, b = (np.array([name or "" for name in names], dtype=object) for names in (of_a, of_b))
     counts = Counter([*a, *b])
     counts.pop("", None)

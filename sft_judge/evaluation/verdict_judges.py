@@ -1,9 +1,8 @@
 """
-Judges that give verdicts and no probabilities, held to the same battles as those that do.
+Judges that give verdicts and no probabilities, evaluated on the same battles as other judges.
 
-They have an accuracy and whatever else is made of verdicts. A log loss, Brier score or calibration error of theirs
-would be made of the number at which probabilities are clipped. They have one where `confusion_probabilities` gives
-them probabilities.
+They have an accuracy and the other metrics of verdicts. Their log loss, Brier score or calibration error would only
+reflect the value at which probabilities are clipped, so these metrics need `confusion_probabilities`.
 """
 
 from dataclasses import dataclass
@@ -16,20 +15,21 @@ from sft_judge.data.probs import first_verdicts
 from sft_judge.data.verdict_files import UNREAD, VerdictFile
 from sft_judge.evaluation.bootstrap import MIN_PROMPTS
 
-PARTS = 10  # of the prompts, for cross-fitting
-PRIOR_ROWS = 2.0  # that the class frequencies count for beside each answer's own rows
+PARTS = 10  # parts of the prompts for cross-fitting
+PRIOR_ROWS = 2.0  # weight of the class frequencies, in rows, in each row of the confusion matrix
 
 
 @dataclass(frozen=True)
 class VerdictRules:
     """
-    How verdicts become right and wrong.
+    Rules that score verdicts as right or wrong.
 
     Attributes:
-        unread: of UNREAD_RULES: an answer that could not be read is "wrong" (PandaLM, LLMBar), or left out: "skip".
-        disagree: of DISAGREE_RULES: two orders with different verdicts count "half" each; are a "tie" (MT-Bench's
-            FastChat); or are "wrong", as the agreement of Auto-J has it.
-        probabilities: whether they are given probabilities by `confusion_probabilities`.
+        unread: one of UNREAD_RULES. An answer that could not be read is "wrong" (PandaLM, LLMBar) or left out
+            ("skip").
+        disagree: one of DISAGREE_RULES. Two orders with different verdicts count "half" each, are a "tie" (MT-Bench's
+            FastChat), or are "wrong" (Auto-J's agreement).
+        probabilities: derive probabilities with `confusion_probabilities`.
     """
 
     unread: str = "wrong"
@@ -39,12 +39,17 @@ class VerdictRules:
 
 def chosen_by_verdicts(file: VerdictFile, ids: list[str], num: int, rules: VerdictRules) -> tuple[np.ndarray, ...]:
     """
-    What a judge chose of these battles.
+    Return a judge's choices on these battles.
+
+    Args:
+        file: the judge's verdicts.
+        ids: ids of the N battles.
+        num: number of verdicts K.
+        rules: rules for unread and disagreeing answers.
 
     Returns:
-        `chosen` [N, K], the share of each verdict, adding up to less than one where an answer is wrong whatever people
-        say; `orders` [N, 2, K] of zeros and ones, NaN where there is no answer; `known` [N], whether the battle
-        counts.
+        `chosen` `[N, K]`, the share of each verdict, which sums to less than one if an answer is wrong whatever people
+        say; `orders` `[N, 2, K]` of zeros and ones, NaN without an answer; `known` `[N]`, True if the battle counts.
     """
     said, shown = file.by_order(ids)
     read = said != UNREAD
@@ -61,24 +66,25 @@ def chosen_by_verdicts(file: VerdictFile, ids: list[str], num: int, rules: Verdi
 
 def confusion_probabilities(orders: np.ndarray, verdicts: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """
-    How often people gave each verdict where the judge gave these answers: probabilities [N, K].
+    Estimate verdict probabilities `[N, K]` from how often people gave each verdict for the same answers of the judge.
 
-    By the confusion matrix of the other prompts' battles (ten parts, cross-fitted), so that none is told by its own
-    vote. A battle and the same with its responses exchanged are one, so exchanging them exchanges the result.
+    They come from the confusion matrix of the other prompts' battles (ten parts, cross-fitted), so that no battle is
+    predicted from its own vote. Each battle is also counted with its responses swapped, so swapping the responses
+    swaps the result.
 
     Args:
-        orders: the answers in each order [N, 2, K], NaN where there is none.
-        verdicts: people's [N].
-        clusters: the prompt of each row [N].
+        orders: the answers in each order `[N, 2, K]`, NaN without an answer.
+        verdicts: people's verdicts `[N]`.
+        clusters: prompt of each row `[N]`.
 
     Raises:
-        InputError: fewer prompts than a frequency can be known from.
+        InputError: there are too few prompts to estimate a frequency.
     """
     num, prompts = orders.shape[2], int(clusters.max()) + 1
     if prompts < MIN_PROMPTS:
         raise InputError(
-            f"Probabilities of verdicts are frequencies over {MIN_PROMPTS} prompts or more; these are battles of "
-            f"{prompts}. Leave out --verdict-probabilities."
+            f"Probabilities of verdicts need at least {MIN_PROMPTS} prompts, but these battles have {prompts}. "
+            "Leave out --verdict-probabilities."
         )
     answers = _answers(orders)
     mirrored = _answers(swap(orders)[:, ::-1])
@@ -97,7 +103,7 @@ def confusion_probabilities(orders: np.ndarray, verdicts: np.ndarray, clusters: 
 
 
 def _answers(orders: np.ndarray) -> np.ndarray:
-    """One number [N] for what was said in both orders; no answer counts as an answer of its own."""
+    """Encode the answers in both orders as one integer `[N]`; a missing answer counts as a separate answer."""
     num = orders.shape[2]
     answers = np.nan_to_num(orders)
     said = np.where(answers.max(axis=2) == 1, answers.argmax(axis=2), num)

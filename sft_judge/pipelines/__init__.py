@@ -1,1 +1,1 @@
-"""Steps in order, sweeps and dry runs."""
+"""Pipelines, sweeps, estimates of their cost, and dry runs."""

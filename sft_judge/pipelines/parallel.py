@@ -1,8 +1,9 @@
 """
-Steps with dependencies, as many at once as there is room for, by any number of processes on a shared disk.
+Parallel execution of steps with dependencies, by any number of processes on a shared disk.
 
-Nothing is shared but files. A step is done when its manifest says so, and whoever works on it holds a lock beside its
-output, which a kill lets go: to spread the work, the same command is started again, on as many machines as there are.
+Processes share only files. A step is done if its manifest says so. A process that works on a step holds a lock next to
+the step's output, which is released if the process is killed. To distribute the work, start the same command again, on
+any number of machines.
 """
 
 import fcntl
@@ -19,7 +20,7 @@ from sft_judge.pipelines.pipeline import Step, exit_status, first_output, start_
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LOOKS = 2  # at what other processes hold
+SECONDS_BETWEEN_LOOKS = 2  # between checks of steps that other processes hold
 
 
 @dataclass
@@ -32,9 +33,18 @@ class _Job:
 
 def run_in_parallel(steps: list[Step], before: list[set[int]], jobs: int, logs: Path) -> dict[int, int]:
     """
-    Run what is not up to date, `jobs` at once, each after those `before` it; returns statuses by place, 0 is done.
+    Run the steps that are not up to date, each after the steps it depends on.
 
-    What depends on a failed step is left out and has none; all else is done. A step prints into a file of `logs`.
+    Steps that depend on a failed step are left out and have no status; all other steps run.
+
+    Args:
+        steps: the steps.
+        before: indices of the steps that must run before each step.
+        jobs: number of steps at once.
+        logs: folder of the steps' output, one file each.
+
+    Returns:
+        The exit status of each step that ran or was up to date, by index; 0 is done.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting, statuses = dict.fromkeys(range(len(steps))), {}
@@ -57,7 +67,7 @@ def run_in_parallel(steps: list[Step], before: list[set[int]], jobs: int, logs: 
                 else:
                     running.append(_start(steps, place, lock, jobs, {job.slot for job in running}, logs))
             if not (moved or running or held):
-                break  # what is left waits for what failed
+                break  # the remaining steps depend on failed steps
             if not moved:
                 _finish(running, statuses, SECONDS_BETWEEN_LOOKS if held else None)
         while running:
@@ -66,14 +76,20 @@ def run_in_parallel(steps: list[Step], before: list[set[int]], jobs: int, logs: 
 
 
 def default_num_jobs() -> int:
-    """How many steps this machine runs at once by default: one a GPU, else one a core."""
+    """Return the default number of steps at once on this machine: one per GPU, or one per core without GPUs."""
     import torch
 
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
 def log_file(logs: Path, step: Step) -> Path:
-    """Where a step's own words are."""
+    """
+    Return the log file of a step.
+
+    Args:
+        logs: folder of the logs.
+        step: the step.
+    """
     return logs / (str(first_output(step)).strip("/").replace("/", "-") + ".log")
 
 
@@ -90,7 +106,7 @@ def _start(steps: list[Step], place: int, lock: IO, jobs: int, taken: set[int], 
 
 
 def _finish(running: list[_Job], statuses: dict[int, int], seconds) -> None:
-    """Wait until a step ends, or for `seconds`, and take note of those that have."""
+    """Wait until a step ends, or for `seconds`, and record the status of the steps that have ended."""
     ended = connection.wait([job.process.sentinel for job in running], seconds)
     for job in [job for job in running if job.process.sentinel in ended]:
         job.process.join()
@@ -101,7 +117,7 @@ def _finish(running: list[_Job], statuses: dict[int, int], seconds) -> None:
 
 @contextmanager
 def _ending_all(running: list[_Job]):
-    """Whatever stops us stops the steps, so that their locks and half-made outputs go."""
+    """Terminate the running steps if the block is left for any reason, to remove their locks and partial outputs."""
     try:
         yield running
     finally:
@@ -113,7 +129,7 @@ def _ending_all(running: list[_Job]):
 
 
 def _lock(output: Path) -> IO | None:
-    """The lock of a step, or None where another process holds it."""
+    """Acquire the lock of a step, or return None if another process holds it."""
     file = partial_path(output).with_suffix(".lock.partial")
     file.parent.mkdir(parents=True, exist_ok=True)
     handle = open(file, "w")

@@ -1,9 +1,9 @@
 """
-A pipeline file to finished stages: what is up to date is skipped, what a kill interrupted goes on.
+Pipelines: run the steps of a pipeline file; steps that are up to date are skipped, and interrupted steps are resumed.
 
-A pipeline names variables and steps; a step is a `sft-judge` command with its arguments. Nothing is kept but the
-manifests beside the outputs: a step is up to date when its manifest holds the fingerprint of today's inputs, settings
-and stage source, and its outputs are still what the manifest says.
+A pipeline defines variables and steps; a step is a `sft-judge` command with its arguments. The only state is the
+manifests next to the outputs. A step is up to date if its manifest has the fingerprint of the current inputs, settings
+and stage source, and its outputs are unchanged since.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 KEYS = ("vars", "steps", "extends", "drop")
 LAUNCH_FLAGS = {"config": "--config_file", "processes": "--num_processes"}
 
-# Imported once and inherited by every step, as each would spend seconds on it.
+# Imported once and inherited by every step, because the imports take seconds.
 PRELOAD = ["sft_judge.core.third_party", "sft_judge.training.train", "sft_judge.inference.predict"]
 PRELOAD += ["sft_judge.inference.engines.transformers_engine", "sft_judge.modeling.tiny_models"]
 
@@ -39,9 +39,13 @@ PRELOAD += ["sft_judge.inference.engines.transformers_engine", "sft_judge.modeli
 @dataclass
 class Step:
     """
-    One command of a pipeline; a step with `each` becomes several of the same name.
+    One command of a pipeline; a step with `each` becomes several steps of the same name.
 
-    `launch` are the words of `sft-judge launch` for a training on several processes; empty for one.
+    Attributes:
+        name: name of the step.
+        stage: the `sft-judge` command.
+        argv: its arguments.
+        launch: arguments of `sft-judge launch` for a training on several processes; empty for one process.
     """
 
     name: str
@@ -51,16 +55,23 @@ class Step:
 
     @property
     def words(self) -> list[str]:
-        """What follows `sft-judge` on the command line that does this step."""
+        """Return the command line of this step after `sft-judge`."""
         return [*(["launch", *self.launch] if self.launch else [self.stage]), *self.argv]
 
 
 def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
     """
-    The mapping in a pipeline file; one that `extends` another takes its steps, less those it drops, changed. A step
-    of its own says `before` which of them it stands.
+    Read a pipeline file.
 
-    `also` are the keys of a file that is more than a pipeline, as a sweep is; they are inherited too.
+    A file that `extends` another inherits its steps, without those in `drop`, and changes their arguments. A new step
+    needs `before`, the inherited step that it precedes.
+
+    Args:
+        file: the file.
+        also: additional keys, as of a sweep file; they are inherited too.
+
+    Raises:
+        InputError: the file is not valid YAML, or has an unknown key or step.
     """
     try:
         pipeline = load_yaml(Path(file).read_text(encoding="utf-8"))
@@ -86,7 +97,7 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
 
 
 def _insert_step(file, steps: dict, name: str, step: dict) -> dict:
-    """The steps with a new one before that which its `before` names."""
+    """Insert a new step before the step given by its `before`."""
     check_known(file, "step", [step["before"]], steps)
     place = list(steps).index(step["before"])
     whole = list(steps.items())
@@ -95,7 +106,13 @@ def _insert_step(file, steps: dict, name: str, step: dict) -> dict:
 
 
 def override(pipeline: dict, assignments: list[str]) -> None:
-    """Apply `step.key=value` and `var=value`, the value read as YAML."""
+    """
+    Apply assignments `step.key=value` and `var=value` to a pipeline in place; values are read as YAML.
+
+    Args:
+        pipeline: the pipeline.
+        assignments: the assignments.
+    """
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
@@ -104,7 +121,18 @@ def override(pipeline: dict, assignments: list[str]) -> None:
 
 
 def assign(pipeline: dict, where: str, key: str, value) -> None:
-    """Give `step.key` or `var` a value. Raises `InputError` for one that the pipeline does not have."""
+    """
+    Set `step.key` or a variable of a pipeline in place.
+
+    Args:
+        pipeline: the pipeline.
+        where: origin of the assignment, for messages.
+        key: `step.key` or the name of a variable.
+        value: the value.
+
+    Raises:
+        InputError: the pipeline does not have the step or variable.
+    """
     step, dot, name = key.partition(".")
     check_known(where, "step" if dot else "var", [step], pipeline["steps"] if dot else pipeline["vars"])
     target = pipeline["steps"][step] if dot else pipeline["vars"]
@@ -112,11 +140,20 @@ def assign(pipeline: dict, where: str, key: str, value) -> None:
 
 
 def steps_of(pipeline: dict, file: Path) -> list[Step]:
-    """The commands of a pipeline, filled in. Raises `InputError` for an unknown stage, variable or argument."""
+    """
+    Build the commands of a pipeline with all variables filled in.
+
+    Args:
+        pipeline: the pipeline.
+        file: its file, for messages.
+
+    Raises:
+        InputError: a stage, variable or argument is unknown, or a variable has no value.
+    """
     variables = pipeline.get("vars", {})
     for name, value in variables.items():
         if value is None:
-            raise InputError(f"{file}: the variable {name!r} has no value; give it: --set {name}=...")
+            raise InputError(f"{file}: the variable {name!r} has no value. Set it with --set {name}=...")
     steps = []
     for name, fields in pipeline["steps"].items():
         fields = dict(fields)
@@ -130,39 +167,39 @@ def steps_of(pipeline: dict, file: Path) -> list[Step]:
             alone = LAUNCH_FLAGS["processes"] in words and words[words.index(LAUNCH_FLAGS["processes"]) + 1] == "1"
             steps.append(Step(name, stage, argv, [] if alone else words))
     for step in steps:
-        registry.parse(step.stage, step.argv)  # a wrong argument stops before anything runs
+        registry.parse(step.stage, step.argv)  # raise for wrong arguments before anything runs
         if step.launch:
             registry.parse("launch", step.words[1:])
     return steps
 
 
 def _launch_words(file, name: str, stage: str, launch) -> list[str]:
-    """The words of `sft-judge launch` of a step's `launch: {config: zero2, processes: 4}`."""
+    """Return the arguments of `sft-judge launch` for a step's `launch: {config: zero2, processes: 4}`."""
     if launch is None:
         return []
     if stage != "train" or not isinstance(launch, dict) or "config" not in launch:
         raise InputError(
-            f"{file}: step {name!r} has launch: {launch!r}. It is for a training, and names a launch file and how "
-            "many processes: launch: {config: zero2, processes: 4}."
+            f"{file}: step {name!r} has launch: {launch!r}. Only trainings have launch, with a launch file and the "
+            "number of processes: launch: {config: zero2, processes: 4}."
         )
     check_known(f"{file}, launch of step {name!r}", "key", launch, LAUNCH_FLAGS)
     words = [str(word) for key, value in launch.items() for word in (LAUNCH_FLAGS[key], value)]
-    return [*words, "--main_process_port", "0"]  # a free one, as several steps may run at once
+    return [*words, "--main_process_port", "0"]  # any free port, because several steps may run at once
 
 
 def outputs_of(step: Step) -> list[Path]:
-    """The files and folders that a step makes; its manifest stands beside the first."""
+    """Return the files and folders that a step makes; its manifest is next to the first."""
     outputs = stage_outputs(registry.stage_module(step.stage), registry.parse(step.stage, step.argv))
     return [Path(path) for path in outputs]
 
 
 def first_output(step: Step) -> Path | None:
-    """What a step's manifest stands beside."""
+    """Return the output that a step's manifest is next to."""
     return next(iter(outputs_of(step)), None)
 
 
 def up_to_date(step: Step) -> bool:
-    """Whether the step's outputs are those of today's inputs, settings and source."""
+    """Return True if the step's outputs were made from the current inputs, settings and source."""
     module, args = registry.stage_module(step.stage), registry.parse(step.stage, step.argv)
     registry.fetch_models(args, offline=True)
     outputs = stage_outputs(module, args)
@@ -172,20 +209,33 @@ def up_to_date(step: Step) -> bool:
     try:
         made = json.loads(manifest.read_text(encoding="utf-8"))
         hashes, stamp = made["outputs"].items(), made["fingerprint"]
-    except (ValueError, KeyError, TypeError, AttributeError):  # damaged: the step is done once more
+    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged manifest: run the step again
         return False
     unchanged = all(Path(path).exists() and content_hash(path) == digest for path, digest in hashes)
     return unchanged and stamp == collect_provenance(module, args)["fingerprint"]
 
 
 def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:
-    """Run what is not up to date, each step in a process of its own; the exit status of the first that fails, or 0."""
+    """
+    Run the steps that are not up to date, each in its own process.
+
+    Args:
+        steps: the steps in order.
+        forced: names of steps to run even if they are up to date.
+        folder: folder of the pipeline, locked while it runs.
+
+    Returns:
+        The exit status of the first step that fails, or 0.
+
+    Raises:
+        InputError: another run holds the lock.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock.partial", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{folder}: another `sft-judge run` is at work there. Wait for it, or end it.") from error
+            raise InputError(f"{folder}: another `sft-judge run` is using it. Wait for it, or stop it.") from error
         for number, step in enumerate(steps, 1):
             if step.name not in forced and up_to_date(step):
                 logger.info(f"[{number}/{len(steps)}] {step.name}: up to date")
@@ -199,10 +249,13 @@ def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:
 
 def start_step(step: Step, log: Path | None = None, threads: int | None = None, gpu: str | None = None):
     """
-    Start a step in a process of its own, which ends when this one does.
+    Start a step in its own process, which ends with this process.
 
-    What it prints goes to the file `log` where one is named; `threads` of torch and the one `gpu` it may use, else
-    all there are.
+    Args:
+        step: the step.
+        log: file for its output; None prints to this process's streams.
+        threads: number of torch threads; None leaves the default.
+        gpu: the only GPU that the step may use; None allows all.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -212,7 +265,7 @@ def start_step(step: Step, log: Path | None = None, threads: int | None = None, 
 
 
 def exit_status(process) -> int:
-    """The status of a finished process, as a shell gives it."""
+    """Return the exit status of a finished process as a shell reports it."""
     return process.exitcode if process.exitcode >= 0 else 128 - process.exitcode
 
 
@@ -220,7 +273,7 @@ def _run(step: Step) -> int:
     process = start_step(step)
     try:
         process.join()
-    except BaseException:  # whatever stops us stops the step, and goes on up
+    except BaseException:  # stop the step too, and propagate
         process.terminate()
         process.join()
         raise
@@ -243,13 +296,19 @@ def _step_process(argv: list[str], log: Path | None, threads: int | None, gpu: s
 
 
 def _die_with(parent) -> None:
-    """A killed run leaves no step behind, one that the fork server only began after the kill included."""
+    """
+    Kill this process when its parent ends, even if the fork server started the step only after the parent was killed.
+    """
     parent.join()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _words(stage: str, fields: dict) -> list:
-    """A step's mapping as command-line words. Training settings keep their underscores: they are field names."""
+    """
+    Convert a step's mapping to command-line words.
+
+    Training settings keep their underscores, because they are field names.
+    """
     words = [str(word) for word in fields.get("args", [])]
     for key, value in fields.items():
         flag = f"--{key if stage == 'train' else key.replace('_', '-')}"
@@ -261,15 +320,37 @@ def _words(stage: str, fields: dict) -> list:
 
 
 def fill(file, step: str, word, scope: dict):
-    """A word of a step with the variables' values in it."""
+    """
+    Fill in the variables in a word of a step.
+
+    Args:
+        file: the pipeline file, for messages.
+        step: name of the step, for messages.
+        word: the word; only strings are changed.
+        scope: values of the variables.
+
+    Raises:
+        InputError: the word uses an unknown variable.
+    """
     try:
         return word.format_map(scope) if isinstance(word, str) else word
     except (KeyError, IndexError, ValueError) as error:
-        raise InputError(f"{file}: step {step!r} has {word!r}, known variables are {', '.join(scope)}.") from error
+        raise InputError(f"{file}: step {step!r} has {word!r}, but the variables are {', '.join(scope)}.") from error
 
 
 def check_known(where, what: str, names, known) -> None:
-    """Raise `InputError` for the first of the names that is not known, with the nearest that is."""
+    """
+    Check that all names are known.
+
+    Args:
+        where: the file, for messages.
+        what: kind of the names, for messages.
+        names: the names.
+        known: the known names.
+
+    Raises:
+        InputError: a name is not known; the message suggests the nearest known name.
+    """
     for name in names:
         if name not in known:
             raise InputError(f"{where}: unknown {what} {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")

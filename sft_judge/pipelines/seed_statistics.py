@@ -1,10 +1,10 @@
 """
-Is one setting better than another, over seeds and battles? Means with intervals that allow for both.
+Means and differences over seeds and battles, with intervals that allow for both.
 
-A difference that is to hold for other seeds and other battles varies with both: the variance of its mean is that of
-the seeds' means plus that of the battles' means, with Satterthwaite's degrees of freedom (Clark 1973, "The
-language-as-fixed-effect fallacy", min F'). What seeds and battles do together is counted twice, so intervals err on
-the wide side.
+A difference that should hold for other seeds and other battles varies with both. The variance of its mean is the
+variance of the seeds' means plus that of the battles' means, with Satterthwaite's degrees of freedom (Clark 1973, "The
+language-as-fixed-effect fallacy", min F'). The interaction of seeds and battles is counted twice, so intervals are
+conservative.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +15,17 @@ from scipy.stats import t
 
 @dataclass
 class Mean:
-    """A mean with its interval, `p` against zero (two-sided), and the standard deviation between seeds (None: one)."""
+    """
+    A mean with its interval.
+
+    Attributes:
+        value: the mean.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        p: two-sided p-value against zero.
+        seeds: number of seeds.
+        spread: standard deviation between seeds, None for a single seed.
+    """
 
     value: float
     low: float
@@ -25,15 +35,18 @@ class Mean:
     spread: float | None
 
     def as_dict(self) -> dict:
-        """For a JSON file."""
+        """Return the fields as a dictionary, for JSON."""
         return asdict(self)
 
 
 def crossed_mean(values: np.ndarray, clusters: np.ndarray, confidence: float = 0.95) -> Mean:
     """
-    The mean of `values` [S, N] over S seeds and N battles; battles of one prompt, `clusters` [N], are not independent.
+    Compute the mean over S seeds and N battles. With one seed the interval is over battles only.
 
-    With one seed the interval is over battles alone.
+    Args:
+        values: values `[S, N]`.
+        clusters: prompt of each battle `[N]`; battles of one prompt are not independent.
+        confidence: coverage of the interval.
     """
     num_seeds, value = len(values), values.mean()
     parts = [_over_battles(values.mean(axis=0), clusters)]
@@ -52,14 +65,20 @@ def crossed_mean(values: np.ndarray, clusters: np.ndarray, confidence: float = 0
 
 
 def _over_battles(values: np.ndarray, clusters: np.ndarray) -> tuple[float, int]:
-    """Variance of the mean of `values` [N] whose clusters are drawn, and its degrees of freedom."""
+    """Return the variance of the mean of `values` `[N]` over clusters, and its degrees of freedom."""
     count = int(clusters.max()) + 1
     sums = np.bincount(clusters, values - values.mean(), minlength=count)
     return float((sums**2).sum() * count / (count - 1) / len(values) ** 2), count - 1
 
 
 def describe_difference(difference: Mean, higher_is_better: bool) -> str:
-    """What a difference from a reference says: `better`, `worse`, or `no difference seen`."""
+    """
+    Describe a difference from a reference as `better`, `worse`, or `no difference seen`.
+
+    Args:
+        difference: the difference.
+        higher_is_better: True for accuracy, False for a loss.
+    """
     if difference.low <= 0 <= difference.high:
         return "no difference seen"
     return "better" if (difference.value > 0) == higher_is_better else "worse"

@@ -1,8 +1,8 @@
 """
-A recipe run small: the model's own architecture class, chat template and features, at sizes that a laptop trains.
+Dry run of a recipe: the model's own architecture class, chat template and features, at sizes that a laptop can train.
 
-`--shrink` replaces what stands in the way of a dry run and says what: sizes and weights, a tokenizer that is not at
-hand, and on a machine without a GPU the attention kernel, the paged optimizer and half precision.
+`--shrink` replaces everything that prevents a dry run and reports the replacements: sizes and weights, a tokenizer
+that is not available, and, on a machine without a GPU, the attention kernel, the paged optimizer and half precision.
 """
 
 from dataclasses import replace
@@ -25,14 +25,21 @@ from sft_judge.pipelines.pipeline import Step, outputs_of
 from sft_judge.training.recipes import read_recipe
 
 ROWS, STEPS = 64, 4
-SOURCE_ROWS = 120  # of each source that a pipeline trains on
-# of a training in a pipeline of many: with 6,400 tokens each took five minutes on two busy cores
-SMALL_ROAD = {"max_steps": 2, "save_steps": 1, "prompt_budget": 64, "response_budget": 64, "total_budget": 512}
+SOURCE_ROWS = 120  # rows of each source that a pipeline trains on
+# settings of each training of a pipeline; with the full budgets each training takes minutes on a CPU
+SMALL_TRAINING = {"max_steps": 2, "save_steps": 1, "prompt_budget": 64, "response_budget": 64, "total_budget": 512}
 SMALL_STAGES = {"quantize": ["--seqlen", "256", "--nsamples", "16", "--iters", "2"], "verify": ["--limit", "24"]}
 
 
 def shrunk_settings(settings: dict, folder: Path, gpu: bool) -> dict:
-    """What a dry run sets otherwise than the recipe; its small inputs stand in `folder`. `gpu`: there is one."""
+    """
+    Return the settings that a dry run changes.
+
+    Args:
+        settings: settings of the recipe.
+        folder: folder of the small model and its inputs.
+        gpu: the machine has a GPU.
+    """
     new = {"model_name_or_path": str(folder / "model"), "max_steps": STEPS, "warmup_steps": 1}
     new |= {"logging_steps": 1, "save_steps": STEPS // 2}
     if not settings.get("battles"):
@@ -50,7 +57,13 @@ def shrunk_settings(settings: dict, folder: Path, gpu: bool) -> dict:
 
 
 def make_small_model(model: str, folder: Path) -> list[str]:
-    """Save a tiny random `model` with its tokenizer in `folder`; returns lines that say what stands for what."""
+    """
+    Save a tiny random model with its tokenizer, and return lines that describe the replacements.
+
+    Args:
+        model: name of the model to imitate.
+        folder: folder to write.
+    """
     own = tokenizer_at_hand(model)
     tokenizer = own or tokenizer_of(KNOWN_ARCHITECTURES[model].tokenizer)
     config = model_config_of(model)
@@ -61,13 +74,19 @@ def make_small_model(model: str, folder: Path) -> list[str]:
     small.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return [
-        f"weights: {small.num_parameters():,} random ones for {whole:,} ({type(small).__name__})",
-        f"tokenizer: {'its own' if own else 'made on the spot'}, {len(tokenizer):,} tokens; chat template kept",
+        f"weights: {small.num_parameters():,} random parameters for {whole:,} ({type(small).__name__})",
+        f"tokenizer: {'original' if own else 'newly trained'}, {len(tokenizer):,} tokens; chat template kept",
     ]
 
 
 def make_small_inputs(model: str, folder: Path) -> list[str]:
-    """Put a tiny random `model`, synthetic battles and labels into `folder`; returns what it says of the model."""
+    """
+    Write a tiny random model, synthetic battles and labels, and return lines that describe the model's replacements.
+
+    Args:
+        model: name of the model to imitate.
+        folder: folder to write.
+    """
     with whole_folder(folder) as work:
         lines = make_small_model(model, work / "model")
         _write_battles(work / "battles.parquet", work / "labels.parquet")
@@ -75,7 +94,7 @@ def make_small_inputs(model: str, folder: Path) -> list[str]:
 
 
 def _write_battles(file: Path, labels: Path) -> None:
-    """Synthetic battles in two folds, and their true probabilities as a teacher's labels out of fold."""
+    """Write synthetic battles in two folds, and their true probabilities as a teacher's out-of-fold labels."""
     split = generate_split(preset_settings("easy", rows=ROWS, test_rows=1, shifted_rows=1), "train")
     rows = [{**row, "fold": place % 2} for place, row in enumerate(split.rows)]
     write_battles(file, battle_table(rows))
@@ -88,10 +107,15 @@ def _write_battles(file: Path, labels: Path) -> None:
 
 def shrunk_steps(steps: list[Step], folder: Path, gpu: bool) -> list[Step]:
     """
-    A pipeline's commands for a dry run on the user's own battles: tiny models of each model's class, few rows.
+    Change a pipeline's commands for a dry run on the user's own battles: tiny models of the same classes, few rows.
 
-    A model that no step makes stands as a tiny one in `folder`, by a step before all others; test rows stay whole, as
-    a sample asks for each. Without a GPU (`gpu`) engines are those that run here.
+    A model that no step makes is replaced by a tiny model in `folder`, made by a step before all others. Test rows are
+    all kept, because a sample submission asks for each of them.
+
+    Args:
+        steps: steps of the pipeline.
+        folder: folder of the tiny models.
+        gpu: the machine has a GPU; without one, engines are replaced by those that run on a CPU.
     """
     made = {str(path): step for step in steps for path in outputs_of(step)}
     limited = {id(source) for step in steps for source in _sources(step, made) if step.stage in ("train", "shift")}
@@ -109,7 +133,7 @@ def shrunk_steps(steps: list[Step], folder: Path, gpu: bool) -> list[Step]:
 
 
 def _sources(step: Step, made: dict[str, Step]):
-    """The import steps that a step's battles come from."""
+    """Yield the import steps that a step's battles come from."""
     args = registry.parse(step.stage, step.argv)
     if step.stage == "import":
         yield step
@@ -128,12 +152,12 @@ def _sources_of(files: list, made: dict[str, Step]):
 
 
 def _small_training(step: Step, made: dict, folder: Path, bases: dict[str, Step], gpu: bool) -> list[str]:
-    """The words that shrink a training; the step of its tiny base goes to `bases`."""
+    """Return the options that shrink a training, and add the step that makes its tiny base model to `bases`."""
     args = registry.parse(step.stage, step.argv)
     recipe = read_recipe(args.config, args.overrides)
     model = recipe.require("model_name_or_path")
     new = shrunk_settings({**recipe.settings, "battles": "given"}, folder, gpu)
-    new |= SMALL_ROAD
+    new |= SMALL_TRAINING
     del new["model_name_or_path"]
     if str(model) not in made:
         base = folder / Path(model).name
@@ -143,7 +167,11 @@ def _small_training(step: Step, made: dict, folder: Path, bases: dict[str, Step]
 
 
 def _without_gpu(step: Step) -> list[str]:
-    """vLLM where this machine's has a kernel, which for quantised judges is one of 4 bits."""
+    """
+    Return the options for a machine without a GPU: `auto` engines, and for quantised judges a 4-bit scheme.
+
+    Only 4-bit schemes have a kernel in vLLM on a CPU.
+    """
     if step.stage == "quantize":
         return ["--scheme", "W4A16"]
     if step.stage == "verify":

@@ -1,8 +1,8 @@
 """
-A sweep file to runs: a pipeline, the settings that its trials change, and the seeds that each is repeated with.
+Sweep files: a pipeline, the settings that its trials change, and the seeds that each trial is repeated with.
 
-A run is the pipeline with one trial's settings and one seed filled in. Steps that come out the same in several runs
-(the data, a seed's teachers) are one step; what a trial changes stands under a name with `{cell}` in it.
+A run is the pipeline with one trial's settings and one seed filled in. Steps that are identical in several runs (the
+data, a seed's teachers) are one step. An output that depends on the trial needs `{cell}` in its name.
 """
 
 import copy
@@ -21,7 +21,15 @@ MEASURES = ("expected_log_loss", "log_loss", "accuracy")
 
 @dataclass
 class Run:
-    """One trial with one seed: its steps in order, its probabilities, and the battles to score them on."""
+    """
+    One trial with one seed.
+
+    Attributes:
+        trial: name of the trial.
+        seed: the seed.
+        steps: steps in order.
+        score: its probabilities, and the battles to score them on.
+    """
 
     trial: str
     seed: int
@@ -32,8 +40,17 @@ class Run:
 @dataclass
 class Sweep:
     """
-    What a sweep file says. `cells` are settings by `step.key` or variable, and steps to `drop`; `confirm` are fresh
-    seeds, or none.
+    Contents of a sweep file.
+
+    Attributes:
+        file: the file.
+        pipeline: the pipeline that all runs share.
+        trials: settings of each trial by `step.key` or variable, and steps to `drop`.
+        references: trials to compare with.
+        seeds: seeds that select the best trial.
+        confirm: fresh seeds that confirm it, may be empty.
+        measure: one of MEASURES.
+        score: files to score a run with.
     """
 
     file: Path
@@ -47,11 +64,20 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Where everything is written."""
+        """Return the output folder."""
         return Path(self.pipeline["vars"]["run"])
 
     def run(self, trial: str, seed: int) -> Run:
-        """The run of a trial with a seed. Raises `InputError` for a setting that the steps do not have."""
+        """
+        Build the run of a trial with a seed.
+
+        Args:
+            trial: name of the trial.
+            seed: the seed.
+
+        Raises:
+            InputError: the trial sets a setting or drops a step that does not exist.
+        """
         pipeline = copy.deepcopy(self.pipeline)
         for name in _as_list(self.trials[trial].get("drop", [])):
             if pipeline["steps"].pop(name, None) is None:
@@ -69,37 +95,47 @@ class Sweep:
 
 
 def read_sweep(file: Path, assignments: list[str] = ()) -> Sweep:
-    """Read and check a sweep file; `assignments` as `run --set` has them. Raises `InputError`."""
+    """
+    Read and check a sweep file.
+
+    Args:
+        file: the file.
+        assignments: changes as in `run --set`.
+
+    Raises:
+        InputError: the file is invalid.
+    """
     pipeline = read_pipeline(file, also=KEYS)
     for assignment in assignments:
         _assign(pipeline, assignment)
     given = {key: pipeline.pop(key, None) for key in KEYS}
     for key in ("seeds", "score", "reference"):
         if not given[key]:
-            raise InputError(f"{file}: a sweep needs {key!r}; `sft-judge sweep --help` shows one.")
+            raise InputError(f"{file}: a sweep needs {key!r}; `sft-judge sweep --help` shows an example.")
     trials = {**(given["cells"] or {}), **(_grid(given["grid"]) if given["grid"] else {})}
     trials = {name: settings or {} for name, settings in trials.items()}
     references = _as_list(given["reference"])
     unknown = [name for name in references if name not in trials]
     if unknown:
-        raise InputError(f"{file}: the reference {unknown[0]!r} is no trial; they are {', '.join(trials)}.")
+        raise InputError(f"{file}: the reference {unknown[0]!r} is not a trial; the trials are {', '.join(trials)}.")
     if len({_slug(name) for name in trials}) < len(trials):
-        raise InputError(f"{file}: two trials would share a folder; let their names differ in letters and digits.")
+        raise InputError(f"{file}: two trials would share a folder; their names must differ in letters or digits.")
     measure = given["measure"] or ("expected_log_loss" if "truth" in given["score"] else "log_loss")
     if measure not in MEASURES:
         raise InputError(f"{file}: measure is {measure!r}, expected one of {', '.join(MEASURES)}.")
     seeds, confirm = _as_list(given["seeds"]), _as_list(given["confirm"] or [])
     both = sorted({*seeds} & {*confirm})
     if both:
-        raise InputError(f"{file}: seed {both[0]} is in seeds and in confirm; fresh ones are those not chosen by.")
+        raise InputError(f"{file}: seed {both[0]} is in seeds and in confirm; seeds that confirm must be new.")
     return Sweep(file, pipeline, trials, references, seeds, confirm, measure, given["score"])
 
 
 def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
     """
-    The steps of all runs, each once, and for each the places of those that must be done before it.
+    Return the distinct steps of all runs, and for each step the indices of the steps that must run before it.
 
-    Raises `InputError` where two that differ would write the same output.
+    Raises:
+        InputError: two different steps would write the same output.
     """
     places, steps, before, writers = {}, [], [], {}
     for run in runs:
@@ -114,7 +150,7 @@ def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
                 if other is not run:
                     raise InputError(
                         f"Trials {other.trial!r} (seed {other.seed}) and {run.trial!r} (seed {run.seed}) would both "
-                        f"write {first_output(step)}, with other settings: let the path hold {{cell}} or {{seed}}."
+                        f"write {first_output(step)} with different settings. Put {{cell}} or {{seed}} into the path."
                     )
             if last is not None:
                 before[places[key]].add(last)
@@ -123,7 +159,9 @@ def unique_steps(runs: list[Run]) -> tuple[list[Step], list[set[int]]]:
 
 
 def _grid(grid: dict) -> dict[str, dict]:
-    """Every combination, named by the values of the keys that have several, without what begins all their names."""
+    """
+    Return every combination, named by the values of the keys with several values, without the keys' common prefix.
+    """
     trials = {}
     varied = [key for key, values in grid.items() if len(_as_list(values)) > 1]
     names = {key: key.rpartition(".")[-1] for key in varied}
@@ -138,7 +176,7 @@ def _grid(grid: dict) -> dict[str, dict]:
 
 
 def _assign(sweep: dict, assignment: str) -> None:
-    """`--set seeds=[1,2]` changes the sweep itself, any other one the pipeline."""
+    """Apply one `--set`: `seeds=[1,2]` and other KEYS change the sweep, all others change the pipeline."""
     import yaml
 
     from sft_judge.pipelines.pipeline import override

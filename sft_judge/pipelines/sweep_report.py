@@ -1,4 +1,4 @@
-"""A sweep's results: a row for each trial, paired with the reference, and a verdict that its intervals support."""
+"""Results of a sweep: one row per trial, paired with the reference, and a conclusion that the intervals support."""
 
 import copy
 import json
@@ -20,13 +20,13 @@ from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.pipelines.seed_statistics import Mean, crossed_mean, describe_difference
 from sft_judge.pipelines.sweep import Run, Sweep
 
-FEWEST_GROUPS = 4  # of prompts, to halve: an interval needs two
+FEWEST_GROUPS = 4  # groups of prompts needed for two halves, because an interval needs two groups
 COSTS = ("megabytes", "seconds_to_make", "rows_a_second")
-Values = dict[tuple[str, int], np.ndarray]  # of each run [N], one number a battle
+Values = dict[tuple[str, int], np.ndarray]  # values [N] of each run, one per battle
 
 
 class Scores:
-    """Values of finished runs on the battles that all of them were scored on."""
+    """Values of finished runs on the battles that all of them are scored on."""
 
     def __init__(self, measure: str):
         self.measure = measure
@@ -38,7 +38,7 @@ class Scores:
         self.clusters = None
 
     def add(self, run: Run) -> None:
-        """Read a finished run's probabilities; with a calibration they are taken calibrated, and raw beside."""
+        """Read a finished run's probabilities, calibrated if the judge has a calibration, and also raw."""
         key, score = (run.trial, run.seed), run.score
         battles_file = Path(score["battles"])
         battles = read_battles(battles_file)
@@ -64,34 +64,56 @@ class Scores:
             self.costs[key] = _costs(model, Path(score["probs"]))
 
     def on(self, rows: np.ndarray) -> "Scores":
-        """The same of some battles, a mask [N]."""
+        """Return the scores on some battles, given by a mask `[N]`."""
         part = copy.copy(self)
         part.values, part.raw = ({key: each[rows] for key, each in runs.items()} for runs in (self.values, self.raw))
         part.clusters = np.unique(self.clusters[rows], return_inverse=True)[1]
         return part
 
     def cost(self, trial: str, name: str) -> float:
-        """Median over the trial's runs of one of `_costs`."""
+        """
+        Return the median of a cost over the trial's runs.
+
+        Args:
+            trial: name of the trial.
+            name: one of COSTS.
+        """
         return float(np.median([costs[name] for (own, _), costs in self.costs.items() if own == trial]))
 
     def mean(self, trial: str, seeds: list[int], raw: bool = False) -> Mean | None:
-        """Over the trial's finished runs among these seeds."""
+        """
+        Compute the mean over the trial's finished runs, or return None if there is none.
+
+        Args:
+            trial: name of the trial.
+            seeds: seeds to include.
+            raw: use uncalibrated probabilities.
+        """
         values = self.raw if raw else self.values
         scores = [values[trial, seed] for seed in seeds if (trial, seed) in values]
         return crossed_mean(np.stack(scores), self.clusters) if scores else None
 
     def difference(self, trial: str, other: str, seeds: list[int], confidence: float = 0.95) -> Mean | None:
-        """Cell less other, paired by seed and battle, over the seeds that both have."""
+        """
+        Compute a trial minus another, paired by seed and battle, or return None if no seed has both.
+
+        Args:
+            trial: name of the trial.
+            other: name of the other trial.
+            seeds: seeds to include.
+            confidence: coverage of the interval.
+        """
         both = [seed for seed in seeds if (trial, seed) in self.values and (other, seed) in self.values]
         pairs = [self.values[trial, seed] - self.values[other, seed] for seed in both]
         return crossed_mean(np.stack(pairs), self.clusters, confidence) if pairs else None
 
 
 def _costs(model: Path, probs: Path) -> dict[str, float]:
-    """What a run's model takes on disk, took to make, and how many rows a second it predicts, its start included."""
+    """Return a model's size on disk, the time to make it, and its predicted rows per second including the start."""
     size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     made = json.loads(manifest_path(model).read_text()) if manifest_path(model).is_file() else {}
-    beside = (json.loads(file.read_text()) for file in probs.parent.glob("*.manifest.json"))  # that of a first output
+    # a manifest is next to its stage's first output, so search all manifests of the folder
+    beside = (json.loads(file.read_text()) for file in probs.parent.glob("*.manifest.json"))
     predicted = next((each for each in beside if str(probs) in each["outputs"]), None)
     rate = predicted["rows"] / predicted["seconds"] if predicted else np.nan
     return {"megabytes": size / 2**20, "seconds_to_make": made.get("seconds", 0.0), "rows_a_second": rate}
@@ -106,10 +128,17 @@ def _of_each(measure: str, aligned, probs: np.ndarray) -> np.ndarray:
 
 def split_battles(sweep: Sweep, scores: Scores) -> tuple[Scores, Scores | None]:
     """
-    Scores to choose by and to confirm by: with fresh seeds halves of the groups of prompts, else all of them twice.
+    Split the scores into a part that selects the best trial and a part that confirms it.
 
-    What suits the battles that chose a trial is no news on the same battles, whatever the seeds. None where the groups
-    are too few for two halves.
+    With fresh seeds the parts are halves of the prompt groups, because an advantage on the battles that selected a
+    trial is biased on the same battles, whatever the seeds. Without fresh seeds both parts are all battles.
+
+    Args:
+        sweep: the sweep.
+        scores: its scores.
+
+    Returns:
+        Both parts; the second is None if there are too few groups for two halves.
     """
     if not sweep.confirm:
         return scores, scores
@@ -122,14 +151,27 @@ def split_battles(sweep: Sweep, scores: Scores) -> tuple[Scores, Scores | None]:
 
 
 def choose_trials(sweep: Sweep, scores: Scores) -> tuple[str | None, str | None]:
-    """The best trial and the best reference, by the choosing seeds and battles; None where none has finished."""
+    """
+    Return the best trial and the best reference on the selection seeds and battles; None if none has finished.
+
+    Args:
+        sweep: the sweep.
+        scores: its scores.
+    """
     others = [trial for trial in sweep.trials if trial not in sweep.references]
     choosing = split_battles(sweep, scores)[0] if scores.values else scores
     return best_of(choosing, others, sweep.seeds), best_of(choosing, sweep.references, sweep.seeds)
 
 
 def best_of(scores: Scores, trials: list[str], seeds: list[int]) -> str | None:
-    """The trial with the best mean over the choosing seeds; None where none has finished."""
+    """
+    Return the trial with the best mean over the given seeds, or None if none has finished.
+
+    Args:
+        scores: the scores.
+        trials: names of the trials.
+        seeds: seeds to include.
+    """
     means = {trial: mean.value for trial in trials if (mean := scores.mean(trial, seeds))}
     choose = max if scores.measure == "accuracy" else min
     return choose(means, key=means.get) if means else None
@@ -137,10 +179,14 @@ def best_of(scores: Scores, trials: list[str], seeds: list[int]) -> str | None:
 
 def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None]) -> dict:
     """
-    The content of the sweep's JSON, the best trial first.
+    Build the contents of the sweep's JSON file, best trial first.
 
-    `chosen` are the best trial and the best reference, as `choose_trials` has them. Figures of trials are of the
-    battles that chose them.
+    The figures of trials are on the battles that selected the best trial.
+
+    Args:
+        sweep: the sweep.
+        scores: its scores.
+        chosen: the best trial and the best reference, see `choose_trials`.
     """
     best, reference = chosen
     whole, (scores, confirming) = scores, split_battles(sweep, scores)
@@ -159,7 +205,7 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
             if (name, sweep.seeds[0]) in scores.costs
             else {},
         }
-    sign = -1 if sweep.measure == "accuracy" else 1  # the best first, those without a finished run last
+    sign = -1 if sweep.measure == "accuracy" else 1  # best first, trials without a finished run last
     order = sorted(trials, key=lambda key: sign * trials[key]["value"]["value"] if trials[key]["value"] else math.inf)
     trials = {name: trials[name] for name in order}
     result = {"measure": sweep.measure, "battles": len(scores.clusters), "seeds": sweep.seeds, "cells": trials}
@@ -169,9 +215,19 @@ def summary(sweep: Sweep, scores: Scores, chosen: tuple[str | None, str | None])
 
 
 def confirm_winner(sweep: Sweep, scores: Scores, best: str | None, reference: str | None) -> dict:
-    """Whether the best trial beats the best reference: on fresh seeds and battles, or allowing for all looked at."""
+    """
+    Test whether the best trial beats the best reference.
+
+    The test is on fresh seeds and battles, or, without fresh seeds, corrected for the number of trials (Bonferroni).
+
+    Args:
+        sweep: the sweep.
+        scores: its scores.
+        best: the best trial.
+        reference: the best reference.
+    """
     if best is None or reference is None or best == reference:
-        return {"confirmed": None, "verdict": "nothing to compare: the reference, or all else, has no finished run"}
+        return {"confirmed": None, "verdict": "nothing to compare: no reference or no other trial has a finished run"}
     tried = len(sweep.trials) - len(sweep.references)
     scores = split_battles(sweep, scores)[1]
     if scores is None:
@@ -201,7 +257,7 @@ def _range(seeds: list[int]) -> str:
 
 
 def table_of(result: dict) -> Table:
-    """A row a trial."""
+    """Build the table of the trials, one row per trial."""
     reference = result["reference"]
     show = percent if result["measure"] == "accuracy" else number
     what = result["measure"].replace("_", " ")
@@ -226,13 +282,19 @@ def table_of(result: dict) -> Table:
     columns += ["collapsed"] if collapsed else []
     columns += ["MB", "s to make", "rows/s, start included"] if sized else []
     left_out = [name for name, trial in result["cells"].items() if not trial["value"]]
-    kept = f" to choose by, {result['confirm_battles']} more kept to confirm by" if result["confirm_battles"] else ""
+    kept = f" to choose by, {result['confirm_battles']} held out to confirm by" if result["confirm_battles"] else ""
     note = f"{result['battles']} battles{kept}; 95 % intervals over seeds and prompts, differences paired by both"
     note += f"; no run finished of: {', '.join(left_out)}" if left_out else ""
     return Table("Sweep", columns, rows, note)
 
 
 def render_sweep(title: str, result: dict) -> str:
-    """sweep.html."""
+    """
+    Render the sweep's HTML page.
+
+    Args:
+        title: title of the page.
+        result: contents of the sweep's JSON file.
+    """
     section = Section("Trials", [plot_differences(result)], [table_of(result)])
     return render_page(title, title, [result["verdict"]], [section])

@@ -1,4 +1,4 @@
-"""A sweep's runs, and its table."""
+"""Runner of a sweep: runs its steps and writes its results."""
 
 import logging
 from pathlib import Path
@@ -7,20 +7,20 @@ logger = logging.getLogger(__name__)
 
 
 def all_runs(sweep) -> list:
-    """Every trial with every choosing seed."""
+    """Return the runs of every trial with every selection seed."""
     return [sweep.run(trial, seed) for seed in sweep.seeds for trial in sweep.trials]
 
 
 def run_sweep(sweep, jobs: int):
     """
-    Run what is not done and write the results beside each other as JSON and as a page.
+    Run all steps that are not up to date, and write the results as JSON and as an HTML page.
 
     Args:
         sweep: a `Sweep`.
-        jobs: how many steps run at once.
+        jobs: number of steps at once.
 
     Returns:
-        The scores, the results as a dictionary (None if no run finished), and the worst exit status of a step.
+        The scores; the results as a dictionary (None if no run finished); and the worst exit status of a step.
     """
     from sft_judge.core.files import write_json, write_text
     from sft_judge.pipelines.sweep_report import Scores, choose_trials, render_sweep, summary
@@ -40,12 +40,23 @@ def run_sweep(sweep, jobs: int):
 
 
 def page_of(sweep) -> Path:
-    """The page with a sweep's results; the JSON file beside it has the same name."""
+    """Return the path of the HTML page with a sweep's results; the JSON file has the same name."""
     return sweep.folder / f"{sweep.file.stem}.html"
 
 
 def run_all(runs: list, scores, folder, jobs: int) -> int:
-    """Run them and score those that finish; the worst status of a step. What failed is said, with its own words."""
+    """
+    Run all steps of some runs, score the finished runs, and log the last line of each failed step.
+
+    Args:
+        runs: the runs.
+        scores: a `Scores`, extended by the finished runs.
+        folder: folder of the sweep.
+        jobs: number of steps at once.
+
+    Returns:
+        The worst exit status of a step.
+    """
     from sft_judge.pipelines.parallel import log_file, run_in_parallel
     from sft_judge.pipelines.sweep import unique_steps
 
@@ -59,6 +70,6 @@ def run_all(runs: list, scores, folder, jobs: int) -> int:
         if status:
             log = log_file(folder / "logs", steps[place])
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            why = lines[-1] if lines else f"ended with status {status} and said nothing"
+            why = lines[-1] if lines else f"exit status {status} without output"
             logger.warning(f"{steps[place].name} failed: {why} ({log})")
     return max(statuses.values(), default=0)

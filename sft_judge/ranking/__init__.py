@@ -1,1 +1,1 @@
-"""Models ranked, the best of n answers, preference pairs."""
+"""Ranking of models, best of n answers, and preference pairs."""

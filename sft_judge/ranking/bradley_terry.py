@@ -1,30 +1,38 @@
 """
-Strengths of models from what came of their battles: Bradley-Terry, and Davidson's extension to ties.
+Bradley-Terry model of strengths from battles, with Davidson's extension to ties.
 
-A battle is a row of the design: +1 for the model of response a, -1 for that of b, then what else differs between
-them. Its product with the strengths is u_a - u_b, in log-odds, and
+A battle is a row of the design matrix: +1 for the model of response a, -1 for the model of response b, followed by the
+differences in other features. Its product with the strengths is u_a - u_b, in log-odds, and
 
     p_a : p_b : p_tie = e^{(u_a - u_b) / 2} : e^{-(u_a - u_b) / 2} : nu           (Davidson 1970)
 
-Without ties of its own kind (nu = 0) this is Bradley and Terry (1952), to which a tie counts as half a win of each.
-Evidence need not be whole: a judge's probabilities count as so much of each verdict.
+With nu = 0 this is the model of Bradley and Terry (1952), in which a tie counts as half a win for each side. Counts
+need not be integers: a judge's probabilities count as fractions of each verdict.
 
-Every parameter also has a row of its own with PRIOR battles that come out evenly: each model has met one of strength 0
-so often. This keeps finite the strength of a model that never lost, and is far below what any real battle says.
+As a prior, every parameter has an additional row of PRIOR evenly decided battles, as if each model had met a model of
+strength 0. The prior keeps the strength of an undefeated model finite and is much weaker than a single real battle.
 """
 
 import numpy as np
 from scipy import sparse
 
 PRIOR = 0.1  # battles
-_MOST_STEPS, _LEAST_GAIN = 1000, 1e-11  # of log-likelihood, in nats: a step for less is within 1e-5 standard errors
-_LARGEST_STEP = 2.0  # log-odds beyond the largest so far; where the likelihood is flat, Newton's own may be any size
-_LEAST_SHARE = 1e-4  # of what its slope promises that a step must bring (Armijo); else two points could take turns
-_NUMBERS_AT_ONCE = 2_000_000
+# Newton steps, and gain in nats of log-likelihood: a step that gains less is within 1e-5 standard errors
+_MOST_STEPS, _LEAST_GAIN = 1000, 1e-11
+_LARGEST_STEP = 2.0  # log-odds beyond the largest parameter; if the likelihood is flat, a Newton step may be any size
+_LEAST_SHARE = 1e-4  # share of the gain predicted by the slope that a step must reach (Armijo), to avoid cycles
+_NUMBERS_AT_ONCE = 2_000_000  # numbers in memory per block of fits
 
 
 def design_matrix(sides: np.ndarray, num_models: int, features: np.ndarray | None = None) -> sparse.csr_array:
-    """The design [R, M + F] of rows between models `sides` [R, 2] whose features differ by [R, F]."""
+    """
+    Build the design matrix `[R, M + F]`.
+
+    Args:
+        sides: models of responses a and b in each row `[R, 2]`.
+        num_models: number of models M.
+        features: feature differences of each row `[R, F]`.
+    """
     rows = np.arange(len(sides))
     places = (np.concatenate([rows, rows]), np.concatenate([sides[:, 0], sides[:, 1]]))
     signs = np.repeat([1.0, -1.0], len(sides))
@@ -36,9 +44,18 @@ def design_matrix(sides: np.ndarray, num_models: int, features: np.ndarray | Non
 
 def fit(design: sparse.csr_array, counts: np.ndarray, ties: bool, start: np.ndarray | None = None) -> np.ndarray:
     """
-    The parameters [D, Q], with `ties` [D, Q + 1] (the last is log nu), that make D sets of counts [D, R, 3] likeliest.
+    Fit the maximum-likelihood parameters of D sets of counts with Newton's method.
 
-    Newton's method; the likelihood is concave and, with the prior, has one maximum. `start` [Q or Q + 1] is a guess.
+    The likelihood is concave and, with the prior, has a single maximum.
+
+    Args:
+        design: design matrix `[R, Q]`.
+        counts: counts of each verdict `[D, R, 3]`.
+        ties: fit Davidson's model instead of Bradley-Terry.
+        start: initial parameters `[Q]`, with `ties` `[Q + 1]`; defaults to zero.
+
+    Returns:
+        Parameters `[D, Q]`, with `ties` `[D, Q + 1]` (the last is log nu).
     """
     design, counts = with_prior(design, counts, ties)
     size = design.shape[1] + ties
@@ -49,8 +66,18 @@ def fit(design: sparse.csr_array, counts: np.ndarray, ties: bool, start: np.ndar
 
 
 def with_prior(design: sparse.csr_array, counts: np.ndarray, ties: bool) -> tuple[sparse.csr_array, np.ndarray]:
-    """Design [R + Q, Q] and counts [D, R + Q, K] of the rows and of the prior's; K is 3 with `ties`, else 2."""
-    if not ties:  # a tie is half a win of each
+    """
+    Append the rows of the prior to the design matrix and the counts.
+
+    Args:
+        design: design matrix `[R, Q]`.
+        counts: counts of each verdict `[D, R, 3]`.
+        ties: keep ties as a separate verdict (K = 3); otherwise split them in half (K = 2).
+
+    Returns:
+        Design matrix `[R + Q, Q]` and counts `[D, R + Q, K]`.
+    """
+    if not ties:  # a tie is half a win for each
         counts = counts[..., :2] + counts[..., 2:] / 2
     num = counts.shape[-1]
     prior = np.full((len(counts), design.shape[1], num), PRIOR / num)
@@ -58,18 +85,31 @@ def with_prior(design: sparse.csr_array, counts: np.ndarray, ties: bool) -> tupl
 
 
 def _newton(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+    """
+    Maximise the log-likelihood of D fits at once with damped Newton steps.
+
+    Each step solves (curvature + damping) step = slope. The damping limits the length of a step, which is unbounded
+    where the likelihood is flat. A backtracking line search then halves the steps that do not raise the likelihood
+    enough.
+
+    Args:
+        design: design matrix `[R, Q]`.
+        counts: counts `[D, R, K]`.
+        parameters: initial parameters `[D, Q (+ 1)]`.
+    """
     likelihood = log_likelihood(design, counts, parameters)
     for _ in range(_MOST_STEPS):
         slope, curvature = derivatives(design, counts, parameters)
-        # Levenberg's damping: a step no longer than `longest`, shortened most where the likelihood is flat
+        # Levenberg damping: adding |slope| / longest to the diagonal keeps every step at most `longest` long, and
+        # shortens a step most in directions in which the likelihood is flat.
         longest = _LARGEST_STEP + np.abs(parameters).max(axis=1)
         damping = np.linalg.norm(slope, axis=1) / longest
         damped = curvature + damping[:, None, None] * np.eye(slope.shape[1])
         step = np.linalg.solve(damped, slope[..., None])[..., 0]
-        gain = (slope * step).sum(axis=1)
+        gain = (slope * step).sum(axis=1)  # predicted gain of each fit, to first order
         if gain.max() < _LEAST_GAIN:
             return parameters + step
-        while True:  # a step too far is halved, so that the likelihood rises
+        while True:  # halve the steps of fits whose likelihood rises less than the Armijo condition requires
             reached = log_likelihood(design, counts, parameters + step)
             short = reached < likelihood + _LEAST_SHARE * gain - 1e-10 * np.abs(likelihood)
             if not short.any():
@@ -81,7 +121,13 @@ def _newton(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndarray
 
 
 def log_probabilities(difference: np.ndarray, log_nu: np.ndarray | None = None) -> np.ndarray:
-    """[..., K] of the verdicts for utilities u_a - u_b [...]; K is 3 where log nu [...] is given, else 2."""
+    """
+    Compute the log-probabilities of the verdicts `[..., K]`.
+
+    Args:
+        difference: utilities u_a - u_b `[...]`.
+        log_nu: log of the tie parameter `[...]`; K is 3 if given, otherwise 2.
+    """
     half = difference / 2
     powers = [half, -half] if log_nu is None else [half, -half, np.broadcast_to(log_nu, half.shape)]
     powers = np.stack(powers, axis=-1)
@@ -94,14 +140,30 @@ def _row_log_probabilities(design, counts, parameters) -> np.ndarray:
 
 
 def log_likelihood(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """[D] of counts [D, R, K] under parameters [D, Q (+ 1)]."""
+    """
+    Compute the log-likelihood `[D]`.
+
+    Args:
+        design: design matrix `[R, Q]`.
+        counts: counts `[D, R, K]`.
+        parameters: parameters `[D, Q (+ 1)]`.
+    """
     return (counts * _row_log_probabilities(design, counts, parameters)).sum(axis=(1, 2))
 
 
 def row_scores(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
     """
-    Each row's share of the derivatives, of counts [D, R, K]: the slopes by its utility and by log nu, and the
-    negative second derivatives by its utility, by both, and by log nu, each [D, R]; those of log nu are 0 where K = 2.
+    Compute each row's contribution to the derivatives of the log-likelihood.
+
+    Args:
+        design: design matrix `[R, Q]`.
+        counts: counts `[D, R, K]`.
+        parameters: parameters `[D, Q (+ 1)]`.
+
+    Returns:
+        Five arrays `[D, R]`: first derivatives with respect to the row's utility difference and to log nu; negative
+        second derivatives with respect to the utility difference, to both, and to log nu. Those of log nu are 0 if K =
+        2.
     """
     probs = np.exp(_row_log_probabilities(design, counts, parameters))
     num, lead = counts.sum(axis=-1), probs[..., 0] - probs[..., 1]
@@ -112,7 +174,14 @@ def row_scores(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndar
 
 
 def derivatives(design: sparse.csr_array, counts: np.ndarray, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slope [D, Q (+ 1)] and negative curvature [D, Q (+ 1), Q (+ 1)] of the log-likelihood."""
+    """
+    Compute the gradient `[D, Q (+ 1)]` and the negative Hessian `[D, Q (+ 1), Q (+ 1)]` of the log-likelihood.
+
+    Args:
+        design: design matrix `[R, Q]`.
+        counts: counts `[D, R, K]`.
+        parameters: parameters `[D, Q (+ 1)]`.
+    """
     by_utility, by_nu, curve, mixed, curve_nu = row_scores(design, counts, parameters)
     slope = (design.T @ by_utility.T).T
     curvature = weighted_squares(design, curve)
@@ -125,10 +194,18 @@ def derivatives(design: sparse.csr_array, counts: np.ndarray, parameters: np.nda
 
 
 def weighted_squares(design: sparse.csr_array, weights: np.ndarray) -> np.ndarray:
-    """design' diag(w) design [D, Q, Q] for each row w of weights [D, R]."""
+    """
+    Compute design' diag(w) design `[D, Q, Q]` for each row w of the weights.
+
+    Args:
+        design: design matrix `[R, Q]`.
+        weights: weights of the rows `[D, R]`.
+    """
     if len(weights) == 1:
         return (design.T @ (design * weights.T)).toarray()[None]
-    # for many: each row's products of its entries two by two, once, then one product with all weights
+    # For many sets of weights: `squares` holds, for each row of the design, the products of all pairs of its nonzero
+    # entries, at the flat index of the pair's columns. One sparse product with the weights then sums them over rows.
+    # `first` and `second` enumerate the pairs of entries of each row.
     num_rows, size = design.shape
     row = np.repeat(np.arange(num_rows), np.diff(design.indptr))
     others = np.diff(design.indptr)[row]

@@ -1,8 +1,8 @@
 """
-Groups of candidates to judgements, round by round, by one start of the engine; a killed run goes on.
+Judging of groups of candidates round by round with one start of the engine, resumable after a kill.
 
-Finished blocks of each round stand beside the output. Which battles a later round has follows from the rounds before,
-so the same command finds them again.
+Finished blocks of each round are stored next to the output. The battles of a later round follow from the judgements of
+earlier rounds, so the same command finds the stored blocks again.
 """
 
 import json
@@ -31,9 +31,16 @@ logger = logging.getLogger(__name__)
 @dataclass
 class Entry:
     """
-    A group's contest among its different responses: `texts` [num], and which of them each response [n] is.
+    A group's contest among its distinct responses.
 
-    Texts are numbered by lot, a hash of the seed, the prompt and the text, whatever the order of rows and responses.
+    Distinct texts are numbered in random order, by a hash of the seed, the prompt and the text, whatever the order of
+    rows and responses.
+
+    Attributes:
+        group: the group.
+        contest: its contest.
+        texts: the distinct responses `[num]`.
+        places: index of each response `[n]` into `texts`.
     """
 
     group: Group
@@ -43,7 +50,14 @@ class Entry:
 
     @classmethod
     def of(cls, group: Group, method: str | None, seed: int = 0) -> "Entry":
-        """Enter a group; the anchor is its reference where it has one, else a candidate drawn by lot."""
+        """
+        Enter a group; the anchor is its reference if there is one, otherwise a random candidate.
+
+        Args:
+            group: the group.
+            method: round-robin, anchor or knockout; None selects the default.
+            seed: seed of the random order.
+        """
         texts, places = group.distinct()
         lots = [text_hash(json.dumps([seed, group.prompts, text])) for text in texts]
         order = sorted(range(len(texts)), key=lots.__getitem__)
@@ -53,35 +67,48 @@ class Entry:
 
     @property
     def num_battles(self) -> int:
-        """How many battles it takes."""
+        """Return the number of battles that the contest needs."""
         return num_battles(self.contest.method, self.contest.num)
 
     def battle(self, pair: tuple[int, int]) -> dict:
-        """The battle of a pair, its two responses in the order of `shown_pair`."""
+        """Return the battle of a pair, its two responses in the order of `shown_pair`."""
         one, two = (self.texts[place] for place in shown_pair(pair))
         group = self.group
         return {"prompt": group.prompts, "response_a": one, "response_b": two, "language": group.language}
 
 
 def shown_pair(pair: tuple[int, int]) -> tuple[int, int]:
-    """Who is response_a: in a round robin everyone about half of the time, which counts where one order is judged."""
+    """
+    Return the pair in the order (response_a, response_b).
+
+    In a round robin every candidate is response_a about half of the time, which matters if only one order is judged.
+    """
     return pair if sum(pair) % 2 else pair[::-1]
 
 
 def exchange_judgement(judgement: Judgement) -> Judgement:
-    """The same with a and b exchanged."""
+    """Return the judgement with a and b swapped."""
     names = {"a": "b", "b": "a", "tie": "tie"}
     return replace(judgement, a=judgement.b, b=judgement.a, verdict=names[judgement.verdict])
 
 
 class PairJudge:
-    """A judge that keeps what it has judged; its engine starts at the first battle that is not there yet."""
+    """
+    Judge that keeps its judgements on disk; its engine starts at the first battle that is not judged yet.
+
+    Args:
+        model: judge folder.
+        engine: engine that runs the judge.
+        dtype: dtype of the weights.
+        swap: orders to show; None uses the judge's own setting.
+        work: store of finished blocks.
+    """
 
     def __init__(self, model: str, engine: str, dtype: str, swap: str | None, work: Work):
         self.spec = read_spec(model)
         self.swap = swap or self.spec.swap
         self.orders = orders_of(self.swap)
-        self.kept, self.calls = 0, 0  # calls of the engine: a battle in one order
+        self.kept, self.calls = 0, 0  # engine calls kept from an earlier run, and made: one battle in one order each
         self._settings, self._work, self._judge, self._round = (model, engine, dtype), work, None, 0
 
     def __enter__(self):
@@ -92,7 +119,7 @@ class PairJudge:
             self._judge.__exit__(*error)
 
     def judge(self, battles: list[dict]) -> list[Judgement]:
-        """Judgements of one round's battles, in order, calibrated."""
+        """Judge one round's battles and return calibrated judgements in order."""
         scores, battles = [], with_languages(battles) if self.spec.language else battles
         with Progress(f"judge, round {self._round + 1}", len(battles), "battles") as progress:
             for place in blocks(len(battles)):
@@ -114,7 +141,13 @@ class PairJudge:
 
 
 def play_contests(entries: list[Entry], judge: Callable[[list[dict]], list[Judgement]]) -> None:
-    """Have all battles judged that the contests need, those of one round together."""
+    """
+    Judge all battles that the contests need, round by round.
+
+    Args:
+        entries: the contests.
+        judge: function from battles to judgements.
+    """
     while due := [(entry, pair) for entry in entries for pair in entry.contest.due()]:
         answers = judge([entry.battle(pair) for entry, pair in due])
         for (entry, pair), answer in zip(due, answers, strict=True):
@@ -123,9 +156,14 @@ def play_contests(entries: list[Entry], judge: Callable[[list[dict]], list[Judge
 
 def judge_entries(args, stamp: str, entries: list[Entry]) -> tuple[PairJudge, Work]:
     """
-    Play the contests with a stage's arguments, saying before and after what it takes; `stamp`: what judgements are of.
+    Play the contests with a stage's arguments, and log the work before and after.
 
-    The work is left on disk, for the stage to clear once its output stands.
+    The finished blocks stay on disk. The stage removes them once its output is written.
+
+    Args:
+        args: arguments of the stage.
+        stamp: fingerprint of what the judgements depend on.
+        entries: the contests.
     """
     engine = usable_engines(str(args.model))[-1] if args.engine == "auto" else args.engine
     work = Work(partial_path(args.output).with_suffix(".judged.partial"), add_runtime(stamp, engine))

@@ -1,7 +1,7 @@
 """
-Battles as contests between models: who met whom, on which prompt, and what came of it, by the votes or by a judge.
+Contests between models: pairings, prompts and outcomes of battles, by the votes or by a judge.
 
-Of a battle only what counts is kept: its models, a number for its prompt, and where asked for a few counts of style.
+Only what is needed of a battle is kept: its models, an integer for its prompt, and, if requested, some style counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ from sft_judge.inference.calibrated import Calibrated
 from sft_judge.inference.ensemble import combine
 
 NAMES = ("model_a", "model_b")
-FEWEST_EACH_WAY = 5  # prompts in which more of a feature won, and lost
-MOST_WEIGHT = 1_000_000  # of a battle; beyond it the prior would be lost in the rounding
+FEWEST_EACH_WAY = 5  # minimum prompts in which the response with more of a feature won, and in which it lost
+MOST_WEIGHT = 1_000_000  # maximum weight of a battle; with more, the prior would be lost to rounding
 
 
 @dataclass
 class Predictions:
-    """What judges think: probabilities [U, 3], and the row of each battle's id."""
+    """Judges' probabilities `[U, 3]`, and the row of each battle's id."""
 
     probs: np.ndarray
     row_of: dict[str, int]
@@ -39,9 +39,16 @@ class Predictions:
 @dataclass
 class Contests:
     """
-    N battles among M `models`: `sides` [N, 2] index into them, of responses a and b; `counts` [N, 3] how much is said
-    for each of VERDICTS; `clusters` [N], numbers from 0 of groups of prompts; `features` [N, F], a less b, named
-    `controls`.
+    N battles among M models.
+
+    Attributes:
+        models: names of the models.
+        sides: indices into `models` of responses a and b `[N, 2]`.
+        counts: evidence for each of VERDICTS `[N, 3]`.
+        clusters: group of prompts of each battle `[N]`, integers from 0.
+        features: feature differences, a minus b `[N, F]`.
+        controls: names of the features.
+        skipped: number of battles left out, by reason.
     """
 
     models: list[str]
@@ -50,10 +57,10 @@ class Contests:
     clusters: np.ndarray
     features: np.ndarray
     controls: list[str]
-    skipped: dict[str, int] = field(default_factory=dict)  # why: how many battles
+    skipped: dict[str, int] = field(default_factory=dict)
 
     def keep(self, models: np.ndarray) -> "Contests":
-        """Only the models that the mask [M] names, and their battles with one another."""
+        """Select the models of the mask `[M]`, and the battles among them."""
         rows = models[self.sides].all(axis=1)
         return replace(
             self,
@@ -67,9 +74,10 @@ class Contests:
 
 def average_predictions(judges: list[Calibrated]) -> Predictions:
     """
-    The mean of several judges' calibrated probabilities, of each battle over those that judged it.
+    Average several judges' calibrated probabilities of each battle over the judges that judged it.
 
-    Where one of them knows no tie, no tie is given. Battles that none judged (a deadline) are not there.
+    If one judge has no tie verdict, the average has none. Battles that no judge judged (after a deadline) are left
+    out.
     """
     ids = list(dict.fromkeys(name for judge in judges for name in judge.ids[judge.orders > 0]))
     row_of = {name: row for row, name in enumerate(ids)}
@@ -93,15 +101,23 @@ def read_contests(
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Contests:
     """
-    The contests of a battles file, by its `votes`, a judge's `predictions`, or the sum of both.
+    Read the contests of a battles file.
 
-    Raises `InputError` where no model is named, or nothing is said of any battle. `progress(n)` is told of n rows.
+    Args:
+        file: the battles.
+        votes: count people's votes.
+        predictions: count these probabilities of a judge, in addition to the votes if `votes`.
+        controls: style features to control for.
+        progress: function called with the number of rows after each batch.
+
+    Raises:
+        InputError: no model is named, no battle has evidence, or a weight or label is out of range.
     """
     missing = [name for name in NAMES if name not in file.columns]
     if missing:
         raise InputError(
-            f"{file.path}: no {missing[0]} in any battle, so whose responses they are is not known. "
-            "`sft-judge import` keeps model_a and model_b where the source names them."
+            f"{file.path}: no {missing[0]} in any battle, so the models of the responses are unknown. "
+            "`sft-judge import` keeps model_a and model_b if the source names them."
         )
     models, prompts, parts = {}, PromptIndex(), []
     columns = ["id", "prompt", *NAMES, "verdict", *SOFT, "weight", *(("response_a", "response_b") if controls else ())]
@@ -115,7 +131,7 @@ def read_contests(
     if len(wrong):
         raise InputError(
             f"{file.path} row {wrong[0] + 1}: counts as {counts[wrong[0]].tolist()} for {', '.join(VERDICTS)}; "
-            f"weights and soft labels are numbers from 0 to {MOST_WEIGHT:,}."
+            f"weights and soft labels must be numbers from 0 to {MOST_WEIGHT:,}."
         )
     source = "verdict" if predictions is None else "verdict or probabilities" if votes else "probabilities"
     used, skipped = find_usable(sides, counts, source)
@@ -135,12 +151,16 @@ def read_contests(
 
 def split_controls(contests: Contests) -> tuple[Contests, list[str]]:
     """
-    The contests without the controls whose effect they do not tell, and the names of these.
+    Remove the controls whose effect the contests do not determine.
 
-    An effect is told where FEWEST_SHOWING prompts show the feature (their responses differ in it), and in
-    FEWEST_EACH_WAY the response with more of it won, and in as many lost: where either is next to none the effect has
-    no bound but the prior's. A tie is half of each, and a prompt with several such battles counts by their mean. The
-    limits are those above which intervals hold: `python scripts/rank_coverage.py 500 style`.
+    A control is kept if FEWEST_SHOWING prompts show the feature (their responses differ in it), and the response with
+    more of it won in FEWEST_EACH_WAY prompts and lost in as many. If there are hardly any wins or losses, the effect
+    is bounded only by the prior. A tie is half a win and half a loss, and a prompt with several such battles counts by
+    their mean. The limits are those above which intervals have their nominal coverage: `python
+    scripts/rank_coverage.py 500 style`.
+
+    Returns:
+        The contests without these controls, and the names of the removed controls.
     """
     ahead = (contests.counts[:, 0] - contests.counts[:, 1]) / contests.counts.sum(axis=1)
     told = np.zeros(len(contests.controls), dtype=bool)
@@ -156,7 +176,17 @@ def split_controls(contests: Contests) -> tuple[Contests, list[str]]:
 
 
 def find_usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Which battles [N] have two models and say something, and how many have not, by why; `source` is what may say."""
+    """
+    Find the battles that have two different models and evidence.
+
+    Args:
+        sides: models of each battle `[N, 2]`, -1 for a missing name.
+        counts: evidence for each verdict `[N, 3]`.
+        source: name of the evidence, for the reasons.
+
+    Returns:
+        A mask `[N]`, and the number of other battles by reason.
+    """
     named, has_evidence, other = (sides >= 0).all(axis=1), counts.sum(axis=1) > 0, sides[:, 0] != sides[:, 1]
     skipped = {
         "without both models' names": ~named,
@@ -167,14 +197,27 @@ def find_usable(sides: np.ndarray, counts: np.ndarray, source: str) -> tuple[np.
 
 
 def number_values(column: pa.Array, numbers: dict) -> np.ndarray:
-    """A number [N] for each different value of a column, by first appearance in all of its batches; -1 for null."""
+    """
+    Return an integer for each distinct value of a column `[N]`, by first appearance in all batches; -1 for null.
+
+    Args:
+        column: the column.
+        numbers: integers of the values so far, extended in place.
+    """
     encoded = column.dictionary_encode()
     of_value = [numbers.setdefault(name, len(numbers)) for name in encoded.dictionary.to_pylist()]
     return np.array([*of_value, -1])[pc.fill_null(encoded.indices, len(of_value)).to_numpy()]
 
 
 def count_evidence(battles: pa.Table, votes: bool, predictions: Predictions | None) -> np.ndarray:
-    """How much is said for each verdict [N, 3]: votes or their shares, a judge's probabilities; times the weight."""
+    """
+    Count the evidence for each verdict `[N, 3]`: votes or their shares plus a judge's probabilities, times the weight.
+
+    Args:
+        battles: the battles.
+        votes: count people's votes.
+        predictions: count these probabilities.
+    """
     rows, there = battles.num_rows, battles.column_names
     counts = np.zeros((rows, 3))
     if votes:
@@ -188,7 +231,7 @@ def count_evidence(battles: pa.Table, votes: bool, predictions: Predictions | No
         counts += np.concatenate([predictions.probs, np.zeros((1, 3))])[rows_judged]
     if "weight" in there:
         weight = battles["weight"].to_numpy()
-        with np.errstate(invalid="ignore"):  # an infinite weight of nothing: the caller refuses it
+        with np.errstate(invalid="ignore"):  # infinite weight times zero evidence is NaN, which the caller rejects
             counts *= np.where(np.isnan(weight), 1.0, weight)[:, None]
     return counts
 
@@ -201,8 +244,11 @@ def _features(battles: pa.Table, controls: list[str]) -> np.ndarray:
 
 def pair_counts(contests: Contests) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    The P pairs that met [P, 2], the smaller number first; for each battle its pair [N], and its counts [N, 3] as seen
-    from the pair's first.
+    Aggregate battles by pair of models.
+
+    Returns:
+        The P pairs that met `[P, 2]`, smaller index first; the pair of each battle `[N]`; and the evidence of each
+        battle `[N, 3]`, with the pair's first model as a.
     """
     size, turned = len(contests.models), (contests.sides[:, 0] > contests.sides[:, 1])[:, None]
     cells, place = np.unique(np.sort(contests.sides, axis=1) @ [size, 1], return_inverse=True)
@@ -211,9 +257,12 @@ def pair_counts(contests: Contests) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:
     """
-    Which models [M] can be compared: a number for each group that met, directly or through others; and for each group
-    of which every model beat or tied every other, directly or through others (Ford 1957: the likelihood bounds how far
-    the models of one such group are from each other, and from no other model).
+    Find the groups of models that can be compared.
+
+    Returns:
+        The group of each model `[M]` in which all models met, directly or through others; and the group of each model
+        `[M]` in which every model beat or tied every other, directly or through others. The likelihood bounds the
+        distance of two models only within a group of the second kind (Ford 1957).
     """
     size = (len(contests.models),) * 2
     a, b = contests.sides.T
@@ -226,9 +275,14 @@ def components(contests: Contests) -> tuple[np.ndarray, np.ndarray]:
 
 def largest_group(groups: np.ndarray, contests: Contests) -> np.ndarray:
     """
-    The mask [M] of the group of `groups` [M] with the most battles within it; of no model where no group has any.
+    Return a mask `[M]` of the group with the most battles within it, or of no model if no group has a battle.
 
-    Of equals it is the one with more models, then that of the first name, whatever the order of rows.
+    Of groups with equally many battles, the one with more models is taken, then the one with the first name, so that
+    the result does not depend on the order of rows.
+
+    Args:
+        groups: group of each model `[M]`.
+        contests: the contests.
     """
     one, other = groups[contests.sides].T
     battles, sizes = np.bincount(one[one == other], minlength=groups.max() + 1), np.bincount(groups)

@@ -1,7 +1,7 @@
 """
-Judged candidates to pairs for DPO: which are kept, which rule drops the others, and the card that says so.
+Preference pairs for DPO from judged candidates: selection rules, and the card that documents them.
 
-A pair's margin is the chosen answer's probability to win less the rejected one's.
+A pair's margin is the chosen answer's probability to win minus the rejected answer's.
 """
 
 import json
@@ -22,36 +22,49 @@ PER_PROMPT, LENGTH = "not among the clearest of the prompt", "balance of length"
 
 @dataclass
 class Pair:
-    """Two different responses of a group, by their place among its responses, with their probabilities to win."""
+    """
+    Two different responses of a group, with their probabilities to win.
+
+    Attributes:
+        entry: the group's contest.
+        chosen: index of the chosen response in the group.
+        rejected: index of the rejected response in the group.
+        p_chosen: probability that the chosen response wins.
+        p_rejected: probability that the rejected response wins.
+        tied: the judge's verdict is a tie, or both probabilities are equal.
+        agree: both orders gave the same verdict; None if only one order was shown.
+    """
 
     entry: Entry
     chosen: int
     rejected: int
     p_chosen: float
     p_rejected: float
-    tied: bool  # the judge's verdict is a tie, or neither is more probable
-    agree: bool | None  # both orders gave one verdict; None where one alone was shown
+    tied: bool
+    agree: bool | None
 
     @property
     def margin(self) -> float:
-        """0 to 1."""
+        """Return the margin, from 0 to 1."""
         return self.p_chosen - self.p_rejected
 
     @property
     def lot(self) -> int:
-        """A number that orders pairs of equal margin, whatever the order of rows."""
+        """Return a hash that orders pairs of equal margin, independent of the order of rows."""
         group = self.entry.group
         return text_hash(json.dumps([group.prompts, group.responses[self.chosen], group.responses[self.rejected]]))
 
     @property
     def longer(self) -> int:
-        """1 where the chosen response has more characters, -1 where the rejected one has, 0 where neither."""
+        """
+        Return 1 if the chosen response has more characters, -1 if the rejected one has, 0 if they are equally long.
+        """
         chosen, rejected = (sum(map(len, self.entry.group.responses[place])) for place in (self.chosen, self.rejected))
         return int(np.sign(chosen - rejected))
 
 
 def judged_pairs(entry: Entry) -> list[Pair]:
-    """All pairs that were judged in a group."""
+    """Return all judged pairs of a group."""
     pairs = []
     for (one, two), judgement in entry.contest.judged.items():
         if judgement.b > judgement.a:
@@ -64,21 +77,31 @@ def judged_pairs(entry: Entry) -> list[Pair]:
 
 @dataclass
 class Rules:
-    """Which pairs are kept, as `sft-judge preference-pairs --help` has it."""
+    """
+    Rules that select pairs, see `sft-judge preference-pairs --help`.
+
+    Attributes:
+        min_margin: minimum margin of a pair.
+        max_per_prompt: maximum number of pairs of each prompt.
+        both_orders: drop a pair if the two orders disagree.
+        balance_length: keep as many pairs whose chosen response is longer as pairs whose rejected response is longer.
+    """
 
     min_margin: float
     max_per_prompt: int
-    both_orders: bool  # a pair on which the two orders disagree is dropped
-    balance_length: bool  # as many pairs whose chosen response is longer as ones whose rejected response is
+    both_orders: bool
+    balance_length: bool
 
     def keep(self, groups: list[list[Pair]]) -> tuple[list[Pair], Counter]:
-        """The pairs of each prompt that are kept, and how many each rule dropped, the first that applies."""
+        """
+        Select pairs of each prompt, and count the pairs dropped by each rule; the first rule that applies counts.
+        """
         chosen, dropped = [], Counter(dict.fromkeys((TIE, DISAGREE, MARGIN, PER_PROMPT, LENGTH), 0))
         for pairs in groups:
             reasons = [self._reason(pair) for pair in pairs]
             dropped.update(reason for reason in reasons if reason)
             good = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
-            good.sort(key=lambda pair: -pair.margin)  # stable: of equals those that the lot names first
+            good.sort(key=lambda pair: -pair.margin)  # stable sort: equal margins keep their order
             chosen += good[: self.max_per_prompt]
             dropped[PER_PROMPT] += len(good[self.max_per_prompt :])
         if self.balance_length:
@@ -97,7 +120,9 @@ class Rules:
 
 
 def balance(pairs: list[Pair]) -> list[Pair]:
-    """Without the pairs of least margin on the side, chosen longer or shorter, that has more than the other."""
+    """
+    Drop the pairs of smallest margin from the larger side (chosen longer or shorter), so that both sides are equal.
+    """
     longer = [pair for pair in pairs if pair.longer > 0]
     shorter = [pair for pair in pairs if pair.longer < 0]
     more, surplus = max(longer, shorter, key=len), abs(len(longer) - len(shorter))
@@ -107,9 +132,13 @@ def balance(pairs: list[Pair]) -> list[Pair]:
 
 def pair_row(pair: Pair, conversational: bool) -> dict:
     """
-    A row as TRL's preference trainers read it, with `id`, `p_chosen` and `p_rejected` besides.
+    Build a row for TRL's preference trainers, with `id`, `p_chosen` and `p_rejected`.
 
-    No column is called `margin`: TRL's RewardTrainer would take it from the difference of the two rewards.
+    No column is named `margin`, because TRL's RewardTrainer would subtract it from the difference of the two rewards.
+
+    Args:
+        pair: the pair.
+        conversational: use messages instead of plain text.
     """
     group = pair.entry.group
     parts = {"prompt": group.history, "chosen": group.answers[pair.chosen], "rejected": group.answers[pair.rejected]}
@@ -129,14 +158,22 @@ def _plain(part: list[Message], id_: str) -> str:
 
 
 def figures(pairs: list[Pair]) -> dict:
-    """`mean_margin`, and `chosen_longer`: the share of pairs of unequal length whose chosen response is the longer."""
+    """
+    Compute `mean_margin`, and `chosen_longer`: how often the chosen response is longer, among pairs of unequal length.
+    """
     lengths = [pair.longer for pair in pairs if pair.longer]
     longer = float(np.mean(np.array(lengths) > 0)) if lengths else None
     return {"mean_margin": float(np.mean([pair.margin for pair in pairs])), "chosen_longer": longer}
 
 
 def write_card(path: Path, result: dict) -> None:
-    """What the file holds, for people. `result` is what the manifest says."""
+    """
+    Write the dataset card, a README for people.
+
+    Args:
+        path: file to write.
+        result: entries of the manifest.
+    """
     share = result["chosen_longer"]
     lines = [
         "# Preference pairs",
@@ -144,7 +181,8 @@ def write_card(path: Path, result: dict) -> None:
         f"`prompt`, `chosen`, `rejected` in TRL's {'conversational' if result['conversational'] else 'plain'} format, "
         f"chosen by the judge `{result['model']}` ({result['calibration']}; orders shown: "
         f"{result['swap']}). `p_chosen` "
-        "and `p_rejected` are its probabilities that people prefer the one or the other; the rest is that of a tie.",
+        "and `p_rejected` are its probabilities that people prefer the chosen or the rejected answer; the rest is the "
+        "probability of a tie.",
         "",
         "| | pairs |",
         "| --- | --- |",
@@ -156,7 +194,7 @@ def write_card(path: Path, result: dict) -> None:
         "",
         f"Rules, in this order: {result['rules']}.",
         "",
-        f"Mean margin (`p_chosen` less `p_rejected`): {result['mean_margin']:.4f}. The chosen answer is the longer in "
+        f"Mean margin (`p_chosen` minus `p_rejected`): {result['mean_margin']:.4f}. The chosen answer is longer in "
         + (
             f"{share:.1%} of the pairs of unequal length."
             if share is not None

@@ -1,13 +1,14 @@
 """
-Ratings drawn anew: a bootstrap over prompts, of the parameters of a fit.
+Bootstrap draws of the parameters of a rating fit, over prompts.
 
-Prompts are weighted by the Bayesian bootstrap, so that no model and no link between models is ever missing in a draw.
-Fits of few battles lie further out than the truth, and those of draws further still: draws are moved so that their
-mean is the data's fit.
+Prompts are weighted by the Bayesian bootstrap, so that no model and no link between models is missing in a draw. Fits
+on few battles are further from zero than the true values, and fits of draws further still. Draws are therefore shifted
+so that their mean is the fit on the data.
 
-Without covariates a draw is no more than counts of verdicts for each pair of models, and each draw is fitted anew.
-With covariates every battle is a row of its own; then a draw is one Newton step from the data's fit, by the slopes
-that the drawn prompts add up to (the estimating function bootstrap, Hu and Kalbfleisch 2000), unless battles are few.
+Without covariates a draw is only counts of verdicts for each pair of models, and each draw is fitted anew. With
+covariates every battle is a separate row. A draw is then one Newton step from the fit on the data, with the slopes
+summed over the drawn prompts (the estimating function bootstrap, Hu and Kalbfleisch 2000), unless there are few
+battles.
 """
 
 import numpy as np
@@ -17,11 +18,22 @@ from sft_judge.evaluation.bootstrap import NUM_RESAMPLES, cluster_draws
 from sft_judge.ranking.bradley_terry import derivatives, design_matrix, fit, row_scores, with_prior
 from sft_judge.ranking.comparisons import Contests, pair_counts
 
-FEW_BATTLES = 20  # a parameter: below it one step is not good enough; scripts/rank_coverage.py, "sparse"
+FEW_BATTLES = 20  # per parameter; with fewer, one step is not accurate enough: scripts/rank_coverage.py, "sparse"
 
 
 def parameter_draws(contests: Contests, ties: bool, repeats: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
-    """[1 + repeats, M + F], with `ties` a last column log nu; row 0 is of the data themselves."""
+    """
+    Draw the parameters of a fit.
+
+    Args:
+        contests: the contests.
+        ties: fit Davidson's model instead of Bradley-Terry.
+        repeats: number of draws.
+        seed: seed of the draws.
+
+    Returns:
+        Parameters `[1 + repeats, M + F]`, with `ties` followed by a column log nu. Row 0 is the fit on the data.
+    """
     if not contests.controls:
         draws = _fit_draws(contests, ties, repeats, seed)
     elif len(contests.sides) < FEW_BATTLES * (len(contests.models) + len(contests.controls)):

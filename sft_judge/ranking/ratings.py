@@ -1,8 +1,8 @@
 """
-Contests to a ranking: everything that ranking.json says but for where it is from.
+Ranking of models from contests: the contents of ranking.json except its provenance.
 
-Ratings are on Elo's scale, 400 / ln 10 to a unit of log-odds: 400 points are odds of ten to one. A rank is one more
-than the number of models that are significantly better, so models that the data cannot tell apart share ranks.
+Ratings are on Elo's scale, 400 / ln 10 points per unit of log-odds: 400 points are odds of ten to one. A rank is one
+more than the number of models that are significantly better, so models that the data cannot distinguish share ranks.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from sft_judge.ranking.bradley_terry import log_probabilities
 from sft_judge.ranking.comparisons import Contests, components, largest_group, pair_counts, split_controls
 from sft_judge.ranking.rating_draws import parameter_draws
 
-ELO = 400 / np.log(10)  # points to a unit of log-odds
+ELO = 400 / np.log(10)  # points per unit of log-odds
 MEAN = 1000.0
-EQUAL = 1e-6  # what differs by less, in points or in a share, is rounding
-FEWEST_PROMPTS = 10  # for intervals: of 6 models and 30 prompts 94 % hold the truth, of 2 models and 5 prompts 75 %
-LEAST_COMMON = 3  # models in a reference, for a correlation with it
+EQUAL = 1e-6  # smaller differences, in points or shares, are rounding
+FEWEST_PROMPTS = 10  # for intervals; coverage is 94 % with 6 models and 30 prompts, 75 % with 2 models and 5 prompts
+LEAST_COMMON = 3  # models shared with a reference, for a correlation
 
 
 def rate_models(
@@ -28,11 +28,17 @@ def rate_models(
     seed: int = 0,
 ) -> dict:
     """
-    The ranking. `contests` hold models that all met, directly or through others: see `split_off`.
+    Compute the ranking.
 
-    `anchor` is a model of `bounded_models` and its rating, `reference` ratings from elsewhere. Figures that the data
-    do not bound are None: ratings of models that only won or only lost, effects of controls that too few prompts show,
-    intervals from fewer than FEWEST_PROMPTS prompts or of what no prompt varies.
+    Figures that the data do not bound are None: ratings of models that only won or only lost, effects of controls that
+    too few prompts show, and intervals from fewer than FEWEST_PROMPTS prompts or of figures that no prompt varies.
+
+    Args:
+        contests: contests of models that all met, directly or through others, see `split_off`.
+        method: bradley-terry or davidson.
+        anchor: a model of `bounded_models` and its fixed rating.
+        reference: ratings from elsewhere, by model.
+        seed: seed of the bootstrap.
     """
     contests, untold = split_controls(contests)
     ties = method == "davidson"
@@ -74,7 +80,7 @@ def rate_models(
         ]
         + [{"name": name, "coefficient": _figure(draws[:, 0], known=False)} for name in untold],
     }
-    if ties:  # without ties, or with nothing else, the parameter is the prior's alone
+    if ties:  # if all verdicts or none are ties, only the prior determines the parameter
         tied, decided = contests.counts[:, 2].any(), contests.counts[:, :2].any()
         ranking["tie_parameter"] = _figure(np.exp(log_nu), bool(tied and decided))
     known = [name for name, there in zip(contests.models, bounded, strict=True) if there]
@@ -82,7 +88,7 @@ def rate_models(
 
 
 def split_off(contests: Contests) -> tuple[Contests, list[list[str]]]:
-    """The largest group of models that met, directly or through others, and the groups of the models left out."""
+    """Select the largest group of models that met, directly or through others, and return the groups left out."""
     groups = components(contests)[0]
     met = largest_group(groups, contests)
     left_out = [
@@ -93,14 +99,20 @@ def split_off(contests: Contests) -> tuple[Contests, list[list[str]]]:
 
 def bounded_models(contests: Contests) -> np.ndarray:
     """
-    The mask [M] of the models whose ratings the data bound: the largest group of which each beat or tied each other,
-    directly or through others. All others only won or only lost against it, or against one another.
+    Return a mask `[M]` of the models whose ratings the data bound.
+
+    They are the largest group in which each model beat or tied each other, directly or through others. All other
+    models only won or only lost against this group, or against each other.
     """
     return largest_group(components(contests)[1], contests)
 
 
 def _figure(draws: np.ndarray, known: bool = True, fixed: bool = False) -> dict[str, float | None]:
-    """The figure of draws [1 + R]: without value if not `known`, without interval if none varies (unless `fixed`)."""
+    """
+    Compute the figure of draws `[1 + R]`, without a value unless `known`, without an interval if no draw varies.
+
+    A `fixed` figure, the anchor's rating, keeps its interval of zero width.
+    """
     if not known:
         return {"value": None, "low": None, "high": None}
     figure = interval(draws)
@@ -112,10 +124,10 @@ def _anchor(
     points: np.ndarray, contests: Contests, bounded: np.ndarray, anchor: tuple[str, float] | None
 ) -> np.ndarray:
     """
-    Ratings [D, M] from points [D, M] whose zero means nothing.
+    Shift points `[D, M]`, whose zero is arbitrary, to ratings `[D, M]`.
 
-    With no anchor the data's ratings of `bounded` models [M] have a mean of MEAN, and those of a draw the same mean
-    weighted by battles, so that a model of few battles does not make the ratings of all others unsure.
+    Without an anchor the ratings of the `bounded` models `[M]` have the mean MEAN in the data. Draws are shifted to
+    the same mean weighted by battles, so that a model with few battles does not widen the intervals of all others.
     """
     if anchor is not None:
         place = contests.models.index(anchor[0])
@@ -128,7 +140,13 @@ def _anchor(
 
 
 def expected_scores(strengths: np.ndarray, log_nu: float | None) -> np.ndarray:
-    """[M, M] what the row's model gets of a battle with the column's on average, a tie being half; NaN of itself."""
+    """
+    Compute the expected score of the row's model against the column's `[M, M]`; a tie counts half, the diagonal NaN.
+
+    Args:
+        strengths: strengths `[M]`.
+        log_nu: log of the tie parameter, None without ties.
+    """
     probs = np.exp(log_probabilities(strengths[:, None] - strengths, log_nu))
     scores = probs[..., 0] + (probs[..., 2] / 2 if log_nu is not None else 0)
     np.fill_diagonal(scores, np.nan)
@@ -136,16 +154,24 @@ def expected_scores(strengths: np.ndarray, log_nu: float | None) -> np.ndarray:
 
 
 def rank_ranges(better: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Best and worst rank [M] from whether the row's model is significantly better than the column's [M, M]."""
+    """
+    Compute the best and the worst rank `[M]`.
+
+    Args:
+        better: True if the row's model is significantly better than the column's `[M, M]`.
+    """
     return 1 + better.sum(axis=0), len(better) - better.sum(axis=1)
 
 
 def significantly_better(points: np.ndarray) -> np.ndarray:
     """
-    Whether the row's model is significantly better than the column's [M, M], by drawn strengths [1 + R, M].
+    Test whether the row's model is significantly better than the column's `[M, M]`.
 
-    It is where the 95 % interval of their difference, drawn together, is above zero. Each pair is tested by itself;
-    without draws none is.
+    It is if the 95 % interval of the difference of their strengths, drawn together, is above zero. Pairs are tested
+    without a correction for their number. Without draws no model is significantly better.
+
+    Args:
+        points: drawn strengths `[1 + R, M]`.
     """
     better = np.zeros((points.shape[1],) * 2, dtype=bool)
     for place in range(len(better) if len(points) > 1 else 0):
@@ -155,8 +181,11 @@ def significantly_better(points: np.ndarray) -> np.ndarray:
 
 def _better(contests: Contests, points: np.ndarray, log_nu: float | None, bounded: np.ndarray) -> np.ndarray:
     """
-    `significantly_better` of bounded models. One that won all its battles against them is significantly better than
-    those with whose strength it would have won all with a probability below 2.5 %; one that lost all, the reverse.
+    Extend `significantly_better` to unbounded models.
+
+    A model that won all its battles against bounded models is significantly better than those bounded models with
+    whose strength it would have won all these battles with a probability below 2.5 %; a model that lost all, the
+    reverse.
     """
     better = significantly_better(points) & bounded & bounded[:, None]
     for place in np.flatnonzero(~bounded) if len(points) > 1 else []:
@@ -165,8 +194,9 @@ def _better(contests: Contests, points: np.ndarray, log_nu: float | None, bounde
         if not len(met):
             continue
         other, prompts = contests.sides[met].sum(axis=1) - place, contests.clusters[met]
-        won = contests.counts[met[0], int(b[met[0]] == place)] > 0  # and so all others, else it would be bounded
-        lead = (points[0, bounded] - points[0, other][:, None]) / ELO  # [battles, bounded], had it their strength
+        # an unbounded model won all of these battles or lost all of them, so the first one decides
+        won = contests.counts[met[0], int(b[met[0]] == place)] > 0
+        lead = (points[0, bounded] - points[0, other][:, None]) / ELO  # [battles, bounded], if it had their strength
         surprise = log_probabilities(lead, None if log_nu is None else np.array(log_nu))[..., 0 if won else 1]
         of_prompts = [surprise[prompts == prompt].mean(axis=0) for prompt in np.unique(prompts)]
         clear = np.flatnonzero(bounded)[np.sum(of_prompts, axis=0) < np.log(0.025)]
@@ -175,7 +205,7 @@ def _better(contests: Contests, points: np.ndarray, log_nu: float | None, bounde
 
 
 def _outcomes(contests: Contests) -> dict[str, np.ndarray]:
-    """For each model [M] the battles, and how much was won, lost and tied; of a judge, in probabilities."""
+    """Count battles, wins, losses and ties of each model `[M]`; a judge's are sums of probabilities."""
     size, (a, b) = len(contests.models), contests.sides.T
     won_by_a, won_by_b, tied = contests.counts.T
     added = [
@@ -186,7 +216,9 @@ def _outcomes(contests: Contests) -> dict[str, np.ndarray]:
 
 
 def _matrix(contests: Contests, predicted: np.ndarray, order: np.ndarray) -> dict:
-    """Scores of the row's model against the column's, in the order of rating: observed, predicted, and battles."""
+    """
+    Return scores of the row's model against the column's, in the order of rating: observed, predicted, and battles.
+    """
     size = len(contests.models)
     pairs, place, counts = pair_counts(contests)
     sums = np.stack([np.bincount(place, column, len(pairs)) for column in counts.T], axis=1)
@@ -204,7 +236,14 @@ def _plain(values: np.ndarray) -> list[list]:
 
 
 def correlation(points: np.ndarray, models: list[str], reference: dict[str, float]) -> dict:
-    """Spearman's correlation of drawn strengths [D, M] with a reference's ratings, over the models of both."""
+    """
+    Compute Spearman's correlation of strengths with a reference's ratings, over the models of both.
+
+    Args:
+        points: drawn strengths `[D, M]`.
+        models: names of the models.
+        reference: ratings from elsewhere, by model.
+    """
     common = [name for name in models if name in reference]
     result = {"models": len(common), "missing": [name for name in models if name not in reference]}
     if len(common) < LEAST_COMMON:

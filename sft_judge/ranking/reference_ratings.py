@@ -1,4 +1,6 @@
-"""Somebody else's ratings of models, to hold a ranking against: CSV, JSON, or a ranking.json of our own."""
+"""
+Reference ratings of models from elsewhere, to compare a ranking with: CSV, JSON, or one of our ranking.json files.
+"""
 
 import csv
 import json
@@ -11,7 +13,12 @@ EXPECTED = 'Expected CSV with the columns model and rating, JSON such as {"x": 1
 
 
 def read_reference(path: Path) -> dict[str, float]:
-    """`{model: rating}`. Raises `InputError` where the file is not one."""
+    """
+    Read reference ratings as `{model: rating}`.
+
+    Raises:
+        InputError: the file is missing or holds no ratings, or a rating is not finite.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         rows = _of_json(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _of_csv(text)
@@ -22,7 +29,7 @@ def read_reference(path: Path) -> dict[str, float]:
         raise InputError(f"{path}: no ratings ({type(error).__name__}: {error}). {EXPECTED}.") from error
     unusable = [name for name, rating in ratings.items() if not math.isfinite(rating)]
     if unusable or not ratings:
-        what = f"the rating of {unusable[0]!r} is no number" if unusable else "no ratings in it"
+        what = f"the rating of {unusable[0]!r} is not finite" if unusable else "no ratings in it"
         raise InputError(f"{path}: {what}. {EXPECTED}.")
     return ratings
 

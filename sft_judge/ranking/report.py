@@ -1,4 +1,4 @@
-"""A ranking for people: the table on the terminal, the page with its pictures, and the CSV."""
+"""Reports of a ranking: the table on the terminal, the page with its plots, and the CSV."""
 
 import csv
 from pathlib import Path
@@ -17,7 +17,7 @@ from sft_judge.ranking.bradley_terry import PRIOR
 from sft_judge.ranking.comparisons import FEWEST_EACH_WAY
 from sft_judge.ranking.ratings import FEWEST_PROMPTS
 
-MOST_RATINGS, MOST_CELLS, MOST_NUMBERS = 100, 30, 14  # models in a picture: ratings, a matrix, one with numbers
+MOST_RATINGS, MOST_CELLS, MOST_NUMBERS = 100, 30, 14  # maximum models in a plot: ratings, a matrix, one with numbers
 _BATTLE_COLOURS = LinearSegmentedColormap.from_list("battles", [COLOURS[1], "#e4e4e4", COLOURS[0]])
 _CSV_COLUMNS = (
     *("rank", "rank_high", "model", "rating", "rating_low", "rating_high"),
@@ -26,21 +26,27 @@ _CSV_COLUMNS = (
 
 
 def render_ranking(name: str, ranking: dict) -> tuple[list[Table], str]:
-    """The tables to print, and the page. `ranking` as in ranking.json."""
+    """
+    Build the tables to print and the HTML page.
+
+    Args:
+        name: name of the battles, for the title.
+        ranking: contents of ranking.json.
+    """
     tables = [ranking_table(ranking), *([controls_table(ranking["controls"])] if ranking["controls"] else [])]
     rows, matrix = ranking["models"], ranking["matrix"]
     rated = [row for row in rows if row["rating"]["value"] is not None]
     list_names = [visible(row["model"], 30) for row in rows[:MOST_CELLS]]
     pictures = [score_matrix(kind, list_names, matrix[kind]) for kind in ("observed", "predicted")]
-    cut = f" The first {MOST_CELLS} of {len(rows)}; ranking.json has all." if len(rows) > MOST_CELLS else ""
+    cut = f" The first {MOST_CELLS} of {len(rows)} models; ranking.json has all." if len(rows) > MOST_CELLS else ""
     sections = [
         Section("", [plot_ratings(rated[:MOST_RATINGS])] if rated else [], tables[:1]),
         Section("Held equal", tables=tables[1:]),
         Section(
             "Who beats whom",
             pictures,
-            note="What the model of the row gets of a battle with that of the column, in %; a tie is half. Where two "
-            f"never met, nothing was observed.{cut}",
+            note="Mean score of the row's model against the column's model, in %; a tie counts half. Cells of models "
+            f"that never met are empty under `observed`.{cut}",
         ),
     ]
     title = f"Ranking by {visible(name)}"
@@ -48,7 +54,7 @@ def render_ranking(name: str, ranking: dict) -> tuple[list[Table], str]:
 
 
 def ranking_table(ranking: dict) -> Table:
-    """A row a model, best first."""
+    """Build the table of the ranking, one row per model, best first."""
     columns = ["", "rank", "rating", "wins against the others", "battles"]
     rows = [
         [
@@ -61,8 +67,8 @@ def ranking_table(ranking: dict) -> Table:
         for row in ranking["models"]
     ]
     note = (
-        "rank: one more than the models that are significantly better, to as many as are not significantly worse. "
-        "wins: predicted against all others of known rating, each as often; a tie is half"
+        "rank: from 1 plus the number of models that are significantly better, to the number that are not "
+        "significantly worse. wins: predicted mean score against all other models with a rating; a tie counts half"
     )
     return Table("Ranking", columns, rows, note)
 
@@ -72,14 +78,14 @@ def _range(low: int, high: int) -> str:
 
 
 def controls_table(controls: list[dict]) -> Table:
-    """The effect of more of each thing that is held equal."""
+    """Build the table of the effects of the features that are controlled for."""
     rows = [[control["name"], number(control["coefficient"], 3)] for control in controls]
     note = "log-odds of winning for one standard deviation of (a - b) / (a + b), models equal; above 0: more wins"
     return Table("Held equal", ["", "effect"], rows, note)
 
 
 def plot_ratings(rows: list[dict]) -> str:
-    """The rating of each model with its interval, best first."""
+    """Plot the rating of each model with its interval, best first."""
 
     def draw(axes):
         ratings = [row["rating"] for row in rows]
@@ -96,7 +102,14 @@ def plot_ratings(rows: list[dict]) -> str:
 
 
 def score_matrix(kind: str, names: list[str], scores: list[list]) -> str:
-    """A matrix of scores as colours, of the first models; blue where the row's model is ahead."""
+    """
+    Plot a matrix of scores as colours, blue if the row's model is ahead.
+
+    Args:
+        kind: title, "observed" or "predicted".
+        names: names of the first models.
+        scores: scores of the row's model against the column's, None if unknown.
+    """
     size = len(names)
     values = np.array([[np.nan if cell is None else cell for cell in row[:size]] for row in scores[:size]])
 
@@ -116,7 +129,13 @@ def score_matrix(kind: str, names: list[str], scores: list[list]) -> str:
 
 
 def write_csv(path: Path, ranking: dict) -> None:
-    """A row a model, best first."""
+    """
+    Write the ranking as CSV, one row per model, best first.
+
+    Args:
+        path: CSV file to write.
+        ranking: contents of ranking.json.
+    """
     with whole_file(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _CSV_COLUMNS, extrasaction="ignore")
         writer.writeheader()
@@ -132,13 +151,21 @@ def write_csv(path: Path, ranking: dict) -> None:
 MOST_NAMES = 10
 SOURCES = {"votes": "the votes", "judge": "a judge's probabilities", "both": "the votes and a judge's probabilities"}
 MODEL_DESCRIPTION = {
-    "bradley-terry": "Bradley-Terry, a tie is half a win of each",
-    "davidson": "Davidson's model, a tie is a verdict of its own, and 400 points are odds of ten to one without ties",
+    "bradley-terry": "Bradley-Terry model, in which a tie is half a win for each",
+    "davidson": "Davidson's model, in which a tie is a separate verdict and 400 points are odds of ten to one without "
+    "ties",
 }
 
 
 def notes(ranking: dict, anchor: tuple[str, float] | None, judge_notes: list[str]) -> list[str]:
-    """What it is by; `judge_notes` on the judges' calibration."""
+    """
+    List how the ranking was made.
+
+    Args:
+        ranking: contents of ranking.json.
+        anchor: model with a fixed rating, and its rating.
+        judge_notes: notes on the judges' calibration.
+    """
     skipped = ", ".join(f"{count:,} {why}" for why, count in ranking["skipped"].items() if count)
     prompts = "one prompt" if ranking["prompts"] == 1 else f"{ranking['prompts']:,} prompts"
     counted = f"{ranking['battles']:,} of {ranking['rows']:,} battles over {prompts}"
@@ -148,16 +175,16 @@ def notes(ranking: dict, anchor: tuple[str, float] | None, judge_notes: list[str
         f"By {SOURCES[ranking['from']]}. {MODEL_DESCRIPTION[ranking['method']]}. Elo's scale, {fixed}. In "
         "brackets: 95 % intervals, "
         "a bootstrap over prompts.",
-        f"Each model has besides {PRIOR} battles with one of average strength that come out evenly, so that every "
-        "rating is finite.",
+        f"The prior is {PRIOR} evenly decided battles of each model against a model of average strength, so that "
+        "every rating is finite.",
         *judge_notes,
     ]
     if held := _control_names(ranking, held=True):
         notes.append(
-            f"Held equal: {', '.join(held)}. Ratings and predictions are of responses that do not differ in it."
+            f"Held equal: {', '.join(held)}. Ratings and predictions are for responses that do not differ in these."
         )
     if ranking["from"] != "votes":
-        notes.append("That a judge may favour a model is in no interval: hold it against votes where there are any.")
+        notes.append("No interval covers a judge's bias for a model: compare the ranking with votes if there are any.")
     if ranking.get("reference", {}).get("spearman"):
         spearman, common = number(ranking["reference"]["spearman"], 3), ranking["reference"]["models"]
         notes.append(f"Spearman's correlation with the reference: {spearman}, over {common} models.")
@@ -165,7 +192,7 @@ def notes(ranking: dict, anchor: tuple[str, float] | None, judge_notes: list[str
 
 
 def caveats(ranking: dict) -> list[str]:
-    """What to mind."""
+    """List what limits the ranking: models left out, unbounded ratings, few prompts, untold effects."""
     caveats = []
     if ranking["left_out"]:
         groups = [names(group) for group in ranking["left_out_groups"][:MOST_NAMES]]
@@ -176,7 +203,7 @@ def caveats(ranking: dict) -> list[str]:
         )
     if ranking["unbounded"]:
         caveats.append(
-            "won or lost all their battles with the others, so how far they are from these is not known: "
+            "won or lost all their battles with the others, so their ratings are unbounded: "
             + names(ranking["unbounded"])
         )
     if ranking["prompts"] < FEWEST_PROMPTS:
@@ -186,8 +213,8 @@ def caveats(ranking: dict) -> list[str]:
         caveats.append(f"{ranking['prompts']} prompts: intervals from so few are too narrow")
     if untold := _control_names(ranking, held=False):
         caveats.append(
-            f"not held equal, as fewer than {FEWEST_SHOWING} prompts show it, or with more of it fewer than "
-            f"{FEWEST_EACH_WAY} were won or fewer lost: {', '.join(untold)}"
+            f"not held equal, because fewer than {FEWEST_SHOWING} prompts show the feature, or the response with more "
+            f"of it won fewer than {FEWEST_EACH_WAY} prompts or fewer lost: {', '.join(untold)}"
         )
     if ranking.get("reference", {}).get("missing"):
         caveats.append(f"not in the reference: {names(ranking['reference']['missing'])}")
@@ -201,6 +228,6 @@ def _control_names(ranking: dict, held: bool) -> list[str]:
 
 
 def names(models: list[str]) -> str:
-    """Names in a sentence, the first MOST_NAMES."""
+    """Join the first MOST_NAMES names for a sentence."""
     more = f" and {len(models) - MOST_NAMES} more" if len(models) > MOST_NAMES else ""
     return ", ".join(visible(name) for name in sorted(models)[:MOST_NAMES]) + more

@@ -1,8 +1,8 @@
 """
-Which battles find the best of n candidates, and what their outcomes say.
+Tournaments among n candidates: the battles that are needed, and the scores that follow.
 
-An outcome is a candidate's probability to win plus half of that of a tie: 0.5 where neither is better. Nothing here
-knows texts or engines: a contest says which battles it still needs, and is told their judgements.
+An outcome is a candidate's probability to win plus half the probability of a tie: 0.5 if neither is better. This
+module knows no texts or engines: a contest lists the battles that it still needs, and is given their judgements.
 """
 
 from dataclasses import dataclass, field
@@ -10,36 +10,47 @@ from itertools import combinations
 
 import numpy as np
 
-MAX_ROUND_ROBIN = 8  # candidates up to which everyone meets everyone by default: 28 battles, where a knockout has 7
-EQUAL = 1e-9  # outcomes and scores no further apart are equal
+MAX_ROUND_ROBIN = 8  # candidates; by default a round robin (28 battles) is used up to here, and a knockout (7) above
+EQUAL = 1e-9  # outcomes and scores at most this far apart are equal
 
 
 def default_method(num: int) -> str:
-    """The method for `num` different candidates where none is named."""
+    """Return the default method for `num` different candidates."""
     return "round-robin" if num <= MAX_ROUND_ROBIN else "knockout"
 
 
 def num_battles(method: str, num: int) -> int:
-    """How many battles `num` different candidates take."""
+    """
+    Return the number of battles for `num` different candidates.
+
+    Args:
+        method: round-robin, anchor or knockout.
+        num: number of candidates.
+    """
     return num * (num - 1) // 2 if method == "round-robin" else num - 1
 
 
 @dataclass
 class Contest:
     """
-    Candidates 0 to `num` - 1, all different, and the judgements so far of pairs (i, j), i < j, `a` being i.
+    Tournament among different candidates, with the judgements so far.
 
-    Their numbers decide who meets whom and who is taken of equals, so they are to be drawn by lot (`Entry.of`).
-    `method`: round-robin, anchor or knockout, as `sft-judge best-of-n --help` has them.
+    The candidates' numbers decide the pairings and break ties, so they must be assigned at random (`Entry.of`).
+
+    Attributes:
+        num: number of candidates, numbered from 0.
+        method: round-robin, anchor or knockout, see `sft-judge best-of-n --help`.
+        anchor: candidate that all others meet, for the method `anchor`.
+        judged: judgements of pairs (i, j) with i < j; i is `a`.
     """
 
     num: int
     method: str
-    anchor: int = 0  # whom the others meet by the method `anchor`
+    anchor: int = 0
     judged: dict[tuple[int, int], object] = field(default_factory=dict)
 
     def due(self) -> list[tuple[int, int]]:
-        """The battles to judge next; none when it is over."""
+        """Return the battles to judge next; empty if the tournament is over."""
         if self.method == "knockout":
             return self._bracket()[1]
         pairs = combinations(range(self.num), 2)
@@ -49,8 +60,10 @@ class Contest:
 
     def _bracket(self) -> tuple[list[list[int]], list[tuple[int, int]]]:
         """
-        Who is in each round, and the battles that the next lacks. Neighbours meet; in the first round the last ones
-        wait, as many as leave a power of two for the second, so that nobody waits twice.
+        Return the candidates of each round, and the battles that are missing for the next round.
+
+        Neighbours meet. In the first round the last candidates get a bye, so many that a power of two is left for the
+        second round. No candidate gets a second bye.
         """
         rounds = [list(range(self.num))]
         while len(rounds[-1]) > 1:
@@ -65,13 +78,19 @@ class Contest:
         return rounds, []
 
     def outcome(self, one: int, two: int) -> float:
-        """What `one` got against `two`, 0 to 1."""
+        """
+        Return the outcome of candidate `one` against candidate `two`, from 0 to 1.
+
+        Args:
+            one: a candidate.
+            two: its opponent.
+        """
         judgement = self.judged[min(one, two), max(one, two)]
         won = judgement.a if one < two else judgement.b
         return won + judgement.tie / 2
 
     def outcomes(self) -> np.ndarray:
-        """[num, num] of what the row's candidate got against the column's; NaN where they did not meet."""
+        """Return the outcome of the row's candidate against the column's `[num, num]`, NaN if they did not meet."""
         table = np.full((self.num, self.num), np.nan)
         for one, two in self.judged:
             table[one, two], table[two, one] = self.outcome(one, two), self.outcome(two, one)
@@ -79,10 +98,10 @@ class Contest:
 
     def scores(self) -> np.ndarray:
         """
-        How good each candidate [num] is, by its method.
+        Return the score of each candidate `[num]`.
 
         round-robin: mean outcome against all others, 0.5 without others. anchor: outcome against the anchor, whose own
-        is 0.5. knockout: rounds survived, one of them perhaps without a battle.
+        score is 0.5. knockout: number of rounds survived, including a bye.
         """
         if self.method == "knockout":
             rounds = self._bracket()[0]
@@ -95,10 +114,15 @@ class Contest:
 
     def standing(self, eligible: list[int]) -> dict:
         """
-        `best` of the `eligible` (the first of equals), whether it was `tied`, `condorcet_winner`, `cyclic_triples`.
+        Return the winner among the eligible candidates.
 
-        The Condorcet winner beats every other candidate; a cyclic triple is three that beat one another in a circle
-        (Kendall and Babington Smith 1940). Both are None where not everyone met everyone.
+        Args:
+            eligible: candidates that may win.
+
+        Returns:
+            `best` (the first of equals); `tied`, True if the winner was decided by its number; `condorcet_winner`, the
+            candidate that beats every other; `cyclic_triples`, the number of three candidates that beat each other in
+            a circle (Kendall and Babington Smith 1940). The last two are None unless all candidates met.
         """
         scores = self.scores()
         top = max(scores[one] for one in eligible)

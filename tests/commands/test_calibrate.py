@@ -170,7 +170,7 @@ def test_languages_count_only_where_the_probs_file_tells_them_to_its_readers(tmp
 def test_rows_that_support_nothing_are_said_and_the_judge_stays_raw(judge, capsys):
     assert calibrate(judge, "--fold", "1", "--limit", "9") == 0
     said = capsys.readouterr().out
-    assert "refused: nothing is fitted on 8 rows: they are of 8 prompts" in said
+    assert "refused: nothing is fitted on 8 rows: they cover 8 prompts" in said
     assert read_spec(judge).calibration is None
 
 
@@ -185,7 +185,7 @@ def test_rows_without_errors_fit_nothing_but_a_form_that_is_asked_for_without_an
     words = ["calibrate", "--probs", str(tmp_path / "p.csv"), "--battles", str(tmp_path / "b.parquet")]
     words += ["--output", str(tmp_path / "o.parquet")]
     assert main(words) == 0
-    assert "nothing is fitted on 40 rows: the judge errs in none of them" in capsys.readouterr().out
+    assert "nothing is fitted on 40 rows: the judge makes no error on them" in capsys.readouterr().out
     assert read_probs(tmp_path / "o.parquet").metadata["calibration"] is None
     assert main([*words, "--form", "temperature"]) == 0
     assert "the judge errs in 0 of the rows, and an interval of that takes 10 errors" in capsys.readouterr().out

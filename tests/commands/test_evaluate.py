@@ -255,7 +255,7 @@ def test_nothing_is_said_of_the_orders_of_a_file_that_names_none(world, tmp_path
     assert main(["evaluate", *files, "--output", str(tmp_path / "out")]) == 0
     metrics = metrics_of(tmp_path / "out")
     assert all(metrics[key]["value"] is None for key in ("swap_agreement", "first_position_rate", "position_effect"))
-    assert "its agreement under swap is not known" in " ".join(metrics["notes"])
+    assert "its swap agreement is unknown" in " ".join(metrics["notes"])
 
 
 BAD = {
@@ -330,11 +330,11 @@ def evaluated(folder, verdicts, prompts, probs=None) -> tuple[dict, str]:
 
 
 FEW = {
-    "one row": ([0], 1, "no intervals, which need 5 different prompts; these are battles of 1"),
-    "two rows": ([0, 1], 2, "these are battles of 2"),
+    "one row": ([0], 1, "no intervals, which need 5 different prompts; these battles have 1"),
+    "two rows": ([0, 1], 2, "these battles have 2"),
     "five rows": ([0, 1, 2, 0, 1], 5, "5 prompts are few"),
-    "one prompt": ([0, 1, 2, 0, 1, 2] * 20, 1, "these are battles of 1"),
-    "two prompts": ([0, 1, 2, 0, 1, 2] * 20, 2, "these are battles of 2"),
+    "one prompt": ([0, 1, 2, 0, 1, 2] * 20, 1, "these battles have 1"),
+    "two prompts": ([0, 1, 2, 0, 1, 2] * 20, 2, "these battles have 2"),
     "one verdict": ([0] * 100, 50, "every verdict is a"),
     "ties alone": ([2] * 100, 50, "every verdict is tie"),
 }

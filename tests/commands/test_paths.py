@@ -49,7 +49,7 @@ def test_an_output_that_is_an_input_is_refused(files, command, tmp_path, capsys)
 
 @pytest.mark.parametrize("command", ["merge {0}/runs/judge --output {0}/runs", f"{TRAIN} {{0}}"])
 def test_a_folder_that_holds_an_input_is_refused(files, command, tmp_path, capsys):
-    refuses(command.format(files).split(), 2, "would be replaced whole", tmp_path, capsys)
+    refuses(command.format(files).split(), 2, "would be replaced; choose another output", tmp_path, capsys)
 
 
 def test_one_file_for_two_outputs_is_refused(files, tmp_path, capsys):

@@ -46,7 +46,7 @@ def test_exact_duplicates_leave_the_labelled_one_and_name_it(tmp_path, capsys):
     kept, rejects, facts = prepare(tmp_path, rows, "--dedup", "exact")
     assert [row["id"] for row in kept] == ["2", "4"]
     assert [(reject["id"], reject["row"]) for reject in rejects] == [("1", 1), ("3", 3), ("5", 5)]
-    assert all(reject["reason"] == "the same as another battle: 2" for reject in rejects)
+    assert all(reject["reason"] == "duplicate of another battle: 2" for reject in rejects)
     # of the pair's labelled ones, "3" prefers x and "5" neither, where "2" prefers y
     assert rejects[0]["data"]["response_a"] == ["x"] and facts["rows_merged"] == 3 and facts["disagreeing"] == 2
     assert "5 rows in = 2 out + 0 rejected + 3 merged" in capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_near_duplicates_go_within_and_across_files_and_others_stay(tmp_path):
     ]
     kept, rejects, _ = prepare(tmp_path, [first, second + third], "--dedup", "near")
     assert [row["id"] for row in kept] == [row["id"] for row in first + third]
-    assert [reject["reason"] for reject in rejects] == [f"nearly the same as another battle: a{i}" for i in range(20)]
+    assert [reject["reason"] for reject in rejects] == [f"near-duplicate of another battle: a{i}" for i in range(20)]
     kept, _, _ = prepare(tmp_path, [first, second + third], "--dedup", "exact")
     assert len(kept) == 60
 
@@ -177,7 +177,7 @@ def test_prepare_counts_every_row_and_joins_files(tmp_path, capsys):
     "options, said",
     [
         (["--folds", "1"], "expected 2 or more"),
-        (["--folds", "50"], "cannot make 50 folds"),
+        (["--folds", "50"], "too few for 50 folds"),
         (["--ties", "halve"], "split"),
         (["--limit", "0"], "0 is not a positive number"),
     ],
@@ -199,7 +199,7 @@ def test_bad_battles_are_one_clear_line(tmp_path, capsys):
         (["none.parquet"], "no such battles file"),
         (["empty.parquet"], "empty.parquet"),
         (["garbage.parquet"], "garbage.parquet"),
-        (["b.parquet", "twin.parquet"], "stands in"),
+        (["b.parquet", "twin.parquet"], "is in"),
     ):
         paths = [str(tmp_path / source) for source in sources]
         assert main(["prepare", *paths, "--output", str(tmp_path / "o.parquet")]) == 2

@@ -138,7 +138,7 @@ def test_a_browser_opens_the_shift_page_and_names_stay_text(world):
         (["--folds", "1"], "expected 2 or more"),
         (["--holdout_fold", "2"], "shift sets it itself"),
         (["--learning_rats", "1"], "learning_rats"),
-        (["--limit", "2"], "cannot make 5 folds"),
+        (["--limit", "2"], "too few for 5 folds"),
         (["--config", "nothing"], "no such file"),
     ],
 )

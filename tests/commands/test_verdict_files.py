@@ -67,8 +67,8 @@ def test_a_judge_of_verdicts_has_an_accuracy_and_nothing_that_is_made_of_probabi
     assert all(metrics[name] == {"value": None, "low": None, "high": None} for name in MADE_OF_PROBABILITIES)
     assert metrics["worst"] == [] == metrics["reliability"] and metrics["clipped"] == 0
     shown = capsys.readouterr().out
-    assert "gpt gives verdicts alone: no log loss" in shown and "34.5" not in shown
-    assert "gpt gives verdicts alone" in (tmp_path / "out" / "report.html").read_text()
+    assert "gpt gives only verdicts: it has no log loss" in shown and "34.5" not in shown
+    assert "gpt gives only verdicts" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_standings_are_by_accuracy_where_a_judge_gives_verdicts_alone(tmp_path):
@@ -164,12 +164,12 @@ def test_missing_battles_are_refused_or_left_out_and_counted(tmp_path, capsys):
     assert evaluate(tmp_path, "--verdicts", str(tmp_path / "gpt.csv"))[0] == 2
     assert "no verdicts for 12 of 120 battles" in capsys.readouterr().err
     _, metrics = evaluate(tmp_path, "--verdicts", str(tmp_path / "gpt.csv"), "--allow-missing")
-    assert metrics["n"] == 108 and "left out: 12 battles of which gpt says nothing" in metrics["notes"]
+    assert metrics["n"] == 108 and "left out: 12 battles that gpt does not answer" in metrics["notes"]
 
 
 BAD = {
     "of another set": ([("x1", "ab", "a")], "1 ids are not in"),
-    "twice": ([("001", "ab", "a"), ("001", "ab", "b")], "row 2: id 001 stands twice in order ab"),
+    "twice": ([("001", "ab", "a"), ("001", "ab", "b")], "row 2: id 001 occurs twice in order ab"),
     "verdict": ([("001", "ab", "C")], "row 1: verdict 'C', expected a, b, tie, or nothing"),
     "order": ([("001", "first", "a")], "row 1: order 'first', expected one of ab, ba"),
     "id": ([("", "ab", "a")], "row 1: id ''"),
@@ -240,7 +240,7 @@ def test_verdict_probabilities_give_a_log_loss_on_request_and_not_of_few_prompts
     battles_file(tmp_path, VOTES[:20])
     both_orders(tmp_path / "gpt.csv", keep=lambda i, order: i < 20)
     assert evaluate(tmp_path, "--verdicts", str(tmp_path / "gpt.csv"), "--verdict-probabilities")[0] == 2
-    assert "these are battles of 20" in capsys.readouterr().err
+    assert "these battles have 20" in capsys.readouterr().err
 
 
 def test_the_battles_are_no_judge_of_themselves(tmp_path, capsys):
@@ -258,7 +258,7 @@ def test_a_judge_of_verdicts_has_no_probability_under_attack_or_against_a_policy
     ids, orders = np.repeat([row["id"] for row in rows], 2), np.tile(["ab", "ba"], ROWS)
     write_probs(tmp_path / "p.parquet", Probs(ids, orders, np.log(np.full((2 * ROWS, 3), 1 / 3))))
     assert evaluate(tmp_path, *gpt, "--attacked", str(tmp_path / "p.parquet"))[0] == 2
-    assert "gpt gives verdicts alone" in capsys.readouterr().err
+    assert "gpt gives only verdicts" in capsys.readouterr().err
     _, metrics = evaluate(tmp_path, *gpt, "--probs", str(tmp_path / "p.parquet"), "--policies", "x", "y")
     by = metrics["policies"]["by"]
     assert "mean_probability" not in by["gpt"] and by["p"]["mean_probability"]["value"] == pytest.approx(0.5)
@@ -269,7 +269,7 @@ def test_a_file_of_the_other_kind_is_sent_to_its_own_option(tmp_path, capsys):
     battles_file(tmp_path)
     file = both_orders(tmp_path / "gpt.csv")
     assert evaluate(tmp_path, "--probs", str(file))[0] == 2
-    assert "takes those by --verdicts" in capsys.readouterr().err
+    assert "give the file to `evaluate` as --verdicts" in capsys.readouterr().err
     (tmp_path / "p.csv").write_text("id,p_a,p_b\n001,0.4,0.6\n")
     assert evaluate(tmp_path, "--verdicts", str(tmp_path / "p.csv"))[0] == 2
-    assert "Probabilities are given by --probs" in capsys.readouterr().err
+    assert "Give probabilities as --probs" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_another_base_in_its_place_is_refused_and_named(adapter, tmp_path):
     base = tmp_path / "tree" / "models" / "base"
     before = content_hash(adapter)
     shutil.rmtree(base)
-    with pytest.raises(InputError, match="stands on .*, which is not here"):
+    with pytest.raises(InputError, match="base model .* is missing"):
         base_of(adapter)
     make_base(base, seed=1)
     with pytest.raises(InputError, match="trained on another base than .*models/base"):
@@ -63,8 +63,8 @@ def test_another_base_in_its_place_is_refused_and_named(adapter, tmp_path):
     [
         ("", "not valid JSON"),
         ("{", "not valid JSON"),
-        ("[]", "no peft_type"),
-        ("{}", "no peft_type"),
+        ("[]", "peft_type is missing"),
+        ("{}", "peft_type is missing"),
         ('{"peft_type": "LORA"}', "base_model_name_or_path is None"),
         ('{"peft_type": "LORA", "base_model_name_or_path": null}', "base_model_name_or_path is None"),
         ('{"peft_type": "LORA", "base_model_name_or_path": ""}', "base_model_name_or_path is ''"),

@@ -28,4 +28,4 @@ def test_a_key_that_stands_twice_is_one_line_and_exit_status_2(words, text, key,
     (tmp_path / "s.jsonl").write_text('{"q": "p", "one": "x", "two": "y"}\n')
     assert main([str(file) if word == "FILE" else word for word in words]) == 2
     error = capsys.readouterr().err
-    assert f"{key!r} stands twice" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert f"{key!r} occurs twice" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

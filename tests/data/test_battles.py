@@ -168,7 +168,7 @@ def test_a_describing_column_of_another_type_is_left_out_and_said_once(values, s
         assert read_battles(file).column_names == read_battles(file).column_names == [*battle(0)]
         (line,) = capsys.readouterr().err.splitlines()
         seen = {"list": "list", "bool": "bool", "dict": "struct" if suffix == "parquet" else "dict"}
-        assert f"{name}.{suffix}: column '{name}' holds" in line and "expected text: read without it" in line
+        assert f"{name}.{suffix}: column '{name}' holds" in line and "expected text. It is left out." in line
         assert seen[type(values[0]).__name__] in line
 
 

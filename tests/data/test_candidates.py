@@ -35,7 +35,7 @@ def test_texts_turns_and_chats_are_the_same_battle():
         ({"candidates": ["x"]}, "prompt: missing"),
         ({"prompt": "p"}, "candidates: missing"),
         ({"prompt": "p", "candidates": []}, "candidates: missing, empty"),
-        ({"prompt": "p", "completions": "text"}, "completions: missing, empty or no list"),
+        ({"prompt": "p", "completions": "text"}, "completions: missing, empty or not a list"),
         ({"prompt": "p", "candidates": ["x", None]}, "candidates: null, expected text"),
         ({"prompt": "p", "candidates": ["x", 3]}, "candidates: 3, expected text"),
         ({"prompt": 3, "candidates": ["x"]}, "prompt: 3, expected text"),

@@ -33,7 +33,7 @@ def write(path, names, values):
 def test_import_refuses_a_column_that_stands_twice(ending, tmp_path, capsys):
     source = write(tmp_path / f"s.{ending}", BATTLES, ["1", "p", "x", "y", "a", "b"])
     assert main(["import", str(source), "--output", str(tmp_path / "o.parquet")]) == 2
-    assert "column 'verdict' stands twice" in capsys.readouterr().err
+    assert "column 'verdict' occurs twice" in capsys.readouterr().err
     assert not (tmp_path / "o.parquet").exists()
 
 
@@ -42,15 +42,15 @@ def test_json_with_a_key_that_stands_twice_is_no_row(begin, end, tmp_path, capsy
     source = write(tmp_path / "s.jsonl", BATTLES, ["1", "p", "x", "y", "a", "b"])
     source.write_text(begin + source.read_text() + end)
     assert main(["import", str(source), "--output", str(tmp_path / "o.parquet")]) == 2
-    assert "'verdict' stands twice" in capsys.readouterr().err
+    assert "'verdict' occurs twice" in capsys.readouterr().err
     if not begin:
-        with pytest.raises(InputError, match="row 1: broken JSON .'verdict' stands twice"):
+        with pytest.raises(InputError, match="row 1: broken JSON .'verdict' occurs twice"):
             read_battles(source)
 
 
 def test_battles_and_probs_refuse_a_column_that_stands_twice(tmp_path):
-    with pytest.raises(InputError, match="column 'verdict' stands twice"):
+    with pytest.raises(InputError, match="column 'verdict' occurs twice"):
         read_battles(write(tmp_path / "b.parquet", BATTLES, ["1", "p", "x", "y", "a", "b"]))
     for ending in ("csv", "parquet"):
-        with pytest.raises(InputError, match="column 'logp_a' stands twice"):
+        with pytest.raises(InputError, match="column 'logp_a' occurs twice"):
             read_probs(write(tmp_path / f"p.{ending}", PROBS, ["1", "ab", -1.1, -1.1, -1.1, -2.0]))

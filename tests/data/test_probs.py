@@ -68,7 +68,7 @@ def table(**columns):
         (table(logp_a=["much"]), "not a number"),
         (table().drop_columns("logp_tie"), "no column 'logp_tie'"),
         (table().slice(0, 0), "no rows"),
-        (pa.concat_tables([table(), table()]), "stands twice"),
+        (pa.concat_tables([table(), table()]), "occurs twice"),
     ],
 )
 def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path, bad, said):
@@ -82,7 +82,7 @@ def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path, bad, said):
     [
         ("x,.5,.3,.2\ny,much,.3,.2", "one of p_a, p_b, p_tie is not a number"),
         ("x,.5,.3,.2\ny,.5,.3,.3", "row 2 .id y.: the probabilities of a, b, tie sum to 1.1"),
-        ("x,.5,.3,.2\ny,.5,.3,.2\nx,.5,.3,.2", "row 3: id x stands twice"),
+        ("x,.5,.3,.2\ny,.5,.3,.2\nx,.5,.3,.2", "row 3: id x occurs twice"),
         ("x,.5,.3,.2\ny,1.2,-.3,.1", "row 2 .id y.: a probability is below 0"),
     ],
 )

@@ -122,7 +122,7 @@ def test_other_battles_are_left_out_and_a_file_without_any_is_an_error(tmp_path,
     (tmp_path / "none").mkdir()
     written(tmp_path / "none" / "rb.jsonl", rewardbench_rows(["something else"]))
     status, _ = evaluated(tmp_path / "none", tmp_path / "none" / "rb.jsonl", judge, "--benchmark", "rewardbench")
-    assert status == 2 and "No battle is of rewardbench" in capsys.readouterr().err
+    assert status == 2 and "No battle belongs to rewardbench" in capsys.readouterr().err
 
 
 def test_judgebench_counts_the_two_orders_as_votes(tmp_path):

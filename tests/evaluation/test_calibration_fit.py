@@ -106,7 +106,8 @@ def test_a_form_that_is_asked_for_is_kept_whatever_it_is_worth():
 def test_few_prompts_or_one_verdict_support_no_calibration_however_well_it_fits():
     probs, verdicts = synthetic(2.0)
     assert (
-        choose_calibration(held(probs[:58], verdicts[:58]))[1]["too_little"] == "they are of 29 prompts, of 30 needed"
+        choose_calibration(held(probs[:58], verdicts[:58]))[1]["too_little"]
+        == "they cover 29 prompts, but 30 are needed"
     )
     calibration, evidence = choose_calibration(held(probs, np.zeros_like(verdicts)))
     assert calibration is None and evidence["form"] == "none" and "every verdict is a" in evidence["too_little"]
@@ -156,7 +157,7 @@ def test_without_errors_nothing_is_fitted_unless_the_judge_expected_some():
     right = np.arange(40) % 2
     sure, unsure = (np.where(np.eye(2)[right] == 1, p, 1 - p) for p in (0.97, 0.8))
     calibration, evidence = choose_calibration(held(sure, right, rows_a_prompt=1))
-    assert calibration is None and "errs in none of them, which is 30% likely" in evidence["too_little"]
+    assert calibration is None and "makes no error on them, which has a probability of 30%" in evidence["too_little"]
     assert choose_calibration(held(unsure, right, rows_a_prompt=1))[0]["temperature"] < 0.8
     calibration, evidence = choose_calibration(held(sure, right, rows_a_prompt=1), "temperature")
     assert 0.5 < calibration["temperature"] < 1

@@ -50,7 +50,7 @@ def test_rank_counts_groups_of_prompts(battles):
 def test_calibrate_fits_on_no_fewer_groups_of_prompts_than_it_needs(battles, capsys):
     words = ["--probs", str(battles / "p.parquet"), "--battles", str(battles / "battles.parquet")]
     assert main(["calibrate", *words, "--output", str(battles / "calibration.json")]) in (0, 3)
-    assert f"of {QUESTIONS} prompts, of 30 needed" in "".join(capsys.readouterr())
+    assert f"{QUESTIONS} prompts, but 30 are needed" in "".join(capsys.readouterr())
 
 
 def test_the_trainer_resamples_groups_of_prompts(battles, bases, tmp_path):

@@ -67,5 +67,5 @@ def test_a_bad_last_row_is_found_before_anything_is_scored(synthetic_table, tmp_
     path = tmp_path / "battles.parquet"
     ids = [*synthetic_table["id"].to_pylist()[:-1], synthetic_table["id"][0].as_py()]
     write_battles(path, synthetic_table.set_column(0, "id", pa.array(ids)))
-    with pytest.raises(InputError, match="stands in more than one row"):
+    with pytest.raises(InputError, match="is in more than one row"):
         open_jobs([path], [tmp_path / "probs.parquet"], None, None)

@@ -37,8 +37,8 @@ def pipeline(bases, synthetic_file, tmp_path):
 @pytest.mark.parametrize(
     "launch, reason",
     [
-        ("zero2", "names a launch file and how many processes"),
-        ({"processes": 2}, "names a launch file and how many processes"),
+        ("zero2", "with a launch file and the number of processes"),
+        ({"processes": 2}, "with a launch file and the number of processes"),
         ({"config": "ddp", "proceses": 2}, "Did you mean 'processes'?"),
         ({"config": "ddp", "processes": "many"}, "invalid"),
     ],

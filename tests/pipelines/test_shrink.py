@@ -104,7 +104,7 @@ def test_a_recipe_runs_shrunk(name, tmp_path, monkeypatch, capsys):
     base = load_model(str(folder.with_name(f"small-{folder.name}") / "model"))
     assert base.config.model_type == known.model_type
     said = capsys.readouterr().out
-    assert f"{base.num_parameters():,} random ones for" in said and f"({type(base).__name__})" in said
+    assert f"{base.num_parameters():,} random parameters for" in said and f"({type(base).__name__})" in said
     assert load_tokenizer(str(folder)).chat_template == tokenizer_of(known.tokenizer).chat_template
     if modules_beyond_text(base):  # the image tower has no adapter
         weights = (folder / "adapter_model.safetensors").read_bytes()
@@ -176,7 +176,7 @@ def test_on_a_gpu_a_shrunk_road_keeps_its_engines_and_its_scheme():
 def test_a_tiny_model_is_made_like_another_or_of_a_family_that_has_text(tmp_path, capsys):
     assert main(["base", "--like", "microsoft/phi-4", "--output", str(tmp_path / "phi")]) == 0
     assert model_config_of(str(tmp_path / "phi")).model_type == "phi3"
-    assert "random ones for 14,659,507,200" in capsys.readouterr().out
+    assert "random parameters for 14,659,507,200" in capsys.readouterr().out
     assert main(["base", "--family", "qwen2", "--output", str(tmp_path / "none")]) == 2
     assert "--battles F" in capsys.readouterr().err and not (tmp_path / "none").exists()
 

@@ -89,7 +89,7 @@ def test_a_cells_settings_and_the_seed_reach_its_steps_alone(sweep_file):
     [
         ("seeds: [1, 2]", "seed: [1, 2]", "unknown key 'seed'. Did you mean 'seeds'?"),
         ("seeds: [1, 2]", "seeds: [1, 2]\nconfirm: [2]", "seed 2 is in seeds and in confirm"),
-        ("reference: plain", "reference: hard", "the reference 'hard' is no trial"),
+        ("reference: plain", "reference: hard", "the reference 'hard' is not a trial"),
         ("reference: plain", "", "a sweep needs 'reference'"),
         ("smooth: {train.", "smooth: {trane.", "unknown step 'trane'. Did you mean 'train'?"),
         ("smooth: {train.", "plain!: {train.", "two trials would share a folder"),
@@ -129,7 +129,7 @@ def test_a_winner_is_called_only_where_the_interval_is_off_zero(sweep_file):
         assert verdict.startswith(said) and "on fresh seeds 3, 4, 5" in verdict and "100 battles" in verdict
         result = summary(sweep, scores, chosen)
         assert result["verdict"] == verdict and (result["battles"], result["confirm_battles"]) == (100, 100)
-        assert "100 battles to choose by, 100 more kept to confirm by" in table_of(result).note
+        assert "100 battles to choose by, 100 held out to confirm by" in table_of(result).note
 
 
 @unit

@@ -86,8 +86,11 @@ WRONG = {
     "unknown columns": ([{"text": "x"}] * 3, "no column 'prompt'"),
     "near columns": ([{**CHOSEN[0], "chosen": None}], "none of its 1 rows is a battle"),
     "an id twice": ([{**BATTLES[0], "id": "x"}] * 2, "id 'x' is in more than one row"),
-    "a teacher of no side": ([{**r, "teacher_a": 0.9, "teacher_b": 0.1} for r in CHOSEN], "teacher_a: is of a or b"),
-    "soft labels of no side": ([{**r, "soft_a": 0.9, "soft_b": 0.1} for r in CHOSEN], "soft_a: is of a or b"),
+    "a teacher of no side": (
+        [{**r, "teacher_a": 0.9, "teacher_b": 0.1} for r in CHOSEN],
+        "teacher_a: refers to a or b",
+    ),
+    "soft labels of no side": ([{**r, "soft_a": 0.9, "soft_b": 0.1} for r in CHOSEN], "soft_a: refers to a or b"),
     "half a teacher": ([{**row, "teacher_a": 0.5} for row in BATTLES], "The data set has teacher_a"),
 }
 

@@ -1,1 +1,1 @@
-"""Files and hub data sets of others to battles."""
+"""Import of other projects' files and Hub data sets as battles."""

@@ -1,9 +1,9 @@
 """
-Columns of other sets by their names: `--map prompt=instruction+input,response_a=response1,verdict=label:0=a,1=b`.
+Column maps: `--map prompt=instruction+input,response_a=response1,verdict=label:0=a,1=b`.
 
-Several columns of a text are joined by an empty line, those that are empty left out; several of a verdict are votes. A
-map may also be a YAML file of the same fields, or one of READY by name. A field that battles do not have, such as
-`domain=topic`, becomes a part that reports tell apart.
+Several columns of a text are joined by an empty line, without empty ones. Several columns of a verdict are votes. A
+map may also be a YAML file with the same fields, or the name of a ready map (READY). A field that battles do not have,
+such as `domain=topic`, becomes a slice for reports.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from sft_judge.data.importing import conversation as turns
 
 TARGETS = ("id", *FIELDS, "verdict", *(name for name in OPTIONAL if name not in (*SOFT, "tie_kind", "fold", "slices")))
 READY = {
-    # the human-annotated test set, 0 is a tie (Wang et al. 2023, https://github.com/WeOpenML/PandaLM)
+    # human-annotated test set, 0 is a tie (Wang et al. 2023, https://github.com/WeOpenML/PandaLM)
     "pandalm": "prompt=instruction+input,response_a=response1,response_b=response2,"
     "verdict=annotator1+annotator2+annotator3:0=tie,1=a,2=b",
     # pairwise test set, 2 is a tie (Li et al. 2023, https://github.com/GAIR-NLP/auto-j)
@@ -29,30 +29,56 @@ READY = {
     # no ties (Zeng et al. 2023, https://github.com/princeton-nlp/LLMBar)
     "llmbar": "prompt=input,response_a=output_1,response_b=output_2,verdict=label:1=a,2=b",
 }
-EMPTY = "rows whose columns of the verdict say nothing, kept without a verdict"
-NONE = "none"  # a value of the verdict that says nothing
+EMPTY = "rows whose verdict columns are empty, kept without a verdict"
+NONE = "none"  # a verdict value that means no verdict
 _FORM = "expected FIELD=COLUMN[+COLUMN...], for the verdict with :VALUE=a,VALUE=b,..."
 
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """The columns of each field of a battle, and which values of the verdict's columns mean what."""
+    """
+    Map of columns to the fields of a battle.
+
+    Attributes:
+        columns: columns of each field.
+        verdicts: verdict of each value of the verdict's columns.
+    """
 
     columns: dict[str, list[str]]
     verdicts: dict[str, str]
 
     def check(self, where, known: list[str]) -> None:
-        """Raise `InputError` for a column that a file does not have."""
+        """
+        Check that a file has all mapped columns.
+
+        Args:
+            where: the file, for messages.
+            known: its columns.
+
+        Raises:
+            InputError: a mapped column is missing.
+        """
         for field, names in self.columns.items():
             for name in names:
                 if name not in known:
                     shown = ", ".join(map(str, known))[:200]
                     raise InputError(
-                        f"{where}: --map takes {field} from {name!r}, its columns are {shown}.{nearest(name, known)}"
+                        f"{where}: --map takes {field} from {name!r}, but the columns are {shown}."
+                        f"{nearest(name, known)}"
                     )
 
     def read(self, row: dict, mended: Counter, where: str) -> dict:
-        """A row under the names of battles. Raises `InputError` for a verdict's value that the map does not name."""
+        """
+        Rename the columns of a row to the names of battles.
+
+        Args:
+            row: the row.
+            mended: counter of repairs.
+            where: file and row, for messages.
+
+        Raises:
+            InputError: the row has a verdict value that the map does not define.
+        """
         mapped = {field: self._value(row, names) for field, names in self.columns.items() if field != "verdict"}
         battle = {name: turns.listed_turns(mapped.pop(name), name, mended) for name in FIELDS}
         extra = {name: mapped.pop(name) for name in [*mapped] if name not in TARGETS}
@@ -65,7 +91,9 @@ class ColumnMap:
         return "\n\n".join(str(row[name]) for name in names if row.get(name) not in (None, ""))
 
     def _verdict(self, row: dict, where: str) -> dict:
-        """The one verdict, or that of most columns with their shares as soft labels; null where none is stated."""
+        """
+        Return the only verdict, or the most frequent verdict with all shares as soft labels, or null without a vote.
+        """
         votes = [row.get(name) for name in self.columns.get("verdict", [])]
         votes = [vote for vote in votes if vote not in (None, "") and vote == vote]
         named = [verdict for vote in votes if (verdict := self._named(vote, where)) is not None]
@@ -80,7 +108,7 @@ class ColumnMap:
         if text not in self.verdicts:
             known = ", ".join(f"{key} ({verdict})" for key, verdict in self.verdicts.items())
             raise InputError(
-                f"{where}: a verdict is {text!r}, and the map names {known}. Add {text}=a, b or tie, or "
+                f"{where}: a verdict is {text!r}, but the map defines {known}. Add {text}=a, b or tie, or "
                 f"{text}=none for no verdict."
             )
         verdict = self.verdicts[text]
@@ -89,10 +117,11 @@ class ColumnMap:
 
 def read_map(text: str) -> ColumnMap:
     """
-    Read a map: the name of a ready one, a YAML file, or the text of `--map`.
+    Read a column map: the name of a ready map, a YAML file, or the text of `--map`.
 
     Raises:
-        InputError: it is none of these, names a field that battles do not have, or lacks the prompt or a response.
+        InputError: the text is none of these, names a field that battles do not have, or lacks the prompt or a
+            response.
     """
     if text.endswith((".yaml", ".yml")):
         return _checked(_of_yaml(Path(text)), text)
@@ -122,7 +151,7 @@ def _of_text(text: str) -> dict:
 
 def _refuse_twice(text: str, name: str, known: dict) -> None:
     if name in known:
-        raise InputError(f"--map {text}: {name!r} stands twice, expected once. Join columns with +.")
+        raise InputError(f"--map {text}: {name!r} occurs twice, expected once. Join columns with +.")
 
 
 def _of_yaml(file: Path) -> dict:
@@ -148,14 +177,14 @@ def _checked(fields: dict, where: str) -> ColumnMap:
         if name not in TARGETS and (hint := nearest(name, TARGETS, cutoff=0.8)):
             raise InputError(f"--map {where}: no field {name!r} of a battle.{hint}")
         if name in OPTIONAL and name not in TARGETS:
-            raise InputError(f"--map {where}: {name!r} cannot be mapped. Call the part by another name.")
+            raise InputError(f"--map {where}: {name!r} cannot be mapped. Choose another name for the slice.")
         if not all(isinstance(column, str) and column for column in value["columns"]):
             raise InputError(f"--map {where}: {name} has the columns {value['columns']}, expected names.")
     missing = [name for name in FIELDS if name not in fields]
     if missing:
-        raise InputError(f"--map {where}: nothing for {missing[0]}; it needs {', '.join(FIELDS)}.")
+        raise InputError(f"--map {where}: no column for {missing[0]}; a map needs {', '.join(FIELDS)}.")
     if fields["response_a"]["columns"] == fields["response_b"]["columns"]:
-        raise InputError(f"--map {where}: both responses are of {'+'.join(fields['response_a']['columns'])}.")
+        raise InputError(f"--map {where}: both responses come from {'+'.join(fields['response_a']['columns'])}.")
     verdicts = fields.get("verdict", {}).get("values") or {name: name for name in VERDICTS}
     wrong = [verdict for verdict in verdicts.values() if verdict not in (*VERDICTS, NONE)]
     if wrong:

@@ -1,8 +1,8 @@
 """
-Cells of source files to the turns of a battle: plain text, JSON lists, chats of messages.
+Conversion of source cells to the turns of a battle: plain text, JSON lists, chats of messages.
 
-Text is kept as it is; what cannot be kept (an unpaired surrogate, a null turn) is mended as each function says, and
-counted.
+Text is kept as it is. Text that cannot be kept (an unpaired surrogate, a null turn) is repaired as documented by each
+function, and counted.
 """
 
 import json
@@ -27,7 +27,7 @@ _DIALOGUE = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
 class RowError(ValueError):
-    """One row that cannot be a battle: the field at fault and why."""
+    """A row that cannot be a battle, with the field at fault and the reason."""
 
     def __init__(self, field: str, reason: str):
         super().__init__(reason)
@@ -35,7 +35,13 @@ class RowError(ValueError):
 
 
 def clean_text(text: str, mended: Counter) -> str:
-    """Text as it can be stored: unpaired surrogates, which UTF-8 cannot hold, become U+FFFD. NUL and all else stay."""
+    """
+    Replace unpaired surrogates, which UTF-8 cannot hold, by U+FFFD; all other characters stay, including NUL.
+
+    Args:
+        text: the text.
+        mended: counter of repairs.
+    """
     if not text.isascii() and SURROGATE.search(text):
         text, count = SURROGATE.subn("\ufffd", text)
         mended["unpaired surrogates replaced by U+FFFD"] += count
@@ -44,9 +50,15 @@ def clean_text(text: str, mended: Counter) -> str:
 
 def json_turns(value, field: str, mended: Counter) -> list[str]:
     """
-    The turns of a cell with a list, in JSON or as Python and numpy print one; a plain JSON string or number is one.
+    Return the turns in a cell with a list, as JSON or as printed by Python or numpy.
 
-    Numbers keep the text they were read from, and control characters stay where strict JSON would refuse them.
+    A JSON string or number is one turn. Numbers keep their original text, and control characters that strict JSON
+    rejects are kept.
+
+    Args:
+        value: the cell.
+        field: field of the cell, for messages.
+        mended: counter of repairs.
     """
     if isinstance(value, str):
         try:
@@ -60,14 +72,21 @@ def _printed_turns(text: str, field: str, error: Exception, mended: Counter) -> 
     try:
         value = read_printed(text)
     except ValueError as other:
-        why = f"broken JSON ({error}), and no list as Python or numpy prints it ({other})"
+        why = f"broken JSON ({error}), and not a list as printed by Python or numpy ({other})"
         raise RowError(field, f"{why}; expected a list of turns") from other
-    mended["lists as Python or numpy prints them, read as turns"] += 1
+    mended["lists as printed by Python or numpy, read as turns"] += 1
     return value
 
 
 def listed_turns(value, field: str, mended: Counter) -> list[str]:
-    """The turns of a list, or of plain text, which is one turn. A `null` turn (no answer came) becomes ""."""
+    """
+    Return the turns of a list, or plain text as one turn; a null turn (a missing answer) becomes "".
+
+    Args:
+        value: the cell.
+        field: field of the cell, for messages.
+        mended: counter of repairs.
+    """
     if value is None:
         raise RowError(field, "missing or null, expected turns")
     turns = value if isinstance(value, list) else [value]
@@ -79,7 +98,17 @@ def listed_turns(value, field: str, mended: Counter) -> list[str]:
 
 
 def plain_turn(value, field: str, mended: Counter) -> list[str]:
-    """One turn from a plain cell, whatever is in it; an empty one is kept. Raises `RowError` where it is missing."""
+    """
+    Return a plain cell as one turn, whatever its text; an empty cell is kept.
+
+    Args:
+        value: the cell.
+        field: field of the cell, for messages.
+        mended: counter of repairs.
+
+    Raises:
+        RowError: the cell is missing or a list.
+    """
     if isinstance(value, list):
         raise RowError(field, "a list, expected text")
     if isinstance(value, str) and looks_listed(value):
@@ -89,15 +118,20 @@ def plain_turn(value, field: str, mended: Counter) -> list[str]:
 
 def _text(text: str, field: str, mended: Counter) -> str:
     if len(text) > MAX_CELL_CHARACTERS:
-        raise RowError(field, f"{len(text):,} characters in one turn; at most {MAX_CELL_CHARACTERS:,} are taken")
+        raise RowError(field, f"{len(text):,} characters in one turn; at most {MAX_CELL_CHARACTERS:,} are allowed")
     return clean_text(text, mended)
 
 
 def read_messages(value, field: str, mended: Counter) -> list[tuple[str, str]] | None:
     """
-    A cell as (role, text) messages, or None where it is plain text.
+    Return a cell as (role, text) messages, or None if it is plain text.
 
-    Taken are lists of `{"role", "content"}` or `{"from", "value"}`, one such message alone, and either as JSON text.
+    Accepted are lists of `{"role", "content"}` or `{"from", "value"}`, a single such message, and both as JSON text.
+
+    Args:
+        value: the cell.
+        field: field of the cell, for messages.
+        mended: counter of repairs.
     """
     if isinstance(value, str):
         value = _parsed_messages(value, field, mended)
@@ -111,7 +145,7 @@ def read_messages(value, field: str, mended: Counter) -> list[tuple[str, str]] |
 
 
 def _parsed_messages(text: str, field: str, mended: Counter) -> list | None:
-    """The messages that a text holds in JSON, or printed; None of any other text, lists of other things included."""
+    """Return the messages in a text, as JSON or printed; None for any other text, including other lists."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
@@ -122,9 +156,9 @@ def _parsed_messages(text: str, field: str, mended: Counter) -> list | None:
         try:
             value = read_printed(text if text.lstrip()[:1] == "[" else f"[{text}]")
         except ValueError as other:
-            why = f"broken JSON ({error}), and no chat as Python or numpy prints it ({other})"
+            why = f"broken JSON ({error}), and not a chat as printed by Python or numpy ({other})"
             raise RowError(field, f"it looks like a chat, but is {why}") from other
-        mended["chats as Python or numpy prints them"] += 1
+        mended["chats as printed by Python or numpy"] += 1
     items = value if isinstance(value, list) else [value]
     is_chat = items and all(isinstance(item, dict) and {"role", "from"} & set(item) for item in items)
     return items if is_chat else None
@@ -138,16 +172,18 @@ def _message(item, field: str, mended: Counter) -> tuple[str, str]:
         named = item.get("role", item.get("from"))
         raise RowError(field, f"a message's role is {named!r}, expected one of {', '.join(ROLES)}")
     content = item.get("content", item.get("value"))
-    if isinstance(content, list):  # parts, as multimodal chats have them
+    if isinstance(content, list):  # content parts, as in multimodal chats
         others = [part for part in content if not (isinstance(part, dict) and part.get("type") == "text")]
         if others:
-            raise RowError(field, f"a message holds {repr(others[0])[:60]}; battles hold parts of type text alone")
+            raise RowError(field, f"a message holds {repr(others[0])[:60]}; battles hold only parts of type text")
         content = "\n\n".join(plain_turn(part.get("text", ""), field, mended)[0] for part in content)
     return role, plain_turn("" if content is None else content, field, mended)[0]
 
 
 def dialogue_messages(text: str) -> list[tuple[str, str]] | None:
-    """The messages of a text that begins `Human: ` and goes on in turns (HH-RLHF's form); None of any other text."""
+    """
+    Return the messages of a dialogue text in HH-RLHF's form, which begins with `Human: `; None for any other text.
+    """
     pieces = _DIALOGUE.split(text.lstrip("\n"))
     if len(pieces) < 3 or pieces[0] or pieces[1] != "Human":
         return None
@@ -157,24 +193,31 @@ def dialogue_messages(text: str) -> list[tuple[str, str]] | None:
 
 def pair_turns(messages: list[tuple[str, str]], field: str, mended: Counter) -> tuple[list[str], list[str]]:
     """
-    A chat as (prompts, responses), paired turn by turn.
+    Return a chat as (prompts, responses), paired turn by turn.
 
-    Messages of one role in a row are joined by an empty line, and system text stands before the first prompt. Raises
-    `RowError` where the chat does not end with the assistant.
+    Consecutive messages of one role are joined by an empty line, and system text is put before the first prompt.
+
+    Args:
+        messages: (role, text) pairs.
+        field: field of the chat, for messages.
+        mended: counter of repairs.
+
+    Raises:
+        RowError: the chat does not end with the assistant.
     """
     system = [text for role, text in messages if role == "system" and text]
     joined: list[tuple[str, str]] = []
     for role, text in messages:
         if joined and joined[-1][0] == role:
             joined[-1] = (role, f"{joined[-1][1]}\n\n{text}")
-            mended["messages of one role in a row, joined"] += role != "system"
+            mended["consecutive messages of one role, joined"] += role != "system"
         elif role != "system":
             joined.append((role, text))
     if not joined or joined[-1][0] != "assistant":
         raise RowError(field, "the chat does not end with the assistant")
     if joined[0][0] == "assistant":
         joined.insert(0, ("user", ""))
-        mended["chats that begin with the assistant, their first prompt empty"] += 1
+        mended["chats that begin with the assistant, given an empty first prompt"] += 1
     prompts, responses = ([text for _, text in joined[start::2]] for start in (0, 1))
     if system:
         prompts[0] = "\n\n".join([*system, prompts[0]])

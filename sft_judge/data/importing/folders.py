@@ -1,9 +1,9 @@
 """
-Data sets as folders: which of the files, or rows, are of the split that is asked for.
+Data sets in folders: selection of the files or rows of the requested split.
 
-A downloaded hub set tells its splits in its card (`configs`), or by the names of its files, as the library `datasets`
-reads them; a folder of its `save_to_disk` holds Arrow files. What is left out is said: test rows never go into
-training unseen.
+A downloaded Hub data set defines its splits in its card (`configs`) or by the names of its files, as the library
+`datasets` reads them. A folder written by `save_to_disk` holds Arrow files. Files that are left out are reported, so
+that test rows do not become training rows unnoticed.
 """
 
 import logging
@@ -14,22 +14,26 @@ from sft_judge.core.errors import InputError, nearest, one_line
 
 logger = logging.getLogger(__name__)
 
-SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves, of several splits and of one
-DESCRIPTIONS = (*SAVED, "dataset_info.json", "dataset_infos.json", "config.json")  # no data
-MAX_NAMES = 5  # of files left out, in a message
+SAVED = ("dataset_dict.json", "state.json")  # written by `save_to_disk` for several splits and for one split
+DESCRIPTIONS = (*SAVED, "dataset_info.json", "dataset_infos.json", "config.json")  # files that are not data
+MAX_NAMES = 5  # file names listed in a message
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder was written by `save_to_disk`."""
+    """Return True if a folder was written by `save_to_disk`."""
     return any((folder / name).is_file() for name in SAVED)
 
 
 def saved_rows(folder: Path, split: str | None) -> Iterator[tuple[int, dict, None]]:
     """
-    The rows of a folder of `save_to_disk`, numbered from 1.
+    Yield the rows of a folder written by `save_to_disk`, numbered from 1.
+
+    Args:
+        folder: the folder.
+        split: see `choose_splits`.
 
     Raises:
-        InputError: it cannot be read, or its splits are not those asked for.
+        InputError: the folder cannot be read, or does not have the requested split.
     """
     import datasets
 
@@ -42,16 +46,21 @@ def saved_rows(folder: Path, split: str | None) -> Iterator[tuple[int, dict, Non
     elif split is None or split == str(loaded.split):
         parts = [loaded]
     else:
-        raise InputError(f"{folder}: it is of split {loaded.split}, not of {split}. Leave --split out.")
+        raise InputError(f"{folder}: it has only the split {loaded.split}, not {split}. Leave out --split.")
     yield from ((number, row, None) for number, row in enumerate((row for part in parts for row in part), start=1))
 
 
 def choose_splits(where, known: list[str], wanted: str | None) -> list[str]:
     """
-    The splits to read: those wanted, several joined by `+` as `datasets` has them; else train, or the only one.
+    Return the splits to read.
+
+    Args:
+        where: the data set, for messages.
+        known: splits of the data set.
+        wanted: requested split, or several joined by `+` as in `datasets`; None selects train or the only split.
 
     Raises:
-        InputError: a wanted one is not there, or none is wanted of several without a train.
+        InputError: a requested split is missing, or no split is requested of several without train.
     """
     if wanted is None:
         if "train" in known or len(known) == 1:
@@ -66,23 +75,23 @@ def choose_splits(where, known: list[str], wanted: str | None) -> list[str]:
 
 def files_of_split(folder: Path, files: list[Path], split: str | None, config: str | None) -> list[Path]:
     """
-    The files of a folder that are of a split.
+    Return the files of a folder that belong to a split.
 
     Args:
-        folder: with or without a card.
+        folder: the folder, with or without a card.
         files: its data files.
         split: see `choose_splits`.
-        config: of a card with several.
+        config: config of a card with several configs.
 
     Raises:
-        InputError: the folder's splits or configs are not those asked for, or its card names files that are not there.
+        InputError: the folder does not have the requested split or config, or its card lists missing files.
     """
     by_split = _splits(folder, config)
     names = choose_splits(folder, list(by_split), split)
     of_split = {file: name for name, part in by_split.items() for file in part}
     kept = [file for file in files if of_split.get(file.resolve()) in names]
     if not kept:
-        raise InputError(f"{folder}: no data file in split {', '.join(names)}. Name the files themselves.")
+        raise InputError(f"{folder}: no data file in split {', '.join(names)}. Give the files instead of the folder.")
     left = [f"{file.name} ({of_split.get(file.resolve(), 'no split')})" for file in files if file not in kept]
     if left:
         more = f" and {len(left) - MAX_NAMES} more" if len(left) > MAX_NAMES else ""
@@ -91,7 +100,7 @@ def files_of_split(folder: Path, files: list[Path], split: str | None, config: s
 
 
 def _splits(folder: Path, config: str | None) -> dict[str, list[Path]]:
-    """The files of each split by the folder's card, or else by their names."""
+    """Return the files of each split, from the folder's card or from their names."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
 
     stated = _config_of_card(folder, config)
@@ -101,12 +110,14 @@ def _splits(folder: Path, config: str | None) -> dict[str, list[Path]]:
         patterns = sanitize_patterns(named) if named else get_data_patterns(str(place))
         found = DataFilesDict.from_patterns(patterns, base_path=str(place))
     except (FileNotFoundError, EmptyDatasetError, ValueError) as error:
-        raise InputError(f"{folder}: its data files cannot be told ({one_line(error)}).") from error
+        raise InputError(f"{folder}: its data files cannot be determined ({one_line(error)}).") from error
     return {str(split): [Path(file).resolve() for file in part] for split, part in found.items()}
 
 
 def _config_of_card(folder: Path, wanted: str | None) -> dict:
-    """What the card of a folder says of a config, by default the default or the only one; empty without a card."""
+    """
+    Return the settings of a config in a folder's card (by default the default or only config); empty without a card.
+    """
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard
 

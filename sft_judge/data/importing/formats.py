@@ -1,8 +1,8 @@
 """
-From one row of a source format to one battle.
+Conversion of one row of a source format to one battle.
 
-The formats are told apart by their columns (`detect_format`). A row that cannot be a battle raises `RowError`; what is
-only odd is mended as each function says, and counted.
+The columns determine the format (`detect_format`). A row that cannot be a battle raises `RowError`. Minor defects are
+repaired as documented by each function, and counted.
 """
 
 from collections import Counter
@@ -25,9 +25,15 @@ REQUIRED_COLUMNS = ("id", *FIELDS)
 
 def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
     """
-    The format of a file with these columns, whose first rows decide between plain strings and JSON lists.
+    Detect the format of a file from its columns; the first rows distinguish plain strings from JSON lists.
 
-    Raises `InputError` for a column that every format needs and that is missing, naming the nearest there is.
+    Args:
+        path: the file, for messages.
+        columns: its columns.
+        first_rows: its first rows.
+
+    Raises:
+        InputError: a column that every format needs is missing; the message suggests the nearest name.
     """
     if {"conversation_a", "conversation_b"} <= set(columns):
         return "arena"
@@ -49,12 +55,12 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
         if missing:
             raise InputError(
                 f"{path}: no column {missing[0]!r}.{nearest(missing[0], columns)} "
-                f"The LMSYS format has {', '.join(labels.LMSYS_WINNERS)}, or none of them where rows have no labels."
+                f"The LMSYS format has {', '.join(labels.LMSYS_WINNERS)}, or none of them if rows have no labels."
             )
         return "lmsys"
     if "verdict" in columns or any(isinstance(row.get(name), list) for row in first_rows for name in FIELDS):
         return "battles"
-    # lists in most rows are turns; in a few they are what somebody asked or answered
+    # lists in most rows are turns; lists in a few rows are text that somebody wrote
     lists = sum(all(_is_list(row.get(name)) for name in FIELDS) for row in first_rows)
     return "lmsys" if lists * 2 > len(first_rows) else "wsdm"
 
@@ -68,31 +74,61 @@ def _own_turns(row: dict, read, reading: Reading) -> dict:
 
 
 def lmsys_battle(row: dict, reading: Reading) -> dict:
-    """LMSYS CSV: JSON lists of turns, one-hot winners; without winners an unlabelled row."""
+    """
+    Convert a row of the LMSYS CSV: JSON lists of turns, one-hot winners; without winners the battle is unlabelled.
+
+    Args:
+        row: the row.
+        reading: settings and counters.
+    """
     one_hot = labels.LMSYS_WINNERS[0] in row
     verdict = labels.one_hot_verdict(row) if one_hot else labels.named_verdict(row, reading.mended)
     return {**_own_turns(row, turns.json_turns, reading), "verdict": verdict}
 
 
 def wsdm_battle(row: dict, reading: Reading) -> dict:
-    """WSDM Cup: plain strings, the winner by name."""
+    """
+    Convert a row of the WSDM Cup: plain strings, the winner by name.
+
+    Args:
+        row: the row.
+        reading: settings and counters.
+    """
     return {**_own_turns(row, turns.plain_turn, reading), "verdict": labels.named_verdict(row, reading.mended)}
 
 
 def own_battle(row: dict, reading: Reading) -> dict:
-    """Our own columns, and the JSONL that is exchanged (`winner`, `meta`)."""
+    """
+    Convert a row with our own columns, or of the exchange JSONL (`winner`, `meta`).
+
+    Args:
+        row: the row.
+        reading: settings and counters.
+    """
     return {**_own_turns(row, turns.listed_turns, reading), "verdict": labels.named_verdict(row, reading.mended)}
 
 
 def rated_battle(row: dict, reading: Reading) -> dict:
-    """Two responses with a score each."""
+    """
+    Convert a row with two responses and a score for each.
+
+    Args:
+        row: the row.
+        reading: settings and counters.
+    """
     scores = labels.row_scores(row, labels.SCORES)
     verdict, margin = labels.scored_verdict(scores, reading.tie_margin), scores and abs(scores[0] - scores[1])
     return {**_own_turns(row, turns.listed_turns, reading), "verdict": verdict, "margin": margin}
 
 
 def judgebench_battle(row: dict, reading: Reading) -> dict:
-    """JudgeBench: a question, two responses of one model, and the right one as `A>B` or `B>A`."""
+    """
+    Convert a row of JudgeBench: a question, two responses of one model, and the right response as `A>B` or `B>A`.
+
+    Args:
+        row: the row.
+        reading: settings and counters.
+    """
     verdict = {"A>B": "a", "B>A": "b"}.get(str(row.get("label")))
     if verdict is None:
         raise RowError("label", f"{row.get('label')!r}, expected 'A>B' or 'B>A'")
@@ -101,7 +137,13 @@ def judgebench_battle(row: dict, reading: Reading) -> dict:
 
 
 def arena_battle(row: dict, reading: Reading) -> dict:
-    """Two chats with the same prompts, `conversation_a` and `conversation_b`, and the winner by name."""
+    """
+    Convert a row with two chats of the same prompts, `conversation_a` and `conversation_b`, and the winner by name.
+
+    Args:
+        row: the row.
+        reading: settings and counters.
+    """
     chats = []
     for name in ("conversation_a", "conversation_b"):
         messages = turns.read_messages(row.get(name), name, reading.mended)
@@ -110,13 +152,19 @@ def arena_battle(row: dict, reading: Reading) -> dict:
         chats.append(turns.pair_turns(messages, name, reading.mended))
     (prompts, response_a), (others, response_b) = chats
     if prompts != others:
-        raise RowError("conversation_b", "its prompts are not those of conversation_a")
+        raise RowError("conversation_b", "its prompts differ from those of conversation_a")
     verdict = labels.named_verdict(row, reading.mended)
     return {"prompt": prompts, "response_a": response_a, "response_b": response_b, "verdict": verdict}
 
 
 def mapped_battle(row: dict, reading: Reading) -> dict:
-    """A row that a map has given the names of battles already."""
+    """
+    Convert a row whose columns a map has already renamed.
+
+    Args:
+        row: the row.
+        reading: settings and counters.
+    """
     return {name: row[name] for name in (*FIELDS, "verdict")}
 
 
@@ -136,12 +184,24 @@ READERS = {**FORMATS, MAPPED: mapped_battle}
 
 
 def to_battle(row: dict, format_name: str, source: str, number: int, reading: Reading) -> dict:
-    """One battle from row `number` of a source. Raises `RowError`; `reading` counts what was repaired on the way."""
+    """
+    Convert one row of a source to a battle.
+
+    Args:
+        row: the row.
+        format_name: one of FORMATS, or MAPPED.
+        source: short name of the source.
+        number: row number in the source.
+        reading: settings and counters; repairs are counted in it.
+
+    Raises:
+        RowError: the row cannot be a battle.
+    """
     if format_name == MAPPED:
         row = reading.columns.read(row, reading.mended, f"{source} row {number}")
     identity = row_id(row, format_name)
     if isinstance(row.get("id"), float) and abs(row["id"]) >= 2**53:
-        raise RowError("id", f"{row['id']} is a float, which cannot tell such ids apart; write them as text")
+        raise RowError("id", f"{row['id']} is a float, which cannot represent such ids exactly; write them as text")
     if identity is not None and reading.prefix_ids:
         identity = f"{source}-{identity}"
     battle = {"id": identity or _made_id(row, format_name, source, number)}
@@ -157,11 +217,11 @@ def to_battle(row: dict, format_name: str, source: str, number: int, reading: Re
         raise RowError("response_a" if lengths[0] != lengths[1] else "response_b", f"unequal turns {lengths}")
     if battle["response_a"] == battle["response_b"] and battle["verdict"] in ("a", "b"):
         one, other = ("rejected", "chosen") if FORMATS.get(format_name) is preference_battle else FIELDS[:0:-1]
-        raise RowError(one, f"the same as {other}, so neither can be the better one")
+        raise RowError(one, f"the same as {other}, so neither can be better")
     kind = labels.TIE_KINDS.get(str(row.get("winner")).strip())
     if kind and battle["verdict"] == "tie":
         battle["tie_kind"] = kind
-    models = {name: battle.pop(name) for name in ("model_a", "model_b") if name in battle}  # of preference data alone
+    models = {name: battle.pop(name) for name in ("model_a", "model_b") if name in battle}  # only in preference data
     optional = _optional_fields({**row, **{name: model for name, model in models.items() if model}}, reading.mended)
     for name in [name for name, model in models.items() if not model and optional.pop(name, None)]:
         reading.mended[f"values of column {name!r} left out: chosen and rejected are neither a nor b"] += 1
@@ -171,7 +231,7 @@ def to_battle(row: dict, format_name: str, source: str, number: int, reading: Re
 
 
 def _optional_fields(row: dict, mended: Counter) -> dict:
-    """What a row says beyond the required: its own columns, or those of `meta` in the exchange JSONL."""
+    """Return the optional fields of a row, from its own columns or from `meta` in the exchange JSONL."""
     meta = row.get("meta") if isinstance(row.get("meta"), dict) else {}
     stated = {
         **{name: meta.get(name) for name in ("model_a", "model_b", "category")},
@@ -181,7 +241,7 @@ def _optional_fields(row: dict, mended: Counter) -> dict:
     fields = {}
     for name, kind in OPTIONAL.items():
         value = stated.get(name)
-        if value is None or value == "" or value != value:  # NaN is how pandas says null
+        if value is None or value == "" or value != value:  # pandas writes null as NaN
             continue
         try:
             if is_foreign_value(value, kind) if pa.types.is_list(kind) else isinstance(value, dict | list | bool):
@@ -204,7 +264,12 @@ def _optional_fields(row: dict, mended: Counter) -> dict:
 
 
 def _number(value, kind: pa.DataType, name: str) -> int | float:
-    """A number that its column can hold; a fold may be written 3.0. Raises `ValueError` of any other."""
+    """
+    Convert a value to a number that its column can hold; a fold may be written 3.0.
+
+    Raises:
+        ValueError: the value is not such a number.
+    """
     number = float(value)
     if not LEAST.get(name, -LARGEST) <= number <= LARGEST:
         raise ValueError
@@ -214,18 +279,24 @@ def _number(value, kind: pa.DataType, name: str) -> int | float:
 
 
 def row_id(row: dict, format_name: str) -> str | None:
-    """The id of a row as text, None where it has none; an Arena's battle is named by its question."""
+    """
+    Return the id of a row as text, or None without an id; the id of an Arena battle is its question's.
+
+    Args:
+        row: the row.
+        format_name: format of the row.
+    """
     value = row.get("id", row.get({"arena": "question_id", "judgebench": "pair_id"}.get(format_name)))
     if value is None or isinstance(value, dict | list | bool) or not str(value).strip() or value != value:
         return None
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column with a gap in it is one of floats to pandas
+        value = int(value)  # pandas reads an integer column with missing values as floats
     text = str(value).strip()
     return None if SURROGATE.search(text) else text
 
 
 def _made_id(row: dict, format_name: str, source: str, number: int) -> str:
-    """Preference sets have no ids of their own: file and row make one. Competition rows must bring theirs."""
+    """Make an id from file and row for formats that have no ids; competition formats must have their own."""
     if ("id" in row and format_name != MAPPED) or format_name in ("lmsys", "wsdm", "battles"):
         raise RowError("id", "missing, expected a string or a number")
     return f"{source}-{number}"

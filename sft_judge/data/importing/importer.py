@@ -1,7 +1,8 @@
 """
-Sources to one battles file, in one pass: a row is written as a battle, or to the rejects file with its reason.
+Import of sources to one battles file in a single pass.
 
-Only counts, and a number for each id, stay in memory.
+Each row is written as a battle, or to the rejects file with its reason. Only counts and one integer per id stay in
+memory.
 """
 
 import itertools
@@ -28,30 +29,45 @@ from sft_judge.data.importing.labels import Reading
 from sft_judge.data.importing.readers import EXPECTED, read_rows
 from sft_judge.data.importing.sources import hub_rows, source_files
 
-BATTLES_PER_BATCH = 2_000  # battles turned into Arrow at a time
-_ROWS = 2**40  # more than a source can have
-ROWS_TO_DETECT_FORMAT = 50  # rows looked at to tell the formats apart
+BATTLES_PER_BATCH = 2_000  # battles converted to Arrow at a time
+_ROWS = 2**40  # more rows than a source can have
+ROWS_TO_DETECT_FORMAT = 50  # rows read to detect the format
 
 
 @dataclass
 class Imported:
-    """What became of the rows: `rows_in` = `rows_out` + `rejected`."""
+    """
+    Counts of imported rows: `rows_in` = `rows_out` + `rejected`.
+
+    Attributes:
+        rows_in: rows read.
+        rows_out: battles written.
+        rejected: rows written to the rejects file.
+        reasons: rejected rows by reason, with numbers and quoted text removed.
+        first_reject: the first rejected row and its reason.
+        formats: format of each source.
+        mended: repairs by description.
+        texts: a hash of each battle's prompt and responses.
+    """
 
     rows_in: int = 0
     rows_out: int = 0
     rejected: int = 0
-    reasons: Counter = field(default_factory=Counter)  # of rejected rows, numbers and quoted text left out
+    reasons: Counter = field(default_factory=Counter)
     first_reject: dict | None = None
     formats: dict[str, str] = field(default_factory=dict)
     mended: Counter = field(default_factory=Counter)
-    texts: array = field(default_factory=lambda: array("Q"))  # a hash of each battle's prompt and responses
+    texts: array = field(default_factory=lambda: array("Q"))
 
 
 class RejectsWriter:
     """
-    Rejected rows, one JSON object a line, escaped to ASCII so that whatever was read can be written.
+    Writer of rejected rows as JSONL, escaped to ASCII so that any text that was read can be written; atomic.
 
-    A context manager. Whole or not at all; without any reject there is no file, and an older one is removed.
+    Use it as a context manager. Without rejects no file is written, and an older file is removed.
+
+    Args:
+        path: file to write.
     """
 
     def __init__(self, path: Path):
@@ -91,12 +107,24 @@ def import_sources(
     progress=None,
 ) -> Imported:
     """
-    Read all sources into `output`; `progress(n)` is told of every n rows. `limit` counts rows of each file.
+    Import all sources into `output`. If an error is raised, no file is left.
 
-    `format_name` is one of FORMATS, None to tell by the columns; `split` and `config` are those of data sets in a
-    folder or on the hub, `revision` and `streaming` of those on the hub: see `hub_rows`. Raises `InputError` for a
-    file that cannot be read, in which no row is good, or an id that stands twice; with `strict` for the first bad row.
-    Then no file is left.
+    Args:
+        sources: files, folders and Hub ids.
+        output: battles file to write.
+        rejects: rejects file to write.
+        reading: settings and counters.
+        format_name: one of FORMATS; None detects the format from the columns.
+        split: split of data sets in folders or on the Hub.
+        config: config of data sets in folders or on the Hub.
+        revision: see `hub_rows`.
+        streaming: see `hub_rows`.
+        strict: raise an error at the first bad row.
+        limit: maximum number of rows of each file.
+        progress: function called with the number of rows after each batch.
+
+    Raises:
+        InputError: a file cannot be read or has no valid row, an id is repeated, or with `strict` a row is bad.
     """
     result = Imported(mended=reading.mended)
     seen: dict[str, int] = {}
@@ -114,18 +142,19 @@ def import_sources(
                 raise importer.nothing_good(result.rejected - before[0])
         if result.mended[EMPTY] == result.rows_out:
             named = "+".join(reading.columns.columns["verdict"])
-            raise InputError(f"--map takes the verdict from {named!r}, and it is empty in all {result.rows_out} rows.")
+            raise InputError(f"--map takes the verdict from {named!r}, but it is empty in all {result.rows_out} rows.")
     repeated = len(result.texts) - len(np.unique(np.frombuffer(result.texts, np.uint64)))
-    result.mended["rows with the texts of another row, kept (see prepare --dedup and --votes soft)"] += repeated
+    result.mended["rows with the same texts as another row, kept (see prepare --dedup and --votes soft)"] += repeated
     assert result.rows_in == result.rows_out + result.rejected
     return result
 
 
 def _open_source(sources: list[Path | str], of: tuple, on_hub: tuple) -> Iterator[tuple[str, str, Iterator]]:
     """
-    (name, short name, rows) of every file or data set.
+    Yield (name, short name, rows) of every file or data set.
 
-    Files of one name are told apart by their folder. `of` are split and config, `on_hub` revision and streaming.
+    Files with the same name are distinguished by their folder. `of` is (split, config), `on_hub` is (revision,
+    streaming).
     """
     files = [
         file for source in sources for file in (source_files(source, *of) if isinstance(source, Path) else [source])
@@ -141,7 +170,7 @@ def _open_source(sources: list[Path | str], of: tuple, on_hub: tuple) -> Iterato
 
 @dataclass
 class _Importer:
-    """One source on its way: its battles are yielded, its rejects written and counted."""
+    """Importer of one source: yields its battles, and writes and counts its rejects."""
 
     name: str
     stem: str
@@ -150,14 +179,14 @@ class _Importer:
     reading: Reading
     result: Imported
     rejects: RejectsWriter
-    seen: dict[str, int]  # of all sources: where each id stands, its source's number and its row in one
+    seen: dict[str, int]  # position of each id in all sources: number of the source and row, combined in one integer
     first_reject: dict | None = None
-    votes: Counter = field(default_factory=Counter)  # the last number given to a vote on each question
+    votes: Counter = field(default_factory=Counter)  # last number given to a vote on each question
 
     def battles(self, rows: Iterator) -> Iterator[dict]:
         head = list(itertools.islice(rows, ROWS_TO_DETECT_FORMAT))
         if not head:
-            raise InputError(f"{self.name}: a header alone, no rows. {EXPECTED}.")
+            raise InputError(f"{self.name}: only a header, no rows. {EXPECTED}.")
         peeked = [row for _, row, problem in head if problem is None]
         if not peeked:
             raise InputError(f"{self.name} row {head[0][0]}: {head[0][2].reason}. {EXPECTED}.")
@@ -197,12 +226,14 @@ class _Importer:
         self.rejects.write({**about, "data": row})
 
     def _number_vote(self, question: str) -> str:
-        """An id of its own for each vote on a question: the question's, then with -2, -3 and so on after it."""
+        """
+        Return a unique id for each vote on a question: the question's id, then the id followed by -2, -3 and so on.
+        """
         identity, count = question, 1
         while identity in self.seen:
             count = self.votes[question] = max(self.votes[question], 1) + 1
             identity = f"{question}-{count}"
-        self.reading.mended["votes on a question_id that stood before, numbered"] += count > 1
+        self.reading.mended["votes on a repeated question_id, numbered"] += count > 1
         return identity
 
     def _check_id(self, identity: str, number: int) -> None:
@@ -211,8 +242,8 @@ class _Importer:
             other = list(self.result.formats)[place]
             where = f"rows {row} and {number}" if other == self.name else f"row {number}, and in {other} row {row}"
             raise InputError(
-                f"{self.name}: id {identity!r} stands in {where}; ids join the stages and must be unique. "
-                "With --prefix-ids each file's name stands before its ids."
+                f"{self.name}: id {identity!r} is in {where}; stages join on ids, which must be unique. "
+                "Use --prefix-ids to put each file's name before its ids."
             )
         self.seen[identity] = (len(self.result.formats) - 1) * _ROWS + number
 
@@ -220,12 +251,12 @@ class _Importer:
         first = self.first_reject
         return InputError(
             f"{self.name}: none of {rejected} rows is a battle; row {first['row']}, {first['field']}: "
-            f"{first['reason']}. Read as {self.format_name!r}; --format names another."
+            f"{first['reason']}. Read as {self.format_name!r}; use --format for another format."
         )
 
 
 def _hash_texts(battle: dict) -> int:
-    """64 bits of a battle's prompt and responses, whichever stands first."""
+    """Hash a battle's prompt and responses to 64 bits, independent of the order of the responses."""
     prompt, one, other = (tuple(battle[name]) for name in FIELDS)
     return hash((prompt, frozenset((one, other)))) & 2**64 - 1
 

@@ -1,4 +1,4 @@
-"""What the columns of source files say about who won: one-hot flags, names, scores, or which response was chosen."""
+"""Labels in source files: one-hot flags, winner names, scores, or the chosen response."""
 
 import math
 import random
@@ -10,20 +10,20 @@ from sft_judge.data.importing.column_map import ColumnMap
 from sft_judge.data.importing.conversation import RowError
 
 LMSYS_WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")  # in the order of VERDICTS
-TIE_KINDS = {  # what a winner's name says of a tie beside that it is one
+TIE_KINDS = {  # kind of tie by the winner's name
     **dict.fromkeys(("tie (bothbad)", "tie (both bad)", "bothbad", "both_bad", "both bad"), "both bad"),
     **dict.fromkeys(("tie (bothgood)", "tie (both good)", "bothgood", "both_good", "both good"), "both good"),
 }
 TIES = ("tie", *TIE_KINDS)
 WINNER_NAMES = {"model_a": "a", "model_b": "b", "a": "a", "b": "b", **dict.fromkeys(TIES, "tie")}
-TRUTH = {"true": 1, "false": 0}  # as pandas writes a column of bool
+TRUTH = {"true": 1, "false": 0}  # as pandas writes a bool column
 SCORES = (("score_a", "score_b"), ("rating_a", "rating_b"))
 CHOSEN_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 CHOSEN_SCORES += (("chosen_rating", "rejected_rating"), ("rating_chosen", "rating_rejected"))
 
 
 class Sides:
-    """Which side the chosen response lands on: drawn by the seed, and after any two rows one was a and one b."""
+    """Random side of the chosen response: drawn in pairs of rows, one on side a and one on side b."""
 
     def __init__(self, seed: int):
         self._draw, self._left = random.Random(seed), []
@@ -36,17 +36,26 @@ class Sides:
 
 @dataclass
 class Reading:
-    """How rows are read, and what was mended on the way."""
+    """
+    Settings for reading rows, and counters of repairs.
+
+    Attributes:
+        sides: side of each chosen response.
+        tie_margin: scores at most this far apart are a tie.
+        columns: column map, if the columns have other names.
+        prefix_ids: put the name of the file before each id.
+        mended: repairs by description.
+    """
 
     sides: Sides
-    tie_margin: float = 0.0  # scores no further apart are a tie
-    columns: ColumnMap | None = None  # where they have names of their own
-    prefix_ids: bool = False  # the name of its file stands before each id
+    tie_margin: float = 0.0
+    columns: ColumnMap | None = None
+    prefix_ids: bool = False
     mended: Counter = field(default_factory=Counter)
 
 
 def one_hot_verdict(row: dict) -> str:
-    """The verdict of LMSYS's three columns, of which exactly one must be 1."""
+    """Return the verdict of LMSYS's three winner columns, of which exactly one must be 1."""
     flags = []
     for name in LMSYS_WINNERS:
         value = row.get(name)
@@ -62,7 +71,13 @@ def one_hot_verdict(row: dict) -> str:
 
 
 def named_verdict(row: dict, mended: Counter) -> str | None:
-    """The verdict of a `verdict` or `winner` column; a row of ours with a null verdict is unlabelled."""
+    """
+    Return the verdict of a `verdict` or `winner` column; null in `verdict` means no label.
+
+    Args:
+        row: the row.
+        mended: counter of repairs.
+    """
     if "verdict" in row or "winner" not in row:
         verdict = row.get("verdict")
         if verdict not in (*VERDICTS, None):
@@ -73,12 +88,18 @@ def named_verdict(row: dict, mended: Counter) -> str | None:
         numbered = "; a number does not say which response won" if str(name) in ("0", "1", "2") else ""
         raise RowError("winner", f"{name!r}, expected one of {', '.join(WINNER_NAMES)}{numbered}")
     if name in TIE_KINDS:
-        mended[f"winners called {TIE_KINDS[name]}, read as ties (tie_kind keeps them apart)"] += 1
+        mended[f"winners named {TIE_KINDS[name]}, read as ties (tie_kind stores the difference)"] += 1
     return WINNER_NAMES[name]
 
 
 def scored_verdict(scores: tuple[float, float] | None, margin: float) -> str | None:
-    """The verdict of two scores: a tie where they are at most `margin` apart. None of no scores."""
+    """
+    Return the verdict of two scores, or None without scores.
+
+    Args:
+        scores: scores of a and b.
+        margin: scores at most this far apart are a tie.
+    """
     if scores is None:
         return None
     difference = scores[0] - scores[1]
@@ -86,7 +107,13 @@ def scored_verdict(scores: tuple[float, float] | None, margin: float) -> str | N
 
 
 def row_scores(row: dict, names) -> tuple[float, float] | None:
-    """The two scores of the first pair of columns that the row has; None where it has none or both are null."""
+    """
+    Return the two scores of the first pair of columns that the row has, or None if it has none or both are null.
+
+    Args:
+        row: the row.
+        names: pairs of column names.
+    """
     for pair in names:
         values = [row.get(name) for name in pair]
         if all(value in (None, "") for value in values):
@@ -97,6 +124,6 @@ def row_scores(row: dict, names) -> tuple[float, float] | None:
             except (TypeError, ValueError):
                 raise RowError(name, f"{value!r}, expected a number") from None
             if not math.isfinite(number):
-                raise RowError(name, f"{value!r}, which is not a number that can be compared")
+                raise RowError(name, f"{value!r}, expected a finite number")
         return float(values[0]), float(values[1])
     return None

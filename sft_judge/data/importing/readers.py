@@ -1,9 +1,9 @@
 """
-One source file to rows, whatever is in it: CSV, JSONL, a JSON list or Parquet.
+Reader of source files as rows: CSV, JSONL, a JSON list or Parquet.
 
-The contents decide what a file is, not its name. What cannot be read at all is an `InputError`; a row that cannot be
-read is given with its problem. A gzip of one file is unpacked as it is read, within the limits on a line; archives
-are not, as one of a few kilobytes can hold more than the disk.
+The contents decide the format, not the file's name. A file that cannot be read raises `InputError`; a row that cannot
+be read is returned with its problem. A gzip file is decompressed while it is read, within the limits on a line. Other
+archives are not unpacked, because an archive of a few kilobytes can hold more than the disk.
 """
 
 import codecs
@@ -26,11 +26,11 @@ from sft_judge.data.importing.conversation import RowError
 logger = logging.getLogger(__name__)
 
 EXPECTED = "Expected CSV, JSONL, a JSON list or Parquet"
-ROWS_PER_BATCH = 2_000  # rows of Parquet in memory at a time
-LONGEST_ROW = 64 << 20  # bytes of one line of JSONL, or of one cell of CSV
-LARGEST_GROUP = 4 << 30  # bytes of one row group of Parquet once it is unpacked
+ROWS_PER_BATCH = 2_000  # Parquet rows in memory at a time
+LONGEST_ROW = 64 << 20  # maximum bytes of a JSONL line or of a CSV cell
+LARGEST_GROUP = 4 << 30  # maximum bytes of an uncompressed Parquet row group
 GZIP = b"\x1f\x8b"
-LARGEST_LIST = 1 << 30  # bytes of a file that is one JSON list, which is read whole
+LARGEST_LIST = 1 << 30  # maximum bytes of a file that is one JSON list, which is read into memory at once
 ARCHIVES = {b"PK\x03\x04": "a zip", b"7z\xbc\xaf": "a 7z", b"\x28\xb5\x2f\xfd": "a zstd"}
 ARCHIVES |= {b"BZh": "a bzip2", b"\xfd7zXZ": "an xz", b"Rar!": "a rar"}
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
@@ -38,9 +38,10 @@ _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
     """
-    (row number from 1, row, None), or the problem where a row could not even be read.
+    Yield (row number from 1, row, None), with the problem instead of None if a row cannot be read.
 
-    Raises `InputError` for a missing or empty file, a folder, and what is neither Parquet nor UTF-8 text.
+    Raises:
+        InputError: the file is missing, empty, a folder or an archive, or is neither Parquet nor UTF-8 text.
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder, expected a file. {EXPECTED}.")
@@ -55,7 +56,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
         raise InputError(f"{path}: the file is empty. {EXPECTED}.")
     archive = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
     if archive:
-        raise InputError(f"{path}: {archive} archive, which is not unpacked here. Unpack it and name the file inside.")
+        raise InputError(f"{path}: {archive} archive, which cannot be read. Unpack it and give the file inside.")
     if head.startswith(b"PAR1"):
         return _parquet_rows(path)
     return _unpack_to_the_end(path, _text_rows(path, head))
@@ -71,7 +72,12 @@ def _text_rows(path: Path, head: bytes) -> Iterator[tuple[int, dict, RowError | 
 
 
 def _unpack_to_the_end(path: Path, rows: Iterator) -> Iterator:
-    """Rows as they come. Raises `InputError` where a gzip is cut off."""
+    """
+    Yield rows as they come.
+
+    Raises:
+        InputError: a gzip file is truncated.
+    """
     try:
         yield from rows
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -79,19 +85,19 @@ def _unpack_to_the_end(path: Path, rows: Iterator) -> Iterator:
 
 
 def _open_bytes(path: Path):
-    """A file's bytes, unpacked on the way where it is a gzip: only so much as is read."""
+    """Open a file's bytes; a gzip file is decompressed as far as it is read."""
     with open(path, "rb") as file:
         zipped = file.read(2) == GZIP
     return gzip.open(path, "rb") if zipped else open(path, "rb")
 
 
 def _open_text(path: Path, newline: str):
-    """The same as text; bytes that are no UTF-8 become surrogates."""
+    """Open a file as text; bytes that are not UTF-8 become surrogates."""
     return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def _is_utf8(data: bytes) -> bool:
-    """Whether these are UTF-8; a character cut off at the end is none of their fault."""
+    """Return True if these bytes are UTF-8; a character cut off at the end is accepted."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:
@@ -100,20 +106,22 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _undecodable(text: str, where: str) -> RowError | None:
-    """The problem of text with bytes that were no UTF-8, which errors="surrogateescape" has kept as U+DC80-U+DCFF."""
+    """
+    Return the problem of a text with bytes that are not UTF-8, which errors="surrogateescape" keeps as U+DC80-U+DCFF.
+    """
     broken = not text.isascii() and _ESCAPED_BYTE.search(text)
     return RowError(where, "bytes that are not UTF-8") if broken else None
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict, None]]:
     try:
-        number, file = 0, pq.ParquetFile(path, pre_buffer=False)  # a buffer would keep all of it
+        number, file = 0, pq.ParquetFile(path, pre_buffer=False)  # a buffer would keep the whole file
         check_columns(path, file.schema_arrow.names)
         groups = [file.metadata.row_group(place).total_byte_size for place in range(file.metadata.num_row_groups)]
         if max(groups, default=0) > LARGEST_GROUP:
             raise InputError(
-                f"{path}: a row group of {max(groups) / 2**30:.0f} GiB unpacked; at most {LARGEST_GROUP >> 30} are "
-                "read. Write the file again with smaller row groups."
+                f"{path}: a row group of {max(groups) / 2**30:.0f} GiB uncompressed, but the maximum is "
+                f"{LARGEST_GROUP >> 30} GiB. Write the file again with smaller row groups."
             )
         for batch in file.iter_batches(ROWS_PER_BATCH, use_threads=False):
             for row in batch.to_pylist():
@@ -139,7 +147,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
 
 
 def _lines(file) -> Iterator[str]:
-    """The lines of a text file; of one that is too long only so much that it is seen to be."""
+    """Yield the lines of a text file; a line that is too long is cut one character above the limit."""
     while line := file.readline(LONGEST_ROW + 1):
         rest = line
         while len(rest) > LONGEST_ROW and not rest.endswith("\n"):
@@ -152,8 +160,8 @@ def _list_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
         data = file.read(LARGEST_LIST + 1)
     if len(data) > LARGEST_LIST:
         raise InputError(
-            f"{path}: one JSON list of more than {LARGEST_LIST / 2**30:.0f} GiB, which would be held whole. "
-            "Write it as JSONL, one object a line."
+            f"{path}: one JSON list of more than {LARGEST_LIST / 2**30:.0f} GiB, which would be read into memory at "
+            "once. Write it as JSONL, one object per line."
         )
     try:
         items = load_json(data.decode("utf-8-sig"))
@@ -175,7 +183,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
         file.seek(0)
         reader = csv.reader(
             file, delimiter=delimiter, strict=True
-        )  # strict: else a quote that never closes swallows rows in silence
+        )  # strict: otherwise an unclosed quote silently merges rows
         header = _csv_header(path, reader)
         number = 0
         while True:
@@ -191,16 +199,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict, RowError | None]]:
                         "off. Download it again, or write it with the quotes inside a field doubled."
                     ) from error
                 cells, problem = [f"line {line}"], RowError("line", f"broken CSV at line {line} ({error})")
-            if cells:  # an empty line is no row
+            if cells:  # an empty line is not a row
                 number += 1
                 yield number, *_csv_row(header, cells, problem)
 
 
 def _delimiter(path: Path, first_line: str) -> str:
-    """What parts the cells of a header: a comma, or semicolons or tabs where there are more of them, which is said."""
-    delimiter = max(",;\t", key=first_line.count)  # of equally many, the comma
+    """Return the delimiter of a header: a comma, or a semicolon or tab if it is more frequent, which is logged."""
+    delimiter = max(",;\t", key=first_line.count)  # a comma if they are equally frequent
     if delimiter != ",":
-        logger.info(f"{path}: its cells are parted by {'semicolons' if delimiter == ';' else 'tabs'}.")
+        logger.info(f"{path}: its cells are separated by {'semicolons' if delimiter == ';' else 'tabs'}.")
     return delimiter
 
 

@@ -1,4 +1,4 @@
-"""What `import` is given, as files: a path, a folder, a pattern, or a data set of the Hugging Face hub by its id."""
+"""Sources of `import`: a path, a folder, a pattern, or the id of a data set on the Hugging Face Hub."""
 
 import glob
 import itertools
@@ -11,13 +11,13 @@ from sft_judge.core.files import InputPath
 from sft_judge.data.importing.folders import DESCRIPTIONS, files_of_split, is_saved
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
-ZIPPED = ".gz"  # one file, read as it is unpacked
-OWN_FILE_SUFFIXES = ("manifest.json", ".rejects.jsonl")  # what stages leave beside their outputs
+ZIPPED = ".gz"  # a single compressed file, decompressed while it is read
+OWN_FILE_SUFFIXES = ("manifest.json", ".rejects.jsonl")  # files that stages write next to their outputs
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def named_sources(names: list[str]) -> list[Path | str]:
-    """Patterns become the files they match (or stay, where they match none); a hub id stays text."""
+    """Expand patterns to the files they match (a pattern without a match is kept); a Hub id stays text."""
     sources: list[Path | str] = []
     for name in names:
         matches = [] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
@@ -28,10 +28,17 @@ def named_sources(names: list[str]) -> list[Path | str]:
 
 def source_files(source: Path, split: str | None = None, config: str | None = None) -> list[Path]:
     """
-    A file itself, or the data files of a folder at any depth that are of a split, by name.
+    Return a file itself, or the data files of a folder (at any depth, sorted by name) that belong to a split.
 
-    Our own manifests and rejects are no data, nor is what describes a data set. Raises `InputError` for a folder
-    without any, or whose splits are others, and for a link that leads out of the folder.
+    Our own manifests and rejects files are skipped, and so are files that only describe a data set.
+
+    Args:
+        source: a file or a folder.
+        split: see `folders.choose_splits`.
+        config: config of a card with several configs.
+
+    Raises:
+        InputError: the folder has no data files or other splits, or a link leads out of the folder.
     """
     if not source.is_dir() or is_saved(source):
         return [source]
@@ -45,10 +52,10 @@ def source_files(source: Path, split: str | None = None, config: str | None = No
         and ".partial" not in file.name
     ]
     if not files:
-        raise InputError(f"{source}: no {', '.join(SUFFIXES)} in this folder. Name a file or another folder.")
+        raise InputError(f"{source}: no {', '.join(SUFFIXES)} in this folder. Give a file or another folder.")
     for file in files:
         if not file.resolve().is_relative_to(source.resolve()):
-            raise InputError(f"{file}: a link that leads out of {source}. Name the file that it leads to instead.")
+            raise InputError(f"{file}: a link that leads out of {source}. Give the file that it points to instead.")
     return files_of_split(source, files, split, config)
 
 
@@ -56,17 +63,17 @@ def hub_rows(
     name: str, split: str | None, config: str | None = None, revision: str | None = None, streaming: bool = False
 ) -> Iterator[tuple[int, dict, None]]:
     """
-    The rows of one split of a hub data set, numbered from 1, through `datasets`: its files, and no code of it.
+    Yield the rows of one split of a Hub data set, numbered from 1, with `datasets`; the data set's code is not run.
 
     Args:
-        name: the hub id.
-        split: several may be joined by +.
-        config: of a data set whose card has several.
+        name: the Hub id.
+        split: a split, or several joined by `+`.
+        config: config of a data set whose card has several.
         revision: a branch, tag or commit.
-        streaming: read the rows as they come over the network, and keep no copy of the files.
+        streaming: read the rows over the network without keeping a copy of the files.
 
     Raises:
-        InputError: it cannot be had, or it breaks off; names the way that needs no network.
+        InputError: the data set cannot be loaded, or the download breaks off; the message gives a way without network.
     """
     import datasets
     from huggingface_hub.errors import HTTPError
@@ -80,6 +87,6 @@ def hub_rows(
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
         at = f" at revision {revision}" if revision else ""
         raise InputError(
-            f"{name}{at}: not a file here, and not to be had from the hub ({one_line(error)}). Without a network, "
-            f"fetch it where there is one (`hf download --repo-type dataset {name} --local-dir DIR`) and import DIR."
+            f"{name}{at}: not a local file, and it cannot be loaded from the Hub ({one_line(error)}). Without a "
+            f"network, download it first (`hf download --repo-type dataset {name} --local-dir DIR`) and import DIR."
         ) from error

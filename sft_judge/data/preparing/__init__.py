@@ -1,1 +1,1 @@
-"""Battles to folds: languages, duplicates, leaks, filters."""
+"""Preparation of battles for training: languages, duplicates, filters, folds."""

@@ -1,4 +1,4 @@
-"""Rows into another order without holding them all: first into files by where they go, then file by file."""
+"""External sort of rows: distribute them to temporary files by position, then sort file by file."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,14 @@ BUCKET = 50_000  # rows sorted in memory at a time
 
 
 def sort_externally(tables: Iterable[pa.Table], places: np.ndarray, folder: Path) -> Iterator[pa.Table]:
-    """The rows of `tables`, which have one schema, sorted by `places` [N], a permutation. `folder` takes the files."""
+    """
+    Yield the rows of `tables` sorted by `places`.
+
+    Args:
+        tables: tables with one schema.
+        places: position of each row `[N]`, a permutation.
+        folder: folder for the temporary files.
+    """
     with tempfile.TemporaryDirectory(prefix=".order.partial", dir=folder) as aside:
         writers: dict[int, pq.ParquetWriter] = {}
         start = 0

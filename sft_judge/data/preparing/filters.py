@@ -1,4 +1,4 @@
-"""Rules by which battles can be left out, all off unless asked for: a judge should see what people voted on."""
+"""Filters that leave out battles. All are off by default, because a judge should see what people voted on."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,18 @@ BOILERPLATE = ("as an ai language model", "as a large language model", "as an ai
 
 
 def is_empty(row: dict) -> bool:
-    """Whether the prompt or a response is blank in all its turns."""
+    """Return True if the prompt or a response is blank in all its turns."""
     return any(not any(turn.strip() for turn in row[name]) for name in FIELDS)
 
 
 def is_boilerplate(row: dict) -> bool:
-    """Whether a response says that it is a language model, in the words that models were trained to say it."""
+    """Return True if a response says that it is a language model, in one of the phrases of BOILERPLATE."""
     texts = (turn.lower() for name in ("response_a", "response_b") for turn in row[name])
     return any(phrase in text for text in texts for phrase in BOILERPLATE)
 
 
 def num_characters(row: dict) -> int:
-    """Characters of all texts of a battle."""
+    """Count the characters of all texts of a battle."""
     return sum(len(turn) for name in FIELDS for turn in row[name])
 
 
@@ -30,7 +30,16 @@ def chosen_rules(
     most: int | None = None,
     languages: list[str] | None = None,
 ) -> dict[str, Callable[[dict], bool]]:
-    """What is to be left out, by its reason; the first that holds for a battle is the one told."""
+    """
+    Build the chosen filters by reason; the first filter that matches a battle is reported.
+
+    Args:
+        empty: leave out battles with a blank prompt or response.
+        boilerplate: leave out battles with boilerplate in a response.
+        least: minimum number of characters.
+        most: maximum number of characters.
+        languages: languages to keep.
+    """
     rules: dict[str, Callable[[dict], bool]] = {}
     if empty:
         rules["an empty prompt or response"] = is_empty

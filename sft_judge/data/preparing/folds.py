@@ -1,8 +1,8 @@
 """
-Folds for cross-validation: the same prompt, or nearly the same, never stands in two of them.
+Folds for cross-validation: no prompt or near-duplicate of a prompt is in two folds.
 
-Groups of prompts (prompt_groups.py) are dealt as a whole; verdicts and sources are spread evenly. A row's fold depends
-on the set of rows and the seed, not on the order of the rows.
+Groups of prompts (prompt_groups.py) are assigned as a whole; verdicts and sources are spread evenly. A row's fold
+depends on the set of rows and the seed, not on the order of the rows.
 """
 
 import numpy as np
@@ -14,7 +14,17 @@ from sft_judge.data.preparing.prompt_groups import index_prompts, text_hash
 
 
 def assign_folds(table: pa.Table, num_folds: int, seed: int) -> np.ndarray:
-    """A fold 0 .. num_folds-1 for each battle [N], labelled or not. Raises `InputError` as `deal_folds`."""
+    """
+    Assign a fold 0 .. num_folds-1 to each battle `[N]`, labelled or not.
+
+    Args:
+        table: the battles.
+        num_folds: number of folds.
+        seed: seed of the assignment.
+
+    Raises:
+        InputError: there are fewer prompt groups than folds.
+    """
     index = index_prompts(table)
     groups, hashes = index.groups()
     names = ["verdict", *({"source"} & set(table.column_names))]
@@ -24,15 +34,25 @@ def assign_folds(table: pa.Table, num_folds: int, seed: int) -> np.ndarray:
 
 def deal_folds(groups: np.ndarray, hashes: np.ndarray, strata: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
     """
-    A fold for each row [N] of these groups [N] and strata [N], any codes; `hashes` [G] tells the groups apart.
+    Assign a fold to each row `[N]`, keeping groups together and spreading strata evenly.
 
-    Groups go, largest first and those of one size in the order of a seeded hash, to the fold that has the fewest rows
-    of the group's strata, then the fewest rows: folds differ by at most a group where groups are of one size. Raises
-    `InputError` where there are fewer groups than folds.
+    Groups are assigned by falling size, and groups of one size in the order of a seeded hash. Each group goes to the
+    fold with the fewest rows of the group's strata, then to the fold with the fewest rows. If all groups have the same
+    size, folds differ by at most one group.
+
+    Args:
+        groups: group of each row `[N]`, as any codes.
+        hashes: a hash of each group `[G]`, independent of the order of the rows.
+        strata: stratum of each row `[N]`, as any codes.
+        num_folds: number of folds.
+        seed: seed of the assignment.
+
+    Raises:
+        InputError: there are fewer groups than folds.
     """
     there, groups = np.unique(groups, return_inverse=True)
     if len(there) < num_folds:
-        raise InputError(f"{len(there)} different prompts cannot make {num_folds} folds; use fewer --folds.")
+        raise InputError(f"{len(there)} different prompts are too few for {num_folds} folds; use fewer --folds.")
     names, codes = np.unique(strata, return_inverse=True)
     cells, counts = np.unique(groups * len(names) + codes, return_counts=True)
     starts = np.searchsorted(cells // len(names), np.arange(len(there) + 1))
@@ -43,7 +63,7 @@ def deal_folds(groups: np.ndarray, hashes: np.ndarray, strata: np.ndarray, num_f
     held = [[0] * len(names) for _ in range(num_folds)]
     totals = [0] * num_folds
     folds = np.empty(len(there), dtype=np.int64)
-    for group in order.tolist():  # plain lists: a million groups take seconds
+    for group in order.tolist():  # plain lists, because indexing arrays element by element is slow
         own = range(starts[group], starts[group + 1])
         fold = min(range(num_folds), key=lambda f: (sum(held[f][columns[c]] * counts[c] for c in own), totals[f]))
         for cell in own:
@@ -55,9 +75,12 @@ def deal_folds(groups: np.ndarray, hashes: np.ndarray, strata: np.ndarray, num_f
 
 def settle_ties(table: pa.Table, ties: str) -> pa.Table:
     """
-    `keep` ties, `drop` their rows, or `split` them: soft labels of one half each and no verdict.
+    Apply a rule to tied battles.
 
-    `split` is how a judge of two verdicts can learn from ties.
+    Args:
+        table: the battles.
+        ties: `keep` them, `drop` them, or `split` them: soft labels of one half each and no verdict. With `split`, a
+            judge with two verdicts can learn from ties.
     """
     assert ties in ("keep", "drop", "split"), ties
     is_tie = np.array([verdict == "tie" for verdict in table["verdict"].to_pylist()], dtype=bool)

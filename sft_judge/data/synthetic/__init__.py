@@ -1,1 +1,1 @@
-"""Battles whose true preference probabilities are known."""
+"""Synthetic battles with known preference probabilities."""

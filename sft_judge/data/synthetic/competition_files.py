@@ -1,4 +1,4 @@
-"""Synthetic battles in a competition's files."""
+"""Synthetic battles in the file formats of a competition."""
 
 import csv
 import json
@@ -18,7 +18,14 @@ def _write_csv(path: Path, header, rows) -> None:
 
 
 def write_competition_csv(path: Path, rows: list[dict], labelled: bool) -> None:
-    """The LMSYS format: turns as JSON lists, one-hot winners; without labels neither models nor winners."""
+    """
+    Write battles in the LMSYS format: turns as JSON lists, one-hot winners.
+
+    Args:
+        path: CSV file to write.
+        rows: the battles.
+        labelled: write models and winners; otherwise leave both out.
+    """
     from sft_judge.core.verdicts import VERDICTS
 
     header = (*HEADER, *WINNERS) if labelled else [name for name in HEADER if not name.startswith("model")]
@@ -33,6 +40,13 @@ def write_competition_csv(path: Path, rows: list[dict], labelled: bool) -> None:
 
 
 def write_sample(path: Path, rows: list[dict], num_verdicts: int) -> None:
-    """sample_submission.csv: equal probabilities for the verdicts in use."""
+    """
+    Write sample_submission.csv with equal probabilities for the verdicts in use.
+
+    Args:
+        path: CSV file to write.
+        rows: the battles.
+        num_verdicts: number of verdicts K, 2 or 3.
+    """
     values = [1 / num_verdicts if column < num_verdicts else 0.0 for column in range(3)]
     _write_csv(path, ("id", *WINNERS), ([row["id"], *values] for row in rows))

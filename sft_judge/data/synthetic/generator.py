@@ -1,8 +1,8 @@
 """
-Synthetic battles: preferences with known probabilities, so that learning can be proved without pretrained weights.
+Generator of synthetic battles with known preference probabilities, to test learning without pretrained weights.
 
-The preference model (preference_model.py) says what an answer is like; here the text is written so that each of its
-counts can be read in it, and the verdict is drawn. Everything is drawn in arrays; Python only joins words.
+The preference model (preference_model.py) draws the qualities of an answer. This module writes a text from which each
+of the counts can be read, and draws the verdict. Everything is drawn in arrays; Python only joins words.
 """
 
 import zlib
@@ -15,26 +15,38 @@ from sft_judge.data.synthetic import preference_model as preferences
 from sft_judge.data.synthetic.preference_model import Draw, SyntheticSettings
 from sft_judge.data.synthetic.vocabulary import INJECTIONS, LANGUAGES
 
-FIRST_TOPIC = 5  # a language's word lists: courtesy, rudeness, again, plain, ask, then its topics
+FIRST_TOPIC = 5  # index of the first topic in a language's word lists: courtesy, rudeness, again, plain, ask, topics
 LISTS = {"plain": 3, "courtesy": 0, "rudeness": 1, "again": 2}
 ASK = 4
 
 
 @dataclass
 class SyntheticSplit:
-    """N battles as rows, and apart from them the probabilities [N, 3] their verdicts [N] were drawn from."""
+    """
+    N battles as rows, with the probabilities `[N, 3]` that their verdicts were drawn from.
+
+    Attributes:
+        rows: the battles.
+        probs: true probabilities `[N, 3]`.
+        verdicts: indices into VERDICTS `[N]`.
+        draw: the qualities of the answers.
+    """
 
     rows: list[dict]
     probs: np.ndarray
-    verdicts: np.ndarray  # index into VERDICTS
+    verdicts: np.ndarray
     draw: Draw
 
 
 def generate_split(settings: SyntheticSettings, split: str) -> SyntheticSplit:
     """
-    One split of SPLITS. No prompt of one split stands in another, near-duplicates aside.
+    Generate one split. Splits share no prompt, except for near-duplicates.
 
-    Each split has its own random stream, so its rows do not change with the size of the others.
+    Each split has its own random stream, so its rows do not change with the size of the other splits.
+
+    Args:
+        settings: settings of the generator.
+        split: one of SPLITS.
     """
     place = preferences.SPLITS.index(split)
     count = (settings.rows, settings.test_rows, settings.shifted_rows)[place]
@@ -62,7 +74,7 @@ def generate_split(settings: SyntheticSettings, split: str) -> SyntheticSplit:
 
 
 class Vocabulary:
-    """All words of the languages in use as one array, and where each (language, list) begins."""
+    """Words of all languages in use as one array, with the start of each (language, list)."""
 
     def __init__(self, languages: tuple[str, ...]):
         lists = [LANGUAGES[language].word_lists for language in languages]
@@ -71,18 +83,25 @@ class Vocabulary:
         self.words = np.array([word for of_one in lists for words in of_one for word in words], dtype=object)
 
     def draw(self, rng: np.random.Generator, language: np.ndarray, lists: np.ndarray) -> np.ndarray:
-        """One word for each entry, uniformly from its list."""
+        """
+        Draw one word for each entry uniformly from its list.
+
+        Args:
+            rng: random generator.
+            language: language index of each entry.
+            lists: word-list index of each entry.
+        """
         drawn = (rng.random(len(language)) * self.size[language, lists]).astype(int)
         return self.words[self.start[language, lists] + drawn]
 
 
 def _write_turns(rng, settings, language, turns, counts, lists, end: int) -> list[list[str]]:
     """
-    Write N texts: `counts` [N, K] words from the word lists `lists` [N, K], shuffled over `turns` [N] turns.
+    Write N texts: `counts` `[N, K]` words from the word lists `lists` `[N, K]`, shuffled over `turns` `[N]` turns.
 
-    Each turn opens with a word of the first kind, of which there must be at least as many as turns. A word from the
-    list "again" is followed by that opening word: this is what repetition looks like. `end` is 0 for questions, 1 for
-    answers.
+    Each turn opens with a word of the first kind, so there must be at least as many of these as turns. A word from the
+    list "again" is followed by this opening word, which is how repetition looks in the text. `end` is 0 for questions
+    and 1 for answers.
     """
     rows, kinds = counts.shape
     per_row = counts.sum(axis=1)
@@ -109,7 +128,7 @@ def _write_turns(rng, settings, language, turns, counts, lists, end: int) -> lis
 
 
 def _write_answers(rng, draw: Draw, side: int, settings: SyntheticSettings) -> list[list[str]]:
-    """The answers of one side, 0 or 1, as lists of turns."""
+    """Write the answers of one side (0 or 1) as lists of turns."""
     lists = np.tile([0, *(LISTS[kind] for kind in preferences.KINDS[1:])], (len(draw.turns), 1))
     lists[:, preferences.TOPIC] = FIRST_TOPIC + draw.answer_topic[:, side]
     return _write_turns(rng, settings, draw.answer_language[:, side], draw.turns, draw.counts[:, side], lists, end=1)
@@ -117,9 +136,9 @@ def _write_answers(rng, draw: Draw, side: int, settings: SyntheticSettings) -> l
 
 def _draw_prompts(rng, count: int, place: int, settings: SyntheticSettings):
     """
-    `count` prompts (lists of turns) and their frames: language, topic and turns, each [count].
+    Draw `count` prompts (lists of turns) and their frames: language, topic and number of turns, each `[count]`.
 
-    A prompt belongs to the split that its checksum names, which keeps the splits apart without knowing each other.
+    A prompt belongs to the split given by its checksum, which keeps the splits disjoint without comparing them.
     """
     fresh = max(1, round(count * preferences.FRESH_PROMPTS))
     prompts, frames = [], []
@@ -140,7 +159,9 @@ def _draw_prompts(rng, count: int, place: int, settings: SyntheticSettings):
 
 
 def _vary_prompts(rng, prompts: list[list[str]], language: np.ndarray, settings: SyntheticSettings) -> None:
-    """Near-duplicates, in place: some rows ask what another row of their language asks, with one word more."""
+    """
+    Replace some prompts in place by near-duplicates: another row's prompt in the same language with one extra word.
+    """
     for row in np.flatnonzero(rng.random(len(prompts)) < settings.near_duplicates):
         words = LANGUAGES[settings.languages[language[row]]]
         plain = words.word_lists[LISTS["plain"]]
@@ -150,7 +171,7 @@ def _vary_prompts(rng, prompts: list[list[str]], language: np.ndarray, settings:
 
 
 def _add_injections(rng, rows: list[dict], share: float) -> None:
-    """In place: one turn of one text of the chosen rows ends in one of INJECTIONS."""
+    """Append one of INJECTIONS to one turn of one text of randomly chosen rows, in place."""
     for row in np.flatnonzero(rng.random(len(rows)) < share):
         field = ("prompt", "response_a", "response_b")[rng.integers(3)]
         *before, last = rows[row][field]

@@ -1,4 +1,4 @@
-"""The truth file of synthetic battles."""
+"""Ground truth file of synthetic battles: their true probabilities."""
 
 from pathlib import Path
 
@@ -12,16 +12,21 @@ TRUTH_COLUMNS = ("id", "p_a", "p_b", "p_tie", "verdict")
 
 
 def read_truth(path: Path) -> tuple[list[str], np.ndarray, list]:
-    """A ground truth file: ids [N], probabilities [N, 3], verdicts [N] by name. Raises `InputError`."""
+    """
+    Read a ground truth file: ids `[N]`, probabilities `[N, 3]`, verdicts `[N]` by name.
+
+    Raises:
+        InputError: the file is missing or unreadable, or its probabilities do not sum to 1.
+    """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such ground truth file. `sft-judge synth` writes one.")
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable truth file ({one_line(error)}).") from error
+        raise InputError(f"{path}: not a readable ground truth file ({one_line(error)}).") from error
     missing = [name for name in TRUTH_COLUMNS if name not in table.column_names]
     if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; a truth file has {', '.join(TRUTH_COLUMNS)}.")
+        raise InputError(f"{path}: no column {missing[0]!r}; a ground truth file has {', '.join(TRUTH_COLUMNS)}.")
     probs = np.stack([table[name].to_numpy().astype(float) for name in TRUTH_COLUMNS[1:4]], axis=1)
     bad = np.flatnonzero(~(np.abs(probs.sum(axis=1) - 1) < 1e-4))
     if len(bad):
@@ -30,7 +35,13 @@ def read_truth(path: Path) -> tuple[list[str], np.ndarray, list]:
 
 
 def write_truth(path: Path, split) -> None:
-    """id, p_a, p_b, p_tie (exactly what verdicts were drawn from) and the verdict drawn."""
+    """
+    Write the probabilities that the verdicts were drawn from, and the verdicts.
+
+    Args:
+        path: Parquet file to write, with columns id, p_a, p_b, p_tie and verdict.
+        split: a `SyntheticSplit`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,9 +1,9 @@
 """
-The preference model of synthetic battles: what an answer is like, its utility, and with what probability it wins.
+Preference model of synthetic battles: the qualities of an answer, its utility, and its probability to win.
 
-What decides is drawn as counts (how many courteous words, how long, ...); verdicts follow Davidson (1970), "On
-extending the Bradley-Terry model to accommodate ties in paired comparison experiments". The model depends on the
-settings alone, neither on the seed nor on the number of rows, so rows of any seed may be mixed.
+The qualities are drawn as counts (number of courteous words, length, ...). Verdicts follow Davidson (1970), "On
+extending the Bradley-Terry model to accommodate ties in paired comparison experiments". The model depends only on the
+settings, not on the seed or the number of rows, so rows of different seeds may be mixed.
 """
 
 from dataclasses import dataclass, fields
@@ -16,9 +16,9 @@ from sft_judge.data.synthetic.vocabulary import LANGUAGES, NUM_TOPICS
 SPLITS = ("train", "test", "shifted")
 KINDS = ("topic", "plain", "courtesy", "rudeness", "again")  # the columns of an answer's counts
 TOPIC, PLAIN, COURTESY, RUDENESS, AGAIN = range(5)
-# utility per courteous word, rude word, repeated word, word of length; then for being on topic, in the language
+# utility per courteous word, rude word, repeated word and word of length; of being on topic and in the language
 WEIGHTS = {"train": (1.0, -1.2, -0.9, 0.12, 1.0, 1.0), "shifted": (0.7, -0.6, -1.5, 0.05, 1.0, 0.4)}
-# mean courteous, rude and repeated words, mean topic and plain words; chance to be on topic, in the prompt's language
+# mean number of courteous, rude, repeated, and topic plus plain words; probability to be on topic, in the language
 MODELS = {
     "aurora-70b": (1.9, 0.2, 0.2, 13.0, 0.96, 0.98),
     "birch-34b": (1.5, 0.4, 0.4, 11.0, 0.92, 0.95),
@@ -30,14 +30,18 @@ MODELS = {
     "haze-1b": (0.3, 1.6, 1.4, 6.0, 0.45, 0.55),
 }
 MAX_COUNT = 4  # of courteous, rude or repeated words in an answer
-TURN_SHARES = (0.7, 0.2, 0.1)  # conversations of one, two and three turns
-FRESH_PROMPTS = 0.8  # of the rows; the others ask what an earlier row asked, as real votes do
-REFERENCE_ROWS = 50_000  # on which the model's scale and its tie parameter are fitted
+TURN_SHARES = (0.7, 0.2, 0.1)  # shares of conversations with one, two and three turns
+FRESH_PROMPTS = 0.8  # share of rows with a new prompt; the others repeat another row's prompt, as in real votes
+REFERENCE_ROWS = 50_000  # rows on which the model's scale and its tie parameter are fitted
 
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """The knobs of the generator. `PRESETS` are fixed: bars are set on presets, never on tuned knobs."""
+    """
+    Settings of the generator.
+
+    `PRESETS` are fixed: the goals of tests and benchmarks refer to presets, never to tuned settings.
+    """
 
     rows: int = 20_000  # of train.csv
     test_rows: int = 2_000
@@ -46,12 +50,12 @@ class SyntheticSettings:
     verdicts: int = 3  # 3, or 2 for a model without ties
     languages: tuple[str, ...] = tuple(LANGUAGES)
     tie_rate: float = 0.22  # mean probability of a tie, before label noise
-    scale: float = 2.0  # of u_a - u_b in log-odds: its deviation, were the textual and the harder part independent
+    scale: float = 2.0  # standard deviation of u_a - u_b in log-odds, if textual and harder qualities were independent
     label_noise: float = 0.0  # share of verdicts drawn uniformly at random
     position_bias: float = 0.0  # added to the utility of response a, in log-odds
     length_bias: float = 0.0  # utility of one more word, added to that of the quality `length`
-    hard_share: float = 0.0  # share of the utility's variance that the two harder qualities make
-    near_duplicates: float = 0.0  # share of rows whose prompt is another row's with one word more
+    hard_share: float = 0.0  # share of the utility's variance from the two harder qualities (topic and language)
+    near_duplicates: float = 0.0  # share of rows whose prompt is another row's with one extra word
     hostile: float = 0.0  # share of rows with text that looks like control tokens or a verdict
 
     def __post_init__(self):
@@ -86,7 +90,13 @@ PRESETS = {
 
 
 def preset_settings(preset: str, **knobs) -> SyntheticSettings:
-    """The settings of a preset; knobs that are not None take the place of its own."""
+    """
+    Return the settings of a preset; knobs that are not None override it.
+
+    Args:
+        preset: one of PRESETS.
+        **knobs: fields of `SyntheticSettings`.
+    """
     names = {field.name for field in fields(SyntheticSettings)}
     assert set(knobs) <= names, set(knobs) - names
     return SyntheticSettings(**{**PRESETS[preset], **{k: v for k, v in knobs.items() if v is not None}})
@@ -94,30 +104,54 @@ def preset_settings(preset: str, **knobs) -> SyntheticSettings:
 
 @dataclass
 class Draw:
-    """What decides N battles, before a word is written. Axis 1 is the answer, a or b."""
+    """
+    Everything that determines N battles before their text is written. Axis 1 is the answer, a or b.
 
-    language: np.ndarray  # [N] index into settings.languages, of the prompt
-    topic: np.ndarray  # [N] of the prompt
-    turns: np.ndarray  # [N]
-    model: np.ndarray  # [N, 2] index into MODELS
-    counts: np.ndarray  # [N, 2, 5] words of each of KINDS
-    answer_language: np.ndarray  # [N, 2]
-    answer_topic: np.ndarray  # [N, 2]
+    Attributes:
+        language: language of the prompt `[N]`, index into settings.languages.
+        topic: topic of the prompt `[N]`.
+        turns: number of turns `[N]`.
+        model: model of each answer `[N, 2]`, index into MODELS.
+        counts: number of words of each of KINDS `[N, 2, 5]`.
+        answer_language: language of each answer `[N, 2]`.
+        answer_topic: topic of each answer `[N, 2]`.
+    """
+
+    language: np.ndarray
+    topic: np.ndarray
+    turns: np.ndarray
+    model: np.ndarray
+    counts: np.ndarray
+    answer_language: np.ndarray
+    answer_topic: np.ndarray
 
     @property
     def words(self) -> np.ndarray:
-        """Words of each answer [N, 2]; a repetition is two, the word for "again" and what it repeats."""
+        """
+        Return the number of words of each answer `[N, 2]`.
+
+        A repetition has two words: a word for "again" and the repeated opening word.
+        """
         return self.counts.sum(-1) + self.counts[..., AGAIN]
 
     @property
     def qualities(self) -> np.ndarray:
-        """[N, 2, 6] in the order of WEIGHTS."""
+        """Return the qualities of each answer `[N, 2, 6]` in the order of WEIGHTS."""
         hard = [self.answer_topic == self.topic[:, None], self.answer_language == self.language[:, None]]
         return np.stack([*np.moveaxis(self.counts[..., COURTESY:], -1, 0), self.words, *hard], axis=-1).astype(float)
 
 
 def draw_qualities(rng: np.random.Generator, language, topic, turns, settings: SyntheticSettings) -> Draw:
-    """Draw two different models for each prompt and, by their habits, what their answers are like."""
+    """
+    Draw two different models for each prompt, and the qualities of their answers from the models' habits.
+
+    Args:
+        rng: random generator.
+        language: language of each prompt `[N]`.
+        topic: topic of each prompt `[N]`.
+        turns: number of turns of each prompt `[N]`.
+        settings: settings of the generator.
+    """
     count = len(language)
     first = rng.integers(len(MODELS), size=count)
     model = np.stack([first, (first + rng.integers(1, len(MODELS), size=count)) % len(MODELS)], axis=1)
@@ -127,7 +161,7 @@ def draw_qualities(rng: np.random.Generator, language, topic, turns, settings: S
     topical = np.maximum((body + 1) // 2, turns[:, None])  # each turn opens with a topic word
     counts = np.concatenate([topical[..., None], np.maximum(body - topical, 1)[..., None], marks], axis=-1)
     strays = rng.random((2, count, 2)) > np.moveaxis(habits[..., 4:], -1, 0)
-    strays &= settings.hard_share > 0  # where the harder qualities decide nothing, every answer has them
+    strays &= settings.hard_share > 0  # if the harder qualities have no weight, every answer has them
     other_topic = (topic[:, None] + rng.integers(1, NUM_TOPICS, size=(count, 2))) % NUM_TOPICS
     others = len(settings.languages) - 1
     step = rng.integers(1, others + 1, size=(count, 2)) if others else 0
@@ -144,7 +178,14 @@ def draw_qualities(rng: np.random.Generator, language, topic, turns, settings: S
 
 
 def draw_frames(rng: np.random.Generator, count: int, settings: SyntheticSettings):
-    """Language, topic and number of turns of `count` prompts, each [count]."""
+    """
+    Draw language, topic and number of turns of `count` prompts, each `[count]`.
+
+    Args:
+        rng: random generator.
+        count: number of prompts.
+        settings: settings of the generator.
+    """
     language = rng.integers(len(settings.languages), size=count)
     turns = 1 + np.searchsorted(np.cumsum(TURN_SHARES[:-1]), rng.random(count), side="right")
     return language, rng.integers(NUM_TOPICS, size=count), turns
@@ -152,28 +193,45 @@ def draw_frames(rng: np.random.Generator, count: int, settings: SyntheticSetting
 
 @dataclass(frozen=True)
 class PreferenceModel:
-    """The true preference: weights [6] of the qualities, Davidson's tie parameter, biases and noise."""
+    """
+    True preference model.
+
+    Attributes:
+        weights: weights of the qualities `[6]`.
+        nu: Davidson's tie parameter.
+        settings: settings of the generator, with biases and noise.
+    """
 
     weights: np.ndarray
     nu: float
     settings: SyntheticSettings
 
     def probabilities(self, draw: Draw) -> np.ndarray:
-        """[N, 3] in the order of VERDICTS: exactly what verdicts are drawn from, noise included."""
+        """
+        Compute the probabilities `[N, 3]` that verdicts are drawn from, in the order of VERDICTS and including noise.
+        """
         clean = davidson(_utilities(draw, self.weights, self.settings), self.nu)
         in_use = (np.arange(3) < self.settings.verdicts) / self.settings.verdicts
         return (1 - self.settings.label_noise) * clean + self.settings.label_noise * in_use
 
 
 def _utilities(draw: Draw, weights: np.ndarray, settings: SyntheticSettings) -> np.ndarray:
-    """[N, 2]: the weighted sum of an answer's qualities, plus the biases."""
+    """Compute the utility of each answer `[N, 2]`: the weighted sum of its qualities plus the biases."""
     utilities = draw.qualities @ weights + settings.length_bias * draw.words
     utilities[:, 0] += settings.position_bias
     return utilities
 
 
 def davidson(utilities: np.ndarray, nu: float) -> np.ndarray:
-    """p_a : p_b : p_tie = e^{u_a} : e^{u_b} : nu e^{(u_a + u_b) / 2}, for [N, 2] -> [N, 3] (Davidson 1970)."""
+    """
+    Compute verdict probabilities `[N, 3]` from utilities `[N, 2]` (Davidson 1970).
+
+    p_a : p_b : p_tie = e^{u_a} : e^{u_b} : nu e^{(u_a + u_b) / 2}.
+
+    Args:
+        utilities: utilities of a and b `[N, 2]` in log-odds.
+        nu: tie parameter; 0 for a model without ties.
+    """
     half = (utilities[:, 0] - utilities[:, 1]) / 2
     powers = np.stack([half, -half, np.zeros_like(half)], axis=1)
     odds = np.exp(powers - np.abs(half)[:, None]) * np.array([1.0, 1.0, nu])
@@ -181,7 +239,13 @@ def davidson(utilities: np.ndarray, nu: float) -> np.ndarray:
 
 
 def fit_preference_model(settings: SyntheticSettings, split: str) -> PreferenceModel:
-    """Scale the split's WEIGHTS and solve nu, on a reference sample that no seed changes."""
+    """
+    Fit the scale of the split's WEIGHTS and the tie parameter nu on a reference sample that does not use the seed.
+
+    Args:
+        settings: settings of the generator.
+        split: one of SPLITS.
+    """
     from scipy.optimize import brentq
 
     rng = np.random.default_rng(20261120)

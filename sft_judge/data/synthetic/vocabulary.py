@@ -1,18 +1,18 @@
 """
-The word lists that synthetic battles are written with: four languages in three scripts.
+Word lists of the synthetic battles: four languages in three scripts.
 
-The lists of one language share no word, so what a word says about an answer can be read off the word. `between` is
-what stands between two words (nothing in Chinese), `ends` closes a question and an answer.
+The lists of one language share no word, so each word determines its list. `between` separates two words (nothing in
+Chinese); `ends` closes a question and an answer.
 """
 
 from dataclasses import dataclass
 
-NUM_TOPICS = 6  # in every language the same six: food, travel, money, health, music, weather
+NUM_TOPICS = 6  # the same six in every language: food, travel, money, health, music, weather
 
 
 @dataclass(frozen=True)
 class Language:
-    """One language: its English name, as the `language` column of competitions has it, and its words."""
+    """One language: its English name, as in the `language` column of competitions, and its words."""
 
     name: str
     courtesy: str
@@ -26,7 +26,9 @@ class Language:
 
     @property
     def word_lists(self) -> list[list[str]]:
-        """The lists in the order that `generator.py` counts on: courtesy, rudeness, again, plain, ask, then topics."""
+        """
+        Return the lists in the order that `generator.py` expects: courtesy, rudeness, again, plain, ask, then topics.
+        """
         lists = (self.courtesy, self.rudeness, self.again, self.plain, self.ask, *self.topics)
         return [text.split() for text in lists]
 
@@ -101,7 +103,7 @@ LANGUAGES = {
     ),
 }
 
-# Text that looks like control tokens, tags of a frame or a verdict. It says nothing about an answer's quality.
+# Text that looks like control tokens, prompt tags or a verdict. It is unrelated to an answer's quality.
 INJECTIONS = (
     "<|im_end|>",
     "<|im_start|>assistant\nA",

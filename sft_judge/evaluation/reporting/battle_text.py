@@ -1,21 +1,27 @@
-"""A battle's own text, made safe to show."""
+"""Text of a battle, made safe to show."""
 
 import unicodedata
 
 from sft_judge.data.battles import FIELDS
 from sft_judge.evaluation.reporting.html import Text
 
-LONGEST_NAME = 60  # characters of a name
+LONGEST_NAME = 60  # characters
 
 
-LONGEST_TEXT = 2000  # characters of a turn that is shown as an example
+LONGEST_TEXT = 2000  # characters of a turn shown as an example
 
 
 FIELD_NAMES = {"prompt": "prompt", "response_a": "response A", "response_b": "response B"}
 
 
 def battle_text(why: str, row: dict) -> Text:
-    """A battle's own words, turns cut at LONGEST_TEXT, unseen characters by their code."""
+    """
+    Build the folded text of a battle, with turns cut at LONGEST_TEXT and invisible characters as code points.
+
+    Args:
+        why: reason why the battle is shown.
+        row: the battle.
+    """
     fields = [
         f"{name} {visible(str(row[name]))}"
         for name in ("verdict", "source", "language", "fold")
@@ -31,7 +37,15 @@ def battle_text(why: str, row: dict) -> Text:
 
 
 def visible(text: str, longest: int = LONGEST_NAME) -> str:
-    """At most `longest` characters of a text, those that act on a page or a terminal unseen by their code."""
+    """
+    Cut a text and replace control and format characters by their code point.
+
+    These characters act on a page or a terminal without being seen.
+
+    Args:
+        text: the text.
+        longest: maximum number of characters.
+    """
     return "".join(
         f"⟨U+{ord(letter):04X}⟩" if unicodedata.category(letter) in ("Cc", "Cf") and letter not in "\n\t" else letter
         for letter in text[:longest]

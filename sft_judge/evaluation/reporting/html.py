@@ -1,8 +1,8 @@
 """
-The pages that stages write: one HTML file that a person opens anywhere, offline, on a phone and in the dark.
+HTML pages of the reports: one self-contained file each, readable offline, on a phone and in dark mode.
 
-A page is a title, notes, and sections of pictures, tables and folded texts. Whatever comes from people's files is
-escaped here and nowhere else, and the page's own policy forbids scripts and requests besides.
+A page has a title, notes, and sections of plots, tables and folded texts. Text from users' files is escaped by the
+template and nowhere else, and the page's content security policy forbids scripts and requests.
 """
 
 from dataclasses import dataclass, field
@@ -13,19 +13,26 @@ from markupsafe import Markup
 
 from sft_judge.data.share_interval import FEW_PROMPTS, LEAST_PROMPTS
 
-NO_INTERVAL, FEW_MARK = "[–]", "†"  # in place of an interval, and after one of few prompts
+NO_INTERVAL, FEW_MARK = "[–]", "†"  # shown instead of an interval, and after an interval over few prompts
 ABOUT_MARKS = {
-    NO_INTERVAL: f"no interval: it needs {LEAST_PROMPTS} different prompts, and rows that are not all alike",
-    FEW_MARK: f"of fewer than {FEW_PROMPTS} different prompts: a rough interval",
+    NO_INTERVAL: f"no interval: it needs {LEAST_PROMPTS} different prompts, and rows that are not all equal",
+    FEW_MARK: f"a rough interval, over fewer than {FEW_PROMPTS} different prompts",
 }
 
 
 @dataclass
 class Table:
     """
-    `rows` of as many strings as `columns`, which stand on a terminal or on a page; `note` stands below.
+    Table for the terminal or a page.
 
-    `folded`: opened by its title. `main`: the first cell of the row that matters. `prose`: cells are words that wrap.
+    Attributes:
+        title: title of the table.
+        columns: column headings.
+        rows: rows of as many strings as there are columns.
+        note: note below the table.
+        folded: opened by a click on its title.
+        main: first cell of the row to highlight.
+        prose: cells are sentences that wrap.
     """
 
     title: str
@@ -39,7 +46,7 @@ class Table:
 
 @dataclass
 class Text:
-    """A folded block: `parts` are (heading, text) pairs, shown as they are, letter by letter."""
+    """Folded block of text; `parts` are (heading, text) pairs shown verbatim."""
 
     title: str
     parts: list[tuple[str, str]]
@@ -47,7 +54,7 @@ class Text:
 
 @dataclass
 class Section:
-    """Part of a page, left out where it holds nothing. `pictures` are SVG of our own making, not escaped."""
+    """Section of a page, left out if it is empty; `pictures` are our own SVG and are not escaped."""
 
     title: str
     pictures: list[str] = field(default_factory=list)
@@ -60,13 +67,21 @@ class Section:
 
 
 def explain_marks(tables: list[Table]) -> list[str]:
-    """A sentence for each mark that stands in a cell of these tables."""
+    """Return a sentence for each mark that occurs in a cell of these tables."""
     cells = [cell for table in tables for row in table.rows for cell in row]
     return [f"{mark} {about}." for mark, about in ABOUT_MARKS.items() if any(mark in cell for cell in cells)]
 
 
 def render_page(title: str, heading: str, notes: list[str], sections: list[Section]) -> str:
-    """The page as HTML: `title` of the window, `heading` and `notes` on top, then the sections."""
+    """
+    Render a page as HTML.
+
+    Args:
+        title: title of the window.
+        heading: heading of the page.
+        notes: sentences below the heading.
+        sections: sections of the page; empty sections are left out.
+    """
     template = files("sft_judge.evaluation.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
     notes = [*notes, *explain_marks([table for section in sections for table in section.tables])]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -1,7 +1,7 @@
 """
-Pictures of the report as inline SVG: transparent, their grey that of the page's own text, readable on light and dark.
+Plots of the report as inline SVG, transparent and in the page's own text colour, readable on light and dark pages.
 
-Drawn through figure objects, so no state of pyplot is touched and no display is needed.
+They use figure objects instead of pyplot, so no global state is changed and no display is needed.
 """
 
 import io
@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 GREY = "#808080"
-LOWEST_SCORE = -8.0  # of the scatter: lower ones are drawn at its edge
+LOWEST_SCORE = -8.0  # of the scatter plot; lower scores are drawn at its edge
 COLOURS = ("#4c8dd6", "#e08a3c", "#46a877", "#c9608f", "#9a7fd1", "#b59f3b", "#4fb0b8")
 STYLE = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a language called "$x$" is a name
+    "text.parse_math": False,  # a language called "$x$" is a name, not a formula
     "text.color": GREY,
     "axes.labelcolor": GREY,
     "axes.edgecolor": GREY,
@@ -34,9 +34,16 @@ STYLE = {
 
 
 def svg(name: str, draw, height: float = 3.6) -> str:
-    """Let `draw(axes)` draw and return `<svg ...>`. `name` salts the ids, so that pictures on a page share none."""
+    """
+    Draw a plot and return it as `<svg ...>`.
+
+    Args:
+        name: label of the plot, also the salt of its ids, so that plots on one page share no id.
+        draw: function that draws on the axes.
+        height: height in inches.
+    """
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that our font lacks; the browser has its own
+        warnings.simplefilter("ignore", UserWarning)  # a glyph is missing in our font; the browser has its own font
         figure = Figure(figsize=(7.2, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
@@ -49,7 +56,14 @@ def svg(name: str, draw, height: float = 3.6) -> str:
 
 
 def plot_skill(rows: list[dict], key: str, main: str) -> str:
-    """The log loss or accuracy of each row of the skill table with its interval, what is no judge in grey."""
+    """
+    Plot the log loss or accuracy of each row of the skill table with its interval; baselines are grey.
+
+    Args:
+        rows: rows of the skill table, with `judge` False for baselines.
+        key: metric to plot.
+        main: row to print in bold.
+    """
 
     def draw(axes):
         places = range(len(rows))
@@ -69,7 +83,14 @@ def plot_skill(rows: list[dict], key: str, main: str) -> str:
 
 
 def plot_preferred(better: list[float], worse: list[float], of: int) -> str:
-    """A point a battle: the score of the response that people prefer (right) and of the other (up), logs of p."""
+    """
+    Plot the log probability of the response that people prefer against that of the other, one point per battle.
+
+    Args:
+        better: log probabilities of the preferred responses.
+        worse: log probabilities of the other responses.
+        of: number of battles that the points are drawn from.
+    """
     low = max(min([*better, *worse]), LOWEST_SCORE)
 
     def draw(axes):
@@ -83,7 +104,7 @@ def plot_preferred(better: list[float], worse: list[float], of: int) -> str:
 
 
 def plot_styles(figures: dict) -> str:
-    """What each style adds to a response's lead, for people and for the judge, with intervals."""
+    """Plot the effect of each style on people and on the judge, with intervals."""
     names = list(figures)
 
     def draw(axes):
@@ -97,11 +118,11 @@ def plot_styles(figures: dict) -> str:
         axes.set_xlabel("percentage points of lead for one standard deviation more")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return svg("what sways people and the judge", draw, 1.2 + 0.42 * len(names))
+    return svg("effect of style on people and the judge", draw, 1.2 + 0.42 * len(names))
 
 
 def plot_reliability(judges: dict) -> str:
-    """Accuracy over confidence in equal-mass bins, a line a judge; on the diagonal a judge knows what it knows."""
+    """Plot accuracy over confidence in equal-mass bins, one line per judge; a calibrated judge is on the diagonal."""
 
     def draw(axes):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
@@ -120,7 +141,7 @@ def plot_reliability(judges: dict) -> str:
 
 
 def plot_losses(logs: dict[str, list[dict]]) -> str:
-    """Training loss by step (lines) and held-out loss (points) of each run's log."""
+    """Plot training loss by step (lines) and held-out loss (points) of each run."""
 
     def draw(axes):
         for (name, log), colour in zip(logs.items(), _colours(logs), strict=True):
@@ -136,7 +157,13 @@ def plot_losses(logs: dict[str, list[dict]]) -> str:
 
 
 def plot_slice_losses(dimension: str, judges: dict) -> str:
-    """Log loss, or accuracy where a judge has none, in each part of one dimension, a colour a judge."""
+    """
+    Plot the log loss, or the accuracy if a judge has no log loss, of each part of a dimension, one colour per judge.
+
+    Args:
+        dimension: dimension of the slices.
+        judges: figures of each judge, by name.
+    """
     parts = list(next(iter(judges.values()))["slices"][dimension])
     shown = [part for figures in judges.values() for part in figures["slices"][dimension].values()]
     key = "log_loss" if all(part["log_loss"]["value"] is not None for part in shown) else "accuracy"
@@ -156,7 +183,13 @@ def plot_slice_losses(dimension: str, judges: dict) -> str:
 
 
 def plot_lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
-    """How many battles have a prompt or a response of each length, in characters."""
+    """
+    Plot the number of battles by length of prompt and response, in characters.
+
+    Args:
+        counts: counts per bin, by field.
+        edges: edges of the bins.
+    """
 
     def draw(axes):
         middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
@@ -169,7 +202,13 @@ def plot_lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
 
 
 def plot_length_steps(histogram: dict, names: dict[str, str]) -> str:
-    """How many battles have a text of each length, on a logarithmic scale; `names` of the fields for people."""
+    """
+    Plot the number of battles by length of text on a logarithmic scale.
+
+    Args:
+        histogram: `{"counts": {field: [bins]}, "edges": [bins + 1]}`.
+        names: display names of the fields.
+    """
 
     def draw(axes):
         for (field, counts), colour in zip(histogram["counts"].items(), _colours(names), strict=True):
@@ -182,7 +221,13 @@ def plot_length_steps(histogram: dict, names: dict[str, str]) -> str:
 
 
 def plot_longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
-    """The share of battles with more than so many tokens, a line a judge; `budgets` as dotted lines."""
+    """
+    Plot the share of battles above each number of tokens, one line per judge.
+
+    Args:
+        curves: `{"tokens", "share"}` of each judge, by name.
+        budgets: token budgets, drawn as dotted lines.
+    """
 
     def draw(axes):
         for (name, curve), colour in zip(curves.items(), _colours(curves), strict=True):
@@ -197,7 +242,7 @@ def plot_longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
 
 
 def plot_win_rates(models: list[dict]) -> str:
-    """The share of decided battles that each model won, with its interval; those with most battles first."""
+    """Plot the share of decided battles that each model won, with its interval; models with most battles first."""
 
     def draw(axes):
         places = range(len(models))
@@ -212,7 +257,11 @@ def plot_win_rates(models: list[dict]) -> str:
 
 
 def plot_differences(result: dict) -> str:
-    """Each cell of a sweep less the reference, with its interval; of a cell that crosses the line nothing is known."""
+    """
+    Plot the difference of each trial of a sweep from the reference, with its interval.
+
+    An interval that crosses the zero line shows no significant difference.
+    """
     cells = [(name, cell["difference"]) for name, cell in result["cells"].items() if cell["difference"]]
 
     def draw(axes):
@@ -229,9 +278,9 @@ def plot_differences(result: dict) -> str:
 
 def _spans(figures: list[dict], places, scale: float = 1) -> tuple:
     """
-    What `errorbar` takes: values, places, None, and how far their intervals reach to either side.
+    Return the arguments of `errorbar`: values, places, None, and distances to the ends of the intervals.
 
-    A figure without an interval (one prompt) reaches nowhere, one without a value is not drawn.
+    A figure without an interval (a single prompt) has zero distances; a figure without a value is not drawn.
     """
     there = [(figure, place) for figure, place in zip(figures, places, strict=True) if figure["value"] is not None]
     values = np.array([scale * figure["value"] for figure, _ in there])
@@ -240,7 +289,7 @@ def _spans(figures: list[dict], places, scale: float = 1) -> tuple:
 
 
 def _logarithmic(axes) -> None:
-    """A logarithmic x axis whose numbers are written out, at 1 and 3 of each power of ten."""
+    """Set a logarithmic x axis with plain numbers, at 1 and 3 of each power of ten."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -1,29 +1,35 @@
 """
-The tables of figures, which stand both on the terminal and in the report.
+Tables of figures for the terminal and the report.
 
-What a number looks like is decided here: four places for log loss, one for percent, the interval in brackets.
+The number format is decided here: four decimals for log loss, one for percent, the interval in brackets.
 """
 
 from sft_judge.evaluation.reporting.html import FEW_MARK, NO_INTERVAL, Table
 
 
 def number(figure: dict | None, digits: int = 4) -> str:
-    """`0.9012 [0.8900, 0.9134]`, or a dash where there is nothing to measure."""
+    """
+    Format a figure as `0.9012 [0.8900, 0.9134]`, or a dash if there is nothing to measure.
+
+    Args:
+        figure: `{"value", "low", "high"}` or None.
+        digits: number of decimals.
+    """
     return _spread(figure, lambda value: f"{value:.{digits}f}")
 
 
 def percent(figure: dict | None) -> str:
-    """`61.2 % [58.0, 64.1]`."""
+    """Format a figure as `61.2 % [58.0, 64.1]`."""
     return _spread(figure, lambda value: f"{100 * value:.1f}", " %")
 
 
 def points(figure: dict | None) -> str:
-    """`+3.1 [1.2, 5.0]`, percentage points of a difference between probabilities."""
+    """Format a difference between probabilities in percentage points, as `+3.1 [1.2, 5.0]`."""
     return _spread(figure, lambda value: f"{100 * value:+.1f}")
 
 
 def count(figure: dict | None) -> str:
-    """`1,234 [1,200, 1,268]`."""
+    """Format a figure as `1,234 [1,200, 1,268]`."""
     return _spread(figure, lambda value: f"{value:,.0f}")
 
 
@@ -39,7 +45,7 @@ def _spread(figure, form, unit="") -> str:
 
 
 def skill_table(metrics: dict) -> Table:
-    """Each judge's log loss and accuracy and, with a ground truth, its skill score."""
+    """Build the table of each judge's log loss and accuracy, and its skill score if the ground truth is known."""
     with_truth = "gap_share" in metrics["worth"][0]
     columns = ["", *(["expected log loss", "skill score"] if with_truth else []), "log loss", "accuracy"]
     rows = [
@@ -57,7 +63,7 @@ def skill_table(metrics: dict) -> Table:
 
 
 def figures_table(judges: dict) -> Table:
-    """The other figures of one number, a column a judge."""
+    """Build the table of the remaining scalar figures, one column per judge."""
     labels = {
         "accuracy_ties_half": ("accuracy, a tie of one side as half", percent),
         "accuracy_without_ties": ("accuracy where neither side says tie", percent),
@@ -80,7 +86,7 @@ def figures_table(judges: dict) -> Table:
 
 
 def bias_table(judges: dict) -> Table:
-    """Whether the place of a response, or its length, sways a judge."""
+    """Build the table of position and length bias."""
     rows = [
         [
             name,
@@ -98,7 +104,13 @@ def bias_table(judges: dict) -> Table:
 
 
 def style_table(name: str, figures: dict) -> Table:
-    """What one standard deviation more of each style does, the others held fixed."""
+    """
+    Build the table of the effect of one standard deviation more of each style, the others held fixed.
+
+    Args:
+        name: the judge.
+        figures: the judge's entry in metrics.json.
+    """
     rows = [
         [style, points(effect["people"]), points(effect["judge"]), points(effect["difference"])]
         for style, effect in figures["style"].items()
@@ -109,13 +121,13 @@ def style_table(name: str, figures: dict) -> Table:
         rows.append([label, points(own["people"]), points(own["judge"]), points(own["difference"])])
     note = (
         "percentage points by which response a leads b, for one standard deviation more of it than b has, the other "
-        "styles held fixed; the last column is what the judge is swayed beyond people"
+        "styles held fixed; the last column is the effect on the judge beyond that on people"
     )
-    return Table(f"What sways {name}", ["", "people", "the judge", "the judge beyond people"], rows, note)
+    return Table(f"Effect of style on {name}", ["", "people", "the judge", "the judge beyond people"], rows, note)
 
 
 def pairs_table(pairs: list[dict]) -> Table:
-    """Paired differences on the same rows, and what would be needed to tell them."""
+    """Build the table of paired differences on the same rows, with the rows needed to tell the judges apart."""
     keys = [key for key in ("delta_expected_log_loss", "delta_log_loss", "delta_accuracy") if key in pairs[0]]
     rows = [
         [
@@ -129,22 +141,29 @@ def pairs_table(pairs: list[dict]) -> Table:
     columns = ["", *(key.removeprefix("delta_").replace("_", " ") for key in keys)]
     columns += ["rows to tell by log loss", "by accuracy", "McNemar"]
     note = (
-        "differences on the same rows; a log loss below zero: the first is better. Rows to tell: so many like these "
-        "would show a difference of this size, at 5 % and with a power of 80 %, for the two ends of its interval. "
-        "McNemar: battles that one alone has right, and the exact test on prompts"
+        "differences on the same rows; a log loss below zero means that the first is better. Rows to tell: the number "
+        "of such rows that shows a difference of this size at a level of 5 % with a power of 80 %, for both ends of "
+        "its interval. McNemar: battles that only one of the two has right, and the exact test on prompts"
     )
     return Table("Pairs", columns, rows, note)
 
 
 def rows_to_tell(needed: dict | None) -> str:
-    """`410 to 9,800`, or `410 or more` where the difference may be none; a dash where nothing is known."""
+    """Format `410 to 9,800`, or `410 or more` if the difference may be zero, or a dash if nothing is known."""
     if needed is None:
         return "–"
     return f"{needed['low']:,} or more" if needed["high"] is None else f"{needed['low']:,} to {needed['high']:,}"
 
 
 def standings_table(standings: list[dict], judges: dict, measure: str) -> Table:
-    """The judges in order, as far as these rows can order them."""
+    """
+    Build the table of the judges in order, as far as these rows can order them.
+
+    Args:
+        standings: result of `pairs.standings`.
+        judges: figures of each judge, by name.
+        measure: the metric that orders the judges.
+    """
     rows = [
         [
             one["name"],
@@ -155,17 +174,17 @@ def standings_table(standings: list[dict], judges: dict, measure: str) -> Table:
         for one in standings
     ]
     note = (
-        f"places by {measure.replace('_', ' ')} that a judge may have: two share one where no difference is seen, for "
-        "so many pairs"
+        f"range of places by {measure.replace('_', ' ')}: two judges share a place if their difference is not "
+        "significant, corrected for the number of pairs"
     )
     return Table("Order", ["", "place", "log loss", "accuracy"], rows, note)
 
 
-_STAR = "* beyond chance, for as many parts as were looked at (a false discovery rate of 5 %)"
+_STAR = "* significant, corrected for the number of parts (false discovery rate of 5 %)"
 
 
 def slice_tables(slices: dict) -> list[Table]:
-    """A table for each dimension of slices."""
+    """Build a table for each dimension of slices."""
     return [
         Table(
             dimension.capitalize(),
@@ -187,14 +206,20 @@ def slice_tables(slices: dict) -> list[Table]:
 
 
 def worst_table(worst: list[dict], name: str) -> Table:
-    """The battles on which a judge is most wrong, by id."""
+    """
+    Build the table of the battles with the largest loss, by id.
+
+    Args:
+        worst: entries of `worst_battles`.
+        name: the judge.
+    """
     rows = [[one["id"], one["vote"], one["judged"], f"{one['probability']:.2g}"] for one in worst]
-    columns = ["id", "people", "the judge", "its probability of what people say"]
+    columns = ["id", "people", "the judge", "its probability of people's verdict"]
     return Table(f"Where {name} is most wrong", columns, rows, folded=True)
 
 
 def cut_table(cut: dict) -> Table:
-    """How many battles the judge's budget cut, and by how much."""
+    """Build the table of battles that the judge's budget cuts, and of the tokens left out."""
     rows = [
         [field.replace("_", " "), f"{part['battles']:,}", f"{part['tokens']:,}"]
         for field, part in cut["fields"].items()
@@ -204,7 +229,7 @@ def cut_table(cut: dict) -> Table:
 
 
 def stages_table(stages: list[dict]) -> Table:
-    """Time, peak memory and output of each stage, and their total."""
+    """Build the table of time, peak memory and output of each stage, with their total."""
     rows = [[str(row["stage"]), row["output"], f"{row['seconds']:.1f}", str(row["peak_memory_mb"])] for row in stages]
     rows.append(
         [

@@ -1,1 +1,1 @@
-"""What a training run or a pipeline costs in memory and time, without running it."""
+"""Memory and time of a training run or a pipeline, estimated without running it."""

@@ -1,7 +1,7 @@
 """
-The cost of a pipeline before it starts: `train --plan` of each training to do, and their sum.
+Estimate of a pipeline's cost before it starts: `train --plan` of each pending training, and the sum.
 
-Folds and seeds of a step cost about the same: the first of them is planned, and counted as often as there are runs.
+Folds and seeds of a step cost about the same, so the first is estimated and multiplied by the number of runs.
 """
 
 from collections import Counter
@@ -16,12 +16,12 @@ from sft_judge.training.recipes import read_recipe
 
 def plan_pipeline(to_do: list[Step], steps: list[Step], num_gpus: int) -> str:
     """
-    Say what the trainings of a pipeline take: a line each, and their sum.
+    Describe the cost of a pipeline's trainings, one line each, and their sum.
 
     Args:
         to_do: the steps that will run.
         steps: all steps; a training may start from a model that one of them makes.
-        num_gpus: the GPUs that a training runs on which says nothing of its launch.
+        num_gpus: number of GPUs of a training without launch settings.
     """
     lines, total = [], dict.fromkeys(GPUS, 0.0)
     for name, runs in Counter(step.name for step in to_do if step.stage == "train").items():
@@ -34,22 +34,24 @@ def plan_pipeline(to_do: list[Step], steps: list[Step], num_gpus: int) -> str:
         lines.append(f"{name}, {runs} run{'s' if runs > 1 else ''}{left_out}: {summary}")
         total = {gpu: total[gpu] + times[gpu] for gpu in total if gpu in times} if times else total
     if any(total.values()) or not total:
-        lines += [f"sum, one after the other: {_list_hours(total)}"]
+        lines += [f"sum, run one after the other: {_list_hours(total)}"]
     used = sorted({_num_gpus(step, num_gpus) for step in to_do if step.stage == "train"})
     gpus = f"on {' or '.join(map(str, used))} GPU{'s' if used[-1] > 1 else ''} each"
-    lines += [f"{gpus}; hours are estimates, at {UTILISATION:.0%} of the published rate; only trainings are planned"]
+    lines += [f"{gpus}; hours are estimates at {UTILISATION:.0%} of the published rate; only trainings are included"]
     return "\n".join(lines)
 
 
 def _num_gpus(step: Step, num_gpus: int) -> int:
-    """The GPUs that a training will run on: those of its launch, or what is asked for."""
+    """Return the number of GPUs of a training, from its launch settings or `num_gpus`."""
     if not step.launch:
         return num_gpus
     return registry.parse("launch", step.words[1:]).num_processes or num_gpus
 
 
 def _plan_training(step: Step, steps: list[Step], runs: int, num_gpus: int) -> tuple[str, dict[str, float]]:
-    """What the runs of a training take in words, and the hours on each GPU that holds one, where they are known."""
+    """
+    Describe the runs of a training, and return the hours on each GPU that holds one; empty if the hours are unknown.
+    """
     args = registry.parse(step.stage, step.argv)
     recipe = read_recipe(args.config, args.overrides)
     recipe.require("battles")
@@ -60,13 +62,22 @@ def _plan_training(step: Step, steps: list[Step], runs: int, num_gpus: int) -> t
     peak = min(part.peak for part in plan.parts.values()) / 1e9
     summary = f"{peak:.1f} GB on each GPU, fits {', '.join(plan.gpus) or 'none of ' + ', '.join(GPUS)}"
     if load is None:
-        return f"{summary}; the hours are known once {config.battles} is there", {}
+        return f"{summary}; the hours are known once {config.battles} exists", {}
     times = {gpu: runs * hours(plan.flops, gpu) for gpu in plan.gpus}
-    return f"{summary}; {load.lengths.sum():,} tokens an epoch; {_list_hours(times)}", times
+    return f"{summary}; {load.lengths.sum():,} tokens per epoch; {_list_hours(times)}", times
 
 
 def origin_of(model: str, steps: list[Step]) -> str:
-    """The model that a model of the pipeline is trained or merged from, and that is there or on the hub."""
+    """
+    Return the existing or Hub model that a model of the pipeline is trained or merged from.
+
+    Args:
+        model: the model.
+        steps: all steps of the pipeline.
+
+    Raises:
+        InputError: the model is made by a step that is neither a training nor a merge and has not run.
+    """
     made = {str(path): step for step in steps for path in outputs_of(step)}
     while str(model) in made:
         step = made[str(model)]
@@ -78,9 +89,9 @@ def origin_of(model: str, steps: list[Step]) -> str:
         elif Path(model).is_dir():
             break
         else:
-            raise InputError(f"{model} is not there before {step.name} has run")
+            raise InputError(f"{model} does not exist before {step.name} has run")
     return str(model)
 
 
 def _list_hours(times: dict[str, float]) -> str:
-    return ", ".join(f"{gpu} {each:,.1f} h" for gpu, each in times.items()) or "no one kind of GPU holds all"
+    return ", ".join(f"{gpu} {each:,.1f} h" for gpu, each in times.items()) or "no single GPU type holds all of them"

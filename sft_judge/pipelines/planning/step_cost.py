@@ -1,9 +1,9 @@
 """
-What a training step allocates and computes, found by running it on fake tensors: shapes and dtypes, no storage.
+Memory and FLOPs of a training step, measured on fake tensors, which have shapes and dtypes but no storage.
 
-It is the recipe's own model class, adapter, head, attention and optimizer, so nothing has to be kept in step with a
-formula. Every storage that torch would allocate is counted when it appears and when it goes; FLOPs are torch's own
-formulas of its matrix products and attention kernels.
+The step uses the recipe's own model class, adapter, head, attention and optimizer, so there is no separate formula to
+maintain. Every storage that torch would allocate is counted when it is created and when it is freed. FLOPs come from
+torch's own formulas for its matrix products and attention kernels.
 """
 
 import copy
@@ -26,16 +26,26 @@ from sft_judge.training.adapters import adapter_config
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.losses import verdict_loss
 
-ATTENTION = "_scaled_dot_product"  # in the names of torch's fused kernels
-ADAM_8BIT = 2 * (1 + 4 / 256)  # bytes a parameter: two moments, a float32 scale for 256 values (bitsandbytes)
+ATTENTION = "_scaled_dot_product"  # prefix of the names of torch's fused kernels
+ADAM_8BIT = 2 * (1 + 4 / 256)  # bytes per parameter: two moments with a float32 scale per 256 values (bitsandbytes)
 
 
 @dataclass(frozen=True)
 class StepCost:
     """
-    Bytes of one micro-batch with its optimizer step, on one GPU that holds all of it, and FLOPs.
+    Memory of one micro-batch with its optimizer step on one GPU that holds everything, and FLOPs.
 
-    `head` is the LM head's own weight (0 where it is tied), `activations` all else that is held at the peak.
+    Attributes:
+        parameters: parameters of the model.
+        trained: trained parameters.
+        weights: bytes of the weights and buffers, without the LM head's own weight.
+        head: bytes of the LM head's own weight, 0 if it is tied.
+        gradients: bytes of the gradients.
+        optimizer: bytes of the optimizer's state.
+        activations: bytes of everything else that is alive at the peak.
+        largest_layer: bytes of the largest layer or of the embedding.
+        linear_flops: FLOPs that grow linearly with the tokens.
+        attention_flops: FLOPs that grow with the square of a row's tokens.
     """
 
     parameters: int
@@ -46,19 +56,25 @@ class StepCost:
     optimizer: int
     activations: int
     largest_layer: int
-    linear_flops: int  # grow with the tokens
-    attention_flops: int  # grow with the square of a row's tokens
+    linear_flops: int
+    attention_flops: int
 
     @property
     def peak(self) -> int:
+        """Return the peak memory in bytes."""
         return self.weights + self.head + self.gradients + self.optimizer + self.activations
 
 
 class Ledger(TorchDispatchMode):
-    """Live and peak bytes of the storages that operations make, and FLOPs."""
+    """
+    Dispatch mode that tracks live and peak bytes of the storages that operations create, and counts FLOPs.
+
+    Args:
+        known: tensors that exist already and are not counted.
+    """
 
     def __init__(self, known):
-        """`known`: tensors that stand there before, and are not counted."""
+        """Start from the storages of `known`, which count as 0 bytes."""
         super().__init__()
         self.live = self.peak = self.linear_flops = self.attention_flops = 0
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
@@ -67,12 +83,15 @@ class Ledger(TorchDispatchMode):
         kwargs = kwargs or {}
         out = operation(*args, **kwargs)
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:  # a sparse one is made of such
+            # a sparse tensor has no storage of its own; the strided tensors that it consists of are counted
+            if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:
                 self._add(leaf.untyped_storage())
         self._count(operation, args, kwargs, out)
         return out
 
     def _add(self, storage) -> None:
+        # Several tensors may share a storage, so each storage is counted once, under the address of its C++ object.
+        # The finalizer subtracts its bytes when Python frees the storage.
         key = storage._cdata
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
@@ -92,7 +111,7 @@ class Ledger(TorchDispatchMode):
             self.attention_flops += formula(*shapes)
         elif operation.overloadpacket in flop_registry:
             flops = flop_registry[operation.overloadpacket](*args, **kwargs, out_val=out)
-            if name in ("bmm", "baddbmm"):  # attention written out
+            if name in ("bmm", "baddbmm"):  # batched products are those of eager attention
                 self.attention_flops += flops
             else:
                 self.linear_flops += flops
@@ -102,9 +121,22 @@ def step_cost(
     model_config: PretrainedConfig, config: JudgeConfig, adapters: JudgeModelConfig, rows: int, tokens: int
 ) -> StepCost:
     """
-    The cost of a micro-batch of `rows` rows of `tokens` tokens each.
+    Measure the cost of one micro-batch with its optimizer step.
 
-    Raises `InputError` for a model whose shapes depend on its data, as those of some mixtures of experts do.
+    The model is built on the meta device, moved to fake memory, and run through forward, backward and optimizer step
+    under a `Ledger`. Storages that exist before the step (weights, optimizer state, accumulated gradients) are not
+    counted by the ledger but reported separately, so `activations` is the ledger's peak minus new gradients, plus the
+    largest dequantised weight.
+
+    Args:
+        model_config: config of the base model.
+        config: settings of the training.
+        adapters: settings of the model and its adapter.
+        rows: rows of the micro-batch.
+        tokens: tokens of each row.
+
+    Raises:
+        InputError: the model's shapes depend on its data, as in some mixtures of experts.
     """
     meta = meta_model(model_config, adapters)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -119,10 +151,12 @@ def step_cost(
         try:
             _run_step(model, trained, optimizer, ledger, config, rows, tokens)
         except DynamicOutputShapeException as error:
-            raise InputError(f"{type(meta).__name__}: --plan cannot follow shapes that depend on data.") from error
+            raise InputError(
+                f"{type(meta).__name__}: --plan does not support models whose shapes depend on data."
+            ) from error
     gradients, numbers = (sum(map(size, trained)) for size in (_bytes, torch.Tensor.numel))
     state = sum(map(_bytes, states)) if optimizer else ADAM_8BIT * numbers
-    fresh = 0 if kept else gradients  # they are in the ledger's peak
+    fresh = 0 if kept else gradients  # new gradients are part of the ledger's peak
     return StepCost(
         parameters=meta.num_parameters() - (numbers if adapters.use_peft else 0),
         trained=numbers,
@@ -137,10 +171,14 @@ def step_cost(
 
 def deep_step_cost(model_config: PretrainedConfig, *settings) -> StepCost:
     """
-    `step_cost` from the same model at two small depths: each layer adds what each other does.
+    Extrapolate `step_cost` from the same model at two small depths, because each further layer adds the same cost.
 
-    In seconds where a model of 80 layers takes a minute. The depths hold whole periods of a model's kinds of layers.
-    Adapters on single layers, which the small models may lack, are planned on the whole model.
+    This takes seconds where running a model of 80 layers takes a minute. The two depths are multiples of the period of
+    the model's layer types. If adapters are on single layers, which the small models may lack, the whole model is run.
+
+    Args:
+        model_config: config of the base model.
+        *settings: further arguments of `step_cost`.
     """
     text = model_config.get_text_config()
     kinds, depth = getattr(text, "layer_types", None) or [None], text.num_hidden_layers
@@ -164,13 +202,19 @@ def _of_depth(model_config: PretrainedConfig, layers: int) -> PretrainedConfig:
 
 
 def meta_model(model_config: PretrainedConfig, adapters: JudgeModelConfig):
-    """The model with its adapters, without storage."""
+    """
+    Build the model with its adapters on the meta device, without storage.
+
+    Args:
+        model_config: config of the base model.
+        adapters: settings of the model and its adapter.
+    """
     dtype = model_config.dtype or torch.float32
     if adapters.dtype not in (None, "auto"):
         dtype = getattr(torch, adapters.dtype)
     wanted = attention_for(adapters.model_name_or_path, model_config, adapters.attn_implementation)
     if wanted is None or wanted.startswith("flash"):
-        wanted = "sdpa"  # needs as little memory, a soft-cap in the kernel adds none, and runs on fake tensors
+        wanted = "sdpa"  # runs on fake tensors and needs as little memory; a soft-cap in the kernel adds none
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=wanted)
         for module in modules_beyond_text(model).values():
@@ -186,7 +230,7 @@ def _on_fake_memory(model, config: JudgeConfig, adapters: JudgeModelConfig):
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if adapters.use_peft:
             model.enable_input_require_grads()
-    if adapters.load_in_4bit or adapters.load_in_8bit:  # SFTTrainer trains adapters of quantised weights in bfloat16
+    if adapters.load_in_4bit or adapters.load_in_8bit:  # SFTTrainer trains adapters on quantised weights in bfloat16
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.to(torch.bfloat16)
@@ -194,12 +238,14 @@ def _on_fake_memory(model, config: JudgeConfig, adapters: JudgeModelConfig):
 
 
 def _base(model):
-    """Without its adapter."""
+    """Return the model without its adapter."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _optimizer(trained: list, config: JudgeConfig):
-    """The optimizer after a first step, so that its state is there, and its state; None for one of 8 bits."""
+    """
+    Return the optimizer and its state tensors, after a first step that creates the state; None for 8-bit optimizers.
+    """
     for weight in trained:
         weight.grad = torch.empty_like(weight)
     if "8bit" in config.optim:
@@ -213,9 +259,10 @@ def _optimizer(trained: list, config: JudgeConfig):
 def _run_step(model, trained: list, optimizer, ledger: Ledger, config: JudgeConfig, rows: int, tokens: int) -> None:
     head = VerdictHead(model, [0, 1], config.world_size == 1, config.last_layer_at_answer)
     half = config.bf16 or model.get_input_embeddings().weight.dtype is torch.bfloat16  # a GPU's default
-    # On fake tensors transformers cannot look whether rows are padded, and makes the mask of padded ones.
+    # Without an attention mask, because on fake tensors transformers cannot see that no row is padded and would build
+    # a full mask.
     inputs = {"input_ids": torch.zeros(rows, tokens, dtype=torch.long), "attention_mask": None}
-    # as VerdictTrainer has it
+    # the same contexts as in VerdictTrainer
     with ledger, disable_input_dtype_casting(model, active=half and not has_dora(model)):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = head(model, inputs, torch.full((rows,), tokens - 2)).logits
@@ -227,7 +274,9 @@ def _run_step(model, trained: list, optimizer, ledger: Ledger, config: JudgeConf
 
 
 def _weights(model, adapters: JudgeModelConfig) -> dict[str, int]:
-    """Bytes of the weights, the head's apart, and of the largest layer, which ZeRO-3 gathers whole."""
+    """
+    Return bytes of the weights without the head, of the head, and of the largest layer, which ZeRO-3 gathers whole.
+    """
     base = _base(model)
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     own_head = head.weight is not embedding.weight
@@ -241,7 +290,7 @@ def _weights(model, adapters: JudgeModelConfig) -> dict[str, int]:
 
 
 def _find_quantised(model, head, adapters: JudgeModelConfig) -> list:
-    """The linear layers that bitsandbytes packs: all but the head and the adapters."""
+    """Return the linear layers that bitsandbytes quantises: all except the head and the adapters."""
     if not (adapters.load_in_4bit or adapters.load_in_8bit):
         return []
     own = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
@@ -249,14 +298,20 @@ def _find_quantised(model, head, adapters: JudgeModelConfig) -> list:
 
 
 def _bytes_per_weight(adapters: JudgeModelConfig) -> float:
-    """Bytes a weight: 8 bits, or 4 with a scale for 64 of them, which double quantisation makes a byte."""
+    """
+    Return bytes per weight: 1 for 8 bits; 0.5 for 4 bits plus a float32 scale per 64 weights.
+
+    Double quantisation stores the scale in one byte, with a float32 scale per 256 of them.
+    """
     if adapters.load_in_8bit:
         return 1.0
     return 0.5 + (1 / 64 + 4 / (64 * 256) if adapters.use_bnb_nested_quant else 4 / 64)
 
 
 def _dequantised_bytes(model, adapters: JudgeModelConfig) -> int:
-    """A weight of 4 bits is opened where it is multiplied: the largest of them."""
+    """
+    Return bytes of the largest 4-bit weight after dequantisation, because each weight is dequantised when it is used.
+    """
     opened = _find_quantised(model, model.get_output_embeddings(), adapters) if adapters.load_in_4bit else []
     return max((_bytes(module.weight) for module in opened), default=0)
 

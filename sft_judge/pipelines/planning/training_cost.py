@@ -1,9 +1,9 @@
 """
-What a run will take, before a weight is loaded: tokens, steps, memory by part, GPUs that it fits, hours.
+Estimate of a training run before any weight is loaded: tokens, steps, memory by part, suitable GPUs, hours.
 
-The step's cost is that of step_cost.py at the longest micro-batch. How it is divided among N processes follows the
-launchers: ZeRO-1 divides the optimizer's state, ZeRO-2 the gradients too, ZeRO-3 and FSDP the weights too (Rajbhandari
-et al. 2020, figure 1, https://arxiv.org/abs/1910.02054).
+The cost of a step is that of step_cost.py at the longest micro-batch. Its division among N processes follows the
+launchers: ZeRO-1 divides the optimizer's state, ZeRO-2 also the gradients, ZeRO-3 and FSDP also the weights
+(Rajbhandari et al. 2020, figure 1, https://arxiv.org/abs/1910.02054).
 """
 
 import copy
@@ -27,7 +27,7 @@ from sft_judge.training.preparation import judge_prompt, read_rows
 from sft_judge.training.samplers import num_micro_batches
 from sft_judge.training.tokenizer import set_tokens
 
-# name: memory in GB as published, bfloat16 TFLOP/s without sparsity (float16 for the T4, which has no bfloat16)
+# published memory in GB, and bfloat16 TFLOP/s without sparsity (float16 for the T4, which has no bfloat16)
 GPUS = {
     "T4": (16, 65),
     "L4": (24, 121),
@@ -38,16 +38,23 @@ GPUS = {
     "H100": (80, 989),
     "H200": (141, 989),
 }
-RESERVE, SLACK = 1.0, 1.05  # GB of the CUDA context; what the allocator cannot use
-UTILISATION = 0.4  # of the peak rate: the stated assumption behind the hours
+RESERVE, SLACK = 1.0, 1.05  # GB of the CUDA context; factor for memory that the allocator cannot use
+UTILISATION = 0.4  # share of the published rate, assumed for the hours and stated with them
 LAUNCHERS = ("ddp", "zero1", "zero2", "zero3")
 PARTS = ("weights", "head", "gradients", "optimizer", "activations")
-CHARACTERS_A_TOKEN, FRAME = 3.5, 120  # of a row, where no tokenizer can count
+CHARACTERS_A_TOKEN, FRAME = 3.5, 120  # to estimate the tokens of a row without a tokenizer; tokens of the template
 
 
 @dataclass(frozen=True)
 class Load:
-    """An epoch: battles, and the tokens [rows] of their rows; `counted` by the tokenizer, or estimated."""
+    """
+    Data of one epoch.
+
+    Attributes:
+        battles: number of battles.
+        lengths: tokens of each row `[rows]`.
+        counted: True if the tokenizer counted the tokens, False if they are estimated.
+    """
 
     battles: int
     lengths: np.ndarray
@@ -55,15 +62,24 @@ class Load:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row, which decides what fits."""
+        """Return the tokens of the longest row, which determines the peak memory."""
         return int(self.lengths.max())
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run in numbers: `parts` by launcher, on each GPU; `flops` of each GPU, None where the load is not known."""
+    """
+    Estimate of a run.
 
-    cost: StepCost  # of a micro-batch of `rows` rows
+    Attributes:
+        cost: cost of a micro-batch of `rows` rows.
+        rows: rows of a micro-batch.
+        longest: tokens of the longest row.
+        parts: cost on each GPU, by launcher.
+        flops: FLOPs of each GPU in the whole run, None if the data are unknown.
+    """
+
+    cost: StepCost
     rows: int
     longest: int
     parts: dict[str, StepCost]
@@ -71,12 +87,19 @@ class RunPlan:
 
     @property
     def gpus(self) -> list[str]:
-        """Those that hold it under the launcher that needs least."""
+        """Return the GPUs that hold the run under the launcher with the lowest peak."""
         return find_gpus(min(part.peak for part in self.parts.values()))
 
 
 def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None) -> Load:
-    """What a run would train on; without a tokenizer (`prompt`), tokens are estimated from characters."""
+    """
+    Compute the data of one epoch.
+
+    Args:
+        battles: the battles.
+        config: settings of the training.
+        prompt: the judge's prompt; None estimates tokens from characters.
+    """
     if prompt is not None:
         dataset, _ = verdict_dataset(battles, prompt, config.swap, config.seed, cached=True)
         rows = pc.list_flatten(dataset.data["input_ids"])
@@ -88,17 +111,24 @@ def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None) 
 
 
 def views_of(config: JudgeConfig) -> int:
-    """Rows a battle."""
+    """Return the number of rows per battle."""
     return 2 if config.swap == "both" else 1
 
 
 def passes_of(config: JudgeConfig) -> int:
-    """How often a step's rows go through the model: twice with R-Drop."""
+    """Return how often a step's rows go through the model: twice with R-Drop."""
     return 2 if config.rdrop_weight > 0 else 1
 
 
 def steps_of(load: Load, config: JudgeConfig, gpus: int) -> int:
-    """Optimizer steps of the run, as Trainer counts them."""
+    """
+    Return the optimizer steps of the run, as counted by Trainer.
+
+    Args:
+        load: data of one epoch.
+        config: settings of the training.
+        gpus: number of GPUs.
+    """
     if config.max_steps > 0:
         return config.max_steps
     return math.ceil(_steps_an_epoch(load, config, gpus) * config.num_train_epochs)
@@ -114,49 +144,94 @@ def _steps_an_epoch(load: Load, config: JudgeConfig, gpus: int) -> int:
 
 
 def divide_cost(cost: StepCost, launcher: str, gpus: int) -> StepCost:
-    """The cost on each of so many GPUs."""
+    """
+    Compute the cost on each of several GPUs.
+
+    Args:
+        cost: cost on one GPU.
+        launcher: one of LAUNCHERS.
+        gpus: number of GPUs.
+    """
     if gpus == 1:
         return cost
     if launcher == "ddp":
-        return replace(cost, gradients=2 * cost.gradients)  # once more in the buckets that are exchanged
+        return replace(cost, gradients=2 * cost.gradients)  # DDP copies the gradients into communication buckets
     shares = {"optimizer": cost.optimizer // gpus}
     if launcher in ("zero2", "zero3"):
         shares["gradients"] = cost.gradients // gpus
     if launcher == "zero3":
         shares |= {"weights": cost.weights // gpus, "head": cost.head // gpus}
-        shares["activations"] = cost.activations + 2 * cost.largest_layer  # gathered: one in use, one on its way
+        shares["activations"] = cost.activations + 2 * cost.largest_layer  # gathered: one in use, one prefetched
     return replace(cost, **shares)
 
 
 def find_gpus(peak: int) -> list[str]:
-    """The GPUs that hold so many bytes, smallest first."""
+    """Return the GPUs that hold `peak` bytes, smallest first."""
     return [name for name, (size, _) in GPUS.items() if peak / 1e9 * SLACK + RESERVE <= size]
 
 
 def total_flops(cost: StepCost, load: Load, config: JudgeConfig, rows: int, gpus: int) -> float:
-    """Of the whole run, from the cost of a micro-batch of `rows` rows as long as the longest."""
+    """
+    Compute the FLOPs of the whole run.
+
+    Args:
+        cost: cost of a micro-batch of `rows` rows of the longest length.
+        load: data of one epoch.
+        config: settings of the training.
+        rows: rows of the micro-batch.
+        gpus: number of GPUs.
+    """
     epoch = flops_of(cost, load.lengths, rows, load.longest) * passes_of(config)
     return epoch * epochs_of(load, config, gpus)
 
 
 def flops_of(cost, lengths: np.ndarray, rows: int, longest: int) -> float:
-    """Of rows of these lengths, from the cost of `rows` rows of `longest` tokens."""
+    """
+    Compute the FLOPs of rows of given lengths, scaled from a measured micro-batch.
+
+    Args:
+        cost: cost of `rows` rows of `longest` tokens.
+        lengths: tokens of each row.
+        rows: rows of the micro-batch.
+        longest: tokens of each of its rows.
+    """
     linear = cost.linear_flops / (rows * longest) * lengths.sum()
     return linear + cost.attention_flops / (rows * longest**2) * (lengths.astype(float) ** 2).sum()
 
 
 def epochs_of(load: Load, config: JudgeConfig, gpus: int) -> float:
-    """How often the run sees its rows."""
+    """
+    Return the number of epochs of the run.
+
+    Args:
+        load: data of one epoch.
+        config: settings of the training.
+        gpus: number of GPUs.
+    """
     return config.max_steps / _steps_an_epoch(load, config, gpus) if config.max_steps > 0 else config.num_train_epochs
 
 
 def hours(flops: float, gpu: str) -> float:
-    """An estimate: at UTILISATION of the published rate."""
+    """
+    Estimate the hours on a GPU at UTILISATION of its published rate.
+
+    Args:
+        flops: FLOPs.
+        gpu: one of GPUS.
+    """
     return flops / (GPUS[gpu][1] * 1e12 * UTILISATION) / 3600
 
 
 def cost_of_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> RunPlan:
-    """The numbers of a run. Without battles (`load`) rows are as long as the budget allows."""
+    """
+    Estimate a run.
+
+    Args:
+        config: settings of the training.
+        adapters: settings of the model and its adapter.
+        load: data of one epoch; without data, rows are assumed as long as the budget allows.
+        gpus: number of GPUs.
+    """
     longest = config.total_budget if load is None else load.longest
     if config.pad_to_multiple_of and not config.padding_free:
         longest += -longest % config.pad_to_multiple_of
@@ -167,24 +242,32 @@ def cost_of_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | No
     cost = deep_step_cost(
         model_config_of(adapters.model_name_or_path, adapters.model_revision), config, adapters, rows, longest
     )
-    packed = adapters.load_in_4bit or adapters.load_in_8bit  # which ZeRO-3 does not bear
+    packed = adapters.load_in_4bit or adapters.load_in_8bit  # ZeRO-3 does not support quantised weights
     parts = {name: divide_cost(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
     flops = None if load is None else total_flops(cost, load, config, rows, gpus) / gpus
     return RunPlan(cost, rows, longest, parts, flops)
 
 
 def describe_plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> str:
-    """The plan in words, for the terminal."""
+    """
+    Describe the estimate of a run in words, for the terminal.
+
+    Args:
+        config: settings of the training.
+        adapters: settings of the model and its adapter.
+        load: data of one epoch, if known.
+        gpus: number of GPUs.
+    """
     run = cost_of_run(config, adapters, load, gpus)
     lines = [f"{adapters.model_name_or_path}: {run.cost.parameters:,} parameters, {run.cost.trained:,} trained"]
     if load is not None:
-        how = "" if load.counted else " (by characters: the tokenizer is not here)"
+        how = "" if load.counted else " (estimated from characters: the tokenizer is not available)"
         lines += [
-            f"{load.battles:,} battles, {load.lengths.sum():,} tokens an epoch{how}; "
-            f"{steps_of(load, config, gpus):,} steps, {_steps_an_epoch(load, config, gpus):,} an epoch"
+            f"{load.battles:,} battles, {load.lengths.sum():,} tokens per epoch{how}; "
+            f"{steps_of(load, config, gpus):,} steps, {_steps_an_epoch(load, config, gpus):,} per epoch"
         ]
     flops = (run.cost.linear_flops + run.cost.attention_flops) / 1e12
-    lines += [f"a micro-batch: {run.rows} rows of up to {run.longest:,} tokens, {flops:,.1f} TFLOP", ""]
+    lines += [f"micro-batch: {run.rows} rows of up to {run.longest:,} tokens, {flops:,.1f} TFLOP", ""]
     lines += _table(run.parts, gpus)
     if run.flops is not None:
         lines += ["", _times(run.flops, run.gpus)]
@@ -192,7 +275,7 @@ def describe_plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | 
 
 
 def _table(parts: dict[str, StepCost], gpus: int) -> list[str]:
-    """A line for each launcher: GB on each GPU."""
+    """Build a line for each launcher with GB on each GPU."""
     lines = [f"GB on each GPU  {''.join(f'{name:>12}' for name in PARTS)}{'peak':>12}  fits"]
     for launcher, part in parts.items():
         sizes = "".join(f"{getattr(part, name) / 1e9:>12.2f}" for name in (*PARTS, "peak"))
@@ -203,11 +286,19 @@ def _table(parts: dict[str, StepCost], gpus: int) -> list[str]:
 
 def _times(flops: float, gpus: list[str]) -> str:
     shown = ", ".join(f"{name} {hours(flops, name):.1f} h" for name in gpus) or "no GPU holds it"
-    return f"time, an estimate: {flops:.2e} FLOP a GPU at {UTILISATION:.0%} of its published rate: {shown}"
+    return f"estimated time: {flops:.2e} FLOP per GPU at {UTILISATION:.0%} of its published rate: {shown}"
 
 
 def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load | None:
-    """The load of a run, None where it names no battles; nothing else but the tokenizer is read, and checked."""
+    """
+    Read and check the data of a run, or return None if it names no battles.
+
+    Apart from the battles only the tokenizer is read.
+
+    Args:
+        config: settings of the training.
+        model_config: settings of the model.
+    """
     battles = read_rows(config)[0] if config.battles or config.dataset_name else None
     model, prompt = (model_config.model_name_or_path, model_config.model_revision), None
     tokenizer = tokenizer_at_hand(*model)
@@ -221,7 +312,14 @@ def read_load(config: JudgeConfig, model_config: JudgeModelConfig) -> Load | Non
 
 
 def plan_training(config: JudgeConfig, model_config: JudgeModelConfig, gpus: int) -> str:
-    """What the run would take, in words; nothing is loaded but the battles and the tokenizer, and a GGUF file."""
+    """
+    Describe the estimate of a run in words; only the battles, the tokenizer and a GGUF file are loaded.
+
+    Args:
+        config: settings of the training.
+        model_config: settings of the model.
+        gpus: number of GPUs.
+    """
     if model_config.gguf_file:
         model_config = copy.copy(model_config)
         place = (model_config.model_name_or_path, model_config.model_revision, model_config.gguf_file)

@@ -26,7 +26,7 @@ def test_a_map_joins_texts_names_verdicts_and_keeps_what_describes(tmp_path):
 def test_a_value_that_the_map_does_not_name_is_refused_and_can_be_named_none(tmp_path, capsys):
     (tmp_path / "s.jsonl").write_text("".join(json.dumps({**ROW, "who": who}) + "\n" for who in (1, 3)))
     assert main(["import", str(tmp_path / "s.jsonl"), "--output", str(tmp_path / "o.parquet"), "--map", MAP]) == 2
-    assert "s row 2: a verdict is '3', and the map names 0 (tie), 1 (a), 2 (b)." in capsys.readouterr().err
+    assert "s row 2: a verdict is '3', but the map defines 0 (tie), 1 (a), 2 (b)." in capsys.readouterr().err
     assert not (tmp_path / "o.parquet").exists()
     battles, _ = import_rows(tmp_path, [ROW, {**ROW, "who": 3}], "--map", MAP.replace("2=b", "2=b,3=none"))
     assert [b["verdict"] for b in battles] == ["a", None]
@@ -77,15 +77,15 @@ def test_a_map_in_a_file_says_the_same(tmp_path):
 
 
 WRONG = {
-    "prompt=q,response_a=one": "nothing for response_b",
-    "prompt=q,response_a=one,response_b=too": "from 'too', its columns are",
+    "prompt=q,response_a=one": "no column for response_b",
+    "prompt=q,response_a=one,response_b=too": "from 'too', but the columns are",
     "promt=q,response_a=one,response_b=two": "no field 'promt' of a battle. Did you mean 'prompt'?",
     "prompt=q,response_a=one,response_b=two,verdict=who:1=first": "a verdict is 'first'",
     "autoJ": "expected FIELD=COLUMN",
     "prompt=,response_a=one,response_b=two": "expected FIELD=COLUMN",
-    "prompt=q,response_a=one,response_a=two,response_b=two": "'response_a' stands twice",
-    "prompt=q,response_a=one,response_b=two,verdict=who:1=a,2=b,1=b": "'1' stands twice",
-    "prompt=q,response_a=one,response_b=one": "both responses are of one",
+    "prompt=q,response_a=one,response_a=two,response_b=two": "'response_a' occurs twice",
+    "prompt=q,response_a=one,response_b=two,verdict=who:1=a,2=b,1=b": "'1' occurs twice",
+    "prompt=q,response_a=one,response_b=one": "both responses come from one",
     "prompt=q,response_a=one,response_b=two,soft_a=who": "'soft_a' cannot be mapped",
     "nowhere.yaml": "not a map of columns",
 }
@@ -130,5 +130,5 @@ def test_rejected_rows_do_not_count_as_rows_without_a_verdict(tmp_path, capsys):
 def test_a_map_whose_verdicts_are_all_empty_is_one_line(tmp_path, capsys):
     (tmp_path / "s.jsonl").write_text(json.dumps({**ROW, "who": None}) + "\n")
     assert main(["import", str(tmp_path / "s.jsonl"), "--output", str(tmp_path / "o.parquet"), "--map", MAP]) == 2
-    assert "--map takes the verdict from 'who', and it is empty in all 1 rows." in capsys.readouterr().err
+    assert "--map takes the verdict from 'who', but it is empty in all 1 rows." in capsys.readouterr().err
     assert not (tmp_path / "o.parquet").exists()

@@ -192,7 +192,7 @@ BAD_ROWS = {
         PREFERENCE,
         {"prompt": None, "chosen": [user("p"), assistant("x")], "rejected": [user("q"), assistant("y")]},
         "rejected",
-        "not those of chosen",
+        "differ from those of chosen",
     ),
     "another prompt": (
         PREFERENCE,
@@ -200,15 +200,20 @@ BAD_ROWS = {
         "chosen",
         "not the prompt's",
     ),
-    "nothing shared": (PREFERENCE, {"prompt": None, "chosen": "x", "rejected": "y"}, "chosen", "no beginning shared"),
+    "nothing shared": (PREFERENCE, {"prompt": None, "chosen": "x", "rejected": "y"}, "chosen", "no common beginning"),
     "ends with the user": (ARENA, {"conversation_a": [user("Hi")]}, "conversation_a", "does not end"),
-    "other prompts": (ARENA, {"conversation_b": [user("Ho"), assistant("b")]}, "conversation_b", "not those of"),
+    "other prompts": (
+        ARENA,
+        {"conversation_b": [user("Ho"), assistant("b")]},
+        "conversation_b",
+        "differ from those of",
+    ),
     "no chat": (ARENA, {"conversation_a": "Hi"}, "conversation_a", "no messages"),
     "unknown winner": (ARENA, {"winner": "both"}, "winner", "'both'"),
     "half a score": (PREFERENCE, {"score_chosen": 3, "score_rejected": None}, "score_rejected", "expected a number"),
     "the same answer twice": (PREFERENCE, {"rejected": GOOD}, "rejected", "the same as chosen"),
     "the same response twice": (OWN | {"verdict": "b"}, {"response_b": "a"}, "response_b", "the same as response_a"),
-    "an infinite score": (RATED, {"score_a": "inf"}, "score_a", "not a number"),
+    "an infinite score": (RATED, {"score_a": "inf"}, "score_a", "expected a finite number"),
     "an infinite weight": (OWN, {"weight": float("inf")}, "weight", "inf, expected a number of 0 or more. Rename"),
     "a weight below zero": (OWN, {"weight": -1}, "weight", "-1, expected a number of 0 or more. Rename"),
     "a list as weight": (OWN, {"weight": [1]}, "weight", "a list, expected a number of 0 or more. Rename"),
@@ -216,7 +221,7 @@ BAD_ROWS = {
     "a soft label below zero": (OWN, {"soft_a": 1, "soft_b": -1}, "soft_b", "-1, expected a number of 0 or more"),
     "half a soft label": (OWN, {"soft_a": 1}, "soft_a", "[1.0, None, None]"),
     "soft labels of nothing": (OWN, {"soft_a": 0, "soft_b": 0}, "soft_a", "more than 0"),
-    "NaN score": (PREFERENCE, {"score_chosen": "nan", "score_rejected": 1}, "score_chosen", "not a number"),
+    "NaN score": (PREFERENCE, {"score_chosen": "nan", "score_rejected": 1}, "score_chosen", "a finite number"),
 }
 
 
@@ -307,7 +312,7 @@ def test_a_row_group_that_would_unpack_to_too_much_is_refused(tmp_path, capsys, 
     monkeypatch.setattr("sft_judge.data.importing.readers.LARGEST_GROUP", 10_000)
     text = ["x" * 10_000] * 100  # a few hundred bytes on disk
     pq.write_table(pa.table({"prompt": text, "chosen": text, "rejected": text}), tmp_path / "x.parquet")
-    refused(capsys, tmp_path, tmp_path / "x.parquet", "unpacked", "smaller row groups")
+    refused(capsys, tmp_path, tmp_path / "x.parquet", "uncompressed", "smaller row groups")
 
 
 def test_a_json_list_is_read_like_jsonl(tmp_path):
@@ -324,4 +329,4 @@ def test_columns_that_name_a_side_are_none_of_chosen_and_rejected(tmp_path, caps
     assert not any("model_a" in battle or "model_b" in battle for battle in battles)
     assert "8 values of column 'model_a' left out: chosen and rejected are neither" in capsys.readouterr().out
     (tmp_path / "soft.jsonl").write_text(json.dumps({**PREFERENCE, "soft_a": 0.9, "soft_b": 0.1}) + "\n")
-    refused(capsys, tmp_path, tmp_path / "soft.jsonl", "soft_a: is of a or b")
+    refused(capsys, tmp_path, tmp_path / "soft.jsonl", "soft_a: refers to a or b")

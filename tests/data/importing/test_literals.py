@@ -65,7 +65,7 @@ def test_printed_lists_are_turns_in_a_file_of_them_and_text_where_they_are_few(t
     turns = [["q", "r"], ["a", None], ["b", 'it\'s "x"']]
     battles, said = import_csv(tmp_path, COLUMNS, [["1", *map(repr, turns), "model_a"]], capsys)
     assert [battles[0][name] for name in COLUMNS[1:4]] == [["q", "r"], ["a", ""], ["b", 'it\'s "x"']]
-    assert battles[0]["verdict"] == "a" and "3 lists as Python or numpy prints them" in said
+    assert battles[0]["verdict"] == "a" and "3 lists as printed by Python or numpy" in said
     rows = [["1", "List two fruits.", "['pear', 'fig']", "[1, 2", "model_b"], ["2", "q", "a", "b", "model_a"]]
     battles, said = import_csv(tmp_path, COLUMNS, rows, capsys)
     assert battles[0]["response_a"] == ["['pear', 'fig']"] and battles[0]["response_b"] == ["[1, 2"]
@@ -76,7 +76,7 @@ def test_a_cell_among_lists_that_cannot_be_read_is_rejected_for_what_it_is(tmp_p
     rows = [[str(n), "['q']", "['a']", "['b']"] for n in range(3)] + [["3", "['q'", "['a']", "['b']"]]
     battles, said = import_csv(tmp_path, COLUMNS[:4], rows, capsys)
     assert len(battles) == 3 and "4 rows in = 3 out + 1 rejected" in said
-    assert "no list as Python or numpy prints it" in said
+    assert "not a list as printed by Python or numpy" in said
 
 
 def test_a_printed_chat_is_read_and_a_broken_one_rejected(tmp_path, capsys):
@@ -94,7 +94,7 @@ def test_semicolons_tabs_and_words_of_truth_are_read(delimiter, tmp_path, capsys
     header = ["id", "prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie"]
     rows = [["1", '["q, r"]', '["a"]', '["b"]', "False", "True", "false"]]
     battles, said = import_csv(tmp_path, header, rows, capsys, delimiter)
-    assert battles[0]["verdict"] == "b" and battles[0]["prompt"] == ["q, r"] and "parted by" in said
+    assert battles[0]["verdict"] == "b" and battles[0]["prompt"] == ["q, r"] and "separated by" in said
 
 
 def test_numbers_as_winners_are_named_for_what_they_are(tmp_path, capsys):

@@ -253,7 +253,7 @@ def test_a_missing_column_names_the_nearest(tmp_path, capsys):
 BAD_FILES = {
     "empty": (b"", "is empty"),
     "blank": (b"\n\n", "is empty"),
-    "header": (",".join(LMSYS).encode() + b"\n", "a header alone"),
+    "header": (",".join(LMSYS).encode() + b"\n", "only a header"),
     "garbage": (bytes(range(256)) * 50, "not UTF-8 text"),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "a gzip file that cannot be unpacked"),
     "utf-16": ((",".join(LMSYS) + "\n").encode("utf-16"), "not UTF-8 text"),
@@ -262,7 +262,7 @@ BAD_FILES = {
     "open quote": (",".join(LMSYS).encode() + b'\n1,m,n,"[""p""]', "never closes"),
     "JSON array": (b'[{"id": 1}]\n', "no column 'prompt'"),
     "empty JSON array": (b"[]\n", "no rows"),
-    "zip": (b"PK\x03\x04" + bytes(100), "a zip archive, which is not unpacked"),
+    "zip": (b"PK\x03\x04" + bytes(100), "a zip archive, which cannot be read"),
     "JSON array, cut": (b'[{"id": 1}', "broken JSON"),
     "broken JSONL": (b"{not json\n", "broken JSON"),
 }

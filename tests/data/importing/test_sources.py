@@ -57,7 +57,7 @@ def test_a_pattern_that_matches_nothing_is_one_clear_line(tmp_path, capsys):
 def test_a_hub_id_without_a_network_names_the_local_way(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    refused(capsys, tmp_path, "nobody/no-such-set", "not to be had from the hub", "--local-dir DIR")
+    refused(capsys, tmp_path, "nobody/no-such-set", "cannot be loaded from the Hub", "--local-dir DIR")
 
 
 @pytest.fixture

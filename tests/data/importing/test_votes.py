@@ -105,7 +105,7 @@ def test_votes_on_one_question_get_ids_of_their_own(tmp_path, capsys):
     ]
     battles, _ = import_rows(tmp_path, rows)
     assert [b["id"] for b in battles] == ["81", "81-2", "82", "81-2-2", "81-3"]
-    assert "3 votes on a question_id that stood before, numbered" in capsys.readouterr().out
+    assert "3 votes on a repeated question_id, numbered" in capsys.readouterr().out
 
 
 def test_files_that_count_alike_are_told_apart_by_the_option_that_the_error_names(tmp_path, capsys):
@@ -147,4 +147,4 @@ def test_rows_of_the_same_texts_are_reported(tmp_path, capsys):
     exchanged = {**row, "response_a": ["y"], "response_b": ["x"]}
     rows = [{**(row if n < 4 else exchanged), "id": str(n), "prompt": [f"p{n % 3}"]} for n in range(7)]
     import_rows(tmp_path, rows)
-    assert "4 rows with the texts of another row, kept" in capsys.readouterr().out
+    assert "4 rows with the same texts as another row, kept" in capsys.readouterr().out

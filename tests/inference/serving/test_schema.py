@@ -56,7 +56,7 @@ def test_a_battle_that_is_wrong_is_named(server, battles, param):
     [
         (b"", "not JSON"),
         (b"nonsense", "not JSON"),
-        (b'{"prompt": "p", "prompt": "q"}', "'prompt' stands twice"),
+        (b'{"prompt": "p", "prompt": "q"}', "'prompt' occurs twice"),
         (b"[]", "not an object"),
         (b"null", "not an object"),
         (b'"text"', "not an object"),

@@ -256,7 +256,7 @@ def test_an_unfinished_file_is_read_with_a_caveat(
     assert in_time(judge, synthetic_file, output) == 130
     capsys.readouterr()
     said = (
-        "24 of 60 battles were not judged and have class frequencies, 36 of 60 battles were judged in one order alone"
+        "24 of 60 battles were not judged and have class frequencies, 36 of 60 battles were judged in only one order"
     )
     assert main(["submit", "--probs", str(output), "--sample", str(sample), "--output", str(tmp_path / "o.csv")]) == 0
     assert said in capsys.readouterr().out

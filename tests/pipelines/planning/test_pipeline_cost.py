@@ -82,8 +82,8 @@ def test_the_sum_is_that_of_each_training_as_train_plans_it(steps, battles, tmp_
     words = ["--config", str(tmp_path / "recipe.yaml"), "--battles", str(tmp_path / "run/battles.parquet"), "--plan"]
     assert main(["train", *words]) == 0
     alone = capsys.readouterr().out
-    tokens, peak = re.search(r"([\d,]+) tokens an epoch", alone)[1], re.search(r"([\d.]+)  T4", alone)[1]
-    assert f"{tokens} tokens an epoch" in student and f": {float(peak):.1f} GB on each GPU, fits T4, L4," in student
+    tokens, peak = re.search(r"([\d,]+) tokens per epoch", alone)[1], re.search(r"([\d.]+)  T4", alone)[1]
+    assert f"{tokens} tokens per epoch" in student and f": {float(peak):.1f} GB on each GPU, fits T4, L4," in student
     make_long(monkeypatch)
     text = plan_pipeline(made, made, 1)
     each = [hours_of(text, name) for name in ("teacher", "student", "again")]
@@ -113,14 +113,14 @@ def test_before_the_battles_are_there_memory_is_known_and_no_hours(steps):
     made = steps()
     text = plan_pipeline(made, made, 1)
     assert re.search(r"student, 2 runs \(not in the sum\): [\d.]+ GB .*hours are known once .*battles.parquet", text)
-    assert "sum, one after" not in text
+    assert "sum, run one after" not in text
 
 
 def test_a_model_is_followed_back_to_what_is_there(steps, tmp_path):
     made = steps()
     for name in ("again", "judge", "student-1", "teacher/fold-0"):
         assert origin_of(str(tmp_path / "run" / name), made) == SMALL
-    with pytest.raises(InputError, match="w4 is not there before quantize has run"):
+    with pytest.raises(InputError, match="w4 does not exist before quantize has run"):
         origin_of(str(tmp_path / "run" / "w4"), made)
     (tmp_path / "run/w4").mkdir(parents=True)
     assert origin_of(str(tmp_path / "run" / "w4"), made) == str(tmp_path / "run" / "w4")

@@ -145,7 +145,7 @@ def test_a_runs_flops_are_those_of_its_rows(changes, tmp_path):
 def test_steps_are_as_many_as_trainer_makes(changes, train, command, capsys):
     folder = train(max_steps=-1, num_train_epochs=1, **changes)
     assert main([*command(max_steps=-1, num_train_epochs=1, **changes), "--plan"]) == 0
-    said = re.search(r"(\d+) steps, \1 an epoch", capsys.readouterr().out)
+    said = re.search(r"(\d+) steps, \1 per epoch", capsys.readouterr().out)
     assert int(said[1]) == len(losses(folder)) > 3
 
 
@@ -158,7 +158,7 @@ def test_a_plan_says_what_fits_reads_no_weights_and_writes_nothing(command, base
     assert main([*command(model_name_or_path=bare, output_dir=None), "--plan", "--gpus", "2"]) == 0
     said = capsys.readouterr().out
     parameters = json.loads((tmp_path / "bare" / "config.json").read_text())
-    assert parameters["model_type"] == "qwen2" and "parameters, " in said and "6 steps, 8 an epoch" in said
+    assert parameters["model_type"] == "qwen2" and "parameters, " in said and "6 steps, 8 per epoch" in said
     for word in ("zero3, 2 GPUs", "activations", "T4", "an estimate"):
         assert word in said
     assert sorted(tmp_path.rglob("*")) == before
