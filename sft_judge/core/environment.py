@@ -27,6 +27,7 @@ EXTRAS = {
     "ray": "`predict --ray` and `sweep --ray`: work on several machines",
     "pretrained": "gguf: `base --pretrained` and `base --gguf`, small real models without access to the Hub",
     "lang": "language detection with fastText: `prepare --language`",
+    "docs": "`make docs`: the documentation site",
     "dev": "`make check` and `make test`",
 }
 # One package may replace another: the CPU build of vLLM has a different name.
