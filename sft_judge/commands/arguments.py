@@ -1,4 +1,4 @@
-"""One module a command: its arguments, what it reads and writes, and a call into the layers below."""
+"""Argument types and arguments that several commands share."""
 
 import argparse
 import os
@@ -10,11 +10,11 @@ from sft_judge.core.choices import DTYPES, ENGINES, LOG_LOSS_TOLERANCE, SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
 
-FROM_HUB = "a judge: its folder, or its id on the hub, ID@REVISION for a branch, tag or commit of it"
+FROM_HUB = "a judge: a folder or a Hub id; ID@REVISION is a branch, tag or commit"
 
 
 def positive(text: str) -> int:
-    """argparse type: an integer of at least one."""
+    """Parse an integer of at least one, as an argparse type."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
@@ -22,7 +22,7 @@ def positive(text: str) -> int:
 
 
 def natural(text: str) -> int:
-    """argparse type: an integer of at least zero."""
+    """Parse an integer of at least zero, as an argparse type."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below zero")
@@ -30,7 +30,7 @@ def natural(text: str) -> int:
 
 
 def above_zero(text: str) -> float:
-    """argparse type: a finite number above zero."""
+    """Parse a finite number above zero, as an argparse type."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
@@ -38,91 +38,101 @@ def above_zero(text: str) -> float:
 
 
 class TimeBudget(float):
-    """argparse type: `9h`, `90s` or `1h30m` as seconds; `started` is the clock when the command line was read."""
+    """Hold a time such as `9h`, `90s` or `1h30m` in seconds; `started` is when the command line was parsed."""
 
     def __new__(cls, text: str):
         parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
         if not text or parts is None:
-            raise argparse.ArgumentTypeError(f"{text!r} is no time; expected hours, minutes, seconds: 9h, 90s, 1h30m")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a time; expected hours, minutes and seconds, such as 9h, 90s or 1h30m"
+            )
         budget = super().__new__(
             cls, sum(int(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
         )
         if not budget > 0:
-            raise argparse.ArgumentTypeError(f"{text!r} leaves no time")
+            raise argparse.ArgumentTypeError(f"{text!r} is zero; expected a time above zero")
         budget.started = time.monotonic()
         return budget
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
-    """`--limit N`, which every stage that reads battles takes."""
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows, for a quick try")
+    """Add `--limit N`, which every stage that reads battles takes."""
+    parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N rows, for a quick try")
 
 
 def rows_path(text: str) -> OutputPath:
-    """argparse type: a file of rows to make, whose name says in which of two formats."""
+    """Parse the path of an output file of rows, as an argparse type; its ending is its format."""
     if not text.endswith((".jsonl", ".parquet")):
         raise argparse.ArgumentTypeError(f"{text}, expected a name that ends with .jsonl or .parquet")
     return OutputPath(text)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """`--engine` and `--dtype`: what reads a judge, and in which precision."""
+    """Add `--engine` and `--dtype`: the inference engine and its precision."""
     parser.add_argument(
         "--engine",
         choices=(*ENGINES, "auto"),
         default=ENGINES[0],
-        help="auto: vLLM where it can run this judge here (transformers)",
+        help="auto: vLLM if it can run this judge on this machine (transformers)",
     )
-    parser.add_argument("--dtype", default="auto", choices=DTYPES)
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto: that of the checkpoint")
 
 
 def add_tolerance(parser: argparse.ArgumentParser) -> None:
-    """`--tolerance NATS`, by which a form of a judge is held to another."""
+    """Add `--tolerance NATS`, the limit for the rise in log loss between two forms of a judge."""
     parser.add_argument(
         "--tolerance",
         type=above_zero,
         default=LOG_LOSS_TOLERANCE,
         metavar="NATS",
-        help="refused: a log loss that has certainly risen (its paired 95 %% interval is above 0), by more than this "
+        help="refuse a log loss that rises by more than this, if the paired 95 %% interval of the rise is above 0 "
         f"({LOG_LOSS_TOLERANCE})",
     )
 
 
 def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
-    """What stages take that judge several answers to a prompt; `swap` is the default, None for the judge's own."""
-    parser.add_argument("candidates", type=InputPath, metavar="CANDIDATES", help="prompt, candidates; JSONL, Parquet")
+    """
+    Add the arguments of stages that judge several answers to a prompt.
+
+    Args:
+        parser: the parser to add them to.
+        swap: default orders, or None for the judge's own policy.
+    """
+    parser.add_argument(
+        "candidates", type=InputPath, metavar="CANDIDATES", help="JSONL or Parquet with prompt and candidates"
+    )
     parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=FROM_HUB)
     parser.add_argument("--output", required=True, type=rows_path, metavar="F", help=".jsonl or .parquet")
     add_engine(parser)
     parser.add_argument(
-        "--swap", choices=SWAPS, default=swap, help=f"orders to show ({swap or 'the policy of the judge'})"
+        "--swap", choices=SWAPS, default=swap, help=f"orders to judge ({swap or 'the policy of the judge'})"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the lots that decide among equals (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for choices between equal candidates (0)")
     add_limit(parser)
 
 
 def model_path(text: str):
-    """argparse type: a local folder, hashed into the manifest, or a hub id, passed on as it is."""
+    """Parse a model, as an argparse type: a local folder, which is hashed into the manifest, or a Hub id."""
     return InputPath(text) if os.path.isdir(text) or text.startswith((".", "/")) or text.count("/") > 1 else text
 
 
 class HubModel(str):
-    """A hub id among a stage's arguments, perhaps with `@REVISION`; `fetch_models` puts a folder in its place."""
+    """Hold a judge's Hub id, optionally with `@REVISION`, until `fetch_models` replaces it with a folder."""
 
 
 def judge_path(text: str):
-    """argparse type: a judge's folder, hashed into the manifest, or its hub id."""
+    """Parse a judge, as an argparse type: a folder, which is hashed into the manifest, or a Hub id."""
     path = model_path(text.split("@")[0])
     return InputPath(text) if os.path.isdir(text) or isinstance(path, InputPath) else HubModel(text)
 
 
 def fetch_models(args: argparse.Namespace, offline: bool = False) -> None:
     """
-    Put the folder of its files in the hub's cache in the place of each `HubModel` among a stage's arguments.
+    Replace each `HubModel` among a stage's arguments with its folder in the Hub's cache.
 
     Args:
-        args: changed in place.
-        offline: take what the cache holds, and leave an id that it does not hold as it is.
+        args: arguments of the stage, changed in place.
+        offline: use only the cache; an id that is not cached is left as it is.
     """
     for name, value in vars(args).items():
         if isinstance(value, list):
@@ -145,7 +155,16 @@ def _fetch(model, offline: bool):
 
 
 def exists(path: Path, what: str) -> Path:
-    """`path`, or an `InputError` that says which file was expected to hold what."""
+    """
+    Return `path` if it exists.
+
+    Args:
+        path: file or folder.
+        what: its expected content, for the message.
+
+    Raises:
+        InputError: there is no such file.
+    """
     if not path.exists():
         raise InputError(f"{path}: no such file; expected {what}.")
     return path

@@ -1,15 +1,15 @@
 """
 Make battles from competition files, preference sets and votes.
 
-A SOURCE is a file, a folder, a quoted pattern or the id of a hub data set. Formats are told from the columns:
+A SOURCE is a file, a folder, a quoted pattern or the id of a data set on the Hub. The format is recognised by the columns:
   lmsys        JSON lists of turns, one-hot winners        wsdm      plain strings, winner model_a or model_b
   preference   prompt, chosen, rejected, as TRL has them   rated     two responses, score_a and score_b
   rewardbench  the same with a subset                      arena     conversation_a, conversation_b, winner
   battles      our own Parquet or JSONL, verdict or winner judgebench  question, response_A, response_B, label
-Rows without labels get a null verdict. A chosen response lands on side a or b by the seed, as often on each. A row
-that cannot be a battle goes to the rejects file with its reason: rows in = out + rejected + merged. A null turn is
-kept as an empty string, an unpaired surrogate as U+FFFD, and a source, category, language or model name that is no
-text is left out; all are counted.
+Rows without labels get a null verdict. The seed decides whether a chosen response becomes a or b; each happens equally
+often. A row that cannot be a battle is written to the rejects file with the reason, and rows in = out + rejected +
+merged. A null turn becomes an empty string, and an unpaired surrogate U+FFFD. A source, category, language or model
+name that is not text is dropped. All such changes are counted.
 """
 
 import argparse
@@ -27,45 +27,55 @@ EXAMPLE = "sft-judge import train.csv --output battles.parquet"
 
 
 def not_negative(text: str) -> float:
-    """argparse type: a finite number of zero or more."""
+    """Parse a finite number of zero or more, as an argparse type."""
     if not 0 <= float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text}, expected 0 or more")
     return float(text)
 
 
 def add_arguments(parser):
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, pattern or hub id")
-    parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles, .parquet or .jsonl")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, quoted pattern or Hub id")
+    parser.add_argument(
+        "--output", type=OutputPath, required=True, metavar="F", help="battles to write, .parquet or .jsonl"
+    )
     parser.add_argument(
         "--map",
         metavar="FIELD=COLUMN,...",
-        help="columns of another set: pandalm, autoj, llmbar, a .yaml file, or in words",
+        help="columns of other formats: FIELD=COLUMN pairs, a .yaml file, or pandalm, autoj or llmbar",
     )
-    parser.add_argument("--format", choices=IMPORT_FORMATS, help="where the columns do not tell")
+    parser.add_argument("--format", choices=IMPORT_FORMATS, help="format, if the columns do not tell it")
     parser.add_argument(
         "--votes",
         choices=("rows", "soft"),
         default="rows",
-        help="votes that repeat a pair: a row each, or one row with their shares as soft labels (rows)",
+        help="several votes on a pair: one row for each vote, or one row with their shares as soft labels (rows)",
     )
     parser.add_argument(
-        "--tie-margin", type=not_negative, default=0.0, metavar="X", help="scores no further apart are a tie (0)"
+        "--tie-margin",
+        type=not_negative,
+        default=0.0,
+        metavar="X",
+        help="scores that differ by at most this are a tie (0)",
     )
     parser.add_argument(
-        "--prefix-ids", action="store_true", help="put each file's name before its ids, where files count alike"
+        "--prefix-ids", action="store_true", help="put the file's name before each id, if ids of several files clash"
     )
-    parser.add_argument("--seed", type=int, default=0, help="which side a chosen response lands on (0)")
-    parser.add_argument("--split", help="of a data set, several joined by + (train, or the only one)")
-    parser.add_argument("--config", metavar="NAME", help="of a data set whose card has several")
-    parser.add_argument("--revision", metavar="REV", help="of a hub data set: a branch, tag or commit (main)")
-    parser.add_argument("--streaming", action="store_true", help="a hub data set row by row, not downloaded first")
-    parser.add_argument("--rejects", type=OutputPath, metavar="F", help="rejected rows (OUTPUT's stem.rejects.jsonl)")
-    parser.add_argument("--strict", action="store_true", help="the first bad row is an error")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each source")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the side of the chosen response (0)")
+    parser.add_argument("--split", help="split of a data set, several joined by + (train, or the only one)")
+    parser.add_argument("--config", metavar="NAME", help="configuration of a data set whose card has several")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a data set on the Hub (main)")
+    parser.add_argument(
+        "--streaming", action="store_true", help="read a data set on the Hub row by row, without downloading it first"
+    )
+    parser.add_argument(
+        "--rejects", type=OutputPath, metavar="F", help="file for rejected rows (OUTPUT's stem.rejects.jsonl)"
+    )
+    parser.add_argument("--strict", action="store_true", help="stop with an error at the first bad row")
+    parser.add_argument("--limit", type=positive, metavar="N", help="read only the first N rows of each source")
 
 
 def parse_args(parser, argv):
-    """Patterns become the files they match, so that the manifest knows these."""
+    """Parse the arguments; replace patterns with the files they match, so that the manifest has these."""
     from sft_judge.data.importing.sources import named_sources
 
     args = parser.parse_args(argv)
@@ -74,7 +84,7 @@ def parse_args(parser, argv):
 
 
 def outputs(args) -> list:
-    """The rejects file is there only when rows were rejected, so it is not counted on."""
+    """Return the battles file; the rejects file is written only if rows were rejected."""
     return [args.output]
 
 
@@ -84,10 +94,12 @@ def run(args) -> dict:
     from sft_judge.data.importing.labels import Reading, Sides
 
     if args.map and args.format:
-        raise InputError(f"--format {args.format} is not used beside --map, which names the columns. Leave out one.")
+        raise InputError(
+            f"--format {args.format} has no effect with --map, which names the columns. Remove one of them."
+        )
     alone = "revision" if args.revision else "streaming" if args.streaming else None
     if alone and all(isinstance(source, Path) for source in args.sources):
-        raise InputError(f"--{alone} is of a data set on the hub, but all sources are files here. Leave it out.")
+        raise InputError(f"--{alone} is for a data set on the Hub, but all sources are local files. Remove it.")
     rejects = args.rejects or args.output.with_name(args.output.stem + ".rejects.jsonl")
     columns = read_map(args.map) if args.map else None
     reading = Reading(Sides(args.seed), args.tie_margin, columns, args.prefix_ids)
@@ -118,7 +130,16 @@ def run(args) -> dict:
 
 
 def merge(votes, output) -> int:
-    """Merge a file of votes into one of pairs; how many there are."""
+    """
+    Merge a file of votes into a file of pairs.
+
+    Args:
+        votes: battles file with one row for each vote.
+        output: battles file to write, with one row for each pair.
+
+    Returns:
+        Number of rows written.
+    """
     from sft_judge.data.battles import BattleWriter, open_battles
     from sft_judge.data.importing.votes import merge_votes
 
@@ -128,7 +149,7 @@ def merge(votes, output) -> int:
 
 
 def print_counts(counts: dict, first: dict | None, rejects) -> None:
-    """What became of the rows; of rejects the reasons and where they are, of files the format they were read as."""
+    """Print the number of rows by outcome, the format of each file, and the reasons and place of rejected rows."""
     print("{rows_in} rows in = {rows_out} out + {rows_rejected} rejected + {rows_merged} merged".format(**counts))
     print("  read as " + ", ".join(f"{name} ({count})" for name, count in Counter(counts["formats"].values()).items()))
     for what, count in counts["mended"].items():

@@ -1,14 +1,16 @@
 """
-Verdict probabilities for battles, in both orders unless told otherwise.
+Predict verdict probabilities for battles, in both orders by default.
 
-Writes raw, un-swapped log-probabilities; evaluate, submit and serve apply the judge's calibration. Several battles
-files are scored by one start of the engine. With --out-of-fold, DIR holds fold-*/ and each row is scored by the judge
-that did not see its fold (rows without a label: by all of them, averaged). A killed run goes on where it stopped.
+The output has raw log-probabilities, with a and b as in the battle in both orders; evaluate, submit and serve apply the
+judge's calibration. Several battles files share one start of the engine. With --out-of-fold, DIR contains fold-*/ and
+each row is scored by the judge that was not trained on its fold (a row without a label: by the mean of all judges). A
+killed run resumes where it stopped.
 
-With --time-budget a whole file is there from the first seconds on, and with --sample and --submission a submission:
-class frequencies, then a judgement of one battle after another, the shortest first, then the other order for those
-that one order leaves most unsure (or, with --length-rule, where it gained most per token). It ends in time, and the
-same command goes on with what is left. What was not judged is said in the file, by evaluate and by submit.
+With --time-budget, the output is complete from the first seconds on, and so is the submission of --sample and
+--submission. They start with class frequencies. Then battles are judged in one order, the shortest first, and then in
+the other order, those that the first order is least sure of first (with --length-rule: those where the second order
+gained most per token). The run ends in time; the same command resumes with what is left. The file marks the battles
+that were not judged, and evaluate and submit report them.
 """
 
 import argparse
@@ -27,53 +29,79 @@ EXAMPLE = (
 
 def add_arguments(parser):
     parser.add_argument(
-        "--model", required=True, type=judge_path, metavar="DIR", help=f"{FROM_HUB}; or a folder of folds"
+        "--model",
+        required=True,
+        type=judge_path,
+        metavar="DIR",
+        help=f"{FROM_HUB}; with --out-of-fold the folder of fold-*/",
     )
-    parser.add_argument("--battles", required=True, nargs="+", type=InputPath, metavar="F")
-    parser.add_argument("--output", required=True, nargs="+", type=OutputPath, metavar="F", help="one for each file")
+    parser.add_argument("--battles", required=True, nargs="+", type=InputPath, metavar="F", help="battles files")
+    parser.add_argument(
+        "--output",
+        required=True,
+        nargs="+",
+        type=OutputPath,
+        metavar="F",
+        help="probs files to write, one for each battles file",
+    )
     add_engine(parser)
     parser.add_argument(
         "--swap",
         choices=(*SWAPS, "budget"),
-        help="orders to show, by default the judge's own policy; budget, with --time-budget: the second one where it "
-        "helps most",
+        help="orders to judge (the judge's own policy); budget, with --time-budget: the second order where it helps most",
     )
-    parser.add_argument("--out-of-fold", action="store_true", help="score each row by the judge that did not see it")
-    parser.add_argument("--fold", type=int, metavar="N", help="only rows of this fold, in files that carry folds")
     parser.add_argument(
-        "--tensor-parallel", type=positive, default=1, metavar="N", help="GPUs that vLLM spreads one model over (1)"
+        "--out-of-fold", action="store_true", help="score each row by the judge that was not trained on it"
     )
-    parser.add_argument("--check", type=positive, metavar="N", help="hold N battles to transformers' probabilities")
+    parser.add_argument("--fold", type=int, metavar="N", help="score only the rows of this fold, in files with folds")
+    parser.add_argument(
+        "--tensor-parallel", type=positive, default=1, metavar="N", help="GPUs for one model in vLLM (1)"
+    )
+    parser.add_argument(
+        "--check", type=positive, metavar="N", help="compare N battles with transformers' probabilities"
+    )
     parser.add_argument(
         "--shard",
         type=shard,
         default=(0, 1),
         metavar="I/N",
-        help="the I-th of N such commands, from 0, on one disk; the last to finish writes the output",
+        help="part I of N, counted from 0; the commands share a disk, and the last to finish writes the output",
     )
-    parser.add_argument("--ray", metavar="auto|ADDRESS", help="score on a Ray cluster, an engine a GPU (extra `ray`)")
+    parser.add_argument(
+        "--ray", metavar="auto|ADDRESS", help="score on a Ray cluster, with an engine for each GPU (extra `ray`)"
+    )
     timed = parser.add_argument_group("against a deadline")
-    timed.add_argument("--time-budget", type=TimeBudget, metavar="T", help="such as 9h, 90s or 1h30m, start included")
-    timed.add_argument("--sample", type=InputPath, metavar="CSV", help="the competition's sample_submission.csv")
-    timed.add_argument("--submission", type=OutputPath, metavar="CSV", help="kept beside the output, in its format")
     timed.add_argument(
-        "--uncertain-in", type=InputPath, metavar="F", help="begin with the battles that these probs are least sure of"
+        "--time-budget", type=TimeBudget, metavar="T", help="time for the whole command, such as 9h, 90s or 1h30m"
+    )
+    timed.add_argument("--sample", type=InputPath, metavar="CSV", help="the competition's sample_submission.csv")
+    timed.add_argument(
+        "--submission",
+        type=OutputPath,
+        metavar="CSV",
+        help="submission to write beside the output, in the format of --sample",
+    )
+    timed.add_argument(
+        "--uncertain-in",
+        type=InputPath,
+        metavar="F",
+        help="probs file of another judge; start with the battles that it is least sure of",
     )
     timed.add_argument(
         "--length-rule",
         type=InputPath,
         nargs=2,
         metavar=("PROBS", "BATTLES"),
-        help="out-of-fold probs in both orders, and verdicts: where the other order gains most",
+        help="out-of-fold probs in both orders and their battles, to find where the second order gains most",
     )
     add_limit(parser)
 
 
 def shard(text: str) -> tuple[int, int]:
-    """argparse type: `0/4` to (0, 4)."""
+    """Parse a shard such as `0/4`, as an argparse type, to (0, 4)."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"{text} is no shard; expected I/N with I from 0 to N - 1, such as 0/4")
+        raise argparse.ArgumentTypeError(f"{text} is not a shard; expected I/N with I from 0 to N - 1, such as 0/4")
     return int(index), int(count)
 
 
@@ -93,7 +121,7 @@ def run(args):
     settings = PredictSettings(engine, **{name: getattr(args, name) for name in names})
     result = predict(str(args.model), jobs, settings, _stamp(args))
     if result is None:
-        print("this shard is done; the last one to finish writes the output")
+        print("this shard is done; the last shard to finish writes the output")
         return None
     for job in jobs:
         print(f"{job.battles.num_rows} battles -> {job.output}")
@@ -101,22 +129,20 @@ def run(args):
 
 
 def before(args) -> None:
-    """Check what a deadline needs, and write class frequencies where there is no output yet."""
+    """Check the arguments of a deadline, and write class frequencies if there is no output yet."""
     alone = ("sample", "submission", "uncertain_in", "length_rule")
     if args.ray and args.check:
-        raise InputError(
-            "--check compares with an engine in this process; leave out --ray, or run `sft-judge verify`."
-        )
+        raise InputError("--check compares with an engine in this process; remove --ray, or run `sft-judge verify`.")
     given = [name for name in alone if getattr(args, name)] + ["swap budget"] * (args.swap == "budget")
     if not args.time_budget:
         if given:
-            raise InputError(f"--{given[0].replace('_', '-')} goes with --time-budget, such as --time-budget 9h.")
+            raise InputError(f"--{given[0].replace('_', '-')} needs --time-budget, such as --time-budget 9h.")
         return
     for name in ("out_of_fold", "check", "ray"):
         if getattr(args, name):
-            raise InputError(f"--{name.replace('_', '-')} does not go with --time-budget; leave one of them out.")
+            raise InputError(f"--{name.replace('_', '-')} cannot be combined with --time-budget; remove one of them.")
     if len(args.battles) > 1:
-        raise InputError("--time-budget takes one battles file: it could not say which of them comes first.")
+        raise InputError("--time-budget takes one battles file.")
     if bool(args.sample) != bool(args.submission):
         raise InputError("--sample and --submission go together.")
     _output(args).write_frequencies()
@@ -141,7 +167,7 @@ def _run_in_time(args):
     names = ("dtype", "shard", "uncertain_in", "length_rule", "tensor_parallel")
     engine = usable_engines(str(args.model))[-1] if args.engine == "auto" else args.engine
     settings = TimedSettings(engine, **{name: getattr(args, name) for name in names})
-    # what is known of a battle does not depend on these
+    # finished judgements do not depend on these arguments
     free = ("time_budget", "sample", "submission", "uncertain_in", "length_rule")
     stamp = _stamp(args, **dict.fromkeys(free))
     result = predict_in_time(_output(args), deadline, settings, stamp)
@@ -149,13 +175,13 @@ def _run_in_time(args):
         f"{result['judged']} of {result['battles']} battles judged, {result['judged_in_both_orders']} in both orders, "
         "in "
         f"{result['seconds']:.0f} of {float(args.time_budget):.0f} s -> {args.output[0]}"
-        + ("" if result["complete"] else "; the same command goes on")
+        + ("" if result["complete"] else "; the same command resumes")
     )
     return result if args.shard[0] == 0 else None  # one manifest
 
 
 def _stamp(args, **changes) -> str:
-    """What scores depend on: not on who computes them, nor on `changes`."""
+    """Return a fingerprint of what scores depend on: not of who computes them, nor of `changes`."""
     changes |= {"shard": (0, 1), "ray": None, "tensor_parallel": 1}
     changed = argparse.Namespace(**{**vars(args), **changes})
     return fingerprint(sys.modules[__name__], changed, args.provenance["inputs"])

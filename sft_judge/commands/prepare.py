@@ -1,11 +1,11 @@
 """
-Add what training needs to a row: its fold and its language; leave out duplicates; say what becomes of ties.
+Prepare battles for training: assign folds and languages, drop duplicates, handle ties.
 
-Folds are grouped, so that the same prompt, or nearly the same, never stands in two of them, and stratified by verdict
-and source. They depend on the rows and the seed, not on the order of the rows. Rows without labels get a fold too.
-Duplicates: `exact` are battles of the same texts, `near` those whose prompt and each response are nearly the same as a
-kept battle's, straight or exchanged; a labelled one stays. What goes, and why, is in the rejects file. Filters are off
-unless asked for; each is counted.
+Folds are grouped and stratified: a prompt and its near-duplicates are in one fold, and each fold has its share of
+verdicts and sources. Folds depend on the rows and the seed, not on the order of the rows. Rows without labels get a
+fold too. Duplicates: `exact` are battles with the same texts; `near` are battles whose prompt and responses are
+near-duplicates of a kept battle's, in the same or in exchanged order. Labelled battles are kept before others. Dropped
+rows and the reasons are in the rejects file. Filters are off by default; the rows that each drops are counted.
 """
 
 import argparse
@@ -20,63 +20,76 @@ EXAMPLE = "sft-judge prepare battles.parquet --output prepared.parquet --folds 5
 
 
 def folds(text: str) -> int:
-    """argparse type: an integer of at least two, or 0 for no folds."""
+    """Parse a number of folds, as an argparse type: at least two, or 0 for no folds."""
     if int(text) < 2 and int(text) != 0:
         raise argparse.ArgumentTypeError(f"{text} folds; expected 2 or more, or 0 for none")
     return int(text)
 
 
 def names(text: str) -> list[str]:
-    """argparse type: names with commas between them."""
+    """Parse names that are separated by commas, as an argparse type."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def add_arguments(parser):
-    parser.add_argument("battles", type=InputPath, nargs="+", metavar="BATTLES", help="one file or several, joined")
-    parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles, .parquet or .jsonl")
     parser.add_argument(
-        "--folds", type=folds, default=5, metavar="N", help="number of folds (5); 0 for none, as test rows want"
+        "battles", type=InputPath, nargs="+", metavar="BATTLES", help="one or several battles files, which are joined"
     )
-    parser.add_argument("--seed", type=int, default=0, help="which way folds are dealt and rows are ordered (0)")
+    parser.add_argument(
+        "--output", type=OutputPath, required=True, metavar="F", help="battles to write, .parquet or .jsonl"
+    )
+    parser.add_argument(
+        "--folds", type=folds, default=5, metavar="N", help="number of folds; 0 for no folds, for test rows (5)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed for folds and the order of rows (0)")
     parser.add_argument(
         "--ties",
         choices=("keep", "drop", "split"),
         default="keep",
-        help="split: soft labels of 0.5 for a and b (keep)",
+        help="keep or drop ties, or split them into soft labels of 0.5 for a and b (keep)",
     )
     parser.add_argument(
         "--language",
         nargs="?",
         const=LANGUAGE_RULES[0],
         choices=LANGUAGE_RULES,
-        help="fill: detect the prompt's language where none is stated (the bare option); detect: of every prompt, so "
-        "that train and test files have one rule; stated: by the names that are stated, and no others",
+        help="fill: detect the prompt's language if none is stated (the default of the bare option); detect: detect every "
+        "prompt's, so that train and test files follow one rule; stated: use only stated languages",
     )
     parser.add_argument(
-        "--language-model", type=InputPath, metavar="F", help="another fastText model of languages than lid.176.ftz"
+        "--language-model", type=InputPath, metavar="F", help="fastText model for languages (lid.176.ftz)"
     )
-    parser.add_argument("--dedup", choices=("off", "exact", "near"), default="off", help="leave out duplicates (off)")
+    parser.add_argument("--dedup", choices=("off", "exact", "near"), default="off", help="drop duplicates (off)")
     parser.add_argument(
-        "--against", type=InputPath, metavar="TEST", help="battles whose prompts should not stand here: told, not cut"
+        "--against",
+        type=InputPath,
+        metavar="TEST",
+        help="test battles; report, but keep, training rows with the same or similar prompts",
     )
     parser.add_argument(
         "--order",
         choices=("file", "balanced"),
         default="file",
-        help="balanced: every stretch has the verdicts and sources of the whole (file)",
+        help="balanced: spread verdicts and sources evenly over the file (file)",
     )
     rules = parser.add_argument_group("filters, all off unless given")
-    rules.add_argument("--drop-empty", action="store_true", help="battles with a blank prompt or response")
-    rules.add_argument("--drop-boilerplate", action="store_true", help="'As an AI language model' in a response")
-    rules.add_argument("--least-characters", type=positive, metavar="N", help="of all texts of a battle")
-    rules.add_argument("--most-characters", type=positive, metavar="N", help="of all texts of a battle")
-    rules.add_argument("--languages", type=names, metavar="A,B", help="keep these alone, e.g. English,German")
-    parser.add_argument("--rejects", type=OutputPath, metavar="F", help="what went (OUTPUT's stem.rejects.jsonl)")
+    rules.add_argument("--drop-empty", action="store_true", help="drop battles with a blank prompt or response")
+    rules.add_argument(
+        "--drop-boilerplate", action="store_true", help="drop battles with 'As an AI language model' in a response"
+    )
+    rules.add_argument(
+        "--least-characters", type=positive, metavar="N", help="drop shorter battles, all texts together"
+    )
+    rules.add_argument("--most-characters", type=positive, metavar="N", help="drop longer battles, all texts together")
+    rules.add_argument("--languages", type=names, metavar="A,B", help="keep only these languages, e.g. English,German")
+    parser.add_argument(
+        "--rejects", type=OutputPath, metavar="F", help="file for dropped rows (OUTPUT's stem.rejects.jsonl)"
+    )
     add_limit(parser)
 
 
 def outputs(args) -> list:
-    """The rejects file is there only when rows went, so it is not counted on."""
+    """Return the battles file; the rejects file is written only if rows were dropped."""
     return [args.output]
 
 
@@ -114,15 +127,23 @@ def run(args) -> dict:
 
 
 def check_languages(args, files: list) -> None:
-    """Raise `InputError` where languages are to be chosen from and no file states any."""
+    """Raise `InputError` if battles are to be filtered by language and a file has no languages."""
     if args.languages and not args.language:
         for file in files:
             if "language" not in file.columns:
-                raise InputError(f"{file.path}: no languages in it to choose from. Add --language.")
+                raise InputError(
+                    f"{file.path}: has no column language to filter by. Add --language to detect languages."
+                )
 
 
 def open_files(paths: list, limit: int | None) -> list:
-    """The files, of which `limit` counts the first rows of all together."""
+    """
+    Open battles files.
+
+    Args:
+        paths: the files, in order.
+        limit: number of rows of all files together, from the first on; None for all.
+    """
     from sft_judge.data.battles import open_battles
 
     files = []
@@ -135,12 +156,12 @@ def open_files(paths: list, limit: int | None) -> list:
 
 
 def print_counts(counts: dict, rejects) -> None:
-    """What became of the rows, in a few lines."""
+    """Print the number of rows by outcome, ties, folds, languages and overlap with the test file."""
     print("{rows_in} rows in = {rows_out} out + {rows_rejected} rejected + {rows_merged} merged".format(**counts))
     for reason, count in counts["rejected_by"].items():
-        print(f"  {count} left out: {reason}")
+        print(f"  {count} dropped: {reason}")
     if counts["disagreeing"]:
-        print(f"  {counts['disagreeing']} of the duplicates had another verdict than the one that stayed")
+        print(f"  {counts['disagreeing']} of the duplicates had another verdict than the battle that was kept")
     if counts["rejected_by"]:
         print(f"  they are in {rejects}")
     ties, shown = counts["ties"], ", ".join(map(str, counts["rows_by_fold"])) or "no folds"
@@ -151,6 +172,6 @@ def print_counts(counts: dict, rejects) -> None:
     if "against" in counts:
         against = counts["against"]
         print(
-            f"of {against['rows']} test rows {against['same_prompt']} have a prompt that stands in training, "
-            f"{against['near_prompt']} nearly so"
+            f"of {against['rows']} test rows {against['same_prompt']} have a prompt of the training rows, "
+            f"{against['near_prompt']} a near-duplicate of one"
         )

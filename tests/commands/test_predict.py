@@ -132,7 +132,7 @@ def test_shards_score_each_row_once_and_the_last_one_writes_what_one_process_doe
     assert shared.metadata["folds"] == whole.metadata["folds"]
     for wrong in ("3/3", "x", "1"):
         assert predict(folds, synthetic_file, tmp_path / "none.parquet", "--shard", wrong) == 2
-        assert f"{wrong} is no shard; expected I/N" in capsys.readouterr().err
+        assert f"{wrong} is not a shard; expected I/N" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage, reason", [("none", "no judge.json"), ("key", "unknown key"), ("ids", "ids")])

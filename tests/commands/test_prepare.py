@@ -132,7 +132,7 @@ def test_overlap_with_test_rows_is_told_and_cuts_nothing(tmp_path, capsys):
     kept, _, facts = prepare(tmp_path, rows, "--against", str(tmp_path / "test.parquet"))
     assert len(kept) == 3
     assert facts["against"] == {"rows": 3, "same_prompt": 1, "near_prompt": 1, "first_ids": ["t1", "t2"]}
-    assert "of 3 test rows 1 have a prompt that stands in training, 1 nearly so" in capsys.readouterr().out
+    assert "of 3 test rows 1 have a prompt of the training rows, 1 a near-duplicate of one" in capsys.readouterr().out
 
 
 def test_leaving_nothing_is_one_clear_line(tmp_path, capsys):

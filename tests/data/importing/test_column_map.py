@@ -109,7 +109,7 @@ def test_values_of_a_file_are_named_and_a_format_beside_a_map_is_refused(tmp_pat
     assert main([*words, str(tmp_path / "m.yaml")]) == 2
     assert "verdict has the values ['a', 'b'], expected" in capsys.readouterr().err
     assert main([*words, MAP, "--format", "wsdm"]) == 2
-    assert "--format wsdm is not used beside --map" in capsys.readouterr().err
+    assert "--format wsdm has no effect with --map" in capsys.readouterr().err
 
 
 def test_rejected_rows_do_not_count_as_rows_without_a_verdict(tmp_path, capsys):

@@ -106,7 +106,7 @@ def test_what_is_of_the_hub_alone_is_refused_for_files(tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text(json.dumps(PREFERENCE))
     words = ["import", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "b.parquet")]
     for more in (["--revision", "v1"], ["--streaming"]):
-        refuses([*words, *more], 2, f"{more[0]} is of a data set on the hub", tmp_path, capsys)
+        refuses([*words, *more], 2, f"{more[0]} is for a data set on the Hub", tmp_path, capsys)
 
 
 # Data sets as folders

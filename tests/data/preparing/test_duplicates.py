@@ -139,6 +139,6 @@ def test_prepare_counts_near_duplicates_of_another_verdict_and_keeps_others_of_o
     assert main(["prepare", str(source), "--output", str(output), "--folds", "0", "--dedup", "near"]) == 0
     said = capsys.readouterr().out
     assert "6 rows in = 2 out + 0 rejected + 4 merged" in said
-    assert "2 of the duplicates had another verdict than the one that stayed" in said
+    assert "2 of the duplicates had another verdict than the battle that was kept" in said
     rejects = [json.loads(line) for line in (tmp_path / "out.rejects.jsonl").read_text().splitlines()]
     assert [reject["reason"] for reject in rejects] == ["near-duplicate of another battle: 0"] * 4

@@ -283,11 +283,11 @@ def test_class_frequencies_are_no_labels(command, judge, synthetic_file, tmp_pat
 
 BAD = {
     "no time": (["--time-budget", "9"], "is no time"),
-    "budget alone": (["--swap", "budget"], "goes with --time-budget"),
+    "budget alone": (["--swap", "budget"], "needs --time-budget"),
     "a sample alone": (["--time-budget", "9h", "--sample", "SAMPLE"], "--sample and --submission go together"),
-    "without a deadline": (["--sample", "SAMPLE", "--submission", "s.csv"], "--sample goes with --time-budget"),
-    "out of fold": (["--time-budget", "9h", "--out-of-fold"], "does not go with --time-budget"),
-    "a check": (["--time-budget", "9h", "--check", "3"], "does not go with --time-budget"),
+    "without a deadline": (["--sample", "SAMPLE", "--submission", "s.csv"], "--sample needs --time-budget"),
+    "out of fold": (["--time-budget", "9h", "--out-of-fold"], "cannot be combined with --time-budget"),
+    "a check": (["--time-budget", "9h", "--check", "3"], "cannot be combined with --time-budget"),
 }
 
 
