@@ -1,7 +1,7 @@
 """
 Make battles from competition files, preference sets and votes.
 
-A SOURCE is a file, a folder, a quoted pattern or the id of a data set on the Hub. The format is recognised by the columns:
+A SOURCE is a file, a folder, a quoted pattern or the id of a data set on the Hub. Its columns tell the format:
   lmsys        JSON lists of turns, one-hot winners        wsdm      plain strings, winner model_a or model_b
   preference   prompt, chosen, rejected, as TRL has them   rated     two responses, score_a and score_b
   rewardbench  the same with a subset                      arena     conversation_a, conversation_b, winner

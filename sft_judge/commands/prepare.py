@@ -53,8 +53,8 @@ def add_arguments(parser):
         nargs="?",
         const=LANGUAGE_RULES[0],
         choices=LANGUAGE_RULES,
-        help="fill: detect the prompt's language if none is stated (the default of the bare option); detect: detect every "
-        "prompt's, so that train and test files follow one rule; stated: use only stated languages",
+        help="fill: detect the prompt's language if none is stated (the bare option); detect: detect every prompt's, "
+        "so that train and test files follow one rule; stated: use only stated languages",
     )
     parser.add_argument(
         "--language-model", type=InputPath, metavar="F", help="fastText model for languages (lid.176.ftz)"
