@@ -2,9 +2,9 @@
 Predict verdict probabilities for battles, in both orders by default.
 
 The output has raw log-probabilities, with a and b as in the battle in both orders; evaluate, submit and serve apply
-the judge's calibration. Several battles files share one start of the engine. With --out-of-fold, DIR contains fold-*/ and
-each row is scored by the judge that was not trained on its fold (a row without a label: by the mean of all judges). A
-killed run resumes where it stopped.
+the judge's calibration. Several battles files share one start of the engine. With --out-of-fold, DIR contains fold-*/
+and each row is scored by the judge that was not trained on its fold (a row without a label: by the mean of all
+judges). A killed run resumes where it stopped.
 
 With --time-budget, the output is complete from the first seconds on, and so is the submission of --sample and
 --submission. They start with class frequencies. Then battles are judged in one order, the shortest first, and then in
@@ -48,7 +48,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--swap",
         choices=(*SWAPS, "budget"),
-        help="orders to judge (the judge's own policy); budget: the second one where it helps most, with --time-budget",
+        help="orders to judge (the judge's own); budget: the second one where it helps most, with --time-budget",
     )
     parser.add_argument(
         "--out-of-fold", action="store_true", help="score each row by the judge that was not trained on it"

@@ -282,7 +282,7 @@ def test_class_frequencies_are_no_labels(command, judge, synthetic_file, tmp_pat
 
 
 BAD = {
-    "no time": (["--time-budget", "9"], "is no time"),
+    "no time": (["--time-budget", "9"], "is not a time"),
     "budget alone": (["--swap", "budget"], "needs --time-budget"),
     "a sample alone": (["--time-budget", "9h", "--sample", "SAMPLE"], "--sample and --submission go together"),
     "without a deadline": (["--sample", "SAMPLE", "--submission", "s.csv"], "--sample needs --time-budget"),
