@@ -170,11 +170,13 @@ def unspelled_characters(name: str, state: dict) -> re.Pattern | None:
         raise InputError(
             f"{name}: its vocabulary lacks the byte 0x{lost[0]:02X}, so most texts would lose characters."
         )
-    ranges = "".join(f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in map(_led_by, missing))
+    ranges = "".join(
+        f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in map(_characters_with_first_byte, missing)
+    )
     return re.compile(f"[{ranges}]") if ranges else None
 
 
-def _led_by(byte: int) -> tuple[int, int]:
+def _characters_with_first_byte(byte: int) -> tuple[int, int]:
     """Return the first and the last character whose UTF-8 encoding starts with a byte (RFC 3629, section 3)."""
     if byte < 0x80:
         return byte, byte
