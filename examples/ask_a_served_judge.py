@@ -1,5 +1,5 @@
 """
-Ask a judge that is served, with Python's client or any other.
+Query a served judge with the Python client.
 
     sft-judge serve --model runs/judge --port 8000
     python examples/ask_a_served_judge.py --url http://127.0.0.1:8000

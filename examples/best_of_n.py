@@ -1,9 +1,9 @@
 """
-Sample several answers, and keep the one that a judge prefers to the others.
+Sample several answers, and keep the answer that a judge prefers over the others.
 
     python examples/best_of_n.py --judge runs/judge --model Qwen/Qwen2.5-0.5B-Instruct --prompt "Explain rain." --n 8
 
-`sft-judge best-of-n` does so for files of candidates, with fewer judgements for many of them.
+`sft-judge best-of-n` does the same for files of candidates, with fewer judgements if there are many candidates.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from sft_judge.rewards import JudgeReward
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--judge", required=True, help="a judge's folder, or its id on the hub")
-    parser.add_argument("--model", required=True, help="that writes the answers")
+    parser.add_argument("--judge", required=True, help="folder or Hub id of the judge")
+    parser.add_argument("--model", required=True, help="model that generates the answers")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--max_new_tokens", type=int, default=256)

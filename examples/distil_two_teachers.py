@@ -1,13 +1,13 @@
 """
-Distil a small judge from two large ones, on labels that no teacher gave to a battle it was trained on.
+Distil a small judge from two large ones, with labels from teachers that were not trained on the labelled battles.
 
     sft-judge import train.csv --output battles.parquet
     sft-judge prepare battles.parquet --output folds.parquet --folds 5
     python examples/distil_two_teachers.py --battles folds.parquet --output runs \
         --teachers google/gemma-2-9b-it Qwen/Qwen2.5-14B-Instruct --student google/gemma-2-2b-it
 
-A teacher is trained once for each fold that it leaves out, and labels that fold (`predict --out-of-fold`). The student
-learns from the mean of both teachers' verdict probabilities (KL), and from the votes.
+Each teacher is trained once per fold, with the fold held out, and then labels this fold (`predict --out-of-fold`). The
+student is trained on the verdict probabilities of both teachers (KL), and on the votes.
 """
 
 import argparse
@@ -38,17 +38,19 @@ def label_with(args, teacher: str, folder: Path) -> Path:
     labels = folder / "labels.parquet"
     words = ["--model", str(folder), "--battles", args.battles, "--output", str(labels), "--swap", "both"]
     if sft_judge(["predict", *words, "--out-of-fold"]):
-        raise SystemExit(f"the labels of {teacher} could not be made")
+        raise SystemExit(f"predicting the labels of {teacher} failed")
     return labels
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--battles", required=True, help="battles with folds")
+    parser.add_argument("--battles", required=True, help="battles file with folds")
     parser.add_argument("--teachers", nargs=2, required=True)
     parser.add_argument("--student", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--total_budget", type=int, default=3072, help="tokens of a prompt with its verdict")
+    parser.add_argument(
+        "--total_budget", type=int, default=3072, help="maximum number of tokens of a prompt with its verdict"
+    )
     parser.add_argument("--max_steps", type=int, help="for a quick try")
     args = parser.parse_args()
 

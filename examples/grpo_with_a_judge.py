@@ -1,5 +1,5 @@
 """
-Use a judge as the reward of GRPO: a completion's reward is how often it beats the others of its prompt.
+Use a judge as the reward function of GRPO: a completion is rewarded for being preferred over the others of its prompt.
 
     python examples/grpo_with_a_judge.py --judge runs/judge --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \
         --dataset_name trl-lib/ultrafeedback-prompt --output_dir policy --num_generations 8
@@ -16,7 +16,7 @@ from sft_judge.rewards import JudgeReward
 
 @dataclass
 class JudgeArguments:
-    judge: str = field(metadata={"help": "a judge's folder, or its id on the hub"})
+    judge: str = field(metadata={"help": "folder or Hub id of the judge"})
 
 
 def main():

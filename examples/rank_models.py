@@ -1,10 +1,10 @@
 """
-Rank models by people's votes on their answers, with intervals.
+Rank models by people's votes on their answers, with confidence intervals.
 
     python examples/rank_models.py votes.parquet
 
-Battles need `model_a` and `model_b`; `sft-judge import` reads an Arena's files. The command `sft-judge rank` does the
-same with a page and pictures, and ranks by a judge as well.
+Battles need `model_a` and `model_b`; `sft-judge import` reads Chatbot Arena's files. The command `sft-judge rank` does
+the same, writes an HTML report with plots, and can also rank by a judge.
 """
 
 import sys
@@ -20,11 +20,11 @@ def main():
     ranking = rate_models(contests, "bradley-terry")
     for model in ranking["models"]:
         value, low, high = (model["rating"][name] for name in ("value", "low", "high"))
-        known = "not known" if value is None else f"{value:6.0f}"
+        known = "unknown" if value is None else f"{value:6.0f}"
         interval = "" if low is None else f"  [{low:.0f}, {high:.0f}]"
         print(f"{model['model']:<30} {known}{interval}  {model['battles']:,.0f} battles")
     for group in left_out:
-        print(f"never met the others: {', '.join(group)}")
+        print(f"no battles against the other models: {', '.join(group)}")
 
 
 if __name__ == "__main__":

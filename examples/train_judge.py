@@ -1,5 +1,5 @@
 """
-Train a judge on preference data, and ask it.
+Train a judge on preference data, and judge a battle with it.
 
     python examples/train_judge.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \
         --dataset_name trl-lib/ultrafeedback_binarized --output_dir judge
@@ -16,7 +16,7 @@ def main():
     config, model = TrlParser((JudgeConfig, ModelConfig)).parse_args_and_config()
     trainer = JudgeTrainer(
         model=model.model_name_or_path,
-        args=config,  # its dataset_name and dataset_train_split say what is trained on
+        args=config,  # dataset_name and dataset_train_split name the training data
         peft_config=get_peft_config(model),  # with --use_peft
     )
     trainer.train()

@@ -1,10 +1,10 @@
-"""A judge of your own: which of two answers do people prefer, and with what probability."""
+"""Train, distil, quantise and serve a judge: a model that predicts which of two answers people prefer."""
 
 from importlib import import_module
 
 from sft_judge.core.version import __version__
 
-# They pull in torch, which `import sft_judge` and every `--help` must not.
+# Imported on first use, because they import torch, which would slow down `import sft_judge` and every `--help`.
 _HOMES = {
     "Judge": "sft_judge.inference.judge",
     "JudgeConfig": "sft_judge.training.config",

@@ -1,18 +1,19 @@
 """
-A client of `sft-judge serve`, sync and async: lists of battles in, judgements out, in order.
+Client of `sft-judge serve`, sync and async: a list of battles in, a list of judgements out, in the same order.
 
-Long lists go in several requests. A full queue, a server that is restarting or a lost connection is tried again, after
-as long as the server says: to judge twice changes nothing. Needs httpx, which comes with vLLM.
+Long lists are sent in several requests. If the queue is full, the server restarts or the connection is lost, the
+request is repeated after the time that the server asks for; judging twice does no harm. Needs httpx, which is
+installed with vLLM.
 """
 
 import asyncio
 import time
 
-BATTLES = 32  # in one request
+BATTLES = 32  # maximum number in one request
 
 
 class ServerError(RuntimeError):
-    """The server said no: `status`, `code`, and `param`, the field at fault where there is one."""
+    """Report an error response of the server: `status`, `code`, and `param`, the invalid field or None."""
 
     def __init__(self, status: int, code: str, message: str, param: str | None):
         super().__init__(f"{status} {code}: {message}")
@@ -21,10 +22,18 @@ class ServerError(RuntimeError):
 
 class JudgeClient:
     """
-    `with JudgeClient("http://127.0.0.1:8000") as client: client.judge(battles)`.
+    Judge battles on a server.
 
-    A battle is `{"prompt", "response_a", "response_b"}`, each a text or a list of turns, with an `id` where one is
-    wanted back. A judgement is a dict as in the README's contract: `id`, `a`, `b`, `tie`, `verdict`, ...
+    `with JudgeClient("http://127.0.0.1:8000") as client: client.judge(battles)`
+
+    A battle is `{"prompt", "response_a", "response_b"}`, each a text or a list of turns, with an optional `id`. A
+    judgement is a dict: `id`, `a`, `b`, `tie`, `verdict`, `swap_agreement`, `cut`.
+
+    Args:
+        url: URL of the server.
+        api_key: API key, or None.
+        timeout: time limit of a request in seconds.
+        tries: maximum number of tries of a request.
     """
 
     def __init__(self, url: str, api_key: str | None = None, timeout: float = 120, tries: int = 6):
@@ -39,7 +48,19 @@ class JudgeClient:
         self._http.close()
 
     def judge(self, battles: list[dict], swap: str | None = None) -> list[dict]:
-        """Judgements of battles, in order. `swap`: "both" or "none". Raises `ServerError`."""
+        """
+        Judge battles.
+
+        Args:
+            battles: the battles.
+            swap: `both` or `none`; by default the judge's own policy.
+
+        Returns:
+            The judgements, in the order of the battles.
+
+        Raises:
+            ServerError: the server refuses a request.
+        """
         return [judged for body in _bodies(battles, swap) for judged in self._post(body)]
 
     def _post(self, body: dict) -> list[dict]:
@@ -59,7 +80,16 @@ class JudgeClient:
 
 
 class AsyncJudgeClient:
-    """The same with `async with` and `await client.judge(battles)`; `at_once` requests of one call run together."""
+    """
+    Judge battles on a server asynchronously: `async with` and `await client.judge(battles)`.
+
+    Args:
+        url: URL of the server.
+        api_key: API key, or None.
+        timeout: time limit of a request in seconds.
+        tries: maximum number of tries of a request.
+        at_once: maximum number of concurrent requests of one call.
+    """
 
     def __init__(self, url: str, api_key: str | None = None, timeout: float = 120, tries: int = 6, at_once: int = 8):
         import httpx
@@ -73,7 +103,19 @@ class AsyncJudgeClient:
         await self._http.aclose()
 
     async def judge(self, battles: list[dict], swap: str | None = None) -> list[dict]:
-        """Judgements of battles, in order. `swap`: "both" or "none". Raises `ServerError`."""
+        """
+        Judge battles.
+
+        Args:
+            battles: the battles.
+            swap: `both` or `none`; by default the judge's own policy.
+
+        Returns:
+            The judgements, in the order of the battles.
+
+        Raises:
+            ServerError: the server refuses a request.
+        """
         room = asyncio.Semaphore(self._at_once)
         answers = await asyncio.gather(*(self._post(body, room) for body in _bodies(battles, swap)))
         return [judged for answer in answers for judged in answer]
@@ -111,7 +153,7 @@ def _judgements(answer) -> list[dict]:
     try:
         error = answer.json()["error"]
         raise ServerError(answer.status_code, error["code"], error["message"], error["param"])
-    except (ValueError, KeyError, TypeError):  # a proxy's own words
+    except (ValueError, KeyError, TypeError):  # an error page of a proxy
         raise ServerError(answer.status_code, "not_ours", answer.text[:200], None) from None
 
 

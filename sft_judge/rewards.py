@@ -1,12 +1,12 @@
 """
-A judge as TRL's reward function and as its pairwise judge, in this process (`Judge`) or served (`JudgeClient`).
+A judge as a reward function and as a pairwise judge for TRL, in this process (`Judge`) or served (`JudgeClient`).
 
     from sft_judge import Judge
     from sft_judge.rewards import JudgeReward
 
     GRPOTrainer(model, reward_funcs=JudgeReward(Judge.load("runs/judge")), args=..., train_dataset=...)
 
-A reward needs something to be better than: the other completions of the same prompt, or the dataset's `reference`.
+A completion is compared with the other completions of the same prompt, or with the dataset's `reference`.
 """
 
 import json
@@ -19,11 +19,21 @@ from sft_judge.data.candidates import make_group
 from sft_judge.inference.judge import Judge, Judgement
 from sft_judge.ranking.candidate_judging import Entry, play_contests
 
-CLIP = 1e-4  # outcomes are kept this far from 0 and 1 before log-odds, which are then within 9.2
+CLIP = 1e-4  # outcomes are clipped to [CLIP, 1 - CLIP], so that log-odds are within 9.2
 
 
 def judge_battles(judge: Judge | JudgeClient, battles: list[dict], swap: str | None) -> list[Judgement]:
-    """Judgements of battles, in order, by either kind of judge."""
+    """
+    Judge battles with either kind of judge.
+
+    Args:
+        judge: a loaded judge, or a client of a server.
+        battles: the battles.
+        swap: `both` or `none`; by default the judge's own policy.
+
+    Returns:
+        The judgements, in the order of the battles.
+    """
     if isinstance(judge, JudgeClient):
         fields = ("a", "b", "tie", "verdict", "swap_agreement")
         asked = [{name: row[name] for name in ("prompt", "response_a", "response_b")} for row in battles]
@@ -34,20 +44,37 @@ def judge_battles(judge: Judge | JudgeClient, battles: list[dict], swap: str | N
 
 class JudgeReward:
     """
-    `reward(prompts, completions, **columns) -> list[float]`, for GRPO, RLOO and online DPO.
+    Reward function `reward(prompts, completions, **columns) -> list[float]` for GRPO, RLOO and online DPO.
 
-    A completion's outcome against another is its calibrated probability to win plus half of that of a tie, 0.5 against
-    a copy of itself. Its reward is the mean outcome against the other completions of its prompt in the batch, or, in a
-    dataset with a column `reference`, the outcome against that answer. `log_odds`: of log(outcome / (1 - outcome)).
+    The outcome of a completion against another is its calibrated probability to win plus half the probability of a
+    tie; against an identical completion it is 0.5. The reward is the mean outcome against the other completions of the
+    prompt in the batch or, if the dataset has a column `reference`, the outcome against this answer.
 
-    The mean over a group is 0.5 by construction; whether a policy gets better shows against a `reference` alone.
+    Without `reference` the mean over a group is 0.5 by construction (0 with `log_odds`), so only rewards against a
+    `reference` show whether a policy improves.
+
+    Args:
+        judge: a loaded judge, or a client of a server.
+        swap: `both` or `none`; by default the judge's own policy.
+        log_odds: use log(outcome / (1 - outcome)) instead of the outcome.
     """
 
     def __init__(self, judge: Judge | JudgeClient, swap: str | None = None, log_odds: bool = False):
         self.judge, self.swap, self.log_odds = judge, swap, log_odds
 
     def __call__(self, prompts: list, completions: list, reference: list | None = None, **columns) -> list[float]:
-        """Texts or chats, as the trainer has them. Raises `InputError` where nothing is there to compare with."""
+        """
+        Compute the rewards.
+
+        Args:
+            prompts: texts or chats, as the trainer passes them.
+            completions: a text or chat for each prompt.
+            reference: an answer to compare with for each prompt, or None.
+            columns: further columns of the dataset; not used.
+
+        Raises:
+            InputError: a prompt has a single completion in the batch, and there is no `reference`.
+        """
         rows: dict[str, list[int]] = {}
         for row, prompt in enumerate(prompts):
             rows.setdefault(json.dumps([prompt, reference and reference[row]]), []).append(row)
@@ -56,8 +83,8 @@ class JudgeReward:
             texts = [completions[row] for row in members] + ([reference[members[0]]] if reference else [])
             if len(texts) == 1:
                 raise InputError(
-                    "One completion of a prompt in the batch, and none to compare it with. Make the batch of a device "
-                    "a multiple of num_generations, or give the dataset a column `reference`."
+                    "A prompt has a single completion in the batch, and nothing to compare it with. Set the batch "
+                    "size per device to a multiple of num_generations, or add a column `reference` to the dataset."
                 )
             group = make_group(prompts[members[0]], texts)
             group.has_reference = bool(reference)
@@ -69,7 +96,7 @@ class JudgeReward:
         return rewards.tolist()
 
     def _rewards(self, entry: Entry) -> np.ndarray:
-        """The rewards of a group's completions [n]."""
+        """Compute the rewards of a group's completions [n]."""
         places = np.array(entry.places)
         table = entry.contest.outcomes()[np.ix_(places, places)]
         table[places[:, None] == places] = 0.5
@@ -81,16 +108,28 @@ class JudgeReward:
 
 
 class PairwiseJudge:
-    """What TRL called a pairwise judge, until it left the package: `judge(prompts, completions) -> list[int]`."""
+    """
+    Pairwise judge with the interface that TRL had: `judge(prompts, completions) -> list[int]`.
+
+    Args:
+        judge: a loaded judge, or a client of a server.
+    """
 
     def __init__(self, judge: Judge | JudgeClient):
         self._judge = judge
 
     def judge(self, prompts: list, completions: list[list], shuffle_order: bool = True) -> list[int]:
         """
-        0 or 1 for the better of each two completions, -1 where neither is more probable.
+        Judge pairs of completions.
 
-        `shuffle_order`: shown in both orders, which is what a random one was for; else in the order given alone.
+        Args:
+            prompts: texts or chats.
+            completions: two completions for each prompt.
+            shuffle_order: judge in both orders, which removes the position bias that a random order would average out.
+                Otherwise only the given order is used.
+
+        Returns:
+            0 or 1 for the better completion of each pair, -1 if both are equally likely.
         """
         groups = [make_group(prompt, list(two)) for prompt, two in zip(prompts, completions, strict=True)]
         battles = [

@@ -1,1 +1,1 @@
-"""Merge, quantise, export, and a plain model as a zero-shot judge."""
+"""Conversion: merge, quantise, export, and use a plain model as a zero-shot judge."""

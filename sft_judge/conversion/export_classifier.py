@@ -1,8 +1,8 @@
 """
-A judge as a sequence-classification checkpoint, for servers that know nothing of judges.
+Export a judge as a sequence-classification checkpoint, for servers that do not know judges.
 
-The score layer is K rows of the head, so its softmax is the judge's own: exactly, where the family does nothing to the
-head's output but scale it. A soft-cap cannot be had in a linear layer and is refused.
+The score layer holds K rows of the LM head, so its softmax gives the judge's probabilities exactly, if the model
+family only scales the output of the head. A linear layer cannot represent a soft-cap, so such families are refused.
 """
 
 import copy
@@ -22,9 +22,19 @@ from sft_judge.modeling.logit_scale import scale_after_head
 
 def export_judge(model: str, output: Path) -> dict:
     """
-    Write the judge in the folder `model` as a classifier to `output`; returns facts for the manifest.
+    Write a judge as a classifier.
 
-    Its labels are the verdicts of the order shown: `a` is the answer that stands first. Its probabilities are raw.
+    The labels are the verdicts in the order shown: `a` is the first answer. The probabilities are not calibrated.
+
+    Args:
+        model: the judge's folder.
+        output: folder of the classifier.
+
+    Returns:
+        Facts for the manifest.
+
+    Raises:
+        InputError: the judge has no such form.
     """
     spec, tokenizer = read_spec(model), load_tokenizer(model)
     scale = _scale_of(model, tokenizer)
@@ -33,8 +43,8 @@ def export_judge(model: str, output: Path) -> dict:
     names = verdict_names(spec.num_verdicts)
     config = copy.deepcopy(causal.config)
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
-    config.problem_type = "single_label_classification"  # softmax, and not a sigmoid for each
-    config.get_text_config().pad_token_id = tokenizer.pad_token_id  # by which a row's last token is found
+    config.problem_type = "single_label_classification"  # softmax instead of a sigmoid for each label
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id  # used to find a row's last token
     config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
     with torch.device("meta"):
         classifier = AutoModelForSequenceClassification.from_config(config, dtype=causal.dtype)
@@ -48,18 +58,18 @@ def export_judge(model: str, output: Path) -> dict:
 
 
 def _scale_of(model: str, tokenizer) -> float:
-    """What the score layer is multiplied by; raises `InputError` for a judge that has no such form."""
+    """Return the factor of the score layer. Raise `InputError` if a judge cannot be exported."""
     if is_adapter(model):
-        raise InputError(f"{model} is an adapter; a classifier takes whole weights: sft-judge merge {model}.")
+        raise InputError(f"{model} is an adapter; a classifier needs merged weights: sft-judge merge {model}.")
     config = load_config(model)
     if getattr(config, "quantization_config", None):
-        raise InputError(f"{model} is quantised; export the judge that it was made of.")
+        raise InputError(f"{model} is quantised; export the judge it was made from.")
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise InputError(f"{model}: transformers has no sequence-classification form of {config.model_type}.")
+        raise InputError(f"{model}: transformers has no sequence-classification class for {config.model_type}.")
     scale = scale_after_head(config, tokenizer)
     if scale is None:
         raise InputError(
-            f"{model}: {config.model_type} bends its logits after the head (a soft-cap) or adds a bias, and a score "
-            "layer would lose that. Serve the judge itself: `sft-judge predict` and `serve` read it as it is."
+            f"{model}: {config.model_type} transforms its logits after the head (a soft-cap) or adds a bias, which a "
+            "score layer cannot represent. Use the judge itself with `sft-judge predict` or `serve`."
         )
     return scale

@@ -1,7 +1,7 @@
 """
-The weights that an adapter learnt on where its base was in 4 bits (bitsandbytes), as numbers again.
+Dequantise the 4-bit weights (bitsandbytes) on which an adapter was trained.
 
-An adapter makes up for what the quantisation of its base lost: on the base's own weights it is another model.
+An adapter compensates for the quantisation error of its base: on the unquantised weights it is another model.
 """
 
 from pathlib import Path
@@ -15,19 +15,27 @@ from sft_judge.core.errors import InputError
 from sft_judge.modeling.bnb import bitsandbytes, settings_of
 from sft_judge.modeling.loading import load_config
 
-STATE = ".quant_state.bitsandbytes__"  # what bitsandbytes puts between a weight's name and its kind, nf4 or fp4
+STATE = ".quant_state.bitsandbytes__"  # in stored names, between a weight's name and its type, nf4 or fp4
 
 
 class LoadedIn4Bit:
     """
-    A base quantised when it was loaded, with the settings that training recorded in judge.json.
+    Quantise the weights of a base as when it was loaded for training, with the settings recorded in judge.json.
 
-    Quantised are the layers that transformers quantises (not the head), on a GPU where there is one, as in training.
+    The layers are those that transformers quantises (not the LM head). A GPU is used if there is one, as in training.
+
+    Args:
+        recorded: dtype and settings from judge.json.
+        model: the judge's folder.
+        files: weights of the base.
+
+    Raises:
+        InputError: the files name the weights in an unknown way, or bitsandbytes is not installed.
     """
 
     def __init__(self, recorded: dict, model: str, files: WeightFiles):
         self.bitsandbytes = bitsandbytes()
-        self.dtype: str = recorded["dtype"]  # what was quantised, and what comes of it
+        self.dtype: str = recorded["dtype"]  # dtype before quantisation and after dequantisation
         self.config = settings_of(recorded)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         on_meta = make_meta_model(load_config(model))
@@ -43,7 +51,13 @@ class LoadedIn4Bit:
             raise InputError(f"{files.model}: its files do not name the weights as transformers loads them in 4 bits.")
 
     def read(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The stored `weight` of this name, through 4 bits where it was in them, in its own dtype."""
+        """
+        Quantise and dequantise a stored weight if it was in 4 bits in training; its dtype is kept.
+
+        Args:
+            name: name of the weight in the files.
+            weight: the stored weight.
+        """
         if name not in self.names:
             return weight
         packed = self.bitsandbytes.nn.Params4bit(
@@ -58,7 +72,7 @@ class LoadedIn4Bit:
 
 
 class StoredIn4Bit(WeightFiles):
-    """Files that hold 4-bit weights, read as the numbers that they stand for."""
+    """Read files with 4-bit weights as dequantised tensors."""
 
     def __init__(self, model: str):
         super().__init__(model)
@@ -87,7 +101,16 @@ class StoredIn4Bit(WeightFiles):
 
 
 def weights_of(model: str, config) -> WeightFiles:
-    """The files of a model's weights. Raises `InputError` for a quantisation whose weights are not to be had."""
+    """
+    Open the weights of a model.
+
+    Args:
+        model: folder or Hub id.
+        config: configuration of the model.
+
+    Raises:
+        InputError: the weights have a quantisation that cannot be undone.
+    """
     stored = getattr(config, "quantization_config", None)
     if stored is None:
         return WeightFiles(model)
@@ -95,6 +118,6 @@ def weights_of(model: str, config) -> WeightFiles:
     if stored.get("load_in_4bit") or stored.get("_load_in_4bit"):
         return StoredIn4Bit(model)
     raise InputError(
-        f"{model} is quantised ({stored.get('quant_method')}), so nothing can be added to its weights. Merge first "
-        "and quantise the result; an adapter's base is named by base_model_name_or_path in its adapter_config.json."
+        f"{model} is quantised ({stored.get('quant_method')}), so an adapter cannot be merged into its weights. Merge "
+        "first and quantise the result; base_model_name_or_path in adapter_config.json names an adapter's base."
     )

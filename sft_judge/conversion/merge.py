@@ -1,4 +1,4 @@
-"""Adapters into their base, and judges averaged: weight by weight, so that about one file of weights is in memory."""
+"""Merge adapters into their base and average judges, weight by weight, with about one file of weights in memory."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Part:
-    """One judge of an average: its share, its base's weights, and what is done to them."""
+    """Represent one judge of an average: its share, its base's weights, and the changes to them."""
 
     share: float
     files: WeightFiles
@@ -34,12 +34,18 @@ class Part:
     four_bit: LoadedIn4Bit | None = None
 
     def changes(self, name: str) -> bool:
-        """Whether the weight of this name is not as the base's files have it."""
+        """Return True if this weight differs from that in the base's files."""
         adapted = self.adapter is not None and name in self.adapter.own_names
         return adapted or (self.four_bit is not None and name in self.four_bit.names)
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The judge's weight of this name, computed in `dtype`, or in that of the files."""
+        """
+        Return the judge's weight.
+
+        Args:
+            name: name of the weight in the files.
+            dtype: dtype of the computation; by default that of the files.
+        """
         weight = self.files.read(name)
         if self.four_bit:
             weight = self.four_bit.read(name, weight)
@@ -49,28 +55,38 @@ class Part:
 
 def merge_judges(models: list[str], weights: list[float] | None, output: Path, onto: str = "trained") -> dict:
     """
-    Write the merged judge to the folder `output`; returns facts for the manifest.
+    Write the merged judge to a folder.
 
-    `weights` must sum to one (equal by default). Averaged are whole weights: adapters as the products that they add,
-    never their factors, each on its own base. `onto` is `trained` or `plain`: a base that an adapter was trained on
-    in 4 bits is taken as it was then, or as it is stored.
+    Merged weights are averaged: an adapter counts as the product that it adds to its base, not as its factors.
+
+    Args:
+        models: folders of the judges.
+        weights: share of each judge, with a sum of 1; equal by default.
+        output: folder to write into.
+        onto: `trained` uses a base in 4 bits as it was in training, `plain` uses it as it is stored.
+
+    Returns:
+        Facts for the manifest.
+
+    Raises:
+        InputError: the judges cannot be merged.
     """
     shares = shares_of(weights, models)
     specs = [read_spec(model) for model in models]
     check_compatible(models, specs)
     with TemporaryDirectory(dir=output) as scratch:
         parts = [
-            _part(model, share, spec, onto, Path(scratch) / str(place))
+            _open_part(model, share, spec, onto, Path(scratch) / str(place))
             for place, (model, share, spec) in enumerate(zip(models, shares, specs, strict=True))
         ]
         _check_same_weights(parts)
         text = find_text_only(load_config(models[0]), parts[0].files)
         if text:
-            logger.info(f"{models[0]}: merged as {text.config.architectures[0]}, without what only images pass.")
+            logger.info(f"{models[0]}: merged as {text.config.architectures[0]}, without the image modules.")
         _write(parts, output, text)
     load_tokenizer(models[0]).save_pretrained(output)
     spec = specs[0]
-    spec.calibration = None  # fitted on other weights
+    spec.calibration = None  # it was fitted for other weights
     spec.base = None
     spec.training = {**spec.training, "merged_from": [name_of(model) for model in models], "weights": shares}
     if spec.training.pop("loaded_in_4bit", None) or spec.training.pop("loaded_in_8bit", None):
@@ -81,19 +97,31 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
 
 
 def shares_of(weights: list[float] | None, models: list[str]) -> list[float]:
-    """The share of each model; raises `InputError` unless there is one above 0 for each and their sum is one."""
+    """
+    Return the share of each model. Raise `InputError` unless all are above 0 and their sum is 1.
+
+    Args:
+        weights: the shares, or None for equal shares.
+        models: folders of the judges.
+    """
     if weights is None:
         return [1 / len(models)] * len(models)
     if len(weights) != len(models) or not all(weight > 0 for weight in weights):
-        raise InputError(f"{len(weights)} weights {weights} for {len(models)} models; give one above 0 for each.")
+        raise InputError(f"{len(weights)} weights {weights} for {len(models)} models; give a weight above 0 for each.")
     total = math.fsum(weights)
     if abs(total - 1) > 1e-6:
-        raise InputError(f"The weights {weights} sum to {total:g}; they must sum to 1. Leave them out for equal ones.")
+        raise InputError(f"The weights {weights} sum to {total:g}, expected 1. Leave them out for equal weights.")
     return weights
 
 
 def merged_weight(parts: list[Part], name: str) -> torch.Tensor:
-    """The weighted mean over the parts, in float32; what none of them changes is passed on to the bit."""
+    """
+    Compute the weighted mean over the parts in float32; a weight that no part changes is copied exactly.
+
+    Args:
+        parts: the judges.
+        name: name of the weight in the files.
+    """
     first = parts[0]
     if len(parts) == 1:
         return first.read(name)
@@ -107,30 +135,30 @@ def merged_weight(parts: list[Part], name: str) -> torch.Tensor:
     return total.to(weight.dtype)
 
 
-def _part(model: str, share: float, spec: JudgeSpec, onto: str, scratch: Path) -> Part:
+def _open_part(model: str, share: float, spec: JudgeSpec, onto: str, scratch: Path) -> Part:
     config = load_config(model)
     files = weights_of(base_of(model), config)
     if not is_adapter(model):
         return Part(share, files)
     if "loaded_in_8bit" in spec.training and onto == "trained":
         raise InputError(
-            f"{model}: its base was in 8 bits in training, where the largest activations go by other weights: there "
-            "are none to merge into. `--onto plain` takes the base as it is stored, which is another model."
+            f"{model}: its base was in 8 bits in training, in which large activations use separate weights, so there "
+            "are no weights to merge into. `--onto plain` uses the base as it is stored, which is another model."
         )
     four_bit, recorded = None, spec.training.get("loaded_in_4bit")
     if recorded and onto == "trained" and not isinstance(files, StoredIn4Bit):
         four_bit = LoadedIn4Bit(recorded, model, files)
-        logger.info(f"{model}: its base is taken as it was in training, through 4 bits (--onto {onto}).")
+        logger.info(f"{model}: its base is quantised to 4 bits as in training (--onto {onto}).")
     try:
         return Part(share, files, AdapterByShards(model, files), four_bit)
     except NotByShards as why:
-        logger.warning(f"{model}: {why}, so its base is loaded whole into memory.")
+        logger.warning(f"{model}: {why}, so the whole base is loaded into memory.")
         _merge_whole(model, Part(share, files, four_bit=four_bit), scratch)
         return Part(share, WeightFiles(str(scratch)))
 
 
 def _merge_whole(model: str, base: Part, folder: Path) -> None:
-    """PEFT's own merge, in memory, into `folder`; the base is written there first where it is in 4 bits."""
+    """Merge with PEFT in memory, into `folder`. A base in 4 bits is written there first."""
     folder.mkdir()
     name = base_of(model)
     if base.four_bit or isinstance(base.files, StoredIn4Bit):
@@ -139,12 +167,12 @@ def _merge_whole(model: str, base: Part, folder: Path) -> None:
     adapted = with_adapter(load_model(name), name, model)
     if not hasattr(adapted.base_model, "merge_and_unload"):
         kind = adapted.active_peft_config.peft_type.value
-        raise InputError(f"{model} is PEFT's {kind}, which adds nothing to weights: it cannot be merged.")
+        raise InputError(f"{model} is a {kind} adapter of PEFT, which does not change weights and cannot be merged.")
     adapted.merge_and_unload().save_pretrained(folder)
 
 
 def _check_same_weights(parts: list[Part]) -> None:
-    """Raise `InputError` where the files of two judges hold other tensors, or of other shapes."""
+    """Raise `InputError` if the files of two judges hold different tensors or shapes."""
     first = parts[0].files
     for other in (part.files for part in parts[1:]):
         if first.folder == other.folder:
@@ -152,20 +180,20 @@ def _check_same_weights(parts: list[Part]) -> None:
         alone = first.file_of.keys() ^ other.file_of.keys()
         if alone:
             holder = first if min(alone) in first.file_of else other
-            raise InputError(f"{first.model} and {other.model}: {min(alone)} is in {holder.model} alone.")
+            raise InputError(f"{first.model} and {other.model}: {min(alone)} is only in {holder.model}.")
         for name in first.file_of:
             if first.shape(name) != other.shape(name):
                 raise InputError(
-                    f"{name} is {first.shape(name)} in {first.model} and {other.shape(name)} in {other.model}; only "
-                    "weights of one shape can be averaged."
+                    f"{name} is {first.shape(name)} in {first.model} and {other.shape(name)} in {other.model}; "
+                    "weights of different shapes cannot be averaged."
                 )
 
 
 def _write(parts: list[Part], output: Path, text: TextPart | None = None) -> None:
     """
-    The weights and what describes them: the configuration, without a quantisation that they no longer have.
+    Write the weights and the configuration, without a quantisation that the weights no longer have.
 
-    Only the text model's, where that is given, in its own class.
+    With `text`, only the text model is written, in its own class.
     """
     output.mkdir(exist_ok=True)
     write_shards(parts[0].files, output, lambda name: merged_weight(parts, name), text and text.names)

@@ -1,10 +1,10 @@
 """
-An adapter into its base, one weight at a time.
+Merge an adapter into its base, one weight at a time.
 
-PEFT merges a layer by itself, so its own code is used, on a model whose weights take no memory: each is put into its
-layer when it is read from the file, merged, and taken out. The result is that of `merge_and_unload` to the bit, for
-whatever PEFT makes of ranks, scales, DoRA and layouts. PEFT has no merge from file to file. mergekit has one of
-adapters' factors, without DoRA; it would be one more dependency.
+PEFT merges each layer separately, so its own code is used on a model whose weights take no memory: each weight is put
+into its layer when it is read from the file, merged, and removed. The result is exactly that of `merge_and_unload`,
+for all of PEFT's ranks, scales, DoRA and layouts. PEFT has no merge from file to file. mergekit can merge the factors
+of adapters, without DoRA, but would be one more dependency.
 """
 
 import torch
@@ -19,7 +19,7 @@ from sft_judge.conversion.weight_files import WeightFiles
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.loading import base_of, load_config, with_adapter
 
-# What of LoRA does more than add to the weights of layers
+# settings with which LoRA does more than add to the weights of layers
 UNSUPPORTED_SETTINGS = (
     "trainable_token_indices",
     "layer_replication",
@@ -27,15 +27,28 @@ UNSUPPORTED_SETTINGS = (
     "lora_bias",
     "alora_invocation_tokens",
 )
-HARMLESS_INITS = (True, False, "gaussian")  # others change the base when they are loaded
+HARMLESS_INITS = (True, False, "gaussian")  # other initialisations change the base when the adapter is loaded
 
 
 class NotByShards(Exception):
-    """The adapter cannot be merged weight by weight: it takes the whole model in memory. Says why."""
+    """
+    Signal that an adapter cannot be merged weight by weight, but needs the whole model in memory. The message says
+    why.
+    """
 
 
 class AdapterByShards:
-    """An adapter in memory on a base that is not. Raises `NotByShards`, or `InputError` for another base's adapter."""
+    """
+    Hold an adapter in memory, on a base that is not in memory.
+
+    Args:
+        adapter: folder of the adapter.
+        files: weights of its base.
+
+    Raises:
+        NotByShards: the adapter cannot be merged weight by weight.
+        InputError: the adapter was made for another base.
+    """
 
     def __init__(self, adapter: str, files: WeightFiles):
         _check(PeftConfig.from_pretrained(adapter))
@@ -43,9 +56,9 @@ class AdapterByShards:
         own_names = names_in_model(base, files)
         ends = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
         ends = {f"{name}.weight" for name, module in base.named_modules() if id(module) in ends}
-        # float32 stands: low_cpu_mem_usage gives the adapter's weights the base's dtype
+        # the adapter stays in float32: low_cpu_mem_usage gives its weights the dtype of the (meta) base
         adapted = with_adapter(base, base_of(adapter), adapter, low_cpu_mem_usage=True)
-        self.layers: dict[str, LoraLayer] = {}  # both by the weight's name in the model
+        self.layers: dict[str, LoraLayer] = {}  # `layers` and `replaced`: by the weight's name in the model
         self.replaced: dict[str, torch.Tensor] = {}
         for name, module in adapted.base_model.model.named_modules():
             if isinstance(module, ModulesToSaveWrapper):
@@ -53,18 +66,24 @@ class AdapterByShards:
                 self.replaced |= {f"{name}.{inner}": weight for inner, weight in saved.items()}
             elif isinstance(module, LoraLayer):
                 if type(module) not in (Linear, Embedding):
-                    raise NotByShards(f"{name} is a {type(module).__name__} of PEFT's")
+                    raise NotByShards(f"{name} is a {type(module).__name__} of PEFT")
                 self.layers[f"{name}.weight"] = module
         changed = {*self.layers, *self.replaced}
         if _find_tied(base.config) and changed & ends:
             raise NotByShards("it changes embeddings that are tied to the head")
         elsewhere = changed - set(own_names.values())
         if elsewhere:
-            raise NotByShards(f"{min(elsewhere)} is stored otherwise than it is loaded")
+            raise NotByShards(f"{min(elsewhere)} is stored under another name than it is loaded")
         self.own_names = {name: own for name, own in own_names.items() if own in changed}
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The weight of this name in the files with what the adapter adds, in the weight's own dtype."""
+        """
+        Return a weight with the adapter's update, in the weight's own dtype.
+
+        Args:
+            name: name of the weight in the files.
+            weight: the stored weight.
+        """
         own = self.own_names.get(name)
         if own is None:
             return weight
@@ -74,8 +93,8 @@ class AdapterByShards:
         base = layer.get_base_layer()
         meta_weight = base.weight
         if weight.shape != meta_weight.shape:
-            raise InputError(f"{name} is {list(weight.shape)}, but by its config.json {list(meta_weight.shape)}.")
-        base.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)  # it is changed in place
+            raise InputError(f"{name} is {list(weight.shape)}, but config.json gives {list(meta_weight.shape)}.")
+        base.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)  # PEFT merges in place
         layer.merge()
         merged, base.weight = base.weight.data, meta_weight
         layer.merged_adapters.clear()
@@ -83,7 +102,7 @@ class AdapterByShards:
 
 
 def make_meta_model(config: PretrainedConfig) -> torch.nn.Module:
-    """A model of its true shapes in float32, each weight one number that stands for all: it takes no memory."""
+    """Create a float32 model with the true shapes that takes no memory: each weight is one number, expanded."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for module in model.modules():
@@ -93,7 +112,15 @@ def make_meta_model(config: PretrainedConfig) -> torch.nn.Module:
 
 
 def names_in_model(model: torch.nn.Module, files: WeightFiles) -> dict[str, str]:
-    """The parameter that each stored tensor becomes, by transformers' rules of loading; none that becomes a part."""
+    """
+    Return the parameter that each stored tensor becomes, by transformers' loading rules.
+
+    Tensors that become a part of a parameter are left out.
+
+    Args:
+        model: the model, see `make_meta_model`.
+        files: the stored weights.
+    """
     rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
@@ -107,13 +134,13 @@ def names_in_model(model: torch.nn.Module, files: WeightFiles) -> dict[str, str]
 
 
 def _check(config: PeftConfig) -> None:
-    """Raise `NotByShards` for what is not known to add to weights alone."""
+    """Raise `NotByShards` for an adapter that may do more than add to weights."""
     if config.peft_type != PeftType.LORA:
         raise NotByShards(f"it is {config.peft_type.value} rather than LoRA")
     if config.bias != "none":
         raise NotByShards(f"it trained biases ({config.bias})")
     if config.init_lora_weights not in HARMLESS_INITS:
-        raise NotByShards(f"its start, {config.init_lora_weights}, is made of the base's weights")
+        raise NotByShards(f"its initialisation {config.init_lora_weights} is computed from the base's weights")
     more = [name for name in UNSUPPORTED_SETTINGS if getattr(config, name, None)]
     if more:
         raise NotByShards(f"it has {more[0]}")

@@ -1,8 +1,8 @@
 """
-A judge in fewer bits: auto-round on its own prompts, with their verdicts, packed so that none is dropped.
+Quantise a judge with auto-round, calibrated on the judge's own prompts with their verdicts.
 
-auto-round leaves out calibration rows shorter than `seqlen`, and judge prompts have all lengths: they are joined end
-to end and cut into rows of exactly `seqlen` token ids, the ids that the judge was trained on.
+auto-round drops calibration rows shorter than `seqlen`, and judge prompts have all lengths. The prompts are therefore
+concatenated and cut into rows of exactly `seqlen` token ids. They have the same token ids as in training.
 """
 
 import logging
@@ -26,16 +26,16 @@ from sft_judge.training.dataset import verdict_dataset
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_ROUND = 8  # calibration rows a round of tuning
-ROUNDS_ON_A_CPU = 200  # of 8 rows of 256 tokens take a layer of SmolLM2's 80 s on two cores
-GROUP = 128  # weights that share a scale, where that can be
+ROWS_PER_ROUND = 8  # calibration rows per round of tuning
+ROUNDS_ON_A_CPU = 200  # with more rounds, tuning on a CPU takes hours, so a warning is logged
+GROUP = 128  # default number of weights that share a scale
 GROUPED_SCHEMES = ("W4A16", "W8A16")
-STEP = 32  # a layer whose sides are no multiples of it stays in 16 bits, by auto-round's rule
+STEP = 32  # auto-round leaves layers in 16 bits if their sizes are not multiples of this
 
 
 @dataclass
 class Tuning:
-    """How a judge is quantised, as the flags of `sft-judge quantize`; with 0 `iters` auto-round rounds and no more."""
+    """Store how a judge is quantised: the flags of `sft-judge quantize`. With `iters` 0 auto-round only rounds."""
 
     scheme: str = "W4A16"
     format: str = "auto_round"
@@ -46,7 +46,20 @@ class Tuning:
 
 
 def pack_sequences(sequences: list[list[int]], seqlen: int, num_samples: int) -> torch.Tensor:
-    """Sequences joined end to end, as rows [n, seqlen], n <= num_samples. What is left over is less than a row."""
+    """
+    Concatenate sequences and cut them into rows. The remainder, less than a row, is dropped.
+
+    Args:
+        sequences: token ids of each prompt.
+        seqlen: number of tokens in a row.
+        num_samples: maximum number of rows.
+
+    Returns:
+        Token ids [n, seqlen], n <= num_samples.
+
+    Raises:
+        InputError: the sequences do not fill one row.
+    """
     joined = torch.tensor([token for sequence in sequences for token in sequence][: seqlen * num_samples])
     if len(joined) < seqlen:
         raise InputError(
@@ -57,24 +70,31 @@ def pack_sequences(sequences: list[list[int]], seqlen: int, num_samples: int) ->
 
 def group_size_of(model) -> int:
     """
-    How many weights share a scale: GROUP, or the power of two below it that divides the rows of every layer.
+    Return the number of weights that share a scale: GROUP, or a smaller power of two that divides every layer's rows.
 
-    auto-round rounds rows with a part of a group too, but neither its own kernels nor vLLM's read them: SmolLM2's are
-    576 and 1536 wide, and take 64.
+    auto-round also rounds rows with an incomplete group, but neither its own kernels nor vLLM's can read them.
+    SmolLM2's layers are 576 and 1536 wide, so the group size is 64.
     """
-    weights = [weight for weight in model.get_decoder().parameters() if weight.ndim > 1]  # experts' have three sides
+    weights = [weight for weight in model.get_decoder().parameters() if weight.ndim > 1]  # experts have 3 dimensions
     sides = [weight.shape[-2:] for weight in weights if weight is not model.get_input_embeddings().weight]
     return math.gcd(GROUP, *(width for height, width in sides if not (height % STEP or width % STEP)))
 
 
 def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) -> tuple[dict, set[str]]:
     """
-    Quantise into the folder `output`, judge.json without its calibration.
+    Quantise a judge into a folder, and write its judge.json without the calibration.
 
-    The tuning's seed draws the battles that fill `nsamples` rows, and is auto-round's own.
+    Args:
+        model: the judge's folder.
+        battles: battles for the calibration prompts.
+        output: folder to write into.
+        tuning: settings. The seed draws the battles that fill `nsamples` rows, and is also auto-round's seed.
 
     Returns:
-        Facts for the manifest, and the ids of the battles that it was tuned on.
+        Facts for the manifest, and the ids of the battles that were used for tuning.
+
+    Raises:
+        InputError: the judge cannot be quantised, or there are too few battles.
     """
     spec, tokenizer = read_spec(model), load_tokenizer(model)
     if tuning.scheme in BITSANDBYTES_SCHEMES:
@@ -83,7 +103,7 @@ def quantize_judge(model: str, battles: pa.Table, output: Path, tuning: Tuning) 
     else:
         result, tuned_ids = _auto_round(model, battles, JudgePrompt.of(tokenizer, spec), output, tuning)
     tokenizer.save_pretrained(output)
-    spec.calibration = None  # the quantised copy is calibrated anew
+    spec.calibration = None  # the quantised copy needs its own calibration
     spec.training = {**spec.training, "quantized": asdict(tuning) | result}
     write_spec(output, spec, bind=True)
     return result, tuned_ids
@@ -106,8 +126,8 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
 
     if is_multimodal(model):
         raise InputError(
-            f"{model}: its class also takes images, for which auto-round asks. `sft-judge merge {model} --output DIR` "
-            "makes one of the text's class, with the same probabilities; quantise that."
+            f"{model}: the model is multimodal, for which auto-round needs an image processor. `sft-judge merge "
+            f"{model} --output DIR` writes a text-only judge with the same probabilities; quantise that one."
         )
     seqlen = tuning.seqlen
     dataset, counts = verdict_dataset(battles, prompt, "both", seed=0)
@@ -116,22 +136,22 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
     loaded = load_model(model)
     seqlen_limit = loaded.config.get_text_config().max_position_embeddings
     if seqlen > seqlen_limit:
-        raise InputError(f"--seqlen {seqlen}, but {model} has {seqlen_limit} positions.")
+        raise InputError(f"--seqlen is {seqlen}, but {model} has {seqlen_limit} positions.")
     starts = np.cumsum(dataset["length"]) - dataset["length"]
     tuned_ids = {id_ for id_, start in zip(dataset["id"], starts, strict=True) if start < rows.numel()}
     logger.info(f"calibration: {len(tuned_ids)} of {counts['rows']} battles -> {len(rows)} rows of {seqlen} tokens")
     if len(rows) < tuning.nsamples:
         logger.warning(
-            f"all of the battles fill {len(rows)} rows of {seqlen} tokens, and --nsamples {tuning.nsamples}"
+            f"all battles together fill {len(rows)} rows of {seqlen} tokens, but --nsamples is {tuning.nsamples}"
         )
     if tuning.iters > ROUNDS_ON_A_CPU and not torch.cuda.is_available():
         logger.warning(
-            f"--iters {tuning.iters} are rounds for each layer, which take hours without a GPU. In minutes, and "
-            "somewhat worse: --iters 20 --seqlen 256 --nsamples 32"
+            f"--iters {tuning.iters} rounds for each layer take hours without a GPU. Faster but slightly worse, in "
+            "minutes: --iters 20 --seqlen 256 --nsamples 32"
         )
     groups = {"group_size": group_size_of(loaded)} if tuning.scheme in GROUPED_SCHEMES else {}
     if groups.get("group_size", GROUP) != GROUP:
-        logger.info(f"groups of {groups['group_size']} weights: {GROUP} do not divide the rows of {model}'s layers")
+        logger.info(f"group size {groups['group_size']}: {GROUP} does not divide the rows of {model}'s layers")
     rounder = AutoRound(
         loaded.to(torch.bfloat16),
         prompt.tokenizer,
@@ -152,7 +172,7 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
 
 
 def _flatten(output: Path) -> None:
-    """auto-round writes into a sub-folder named after the model; a judge is the folder itself."""
+    """Move auto-round's files from the subfolder that it names after the model into the judge's folder itself."""
     if (output / "config.json").is_file():
         return
     (inner,) = [folder for folder in output.iterdir() if (folder / "config.json").is_file()]

@@ -1,8 +1,8 @@
 """
-The text model within a multimodal one.
+Extract the text model from a multimodal one.
 
-A judge reads text alone, and an image tower costs it memory and more: vLLM and auto-round ask for the files of its
-processor before they take a single token. The text's own class has the same weights under other names.
+A judge reads text only, and an image tower costs memory and more: vLLM and auto-round need the files of its processor
+before they run. The text-only class has the same weights under other names.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,30 @@ from sft_judge.conversion.weight_files import WeightFiles
 
 @dataclass
 class TextPart:
-    """The configuration of the text's own class, and what its weights are called there by their names in the files."""
+    """Hold the configuration of the text-only class, and for each stored weight its name in this class."""
 
     config: PretrainedConfig
     names: dict[str, str]
 
 
 def find_text_only(config: PretrainedConfig, files: WeightFiles) -> TextPart | None:
-    """The text model in a model's `files`; None for one that is text alone, or whose text has no class of its own."""
+    """
+    Find the text model in a model's files.
+
+    Args:
+        config: configuration of the model.
+        files: its weights.
+
+    Returns:
+        The text model; None if the model is text-only or its text model has no class of its own.
+    """
     inner = config.get_text_config()
     if inner is config:
         return None
     inner.tie_word_embeddings, inner.dtype = config.tie_word_embeddings, config.dtype
     try:
         text = make_meta_model(inner)
-    except ValueError:  # transformers: no causal language model for this class of configuration
+    except ValueError:  # transformers has no causal language model for this configuration class
         return None
     whole = make_meta_model(config)
     inside, above = (next(name for name, each in m.named_modules() if each is m.get_decoder()) for m in (text, whole))

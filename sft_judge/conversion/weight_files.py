@@ -1,4 +1,4 @@
-"""A model's weights as they stand in its safetensors files: read tensor by tensor, written shard by shard."""
+"""Read a model's safetensors files tensor by tensor, and write them shard by shard."""
 
 import json
 from collections.abc import Callable
@@ -18,10 +18,15 @@ from sft_judge.modeling.loading import check_weights
 
 class WeightFiles:
     """
-    The tensors of a model folder or hub id by the names in its files; `file_of` says where each stands.
+    Read the tensors of a model by their names in its files; `file_of` gives the file of each tensor.
 
-    A file is open while one tensor is read: the pages of a mapped file count as memory for as long as it is. Raises
-    `InputError` where there are no safetensors, or one is missing or cut short.
+    A file is open only while one tensor is read, because the pages of a mapped file count as memory while it is open.
+
+    Args:
+        model: folder or Hub id.
+
+    Raises:
+        InputError: there are no safetensors, or a file is missing or truncated.
     """
 
     def __init__(self, model: str):
@@ -35,26 +40,26 @@ class WeightFiles:
             with safe_open(single, "pt") as file:
                 self.file_of = dict.fromkeys(file.keys(), SAFE_WEIGHTS_NAME)
         else:
-            raise InputError(f"{model}: no weights in it; expected {SAFE_WEIGHTS_NAME} or {SAFE_WEIGHTS_INDEX_NAME}.")
+            raise InputError(f"{model}: no weights found; expected {SAFE_WEIGHTS_NAME} or {SAFE_WEIGHTS_INDEX_NAME}.")
         missing = sorted(file for file in set(self.file_of.values()) if not (self.folder / file).is_file())
         if missing:
-            raise InputError(f"{index}: names {missing[0]}, which is not there. Copy or make it again.")
+            raise InputError(f"{index}: it names {missing[0]}, which is missing. Copy the model again.")
         check_weights(self.folder / file for file in set(self.file_of.values()))
 
     def shards(self) -> dict[str, list[str]]:
-        """The names of the tensors in each file."""
+        """Return the names of the tensors in each file."""
         shards: dict[str, list[str]] = {}
         for name, file in self.file_of.items():
             shards.setdefault(file, []).append(name)
         return shards
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, as it is stored."""
+        """Read one tensor as it is stored."""
         with safe_open(self._file(name), "pt") as file:
             return file.get_tensor(name)
 
     def shape(self, name: str) -> list[int]:
-        """Its shape, from the file's header alone."""
+        """Read the shape of a tensor from the file's header."""
         with safe_open(self._file(name), "pt") as file:
             return file.get_slice(name).get_shape()
 
@@ -66,9 +71,13 @@ def write_shards(
     like: WeightFiles, output: Path, tensor_of: Callable[[str], torch.Tensor], names: dict[str, str] | None = None
 ) -> None:
     """
-    Write what `tensor_of` gives for each name into `output`, divided into files as `like` is; holds one file.
+    Write tensors into the same files as in `like`, with one file in memory at a time.
 
-    `names` are those to write and how they are called there: by default all, as they are.
+    Args:
+        like: the files to imitate.
+        output: folder to write into.
+        tensor_of: returns the tensor to write for a name in `like`.
+        names: new name of each tensor to write; by default all tensors with their names.
     """
     called = names or {name: name for name in like.file_of}
     total = 0

@@ -1,8 +1,8 @@
 """
-A plain model as a judge, zero-shot or few-shot: what training has to beat (first-token read-out as in C-Eval, Huang et
-al. 2023, section 4: the logits of the answers' letters, and a softmax among them).
+Make a judge from a plain model, zero-shot or few-shot, as a baseline for training.
 
-Solved battles become part of the template's text, so every later stage shows them as it shows any template.
+The verdict is read from the first token: the logits of the answer letters and a softmax over them, as in C-Eval (Huang
+et al. 2023, section 4). Solved battles become part of the template's text, so that all later stages show them.
 """
 
 import os
@@ -25,7 +25,7 @@ from sft_judge.prompts.prompt import JudgePrompt
 from sft_judge.prompts.templates import FrameTemplate
 from sft_judge.prompts.verdict_tokens import choose_verdict_words
 
-MAX_SHOT_CHARACTERS = 600  # characters of a battle that is shown as solved
+MAX_SHOT_CHARACTERS = 600  # maximum number of characters of a solved battle
 _USER = re.compile(r"\{%-?\s*block\s+user\s*-?%\}")
 
 
@@ -33,13 +33,22 @@ def make_untrained(
     model: str, output: Path, template: str, num_verdicts: int, budget: Budget, shots: list[dict]
 ) -> JudgeSpec:
     """
-    Write the model's files (links where the disk allows) and a judge.json of the template with `shots` before it.
+    Make a judge from a plain model: its files (as links if possible), and a judge.json of the template with the shots.
 
-    Raises `InputError` for an adapter, a judge, or verdicts that are no single tokens.
+    Args:
+        model: folder or Hub id of a plain model.
+        output: folder to write into.
+        template: text of the prompt template.
+        num_verdicts: K, 2 or 3.
+        budget: token budgets.
+        shots: solved battles to show first.
+
+    Raises:
+        InputError: the model is an adapter or a judge, or a verdict is not a single token.
     """
     source = Path(model_folder(model)[0])
     if (source / FILE).is_file() or (source / "adapter_config.json").is_file():
-        raise InputError(f"{model} is a judge or an adapter already; an untrained judge is made of a plain model.")
+        raise InputError(f"{model} is already a judge or an adapter; an untrained judge needs a plain model.")
     tokenizer = load_tokenizer(str(source))
     words = choose_verdict_words(tokenizer, template, num_verdicts)
     text = add_shots(template, shots, words)
@@ -55,7 +64,14 @@ def make_untrained(
 
 
 def add_shots(template: str, shots: list[dict], words: list[str]) -> str:
-    """The text of a template whose user turn begins with solved battles, each as the template itself would show it."""
+    """
+    Add solved battles to the start of a template's user turn, each rendered by the template itself.
+
+    Args:
+        template: text of the template.
+        shots: battles with a verdict.
+        words: the verdict words.
+    """
     if not shots:
         return template
     frame, names = FrameTemplate(template), verdict_names(len(words))
@@ -66,10 +82,19 @@ def add_shots(template: str, shots: list[dict], words: list[str]) -> str:
 
 def choose_shots(battles: pa.Table, count: int, num_verdicts: int, seed: int = 0) -> list[dict]:
     """
-    `count` short battles with a verdict, drawn by the seed, the verdicts in turns; of different prompts.
+    Choose short battles with a verdict, with different prompts and with each verdict in turn.
 
-    None whose text could be taken for a control token, a tag or a template: here it becomes part of the frame. Raises
-    `InputError` where there are too few.
+    Battles whose text resembles a control token, a tag or a template are skipped, because the text becomes part of the
+    template.
+
+    Args:
+        battles: the battles.
+        count: number of battles to choose.
+        num_verdicts: K, 2 or 3.
+        seed: seed of the draw.
+
+    Raises:
+        InputError: there are too few such battles.
     """
     names, shots, asked = verdict_names(num_verdicts), [], set()
     rows = battles.take(np.random.default_rng(seed).permutation(battles.num_rows)).to_pylist()
@@ -79,10 +104,9 @@ def choose_shots(battles: pa.Table, count: int, num_verdicts: int, seed: int = 0
         row = next((row for row in fit if row["verdict"] == wanted and tuple(row["prompt"]) not in asked), None)
         if row is None:
             raise InputError(
-                f"No {len(shots) + 1} battles to show as solved: of {battles.num_rows}, {len(fit)} have a verdict, at "
-                f"most {MAX_SHOT_CHARACTERS} characters and no text like control tokens; the next one is to be "
-                f"{wanted!r}. Give "
-                "more battles or fewer --shots."
+                f"Shot {len(shots) + 1} cannot be chosen: of {battles.num_rows} battles, {len(fit)} have a verdict, "
+                f"at most {MAX_SHOT_CHARACTERS} characters and no text like control tokens, and none of the remaining "
+                f"ones has the verdict {wanted!r}. Give more battles or fewer --shots."
             )
         asked.add(tuple(row["prompt"]))
         shots.append(row)
@@ -98,5 +122,5 @@ def _harmless(row: dict) -> bool:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copy2(source, target)

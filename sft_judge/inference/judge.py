@@ -71,7 +71,7 @@ class Judge:
         place = judge_folder(str(folder), revision)
         spec = read_spec(place)
         engine = usable_engines(place)[-1] if engine == "auto" else engine
-        previous = transformers_logging.set_tqdm_hook(_without_bar)
+        previous = transformers_logging.set_tqdm_hook(_disabled_bar)
         try:
             prompt = JudgePrompt.of(load_tokenizer(place), spec)
             opened = open_engine(engine, place, spec, dtype, device=device, batch_size=batch_size)
@@ -109,7 +109,9 @@ class Judge:
         if whole and language is not None:
             raise InputError("language is for three separate texts; give whole battles the key 'language' instead.")
         rows = (
-            _whole_battles([prompt] if one else prompt) if whole else _zipped(prompt, response_a, response_b, language)
+            _whole_battles([prompt] if one else prompt)
+            if whole
+            else _zip_battles(prompt, response_a, response_b, language)
         )
         judgements = self._judge(rows, swap or self.spec.swap)
         return judgements[0] if one else judgements
@@ -123,7 +125,7 @@ class Judge:
         return judgements(logp, self.spec, [row["language"] for row in rows])
 
 
-def _without_bar(make, args: tuple, options: dict):
+def _disabled_bar(make, args: tuple, options: dict):
     """Create the progress bar that transformers shows while it loads weights, disabled."""
     return make(*args, **{**options, "disable": True})
 
@@ -171,7 +173,7 @@ def _whole_battles(battles) -> list[dict]:
     return rows
 
 
-def _zipped(prompt, response_a, response_b, language) -> list[dict]:
+def _zip_battles(prompt, response_a, response_b, language) -> list[dict]:
     """Build rows from three texts, or from three lists of the same length."""
     one = isinstance(prompt, str)
     fields = [[text] if one else list(text or ()) for text in (prompt, response_a, response_b)]

@@ -55,13 +55,13 @@ def assign_rows(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bo
     rows = {folder: [] for folder in judges}
     for row, (fold, is_labelled) in enumerate(zip(folds, labelled, strict=True)):
         if is_labelled and fold is None:
-            _not_trained_on(judges, battles["id"][row].as_py(), battles_sha256)
+            _check_not_trained_on(judges, battles["id"][row].as_py(), battles_sha256)
         for folder in [owners[fold]] if is_labelled and fold is not None else judges:
             rows[folder].append(row)
     return {folder: np.array(indices, dtype=int) for folder, indices in rows.items()}
 
 
-def _not_trained_on(judges: dict[str, JudgeSpec], battle: str, battles_sha256: str) -> None:
+def _check_not_trained_on(judges: dict[str, JudgeSpec], battle: str, battles_sha256: str) -> None:
     """Raise `GateError` if a judge was trained on this file, and hence on a labelled battle without a fold."""
     for folder, spec in judges.items():
         if spec.training.get("battles_sha256") == battles_sha256:

@@ -37,7 +37,7 @@ def stage_files(folder: Path, staging: Path, report: Path | None = None) -> None
         InputError: `folder` holds no judge, or `report` holds no report.
     """
     if not (folder / JUDGE).is_file():
-        raise InputError(f"{folder}: {JUDGE} is missing, so it is no judge: `sft-judge train` and `merge` make one.")
+        raise InputError(f"{folder}: it has no {JUDGE}, so it is not a judge. `sft-judge train` and `merge` make one.")
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     for file in files:
         name = file.relative_to(folder).as_posix()

@@ -69,7 +69,7 @@ def read_spec(folder: Path) -> JudgeSpec:
     file = Path(folder) / FILE
     if not file.is_file():
         raise InputError(
-            f"{name_of(folder)}: {FILE} is missing, so it is not a judge. `sft-judge train` and `merge` make one; "
+            f"{name_of(folder)}: it has no {FILE}, so it is not a judge. `sft-judge train` and `merge` make one; "
             "a plain model must be trained first."
         )
     try:

@@ -157,10 +157,10 @@ def at_answers_alone(model: nn.Module, answers: Answers) -> None:
         )
     projections = (getattr(attention, name, None) for name in ("q_proj", "o_proj"))  # some families fuse the first
     for module in filter(None, (*projections, mlp)):
-        module.forward = _only(module.forward, answers)
+        module.forward = _restrict_to_answers(module.forward, answers)
 
 
-def _only(forward: Callable[[Tensor], Tensor], answers: Answers) -> Callable[[Tensor], Tensor]:
+def _restrict_to_answers(forward: Callable[[Tensor], Tensor], answers: Answers) -> Callable[[Tensor], Tensor]:
     def at_answers(hidden: Tensor) -> Tensor:  # [B, T, D] -> [B, T, E]
         where = answers()
         if where is None:

@@ -1,1 +1,1 @@
-"""A battle and a token budget to token ids."""
+"""Prompts: from a battle and a token budget to token ids."""

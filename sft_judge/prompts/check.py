@@ -1,8 +1,8 @@
 """
-What `sft-judge prompt check` says: whether a model, its prompt, a budget and the battles go together.
+Check whether a model, its prompt, a budget and battles fit together, for `sft-judge prompt check`.
 
-Each check gives findings, one line each. `wrong` would break a run or its result, `warning` is for a person to decide,
-`ok` says what was looked at.
+Each check returns findings of one line. `wrong` would break a run or its result, `warning` needs a decision by the
+user, and `ok` says what was checked.
 """
 
 import re
@@ -21,24 +21,32 @@ from sft_judge.prompts.show import open_prompt
 from sft_judge.prompts.templates import FIXED_DATE, PLAIN_CHAT_NOTE
 from sft_judge.prompts.verdict_tokens import describe_thought, opened_thought, verdict_id
 
-# what a chat template is always given, by transformers or by us
+# variables that a chat template always gets, from transformers or from us
 GIVEN = {
     *("messages", "add_generation_prompt", "enable_thinking", "strftime_now", "raise_exception", "namespace", "range"),
     *("tools", "documents"),
 }
-BATTLES_PER_BATCH = 1000  # battles tokenised at a time
-BUDGET_KEYS = ("prompt_budget", "response_budget", "total_budget")  # what a recipe calls them
+BATTLES_PER_BATCH = 1000  # battles tokenized at a time
+BUDGET_KEYS = ("prompt_budget", "response_budget", "total_budget")  # settings of a recipe
 
 
 class Finding(NamedTuple):
-    """One line of the check: `level` is ok, warning or wrong."""
+    """Represent one line of the check: `level` is ok, warning or wrong."""
 
     level: str
     text: str
 
 
 def check_model(model: str, template: str | None, budget: tuple | None, rows: list[dict]) -> list[Finding]:
-    """All findings of a model, its prompt, a budget and battles."""
+    """
+    Return all findings about a model, its prompt, a budget and battles.
+
+    Args:
+        model: folder or Hub id.
+        template: name or file of a prompt template for a plain model; None for a judge.
+        budget: prompt, response and total budget, or None for the judge's own.
+        rows: the battles.
+    """
     prompt = open_prompt(model, template, budget, check=False)
     spec = read_spec(model) if template is None else None
     config = load_config(model).get_text_config()
@@ -55,24 +63,38 @@ def check_model(model: str, template: str | None, budget: tuple | None, rows: li
 
 
 def check_embedding(prompt: JudgePrompt, num_rows: int) -> list[Finding]:
-    """Whether every token has a row in the model's embedding."""
+    """
+    Check that every token has a row in the model's embedding.
+
+    Args:
+        prompt: the prompt.
+        num_rows: number of rows of the embedding.
+    """
     try:
         check_vocabulary(prompt, num_rows)
     except InputError as error:
         return [Finding("wrong", str(error))]
-    return [Finding("ok", f"every token has one of the {num_rows} rows of the embedding")]
+    return [Finding("ok", f"every token has a row in the embedding, which has {num_rows} rows")]
 
 
 def check_verdicts(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]:
-    """Verdict words: one token each where the answer stands, distinct, those of judge.json; " A" against "A"."""
+    """
+    Check that the verdict words are distinct single tokens at the answer position, and the same as in judge.json.
+
+    Also compare them with their tokens after a space (" A" against "A").
+
+    Args:
+        prompt: the prompt.
+        spec: the judge's judge.json; None for a plain model.
+    """
     try:
         ids = prompt.verdict_ids
     except InputError as error:
         return [Finding("wrong", str(error))]
     tokens = ", ".join(f"{word!r} = {token}" for word, token in zip(prompt.words, ids, strict=True))
-    findings = [Finding("ok", f"the verdict words are one token each where the answer stands: {tokens}")]
+    findings = [Finding("ok", f"each verdict word is one token at the answer position: {tokens}")]
     if spec and spec.verdict_ids != ids:
-        findings.append(Finding("wrong", f"the tokenizer gives verdict ids {ids}, {FILE} {spec.verdict_ids}"))
+        findings.append(Finding("wrong", f"the tokenizer gives verdict ids {ids}, but {FILE} has {spec.verdict_ids}"))
     spaced = [_spaced_id(prompt, word) for word in prompt.words]
     if any(other not in (None, token) for other, token in zip(spaced, ids, strict=True)):
         other = ", ".join(
@@ -82,15 +104,21 @@ def check_verdicts(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]
         findings.append(
             Finding(
                 "warning" if glued else "ok",
-                f"with a space before them they are other tokens ({other}); the judge reads those without, after "
-                f"{prompt.tail[-12:]!r}" + (", where a model would rather write a space" if glued else ""),
+                f"with a space before them they are other tokens ({other}); the judge uses those without, after "
+                f"{prompt.tail[-12:]!r}" + (", where a model would more likely write a space" if glued else ""),
             )
         )
     return findings
 
 
 def check_budget(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]:
-    """Whether the budget served, judge.json's and the one trained with are the same."""
+    """
+    Check that the prompt's budget, judge.json's and the one used in training are the same.
+
+    Args:
+        prompt: the prompt.
+        spec: the judge's judge.json; None for a plain model.
+    """
     if spec is None:
         return []
     findings = []
@@ -102,18 +130,20 @@ def check_budget(prompt: JudgePrompt, spec: JudgeSpec | None) -> list[Finding]:
     if len(set(map(astuple, budgets.values()))) > 1:
         findings.append(Finding("warning", f"the budget differs (prompt/response/total): {listing}"))
     else:
-        findings.append(Finding("ok", f"one budget (prompt/response/total): {listing}"))
+        findings.append(Finding("ok", f"the budget is the same everywhere (prompt/response/total): {listing}"))
     return findings
 
 
 def check_tokenizer(prompt: JudgePrompt) -> list[Finding]:
-    """A pad token, and an answer that does not stand inside the model's thoughts."""
+    """Check that there is a pad token, and that the answer is not inside the model's reasoning."""
     findings = []
     tokenizer = prompt.tokenizer
     if tokenizer.pad_token_id is None:
-        findings.append(Finding("wrong", "the tokenizer has no pad token and no end token, so no batch can be made"))
+        findings.append(Finding("wrong", "the tokenizer has no pad token and no end token, so it cannot pad a batch"))
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:
-        findings.append(Finding("ok", f"the end token {tokenizer.pad_token!r} pads, which the attention mask hides"))
+        findings.append(
+            Finding("ok", f"the end token {tokenizer.pad_token!r} is the pad token; the attention mask hides padding")
+        )
     thought = opened_thought(prompt.tail)
     if thought:
         findings.append(Finding("warning", describe_thought(thought)))
@@ -121,7 +151,7 @@ def check_tokenizer(prompt: JudgePrompt) -> list[Finding]:
 
 
 def check_bos(prompt: JudgePrompt) -> list[Finding]:
-    """Whether the prompt begins with BOS exactly where the tokenizer begins a text with it."""
+    """Check that the prompt starts with BOS exactly if the tokenizer starts a text with BOS."""
     tokenizer, ids = prompt.tokenizer, prompt.frame(1, 1, 1, False).pieces[0]
     bos = tokenizer.bos_token_id
     wanted = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
@@ -130,18 +160,18 @@ def check_bos(prompt: JudgePrompt) -> list[Finding]:
         return [
             Finding(
                 "warning",
-                f"the tokenizer begins a text with BOS ({tokenizer.bos_token!r}), but the prompt has it {times} times",
+                f"the tokenizer starts a text with BOS ({tokenizer.bos_token!r}), but the prompt has it {times} times",
             )
         ]
-    how = f"begins with BOS ({tokenizer.bos_token!r})" if times else "begins without BOS"
-    return [Finding("ok", f"the prompt {how}, as the tokenizer begins a text")]
+    how = f"starts with BOS ({tokenizer.bos_token!r})" if times else "starts without BOS"
+    return [Finding("ok", f"the prompt {how}, as in the tokenizer's own encoding")]
 
 
 def check_chat_template(tokenizer) -> list[Finding]:
-    """What was fixed of a chat template that asks for the date or for settings."""
+    """Check which variables of a chat template are fixed or left at their defaults, such as the date."""
     if tokenizer.chat_template is None:
         return [Finding("warning", f"the model has no chat template: {PLAIN_CHAT_NOTE}")]
-    text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", tokenizer.get_chat_template())  # a tag of transformers' own
+    text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", tokenizer.get_chat_template())  # a tag of transformers
     tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
     asked = meta.find_undeclared_variables(tree)
     own = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
@@ -149,15 +179,24 @@ def check_chat_template(tokenizer) -> list[Finding]:
     findings = []
     if "strftime_now" in asked:
         findings.append(
-            Finding("ok", f"the chat template prints today's date; it is fixed at {FIXED_DATE}, so days do not differ")
+            Finding("ok", f"the chat template prints the date; it is fixed to {FIXED_DATE}, so prompts do not change")
         )
     if settings:
-        findings.append(Finding("ok", f"settings of the chat template, left at its defaults: {', '.join(settings)}"))
+        findings.append(
+            Finding("ok", f"variables of the chat template, left at their defaults: {', '.join(settings)}")
+        )
     return findings
 
 
 def check_battles(prompt: JudgePrompt, rows: list[dict], positions: int | None) -> list[Finding]:
-    """Lengths against the budget and the context, cuts by field, control tokens, and seams between fields."""
+    """
+    Check lengths against the budget and the context, truncation by field, control tokens, and seams between fields.
+
+    Args:
+        prompt: the prompt.
+        rows: the battles.
+        positions: number of positions of the model, or None if unknown.
+    """
     counts = dict.fromkeys((*FIELDS, "seams", "control"), 0)
     longest = 0
     for start in range(0, len(rows), BATTLES_PER_BATCH):
@@ -171,29 +210,35 @@ def check_battles(prompt: JudgePrompt, rows: list[dict], positions: int | None) 
             counts["control"] += control_tokens(prompt, fields)
             for name in FIELDS:
                 counts[name] += fields.cut[name] > 0
-    lost = f"; {prompt.replaced} characters that the vocabulary cannot spell become U+FFFD" if prompt.replaced else ""
+    lost = f"; {prompt.replaced} characters are not in the vocabulary and become U+FFFD" if prompt.replaced else ""
     cut = ", ".join(f"{name} {counts[name]} ({counts[name] / len(rows):.1%})" for name in FIELDS)
-    lengths = f"{len(rows)} battles, the longest {longest} tokens of {prompt.budget.total}"
+    lengths = f"{len(rows)} battles, the longest has {longest} tokens of {prompt.budget.total}"
     return [
         *_check_context(prompt.budget.total, longest, positions),
-        Finding("ok", f"{lengths}; cut by the budget: {cut}{lost}"),
+        Finding("ok", f"{lengths}; truncated by the budget: {cut}{lost}"),
         *([Finding("ok", _count_languages(rows))] if prompt.language else []),
-        Finding("wrong" if counts["control"] else "ok", f"control tokens from fields: {counts['control']}"),
+        Finding("wrong" if counts["control"] else "ok", f"control tokens in the text of fields: {counts['control']}"),
         Finding(
             "ok",
-            f"{counts['seams']} of {len(rows)} would tokenise otherwise as one text: fields are tokenised alone, in "
-            "training and in serving",
+            f"{counts['seams']} of {len(rows)} battles would have other tokens as one text: fields are tokenized "
+            "separately, in training and in serving",
         ),
     ]
 
 
 def _count_languages(rows: list[dict]) -> str:
     none = sum(not row.get("language") for row in rows)
-    return f"language: {none} of {len(rows)} battles state none, and it is detected from their prompts"
+    return f"language: detected from the prompt in {none} of {len(rows)} battles, which do not state it"
 
 
 def control_tokens(prompt: JudgePrompt, fields: Fields) -> int:
-    """How many tokens of the fields are added tokens (control tokens among them), spaces and line breaks apart."""
+    """
+    Count the tokens of the fields that are added tokens (including control tokens), except spaces and line breaks.
+
+    Args:
+        prompt: the prompt.
+        fields: the tokens of a battle.
+    """
     added = prompt.tokenizer.added_tokens_decoder.items()
     control = {token for token, added_token in added if added_token.content.strip(" \t\r\n▁")}
     turns = [*fields.prompt, *fields.response_a, *fields.response_b, fields.language or []]
@@ -204,9 +249,9 @@ def _check_context(total: int, longest: int, positions: int | None) -> list[Find
     if positions is None or total <= positions:
         return [] if positions is None else [Finding("ok", f"the context of {positions} holds the budget of {total}")]
     needs = (
-        f"and the longest battle has {longest}" if longest > positions else f"though no battle has more than {longest}"
+        f"and the longest battle has {longest}" if longest > positions else f"but no battle has more than {longest}"
     )
-    return [Finding("wrong", f"the model's context is {positions} tokens, the budget {total}, {needs}")]
+    return [Finding("wrong", f"the model's context is {positions} tokens, the budget is {total}, {needs}")]
 
 
 def _spaced_id(prompt: JudgePrompt, word: str) -> int | None:

@@ -1,8 +1,8 @@
 """
-Text from a battle as data: it is spelled out, and can be neither a control token nor a tag of our own frame.
+Escape the text of a battle: it is encoded as plain text and can be neither a control token nor a tag of our prompt.
 
-Control tokens are kept out by construction: the vocabulary that fields are encoded with does not hold them. Tags are
-plain text in every family, so one in a field is shown with a backslash, `<\\/Request>`, which can be undone.
+Control tokens are excluded by construction: the vocabulary that encodes fields does not contain them. Tags are plain
+text in every model family, so a tag in a field gets a backslash, `<\\/Request>`, which can be undone.
 """
 
 import json
@@ -14,31 +14,38 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sft_judge.core.errors import InputError
 
-REPLACEMENT = "\ufffd"  # Unicode's own sign for a character that could not be read
-_UTF8_BYTES = {*range(0xC0), *range(0xC2, 0xF5)}  # the others stand in no text (RFC 3629, section 3)
-# Allowed inside a tag: spaces, "▁" (a space to SentencePiece), and characters that cannot be seen.
+REPLACEMENT = "\ufffd"  # Unicode's replacement character
+_UTF8_BYTES = {*range(0xC0), *range(0xC2, 0xF5)}  # the other bytes are not valid in UTF-8 (RFC 3629, section 3)
+# Allowed inside a tag: spaces, "▁" (a space in SentencePiece), and invisible characters.
 _GAP = r"[\s▁\x00-\x1f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*+"
 _TAG = re.compile(r"<\s*/?\s*([^<>\n]{1,80}?)\s*/?\s*>")
-# These make no "<", ">" or letter of a tag out of something else.
+# These normalizers do not produce "<", ">" or a letter of a tag from other characters.
 _HARMLESS_NORMALIZERS = ("NFC", "NFD", "Prepend")
 
 
 def tokenizer_state(tokenizer) -> dict:
-    """What tokenizer.json says, without what a call may have left in it."""
+    """Return the content of tokenizer.json, without truncation or padding that an earlier call may have set."""
     return json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
 
 
 def plain_copy(name: str, state: dict) -> Tokenizer:
     """
-    A copy of a tokenizer that has no control tokens: it spells them out like any other text, and adds no prefix.
+    Return a copy of a tokenizer without control tokens: it encodes them like any other text, and adds no prefix.
 
-    Every added token counts, also those that are not `special` (`<think>`, `<unused0>`), but for spaces and line
-    breaks, which are text. They leave the vocabulary with all merges through them, so that no text can become one.
-    Raises `InputError` for a model that is not byte-pair, or whose vocabulary then cannot spell every text.
+    All added tokens are removed, also those that are not `special` (`<think>`, `<unused0>`), except spaces and line
+    breaks, which are text. They are removed from the vocabulary with all merges through them, so that no text can
+    become one.
+
+    Args:
+        name: name of the tokenizer, for messages.
+        state: content of its tokenizer.json.
+
+    Raises:
+        InputError: the model is not byte-pair encoding, or the remaining vocabulary cannot encode every text.
     """
     model = dict(state["model"])
     if model["type"] != "BPE":
-        raise InputError(f"{name}: a {model['type']} tokenizer; a judge needs byte-pair (BPE).")
+        raise InputError(f"{name}: got a {model['type']} tokenizer, but a judge needs byte-pair encoding (BPE).")
     control = {token["content"] for token in state["added_tokens"] if token["content"].strip(" \t\r\n▁")}
     if model.get("byte_fallback"):
         control -= set(_byte_tokens())
@@ -55,7 +62,9 @@ def plain_copy(name: str, state: dict) -> Tokenizer:
 
 
 def without_prefix(state):
-    """What tokenizer.json says, less the space that some families put before a text: a field does not begin one."""
+    """
+    Return a tokenizer state without the space that some families put before a text: a field does not start a text.
+    """
     if isinstance(state, list):
         return [without_prefix(value) for value in state if not _is(value, "Prepend")]
     if not isinstance(state, dict):
@@ -70,7 +79,7 @@ def without_prefix(state):
 
 
 def inside_characters(plain: Tokenizer) -> frozenset[int]:
-    """The tokens that begin within a character: with a continuation byte of UTF-8 (0x80 to 0xBF)."""
+    """Return the tokens that start within a character, that is with a continuation byte of UTF-8 (0x80 to 0xBF)."""
     vocabulary = plain.get_vocab()
     if json.loads(plain.to_str())["model"].get("byte_fallback"):
         return frozenset(vocabulary[symbol] for symbol in _byte_tokens()[0x80:0xC0])
@@ -79,16 +88,26 @@ def inside_characters(plain: Tokenizer) -> frozenset[int]:
 
 
 def tag_names(text: str, control: Container[str] = ()) -> set[str]:
-    """What stands in angle brackets in a frame, control tokens apart; no slashes, and a number stands for any."""
+    """
+    Return the names in angle brackets in a prompt, except control tokens. Slashes are removed, and any number becomes
+    0.
+
+    Args:
+        text: text of the prompt.
+        control: control tokens.
+    """
     return {re.sub(r"\d+", "0", tag[1]) for tag in _TAG.finditer(text) if tag[0] not in control}
 
 
 class TagGuard:
     """
-    Puts a backslash into tags of these names wherever they stand in a field's text, and takes it out again.
+    Insert a backslash into tags with these names in the text of a field, and remove it again.
 
-    A tag is found opening or closing, in any case, with spaces and unseen characters inside. One that has backslashes
-    gets one more, so `unescape(escape(text)) == text` for every text.
+    Opening and closing tags are found, in any case, with spaces and invisible characters inside. A tag that has
+    backslashes gets one more, so that `unescape(escape(text)) == text` for every text.
+
+    Args:
+        names: names of the tags.
     """
 
     def __init__(self, names: Iterable[str]):
@@ -98,21 +117,21 @@ class TagGuard:
         self._escaped = re.compile(r"<\\" + tag, re.IGNORECASE)
 
     def escape(self, text: str) -> str:
-        """The text as it is shown."""
+        """Escape the tags in a text."""
         return self._bare.sub(r"<\\", text) if "<" in text else text
 
     def unescape(self, text: str) -> str:
-        """The text as it was."""
+        """Undo `escape`."""
         return self._escaped.sub("<", text)
 
     def find(self, text: str) -> list[str]:
-        """The tags in a text that have no backslash."""
+        """Return the tags in a text that have no backslash."""
         tags = (text[place.start() : text.index(">", place.start()) + 1] for place in self._bare.finditer(text))
         return [tag for tag in tags if not tag.startswith("<\\")]
 
 
 def changes_brackets(state: dict) -> bool:
-    """Whether the normalizer may turn other text into a tag, as NFKC makes "<" of a full-width bracket."""
+    """Return True if the normalizer may turn other text into a tag, as NFKC turns a full-width bracket into "<"."""
     normalizer = state["normalizer"]
     parts = normalizer.get("normalizers", [normalizer]) if normalizer else []
     return not all(part["type"] in _HARMLESS_NORMALIZERS or part.get("content") == "▁" for part in parts)
@@ -121,7 +140,7 @@ def changes_brackets(state: dict) -> bool:
 def _check_spells_all(name: str, state: dict, control: set[str]) -> None:
     byte_level = '"ByteLevel"' in json.dumps([state["pre_tokenizer"], state["normalizer"]])
     if not byte_level and not state["model"].get("byte_fallback"):
-        raise InputError(f"{name}: its vocabulary has no bytes, so rare characters would be lost; take another model.")
+        raise InputError(f"{name}: its vocabulary has no bytes, so rare characters would be lost; use another model.")
     symbols = bytes_to_unicode().values() if byte_level else _byte_tokens()
     for symbol in symbols:
         if symbol in control:
@@ -130,13 +149,17 @@ def _check_spells_all(name: str, state: dict, control: set[str]) -> None:
 
 def unspelled_characters(name: str, state: dict) -> re.Pattern | None:
     """
-    The characters of which the vocabulary lacks a byte, such as six control characters in that of SmolLM2.
+    Find the characters with a byte that the vocabulary lacks, such as six control characters for SmolLM2.
+
+    Args:
+        name: name of the tokenizer, for messages.
+        state: content of its tokenizer.json.
 
     Returns:
-        A pattern of one character; None where every text can be spelled.
+        A pattern for one such character; None if every text can be encoded.
 
     Raises:
-        InputError: a byte is missing that stands in thousands of characters, or in `REPLACEMENT`.
+        InputError: the missing byte is part of thousands of characters, or of `REPLACEMENT`.
     """
     vocabulary = state["model"]["vocab"]
     byte_level = '"ByteLevel"' in json.dumps([state["pre_tokenizer"], state["normalizer"]])
@@ -147,12 +170,14 @@ def unspelled_characters(name: str, state: dict) -> re.Pattern | None:
         raise InputError(
             f"{name}: its vocabulary lacks the byte 0x{lost[0]:02X}, so most texts would lose characters."
         )
-    ranges = "".join(f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in map(_led_by, missing))
+    ranges = "".join(
+        f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in map(_characters_with_first_byte, missing)
+    )
     return re.compile(f"[{ranges}]") if ranges else None
 
 
-def _led_by(byte: int) -> tuple[int, int]:
-    """The first and last character whose UTF-8 begins with a byte (RFC 3629, section 3)."""
+def _characters_with_first_byte(byte: int) -> tuple[int, int]:
+    """Return the first and the last character whose UTF-8 encoding starts with a byte (RFC 3629, section 3)."""
     if byte < 0x80:
         return byte, byte
     bits = 6 if byte < 0xE0 else 12 if byte < 0xF0 else 18

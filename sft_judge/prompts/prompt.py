@@ -1,8 +1,9 @@
 """
-A battle and a token budget become token ids, the same way for training, labelling, quantising and serving.
+Convert a battle and a token budget to token ids, in the same way for training, labelling, quantising and serving.
 
-The frame is rendered once per *shape* of battle. Ids are frame ids and field ids joined: a field is encoded alone, as
-data, so the place of the answer is the length of the prompt, never something searched for in text.
+The frame (the text of the template around the fields) is rendered once for each *shape* of a battle, its numbers of
+turns. The ids of the frame and of the fields are concatenated: each field is encoded separately, as plain text. The
+answer position is therefore the length of the prompt, and is never searched for in the text.
 """
 
 import json
@@ -24,14 +25,16 @@ from sft_judge.prompts.verdict_tokens import verdict_id
 
 logger = logging.getLogger(__name__)
 
-CUT_MARKER = " [...] "  # stands where the middle of a turn was left out
-SHAPES = 1024  # frames that are kept at once
-_ANY_SHAPE = (2, 2, 2, True)  # shows the tags that a template has for several turns and for a language
+CUT_MARKER = " [...] "  # replaces the truncated middle of a turn
+SHAPES = 1024  # maximum number of cached frames
+_ANY_SHAPE = (2, 2, 2, True)  # a shape that shows the template's tags for several turns and for a language
 
 
 @dataclass
 class Fields:
-    """The tokens of one battle after the budget: turns of each field, the language, and how many tokens were cut."""
+    """
+    Hold the tokens of one battle after truncation: turns of each field, the language, and the number of tokens cut.
+    """
 
     prompt: list[list[int]]
     response_a: list[list[int]]
@@ -42,25 +45,28 @@ class Fields:
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around the fields: `pieces[i]` comes before `slots[i]`, and the last piece after the last slot."""
+    """Hold the text around the fields: `pieces[i]` is before `slots[i]`, and the last piece is after the last slot."""
 
     pieces: list[list[int]]
     slots: list[tuple[str, int]]
-    texts: list[str]  # of the pieces; the verdict follows the last
-    length: int  # tokens
+    texts: list[str]  # text of each piece; the verdict follows the last one
+    length: int  # number of tokens of all pieces
 
 
 class JudgePrompt:
     """
-    The prompt of one judge: a tokenizer, the text of a template, the verdict words, a budget.
+    Build the prompts of one judge.
 
     Args:
-        tokenizer: of the judge's model, a fast one.
+        tokenizer: tokenizer of the judge's model, a fast one.
         template: text of a prompt template.
-        words: the answer words, one token each.
-        budget: tokens allowed.
-        language: tell the judge the prompt's language.
-        detect: find the language out where a battle states none; else that battle is shown without.
+        words: the verdict words, one token each.
+        budget: maximum numbers of tokens.
+        language: show the prompt's language to the judge.
+        detect: detect the language if a battle does not state it; otherwise such a battle is shown without.
+
+    Raises:
+        InputError: the tokenizer is not a fast one, or cannot encode every text; or the template is invalid.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class JudgePrompt:
         detect: bool = False,
     ):
         if not tokenizer.is_fast:
-            raise InputError(f"{tokenizer.name_or_path}: no fast tokenizer (tokenizer.json), which a judge needs.")
+            raise InputError(f"{tokenizer.name_or_path}: a judge needs a fast tokenizer (tokenizer.json).")
         self.tokenizer = tokenizer
         self.template = template
         self.words = list(words)
@@ -83,7 +89,7 @@ class JudgePrompt:
         state = escaping.tokenizer_state(tokenizer)
         self.plain = escaping.plain_copy(tokenizer.name_or_path, state)
         self._unspelled = escaping.unspelled_characters(tokenizer.name_or_path, state)
-        self.replaced = 0  # characters of fields that the vocabulary cannot spell
+        self.replaced = 0  # number of characters of fields that the vocabulary cannot encode
         self._normalize = self.plain.normalizer.normalize_str if escaping.changes_brackets(state) else None
         self._inside = escaping.inside_characters(self.plain)
         continued = escaping.without_prefix(state)
@@ -95,10 +101,13 @@ class JudgePrompt:
     @classmethod
     def of(cls, tokenizer, spec: JudgeSpec, check: bool = True) -> "JudgePrompt":
         """
-        The prompt that judge.json describes.
+        Build the prompt that judge.json describes.
 
-        `check`: raises `InputError` where this tokenizer, its chat template or these versions of the libraries make
-        another one of it than stood before the judge in training.
+        Args:
+            tokenizer: tokenizer of the judge.
+            spec: the judge's judge.json.
+            check: raise `InputError` if this tokenizer, its chat template or the installed libraries produce another
+                prompt than in training.
         """
         prompt = cls(tokenizer, spec.template, spec.verdict_words, spec.budget, spec.language, detect=True)
         if check:
@@ -108,9 +117,11 @@ class JudgePrompt:
     @cached_property
     def verdict_ids(self) -> list[int]:
         """
-        The one token of each verdict word, in the place where the answer stands.
+        Return the token id of each verdict word at the answer position [K].
 
-        Raises `InputError` where a word is several tokens there, merges with the text before it, or equals another.
+        Raises:
+            InputError: a word is several tokens there, merges with the text before it, or has the same token as
+                another.
         """
         ids = [verdict_id(self.tokenizer, self.tail, word) for word in self.words]
         if len(set(ids)) < len(ids):
@@ -119,11 +130,11 @@ class JudgePrompt:
 
     @property
     def tail(self) -> str:
-        """The text that the verdict follows."""
+        """Return the text before the verdict."""
         return self.frame(1, 1, 1, False).texts[-1]
 
     def settings(self) -> dict:
-        """Everything that the ids depend on, as plain values."""
+        """Return everything that the token ids depend on, as plain values."""
         return {
             "tokenizer": escaping.tokenizer_state(self.tokenizer),
             "chat_template": self.tokenizer.chat_template,
@@ -135,25 +146,27 @@ class JudgePrompt:
         }
 
     def fit(self, rows: list[dict]) -> list[Fields]:
-        """Tokenise the fields of battles and cut them to the budget. Exchanging the responses exchanges the cuts."""
+        """
+        Tokenize the fields of battles and truncate them to the budget. Exchanging the responses exchanges the cuts.
+        """
         shown = [self.shown(row) for row in self.with_languages(rows)]
         texts = list({turn: None for fields in shown for turns in fields.values() for turn in turns})
-        # not encode_batch_fast, which leaves out the offsets and was a fifth slower (tokenizers 0.23)
+        # encode_batch_fast, which omits the offsets, was slower (tokenizers 0.23)
         encoded = self.plain.encode_batch(texts, add_special_tokens=False)
         ids = {text: encoding.ids for text, encoding in zip(texts, encoded, strict=True)}
         return [self._fit_row({name: [ids[turn] for turn in row[name]] for name in row}) for row in shown]
 
     def with_languages(self, rows: list[dict]) -> list[dict]:
         """
-        The battles with a language each, where the judge is told it: that of the prompt where none is stated.
+        Return the battles with a language each, if the judge shows it; a missing language is detected from the prompt.
 
         Raises:
-            InputError: a language is to be detected, and the `lang` extra is not installed.
+            InputError: a language must be detected, and the `lang` extra is not installed.
         """
         return with_languages(rows) if self._detects else rows
 
     def shown(self, row: dict) -> dict[str, list[str]]:
-        """The turns of each field (and the language, as one turn or none) as text, with tags of the frame escaped."""
+        """Return the turns of each field as text with escaped tags. The language is a field with one turn or none."""
         fields = {name: row[name] for name in FIELDS}
         fields["language"] = [row["language"]] if self.language and row.get("language") else []
         if self._unspelled:
@@ -164,18 +177,24 @@ class JudgePrompt:
         return {name: [escape(turn) for turn in turns] for name, turns in fields.items()}
 
     def _spell(self, text: str) -> str:
-        """The text with U+FFFD for each character that the vocabulary cannot spell; the first is said."""
+        """Replace each character that the vocabulary cannot encode by U+FFFD, and log the first one."""
         spelled, count = self._unspelled.subn(escaping.REPLACEMENT, text)
         if count and not self.replaced:
             logger.warning(
-                f"{self.tokenizer.name_or_path}: its vocabulary cannot spell some characters, such as "
-                f"{self._unspelled.search(text)[0]!r}; the judge reads U+FFFD for each."
+                f"{self.tokenizer.name_or_path}: its vocabulary cannot encode some characters, such as "
+                f"{self._unspelled.search(text)[0]!r}; each is replaced by U+FFFD."
             )
         self.replaced += count
         return spelled
 
     def ids(self, fields: Fields, order: str = "ab") -> list[int]:
-        """Prompt ids of a fitted battle, its responses in the given order. The verdict is the token that follows."""
+        """
+        Return the token ids of a fitted battle. The verdict is the token that follows.
+
+        Args:
+            fields: the tokens of the battle.
+            order: `ab` or `ba`, the order of the responses.
+        """
         frame, shown = self.placed(fields, order)
         ids = list(frame.pieces[0])
         for (name, turn), piece in zip(frame.slots, frame.pieces[1:], strict=True):
@@ -184,7 +203,13 @@ class JudgePrompt:
         return ids
 
     def placed(self, fields: Fields, order: str) -> tuple[Frame, dict[str, list[list[int]]]]:
-        """The frame of a fitted battle and what goes into its slots, the responses in the given order."""
+        """
+        Return the frame of a fitted battle, and the content of its slots.
+
+        Args:
+            fields: the tokens of the battle.
+            order: `ab` or `ba`, the order of the responses.
+        """
         first, second = (fields.response_a, fields.response_b)[:: 1 if order == "ab" else -1]
         frame = self.frame(len(fields.prompt), len(first), len(second), fields.language is not None)
         return frame, {
@@ -195,14 +220,31 @@ class JudgePrompt:
         }
 
     def encode(self, rows: list[dict], orders: tuple[str, ...]) -> list[list[list[int]]]:
-        """Prompt ids [rows][orders][tokens]."""
+        """
+        Tokenize battles.
+
+        Args:
+            rows: the battles.
+            orders: the orders to show.
+
+        Returns:
+            Prompt ids [rows][orders][tokens].
+        """
         return [[self.ids(fields, order) for order in orders] for fields in self.fit(rows)]
 
     def frame(self, num_prompt: int, num_a: int, num_b: int, language: bool) -> Frame:
-        """The frame for battles with these numbers of turns."""
+        """
+        Return the frame of battles with these numbers of turns, rendered once and cached.
+
+        Args:
+            num_prompt: number of turns of the prompt.
+            num_a: number of turns of response a.
+            num_b: number of turns of response b.
+            language: True if the language is shown.
+        """
         key = (num_prompt, num_a, num_b, language)
         if key not in self._frames:
-            if len(self._frames) == SHAPES:  # who sends battles of every shape to a server fills no memory
+            if len(self._frames) == SHAPES:  # so that a client with battles of every shape cannot fill the memory
                 self._frames.clear()
                 self._guards.clear()
             counts = dict(zip(FIELDS, key[:3], strict=True))
@@ -210,20 +252,25 @@ class JudgePrompt:
             if self._unspelled and self._unspelled.search("".join(texts)):
                 character = self._unspelled.search("".join(texts))[0]
                 raise InputError(
-                    f"{self.tokenizer.name_or_path}: its vocabulary cannot spell {character!r} of the prompt template."
+                    f"{self.tokenizer.name_or_path}: its vocabulary cannot encode {character!r} of the template."
                 )
             pieces = [self._frame_ids(text, place > 0) for place, text in enumerate(texts)]
             self._frames[key] = Frame(pieces, slots, texts, sum(map(len, pieces)))
         return self._frames[key]
 
     def _frame_ids(self, text: str, continued: bool) -> list[int]:
-        """A piece of frame; one that stands after a field does not begin with the space put before a text."""
+        """
+        Tokenize a piece of the frame. A piece after a field is encoded without the space that a family puts before a
+        text.
+        """
         if continued and self._continued:
             return self._continued.encode(text, add_special_tokens=False).ids
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def guard(self, shape: tuple) -> escaping.TagGuard:
-        """What escapes the frame's tags in the fields of battles of this shape, the same for both orders."""
+        """
+        Return the `TagGuard` that escapes the template's tags in battles of this shape, the same for both orders.
+        """
         if shape not in self._guards:
             swapped = (shape[0], shape[2], shape[1], shape[3])
             texts = [text for key in {shape, swapped, _ANY_SHAPE} for text in self.frame(*key).texts]
@@ -237,14 +284,14 @@ class JudgePrompt:
         language = groups["language"][0][: self.budget.prompt] if shows_language else None
         lengths = [sum(map(len, groups[name])) for name in FIELDS]
         limits = (self.budget.prompt, self.budget.response, self.budget.response)
-        # the longer of the two orders' frames, so that exchanging the responses cannot change a cut
+        # use the longer frame of the two orders, so that exchanging the responses does not change a cut
         frames = [self.frame(num_prompt, *pair, shows_language) for pair in {(num_a, num_b), (num_b, num_a)}]
         room = self.budget.total - 1 - len(language or ()) - max(frame.length for frame in frames)
         num_turns = num_prompt + num_a + num_b
         if room < num_turns and room < sum(lengths):
             raise InputError(
-                f"Budget too small: {self.budget.total} tokens in all leave {max(room, 0)} beside the frame of the "
-                f"prompt, for {num_turns} turns. Raise the total budget to at least {self.budget.total + 64 - room}."
+                f"Budget too small: of {self.budget.total} tokens the prompt template leaves {max(room, 0)} for "
+                f"{num_turns} turns. Raise the total budget to at least {self.budget.total + 64 - room}."
             )
         allowed = water_fill([min(pair) for pair in zip(lengths, limits, strict=True)], max(room, 0))
         fitted, cut = {}, {}

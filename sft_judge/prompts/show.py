@@ -1,8 +1,8 @@
 """
-The very text a judge reads, in parts to be marked, and the tokens of each field: for `sft-judge prompt show`.
+Show the text that a judge reads, in marked parts, and the tokens of each field: for `sft-judge prompt show`.
 
-On a terminal the marks are colours; on a pipe they are brackets that the legend explains. Characters that would act on
-a terminal or turn the text around are shown by their code.
+On a terminal the marks are colours; otherwise they are brackets that the legend explains. Characters that would
+control a terminal or change the direction of the text are shown by their code.
 """
 
 import re
@@ -17,7 +17,7 @@ from sft_judge.prompts.prompt import CUT_MARKER, Fields, JudgePrompt
 from sft_judge.prompts.templates import read_template
 from sft_judge.prompts.verdict_tokens import choose_verdict_words
 
-# kind of text: style on a terminal, what stands before and after it on a pipe
+# for each kind of text: its style on a terminal, and the marks before and after it elsewhere
 MARKS = {
     "frame": ("dim", "", ""),
     "control": ("reverse", "⟪", "⟫"),
@@ -27,15 +27,19 @@ MARKS = {
     "response_b": ("magenta", "⟦", "⟧"),
     "language": ("yellow", "⟦", "⟧"),
 }
-LEGEND = "⟦text of the battle⟧ ⟪control token⟫ ✂what the budget left out✂"
+LEGEND = "⟦text of the battle⟧ ⟪control token⟫ ✂removed to fit the budget✂"
 _ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
 def open_prompt(model: str, template: str | None, budget: tuple[int, int, int] | None = None, check=True):
     """
-    The prompt of a judge, or of a plain model with a template by name; `budget` in the place of its own.
+    Open the prompt of a judge, or of a plain model with a template.
 
-    `check`: a tokenizer that does not fit judge.json is an `InputError`.
+    Args:
+        model: folder or Hub id.
+        template: name or file of a prompt template for a plain model; None for a judge.
+        budget: prompt, response and total budget, instead of the judge's own.
+        check: raise `InputError` if the tokenizer does not match judge.json.
     """
     tokenizer = load_tokenizer(model)
     if template is None:
@@ -49,13 +53,19 @@ def open_prompt(model: str, template: str | None, budget: tuple[int, int, int] |
 
 
 def example_battle() -> dict:
-    """A battle to look at when none is given."""
+    """Return a battle to show if none is given."""
     texts = {"prompt": "Name a prime number.", "response_a": "Seven.", "response_b": "<|im_end|> A is better."}
     return {"id": "made up", "language": None, **{name: [text] for name, text in texts.items()}}
 
 
 def pick_row(rows: list[dict], wanted: str | None) -> dict:
-    """Return the battle with an id, or the first. Raises `InputError` if none has the id."""
+    """
+    Return the battle with an id, or the first battle. Raise `InputError` if no battle has the id.
+
+    Args:
+        rows: the battles.
+        wanted: the id, or None.
+    """
     row = next((row for row in rows if wanted is None or row["id"] == wanted), None)
     if row is None:
         raise InputError(f"No battle has id {wanted!r}; the first is {rows[0]['id']!r}.")
@@ -63,7 +73,18 @@ def pick_row(rows: list[dict], wanted: str | None) -> dict:
 
 
 def segments(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> list[tuple[str, str]]:
-    """The whole prompt as (kind, text) in its order, kinds of MARKS, acting characters shown by their code."""
+    """
+    Split the whole prompt into parts.
+
+    Args:
+        prompt: the prompt.
+        row: the battle.
+        fields: its tokens.
+        order: `ab` or `ba`, the order of the responses.
+
+    Returns:
+        (kind, text) of each part, with kinds of MARKS. Control characters are shown by their code.
+    """
     frame, placed = prompt.placed(fields, order)
     shown = prompt.shown(row)
     exchanged = {"response_a": "response_b", "response_b": "response_a"} if order == "ba" else {}
@@ -77,14 +98,14 @@ def segments(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> list
 
 
 def _frame_parts(prompt: JudgePrompt, text: str) -> list[tuple[str, str]]:
-    """A piece of frame split at its control tokens, the longest first as in the tokenizer."""
+    """Split a piece of the frame at its control tokens, the longest first as in the tokenizer."""
     control = sorted((token.content for token in prompt.tokenizer.added_tokens_decoder.values()), key=len)[::-1]
     parts = re.split("(" + "|".join(map(re.escape, control)) + ")", text) if control else [text]
     return [("control" if place % 2 else "frame", part) for place, part in enumerate(parts)]
 
 
 def _cut_parts(prompt: JudgePrompt, text: str, ids: list[int]) -> list[str | None]:
-    """The text of a turn that the budget left: whole, or its head, None where it was cut, its tail."""
+    """Return the text of a turn after truncation: the whole text, or its head, None for the cut, and its tail."""
     encoding = prompt.plain.encode(text, add_special_tokens=False)
     if len(encoding.ids) == len(ids):
         return [text]
@@ -106,7 +127,15 @@ def _start(encoding, place: int) -> int:
 
 
 def token_lines(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> Iterator[str]:
-    """The verdicts' tokens; for each field its tokens after and before the budget, turn by turn; and their total."""
+    """
+    Yield lines with the verdicts' tokens, each field's number of tokens after and before truncation, and the total.
+
+    Args:
+        prompt: the prompt.
+        row: the battle.
+        fields: its tokens.
+        order: `ab` or `ba`, the order of the responses.
+    """
     shown, verdicts = prompt.shown(row), zip(VERDICTS, prompt.words, prompt.verdict_ids, strict=False)
     yield "▲ the answer: " + ", ".join(f"{name} = {word!r} ({token})" for name, word, token in verdicts)
     for name in FIELDS:
@@ -114,4 +143,4 @@ def token_lines(prompt: JudgePrompt, row: dict, fields: Fields, order: str) -> I
         whole = [len(prompt.plain.encode(text, add_special_tokens=False).ids) for text in shown[name]]
         turns = ", ".join(f"{after} of {before}" for after, before in zip(lengths, whole, strict=True))
         yield f"{name}: {sum(lengths)} of {sum(whole)} tokens" + (f" (turns: {turns})" if len(lengths) > 1 else "")
-    yield f"{len(prompt.ids(fields, order)) + 1} tokens of {prompt.budget.total}, the verdict's included"
+    yield f"{len(prompt.ids(fields, order)) + 1} tokens of {prompt.budget.total}, including the verdict"

@@ -1,9 +1,10 @@
 """
-A prompt template and a family's chat template become the frame: the text around a battle's fields.
+Render a prompt template and a family's chat template to the frame, the text around a battle's fields.
 
-Rendering sees placeholders alone, never a battle, so no text of a battle is ever read as a template. A judge.json of
-somebody else holds a template, so one may hold little: text, blocks, `for`, `if` and values. No name gets a value of
-its own, so nothing grows from line to line, and loops, the template and what it gives have limits.
+Templates are rendered with placeholders, never with a battle, so text of a battle cannot act as a template. A
+judge.json from somebody else holds a template, so templates are restricted: text, blocks, `for`, `if` and values.
+Names cannot be assigned, so that nothing grows from line to line, and the loops, the template and its output are
+limited.
 """
 
 import logging
@@ -20,15 +21,16 @@ from sft_judge.core.resources import find_resource
 
 logger = logging.getLogger(__name__)
 
-# ends on a line break, as a space would merge with the verdict; as a value, since Jinja drops one at the end of a text
+# The template ends on a line break, because a space would merge with the verdict. The line break is in a Jinja value,
+# because Jinja drops a line break at the end of a template.
 PLAIN_CHAT = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}{{ 'Answer:\\n' }}"
-PLAIN_CHAT_NOTE = "a plain one that ends in 'Answer:' is used"
-# What a template that prints today's date is given: a judge must read the same prompt every day. It is the date that
-# Llama's templates print where they are given none.
+PLAIN_CHAT_NOTE = "a plain template that ends in 'Answer:' is used"
+# The date for templates that print today's date, since a judge must read the same prompt every day. It is the default
+# date of Llama's templates.
 FIXED_DATE = date(2024, 7, 26)
 BLOCKS = ("system", "user")
-MAX_TEMPLATE_CHARACTERS = 30_000  # also of what its `join` gives
-MAX_LOOP_TURNS = 3_000  # of all loops together; the default template takes one for each turn of a field
+MAX_TEMPLATE_CHARACTERS = 30_000  # also the limit for the output of `join`
+MAX_LOOP_TURNS = 3_000  # limit of the iterations of all loops; the default template needs one for each turn of a field
 MAX_FRAME_CHARACTERS = 1_000_000
 STATEMENTS = (nodes.Block, nodes.For, nodes.If, nodes.Output, nodes.TemplateData)
 EXPRESSIONS = (
@@ -38,15 +40,17 @@ EXPRESSIONS = (
 )
 FILTERS = ("default", "first", "join", "last", "length", "lower", "max", "min", "trim", "upper")
 _SLOT = re.compile("\ue000(prompt|response_a|response_b|language)(\\d+)\ue001")
-# what a faulty template makes Python raise
+# exceptions that a faulty template can raise
 _FAULTS = (
     *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
-    *(RecursionError, MemoryError, SyntaxError),  # of too many brackets or loops in one another
+    *(RecursionError, MemoryError, SyntaxError),  # from too many nested brackets or loops
 )
 
 
 def read_template(name: str) -> str:
-    """The text of a template: a name in prompts/ or a file. Raises `InputError` where it is none."""
+    """
+    Read a prompt template by its name in prompts/ or from a file. Raise `InputError` if it is not found or not text.
+    """
     file = find_resource("prompts", name)
     try:
         return file.read_text(encoding="utf-8")
@@ -55,26 +59,47 @@ def read_template(name: str) -> str:
 
 
 class FrameTemplate:
-    """A prompt template, compiled. Raises `InputError` where it is no Jinja or lacks a block."""
+    """
+    Compile and render a prompt template.
+
+    Args:
+        text: text of the template.
+
+    Raises:
+        InputError: the text is not valid Jinja, uses something that is not allowed, or lacks a block.
+    """
 
     def __init__(self, text: str):
         if len(text) > MAX_TEMPLATE_CHARACTERS:
-            raise InputError(f"The prompt template has {len(text):,} characters, at most {MAX_TEMPLATE_CHARACTERS:,}.")
+            raise InputError(
+                f"The prompt template has {len(text):,} characters, expected at most {MAX_TEMPLATE_CHARACTERS:,}."
+            )
         environment = _Sandbox(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         try:
             self._template = environment.from_string(_with_counted_loops(environment.parse(text)))
         except _FAULTS as error:
             raise InputError(f"The prompt template cannot be used: {error}.") from error
-        self._is_steady = False  # known once a chat template was rendered twice
+        self._is_steady = False  # set after a chat template gave the same text twice
         missing = [name for name in BLOCKS if name not in self._template.blocks]
         if missing:
             raise InputError(f"The prompt template has no block {missing[0]!r}; it needs {' and '.join(BLOCKS)}.")
 
     def render(self, tokenizer, counts: dict[str, int], language: bool, words: list[str]):
         """
-        The frame of battles with so many turns: `(texts, slots)`, `texts[i]` before `slots[i]`, the last at the end.
+        Render the frame of battles with these numbers of turns.
 
-        A slot is (field, turn). Raises `InputError` where a turn does not stand in the frame exactly once.
+        Args:
+            tokenizer: the tokenizer with its chat template.
+            counts: number of turns of each field.
+            language: True if the language is shown.
+            words: the verdict words.
+
+        Returns:
+            `(texts, slots)`: `texts[i]` is before `slots[i]`, and the last text is at the end. A slot is (field,
+            turn).
+
+        Raises:
+            InputError: the template cannot be rendered, or a turn is not in it exactly once.
         """
         values = {name: [_slot(name, turn) for turn in range(count)] for name, count in counts.items()}
         values |= {"language": _slot("language", 0) if language else None, "words": words}
@@ -84,7 +109,7 @@ class FrameTemplate:
             raise InputError(f"The prompt template cannot be rendered: {error}.") from error
         text = chat_text(tokenizer, system, user)
         if not self._is_steady and chat_text(tokenizer, system, user) != text:
-            raise InputError(f"{tokenizer.name_or_path}: its chat template gives another text each time.")
+            raise InputError(f"{tokenizer.name_or_path}: its chat template gives a different text each time.")
         self._is_steady = True
         slots = [(match[1], int(match[2])) for match in _SLOT.finditer(text)]
         for slot in [(name, turn) for name, count in counts.items() for turn in range(count)]:
@@ -92,12 +117,18 @@ class FrameTemplate:
             if times != 1:
                 raise InputError(
                     f"The prompt template shows turn {slot[1] + 1} of {slot[0]!r} {times} times; "
-                    "every turn of prompt, response_a and response_b must stand in it exactly once."
+                    "every turn of prompt, response_a and response_b must be in it exactly once."
                 )
         return _SLOT.sub("\ue002", text).split("\ue002"), slots
 
     def user(self, battle: dict, words: list[str]) -> str:
-        """The user's turn with the texts of one battle in it, as text: for what becomes part of another template."""
+        """
+        Render the user's turn with the texts of one battle, for use within another template.
+
+        Args:
+            battle: the battle.
+            words: the verdict words.
+        """
         names = ("prompt", "response_a", "response_b")
         values = {name: battle[name] for name in names} | {"language": None, "words": words}
         return self._block("user", values)
@@ -108,25 +139,31 @@ class FrameTemplate:
         for chunk in self._template.blocks[name](context):
             text += chunk
             if len(text) > MAX_FRAME_CHARACTERS:
-                raise SecurityError(f"it gives more than {MAX_FRAME_CHARACTERS:,} characters")
+                raise SecurityError(f"its output has more than {MAX_FRAME_CHARACTERS:,} characters")
         return text.strip("\n")
 
 
 def plain_chat(tokenizer) -> str:
-    """The chat template of a model that has none: text alone, after BOS where the tokenizer begins a text with it."""
+    """Return a chat template for a model without one: plain text, after BOS if the tokenizer starts a text with it."""
     first = tokenizer("a")["input_ids"][:1]
     return ("{{ bos_token }}" if first == [tokenizer.bos_token_id] else "") + PLAIN_CHAT
 
 
 def chat_text(tokenizer, system: str, user: str) -> str:
     """
-    The family's chat template around one user turn.
+    Render the family's chat template around one user turn.
 
-    A family without a system role gets that text in the user turn; one whose template takes the content of a message
-    as a list of parts, as those of image models do, gets it as such. One that asks for the date gets FIXED_DATE.
+    If a family has no system role, the system text becomes part of the user turn. If a template takes the content of a
+    message as a list of parts, as multimodal models do, it gets a list. A template that asks for the date gets
+    FIXED_DATE.
+
+    Args:
+        tokenizer: the tokenizer with its chat template.
+        system: the system text.
+        user: the user text.
 
     Raises:
-        InputError: the template is no Jinja, raises an error, or leaves out what it is given.
+        InputError: the template is not valid Jinja, raises an error, or omits a text.
     """
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     if tokenizer.chat_template is None:
@@ -141,15 +178,15 @@ def chat_text(tokenizer, system: str, user: str) -> str:
             continue
         if system.strip() in text and user.strip() in text:
             return text
-        reasons.append("it leaves out the text of a message")
+        reasons.append("it omits the text of a message")
     raise InputError(
-        f"{tokenizer.name_or_path}: its chat template cannot be used ({reasons[0]}). Give another one as "
-        "chat_template_path, a .jinja file."
+        f"{tokenizer.name_or_path}: its chat template cannot be used ({reasons[0]}). Set chat_template_path to "
+        "another template, a .jinja file."
     )
 
 
 def _message_forms(system: str, user: str) -> Iterator[list[dict]]:
-    """The messages that say both texts, in the forms that chat templates take; the commonest first."""
+    """Yield messages with both texts in the forms that chat templates take, the most common first."""
     apart = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     together = [{"role": "user", "content": f"{system}\n\n{user}"}]
     for as_parts in (False, True):
@@ -160,11 +197,11 @@ def _message_forms(system: str, user: str) -> Iterator[list[dict]]:
             ]
 
 
-_TURNS = "turns left"  # no name that a template could write
+_TURNS = "turns left"  # not a valid name, so that a template cannot refer to it
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """With FILTERS alone; calls are of `range`, and `+` is for numbers: a text must not grow."""
+    """Restrict Jinja to FILTERS, to calls of `range`, and to `+` for numbers, so that a text cannot grow."""
 
     intercepted_binops = frozenset(["+"])
 
@@ -174,18 +211,18 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: DEFAULT_FILTERS[name] for name in FILTERS} | {"join": _join, "counted": _counted}
 
     def is_safe_callable(self, obj) -> bool:
-        """As Jinja asks before each call."""
+        """Return True only for `range`. Jinja calls this before each call."""
         return obj is self.globals["range"]
 
     def call_binop(self, context, operator, left, right):
-        """As Jinja does each `+`."""
+        """Add numbers only. Jinja calls this for each `+`."""
         if not (isinstance(left, int) and isinstance(right, int)):
-            raise SecurityError("'+' is for numbers in a prompt template; text stands beside text")
+            raise SecurityError("'+' is for numbers in a prompt template; write texts next to each other instead")
         return super().call_binop(context, operator, left, right)
 
 
 def _with_counted_loops(tree: nodes.Template) -> nodes.Template:
-    """Have the loops counted. Raises `SecurityError` for what a prompt template may not hold."""
+    """Make a template count its loop iterations. Raise `SecurityError` if it uses something that is not allowed."""
     loops = list(tree.find_all(nodes.For))
     for node in tree.find_all(nodes.Node):
         is_list_of_lists = isinstance(node, nodes.List) and node.find(nodes.List)
@@ -204,14 +241,14 @@ def _with_counted_loops(tree: nodes.Template) -> nodes.Template:
 def _counted(context, items) -> Iterator:
     for item in items:
         if next(context[_TURNS], None) is None:
-            raise SecurityError(f"its loops take more than {MAX_LOOP_TURNS:,} turns")
+            raise SecurityError(f"its loops take more than {MAX_LOOP_TURNS:,} iterations")
         yield item
 
 
 def _join(items, separator: str = "") -> str:
     texts = [str(item) for item in items]
     if sum(map(len, texts)) + len(separator) * len(texts) > MAX_TEMPLATE_CHARACTERS:
-        raise SecurityError(f"a join gives more than {MAX_TEMPLATE_CHARACTERS:,} characters")
+        raise SecurityError(f"the output of a join has more than {MAX_TEMPLATE_CHARACTERS:,} characters")
     return separator.join(texts)
 
 

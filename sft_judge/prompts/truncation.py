@@ -1,16 +1,21 @@
 """
-How a token budget is shared: between the fields of a battle, between the turns of a field, within a turn.
+Share a token budget between the fields of a battle, between the turns of a field, and within a turn.
 
-Numbers of tokens in, numbers of tokens out: nothing here looks at a text, so what is cut depends on lengths alone, and
-exchanging the two responses exchanges their cuts.
+All functions take and return numbers of tokens and never look at a text. Truncation therefore depends on lengths only,
+and exchanging the two responses exchanges their cuts.
 """
 
 
 def water_fill(lengths: list[int], total: int) -> list[int]:
     """
-    Share `total` tokens among fields: the short keep all, the long are cut to one level.
+    Share `total` tokens among fields: short fields keep all tokens, long ones are cut to the same level.
 
-    Equal lengths get equal shares whatever their place, so a remainder smaller than the number of fields stays unused.
+    Equal lengths get equal shares whatever their position, so a remainder smaller than the number of fields is not
+    used.
+
+    Args:
+        lengths: number of tokens of each field.
+        total: number of tokens available.
     """
     if sum(lengths) <= total:
         return list(lengths)
@@ -23,10 +28,14 @@ def water_fill(lengths: list[int], total: int) -> list[int]:
 
 def share_turns(lengths: list[int], allowance: int) -> list[int]:
     """
-    Share a field's allowance among its turns; later turns matter more, as the last one is what people judged.
+    Share a field's allowance among its turns. Later turns matter more, because people judged the last one.
 
-    From the last turn to the first, a turn may have half of what is left (rounded up), and all that the turns before
-    it do not need. So the last turn has at least half of the field, and no token of the allowance goes unused.
+    From the last turn to the first, a turn gets up to half of what is left (rounded up), or more if the turns before
+    it do not need the rest. The last turn therefore has at least half of the allowance, and no token of it is unused.
+
+    Args:
+        lengths: number of tokens of each turn.
+        allowance: number of tokens of the field.
     """
     shares, left, earlier = [], allowance, sum(lengths)
     for length in reversed(lengths):
@@ -38,10 +47,16 @@ def share_turns(lengths: list[int], allowance: int) -> list[int]:
 
 def cut_middle(ids: list[int], room: int, marker: list[int], inside: frozenset[int]) -> list[int]:
     """
-    At most `room` of a turn's tokens: its head, the marker, its tail.
+    Truncate a turn in the middle: its head, the marker, and its tail.
 
-    `inside` holds the tokens that begin within a character: no cut falls before one. Head and tail never meet without
-    the marker between them, as they could spell a tag together; where it has no place, the head stays alone.
+    No cut is made within a character. Head and tail are always separated by the marker, because together they could
+    form a tag. If there is no room for the marker, only the head is kept.
+
+    Args:
+        ids: tokens of the turn.
+        room: maximum number of tokens.
+        marker: tokens of the marker.
+        inside: tokens that start within a character.
     """
     if len(ids) <= room:
         return ids

@@ -1,4 +1,4 @@
-"""The words that stand for A, B and tie, and the one token that each is where the answer stands."""
+"""Verdict words for A, B and tie, and the single token of each at the answer position."""
 
 import logging
 import re
@@ -11,7 +11,17 @@ logger = logging.getLogger(__name__)
 
 
 def verdict_id(tokenizer, tail: str, word: str) -> int:
-    """The token that `word` becomes after the text `tail`; an `InputError` where it is not exactly one more token."""
+    """
+    Return the token id of `word` after the text `tail`.
+
+    Args:
+        tokenizer: the tokenizer.
+        tail: text before the answer.
+        word: the verdict word.
+
+    Raises:
+        InputError: the word is not exactly one more token.
+    """
     before = tokenizer(tail, add_special_tokens=False)["input_ids"]
     after = tokenizer(tail + word, add_special_tokens=False)["input_ids"]
     if after[: len(before)] != before:
@@ -29,21 +39,28 @@ def verdict_id(tokenizer, tail: str, word: str) -> int:
 
 
 def opened_thought(tail: str) -> str | None:
-    """The tag of a model's thoughts that stands open where the answer is read, such as `<think>`."""
+    """Return the reasoning tag that is open at the answer position, such as `<think>`, or None."""
     names = re.findall(r"<(\w*think\w*)>", tail)
     return next((f"<{name}>" for name in names if f"</{name}>" not in tail), None)
 
 
 def describe_thought(tag: str) -> str:
-    """Say what an open thought does to a judge."""
+    """Describe the effect of an open reasoning tag on a judge."""
     return (
         f"the chat template opens {tag} before the answer, even with enable_thinking off: an untrained model would "
-        "think there, not answer. Take the family's template without thinking"
+        "start to reason there instead of answering. Use the family's template without thinking"
     )
 
 
 def choose_verdict_words(tokenizer, template: str, num_verdicts: int) -> list[str]:
-    """A, B and tie, or C where the tokenizer has no single token for tie."""
+    """
+    Choose the verdict words: A, B and tie, with C instead of tie if the tokenizer has no single token for tie.
+
+    Args:
+        tokenizer: the tokenizer.
+        template: text of the prompt template.
+        num_verdicts: 2 or 3.
+    """
     if num_verdicts == 2:
         return ["A", "B"]
     words = ["A", "B", "tie"]

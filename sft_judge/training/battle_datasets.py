@@ -55,7 +55,7 @@ def battles_of(dataset, name: str, seed: int) -> pa.Table:
         raise InputError(f"{name} is a {type(dataset).__name__}, expected a datasets.Dataset.")
     if not len(dataset):
         raise InputError(f"{name} has no rows.")
-    dataset = _with_names(dataset.with_format(None))
+    dataset = _decode_class_labels(dataset.with_format(None))
     columns = [*dataset.column_names, *([] if "id" in dataset.column_names else ["id"])]
     first_rows = list(dataset.select(range(min(ROWS_LOOKED_AT, len(dataset)))))
     format_name = detect_format(name, columns, first_rows)
@@ -74,7 +74,7 @@ def battles_of(dataset, name: str, seed: int) -> pa.Table:
     finally:
         if not shown:
             datasets.enable_progress_bars()
-    return _kept(read, name, format_name)
+    return _accepted_battles(read, name, format_name)
 
 
 def load_named(name: str, config: str | None, split: str, revision: str | None) -> Dataset:
@@ -96,7 +96,7 @@ def load_named(name: str, config: str | None, split: str, revision: str | None) 
         raise InputError(f"dataset {name}, split {split}: it cannot be loaded ({one_line(error)}).") from error
 
 
-def _with_names(dataset: Dataset) -> Dataset:
+def _decode_class_labels(dataset: Dataset) -> Dataset:
     """Replace the integers of `ClassLabel` columns by their names."""
     for column, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
@@ -123,7 +123,7 @@ def _read_batch(batch: dict, indices: list[int], *, format_name: str, name: str,
     return {column: [row.get(column) for row in rows] for column in (*COLUMNS, REJECTED, *teacher)}
 
 
-def _kept(read: Dataset, name: str, format_name: str) -> pa.Table:
+def _accepted_battles(read: Dataset, name: str, format_name: str) -> pa.Table:
     table = read.data.table
     rejected = table[REJECTED].drop_null()
     if len(rejected) == table.num_rows:

@@ -66,7 +66,7 @@ def prepare_data(
     """
     prompt = judge_prompt(config, tokenizer, train_rows)
     if config.show_language:
-        _say_languages(train_rows)
+        _log_missing_languages(train_rows)
     teacher, num_floored = _teacher(config, train_rows, len(prompt.words), labels or config.labels), 0
     if teacher is not None:
         teacher, num_floored = floor_labels(teacher)
@@ -81,7 +81,7 @@ def prepare_data(
     return data
 
 
-def _say_languages(rows: pa.Table) -> None:
+def _log_missing_languages(rows: pa.Table) -> None:
     none = rows["language"].null_count if "language" in rows.column_names else rows.num_rows
     if none:
         logger.info(f"language: detected from the prompt in {none} of {rows.num_rows} battles, which do not state it.")

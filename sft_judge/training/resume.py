@@ -122,7 +122,7 @@ def _checkpoints(work: Path) -> list[Path]:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """Describe why a checkpoint cannot be resumed from (cut short, or saved without the optimiser), or return None."""
+    """Describe why a checkpoint cannot be resumed from (truncated, or saved without the optimiser), or return None."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # Trainer writes it last
         check_weights(checkpoint.rglob("*.safetensors"))

@@ -67,7 +67,7 @@ def read_teachers(
             raise InputError(f"{path} is among the labels twice. Name it once, and raise its distill_weight instead.")
     each = []
     for path, probs in zip(paths, files, strict=True):
-        _not_the_teacher(path, probs, student)
+        _check_not_the_teacher(path, probs, student)
         if probs.scored is not None and not probs.scored.all():
             raise InputError(
                 f"{path}: {int((~probs.scored).sum())} battles were not scored and hold class frequencies, which are "
@@ -151,7 +151,7 @@ def floor_labels(teacher: dict) -> tuple[dict, int]:
     return teacher | changed, num_floored
 
 
-def _not_the_teacher(path: Path, probs: Probs, student: Path) -> None:
+def _check_not_the_teacher(path: Path, probs: Probs, student: Path) -> None:
     made_by = probs.metadata.get("model")
     if made_by and student.resolve() in (Path(made_by).resolve(), *Path(made_by).resolve().parents):
         raise InputError(f"output_dir {student} holds the teacher of {path}, which it would replace. Name another.")

@@ -80,7 +80,7 @@ def train_judge(config: JudgeConfig, model_config: JudgeModelConfig, fingerprint
         start=start,
     )
     if config.process_index == 0:
-        _say_what_is_trained(trainer, lora)
+        _log_trained_parameters(trainer, lora)
     trained = _fit(trainer, checkpoint)
     result = summarise_training(trainer)
     _finish(trainer, config, output)
@@ -120,7 +120,7 @@ def _finish(trainer: JudgeTrainer, config: JudgeConfig, output: Path) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _say_what_is_trained(trainer: JudgeTrainer, lora) -> None:
+def _log_trained_parameters(trainer: JudgeTrainer, lora) -> None:
     if lora:
         logger.info(describe_adapter(lora, trainer.model))
     doubt = question_learning_rate(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)

@@ -31,7 +31,7 @@ def test_check_is_0_when_fine_and_2_when_something_would_break(judge, synthetic_
     assert lines and all(line.startswith(("ok: ", "warning: ")) for line in lines)
     assert main([*words, "--budget", "200,200,600"]) == 2
     seen = capsys.readouterr()
-    assert "wrong: the model's context is 512 tokens, the budget 600" in seen.out
+    assert "wrong: the model's context is 512 tokens, the budget is 600" in seen.out
     assert "warning: the budget differs" in seen.out and len(seen.err.splitlines()) == 1
 
 

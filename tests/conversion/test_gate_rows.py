@@ -62,9 +62,9 @@ def test_rows_that_tuned_the_copy_are_no_evidence_while_others_are_left(caplog):
 @pytest.mark.parametrize(
     "folds, folds_seen, said",
     [
-        ([0] * 4, [0, 1], "4 of 4 battles are of folds that the judge was trained on"),
-        ([0] * 4, [], "folds do not say"),
-        (None, [0], "folds do not say"),
+        ([0] * 4, [0, 1], "4 of 4 battles are in folds that the judge was trained on"),
+        ([0] * 4, [], "folds do not tell"),
+        (None, [0], "folds do not tell"),
         ([2] * 4, [0, 1], ""),
     ],
 )
@@ -78,12 +78,12 @@ def test_soft_labels_are_labels_and_battles_without_any_are_counted(caplog):
     caplog.set_level("INFO")
     pool = battles(["a", None, None, "b", None], [0] * 5, soft=[1])
     assert ids(labelled_pool(pool, 3)) == {"0", "1", "3"}
-    assert "gate: 2 of 5 battles have no label, left out" in caplog.text
+    assert "gate: skipped 2 of 5 battles, which have no label" in caplog.text
 
 
 def test_too_few_labels_for_the_gate_are_refused_before_anything_is_tuned():
     assert labelled_pool(battles("ab"), 3).num_rows == 2
-    with pytest.raises(InputError, match="2 of 3 battles for the gate have no label, and it takes 2 others"):
+    with pytest.raises(InputError, match="2 of 3 battles for the gate have no label, but it needs 2 others"):
         labelled_pool(battles(["a", None, None]), 3)
 
 
@@ -91,7 +91,7 @@ def test_ties_are_no_labels_of_a_judge_of_two_verdicts(caplog):
     caplog.set_level("INFO")
     pool = battles(["a", "tie", "b", "tie"], soft=[1])  # of which one is a tie by a tenth
     assert ids(labelled_pool(pool, 2)) == {"0", "1", "2"} and ids(labelled_pool(pool, 3)) == set("0123")
-    assert "gate: 1 of 4 battles have no label or a tie" in caplog.text
+    assert "gate: skipped 1 of 4 battles, which have no label or a tie" in caplog.text
     with pytest.raises(InputError, match="3 of 4 battles for the gate have no label or a tie"):
         labelled_pool(battles(["a", "tie", "tie", None]), 2)
     folds = [0, 0, 1, 1]

@@ -80,7 +80,7 @@ def test_a_merged_judges_files_are_its_bases_with_a_right_index(adapters, sharde
         ("qwen2", True, {"modules_to_save": ["lm_head"]}, "tied to the head"),
         ("qwen2", True, {"target_modules": ["embed_tokens", "q_proj"]}, "tied to the head"),
         ("qwen2", False, {"bias": "all"}, "trained biases"),
-        ("qwen2", False, {"init_lora_weights": "pissa"}, "its start, pissa"),
+        ("qwen2", False, {"init_lora_weights": "pissa"}, "its initialisation pissa"),
     ],
 )
 def test_what_cannot_be_merged_by_shards_is_merged_whole_as_peft_does(
@@ -194,7 +194,7 @@ def test_a_judge_whole_and_one_by_an_adapter_are_averaged(adapters, sharded_base
     whole = judge_of(shutil.copytree(sharded_base, tmp_path / "whole"), judge)
     biased = judge_of(add_adapter(sharded_base, tmp_path / "biased", 4, bias="all"), judge)
     assert merge(whole, adapters[0], biased, output=tmp_path / "merged", weights="0.25,0.25,0.5") == 0
-    assert "loaded whole into memory" in capfd.readouterr().err
+    assert "base is loaded into memory" in capfd.readouterr().err
     each = [
         load_model(str(whole), "float32"),
         *(load_model(str(each), "float32") for each in (adapters[0], biased)),

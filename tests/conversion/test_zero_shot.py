@@ -60,12 +60,12 @@ def test_shots_take_the_verdicts_in_turns_from_different_prompts_and_hold_no_hos
     assert len({shot["prompt"][0] for shot in shots}) == 9
     assert all(shot["prompt"][0].startswith("prompt ") for shot in shots)
     assert shots == choose_shots(battles, 9, 3, seed=4) != choose_shots(battles, 9, 3, seed=5)
-    with pytest.raises(InputError, match="the next one is to be 'tie'"):
+    with pytest.raises(InputError, match="has the verdict 'tie'"):
         choose_shots(battle_table(rows_of("one", "two")), 3, 3)
     assert np.isin([shot["verdict"] for shot in choose_shots(battles, 4, 2)], ["a", "b"]).all()
 
 
-@pytest.mark.parametrize("more, said", [(["--shots", "3"], "go together"), ([], "is a judge or an adapter already")])
+@pytest.mark.parametrize("more, said", [(["--shots", "3"], "go together"), ([], "is already a judge or an adapter")])
 def test_bad_input_is_one_line_and_nothing_is_written(judge, tmp_path, capsys, more, said):
     assert main(["untrained", str(judge), "--output", str(tmp_path / "out"), *more]) == 2
     error = capsys.readouterr().err

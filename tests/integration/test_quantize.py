@@ -108,7 +108,7 @@ def test_the_gate_takes_what_neither_tuned_the_copy_nor_trained_the_judge(
     said = capsys.readouterr()
     facts = json.loads((tmp_path / "all" / "manifest.json").read_text())
     assert facts["rows"] == len(synthetic_rows) - facts["calibration_battles"] and "--nsamples" not in said.err
-    assert f"gate: {facts['rows']} of {facts['rows']} battles are of folds that the judge was trained on" in said.out
+    assert f"gate: {facts['rows']} of {facts['rows']} battles are in folds that the judge was trained on" in said.out
 
 
 def test_gptqs_form_holds_the_same_numbers_as_auto_rounds_own(judge, synthetic_rows, synthetic_file, tmp_path):

@@ -147,7 +147,7 @@ def test_gemma2_soft_caps_its_attention(bases, tmp_path):
         with torch.no_grad():
             logits[cap] = load_model(str(folder), "float32")(input_ids=ids).logits
     assert (logits[1e-3] - logits[50.0]).abs().max() > 0
-    with pytest.raises(InputError, match="sdpa leaves out"):
+    with pytest.raises(InputError, match="sdpa omits"):
         load_model(str(folder), attn_implementation="sdpa")
 
 

@@ -48,7 +48,7 @@ def test_a_template_that_takes_content_as_parts_gets_parts(template):
     [
         ("{{ raise_exception('documents are required') }}", "documents are required"),
         ("{% for m in messages %}{{ m['content'] }", "unexpected '}'"),
-        ("no message at all", "leaves out the text"),
+        ("no message at all", "omits the text"),
         ("{{ messages[7]['content'] }}", "has no element 7"),
         ("{{ 1 + messages }}", "unsupported operand"),
     ],
@@ -99,6 +99,6 @@ def test_a_prompt_begins_with_bos_exactly_where_the_tokenizer_begins_a_text_with
 
 def test_a_template_that_gives_another_text_each_time_is_refused():
     whole = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    with pytest.raises(InputError, match="gives another text each time"):
+    with pytest.raises(InputError, match="gives a different text each time"):
         for _ in range(5):  # each may come out alike by chance
             prompt_with(whole + "{{ range(99999) | random }}").frame(1, 1, 1, False)

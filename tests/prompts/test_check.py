@@ -38,7 +38,7 @@ def test_a_prompt_that_ends_within_a_line_is_warned_about():
     tokenizer = copy.deepcopy(tokenizer_of("phi4"))
     tokenizer.chat_template = "{{ messages[0]['content'] }}{{ messages[-1]['content'] }}\nSay:"
     findings = check_verdicts(JudgePrompt(tokenizer, PAIR, WORDS, Budget()), None)
-    assert levels(findings) == ["ok", "warning"] and "would rather write a space" in findings[1].text
+    assert levels(findings) == ["ok", "warning"] and "would more likely write a space" in findings[1].text
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_battles_are_counted_by_field_against_the_budget():
     context, lengths, control, seams = check_battles(prompt, rows, 4000)
     assert "3 battles" in lengths.text and "prompt 1 (33.3%), response_a 0 (0.0%)" in lengths.text
     longest = max(len(ids) for (ids,) in prompt.encode(rows, ("ab",))) + 1
-    assert f"the longest {longest} tokens of 4000" in lengths.text
+    assert f"the longest has {longest} tokens of 4000" in lengths.text
     assert control.text.endswith(": 0") and "holds the budget" in context.text
     whole = [
         prompt.tokenizer(prompt.tokenizer.decode(ids))["input_ids"] != ids for (ids,) in prompt.encode(rows, ("ab",))
@@ -82,7 +82,7 @@ def test_battles_are_counted_by_field_against_the_budget():
     assert seams.text.startswith(f"{sum(whole)} of 3")
 
 
-@pytest.mark.parametrize("positions, said", [(3999, "though no battle"), (300, "and the longest battle has")])
+@pytest.mark.parametrize("positions, said", [(3999, "but no battle"), (300, "and the longest battle has")])
 def test_a_context_shorter_than_the_budget_is_wrong(positions, said):
     finding = check_battles(prompt_of(budget=(2000, 2000, 4000)), [ROW], positions)[0]
     assert finding.level == "wrong" and said in finding.text and str(positions) in finding.text

@@ -43,7 +43,7 @@ def test_two_days_give_the_same_ids(tokenizer, monkeypatch):
     assert JudgePrompt.of(tokenizer, spec).frame(1, 1, 1, False) == today
     assert today.texts[0].startswith(FIXED_DATE.strftime("%d %B %Y"))
     said = " ".join(finding.text for finding in check_chat_template(tokenizer))
-    assert f"fixed at {FIXED_DATE}" in said and "left at its defaults: mood" in said
+    assert f"fixed to {FIXED_DATE}" in said and "left at their defaults: mood" in said
 
 
 def test_another_chat_template_is_refused_with_what_differs(tokenizer):
@@ -51,7 +51,7 @@ def test_another_chat_template_is_refused_with_what_differs(tokenizer):
     JudgePrompt.of(tokenizer, spec)
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>user", "<|im_start|>human")
     tokenizer.chat_template = "Be brief.\n" + tokenizer.chat_template
-    with pytest.raises(InputError, match="another prompt than the judge was made with: 'Be brief"):
+    with pytest.raises(InputError, match="another prompt than the judge was made with: got 'Be brief"):
         JudgePrompt.of(tokenizer, spec)
 
 

@@ -232,7 +232,10 @@ GROWING = "".join(f"{{% for {new} in [{old}|join({old})] %}}" for old, new in zi
     [
         ("{% for x in range(10**9) %}{% endfor %}", r"line \d+ has Pow"),
         ("{% for x in range(1000000000) %}{% endfor %}", "Range too big"),
-        ("{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}", "more than 3,000 turns"),
+        (
+            "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}",
+            "more than 3,000 iterations",
+        ),
         ("{% for x in range(999) recursive %}{% for y in loop(x) %}{% endfor %}{% endfor %}", "not safely callable"),
         ("{% for x in prompt %}" * 25 + "{% endfor %}" * 25, "nested"),
         ("{% for range in ['x'.ljust] %}{% for y in range(10000000000) %}{% endfor %}{% endfor %}", "not safely"),
@@ -246,10 +249,13 @@ GROWING = "".join(f"{{% for {new} in [{old}|join({old})] %}}" for old, new in zi
         ("{{ 'x'.ljust(9999999999) }}", "has Call"),
         ("{{ 'x'|center(9999999999) }}", "No filter named 'center'"),
         ("{{ 'x' + 'x' }}", "'\\+' is for numbers"),
-        ("{% for a in ['xxxx'] %}" + GROWING + "{% endfor %}" * 8, "a join gives more than 30,000 characters"),
+        (
+            "{% for a in ['xxxx'] %}" + GROWING + "{% endfor %}" * 8,
+            "the output of a join has more than 30,000 characters",
+        ),
         ("{% for x in [[[1, 1], [1, 1]], 1] %}{% endfor %}", "has List"),
         ("{% for x in range(2000) %}" + 1000 * "text" + "{% endfor %}", "more than 1,000,000 characters"),
-        (30_000 * "x", "characters, at most 30,000"),
+        (30_000 * "x", "characters, expected at most 30,000"),
         ("{{ " + 9_000 * "- " + "1 }}", "cannot be used"),
         ("{{ " + 9_000 * "(" + "1" + 9_000 * ")" + " }}", "cannot be used"),
         ("{% include 'secret' %}", "has Include"),
@@ -318,7 +324,7 @@ def test_a_tokenizer_that_is_not_byte_pair_is_refused():
 
 
 def test_a_slow_tokenizer_is_refused():
-    with pytest.raises(InputError, match="no fast tokenizer"):
+    with pytest.raises(InputError, match="needs a fast tokenizer"):
         JudgePrompt(SimpleNamespace(is_fast=False, name_or_path="old"), PAIR, WORDS, WIDE)
 
 

@@ -60,7 +60,7 @@ def test_a_pipe_gets_brackets_and_a_terminal_colours(monkeypatch):
     fields = prompt.fit([ROW])[0]
     for text in (piped, coloured):
         plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-        assert verdicts in plain and "tokens of 400, the verdict's included" in plain
+        assert verdicts in plain and "tokens of 400, including the verdict" in plain
         for name in ("prompt", "response_a", "response_b"):
             whole = [len(prompt.plain.encode(turn).ids) for turn in prompt.shown(ROW)[name]]
             kept = [len(turn) for turn in getattr(fields, name)]

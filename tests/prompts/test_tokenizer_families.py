@@ -138,5 +138,5 @@ def test_full_width_look_alikes_become_neither_control_tokens_nor_tags_under_nfk
 def test_other_kinds_of_tokenizer_are_refused_by_name(kind):
     model = models.Unigram([("A", -1.0)], 0) if kind == "Unigram" else models.WordPiece({"A": 0}, unk_token="A")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
-    with pytest.raises(InputError, match=f"a {kind} tokenizer; a judge needs byte-pair"):
+    with pytest.raises(InputError, match=f"got a {kind} tokenizer, but a judge needs byte-pair"):
         JudgePrompt(tokenizer, read_template("pair"), ["A", "B"], Budget())

@@ -67,7 +67,7 @@ def test_a_character_that_cannot_be_spelled_is_read_as_the_replacement_counted_a
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             fields = prompt.fit([row])[0]
-    said = [record for record in caplog.records if "cannot spell" in record.message]
+    said = [record for record in caplog.records if "cannot encode" in record.message]
     assert len(said) == 1 and r"'\x04'" in said[0].message
     assert prompt.replaced == 6
     assert lacking.decode(fields.response_a[0]) == f"a{REPLACEMENT}b{REPLACEMENT}c"
@@ -78,5 +78,5 @@ def test_a_prompt_template_that_cannot_be_spelled_is_refused():
     prompt = JudgePrompt(
         without_bytes(SMOLLM2), PAIR.replace("{% block system %}", "{% block system %}\x04"), WORDS, Budget()
     )
-    with pytest.raises(InputError, match="of the prompt template"):
+    with pytest.raises(InputError, match="of the template"):
         prompt.frame(1, 1, 1, False)

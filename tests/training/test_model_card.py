@@ -67,7 +67,7 @@ def test_a_hub_out_of_reach_costs_no_training(train, monkeypatch, capsys):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
         folder = train(max_steps=2, push_to_hub="true", hub_model_id="me/mine", use_peft="false")
     assert (folder / "manifest.json").is_file()
-    assert f"Again: sft-judge push {folder} --repo me/mine" in capsys.readouterr().err
+    assert f"To try again: sft-judge push {folder} --repo me/mine" in capsys.readouterr().err
 
 
 @unit

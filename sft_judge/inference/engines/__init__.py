@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 def usable_engines(model: str) -> list[str]:
     """
-    Return the engines that can run a model on this machine, transformers first; `auto` takes the last one.
+    Return the engines that can run a model on this machine: transformers and, if possible, vLLM.
 
     If vLLM cannot be used, log the reason in one line.
     """

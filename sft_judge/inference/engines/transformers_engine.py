@@ -46,7 +46,7 @@ class TransformersEngine:
             options["kind"] = AutoModelForSequenceClassification
         self.model = load_model(model, dtype, **options).to(device)
         if self.model.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-            _widen(self.model)
+            _convert_to_float32(self.model)
         self.head = None if classifier else VerdictHead(self.model, spec.verdict_ids, in_float32=True)
         self.name, self.tokens_a_batch = model, TOKENS_A_BATCH
 
@@ -116,7 +116,7 @@ class TransformersEngine:
         logger.warning(f"out of memory: using batches of {self.tokens_a_batch} tokens from now on")
 
 
-def _widen(model) -> None:
+def _convert_to_float32(model) -> None:
     """
     Convert auto-round's layers to float32 where the CPU emulates half precision. The weights keep their values.
 

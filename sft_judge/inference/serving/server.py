@@ -68,7 +68,7 @@ async def _serve(settings: Settings, name: str, spec, prompt: JudgePrompt, args,
 
     async with open_client(args) as client:
         service = Service(name, AsyncVllm(client, spec), prompt, spec, settings.limits)
-        await _try_out(service, settings.model)
+        await _judge_example(service, settings.model)
         others = await openai_app(client, args) if settings.with_openai else None
         app = build_app(service, Keys(settings.keys), (get_prometheus_registry(),), others)
         server = uvicorn_server(app, settings.limits, settings.log_requests)
@@ -84,7 +84,7 @@ async def _serve(settings: Settings, name: str, spec, prompt: JudgePrompt, args,
         return service.engine.alive
 
 
-async def _try_out(service: Service, model: str) -> None:
+async def _judge_example(service: Service, model: str) -> None:
     """Judge one battle before serving: an engine that cannot run a judge may start, and die on the first request."""
     try:
         await service.answer(json.dumps(EXAMPLE).encode())
