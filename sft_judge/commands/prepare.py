@@ -165,7 +165,8 @@ def print_counts(counts: dict, rejects) -> None:
     if counts["rejected_by"]:
         print(f"  they are in {rejects}")
     ties, shown = counts["ties"], ", ".join(map(str, counts["rows_by_fold"])) or "no folds"
-    print(f"{sum(ties.values())} ties: {next(iter(ties))}; rows by fold: {shown}")
+    done = {"keep": "kept", "drop": "dropped", "split": "split"}[next(iter(ties))]
+    print(f"{sum(ties.values())} ties {done}; rows by fold: {shown}")
     if counts["languages_detected"] is not None:
         by_language = ", ".join(f"{name} {count}" for name, count in list(counts["languages"].items())[:8])
         print(f"{counts['languages_detected']} languages detected, {counts['languages_stated']} stated: {by_language}")

@@ -38,7 +38,7 @@ def render_audit(name: str, audit: dict, examples: list[tuple[str, dict]]) -> tu
         Section("Lengths in tokens", _token_pictures(audit["tokens"]), [*tokens, *_token_quantiles(audit["tokens"])]),
         *(Section(f"Rows by {table.title.lower()}", tables=[table]) for table in counts),
         Section("Models", [plots.plot_win_rates(rated)] if rated else [], models_tables(audit["models"])),
-        Section("Text that could be taken for more than text", tables=[injections]),
+        Section("Text like control tokens, tags or verdicts", tables=[injections]),
         Section(
             "Examples",
             texts=[battle_text(why, row) for why, row in examples],
@@ -61,7 +61,7 @@ def overview_table(audit: dict) -> Table:
         ["rows that repeat a row", f"{duplicates['rows_repeating_a_row']:,}"],
         ["rows with identical responses", f"{audit['identical_responses']:,}"],
         *([f"rows with an empty {FIELD_NAMES[name]}", f"{count:,}"] for name, count in audit["empty"].items()),
-        ["rows with text that could be taken for more", f"{audit['hostile_rows']:,}"],
+        ["rows with text like control tokens, tags or verdicts", f"{audit['hostile_rows']:,}"],
     ]
     if leaks is None:
         return Table("Overview", ["what", "rows"], rows, "no folds yet, so none of them leaks; `prepare` makes folds")

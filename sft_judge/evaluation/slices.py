@@ -35,7 +35,7 @@ def slices(battles: pa.Table) -> dict[str, dict[str, np.ndarray]]:
         "source": [value or "unknown" for value in column(battles, "source")],
         "category": [value or "unknown" for value in column(battles, "category")],
         "kind of tie": _tie_kinds(battles),
-        "text that could be taken for more": _injection_masks(battles),
+        "text like control tokens": _injection_masks(battles),
     }
     labels = _own_labels(battles) | labels
     parts = {dimension: _masks(values) for dimension, values in labels.items()}

@@ -80,10 +80,10 @@ def check_calibration(where, calibration) -> None:
 
 
 def describe_calibration(calibration: dict) -> str:
-    """Describe a calibration, as in `temperature 1.234, of ties 2.1 and 0.3; its own for German, French`."""
+    """Describe a calibration, as in `temperature 1.234, tie temperature 2.1, tie offset +0.3; its own for German, French`."""
     text = f"temperature {calibration['temperature']:.4g}"
     if "tie_temperature" in calibration:
-        text += f", of ties {calibration['tie_temperature']:.4g} and {calibration['tie_offset']:+.4g}"
+        text += f", tie temperature {calibration['tie_temperature']:.4g}, tie offset {calibration['tie_offset']:+.4g}"
     own = calibration.get("languages")
     return text + (f"; its own for {', '.join(own)}" if own else "")
 

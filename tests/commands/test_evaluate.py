@@ -21,7 +21,7 @@ from sft_judge.modeling.judge_spec import Budget, JudgeSpec, write_spec
 
 pytestmark = pytest.mark.unit
 ROWS = 300
-HOSTILE = "text that could be taken for more"
+HOSTILE = "text like control tokens"
 LANGUAGES = ("English", "日本語", "<script>alert(1)</script>", "$\\frac{x}$")
 FIGURES = ("log_loss accuracy brier ece swap_agreement first_position_rate tie_recall macro_f1 kappa").split()
 
