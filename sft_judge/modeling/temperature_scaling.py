@@ -80,7 +80,7 @@ def check_calibration(where, calibration) -> None:
 
 
 def describe_calibration(calibration: dict) -> str:
-    """Describe a calibration, as in `temperature 1.234, tie temperature 2.1, tie offset +0.3; its own for German, French`."""
+    """Describe a calibration, as in `temperature 1.2, tie temperature 2.1, tie offset +0.3; its own for German`."""
     text = f"temperature {calibration['temperature']:.4g}"
     if "tie_temperature" in calibration:
         text += f", tie temperature {calibration['tie_temperature']:.4g}, tie offset {calibration['tie_offset']:+.4g}"
