@@ -194,6 +194,12 @@ def table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
     return markdown(columns, rows)
 
 
+def all_arms(votes: Votes) -> dict[str, Arm]:
+    """Return the baselines, the arms whose results are stored, and GPT-4's verdicts, in the order of the table."""
+    arms = votes.baselines() | votes.arms() | {GPT4: votes.gpt4()}
+    return {name: arms[name] for name in sorted(arms, key=ORDER.index)}
+
+
 def short_table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
     """Return the table of the README: the arms of IN_README that are there, with four figures each."""
     rows = []
@@ -257,8 +263,7 @@ def main() -> None:
     if not file.is_file():
         parser.error(f"{file}: no such file of votes; give --votes or set SFT_JUDGE_DATA")
     votes = Votes(file)
-    arms = votes.baselines() | votes.arms() | {GPT4: votes.gpt4()}
-    arms = {name: arms[name] for name in sorted(arms, key=ORDER.index)}
+    arms = all_arms(votes)
     blocks = (
         (PAGE, "table", table(votes, arms)),
         (PAGE, "answers", answers(votes, arms)),

@@ -48,7 +48,8 @@ def table_row(name: str) -> list[str]:
     config, adapters = read_recipe(name, ["--output_dir", "unused"]).configs()
     run = cost_of_run(config, adapters, None, gpus=1)
     peak = next(iter(run.parts.values())).peak
-    gpu = next(iter(find_gpus(peak)), None)
+    fitting = [name for name in find_gpus(peak) if name != "T4" or adapters.dtype != "bfloat16"]  # a T4 has none
+    gpu = next(iter(fitting), None)
     method = "QLoRA, 4 bits" if adapters.load_in_4bit else "LoRA" if adapters.use_peft else "all weights"
     lengths = np.full(BATTLES * views_of(config), min(TOKENS, run.longest))
     flops = flops_of(run.cost, lengths, run.rows, run.longest) * passes_of(config) * config.num_train_epochs

@@ -49,7 +49,8 @@ def table(tmp_path, monkeypatch):
     """mtbench_table.py with results in a folder of its own."""
     import mtbench_table
 
-    monkeypatch.setattr(mtbench_table, "RESULTS", tmp_path / "results")
+    for name in ("RESULTS", "PAGE", "README"):  # nothing of the project is written
+        monkeypatch.setattr(mtbench_table, name, tmp_path / name.lower())
     (tmp_path / "results").mkdir()
     return mtbench_table
 
@@ -181,3 +182,18 @@ def test_the_page_gets_a_row_for_each_arm_and_the_answers_that_can_be_given(
         assert text.count(f"\n| {arm} |") == 1
     assert text.count(" minus ") == 4 and table.ZERO_SHOT_THERE not in text
     assert readme.read_text().count("\n| ") == 7  # a heading, its rule, and the arms of the short table
+
+
+def test_the_tables_of_the_readme_and_the_page_are_those_of_the_stored_results(data_folder):
+    import mtbench_table
+    import results
+
+    votes = mtbench_table.Votes(data_folder / "mtbench_majority_q1to7.jsonl")
+    arms = mtbench_table.all_arms(votes)
+    shown = {
+        (mtbench_table.PAGE, "table"): mtbench_table.table(votes, arms),
+        (mtbench_table.README, "real votes"): mtbench_table.short_table(votes, arms),
+    }
+    for (page, name), lines in shown.items():
+        _, there = results.replaced(page.read_text(encoding="utf-8"), name, "")
+        assert there == "\n".join([*lines, ""]), "python scripts/mtbench_table.py"

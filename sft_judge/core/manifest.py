@@ -69,7 +69,7 @@ def fingerprint(module, args, hashes: dict[str, str]) -> str:
     Args:
         module: module of the stage.
         args: its arguments.
-        hashes: content hashes of at least these inputs, by path.
+        hashes: content hashes by path, of at least the stage's inputs.
     """
     inputs = {str(path): hashes[str(path)] for path in stage_inputs(module, args)}
     parts = [module.__name__, source_hash(module.__name__), _settings(args), inputs]
@@ -231,13 +231,13 @@ def stage_outputs(module, args) -> list[Path]:
     return module.outputs(args) if "outputs" in vars(module) else paths_in(vars(args), OutputPath)
 
 
-def read_stages(folder: Path, but: Path) -> list[dict]:
+def read_stages(folder: Path, excluded: Path) -> list[dict]:
     """
     Read the manifests below a folder, oldest first.
 
     Args:
         folder: the folder.
-        but: manifest to leave out, that of the current evaluation.
+        excluded: manifest to leave out, that of the current evaluation.
 
     Returns:
         `{"stage", "output", "seconds", "peak_memory_mb"}` of each stage.
@@ -248,7 +248,7 @@ def read_stages(folder: Path, but: Path) -> list[dict]:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if file.resolve() == but.resolve() or not isinstance(manifest, dict) or "peak_memory_mb" not in manifest:
+        if file.resolve() == excluded.resolve() or not isinstance(manifest, dict) or "peak_memory_mb" not in manifest:
             continue
         output = file.parent if file.name == "manifest.json" else file.with_name(file.name[: -len(".manifest.json")])
         row = {key: manifest.get(key) for key in ("stage", "seconds", "peak_memory_mb")}

@@ -59,7 +59,7 @@ def read_adapter_config(folder: str | Path) -> dict:
     if not isinstance(fields, dict) or not isinstance(fields.get("peft_type"), str):
         raise InputError(f"{file}: not a PEFT adapter's configuration, because peft_type is missing. Copy it again.")
     if not isinstance(fields.get(BASE), str) or not fields[BASE]:
-        raise InputError(f"{file}: {BASE} is {fields.get(BASE)!r}, expected the folder or hub id of the base model.")
+        raise InputError(f"{file}: {BASE} is {fields.get(BASE)!r}, expected the folder or Hub id of the base model.")
     if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
         pickled = (Path(folder) / "adapter_model.bin").is_file()
         why = "adapter_model.bin is pickled, which is never opened; save it again with PEFT" if pickled else "missing"

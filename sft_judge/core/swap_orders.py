@@ -2,7 +2,8 @@
 Conversion of verdicts between the two orders of a battle's responses, averaging over orders, and adding a tie.
 
 Swapping verdicts for the other order, merging two orders and extending two verdicts to three are defined only in this
-module. Arrays `[..., K]` are in the order of `VERDICTS`.
+module. Arrays `[..., K]` are in the order of `VERDICTS`. Values are *un-swapped* if column a is the battle's own
+response_a in every order.
 """
 
 import numpy as np

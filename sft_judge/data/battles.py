@@ -132,7 +132,10 @@ def open_battles(path: Path, limit: int | None = None) -> BattleFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such battles file. `sft-judge import` makes one from competition files.")
+        raise InputError(
+            f"{path}: no such battles file. `sft-judge import` makes one from competition files, preference "
+            "data and votes."
+        )
     table = None
     try:
         if path.suffix == ".jsonl":
@@ -149,7 +152,7 @@ def open_battles(path: Path, limit: int | None = None) -> BattleFile:
     if missing:
         raise InputError(
             f"{path}: no column {missing[0]!r}; battles have {', '.join(REQUIRED)}. "
-            "Convert competition files to battles with `sft-judge import`."
+            "`sft-judge import` makes battles from competition files, preference data and votes."
         )
     if num_rows == 0:
         raise InputError(f"{path}: no battles in it.")
@@ -265,7 +268,9 @@ def _check(path: Path, table: pa.Table, start: int, seen: set[int]) -> None:
         row = pc.index(bad, True).as_py()
         if row >= 0:
             message = reason.format(repr(values[row].as_py())) if values is not None else reason
-            raise InputError(f"{path} row {start + row + 1}: {message}. `sft-judge import` sorts out such rows.")
+            raise InputError(
+                f"{path} row {start + row + 1}: {message}. `sft-judge import` rejects such rows and lists them."
+            )
 
     there = table.column_names
     for name in ("id", *FIELDS):
@@ -284,10 +289,14 @@ def _check(path: Path, table: pa.Table, start: int, seen: set[int]) -> None:
     if found := find_bad_number(table):
         row, reason = found
         who = f" (battle {table['id'][row].as_py()})" if "id" in there else ""
-        raise InputError(f"{path} row {start + row + 1}{who}: {reason}. `sft-judge import` sorts out such rows.")
+        raise InputError(
+            f"{path} row {start + row + 1}{who}: {reason}. `sft-judge import` rejects such rows and lists them."
+        )
     for name in table["id"].to_pylist() if "id" in there else ():
         if hash(name) in seen:
-            raise InputError(f"{path}: id {name!r} is in more than one row; stages join on ids, which must be unique.")
+            raise InputError(
+                f"{path}: id {name!r} is in more than one row; files are joined by id, so ids must be unique."
+            )
         seen.add(hash(name))
 
 

@@ -1,7 +1,7 @@
 """
 Probs files, which hold a judge's probabilities for later stages: K log-probabilities for each battle and order.
 
-Rows are un-swapped when written (`a` is always the battle's own response_a) and raw: the reader applies calibration,
+Rows are un-swapped when written (`a` is the battle's own response_a in every order) and raw: the reader applies calibration,
 once. Parquet stores the provenance in its schema metadata under `sft_judge`. CSV is read, without provenance.
 
 A prediction that was stopped by its deadline leaves battles unread. These battles are in the file once, in the order
@@ -175,7 +175,9 @@ def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray, ti
     for row, key in enumerate(zip(ids, orders, strict=True)):
         if key in seen:
             where = f"{path} row {row // times + 1}: id {key[0]}"
-            raise InputError(f"{where} occurs twice in order {key[1]}; stages join on ids, which must be unique.")
+            raise InputError(
+                f"{where} occurs twice in order {key[1]}; files are joined by id, so ids must be unique in each order."
+            )
         seen.add(key)
 
 

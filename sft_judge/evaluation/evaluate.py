@@ -14,6 +14,7 @@ from sft_judge.evaluation import bias
 from sft_judge.evaluation.align import Aligned, column
 from sft_judge.evaluation.baselines import FREQUENCIES, baseline_probs, longer_response
 from sft_judge.evaluation.bootstrap import MIN_ERRORS, MIN_PROMPTS, Draws, interval, resample, share
+from sft_judge.evaluation.headline import compare_with_baselines
 from sft_judge.evaluation.metrics import (
     cross_entropy,
     figure_intervals,
@@ -57,6 +58,8 @@ def measure_judges(
     result["class_frequencies"], result["longer_frequencies"] = frequencies.tolist(), longer_frequencies.tolist()
     ordered = {name: draws[name] for name in (*baselines, *judges, *best)}
     result["worth"] = _skill_rows(ordered, aligned.truth is not None)
+    measure = "log_loss" if aligned.judges[main].has_probs else "accuracy"
+    result["against_baselines"] = compare_with_baselines(draws, main, list(baselines), measure)
     result["calibrated"] = [name for name, judge in aligned.judges.items() if judge.calibrated.calibration]
     result["worst"] = worst_battles(aligned, main)
     if len(judges) > 1:
@@ -134,7 +137,7 @@ class Shared:
         """
         aligned, judge = self.aligned, self.aligned.judges[name]
         probs, clipped = judge.probs, judge.probs[np.arange(len(judge.probs)), self.aligned.verdicts] < MIN_PROBABILITY
-        bins, losses = draws["bins"][0], cross_entropy(one_hot(aligned.verdicts, aligned.num_verdicts), probs)
+        losses = cross_entropy(one_hot(aligned.verdicts, aligned.num_verdicts), probs)
         result = {"n": len(probs), **figure_intervals(draws)}
         if "expected" in draws:
             result["expected_log_loss"] = interval(draws["expected"] / draws["n"], draws.of_prompts["n"])
@@ -143,11 +146,7 @@ class Shared:
             "clipped": int(clipped.sum()) if judge.has_probs else 0,
             "longer_response_rate": {who: share(draws, f"longer {who}", 0, 1) for who in ("judge", "people")},
             "style": bias.style_effects(draws, self.styles),
-            "reliability": [
-                {"n": int(count), "confidence": confidence / count, "accuracy": hits / count}
-                for count, confidence, hits in bins.T.tolist()
-                if count > 0
-            ],
+            "reliability": reliability(draws),
             "slices": slice_figures(draws, self._masks(name), losses, aligned.clusters),
         }
         return result | ({"own_family": bias.own_family(draws, self._family(name))} if "own" in draws else {})
@@ -167,6 +166,27 @@ class Shared:
         if not seen.any() or seen.all():
             return self.masks
         return self.masks | {"training": {"seen in training": seen, "kept from training": ~seen}}
+
+
+def reliability(draws: Draws) -> list[dict]:
+    """
+    Compute the accuracy in bins of confidence, with intervals over prompts.
+
+    Args:
+        draws: resampled columns of a judge; `bins` are sums of rows, confidence and right verdicts by bin.
+
+    Returns:
+        `{"n", "confidence", "accuracy", "low", "high"}` of each bin that is not empty.
+    """
+    found = []
+    for place in np.flatnonzero(draws["bins"][0, 0] > 0):
+        counts, confidences, hits = (draws["bins"][:, row, place] for row in range(3))
+        under, _, over = draws.of_prompts["bins"][:, :, place].T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            accuracy = interval(hits / counts, under, over)
+        facts = {"n": int(counts[0]), "confidence": float(confidences[0] / counts[0])}
+        found.append(facts | {"accuracy": accuracy["value"], "low": accuracy["low"], "high": accuracy["high"]})
+    return found
 
 
 def worst_battles(aligned: Aligned, name: str) -> list[dict]:

@@ -82,7 +82,8 @@ def row_columns(
     Args:
         probs: calibrated probabilities, one row per battle `[N, K]`.
         verdicts: people's verdicts `[N]`, indices into VERDICTS.
-        orders: the judge's probabilities in each order `[N, 2, K]`, un-swapped, NaN if an order was not run.
+        orders: the judge's probabilities in each order `[N, 2, K]`, un-swapped (a is the battle's own response_a in
+            every order), NaN if an order was not run.
         chosen: share of each verdict in the judge's choice `[N, K]`; defaults to the most probable verdict.
 
     Returns:
@@ -155,12 +156,12 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     - `log_loss`: in nats.
     - `brier`: summed over verdicts, from 0 to 2.
-    - `accuracy`: a tie is a third verdict. In `accuracy_ties_half` a tie on one side counts half.
-      `accuracy_without_ties` leaves out rows on which either side says tie.
+    - `accuracy`: a tie is a third verdict. In `accuracy_ties_half` a row on which exactly one of the judge and people
+      says tie counts half. `accuracy_without_ties` leaves out rows on which the judge or people say tie.
     - `ece`: expected calibration error of the chosen verdict's probability over equal-mass bins, see `debiased_ece`.
     - `tie_recall`: share of people's ties that the judge calls ties.
     - `macro_f1`: mean F1 over the verdicts that occur.
-    - `kappa`: Cohen's kappa; `kappa_without_ties` without rows on which either side says tie.
+    - `kappa`: Cohen's kappa; `kappa_without_ties` leaves out rows on which the judge or people say tie.
 
     A row on which nothing was chosen counts as wrong. `_order_figures` and `_preferred_figures` add theirs.
 

@@ -30,7 +30,7 @@ def collect_judge_provenance(
         judge = aligned.judges[name]
         metadata = judge.source.metadata
         entry = {"probs": str(path), "sha256": content_hash(path), "calibration": judge.calibrated.reason}
-        entry |= {key: str(metadata[key]) for key in ("model", "engine", "versions", "folds") if metadata.get(key)}
+        entry |= {key: metadata[key] for key in ("model", "engine", "versions", "folds") if metadata.get(key)}
         caveats = _caveats(judge, battles_hash, fold)
         judges[name] = entry | ({"caveat": "; ".join(caveats)} if caveats else {})
     provenance = {"sft_judge": f"{__version__}, commit {git_commit() or 'unknown'}", "battles": str(battles)}

@@ -12,6 +12,7 @@ from sft_judge.data.probs import clip_log
 from sft_judge.data.style import text_lengths
 from sft_judge.evaluation.agreement import agreement_table
 from sft_judge.evaluation.benchmarks import benchmark_table
+from sft_judge.evaluation.headline import headline
 from sft_judge.evaluation.policy_wins import policies_table
 from sft_judge.evaluation.reporting import plots, tables
 from sft_judge.evaluation.reporting.html import Section, Table, Text, render_page
@@ -31,6 +32,7 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
     lengths, logs = metrics["lengths"], metrics["logs"]
     judges = metrics.get("judges") or {metrics["main"]: metrics}
     name, main = metrics["main"], judges[metrics["main"]]
+    judges = {name: main, **judges}  # the main judge comes first in every table and plot
     sections = [
         Section("", [_skill_plot(metrics, judges)], [replace(tables.skill_table(metrics), main=name)]),
         Section("Benchmark", tables=[benchmark_table(metrics["benchmark"])] if "benchmark" in metrics else []),
@@ -41,6 +43,7 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
                 f"Slices: {dimension}",
                 [plots.plot_slice_losses(dimension, _select_judges(judges, dimension))],
                 [table],
+                note=f"The table has the figures of {name}." if len(judges) > 1 else "",
             )
             for dimension, table in zip(main["slices"], tables.slice_tables(main["slices"]), strict=True)
         ),
@@ -69,16 +72,27 @@ def render_report(metrics: dict, examples: dict[str, list[Text]]) -> str:
         Section("All figures", tables=[tables.figures_table(judges)]),
         Section("Lengths", [plots.plot_lengths(**lengths)], [_lengths_table(**lengths)]),
         Section("What was cut", tables=[tables.cut_table(metrics["cut"])] if metrics.get("cut") else []),
-        Section("Log loss by step", [plots.plot_losses(logs)] if logs else [], [_logs_table(logs)] if logs else []),
+        Section(
+            "Losses by step",
+            [
+                plots.plot_losses(logs, key)
+                for key in _LOSSES
+                if any(key in row for log in logs.values() for row in log)
+            ],
+            [_logs_table(logs)] if logs else [],
+            note="The training loss is what a run minimises. With soft labels or other terms it is not a log loss, so "
+            "runs with different settings cannot be compared by it.",
+        ),
         Section("Cost", tables=[tables.stages_table(metrics["stages"])] if metrics.get("stages") else []),
-        Section("Provenance", tables=[_provenance_table(metrics["provenance"])]),
+        Section("Provenance", tables=_provenance_tables(metrics["provenance"])),
     ]
     notes = [
-        f"{metrics['n']:,} battles over {metrics['num_prompts']:,} prompts, near-equal ones and follow-ups as one. "
-        "In brackets: 95 % intervals, prompts resampled. Log loss in nats, lower is better.",
+        f"{metrics['n']:,} battles over {metrics['num_prompts']:,} prompts; similar prompts and follow-ups count as "
+        "one. In brackets: 95 % intervals over prompts. Log loss is in nats; lower is better.",
         *metrics["notes"],
     ]
-    return render_page(f"sft_judge: {name}", "How good the judges are", notes, sections)
+    lead = headline(metrics, judges)
+    return render_page(f"sft_judge: {name}", "How good the judges are", notes, sections, lead)
 
 
 def _skill_plot(metrics: dict, judges: dict) -> str:
@@ -113,11 +127,25 @@ def _comparison(metrics: dict, judges: dict) -> list[Section]:
     ]
 
 
-def _provenance_table(provenance: dict) -> Table:
-    rows = [[key, str(value), ""] for key, value in provenance.items() if key != "judges"]
-    for name, judge in provenance["judges"].items():
-        rows += [[name if place == 0 else "", key, str(judge[key])] for place, key in enumerate(judge)]
-    return Table("Provenance", [], rows, prose=True)
+def _provenance_tables(provenance: dict) -> list[Table]:
+    """Build the tables of what the figures come from: of all, of each judge, and of the versions of the libraries."""
+    judges = provenance["judges"]
+    rows = [[key, str(value)] for key, value in provenance.items() if key != "judges"]
+    keys = list(dict.fromkeys(key for judge in judges.values() for key in judge if key != "versions"))
+    of_judges = [[key, *(_shown(judge.get(key)) for judge in judges.values())] for key in keys]
+    versions = {name: judge.get("versions") or {} for name, judge in judges.items()}
+    packages = list(dict.fromkeys(package for known in versions.values() for package in known))
+    of_versions = [[package, *(known.get(package, "") for known in versions.values())] for package in packages]
+    tables = [Table("Provenance", ["", "value"], rows, prose=True)]
+    tables += [Table("Probs files", ["", *judges], of_judges, prose=True)] if of_judges else []
+    return tables + ([Table("Versions", ["", *judges], of_versions, folded=True)] if of_versions else [])
+
+
+def _shown(value) -> str:
+    """Return a value of the provenance as text; a table of folds as `fold-0: 1 2 3`."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_shown(part)}" for key, part in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def _bins_table(name: str, judge: dict) -> Table:

@@ -1,8 +1,8 @@
 """
 Slices of the battles on which a judge may be better or worse: language, turns, lengths, source, models, category.
 
-Small parts of a dimension are merged into "other", so that no row is left out and no interval is meaningless. A part's
-log loss is compared to that of all other rows, with a correction for the number of parts.
+Small parts of a dimension are merged into "other": no row is left out, and the other parts are large enough for an
+interval. A part's log loss is compared to that of all other rows, with a correction for the number of parts.
 """
 
 from collections import Counter
@@ -105,10 +105,10 @@ def slice_figures(
     """
     Compute the figures of each part of each dimension.
 
-    `differs` is controlled at a false discovery rate of 5 % over all parts of all dimensions (Benjamini and Hochberg
+    `differs` is tested at a false discovery rate of 5 % over all parts of all dimensions (Benjamini and Hochberg
     1995). It uses the larger of two p-values: from the part's own draws, and from the spread of all rows. In twenty
-    skewed losses the mean and its standard error tend to be small together, so the first p-value alone finds
-    differences in most reports where there are none.
+    skewed losses the mean and its standard error tend to be small together, so the first p-value alone reports
+    a false difference in most reports.
 
     Args:
         draws: resampled columns, including `slice_columns`.

@@ -132,10 +132,10 @@ def _disabled_bar(make, args: tuple, options: dict):
 
 def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None) -> list[Judgement]:
     """
-    Convert un-swapped log-probabilities to judgements: average the orders' probabilities, then calibrate.
+    Convert log-probabilities to judgements: average the orders' probabilities, then calibrate.
 
     Args:
-        logp: log-probabilities [N, orders, K].
+        logp: log-probabilities [N, orders, K], un-swapped (a is the battle's own response_a in every order).
         spec: the judge's judge.json.
         languages: language of each battle [N], for a calibration by language.
     """

@@ -1,9 +1,9 @@
 """
 Predict verdict probabilities of battles: choose the judge and orders of each row, and resume a killed run.
 
-A judge is one folder, or a folder of `fold-*` judges. Out of fold, a row is scored by the judge that held out its
-fold; rows without a fold are scored by all judges and averaged. Finished blocks are kept beside the output until all
-are done.
+A judge is one folder, or a folder of `fold-*` judges. Out of fold, a labelled row is scored by the judge that
+held out its fold; an unlabelled row is scored by all judges and averaged. Finished blocks are kept beside the output
+until all are done.
 """
 
 import logging
@@ -50,7 +50,7 @@ class PredictSettings:
 
 @dataclass(eq=False)
 class Block:
-    """Represent one block of the rows that a judge scores, and the place of its scores."""
+    """Represent one block of the rows that a judge scores, and where its scores are stored."""
 
     work: Work
     judge: int
@@ -74,7 +74,8 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
         model: folder of a judge, or of `fold-*` judges.
         jobs: battles files and their outputs.
         settings: how to score them.
-        fingerprint: hash of everything that the scores depend on. Unfinished work with another one is deleted.
+        fingerprint: hash of everything that the scores depend on. Unfinished work with another
+            fingerprint is deleted.
 
     Returns:
         Facts for the manifest. None if other processes still have blocks to do; no output is written then.
@@ -196,7 +197,7 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, made_by: dict, set
             str(fold): {"model": folder, "folds_seen": judges[folder].training.get("folds_seen", [])}
             for fold, folder in fold_owners(judges, labelled_folds(job.battles) - {None}).items()
         }
-        metadata["without_label"] = list(judges)  # no judge was trained on unlabelled rows: they have the mean of all
+        metadata["without_label"] = list(judges)  # no judge was trained on unlabelled rows: they get the mean of all
     shown = np.tile(np.array(orders, dtype=object), job.battles.num_rows)
     languages = None if job.languages is None else np.repeat(job.languages, len(orders))
     return Probs(ids, shown, logp.reshape(-1, 3), metadata, languages=languages)

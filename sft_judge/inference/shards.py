@@ -100,7 +100,7 @@ class Work:
         Args:
             judge: index of the judge.
             rows: rows of the block.
-            logp: un-swapped log-probabilities [rows, orders, K].
+            logp: log-probabilities [rows, orders, K], un-swapped (a is the battle's own response_a in every order).
         """
         self.stamp()
         _save(self.block(judge, rows), logp)
@@ -162,7 +162,7 @@ class RowWork(Work):
         Args:
             rows: row numbers [R].
             orders: the orders shown.
-            logp: un-swapped log-probabilities [R, orders, K].
+            logp: log-probabilities [R, orders, K], un-swapped (a is the battle's own response_a in every order).
         """
         self.stamp()
         name = f"{'-'.join(orders)}-{rows[0]:09d}.npy"  # unique: no other process scores this row in this order

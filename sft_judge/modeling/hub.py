@@ -158,8 +158,8 @@ def push_folder(
         overwrite_card: replace a card that was edited on the Hub since the last push.
 
     Raises:
-        InputError: the Hub cannot be reached or refuses, the repository holds something else than a judge, or its card
-            was edited. Nothing is uploaded then.
+        InputError: the Hub cannot be reached or refuses, the repository holds something other than a judge, or its
+            card was edited. Nothing is uploaded then.
     """
     if is_adapter(folder):
         _check_base(folder)
@@ -244,7 +244,7 @@ def _check_card(hub: HfApi, there: ModelInfo, card: Path) -> None:
         )
     if was_edited(text, card.read_text(encoding="utf-8")):
         raise InputError(
-            f"The card of {there.id} was edited on the hub since it was pushed. Copy its README.md into the folder "
+            f"The card of {there.id} was edited on the Hub since it was pushed. Copy its README.md into the folder "
             f"(hf download {there.id} {CARD} --local-dir DIR), or give --overwrite-card."
         )
 

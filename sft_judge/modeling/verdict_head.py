@@ -4,6 +4,9 @@ Compute only K rows of the LM head, at the answer position.
 The forward of the LM head is replaced, not that of the model. The family's own forward still runs around it, so its
 code applies the logit scale and the soft-cap, and the hooks with which DeepSpeed and FSDP gather the head's weights
 still run. While no answer position is set, the full head is used, so that the model can still generate.
+
+Shapes: B sequences of T tokens, R rows with an answer position each, D hidden units, K verdicts, V tokens of the
+vocabulary.
 """
 
 from collections.abc import Callable
@@ -36,7 +39,7 @@ class VerdictHead:
             verdict_ids: token ids of the verdicts [K].
             scatter: give the head's weight a sparse gradient of K rows, see `dense_gradients`. Not for launchers whose
                 hooks expect dense gradients (DDP, DeepSpeed, FSDP).
-            last_layer: compute the last layer at the answer positions only, until `release`.
+            last_layer: compute the last layer at the answer positions only; call `release` after each step.
             in_float32: multiply the K rows in float32 whatever the model's dtype. In bfloat16 a logit of 16 to 32 is
                 rounded to a multiple of 1/8.
         """

@@ -68,7 +68,7 @@ def read_pipeline(file: Path, also: tuple[str, ...] = ()) -> dict:
 
     Args:
         file: the file.
-        also: additional keys, as of a sweep file; they are inherited too.
+        also: additional keys, such as those of a sweep file; they are inherited too.
 
     Raises:
         InputError: the file is not valid YAML, or has an unknown key or step.
@@ -179,8 +179,8 @@ def _launch_words(file, name: str, stage: str, launch) -> list[str]:
         return []
     if stage != "train" or not isinstance(launch, dict) or "config" not in launch:
         raise InputError(
-            f"{file}: step {name!r} has launch: {launch!r}. Only trainings have launch, with a launch file and the "
-            "number of processes: launch: {config: zero2, processes: 4}."
+            f"{file}: step {name!r} has launch: {launch!r}. `launch` is for train steps and needs a launch file: "
+            "launch: {config: zero2, processes: 4}."
         )
     check_known(f"{file}, launch of step {name!r}", "key", launch, LAUNCH_FLAGS)
     words = [str(word) for key, value in launch.items() for word in (LAUNCH_FLAGS[key], value)]

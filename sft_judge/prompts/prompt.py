@@ -1,9 +1,10 @@
 """
 Convert a battle and a token budget to token ids, in the same way for training, labelling, quantising and serving.
 
-The frame (the text of the template around the fields) is rendered once for each *shape* of a battle, its numbers of
-turns. The ids of the frame and of the fields are concatenated: each field is encoded separately, as plain text. The
-answer position is therefore the length of the prompt, and is never searched for in the text.
+The frame (the text of the template around the fields) is rendered once for each *shape* of a battle: the number of
+turns of each field, and whether a language is shown. The ids of the frame and of the fields are concatenated: each
+field is encoded separately, as plain text. The answer position is therefore the length of the prompt, and is never
+searched for in the text.
 """
 
 import json
@@ -63,7 +64,7 @@ class JudgePrompt:
         words: the verdict words, one token each.
         budget: maximum numbers of tokens.
         language: show the prompt's language to the judge.
-        detect: detect the language if a battle does not state it; otherwise such a battle is shown without.
+        detect: detect the language if a battle does not state it; if False, such a battle is shown without a language.
 
     Raises:
         InputError: the tokenizer is not a fast one, or cannot encode every text; or the template is invalid.
@@ -147,7 +148,8 @@ class JudgePrompt:
 
     def fit(self, rows: list[dict]) -> list[Fields]:
         """
-        Tokenize the fields of battles and truncate them to the budget. Exchanging the responses exchanges the cuts.
+        Tokenize the fields of battles and truncate them to the budget. Truncation does not depend on which response is
+        shown first.
         """
         shown = [self.shown(row) for row in self.with_languages(rows)]
         texts = list({turn: None for fields in shown for turns in fields.values() for turn in turns})
@@ -260,8 +262,8 @@ class JudgePrompt:
 
     def _frame_ids(self, text: str, continued: bool) -> list[int]:
         """
-        Tokenize a piece of the frame. A piece after a field is encoded without the space that a family puts before a
-        text.
+        Tokenize a piece of the frame. A piece after a field is encoded without the space that some tokenizers put
+        before a text.
         """
         if continued and self._continued:
             return self._continued.encode(text, add_special_tokens=False).ids
@@ -284,14 +286,14 @@ class JudgePrompt:
         language = groups["language"][0][: self.budget.prompt] if shows_language else None
         lengths = [sum(map(len, groups[name])) for name in FIELDS]
         limits = (self.budget.prompt, self.budget.response, self.budget.response)
-        # use the longer frame of the two orders, so that exchanging the responses does not change a cut
+        # use the longer frame of the two orders, so that truncation does not depend on which response is shown first
         frames = [self.frame(num_prompt, *pair, shows_language) for pair in {(num_a, num_b), (num_b, num_a)}]
         room = self.budget.total - 1 - len(language or ()) - max(frame.length for frame in frames)
         num_turns = num_prompt + num_a + num_b
         if room < num_turns and room < sum(lengths):
             raise InputError(
-                f"Budget too small: of {self.budget.total} tokens the prompt template leaves {max(room, 0)} for "
-                f"{num_turns} turns. Raise the total budget to at least {self.budget.total + 64 - room}."
+                f"total_budget is too small: the prompt template leaves {max(room, 0)} of {self.budget.total} tokens for "
+                f"{num_turns} turns. Raise total_budget to at least {self.budget.total + 64 - room}."
             )
         allowed = water_fill([min(pair) for pair in zip(lengths, limits, strict=True)], max(room, 0))
         fitted, cut = {}, {}

@@ -2,7 +2,7 @@
 Share a token budget between the fields of a battle, between the turns of a field, and within a turn.
 
 All functions take and return numbers of tokens and never look at a text. Truncation therefore depends on lengths only,
-and exchanging the two responses exchanges their cuts.
+and not on which response is shown first.
 """
 
 

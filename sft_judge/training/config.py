@@ -89,7 +89,9 @@ class JudgeConfig(SFTConfig):
     dataset_revision: str | None = _help("branch, tag or commit of dataset_name")
     fold: int | None = _help("fold to hold out of training and to evaluate on")
     holdout_fold: int | None = _help("fold to hold out of training and evaluation, e.g. for calibration")
-    labels: list[str] | None = _help("probs files of the teachers, predicted out of fold: soft labels by (id, order)")
+    labels: list[str] | None = _help(
+        "probs files of the teachers, predicted out of fold: one distribution for each battle and order"
+    )
     distill_weight: list[float] = _help(
         "weight of the distillation loss, split evenly over the teachers, or one weight for each teacher; the rest "
         "of 1 is the weight of the hard loss",
@@ -113,9 +115,16 @@ class JudgeConfig(SFTConfig):
     prompt_template: str = _help("name of a template in prompts/, or a template file", DEFAULT_TEMPLATE)
     num_verdicts: int | None = _help("number of verdicts, 2 or 3; by default 3 if any label is a tie or partly a tie")
     verdict_words: list[str] | None = _help("answer words, one token each; by default A, B and tie (or C)")
-    prompt_budget: int = _help("maximum number of tokens of the prompt", Budget.prompt)
-    response_budget: int = _help("maximum number of tokens of each response", Budget.response)
-    total_budget: int = _help("maximum number of tokens of the whole sequence with its verdict", Budget.total)
+    prompt_budget: int = _help(
+        "maximum number of tokens of the prompt; the middle of longer turns is cut", Budget.prompt
+    )
+    response_budget: int = _help(
+        "maximum number of tokens of each response; the middle of longer turns is cut", Budget.response
+    )
+    total_budget: int = _help(
+        "maximum number of tokens of the whole sequence with its verdict; beyond it the longest texts are cut too",
+        Budget.total,
+    )
     show_language: bool = _help("show the prompt's language to the judge", False)
     margin_scale: float = _help("factor of a battle's `margin`, subtracted from the preferred verdict's logit", 0.0)
     agreement_weight: float = _help("weight of the symmetric KL between a battle's two orders", 0.0)
@@ -124,7 +133,9 @@ class JudgeConfig(SFTConfig):
     collapse_after: int = _help("steps before the first check for a collapse", 300)
     on_spike: str = _help("none, skip or stop if a micro-batch's loss is far above the running mean", "none")
     spike_factor: float = _help("ratio to the running mean above which a loss is a spike", 4.0)
-    swap: str = _help("orders to train a battle in: both (in one step), random (one of them) or none (a, b)", "both")
+    swap: str = _help(
+        "orders to train a battle in: both (in one step), random (one of them) or none (the order of the file)", "both"
+    )
     mix: dict | str | None = _help(
         "sampling rate of each source, e.g. {arena: 1, synthetic: 0.25}; by default every battle once"
     )

@@ -64,7 +64,7 @@ def split_folds(battles: pa.Table, fold: int | None, holdout_fold: int | None) -
     if fold is None and holdout_fold is None:
         return battles, None
     if "fold" not in battles.column_names:
-        raise InputError("The battles have no folds; `sft-judge prepare` makes them.")
+        raise InputError("The battles have no folds. Assign them with `sft-judge prepare`.")
     folds = set(pc.unique(battles["fold"]).to_pylist()) - {None}
     for wanted in {fold, holdout_fold} - {None}:
         if wanted not in folds:
@@ -163,8 +163,8 @@ def verdict_dataset(
         prompt: the prompt that turns a battle into token ids.
         policy: orders to show, see `shown_orders`.
         seed: seed of the orders.
-        teacher: by (id, order), the probabilities [N, K] of N teachers for the battle's own a and b. A row gets them
-            in the order shown, and they may replace its own label, see `soft_labels.correct_label`.
+        teacher: maps (id, order) to the probabilities [N, K] of N teachers, for response_a and response_b; a row in
+            order ba gets them swapped. They may replace the battle's own label, see `soft_labels.correct_label`.
         correct_above: threshold of `soft_labels.correct_label`.
         cached: read rows of the same content from disk if they exist.
 
@@ -207,11 +207,13 @@ def verdict_rows(
     battles: pa.Table, prompt: JudgePrompt, policy: str, seed: int, teacher: dict | None, correct_above: float
 ) -> Iterator[dict]:
     """
-    Yield a row for each labelled battle.
+    Yield a row for each battle that has a label or, with teachers, for every battle.
 
-    A row has `input_ids` [V][T], `targets` [V][K], with a teacher also `teacher` [V][N][K], `weight`, `margin`,
-    `length` in tokens, `id`, `row` (its number), `source`, `cut`, and `corrected` (True if the teachers replaced the
-    label). Weights are divided by their mean over the rows, so that they do not change the learning rate.
+    With teachers, a battle without a label of its own is trained on the mean of theirs. For V orders shown of T tokens
+    each, K verdicts and N teachers, a row has `input_ids` [V][T], `targets` [V][K], with teachers also `teacher`
+    [V][N][K], `weight`, `margin`, `length` in tokens, `id`, `row` (its number), `source`, `cut`, and `corrected` (True
+    if the teachers replaced the label). Weights are divided by their mean over the rows, so that they do not change the
+    effective learning rate.
 
     Args:
         battles: the battles.

@@ -82,7 +82,7 @@ def check_push(config: JudgeConfig, start: StartingPoint, is_adapter: bool) -> N
     if config.push_to_hub and is_adapter and not start.commit:
         raise InputError(
             f"push_to_hub is set for an adapter on {start.name}, a local folder that nobody else has. "
-            "Name the base by its hub id, or merge the judge and push the result: sft-judge merge, sft-judge push."
+            "Name the base by its Hub id, or merge the judge and push the result: sft-judge merge, sft-judge push."
         )
 
 

@@ -1,9 +1,9 @@
 """
 Loss of a row: cross-entropy over K verdict logits, distillation, and optional regularisation terms.
 
-Shapes: R rows (a battle in one order), K verdicts in the order of VERDICTS, K = 2 or 3. Every function returns the
-losses of the rows [R], in nats. The trainer sums them over a step, because only the trainer knows the number of rows
-in all its batches.
+Shapes: R rows (a battle in one order), K verdicts in the order of VERDICTS, K = 2 or 3, N teachers, V tokens of the
+vocabulary. Every function returns the losses of the rows [R], in nats. The trainer sums them over a step, because only
+the trainer knows the number of rows in all its batches.
 """
 
 import math
@@ -117,7 +117,7 @@ def agreement_loss(logits: Tensor) -> Tensor:
     """
     Compute the symmetric KL [B] between the two orders of a battle, from logits [B, 2, K] in the orders ab and ba.
 
-    In the second order the verdicts a and b refer to the other response, so its columns are exchanged first.
+    In the second order the verdicts a and b refer to the other response, so its columns are swapped first.
     """
     return symmetric_kl(logits[:, 0], swap(logits[:, 1]))
 

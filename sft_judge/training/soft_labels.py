@@ -1,8 +1,9 @@
 """
 Teachers' labels: checked to be out of fold, converted to the student's verdicts, and combined over teachers.
 
-A label is a probability of a battle's own a and b in the order shown. Any teacher can therefore teach any student:
-with another tokenizer, another template and, through `convert_verdicts`, another number of verdicts.
+A label is a distribution over the verdicts for a battle and an order. `a` is always the battle's response_a, whichever
+was shown first. Any teacher can therefore teach any student: with another tokenizer, another template and, through
+`convert_verdicts`, another number of verdicts.
 """
 
 from collections.abc import Iterable
@@ -24,7 +25,9 @@ from sft_judge.data.verdict_files import is_verdict_file, read_verdicts
 ADVICE = "Predict them with `--out-of-fold`, or set allow_in_sample to train on them nevertheless."
 EXTERNAL = "If you know that their judge was not trained on these battles, set external_teacher: true."
 TEACHER = tuple(f"teacher_{name}" for name in VERDICTS)  # columns of battles with an external teacher's probabilities
-MIN_LABEL = 1e-4  # lower bound of a teacher's probabilities; engines agree to 2e-3 at best, so smaller ones are noise
+MIN_LABEL = (
+    1e-4  # lower bound of a teacher's probabilities, because smaller ones make a very large loss, see floor_labels
+)
 NU = (1e-6, 1e6)  # search interval of Davidson's parameter
 
 
@@ -44,11 +47,11 @@ def read_teachers(
     Args:
         paths: probs files, or verdict files of judges without probabilities.
         battles: the file that is trained on; None for a data set.
-        rows: the battles that are trained on. Their folds must be proven; their share of ties sets the ties of a
-            teacher with two verdicts.
+        rows: the battles that are trained on. Their folds must be proven. If a teacher has two verdicts and the
+            student three, their share of ties is given to the teacher's labels.
         num_verdicts: K of the student.
         student: the folder to be written.
-        ties: one of TEACHER_TIES, for a student of two verdicts.
+        ties: `drop` or `split`, for a teacher of three verdicts and a student of two.
         allow_in_sample: accept labels that are not proven out of fold.
         external_teacher: accept a file without metadata, from a judge that the user knows was not trained on these
             battles.
@@ -137,7 +140,8 @@ def floor_labels(teacher: dict) -> tuple[dict, int]:
     """
     Raise probabilities below MIN_LABEL to MIN_LABEL, and normalise the changed labels.
 
-    A 0 stays 0 at every temperature, so `temperature**2` would scale the loss of a label that was never softened.
+    A probability of 0 stays 0 at every temperature, and one near 0 is hardly softened. `temperature**2`, which corrects
+    for softening, would make the loss of such a label very large.
 
     Args:
         teacher: labels by (id, order).
@@ -154,7 +158,9 @@ def floor_labels(teacher: dict) -> tuple[dict, int]:
 def _check_not_the_teacher(path: Path, probs: Probs, student: Path) -> None:
     made_by = probs.metadata.get("model")
     if made_by and student.resolve() in (Path(made_by).resolve(), *Path(made_by).resolve().parents):
-        raise InputError(f"output_dir {student} holds the teacher of {path}, which it would replace. Name another.")
+        raise InputError(
+            f"output_dir {student} holds the teacher of {path}, which it would replace. Choose another output_dir."
+        )
 
 
 def teacher_label(teacher: dict, battle: str, order: str) -> np.ndarray:
@@ -252,7 +258,9 @@ def check_out_of_fold(path: Path, probs: Probs, battles: Path | None, rows: pa.T
         if int(fold) in model["folds_seen"]:
             raise GateError(f"{path}: fold {fold} was labelled by {model['model']}, which trained on it. {ADVICE}")
     if battles is None:
-        raise GateError(f"{path}: labels are proven for a battles file only; set battles: FILE to use it. {ADVICE}")
+        raise GateError(
+            f"{path}: out-of-fold labels can be proven only for a battles file; train with battles: FILE. {ADVICE}"
+        )
     if probs.metadata.get("battles_sha256") != content_hash(battles):
         raise GateError(f"{path}: these labels are for another battles file than {battles}. Predict this file.")
     unproven = sorted(set(map(str, labelled_folds(rows))) - set(folds))

@@ -1,9 +1,11 @@
 """
 TRL's SFTTrainer with the loss on the verdict only, on rows that are already token ids.
 
-A step runs the trunk once and computes K rows of the LM head at the answer position. A battle is one example and may
-hold both of its orders, so that both are always in the same step. Soft labels are a column of the data set, not
-another trainer.
+A step runs the backbone (the model without its LM head) once and computes K rows of the LM head at the answer
+position. A battle is one example and may hold both of its orders, so that both are always in the same step. Soft
+labels are a column of the data set, not another trainer.
+
+Shapes: B battles, V orders shown (1 or 2), K verdicts, R = B * V rows, N teachers.
 """
 
 import logging
@@ -38,8 +40,8 @@ class VerdictTrainer(SFTTrainer):
     Train on the cross-entropy (and distillation) over the verdicts at the answer position.
 
     The loss of a step is the mean over all its rows: the sum of the rows' losses is divided by their number in the
-    whole step, however the rows are spread over processes and accumulated batches. Trainer counts the rows from the
-    labels, which hold one token per row.
+    whole step, however the rows are spread over processes and accumulated batches. Trainer counts rows as
+    the labels that are not -100; the collator sets one per row.
 
     The data sets hold token ids, as `dataset.py` makes them; SFTTrainer's own preparation is skipped.
 
@@ -54,14 +56,15 @@ class VerdictTrainer(SFTTrainer):
     def __init__(self, model, args: JudgeConfig, *, processing_class, verdict_ids: list[int], **options):
         collator = VerdictCollator(processing_class.pad_token_id, args.pad_to_multiple_of, args.padding_free)
         options["data_collator"] = options.get("data_collator") or collator
-        # SFTTrainer would require its own collator, and change the tokenizer after it was used to make the rows
+        # With these settings SFTTrainer would require its own collator, or change the tokenizer after the rows were
+        # made, so they are unset for it.
         changes = {"padding_free": False, "model_init_kwargs": None}
         changes |= dict.fromkeys(("chat_template_path", "eos_token", "pad_token"))
         super().__init__(model, args.with_changes(**changes), processing_class=processing_class, **options)
-        keep_unpacked(self.model)  # the model is evaluated between its training steps
+        keep_unpacked(self.model)  # an evaluation would otherwise repack 4-bit weights on a CPU
         self.model_accepts_loss_kwargs = True  # Trainer counts the step's rows, and compute_loss divides by them
         if self.accelerator.device.type == "cpu":
-            prepare_cpu_memory()  # for a model that load_model did not load
+            prepare_cpu_memory()  # load_model did this already, unless the model came from memory
         alone = self.accelerator.distributed_type == DistributedType.NO
         self.verdict_head = VerdictHead(self.model, verdict_ids, alone, args.last_layer_at_answer)
         self.collapse_guard = CollapseGuard(_frequencies(self.train_dataset))
@@ -81,7 +84,7 @@ class VerdictTrainer(SFTTrainer):
         Return True if mixed precision casts the inputs of adapters.
 
         PEFT casts the input of each adapter to float32, the dtype of the adapter's weights. Mixed precision then casts
-        it back: the numbers are the same, but every activation is copied twice.
+        the input back: the numbers are the same, but every activation is copied twice.
         """
         alone = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
         plain = self.accelerator.native_amp and self.accelerator.distributed_type in alone
@@ -109,7 +112,7 @@ class VerdictTrainer(SFTTrainer):
         Args:
             model: the wrapped model.
             inputs: a batch of `VerdictCollator`.
-            return_outputs: return the verdict logits and their log mass too.
+            return_outputs: return the verdict logits and the log of the probability mass on the verdict tokens too.
             num_items_in_batch: number of rows in the whole step; None for the mean over this batch.
         """
         config = self.args
@@ -148,7 +151,8 @@ class VerdictTrainer(SFTTrainer):
             inputs: the batch.
 
         Returns:
-            Losses [B, V], verdict logits [B, V, K], and the log mass on the verdicts [B, V] (None unless `whole`).
+            Losses [B, V], verdict logits [B, V, K], and the log of the probability mass on the
+            verdict tokens [B, V] (None unless `whole`).
         """
         config, targets, log_mass = self.args, inputs["targets"], None
         if whole:
@@ -176,7 +180,7 @@ class VerdictTrainer(SFTTrainer):
         return judge_loss(hard, logits, teachers, weights, temperatures, kind, confidence).view(shape)
 
     def _watch(self, logits, inputs, losses) -> None:
-        """Stop before a step with a loss that is not finite would spoil the weights; feed the collapse guard."""
+        """Raise before a loss that is not finite reaches the weights, and feed the collapse guard."""
         wrong = ~torch.isfinite(losses).all(dim=1)
         if wrong.any():
             raise self._stop_error(
@@ -204,7 +208,8 @@ class VerdictTrainer(SFTTrainer):
         self.status = status
         rate = self._get_learning_rate()
         return GateError(
-            f"Stopped at step {self.state.global_step + 1}: {what}. The learning rate is {rate:.3g}: try a lower one."
+            f"Stopped at step {self.state.global_step + 1}: {what}. If the cause is not the data, try a lower "
+            f"learning rate (now {rate:.3g})."
         )
 
     def training_step(self, *args, **kwargs):
@@ -224,14 +229,15 @@ class VerdictTrainer(SFTTrainer):
         moments = self.collapse_guard.moments.to(self.accelerator.device)
         wrong = self.collapse_guard.look(self.accelerator.reduce(moments, "sum"))
         if wrong and self.args.on_collapse == "stop":
-            raise self._stop_error(COLLAPSED, f"{wrong} (use --on_collapse warn to continue anyway)")
+            raise self._stop_error(COLLAPSED, f"{wrong} (set on_collapse: warn to continue anyway)")
         status = COLLAPSED if wrong else FINISHED
         if status != self.status:
             logger.warning(f"step {step}: {wrong or 'the judge beats the class frequencies again'}")
         self.status = status
 
-    # Evaluation runs one forward pass too. `compute_metrics` gets verdict logits [N, V, K], the log of the mass on the
-    # verdicts [N, V], and targets. The first axis is N battles, because accelerate truncates it in the last batch.
+    # Evaluation, like training, runs one forward pass. `compute_metrics` gets verdict logits [B, V, K], the log of the
+    # probability mass on the verdict tokens [B, V], and targets, with all battles of the data set on the first axis,
+    # because accelerate truncates this axis in the last batch.
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():

@@ -199,7 +199,7 @@ def test_stages_and_training_logs_are_collected(world, tmp_path):
         assert stages == [{"output": "student", "stage": "train", "seconds": 12.5, "peak_memory_mb": 700}]
         assert [list(row.values()) for row in metrics_of(run)["logs"]["student"]] == [[1, 1.1], [2, 0.9], [2, 1.0]]
     page = (run / "report.html").read_text()
-    assert "Log loss by step" in page and "student, held out" in page and "12.5" in page
+    assert "Losses by step" in page and "held-out log loss by step" in page and "12.5" in page
     assert len(read_stages(run, run / "none")) == 2
 
 

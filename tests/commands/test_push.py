@@ -156,7 +156,7 @@ def test_edits_of_a_card_survive_or_are_refused_to_be_lost(hub, own, tmp_path, c
     assert "My own words." in first and push(own) == 0  # again, and nobody edited it
     edited = first.replace("My own words.", "Somebody's words.")
     hub.put("me/judge", README__md=edited)
-    refuses(["push", str(own), "--repo", "me/judge"], 2, "was edited on the hub since", tmp_path, capsys)
+    refuses(["push", str(own), "--repo", "me/judge"], 2, "was edited on the Hub since", tmp_path, capsys)
     assert hub.files("me/judge")["README.md"].decode() == edited
     (own / "README.md").write_text(edited.replace("\n", "\r\n"))  # pulled
     assert push(own) == 0 and b"Somebody's words." in hub.files("me/judge")["README.md"]

@@ -46,14 +46,23 @@ def faults(page) -> list[str]:
     return [f"{one['id']}: {one['help']} ({one['nodes'][0]['html'][:200]})" for one in violations]
 
 
+SIZES = ((390, False), (768, True), (1280, False), (1920, False))
+CUT = """() => [...document.querySelectorAll("main *")].filter(one => {
+    const box = one.getBoundingClientRect();
+    return box.width > 0 && (box.right > window.innerWidth + 1 || one.scrollWidth > one.clientWidth + 1
+        && getComputedStyle(one).overflowX !== "visible");
+}).map(one => one.tagName + " " + one.className + " " + one.textContent.slice(0, 60))"""
+
+
 def opened(file: Path) -> str:
     """
     The elements of a page as the browser has them: opened without a word on the console or a request, and by axe-core
-    without fault, wide, narrow and in the dark, none of it wider than the window.
+    without fault, at four widths and in the dark, no element cut off, nor wider than the window.
     """
-    for width, dark in ((1000, False), (390, False), (1000, True)):
+    for width, dark in SIZES:
         with tab(file.as_uri(), width, dark) as (page, said):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(CUT) == []
             assert faults(page) == []
             assert said == [file.as_uri()]
             content = page.content()

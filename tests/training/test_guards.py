@@ -29,7 +29,7 @@ def test_a_collapse_is_told_with_its_figures(on_collapse, command, tmp_path, cap
     if stop:
         stopped = json.loads((tmp_path / ".judge.partial" / "stopped.json").read_text())
         assert stopped["status"] == "collapsed" and stopped["why"] in said and len(stopped["log"]) > 40
-        assert "Stopped at step 59" in said and "The learning rate is " in said and "--on_collapse warn" in said
+        assert "Stopped at step 59" in said and "a lower learning rate (now " in said and "on_collapse: warn" in said
     else:
         assert read_spec(tmp_path / "judge").training["status"] == "collapsed"
 

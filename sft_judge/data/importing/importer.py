@@ -46,7 +46,7 @@ class Imported:
         reasons: rejected rows by reason, with numbers and quoted text removed.
         first_reject: the first rejected row and its reason.
         formats: format of each source.
-        mended: repairs by description.
+        mended: number of repairs of each kind.
         texts: a hash of each battle's prompt and responses.
     """
 
@@ -186,7 +186,7 @@ class _Importer:
     def battles(self, rows: Iterator) -> Iterator[dict]:
         head = list(itertools.islice(rows, ROWS_TO_DETECT_FORMAT))
         if not head:
-            raise InputError(f"{self.name}: only a header, no rows. {EXPECTED}.")
+            raise InputError(f"{self.name}: no rows. {EXPECTED}.")
         peeked = [row for _, row, problem in head if problem is None]
         if not peeked:
             raise InputError(f"{self.name} row {head[0][0]}: {head[0][2].reason}. {EXPECTED}.")
@@ -233,7 +233,7 @@ class _Importer:
         while identity in self.seen:
             count = self.votes[question] = max(self.votes[question], 1) + 1
             identity = f"{question}-{count}"
-        self.reading.mended["votes on a repeated question_id, numbered"] += count > 1
+        self.reading.mended["votes on a question_id seen before, given ids such as 81-2"] += count > 1
         return identity
 
     def _check_id(self, identity: str, number: int) -> None:
@@ -242,7 +242,7 @@ class _Importer:
             other = list(self.result.formats)[place]
             where = f"rows {row} and {number}" if other == self.name else f"row {number}, and in {other} row {row}"
             raise InputError(
-                f"{self.name}: id {identity!r} is in {where}; stages join on ids, which must be unique. "
+                f"{self.name}: id {identity!r} is in {where}; files are joined by id, so ids must be unique. "
                 "Use --prefix-ids to put each file's name before its ids."
             )
         self.seen[identity] = (len(self.result.formats) - 1) * _ROWS + number

@@ -73,16 +73,16 @@ class DuplicateIndex:
         keys, ordered = (np.array(values)[rows] for values in (self._keys, self._ordered))
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
         stays = first[group]
-        exchanged = ordered != ordered[stays]
+        swapped = ordered != ordered[stays]
         if self.near:
             different = np.sort(first)
-            nearest, turned = self._keep_first(rows[different], prompts)
+            nearest, near_swapped = self._keep_first(rows[different], prompts)
             place = np.searchsorted(different, stays)
-            exchanged ^= turned[place]
+            swapped ^= near_swapped[place]
             stays = different[nearest[place]]
-        representatives, is_exchanged = np.full(len(ids), -1), np.zeros(len(ids), dtype=bool)
-        representatives[rows], is_exchanged[rows] = rows[stays], exchanged
-        return representatives, is_exchanged
+        representatives, is_swapped = np.full(len(ids), -1), np.zeros(len(ids), dtype=bool)
+        representatives[rows], is_swapped[rows] = rows[stays], swapped
+        return representatives, is_swapped
 
     def _keep_first(self, rows: np.ndarray, prompts: PromptIndex) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -128,8 +128,8 @@ class DuplicateIndex:
         for before, after in pairs.tolist():
             if stays[after] == after and stays[before] == before:
                 stays[after] = before
-        straight, exchanged = match(np.stack([stays, np.arange(len(rows))], axis=1))
-        return stays, exchanged > straight
+        straight, swapped = match(np.stack([stays, np.arange(len(rows))], axis=1))
+        return stays, swapped > straight
 
 
 def _band(prompts: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -140,18 +140,18 @@ def _band(prompts: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray
     return prompts.astype(np.int64) << 16 | low << 8 | high
 
 
-def count_disagreeing(representatives: np.ndarray, exchanged: np.ndarray, verdicts: np.ndarray) -> int:
+def count_disagreeing(representatives: np.ndarray, swapped: np.ndarray, verdicts: np.ndarray) -> int:
     """
     Count the battles left out whose verdict differs from that of the battle that stays.
 
     Args:
         representatives: the battle that stays for each battle `[N]`, see `find_representatives`.
-        exchanged: mask of battles with swapped responses `[N]`.
+        swapped: mask of battles with swapped responses `[N]`.
         verdicts: verdict names or None `[N]`.
     """
     rows = np.flatnonzero((representatives >= 0) & (representatives != np.arange(len(verdicts))))
     said, stayed = (
         verdicts[places][:, None] == np.array(VERDICTS, dtype=object) for places in (rows, representatives[rows])
     )
-    said[exchanged[rows]] = swap(said[exchanged[rows]])
+    said[swapped[rows]] = swap(said[swapped[rows]])
     return int((said.any(axis=1) & (said != stayed).any(axis=1)).sum())

@@ -134,11 +134,11 @@ def survey(files: list[BattleFile], choices: PrepareSettings, progress=None) -> 
         prompts=prompts,
     )
     if choices.dedup != "off":
-        result.stand_ins, exchanged = duplicates.find_representatives(
+        result.stand_ins, swapped = duplicates.find_representatives(
             result.reasons == "", result.labelled, result.ids, prompts
         )
         names = np.array(list(verdicts.places), dtype=object)
-        result.disagreeing = count_disagreeing(result.stand_ins, exchanged, names[result.verdicts])
+        result.disagreeing = count_disagreeing(result.stand_ins, swapped, names[result.verdicts])
         gone = (result.stand_ins >= 0) & (result.stand_ins != np.arange(len(ids)))
         result.reasons[gone] = f"{'near-' if choices.dedup == 'near' else ''}duplicate of another battle"
     if not (result.reasons == "").any():
@@ -152,7 +152,7 @@ def _refuse_shared_ids(rows: list[dict], path: Path, owners: dict[str, Path], nu
     for row in rows if num_files > 1 else ():
         if row["id"] in owners:
             raise InputError(
-                f"{path}: id {row['id']!r} is in {owners[row['id']]} too; stages join on ids, so they must be unique."
+                f"{path}: id {row['id']!r} is in {owners[row['id']]} too; files are joined by id, so ids must be unique."
             )
         owners[row["id"]] = path
 

@@ -5,11 +5,12 @@ A page has a title, notes, and sections of plots, tables and folded texts. Text 
 template and nowhere else, and the page's content security policy forbids scripts and requests.
 """
 
+import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sft_judge.data.share_interval import FEW_PROMPTS, LEAST_PROMPTS
 
@@ -18,6 +19,7 @@ ABOUT_MARKS = {
     NO_INTERVAL: f"no interval: it needs {LEAST_PROMPTS} different prompts, and rows that are not all equal",
     FEW_MARK: f"a rough interval, over fewer than {FEW_PROMPTS} different prompts",
 }
+_FIGURE = re.compile(r"([-+−–]?[\d.,]+(?: %)?) (\[.*)")
 
 
 @dataclass
@@ -72,19 +74,32 @@ def explain_marks(tables: list[Table]) -> list[str]:
     return [f"{mark} {about}." for mark, about in ABOUT_MARKS.items() if any(mark in cell for cell in cells)]
 
 
-def render_page(title: str, heading: str, notes: list[str], sections: list[Section]) -> str:
+def render_page(title: str, heading: str, notes: list[str], sections: list[Section], lead: list[str] = ()) -> str:
     """
     Render a page as HTML.
 
     Args:
         title: title of the window.
         heading: heading of the page.
-        notes: sentences below the heading.
-        sections: sections of the page; empty sections are left out.
+        notes: small sentences below the heading.
+        sections: sections of the page; empty sections are left out. Four titles or more make a list of contents.
+        lead: sentences that say the result, above the notes.
     """
     template = files("sft_judge.evaluation.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
     notes = [*notes, *explain_marks([table for section in sections for table in section.tables])]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = mark_figure
+    sections = [section for section in sections if section]
+    widths = sorted({len(table.columns) for section in sections for table in section.tables if table.columns})
     return environment.from_string(template).render(
-        title=title, heading=heading, notes=notes, sections=[section for section in sections if section], svg=Markup
+        title=title, heading=heading, lead=lead, notes=notes, sections=sections, widths=widths, svg=Markup
     )
+
+
+def mark_figure(cell: str) -> Markup:
+    """Return a cell as HTML, in which a figure and its interval wrap as two units."""
+    found = _FIGURE.fullmatch(cell)
+    if not found:
+        return escape(cell)
+    value, interval = map(escape, found.groups())
+    return Markup('<span class="figure">{}</span> <span class="interval">{}</span>').format(value, interval)

@@ -16,7 +16,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 GREY = "#808080"
 LOWEST_SCORE = -8.0  # of the scatter plot; lower scores are drawn at its edge
-COLOURS = ("#4c8dd6", "#e08a3c", "#46a877", "#c9608f", "#9a7fd1", "#b59f3b", "#4fb0b8")
+COLOURS = ("#4c8dd6", "#e08a3c", "#46a877", "#c9608f", "#9a7fd1", "#b59f3b", "#4fb0b8", "#8d6e63")
+MARKS = "osD^vP*X"  # one for each colour, so that eight runs differ in both
+WIDTH = 6.0  # inches; text stays legible when a phone shrinks the plot
+PANEL = 2.3  # inches, the height of a row of panels
+PANELS_A_ROW = 3
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a language called "$x$" is a name, not a formula
@@ -33,20 +37,21 @@ STYLE = {
 }
 
 
-def svg(name: str, draw, height: float = 3.6) -> str:
+def svg(name: str, draw, height: float = 3.6, panels: int | None = None) -> str:
     """
     Draw a plot and return it as `<svg ...>`.
 
     Args:
         name: label of the plot, also the salt of its ids, so that plots on one page share no id.
-        draw: function that draws on the axes.
+        draw: function that draws on the axes, or on a list of axes if there are `panels`.
         height: height in inches.
+        panels: number of panels that share their axes, in rows of PANELS_A_ROW; None for a single plot.
     """
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph is missing in our font; the browser has its own font
-        figure = Figure(figsize=(7.2, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
+        draw(figure.add_subplot() if panels is None else _panels(figure, panels))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -116,44 +121,71 @@ def plot_styles(figures: dict) -> str:
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel("percentage points of lead for one standard deviation more")
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        _legend(axes)
 
     return svg("effect of style on people and the judge", draw, 1.2 + 0.42 * len(names))
 
 
 def plot_reliability(judges: dict) -> str:
-    """Plot accuracy over confidence in equal-mass bins, one line per judge; a calibrated judge is on the diagonal."""
+    """
+    Plot accuracy over confidence in equal-mass bins with intervals, one panel per judge.
+
+    A calibrated judge is on the diagonal.
+
+    Args:
+        judges: figures of each judge, by name.
+    """
+    points = [point for figures in judges.values() for point in figures["reliability"]]
+    keys = ("confidence", "accuracy", "low", "high")
+    ends = [point[key] for point in points for key in keys if point[key] is not None]
+    limits, rows = (min(ends) - 0.03, max(ends) + 0.03), -(-len(judges) // PANELS_A_ROW)
+
+    def draw(panels):
+        for axes, (name, figures) in zip(panels, judges.items(), strict=True):
+            axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+            bins = figures["reliability"]
+            values = [{"value": one["accuracy"], "low": one["low"], "high": one["high"]} for one in bins]
+            y, x, _, spread = _spans(values, [one["confidence"] for one in bins])
+            axes.errorbar(x, y, yerr=spread, fmt="o-", markersize=3.5, linewidth=1, elinewidth=0.8, color=COLOURS[0])
+            axes.set(xlim=limits, ylim=limits)
+            axes.set_title(name, fontsize=9, color=GREY)
+        for axes in panels[::PANELS_A_ROW]:
+            axes.set_ylabel("accuracy")
+        for axes in panels[-PANELS_A_ROW:]:
+            axes.set_xlabel("confidence")
+
+    return svg("reliability", draw, 0.5 + PANEL * rows, len(judges))
+
+
+def plot_losses(logs: dict[str, list[dict]], key: str) -> str:
+    """
+    Plot a loss of each run by step.
+
+    Args:
+        logs: steps and losses of each run, by name.
+        key: `loss`, the training loss, or `eval_log_loss`, the log loss on held-out battles.
+    """
+    runs = {
+        name: [(row["step"], row[key]) for row in log if key in row and "step" in row] for name, log in logs.items()
+    }
+    runs = {name: points for name, points in runs.items() if points}
+    label = "training loss" if key == "loss" else "held-out log loss"
 
     def draw(axes):
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        points = [point for figures in judges.values() for point in figures["reliability"]]
-        for (name, figures), colour in zip(judges.items(), _colours(judges), strict=True):
-            x, y, n = zip(*((p["confidence"], p["accuracy"], p["n"]) for p in figures["reliability"]), strict=True)
-            sizes = [8 + 60 * count / max(point["n"] for point in points) for count in n]
-            axes.plot(x, y, color=colour, linewidth=1)
-            axes.scatter(x, y, s=sizes, color=colour, label=name)
-        low = min(min(point["confidence"], point["accuracy"]) for point in points)
-        axes.set(xlim=(low - 0.03, 1.02), ylim=(low - 0.03, 1.02), ylabel="how often it is right")
-        axes.set_xlabel("probability of the chosen verdict")
-        axes.legend()
+        for (name, points), colour, mark in zip(runs.items(), _colours(runs), _marks(runs), strict=True):
+            axes.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                marker=mark,
+                markersize=4,
+                markevery=0.1,
+                linewidth=1,
+                label=name,
+            )
+        axes.set(xlabel="step", ylabel=label)
+        _legend(axes)
 
-    return svg("reliability", draw, 4.2)
-
-
-def plot_losses(logs: dict[str, list[dict]]) -> str:
-    """Plot training loss by step (lines) and held-out loss (points) of each run."""
-
-    def draw(axes):
-        for (name, log), colour in zip(logs.items(), _colours(logs), strict=True):
-            for key, style in (("loss", {"linewidth": 1}), ("eval_log_loss", {"marker": "o", "linestyle": ":"})):
-                points = [(row["step"], row[key]) for row in log if key in row and "step" in row]
-                if points:
-                    label = name if key == "loss" else f"{name}, held out"
-                    axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
-        axes.set(xlabel="step", ylabel="log loss")
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-
-    return svg("loss by step", draw, max(3.6, 0.24 * len(logs)))
+    return svg(f"{label} by step", draw, 3.2 + 0.12 * len(runs))
 
 
 def plot_slice_losses(dimension: str, judges: dict) -> str:
@@ -169,15 +201,16 @@ def plot_slice_losses(dimension: str, judges: dict) -> str:
     key = "log_loss" if all(part["log_loss"]["value"] is not None for part in shown) else "accuracy"
 
     def draw(axes):
-        for index, ((name, figures), colour) in enumerate(zip(judges.items(), _colours(judges), strict=True)):
+        for index, (name, figures) in enumerate(judges.items()):
+            colour, mark = _colours(judges)[index], _marks(judges)[index]
             ratings = [figures["slices"][dimension][part][key] for part in parts]
             shift = 0.5 * (index - (len(judges) - 1) / 2) / len(judges)
             places = [row + shift for row in range(len(parts))]
-            axes.errorbar(*_spans(ratings, places), fmt="o", markersize=4, color=colour, label=name)
+            axes.errorbar(*_spans(ratings, places), fmt=mark, markersize=4, color=colour, label=name)
         axes.set_yticks(range(len(parts)), parts)
         axes.invert_yaxis()
         axes.set_xlabel(key.replace("_", " "))
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        _legend(axes)
 
     return svg(f"{key.replace('_', ' ')} by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
 
@@ -196,7 +229,7 @@ def plot_lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
         for (name, values), colour in zip(counts.items(), _colours(counts), strict=True):
             axes.step(middles, values, where="mid", color=colour, label=name)
         axes.set(xlabel="characters; the longest hundredth is in the last step", ylabel="battles")
-        axes.legend()
+        _legend(axes)
 
     return svg("lengths", draw, 3)
 
@@ -215,7 +248,7 @@ def plot_length_steps(histogram: dict, names: dict[str, str]) -> str:
             axes.stairs(counts, histogram["edges"], color=colour, linewidth=1.2, label=names[field])
         _logarithmic(axes)
         axes.set(xlabel="characters", ylabel="battles")
-        axes.legend()
+        _legend(axes)
 
     return svg("lengths in characters", draw, 3)
 
@@ -236,7 +269,7 @@ def plot_longer_than(curves: dict[str, dict], budgets: list[int]) -> str:
             axes.axvline(budget, color=GREY, linewidth=0.6, linestyle=":")
         _logarithmic(axes)
         axes.set(xlabel="tokens of the whole prompt", ylabel="% of battles that are longer")
-        axes.legend(fontsize=8)
+        _legend(axes)
 
     return svg("lengths in tokens", draw, 3)
 
@@ -296,5 +329,25 @@ def _logarithmic(axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
+def _panels(figure: Figure, number: int) -> list:
+    """Return the axes of panels in rows; the unused ends of the last row stay empty."""
+    columns = min(number, PANELS_A_ROW)
+    axes = figure.subplots(-(-number // columns), columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for unused in axes[number:]:
+        unused.set_visible(False)
+    return list(axes[:number])
+
+
+def _legend(axes) -> None:
+    """Put the legend above the plot, where it hides no point and takes no width."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    if entries:
+        axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(entries, 3))
+
+
 def _colours(names) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(len(names))]
+
+
+def _marks(names) -> list[str]:
+    return [MARKS[index % len(MARKS)] for index in range(len(names))]

@@ -24,7 +24,7 @@ LENGTH_BINS = 8
 
 class Deadline:
     """
-    Track the time that is left, without the margin, and the rate. All times are in seconds.
+    Track the time left before the margin, and the scoring rate in tokens per second. All times are in seconds.
 
     Args:
         budget: the time budget.
@@ -83,7 +83,7 @@ class Deadline:
         """
         Predict how many rows will be scored in time at the current rate.
 
-        The order of the later rows is not known yet, so each counts as their mean.
+        The order of the later rows is not known yet, so the mean number of tokens is used for each.
 
         Args:
             queue: number of tokens of the rows of the current pass [R], in order.

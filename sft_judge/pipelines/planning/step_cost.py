@@ -33,7 +33,7 @@ ADAM_8BIT = 2 * (1 + 4 / 256)  # bytes per parameter: two moments with a float32
 @dataclass(frozen=True)
 class StepCost:
     """
-    Memory of one micro-batch with its optimizer step on one GPU that holds everything, and FLOPs.
+    Memory and FLOPs of one micro-batch and its optimizer step on a single GPU, without sharding.
 
     Attributes:
         parameters: parameters of the model.

@@ -253,7 +253,7 @@ def test_a_missing_column_names_the_nearest(tmp_path, capsys):
 BAD_FILES = {
     "empty": (b"", "is empty"),
     "blank": (b"\n\n", "is empty"),
-    "header": (",".join(LMSYS).encode() + b"\n", "only a header"),
+    "header": (",".join(LMSYS).encode() + b"\n", "no rows"),
     "garbage": (bytes(range(256)) * 50, "not UTF-8 text"),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "a gzip file that cannot be unpacked"),
     "utf-16": ((",".join(LMSYS) + "\n").encode("utf-16"), "not UTF-8 text"),

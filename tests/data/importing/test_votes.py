@@ -105,7 +105,7 @@ def test_votes_on_one_question_get_ids_of_their_own(tmp_path, capsys):
     ]
     battles, _ = import_rows(tmp_path, rows)
     assert [b["id"] for b in battles] == ["81", "81-2", "82", "81-2-2", "81-3"]
-    assert "3 votes on a repeated question_id, numbered" in capsys.readouterr().out
+    assert "3 votes on a question_id seen before, given ids such as 81-2" in capsys.readouterr().out
 
 
 def test_files_that_count_alike_are_told_apart_by_the_option_that_the_error_names(tmp_path, capsys):

@@ -31,7 +31,7 @@ def test_the_judge_says_where_turns_are_too_many_for_its_budget(judge, server, t
     write_spec(folder, spec)
     with served(folder) as (_, client):
         many = {"battles": [turns(1), turns(60)]}
-        assert "Budget too small" in refused(client.post("/v1/judge", json=many), 400, "battles.1")
+        assert "total_budget is too small" in refused(client.post("/v1/judge", json=many), 400, "battles.1")
 
 
 def turns(number: int) -> dict:
