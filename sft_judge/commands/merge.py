@@ -24,8 +24,7 @@ def add_arguments(parser):
         "--onto",
         choices=("trained", "plain"),
         default="trained",
-        help="for a base in 4 bits in training: merge into its weights as rounded then (trained), or as stored "
-        "(plain) (trained)",
+        help="for a base in 4 bits in training: its weights as rounded in training, or as stored (trained)",
     )
     parser.add_argument("--battles", type=InputPath, metavar="F", help="battles for the parity gate, for one adapter")
     parser.add_argument("--limit", type=positive, metavar="N", default=64, help="number of battles for the gate (64)")

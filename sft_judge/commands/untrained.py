@@ -20,7 +20,7 @@ def add_arguments(parser):
         "--shots", type=natural, default=0, metavar="N", help="number of example battles in the prompt (0)"
     )
     parser.add_argument("--battles", type=InputPath, metavar="F", help="battles to draw the examples from")
-    parser.add_argument("--verdicts", type=int, choices=(2, 3), default=3, help="with ties (3) or without (2) (3)")
+    parser.add_argument("--verdicts", type=int, choices=(2, 3), default=3, help="3, or 2 without ties (3)")
     parser.add_argument(
         "--prompt-template", default="pair", help="prompt template: a file, or a name in prompts/ (pair)"
     )
