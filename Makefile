@@ -47,7 +47,7 @@ test-full: setup setup-minimal  ## every test; again after a stop, those that ha
 bench: setup  ## ratios against what they are held to; also written to runs/bench.json
 	$(BIN)/python scripts/bench.py
 
-results: setup  ## every figure of docs/results/ again, and which lie outside their old interval
+results: setup  ## every figure of docs/results/ again, and which are outside their old interval
 	$(BIN)/python scripts/results.py
 
 docs: setup  ## the documentation site, in site/

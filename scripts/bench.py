@@ -1,9 +1,9 @@
 """
-Every benchmark, side by side with what it is held to: `make bench`.
+Run all benchmarks and compare each with its goal: `make bench`.
 
 Each `scripts/bench_*.py` prints a JSON list of `{"name", "ratio", "low", "high", "goal", "rounds"}` on standard
-output: ratios of two rates or times measured in turns in one run, with their 95 % intervals over the rounds. They go
-into `runs/bench.json` and a table. Exit status 3 where a ratio misses its goal.
+output: ratios of two rates or times that are measured alternately in one run, with 95 % intervals over the rounds. The
+results go into `runs/bench.json` and a table. The exit status is 3 if a ratio misses its goal.
 """
 
 import json
@@ -20,7 +20,7 @@ COMPARE = {">=": operator.ge, "<=": operator.le}
 
 
 def main(names: list[str]) -> int:
-    """Run the benchmarks of these names ("prompts"), all by default."""
+    """Run the benchmarks with these names, such as "prompts"; without names, run all."""
     known = {script.stem.removeprefix("bench_"): script for script in sorted(SCRIPTS.glob("bench_*.py"))}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -37,13 +37,13 @@ def main(names: list[str]) -> int:
 
 
 def met(result: dict) -> bool:
-    """Whether a ratio reaches its goal, such as ">= 0.8"."""
+    """Return True if a ratio reaches its goal, such as ">= 0.8"."""
     sign, bound = result["goal"].split()
     return COMPARE[sign](result["ratio"], float(bound))
 
 
 def table(results: list[dict]) -> str:
-    """A line a benchmark."""
+    """Return a table with a line per benchmark."""
     width = max(len(result["name"]) for result in results)
     lines = [f"{'':{width}}  {'ratio':>6}  {'95 % interval':<16}  {'goal':<8}  rounds"]
     for result in results:

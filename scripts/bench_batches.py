@@ -1,9 +1,9 @@
 """
-Batches of like lengths against plain ones: share of padding, tokens a second; and how long a step waits for its batch.
+Compare batches grouped by length with plain batches: share of padding, tokens per second, and waiting for batches.
 
-Lengths are those of MT-Bench votes where SFT_JUDGE_DATA names the folder that holds them (3.5 characters a token),
-else drawn to the same mean and spread. Steps are VerdictTrainer's own, of both kinds in turns, on a 4-layer, 256-wide
-Qwen2 with LoRA. The ratios of padding and waiting are shares, so that their goals are too.
+Lengths are those of MT-Bench votes (3.5 characters per token) if SFT_JUDGE_DATA names the folder with them, else drawn
+with the same mean and spread. Both kinds of steps are VerdictTrainer's, run alternately on a Qwen2 with LoRA, 4 layers
+and hidden size 256. The ratios of padding and waiting are shares, and so are their goals.
 """
 
 import json
@@ -20,7 +20,7 @@ VOTES = "mtbench_votes_q1to7.jsonl"
 
 
 def lengths_and_verdicts(folder: Path):
-    """Tokens of a row [N] and verdict codes [N] of the battles, and what they are called."""
+    """Return tokens per row `[N]` and verdict codes `[N]` of the battles, and the name of the data."""
     import numpy as np
 
     from sft_judge.cli import main
@@ -42,7 +42,14 @@ def lengths_and_verdicts(folder: Path):
 
 
 def trainers(lengths, codes, folder: Path) -> dict:
-    """A VerdictTrainer for each order, on one model."""
+    """
+    Return a VerdictTrainer for each order of battles, all on one model.
+
+    Args:
+        lengths: tokens per row `[N]`.
+        codes: verdict codes `[N]`.
+        folder: output folder of the trainers.
+    """
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
@@ -80,7 +87,7 @@ def trainers(lengths, codes, folder: Path) -> dict:
 
 
 def padding(trainer, lengths) -> float:
-    """The share of padding in an epoch's batches."""
+    """Return the share of padding in the batches of an epoch; `lengths` are tokens per row `[N]`."""
     import numpy as np
 
     order = np.array(list(trainer._get_train_sampler()))
@@ -89,7 +96,7 @@ def padding(trainer, lengths) -> float:
 
 
 def steps(both: dict) -> dict[str, list]:
-    """For each order [rounds, 3]: real tokens, seconds, and of these the seconds spent waiting for the batch."""
+    """Return for each order `[rounds, 3]`: tokens without padding, seconds, and seconds of waiting for the batch."""
     loaders = {order: iter(trainer.get_train_dataloader()) for order, trainer in both.items()}
     taken = {order: [] for order in both}
     for number in range(ROUNDS + 1):
@@ -110,7 +117,7 @@ def main() -> None:
 
     import sft_judge.core.third_party  # noqa: F401
 
-    printed, sys.stdout = sys.stdout, sys.stderr  # of what is called here
+    printed, sys.stdout = sys.stdout, sys.stderr  # results only
     with tempfile.TemporaryDirectory() as folder:
         lengths, codes, what = lengths_and_verdicts(Path(folder))
         both = trainers(lengths, codes, Path(folder))

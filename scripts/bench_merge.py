@@ -1,9 +1,9 @@
 """
-`merge` against the size of its files: peak resident memory over one file of weights, of a 4.9 GB base in five.
+Measure the peak memory of `merge`, relative to the size of one file of weights: a base of 4.9 GB in five files.
 
-The base is a random Qwen2 of ten layers in bfloat16, its adapters LoRA of rank 16 on all its layers, merged through
-the command line in a process of their own; PEFT's merge of the whole model in memory is said beside. 10 GB of disk are
-used and freed.
+The base is a random Qwen2 with ten layers in bfloat16. The adapters are LoRA of rank 16 on all linear layers. They are
+merged by the command line in a separate process. PEFT's merge of the whole model in memory is printed for comparison.
+10 GB of disk are used and freed.
 """
 
 import json
@@ -21,7 +21,7 @@ FILES = 5
 
 
 def make_base(folder: Path) -> None:
-    """The base, a file at a time."""
+    """Write the base model, one file at a time."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -45,7 +45,13 @@ def make_base(folder: Path) -> None:
 
 
 def make_adapter(base: Path, folder: Path) -> None:
-    """A judge that is a random adapter."""
+    """
+    Write a judge with a random adapter.
+
+    Args:
+        base: folder of the base model.
+        folder: folder to write.
+    """
     from peft import LoraConfig, get_peft_model
 
     from sft_judge.conversion.merge_adapter import make_meta_model
@@ -67,19 +73,37 @@ def make_adapter(base: Path, folder: Path) -> None:
 
 
 def merged(output: Path, *adapters: Path) -> tuple[int, float]:
-    """Peak bytes above what the libraries hold, and seconds, of the command."""
+    """
+    Merge adapters by the command.
+
+    Args:
+        output: folder to write.
+        adapters: folders of the adapters.
+
+    Returns:
+        Peak memory in bytes beyond that of the libraries, and seconds.
+    """
     from sft_judge.cli import main
 
     sys.stdout = sys.stderr
     before, start = resident(), time.monotonic()
     new_peak()
     assert main(["merge", *map(str, adapters), "--output", str(output)]) == 0
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command's own would be a traceback when the pool ends
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command's handler would print a traceback when the pool ends
     return peak() - before, time.monotonic() - start
 
 
 def merged_whole(output: Path, adapter: Path) -> tuple[int, float]:
-    """The same of PEFT's merge in memory."""
+    """
+    Merge an adapter in memory by PEFT.
+
+    Args:
+        output: folder to write.
+        adapter: folder of the adapter.
+
+    Returns:
+        Peak memory in bytes beyond that of the libraries, and seconds.
+    """
     from sft_judge.modeling.loading import load_model
 
     before, start = resident(), time.monotonic()
@@ -88,7 +112,7 @@ def merged_whole(output: Path, adapter: Path) -> tuple[int, float]:
     return peak() - before, time.monotonic() - start
 
 
-CASES = {  # how, and of how many adapters
+CASES = {  # function and number of adapters
     "an adapter": (merged, 1),
     "the mean of two adapters": (merged, 2),
     "an adapter, whole in memory": (merged_whole, 1),

@@ -1,12 +1,12 @@
 """
-`train --plan` against what training takes: predicted peak memory over measured, the larger over the smaller.
+Compare the peak memory that `train --plan` predicts with the measured peak: the ratio of the larger to the smaller.
 
-Each configuration is a random model of a real family whose peak exceeds 2 GB, trained for a few steps through the
-command line in a process of its own. What is measured is the peak of resident memory above what the libraries hold.
-Three things are set so that resident is what was asked for: malloc hands freed memory back at once
-(MALLOC_MMAP_THRESHOLD_; as it comes, glibc keeps up to as much again); pages of the weights' file that loading left in
-memory are put out before the first step, as those of weights that were quantised are never needed again; and weights
-that are still mapped from it are read once.
+Each configuration is a random model of a real family with a peak above 2 GB, trained for a few steps by the command
+line in a separate process. The measured value is the peak of resident memory beyond that of the libraries. Three
+measures make resident memory equal to allocated memory. malloc returns freed memory at once (MALLOC_MMAP_THRESHOLD_;
+by default, glibc keeps up to as much again). Pages of the file of weights that loading left in memory are evicted
+before the first step, as those of quantised weights are not needed again. Weights that are still mapped from the file
+are read once.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from measuring import apart, chosen, new_peak, over_rounds, peak, resident, retu
 
 STEPS, BATTLES = 3, 16
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}
-# family, sizes, tokens a row, settings of the recipe
+# family, sizes, tokens per row, settings of the recipe
 CONFIGURATIONS = {
     "all parameters": (
         "qwen2",
@@ -60,11 +60,17 @@ CONFIGURATIONS = {
     ),
 }
 TOKENIZERS = {"qwen2": "qwen2.5", "qwen3": "qwen3", "llama": "llama3", "gemma2": "gemma"}
-MADV_PAGEOUT = 21  # Linux: the pages come back when they are read, unlike with MADV_DONTNEED also written ones
+MADV_PAGEOUT = 21  # Linux: pages are read again when needed; MADV_DONTNEED would lose modified pages
 
 
 def make(name: str, folder: Path) -> None:
-    """The model, and battles so long that every row is cut to the budget."""
+    """
+    Write the model, and battles that are long enough for every row to be cut to the budget.
+
+    Args:
+        name: configuration, of CONFIGURATIONS.
+        folder: folder to write to.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
@@ -87,7 +93,13 @@ def make(name: str, folder: Path) -> None:
 
 
 def words(name: str, folder: Path) -> list[str]:
-    """The training command's settings."""
+    """
+    Return the arguments of the training command.
+
+    Args:
+        name: configuration, of CONFIGURATIONS.
+        folder: folder with the model and the battles.
+    """
     _, _, tokens, changes = CONFIGURATIONS[name]
     budget = dict.fromkeys(("prompt_budget", "response_budget", "total_budget"), tokens)
     settings = {
@@ -99,7 +111,13 @@ def words(name: str, folder: Path) -> list[str]:
 
 
 def predicted(name: str, folder: Path) -> float:
-    """Bytes by the plan."""
+    """
+    Return the peak memory that the plan predicts, in bytes.
+
+    Args:
+        name: configuration, of CONFIGURATIONS.
+        folder: folder with the model and the battles.
+    """
     from sft_judge.modeling.architectures import model_config_of
     from sft_judge.pipelines.planning.step_cost import step_cost
     from sft_judge.training.recipes import read_recipe
@@ -110,7 +128,7 @@ def predicted(name: str, folder: Path) -> float:
 
 
 def put_out_file_pages() -> None:
-    """Take pages mapped from files of weights out of this process's memory; what is still in use comes back."""
+    """Evict pages mapped from files of weights from this process's memory; pages in use are read again."""
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     for low, high in re.findall(r"^(\w+)-(\w+) .*\.safetensors$", Path("/proc/self/maps").read_text(), re.M):
         start = int(low, 16)
@@ -118,7 +136,13 @@ def put_out_file_pages() -> None:
 
 
 def measured(name: str, folder: Path) -> float:
-    """Bytes of resident memory at the peak of training, above what the libraries hold."""
+    """
+    Train, and return the peak of resident memory beyond that of the libraries, in bytes.
+
+    Args:
+        name: configuration, of CONFIGURATIONS.
+        folder: folder with the model and the battles.
+    """
     from transformers import TrainerCallback
 
     import sft_judge.training.train as training
@@ -140,7 +164,7 @@ def measured(name: str, folder: Path) -> float:
 
 
 def compare(name: str) -> dict:
-    """One configuration's result for `bench.py`."""
+    """Return the result of a configuration for `bench.py`."""
     with tempfile.TemporaryDirectory() as folder:
         apart(make, name, Path(folder))
         plan, seen = apart(predicted, name, Path(folder)), apart(measured, name, Path(folder))

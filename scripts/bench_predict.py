@@ -1,11 +1,12 @@
 """
-Prediction on vLLM: the judge's paths against the winners' call and against one bare token, rows a second.
+Compare prediction on vLLM with the WSDM Cup winners' calls and with sampling one token, in rows per second.
 
-Tiny random models with the vocabularies of Qwen2 (152k) and Gemma-2 (256k), synthetic battles in both orders, prefix
-caching on in every leg and its cache emptied before each. The winners' call is that of the WSDM Cup's solutions: two
-passes of text, `allowed_token_ids`, the top ten log-probabilities. `bare` samples one token of the same token ids as
-ours and returns no log-probability. The engine is ours and hands out logits, which spares the winners' call its
-softmax too. All run in bfloat16, engines in processes of their own that take turns; their start is left out.
+Models are tiny and random, with the vocabulary sizes of Qwen2 (152k) and Gemma-2 (256k). Battles are synthetic, in
+both orders. Prefix caching is on, and its cache is emptied before each leg. `winners` is the call of the WSDM Cup's
+solutions: two passes over text, `allowed_token_ids`, the top ten log-probabilities. `bare` samples one token for the
+same token ids as ours, without log-probabilities. All legs use our engine, which returns logits; this saves a softmax
+in `winners` too. All run in bfloat16. Engines are in separate processes that run alternately; their start is not
+measured.
 """
 
 import json
@@ -21,11 +22,19 @@ FAMILIES = {"qwen2": 152_064, "gemma2": 256_000}
 GOALS = {"qwen2": ">= 1.5", "gemma2": ">= 1.0"}
 LEGS = {"generate": ("generate", "winners", "bare"), "classify": ("classify",)}  # by the path of their engine
 BATTLES, ROUNDS = 64, 9
-PARTS = 6  # synthetic answers are short: so many make one
+PARTS = 6  # synthetic answers are short: this many are joined to one
 
 
 def make_judge(folder: Path, family: str, vocabulary: int, rows: list[dict]) -> None:
-    """A random judge whose vocabulary is as wide as the family's own, its tokenizer small."""
+    """
+    Write a random judge with the vocabulary size of the family and a small tokenizer.
+
+    Args:
+        folder: folder to write.
+        family: family of the model.
+        vocabulary: rows of the embeddings.
+        rows: battles whose text trains the tokenizer.
+    """
     from transformers import set_seed
 
     from sft_judge.core.resources import find_resource
@@ -47,7 +56,7 @@ def make_judge(folder: Path, family: str, vocabulary: int, rows: list[dict]) -> 
 
 
 class Legs:
-    """One engine and the legs that it can run; a call is one pass over the prompts, its seconds returned."""
+    """Hold one engine and time the legs that it can run."""
 
     def __init__(self, folder: Path, path: str):
         from vllm import SamplingParams
@@ -62,7 +71,13 @@ class Legs:
         self.one = SamplingParams(max_tokens=1, temperature=0)
 
     def seconds(self, leg: str, shown: list[list[list[int]]]) -> float:
-        """`shown` [battles][orders][T]."""
+        """
+        Time one pass over the prompts.
+
+        Args:
+            leg: of LEGS.
+            shown: token ids [battles][orders][T].
+        """
         texts = [[self.tokenizer.decode(ids) for ids in order] for order in zip(*shown, strict=True)]
         prompts = [ids for both in shown for ids in both]
         self.engine._llm.reset_prefix_cache()
@@ -78,7 +93,14 @@ class Legs:
 
 
 def serve(pipe, folder: Path, path: str) -> None:
-    """A process: seconds for each (leg, prompts) that comes; None ends it."""
+    """
+    Answer each (leg, prompts) from a pipe with its seconds, until None; runs in a separate process.
+
+    Args:
+        pipe: connection to the main process.
+        folder: folder of the judge.
+        path: path of the engine.
+    """
     legs = Legs(folder, path)
     pipe.send("ready")
     while (asked := pipe.recv()) is not None:
@@ -87,7 +109,14 @@ def serve(pipe, folder: Path, path: str) -> None:
 
 
 def measure(family: str, folder: Path, rows: list[dict]) -> list[dict]:
-    """The ratios of a family's legs."""
+    """
+    Measure the legs of a family, and return the results for `bench.py`.
+
+    Args:
+        family: of FAMILIES.
+        folder: folder of the judge.
+        rows: battles.
+    """
     from sft_judge.core.swap_orders import ORDERS
     from sft_judge.modeling.judge_spec import read_spec
     from sft_judge.modeling.loading import load_tokenizer
@@ -96,13 +125,13 @@ def measure(family: str, folder: Path, rows: list[dict]) -> list[dict]:
     prompt = JudgePrompt.of(load_tokenizer(str(folder)), read_spec(folder))
     shown = list(prompt.encode(rows, ORDERS))
     context, pipes = get_context("spawn"), {}
-    for path in LEGS if family == "qwen2" else ["generate"]:  # a soft-cap leaves Gemma-2 the one path
+    for path in LEGS if family == "qwen2" else ["generate"]:  # Gemma-2 soft-caps its logits, so only one path works
         pipes[path], other = context.Pipe()
         context.Process(target=serve, args=(other, folder, path), daemon=True).start()
         assert pipes[path].recv() == "ready"
     legs = [(path, leg) for path in pipes for leg in LEGS[path]]
     taken = {leg: [] for _, leg in legs}
-    for number in range(ROUNDS + 1):  # the first does not count
+    for number in range(ROUNDS + 1):  # the first is a warm-up
         for path, leg in legs if number % 2 else legs[::-1]:
             pipes[path].send((leg, shown[number * BATTLES : (number + 1) * BATTLES]))
             elapsed = pipes[path].recv()
@@ -114,7 +143,14 @@ def measure(family: str, folder: Path, rows: list[dict]) -> list[dict]:
 
 
 def report(family: str, taken: dict[str, list[float]], tokens: float) -> list[dict]:
-    """Ratios of rates, medians over rounds; the rates themselves go to standard error."""
+    """
+    Print the rates on standard error, and return their ratios as medians over rounds.
+
+    Args:
+        family: of FAMILIES.
+        taken: seconds of each leg in each round.
+        tokens: mean tokens per row.
+    """
     import numpy as np
 
     def ratio(name: str, ours: str, other: str, goal: str) -> dict:
@@ -134,7 +170,7 @@ def report(family: str, taken: dict[str, list[float]], tokens: float) -> list[di
 
 
 def long_battles(count: int) -> list[dict]:
-    """Distinct battles whose answers have the length of real ones."""
+    """Return `count` different battles with answers as long as real ones."""
     from sft_judge.data.synthetic.generator import generate_split
     from sft_judge.data.synthetic.preference_model import preset_settings
 

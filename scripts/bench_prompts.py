@@ -1,10 +1,10 @@
 """
-Battles to token ids against the bare `tokenizers` library: rows a second of `JudgePrompt.encode` (escaping, budget and
-frame included) over those of `Tokenizer.encode_batch` on the very texts that come out, in the same process.
+Compare tokenisation of battles with the `tokenizers` library alone, in rows per second.
 
-MT-Bench votes (`lmsys/train.csv` in SFT_JUDGE_DATA; synthetic battles without it) repeated to 20,000 rows, on one core
-and on two. Repeated texts are tokenised once by us, so the figure is the one with every text made distinct; the
-repeated rows are shown beside it.
+`JudgePrompt.encode`, with escaping, budget and template, is compared with `Tokenizer.encode_batch` on the same final
+texts in the same process. Data are MT-Bench votes (`lmsys/train.csv` in SFT_JUDGE_DATA, else synthetic battles),
+repeated to 20,000 rows, on one core and on two. Our code tokenises repeated texts once, so the main result has every
+text made distinct; results on repeated rows are shown for comparison.
 """
 
 import json
@@ -23,7 +23,7 @@ GOAL = ">= 0.8"
 
 
 def main() -> None:
-    """Measure in a process of its own for each number of cores, as the library settles its threads once."""
+    """Measure in a separate process for each number of cores, as the library sets its threads only once."""
     cores = sorted(os.sched_getaffinity(0))
     results = []
     for count in (1, 2)[: len(cores)]:
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measure(cores: list[int]) -> list[dict]:
-    """The ratios on these cores."""
+    """Measure on these cores, and return the results for `bench.py`."""
     os.sched_setaffinity(0, cores)
     from sft_judge.modeling.judge_spec import Budget
     from sft_judge.modeling.tiny_models import qwen2_tokenizer
@@ -58,7 +58,16 @@ def measure(cores: list[int]) -> list[dict]:
 
 
 def rounds(make, rows: list[dict]):
-    """Seconds [rounds, 2] of the bare library and of ours, who comes first in turns, both with empty word caches."""
+    """
+    Time the library and our code, each with an empty cache of words; which one is first alternates.
+
+    Args:
+        make: function that returns a `JudgePrompt`.
+        rows: battles.
+
+    Returns:
+        Seconds `[rounds, 2]`, the library's first.
+    """
     import numpy as np
     from tokenizers import Tokenizer
 
@@ -74,7 +83,13 @@ def rounds(make, rows: list[dict]):
 
 
 def rates(seconds, chosen) -> float:
-    """Our rate over the library's in the chosen rounds: `seconds` are [rounds, 2], the library's first."""
+    """
+    Return the ratio of our rate to the library's.
+
+    Args:
+        seconds: seconds `[rounds, 2]`, the library's first.
+        chosen: indices of rounds.
+    """
     library, ours = seconds[chosen].sum(axis=0)
     return library / ours
 
@@ -86,7 +101,7 @@ def timed(call) -> float:
 
 
 def battles() -> list[dict]:
-    """MT-Bench votes, or synthetic battles where there is no data."""
+    """Return MT-Bench votes, or synthetic battles if there are none."""
     from sft_judge.core.registry import run_stage
     from sft_judge.data.battles import read_battles
 
@@ -103,7 +118,13 @@ def battles() -> list[dict]:
 
 
 def repeated(rows: list[dict], distinct: bool) -> list[dict]:
-    """The rows again and again; `distinct` puts a number into each turn, so that no text comes twice."""
+    """
+    Return rows repeated to ROWS.
+
+    Args:
+        rows: battles.
+        distinct: put a number into each turn, so that no text is repeated.
+    """
     chosen = ((number, rows[number % len(rows)]) for number in range(ROWS))
     if not distinct:
         return [row for _, row in chosen]

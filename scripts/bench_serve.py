@@ -1,9 +1,10 @@
 """
-The HTTP judge under load: 5,000 judgements in all from 64 clients at once, each battle a request of its own.
+Test the HTTP server under load: 5,000 judgements for 64 concurrent clients, one battle per request.
 
-The judge is tiny and random, so what is measured is the server, with its clients on the same cores. Every answer is
-compared with what `predict --engine vllm` says of the battle of that id: the figure is the share of battles that came
-back once and with their own probabilities. `sft_judge.client` asks; rates and waiting times go to standard error.
+The judge is tiny and random, so the server is measured, with its clients on the same cores. Each answer is compared
+with the probabilities of `predict --engine vllm` for the battle with the same id. The result is the share of battles
+that are answered once, with their own probabilities. The clients are `sft_judge.client`; rates and latencies are
+printed on standard error.
 """
 
 import asyncio
@@ -41,7 +42,16 @@ def main() -> None:
 
 
 def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
-    """A calibrated judge of random weights, and its synthetic battles, in `battles.parquet` too."""
+    """
+    Write a calibrated judge with random weights, and synthetic battles.
+
+    Args:
+        folder: folder to write to.
+        num_rows: number of battles.
+
+    Returns:
+        Folder of the judge, and the battles, which are also in `battles.parquet`.
+    """
     import torch
 
     from sft_judge.data.battles import FIELDS, battle_table, write_battles
@@ -70,7 +80,13 @@ def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
 
 
 def predicted(judge: Path, folder: Path) -> dict[str, np.ndarray]:
-    """Calibrated probabilities by id, from `predict` in a process of its own."""
+    """
+    Return calibrated probabilities by id, from `predict` in a separate process.
+
+    Args:
+        judge: folder of the judge.
+        folder: folder with `battles.parquet`.
+    """
     import subprocess
 
     from sft_judge.data.probs import read_probs
@@ -84,7 +100,16 @@ def predicted(judge: Path, folder: Path) -> dict[str, np.ndarray]:
 
 
 async def ask(url: str, rows: list[dict]) -> tuple[list[dict], list[float]]:
-    """Every row once, whichever client is free; the answers as they came, and the seconds of each."""
+    """
+    Send every battle once, each by the next free client.
+
+    Args:
+        url: address of the server.
+        rows: battles.
+
+    Returns:
+        The answers in the order of arrival, and the seconds of each.
+    """
     from sft_judge.client import AsyncJudgeClient
 
     left, answers, waits = iter(rows), [], []
@@ -101,7 +126,7 @@ async def ask(url: str, rows: list[dict]) -> tuple[list[dict], list[float]]:
 
 
 def others_alike(probs: np.ndarray) -> float:
-    """The share of rows [N, K] that have another within ALIKE: a crossed answer could pass for its own there."""
+    """Return the share of rows `[N, K]` with another row within ALIKE, for which a swapped answer goes unnoticed."""
     from scipy.spatial import cKDTree
 
     distance, _ = cKDTree(probs).query(probs, k=2, p=np.inf)

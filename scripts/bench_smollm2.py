@@ -1,11 +1,12 @@
 """
-SmolLM2-135M's shapes on a CPU: a training step's share of the machine's rate, and prediction against the trunk alone.
+Measure SmolLM2-135M's shapes on a CPU: utilisation of a training step, and prediction relative to the trunk alone.
 
-Random weights in bfloat16, 8 rows of 512 tokens, the settings of recipes/smollm2-135m/teacher.yaml. The rate is that
-of the layers' own matrix products in bfloat16, measured in turns with the steps. Model FLOPs of a step are those of
-LoRA, the head left out (gpu_models.py), with attention counted whole as eager attention computes it and as PaLM's
-report does (appendix B, https://arxiv.org/abs/2204.02311); the share with half of it, which causal attention needs, is
-shown on standard error. Left out on a CPU without bfloat16 products, where a step takes minutes.
+Weights are random, in bfloat16, with 8 rows of 512 tokens and the settings of recipes/smollm2-135m/teacher.yaml. The
+machine's rate is that of the layers' matrix products in bfloat16, measured alternately with the steps. Model FLOPs of
+a step are those of LoRA without the head (gpu_models.py). Attention is counted in full, as eager attention computes it
+and as PaLM's report counts it (appendix B, https://arxiv.org/abs/2204.02311). The utilisation with half of it, which
+causal attention needs, is printed on standard error. The benchmark is skipped on a CPU without bfloat16 products, on
+which a step takes minutes.
 
 `python scripts/bench_smollm2.py memory` prints the resident memory over 300 steps of varying lengths.
 """
@@ -24,11 +25,17 @@ from measuring import chosen, resident
 ROWS, TOKENS, ROUNDS = 8, 512, 5
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RECIPE = "smollm2-135m/teacher"
-STEPS, SHORTEST, LONGEST = 300, 32, 256  # of the memory's line
+STEPS, SHORTEST, LONGEST = 300, 32, 256  # of the memory test
 
 
 def recipe_bench(rows: int, tokens: int) -> Bench:
-    """Steps of the recipe on a model of random weights."""
+    """
+    Return a benchmark of the recipe's steps on a model with random weights.
+
+    Args:
+        rows: rows of a step.
+        tokens: tokens of a row.
+    """
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
@@ -45,7 +52,7 @@ def recipe_bench(rows: int, tokens: int) -> Bench:
 
 
 def training() -> list[dict]:
-    """The share of the machine's rate that a step reaches."""
+    """Measure the utilisation of a training step."""
     from gpu_models import layer_products, measure_ceiling, model_flops
 
     bench = recipe_bench(ROWS, TOKENS)
@@ -55,7 +62,7 @@ def training() -> list[dict]:
     flops = model_flops(config, ROWS, TOKENS) + half
     assert layer_products(config)["k"][1] == config.num_key_value_heads * config.head_dim
     bench.step("ours")
-    bench.step("ours")  # the first two grow the heap
+    bench.step("ours")  # warm-up: the first two steps grow the heap
     rates, steps = [], []
     for _ in range(ROUNDS):
         rates.append(measure_ceiling(shape, "cpu"))
@@ -71,7 +78,7 @@ def training() -> list[dict]:
 
 
 def prediction() -> list[dict]:
-    """`TransformersEngine` against the trunk's forward on the same batches."""
+    """Compare `TransformersEngine` with the forward pass of the trunk on the same batches."""
     import torch
     from gpu_models import make_judge
 
@@ -104,7 +111,7 @@ def prediction() -> list[dict]:
 
 
 def memory() -> list[dict]:
-    """Resident memory over the second half of many steps of varying lengths, against that at the half."""
+    """Compare resident memory after many steps of varying lengths with that after half of them."""
     bench, draw, line = recipe_bench(2, LONGEST), random.Random(0), []
     for number in range(STEPS):
         bench.set_rows(2, draw.randint(SHORTEST, LONGEST))
@@ -132,7 +139,7 @@ def main() -> None:
         for name in names:
             results += PARTS[name]()
     else:
-        print("  left out: this CPU has no products in bfloat16", file=sys.stderr)
+        print("  skipped: this CPU has no matrix products in bfloat16", file=sys.stderr)
     print(json.dumps(results))
 
 

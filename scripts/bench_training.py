@@ -1,16 +1,17 @@
 """
-A training step against the trunk alone, TRL's default loss and full logits; evaluation against TRL's.
+Compare a training step with the trunk alone, with TRL's default loss and with full logits; and evaluation with TRL's.
 
-The model is a 4-layer, 256-wide Qwen2 with random weights on 4 rows of 1,024 tokens; vocabularies of 32k, 152k and
-256k. *Trunk alone* is the same model and LoRA on all linear layers, the head frozen and not run, backward from a fixed
-vector times the hidden state at the answer. Legs take turns within a round, who comes first too, so that a busy moment
-hits all of them; a ratio is the median over rounds with a bootstrap interval. `trunk again` is the machine's noise.
-Memory is the peak of resident memory in two steps of one leg in a process of its own, less what the libraries hold.
+The model is a Qwen2 with 4 layers, hidden size 256 and random weights, on 4 rows of 1,024 tokens, with vocabularies of
+32k, 152k and 256k. *Trunk alone* is the same model with LoRA on all linear layers. Its head is frozen and not run; the
+backward pass starts from the product of a fixed vector and the hidden state at the answer. All legs run in each round,
+in alternating order, so that load from other processes hits all of them. A ratio is the median over rounds with a
+bootstrap interval. `trunk again` measures the noise of the machine. Memory is the peak of resident memory in two steps
+of one leg in a separate process, without that of the libraries.
 
-`last_layer_at_answer` saves most of a layer: a quarter of this model's, one of 28 of a Qwen2.5-7B's.
+`last_layer_at_answer` saves most of one layer: a quarter of this model, one of 28 layers of Qwen2.5-7B.
 
-bfloat16 is left out on a CPU that has no instructions for it, where a matrix product takes 80 times as long; full
-logits are then measured for 32k alone, as those of 152k in float32 take more than ten minutes.
+bfloat16 is skipped on a CPU without instructions for it, on which a matrix product takes 80 times as long. Full logits
+are then measured for 32k alone, as those of 152k in float32 take more than ten minutes.
 """
 
 import json
@@ -26,7 +27,14 @@ VERDICTS = [17, 33, 421]
 
 
 def random_rows(vocabulary: int, rows: int, tokens: int) -> list[dict]:
-    """Examples of random ids, each with one order and the first verdict as its answer."""
+    """
+    Return examples of random token ids, each in one order and with the first verdict as its answer.
+
+    Args:
+        vocabulary: size of the vocabulary.
+        rows: number of examples.
+        tokens: tokens of an example.
+    """
     import torch
 
     ids = torch.randint(0, vocabulary, (rows, tokens - 1), generator=torch.Generator().manual_seed(0)).tolist()
@@ -34,10 +42,19 @@ def random_rows(vocabulary: int, rows: int, tokens: int) -> list[dict]:
 
 
 class Bench:
-    """One model and its legs; each call of a leg is one step, gradients cleared before."""
+    """Hold one model and run steps of its legs; gradients are cleared before each step."""
 
     def __init__(self, model, lora, config, rows: int, tokens: int):
-        """`model` is a Qwen2 in training mode, `lora` PEFT's configuration or None, `config` a `JudgeConfig`."""
+        """
+        Build the trainer and the first batch.
+
+        Args:
+            model: a Qwen2 in training mode.
+            lora: PEFT's configuration, or None.
+            config: a `JudgeConfig`.
+            rows: rows of a step.
+            tokens: tokens of a row.
+        """
         from datasets import Dataset
 
         from sft_judge.modeling.tiny_models import qwen2_tokenizer
@@ -58,7 +75,13 @@ class Bench:
         self.set_rows(rows, tokens)
 
     def set_rows(self, rows: int, tokens: int) -> None:
-        """Let the steps to come be of so many rows of so many tokens."""
+        """
+        Make a new batch for the next steps.
+
+        Args:
+            rows: rows of a step.
+            tokens: tokens of a row.
+        """
         import torch
 
         examples = random_rows(self.model.config.vocab_size, rows, tokens)
@@ -70,13 +93,13 @@ class Bench:
         self.answers = (torch.arange(rows, device=self.device), self.batch["positions"])
 
     def around(self, leg: str):
-        """What a step of a leg stands in, forward and backward: as in its trainer, which is ours or TRL's."""
+        """Return the context of a leg's forward and backward pass, as in its trainer, which is ours or TRL's."""
         from peft.helpers import disable_input_dtype_casting
 
         return disable_input_dtype_casting(self.model, leg != "trl" and self.trainer._casts_by_itself())
 
     def step(self, leg: str) -> float:
-        """Seconds of one step."""
+        """Run one step of a leg, and return its seconds."""
         self.model.zero_grad(set_to_none=True)
         name = leg.split()[0]
         self.alone = self.answers if name == "last_layer" else None  # the backward pass may run the forward again
@@ -131,7 +154,14 @@ class Bench:
 
 
 def small_bench(vocabulary: int, dtype: str, adapter: bool) -> Bench:
-    """The benchmark's own model, on a CPU."""
+    """
+    Return a benchmark of the small model on a CPU.
+
+    Args:
+        vocabulary: size of the vocabulary.
+        dtype: of the weights, such as "bfloat16".
+        adapter: use LoRA; False trains all parameters.
+    """
     import torch
     from peft import LoraConfig
     from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
@@ -155,7 +185,16 @@ def small_bench(vocabulary: int, dtype: str, adapter: bool) -> Bench:
 
 
 def seconds(name: str, dtype: str, adapter: bool, legs: list[str], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each leg in each round, after a round that does not count."""
+    """
+    Return the seconds of each leg in each round, after a warm-up round.
+
+    Args:
+        name: vocabulary, of VOCABULARIES.
+        dtype: of the weights.
+        adapter: use LoRA.
+        legs: names of the legs.
+        rounds: number of rounds.
+    """
     bench = small_bench(VOCABULARIES[name], dtype, adapter)
     taken = {leg: [] for leg in legs}
     for number in range(rounds + 1):
@@ -167,7 +206,15 @@ def seconds(name: str, dtype: str, adapter: bool, legs: list[str], rounds: int) 
 
 
 def peak_of(name: str, dtype: str, adapter: bool, leg: str) -> float:
-    """Bytes at the peak of two steps above what the libraries hold."""
+    """
+    Return the peak memory of two steps beyond that of the libraries, in bytes.
+
+    Args:
+        name: vocabulary, of VOCABULARIES.
+        dtype: of the weights.
+        adapter: use LoRA.
+        leg: name of the leg.
+    """
     before = resident()
     bench = small_bench(VOCABULARIES[name], dtype, adapter)
     bench.step(leg)
@@ -178,7 +225,15 @@ def peak_of(name: str, dtype: str, adapter: bool, leg: str) -> float:
 
 
 def ratio(label: str, ours: list[float], other: list[float], goal: str) -> dict:
-    """The median of the rounds' ratios and its interval."""
+    """
+    Return the median ratio over rounds, with its interval, as a result for `bench.py`.
+
+    Args:
+        label: name of the result.
+        ours: values of the numerator in each round.
+        other: values of the denominator.
+        goal: such as "<= 1.0".
+    """
     import numpy as np
 
     values = np.array(ours) / np.array(other)
@@ -186,7 +241,14 @@ def ratio(label: str, ours: list[float], other: list[float], goal: str) -> dict:
 
 
 def measure(name: str, dtype: str, adapter: bool) -> list[dict]:
-    """Ours against the trunk, time and memory."""
+    """
+    Compare our step with the trunk alone, in time and memory.
+
+    Args:
+        name: vocabulary, of VOCABULARIES.
+        dtype: of the weights.
+        adapter: use LoRA.
+    """
     what = f"{name} {dtype}, " + ("LoRA" if adapter else "all parameters")
     time_goal, memory_goal = ("<= 1.03", "<= 1.02") if adapter else ("<= 1.10", "<= 1.10")
     taken = apart(seconds, name, dtype, adapter, ["trunk", "ours", "last_layer", "trunk again"], ROUNDS)
@@ -208,7 +270,13 @@ def measure(name: str, dtype: str, adapter: bool) -> list[dict]:
 
 
 def measure_others(name: str, dtype: str) -> list[dict]:
-    """Against TRL's loss and full logits, in training and evaluation."""
+    """
+    Compare our step and evaluation with TRL's loss and with full logits.
+
+    Args:
+        name: vocabulary, of VOCABULARIES.
+        dtype: of the weights.
+    """
     what, results = f"{name} {dtype}", []
     taken = apart(seconds, name, dtype, True, ["ours", "trl", "full"], SLOW_ROUNDS)
     held = apart(seconds, name, dtype, True, ["evaluate", "evaluate_trl"], SLOW_ROUNDS)

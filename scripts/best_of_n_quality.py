@@ -1,11 +1,11 @@
 """
-How good the candidate is that `sft-judge best-of-n` picks, by method: a table for LOG.md.
+Measure the quality of the candidates that each method of `sft-judge best-of-n` selects, as a table for LOG.md.
 
     OMP_NUM_THREADS=1 python scripts/best_of_n_quality.py 2000
 
-Candidates' qualities are standard normal. The judge sees the difference of two with normal noise of standard deviation
-0.5 for each battle, and says the logistic function of that (Bradley-Terry). Regret is what the pick's quality lacks of
-the best one's.
+The qualities of candidates are standard normal. For each battle, the judge sees the difference of two qualities with
+normal noise of standard deviation 0.5, and predicts its logistic function (Bradley-Terry). Regret is the quality of
+the best candidate minus that of the selected one.
 """
 
 import argparse
@@ -19,7 +19,14 @@ NOISE = 0.5
 
 
 def pick(method: str, qualities: np.ndarray, rng: np.random.Generator) -> int:
-    """The candidate that a contest among these qualities [n] finds."""
+    """
+    Run a contest, and return the index of the selected candidate.
+
+    Args:
+        method: method of `best-of-n`.
+        qualities: qualities of the candidates `[n]`.
+        rng: generator of the judge's noise.
+    """
     contest = Contest(len(qualities), method)
     while due := contest.due():
         for one, two in due:
@@ -31,9 +38,9 @@ def pick(method: str, qualities: np.ndarray, rng: np.random.Generator) -> int:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prompts", type=int)
+    parser.add_argument("prompts", type=int, help="number of prompts")
     prompts = parser.parse_args().prompts
-    print("| candidates | method | battles | best one picked | mean regret |\n| --- | --- | --- | --- | --- |")
+    print("| candidates | method | battles | best one selected | mean regret |\n| --- | --- | --- | --- | --- |")
     for num in (4, 8, 9, 16, 17, 32):
         for method in ("round-robin", "knockout", "anchor"):
             rng = np.random.default_rng(num)

@@ -1,13 +1,13 @@
 """
-How often the 95 % intervals of `evaluate` hold the figure that they are of: `python scripts/coverage.py [repeats]`.
+Measure the coverage of the 95 % intervals of `evaluate`: `python scripts/coverage.py [repeats]`.
 
-First accuracies from 0.5 to 0.99 of few prompts, whose rows are judged apart, in part together, or as one: the least
-and the mean coverage over accuracies. Then every figure:
+The first table is for accuracies from 0.5 to 0.99 on few prompts, whose rows are judged independently, in part
+together, or all together: the minimum and the mean coverage over accuracies. The second is for every metric.
 
-Synthetic battles without their text, 400 prompts of three rows each: the preference model says how likely each
-verdict is; two judges of unlike quality err on whole prompts and on single rows. What a figure truly is is taken from
-all repeats together (2.4 million rows with 2,000 repeats). ece is left out, as its bins and what noise adds to them
-depend on the rows; a test holds its low end to zero for a judge that knows what it knows.
+Battles are synthetic and without text, with 400 prompts of three rows each. The preference model gives the
+probabilities of the verdicts. Two judges of different quality have errors per prompt and per row. The true value of a
+metric is taken from all repeats together (2.4 million rows with 2,000 repeats). ece is excluded, as its bins and its
+bias depend on the rows; a test checks that its lower end is zero for a calibrated judge.
 """
 
 import os
@@ -36,7 +36,7 @@ LAW = fit_preference_model(SETTINGS, "train")
 
 
 def one_repeat(seed: int) -> tuple[dict, dict]:
-    """The figures' intervals and, for their true values, the figures themselves."""
+    """Return the intervals of all metrics in one repeat, and the metrics themselves, for the true values."""
     rng = np.random.default_rng(seed)
     clusters = np.repeat(np.arange(PROMPTS), ROWS_A_PROMPT)
     frames = [values[clusters] for values in draw_frames(rng, PROMPTS, SETTINGS)]
@@ -62,12 +62,12 @@ def one_repeat(seed: int) -> tuple[dict, dict]:
 
 def accuracy_coverage(prompts: int, rows: int, together: float, repeats: int) -> list[float]:
     """
-    Coverage of an accuracy's interval at each of ACCURACIES.
+    Return the coverage of an accuracy's interval at each of ACCURACIES.
 
     Args:
-        prompts: how many.
-        rows: of each prompt.
-        together: the share of prompts whose rows are all right or all wrong.
+        prompts: number of prompts.
+        rows: rows per prompt.
+        together: share of prompts whose rows are all right or all wrong.
         repeats: draws at each accuracy.
     """
     rng, found = np.random.default_rng(0), []
@@ -83,17 +83,17 @@ def accuracy_coverage(prompts: int, rows: int, together: float, repeats: int) ->
 def _judged(rng, truth, verdicts, clusters, seed, by_prompt, by_row) -> dict:
     shape = (2, *truth.shape)  # in each order
     noise = rng.normal(0, by_prompt, (PROMPTS, 3))[clusters] + rng.normal(0, by_row, shape)
-    logits = np.log(truth) + noise + np.array([[0.2, 0, 0], [0, 0.2, 0]])[:, None]  # who stands first gains a little
+    logits = np.log(truth) + noise + np.array([[0.2, 0, 0], [0, 0.2, 0]])[:, None]  # favours the first response
     orders = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)).swapaxes(0, 1)
     return resample(row_columns(orders.mean(axis=1), verdicts, orders), clusters, seed=seed)
 
 
 def main(repeats: int = 2000) -> None:
-    print("accuracies of 0.5 to 0.99: coverage in percent, least and mean")
+    print("accuracies of 0.5 to 0.99: coverage in percent, minimum and mean")
     for prompts in (50, 100, 200):
         for rows, together in ((1, 0.0), (4, 0.0), (4, 0.3), (4, 1.0)):
             found = accuracy_coverage(prompts, rows, together, repeats)
-            about = f"{prompts} prompts x {rows} rows, {100 * together:.0f} % of the prompts as one"
+            about = f"{prompts} prompts x {rows} rows, {100 * together:.0f} % of the prompts judged together"
             print(f"  {about:48} {100 * min(found):5.1f} {100 * np.mean(found):5.1f}", flush=True)
     with ProcessPoolExecutor(2) as pool:
         found = list(pool.map(one_repeat, range(repeats), chunksize=20))

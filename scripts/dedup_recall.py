@@ -1,12 +1,13 @@
 """
-How well `prepare --dedup near` finds near-duplicates: the table in docs/explanation/data-rules.md.
+Measure recall and precision of `prepare --dedup near`: the table in docs/explanation/data-rules.md.
 
     python scripts/dedup_recall.py
 
-Battles of random words, frequent and rare ones as in a language. Each has a copy, whose responses are exchanged in
-half of the cases and of which one word in twelve (at least one) of the part named is another; and four battles that
-are no copies: twice as many words changed, two other responses, one other response, another prompt. Recall is the
-share of copies that are left out for their original; precision is the share of such copies in all that is left out.
+Battles are made of random words with frequencies as in a language. Each battle has a copy, in which one word in twelve
+(at least one) of the named part is replaced; in half of the copies the responses are exchanged. Each also has four
+battles that are not copies: with twice as many words replaced, two other responses, one other response, or another
+prompt. Recall is the share of copies that are dropped as duplicates of their original. Precision is the share of these
+copies in all battles that are dropped.
 """
 
 import argparse
@@ -23,15 +24,34 @@ ONE_WORD_IN = 12
 
 
 def change_words(text: list[str], draw: np.random.Generator, words: np.ndarray, times: int = 1) -> list[str]:
-    """A text with one word in ONE_WORD_IN replaced, at least one; or so many `times` as many."""
+    """
+    Replace one word in ONE_WORD_IN of a text, at least one.
+
+    Args:
+        text: words of the text.
+        draw: random generator.
+        words: vocabulary.
+        times: factor on the number of words to replace.
+    """
     text = list(text)
     for place in draw.choice(len(text), times * max(1, len(text) // ONE_WORD_IN), replace=False):
-        text[place] = f"{draw.choice(words)}x"  # no word of the others
+        text[place] = f"{draw.choice(words)}x"  # not in the vocabulary
     return text
 
 
 def draw_battles(lengths: tuple[int, int], part: str, num: int, seed: int) -> list[list[list[str]]]:
-    """`num` battles as three lists of words, then as many copies, then four times as many that are no copies."""
+    """
+    Draw battles, then as many copies, then four times as many battles that are not copies.
+
+    Args:
+        lengths: words of a prompt and of a response.
+        part: part that is changed in copies, of PARTS.
+        num: number of battles.
+        seed: seed of the draw.
+
+    Returns:
+        Each battle as three lists of words.
+    """
     draw, words = np.random.default_rng(seed), random_words(0, 20_000)
     shares = 1 / (10 + np.arange(len(words)))  # Zipf's law
 
@@ -54,7 +74,15 @@ def draw_battles(lengths: tuple[int, int], part: str, num: int, seed: int) -> li
 
 
 def measure_recall(lengths: tuple[int, int], part: str, num: int, seed: int) -> tuple[float, float]:
-    """Recall and precision of `num` battles and what `draw_battles` adds; precision is NaN if none is left out."""
+    """
+    Return recall and precision on the battles of `draw_battles`; precision is NaN if no battle is dropped.
+
+    Args:
+        lengths: words of a prompt and of a response.
+        part: part that is changed in copies, of PARTS.
+        num: number of battles.
+        seed: seed of the draw.
+    """
     battles = draw_battles(lengths, part, num, seed)
     names = ("prompt", "response_a", "response_b")
     rows = [{name: [" ".join(words)] for name, words in zip(names, texts, strict=True)} for texts in battles]
@@ -70,8 +98,8 @@ def measure_recall(lengths: tuple[int, int], part: str, num: int, seed: int) -> 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--battles", type=int, default=500, help="copies at each seed (500)")
-    parser.add_argument("--seeds", type=int, default=4, help="how many (4): 0, 1, ...")
+    parser.add_argument("--battles", type=int, default=500, help="number of copies per seed (500)")
+    parser.add_argument("--seeds", type=int, default=4, help="number of seeds: 0, 1, ... (4)")
     args = parser.parse_args()
     print("| words of prompt, response | changed: " + " | ".join(PARTS) + " |\n| --- |" + " --- |" * len(PARTS))
     for lengths in LENGTHS:

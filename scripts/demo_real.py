@@ -1,11 +1,11 @@
 """
-Train a judge of a small pretrained model on people's votes, within an hour on two CPU cores: `make demo-real`.
+Train a judge from a small pretrained model on human votes, within an hour on two CPU cores: `make demo-real`.
 
-A few training steps are timed on this machine first. By their time the number of battles to train on is chosen, so
-that all of `recipes/smollm2-135m/pipeline.yaml` ends in time, and the plan is printed. After a stop the same command
-goes on where it was.
+A few training steps are timed on this machine. From their time, the number of training battles is chosen so that all
+of `recipes/smollm2-135m/pipeline.yaml` ends in time, and the plan is printed. After an interruption the same command
+resumes.
 
-    python scripts/demo_real.py [--votes FILE or hub id] [--minutes 60] [--set train.limit=null]
+    python scripts/demo_real.py [--votes FILE or Hub id] [--minutes 60] [--set train.limit=null]
 """
 
 import argparse
@@ -21,21 +21,21 @@ PIPELINE = "recipes/smollm2-135m/pipeline.yaml"
 FILE, HUB = "mtbench_majority_q1to7.jsonl", "lmsys/mt_bench_human_judgments"
 BATTLES_A_STEP = 8
 TIMED_STEPS = 4
-# in training steps, as measured on two cores: a row that is read, and what the other stages take together
+# in training steps, measured on two cores: the prediction of one row, and all other stages together
 PREDICTED_ROW = 0.06
 OTHER_STAGES = 60
-LEAST = 80  # battles that are worth a try
+LEAST = 80  # smallest number of training battles
 
 
 def find_votes(given: str | None) -> tuple[str, list[str]]:
-    """The votes, a file or a hub id, and what the import of them sets."""
+    """Return the votes (a file or a Hub id) and the settings for their import."""
     local = Path(os.environ.get("SFT_JUDGE_DATA", "")) / FILE
     votes = given or (str(local) if local.is_file() else HUB)
     return votes, ["--set", "import.split=human"] if votes == HUB else []
 
 
 def seconds_a_step(run: Path) -> float:
-    """Seconds of a training step here, timed once a run folder."""
+    """Return the seconds of a training step on this machine, timed once per folder `run`."""
     timing = run / "timing"
     words = ["--model_name_or_path", run / "base", "--battles", run / "battles.parquet", "--fold", 0]
     words += ["--max_steps", TIMED_STEPS, "--logging_steps", 1, "--save_strategy", "no", "--output_dir", timing]
@@ -51,11 +51,11 @@ def plan(step: float, sizes: dict[str, int], minutes: float) -> tuple[int, list[
 
     Args:
         step: seconds of a training step.
-        sizes: battles to `train` on and to `evaluate` on, of all that there are.
-        minutes: that everything may take.
+        sizes: numbers of battles that are available to `train` and to `evaluate` on.
+        minutes: time limit of the whole run.
 
     Returns:
-        The number, and lines that say what takes how long.
+        The number of battles, and lines with the expected time of each part.
     """
     rows = 3 * 2 * sizes["evaluate"]  # zero-shot, trained and 8 bits, in both orders
     parts = {f"reading {rows:,} prompts": rows * PREDICTED_ROW * step, "all else": OTHER_STAGES * step}
@@ -65,12 +65,12 @@ def plan(step: float, sizes: dict[str, int], minutes: float) -> tuple[int, list[
     parts = {f"training on {chosen:,} of {sizes['train']:,} battles": chosen / BATTLES_A_STEP * step, **parts}
     lines = [f"{seconds / 60:6.1f} min  {what}" for what, seconds in parts.items()]
     total = sum(parts.values()) / 60
-    late = "" if fitting == chosen else f"; that is more than {minutes:g}, but fewer battles teach nothing"
+    late = "" if fitting == chosen else f"; this is more than {minutes:g}, but fewer battles teach nothing"
     return chosen, [f"a training step takes {step:.1f} s here, so:", *lines, f"{total:6.1f} min  in all{late}"]
 
 
 def call(command: list) -> None:
-    """Run a command; ends the program with its status where it fails."""
+    """Run a command; exit with its status if it fails."""
     status = subprocess.run([str(word) for word in command]).returncode
     if status:
         raise SystemExit(status)
@@ -78,10 +78,10 @@ def call(command: list) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--votes", help=f"a file or a hub id (SFT_JUDGE_DATA/{FILE}, else {HUB})")
-    parser.add_argument("--minutes", type=float, default=60, help="that it may take (60)")
-    parser.add_argument("--run", type=Path, default=Path("runs/demo-real"), help="folder (runs/demo-real)")
-    parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="of the pipeline")
+    parser.add_argument("--votes", help=f"file or Hub id of the votes (SFT_JUDGE_DATA/{FILE}, else {HUB})")
+    parser.add_argument("--minutes", type=float, default=60, help="time limit of the whole run (60)")
+    parser.add_argument("--run", type=Path, default=Path("runs/demo-real"), help="folder of the run (runs/demo-real)")
+    parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="setting of the pipeline")
     options = parser.parse_args()
     votes, settings = find_votes(options.votes)
     settings += ["--set", f"run={options.run}", "--set", f"votes={votes}"]
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def count_battles(file: Path) -> dict[str, int]:
-    """Battles of the fold to evaluate on, and of those to train on."""
+    """Return the numbers of battles in the evaluation fold and in the training folds."""
     import pyarrow.parquet as pq
 
     folds = pq.read_table(file, columns=["fold"])["fold"].to_pylist()

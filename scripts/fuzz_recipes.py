@@ -1,10 +1,11 @@
 """
-Train from drawn recipes, up to the first step on a two-layer model: each is used, or refused in one line before that.
+Train from random recipes up to the first step, on a two-layer model: each must be used, or refused with one line.
 
     python scripts/fuzz_recipes.py --recipes 2000 --seed 0
 
-Prints how many were used, refused and ended otherwise, and the recipe of each that did. Nothing is written outside a
-temporary folder, and no network is asked.
+A recipe must be refused before the model is loaded and before a file is written. Prints how many recipes were used,
+refused, or ended otherwise, and each recipe that ended otherwise. Writes only to a temporary folder, and uses no
+network.
 """
 
 import argparse
@@ -45,7 +46,7 @@ EVALUATED = {"fold": 0, "eval_strategy": "steps", "eval_steps": 1}
 NUMBERS = [0, 1, 2, 3, -1, -5, 0.0, 0.5, 1.5, 1e-8, 10**9, 10**12, float("inf"), float("nan"), "3", "1e-3"]
 WORDS = ["", "x", "no", "none", "auto", "true", "steps", "epoch", "best", "3", "a b", "\0", "é", "x" * 300]
 OTHERS = [None, True, False, [], ["x"], [1], [None], {}, {"a": 1}, {1: [2]}, "{", '{"a": 1}', "[1]"]
-VALUES = {  # values of single keys that go further than drawn ones
+VALUES = {  # further values of single keys
     "attn_implementation": ["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "org/kernel"],
     "lora_target_modules": ["all_linear", "qkv", "q_proj", ["q_proj", "lm_head"], ["embed_tokens"], ".*", "[", "norm"],
     "lora_modules_to_save": ["lm_head", ["embed_tokens"], ["norm"], ["q_proj"]],
@@ -69,7 +70,7 @@ NEVER = {"torch_compile": True, "dataloader_num_workers": 10**9, "lora_r": 10**9
 
 
 def recipes():
-    """Recipes of one to three drawn keys, some of them misspelt, over a base that trains."""
+    """Return a strategy for recipes with one to three random keys, some misspelt, over a base that trains."""
     hints = {**hints_of(JudgeConfig), **hints_of(JudgeModelConfig)}
     items = {item.name: item for kind in (JudgeConfig, JudgeModelConfig) for item in fields(kind)}
     tables = {**TRAINING, **MODEL}
@@ -97,14 +98,14 @@ def recipes():
 
 
 class FirstStep(TrainerCallback):
-    """Ends a training after a step."""
+    """Stop the training after one step."""
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = True
 
 
 def make_inputs(folder: Path) -> None:
-    """Battles and a two-layer model in `folder`."""
+    """Write battles and a two-layer model to `folder`."""
     rows = generate_split(preset_settings("easy", rows=24, test_rows=1, shifted_rows=1), "train").rows
     rows = [{**row, "fold": place % 2} for place, row in enumerate(rows)]
     write_battles(folder / "battles.parquet", battle_table(rows))
@@ -115,10 +116,14 @@ def make_inputs(folder: Path) -> None:
 
 def try_recipe(recipe: dict, folder: Path) -> tuple[str, str]:
     """
-    Train from a recipe in `folder`, which holds the inputs and is the working directory.
+    Train from a recipe.
+
+    Args:
+        recipe: the recipe.
+        folder: folder with the inputs, which is the working directory.
 
     Returns:
-        USED, REFUSED or STOPPED, or what went wrong in a word, and the line or traceback that was shown.
+        USED, REFUSED or STOPPED, or a short description of the failure; and the line or traceback that was printed.
     """
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
     before, loaded = sorted(folder.iterdir()), []
@@ -131,7 +136,7 @@ def try_recipe(recipe: dict, folder: Path) -> tuple[str, str]:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(shown):
             status = main(words)
-    except (Exception, SystemExit):  # each one is a find
+    except (Exception, SystemExit):  # each of them is a finding
         return "traceback", traceback.format_exc()
     finally:
         training.JudgeTrainer, training.load_base = whole, load_base
@@ -154,7 +159,7 @@ def _unless_drawn(recipe: dict, key: str) -> list[str]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a training left in `folder`."""
+    """Remove the outputs of a training from `folder`."""
     import shutil
 
     for path in folder.iterdir():
@@ -163,7 +168,15 @@ def clear(folder: Path) -> None:
 
 
 def fuzz(count: int, start: int | None, folder: Path, report) -> Counter:
-    """Try so many recipes in `folder` and count the outcomes; `report(recipe, outcome, text)` is told of each."""
+    """
+    Try random recipes and count the outcomes.
+
+    Args:
+        count: number of recipes.
+        start: seed, or None for a fixed sequence.
+        folder: folder with the inputs.
+        report: function called with (recipe, outcome, text) for each recipe.
+    """
     outcomes = Counter()
 
     @given(recipes())
@@ -186,7 +199,7 @@ def fuzz(count: int, start: int | None, folder: Path, report) -> Counter:
 
 
 def run(args) -> int:
-    """Fuzz in a temporary folder and print the finds."""
+    """Fuzz in a temporary folder and print the findings."""
 
     def report(recipe, outcome, text):
         drawn = {key: value for key, value in recipe.items() if BASE.get(key) != value}
@@ -205,7 +218,7 @@ def run(args) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", type=int, default=2000, help="how many (2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing (0)")
-    parser.add_argument("--verbose", action="store_true", help="print every recipe's outcome")
+    parser.add_argument("--recipes", type=int, default=2000, help="number of recipes (2000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the recipes (0)")
+    parser.add_argument("--verbose", action="store_true", help="print the outcome of every recipe")
     sys.exit(run(parser.parse_args()))

@@ -1,21 +1,22 @@
 """
-What this version does on one GPU, in ten minutes: `python scripts/gpu_check.py --output gpu.json`.
+Check this version on one GPU in ten minutes: `python scripts/gpu_check.py --output gpu.json`.
 
-Legs, in order of importance. What is not installed is named and left out; so is what no longer fits the minutes.
+Legs are in order of importance. A leg is skipped, with a message, if its package is missing or the time is over.
 
-training     the rate of the layers' bfloat16 products alone (the ceiling); then Qwen2.5-0.5B's and 7B's shapes with
-             random weights and the recipes' LoRA on rows of 2,048 and 6,144 tokens, activations kept and
-             checkpointed: step time, tokens a second, peak memory and utilisation of the trunk alone, of our loss,
-             of ours with last_layer_at_answer, and of TRL's own loss (its fused head; PEFT casts as in its trainer);
-             and whole steps with the optimizer, whose peak memory `--plan` should be within 10 % of
-determinism  a few steps of training twice, whose losses should be the same to the bit
-smollm2      recipes/smollm2-135m/teacher on real votes: held-out loss and accuracy before and after. It takes
-             --smollm2, which `sft-judge base --pretrained smollm2-135m` makes, and --battles that `prepare` folded
-qlora        whole steps on weights in NF4: time, and memory beside the plan's
-vllm         prediction on vLLM and on transformers: rows a second, and how far the probabilities are apart
+training     the rate of the layers' bfloat16 products alone (the ceiling); then the shapes of Qwen2.5-0.5B and 7B with
+             random weights and the recipes' LoRA on rows of 2,048 and 6,144 tokens, with activations kept and
+             checkpointed: step time, tokens per second, peak memory and utilisation of the trunk alone, of our loss,
+             of our loss with last_layer_at_answer, and of TRL's loss (its fused head; PEFT casts as in its trainer);
+             and whole steps with the optimizer, whose peak memory should be within 10 % of that of `--plan`
+determinism  a few steps of training twice, whose losses should be bitwise identical
+smollm2      recipes/smollm2-135m/teacher on real votes: held-out loss and accuracy before and after. Needs --smollm2,
+             made by `sft-judge base --pretrained smollm2-135m`, and --battles with folds, made by `prepare`
+qlora        whole steps on weights in NF4: time, and peak memory beside the plan's
+vllm         prediction on vLLM and on transformers: rows per second, and the largest difference of probabilities
 
-`mfu` is of the rate published for the GPU, `of_ceiling` of the measured one; gpu_models.py has the formula. A dry run
-has every leg on the CPU with shrunken models: that the code works, its numbers say nothing. Status 1: a leg failed.
+`mfu` is relative to the published rate of the GPU, `of_ceiling` to the measured rate; gpu_models.py has the formula. A
+dry run has every leg on the CPU with tiny models: it tests the code, and its numbers have no meaning. The exit status
+is 1 if a leg failed.
 """
 
 import argparse
@@ -34,7 +35,7 @@ TRAINED_STEPS, PREDICTED = 5, 256
 
 
 def run_training(report: Report) -> None:
-    """Each shape's ceiling, and its legs for each length and way to hold activations."""
+    """Measure the ceiling of each shape, and its legs for each length, with activations kept and checkpointed."""
     import gpu_models as models
 
     for shape in report.shapes:
@@ -58,10 +59,10 @@ def run_training(report: Report) -> None:
 
 def train_twice(report: Report) -> dict:
     """
-    The smallest shape trained twice with one seed, by the trainer itself.
+    Train the smallest shape twice with one seed, by the trainer.
 
     Returns:
-        The losses [2][steps]; whether they and the adapters are the same to the bit.
+        `losses` [2][steps], and `same`: True if the losses and the adapters are bitwise identical.
     """
     import torch
     from gpu_models import MixedBench
@@ -80,7 +81,7 @@ def train_twice(report: Report) -> dict:
 
 
 def run_smollm2(report: Report) -> None:
-    """The teacher's recipe on --smollm2 and --battles; in a dry run without them on a tiny model."""
+    """Train the teacher's recipe on --smollm2 and --battles; in a dry run without them, on a tiny model."""
     import gpu_models as models
 
     base, battles = report.options.smollm2, report.options.battles
@@ -94,7 +95,14 @@ def run_smollm2(report: Report) -> None:
 
 
 def train_recipe(report: Report, base: Path, battles: Path) -> dict:
-    """Train the teacher's recipe for --steps steps: figures of fold 0, which it leaves out, before and after."""
+    """
+    Train the teacher's recipe for --steps steps, and evaluate it on fold 0, which is held out, before and after.
+
+    Args:
+        report: the report.
+        base: folder of the base model.
+        battles: battles with folds.
+    """
     from sft_judge.modeling.loading import load_config, load_tokenizer
     from sft_judge.training.adapters import adapter_config
     from sft_judge.training.base_model import load_base
@@ -131,7 +139,7 @@ def train_recipe(report: Report, base: Path, battles: Path) -> dict:
 
 
 def run_qlora(report: Report) -> None:
-    """A whole step of each shape in NF4."""
+    """Measure a whole step of each shape in NF4."""
     from gpu_models import MixedBench
 
     for shape in report.shapes:
@@ -149,7 +157,7 @@ def run_qlora(report: Report) -> None:
 
 
 def predict_with_both(report: Report) -> dict:
-    """Rows a second of each engine, and the largest difference of a probability."""
+    """Measure the rows per second of both engines, and the largest difference of a probability."""
     import numpy as np
     from gpu_models import make_judge, time_scores
 
@@ -164,7 +172,7 @@ def predict_with_both(report: Report) -> dict:
         try:
             logp_vllm, seconds_vllm = ours.recv()
         except EOFError:
-            raise RuntimeError("vLLM's process ended; what it said stands above") from None
+            raise RuntimeError("vLLM's process ended; see its messages above") from None
         finally:
             process.kill()
     rates = {"transformers_rows_per_second": len(logp) / seconds, "vllm_rows_per_second": len(logp) / seconds_vllm}
@@ -173,13 +181,20 @@ def predict_with_both(report: Report) -> dict:
 
 
 def score_on_vllm(pipe, folder: str, prompts: list[list[int]]) -> None:
-    """A process: the engine leaves no memory behind."""
+    """
+    Score prompts on vLLM, in a separate process so that all memory is freed.
+
+    Args:
+        pipe: connection to the main process.
+        folder: folder of the judge.
+        prompts: token ids.
+    """
     from gpu_models import time_scores
 
     pipe.send(time_scores("vllm", folder, prompts))
 
 
-# leg: what runs it, and the package that it needs beside the project's own
+# leg: its function, and the optional package that it needs
 LEGS = {
     "training": (run_training, None),
     "determinism": (lambda report: report.run("determinism", train_twice, report, seconds=30), None),
@@ -191,15 +206,17 @@ OWN_PACKAGES = ("torch", "transformers", "trl", "peft")
 
 
 def read_options(words: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("legs", nargs="*", metavar="LEG", help=f"all unless named: {', '.join(LEGS)}")
-    parser.add_argument("--output", type=Path, default=Path("runs/gpu_check.json"), metavar="FILE")
-    parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU; by default where there is no GPU")
-    parser.add_argument("--smollm2", type=Path, metavar="FOLDER", help="weights of SmolLM2-135M-Instruct")
-    parser.add_argument("--battles", type=Path, metavar="FILE", help="battles with folds, which `prepare` gives them")
-    parser.add_argument("--steps", type=int, default=60, help="of the smollm2 leg (default: 60)")
+    parser.add_argument("legs", nargs="*", metavar="LEG", help=f"legs to run, by default all: {', '.join(LEGS)}")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/gpu_check.json"), metavar="FILE", help="file of results"
+    )
+    parser.add_argument("--minutes", type=float, default=9, help="time limit (9)")
+    parser.add_argument("--dry-run", action="store_true", help="run on the CPU; the default without a GPU")
+    parser.add_argument("--smollm2", type=Path, metavar="FOLDER", help="folder of SmolLM2-135M-Instruct")
+    parser.add_argument("--battles", type=Path, metavar="FILE", help="battles with folds, made by `prepare`")
+    parser.add_argument("--steps", type=int, default=60, help="training steps of the smollm2 leg (60)")
     options = parser.parse_args(words)
     for path in filter(None, (options.smollm2, options.battles)):
         if not path.exists():
@@ -210,7 +227,7 @@ def read_options(words: list[str] | None) -> argparse.Namespace:
 
 
 def start_report(options: argparse.Namespace) -> Report:
-    """Where the legs run, and what is known of the machine."""
+    """Choose the device, and start a report with facts about the machine."""
     end = time.monotonic() + 60 * options.minutes
     import sft_judge.core.third_party  # noqa: F401, I001  # before the libraries
     import gpu_models as models
@@ -219,9 +236,9 @@ def start_report(options: argparse.Namespace) -> Report:
     from sft_judge.core.manifest import git_commit, versions
     from sft_judge.training.machine_defaults import prepare_launch
 
-    prepare_launch()  # one GPU of several
+    prepare_launch()  # use one GPU of several
     if not options.dry_run and not torch.cuda.is_available():
-        print("gpu_check: torch sees no CUDA GPU, so this is a dry run: its numbers say nothing.", flush=True)
+        print("gpu_check: torch finds no CUDA GPU, so this is a dry run: its numbers have no meaning.", flush=True)
         options.dry_run = True
     name = "CPU, dry run" if options.dry_run else torch.cuda.get_device_name()
     about = {"device": name, "dry_run": options.dry_run, "commit": git_commit(), "versions": versions()}
@@ -233,7 +250,7 @@ def start_report(options: argparse.Namespace) -> Report:
 def main(words: list[str] | None = None) -> int:
     options = read_options(words)
     if missing := [package for package in OWN_PACKAGES if find_spec(package) is None]:
-        print(f"gpu_check: {', '.join(missing)} not installed, every leg needs it: pip install .", file=sys.stderr)
+        print(f"gpu_check: {', '.join(missing)} not installed, but every leg needs it: pip install .", file=sys.stderr)
         return 2
     report = start_report(options)
     for leg, (run, package) in LEGS.items():

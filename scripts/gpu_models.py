@@ -1,11 +1,12 @@
 """
-Models for gpu_check.py: real shapes with random weights, what a step of them takes by formula, and what a GPU gives.
+Models for gpu_check.py: real shapes with random weights, the FLOPs of their steps, and the rate of a GPU.
 
-Model FLOPs of a LoRA step, the head left out: 4 x the layers' linear weights x tokens, as the forward pass multiplies
-each weight with each token once (2 FLOPs) and the backward pass once more, for the gradient of the input alone; and
-attention, forward and twice that backward, of which the causal half is counted: 6 x tokens of a row x width of all
-heads, a token and layer. Neither the adapters' own products nor what checkpointing computes again is counted, so that
-utilisation (MFU) is the lower for them: by an eighth for r 64 on the 0.5B, by a third for checkpointing.
+Model FLOPs of a LoRA step, without the head, have two parts. Linear weights: 4 x weights of the layers x tokens, as
+the forward pass multiplies each weight with each token once (2 FLOPs), and the backward pass once more, for the
+gradient of the input alone. Attention, of which the causal half is counted, with a backward pass of twice the forward
+pass: 6 x tokens of a row x width of all heads, per token and layer. Products of the adapters and recomputation by
+checkpointing are not counted, so both lower the utilisation (MFU): by an eighth for r 64 on the 0.5B, and by a third
+for checkpointing.
 """
 
 import re
@@ -35,14 +36,14 @@ from sft_judge.training.adapters import adapter_config
 from sft_judge.training.base_model import load_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 
-WARMING = 16  # prompts, read backwards so that vLLM's cache knows none of those that are timed
-TOLERANCE = 1.1  # the plan's peak over the measured one, or the other way round
+WARMING = 16  # prompts, reversed so that vLLM's cache has none of the timed prompts
+TOLERANCE = 1.1  # largest ratio of the planned to the measured peak, or of the measured to the planned
 COMMON = {"max_position_embeddings": 32_768, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model by its sizes, and the rows of a step by their tokens."""
+    """Store the sizes of a model, and the number of rows of a step by tokens per row."""
 
     name: str
     sizes: dict
@@ -54,7 +55,7 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """Of the weights in bfloat16, the head's apart where it is."""
+        """Return the bytes of the weights in bfloat16, with those of an untied head."""
         config = self.config
         ends = (1 if config.tie_word_embeddings else 2) * config.vocab_size * config.hidden_size
         return 2 * (ends + linear_weights(config))
@@ -67,7 +68,7 @@ def _sizes(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, voca
     }
 
 
-# as the config.json of Qwen/Qwen2.5-0.5B and of Qwen/Qwen2.5-7B have them
+# from the config.json of Qwen/Qwen2.5-0.5B and of Qwen/Qwen2.5-7B
 SHAPES = (
     Shape("0.5B", _sizes(896, 4864, 24, 14, 2, 151_936, True), {2048: 4, 6144: 1}),
     Shape("7B", _sizes(3584, 18_944, 28, 28, 4, 152_064, False), {2048: 2, 6144: 1}),
@@ -79,14 +80,26 @@ SMALL_SHAPES = (
 
 
 def draw_model(config: Qwen2Config, device: str):
-    """A model of random weights in bfloat16, in training mode, made where it is to stand."""
+    """
+    Make a model with random weights in bfloat16, in training mode.
+
+    Args:
+        config: configuration of the model.
+        device: device to make it on.
+    """
     set_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).train()
 
 
 def draw_four_bits(config: Qwen2Config, device: str):
-    """The same in NF4, quantised as `sft-judge train` does it: from a folder of weights."""
+    """
+    Make a model with random weights in NF4, quantised from a folder of weights as in `sft-judge train`.
+
+    Args:
+        config: configuration of the model.
+        device: device to make it on.
+    """
     settings, adapters = settings_of(device, True)
     with TemporaryDirectory() as folder:
         draw_model(config, device).save_pretrained(folder)
@@ -96,7 +109,7 @@ def draw_four_bits(config: Qwen2Config, device: str):
 
 
 def layer_products(config: Qwen2Config) -> dict[str, tuple[int, int]]:
-    """A layer's linear weights by name: features in and out."""
+    """Return the input and output features of each linear weight of a layer."""
     hidden, inner = config.hidden_size, config.intermediate_size
     width = hidden // config.num_attention_heads
     heads, kv_heads = config.num_attention_heads * width, config.num_key_value_heads * width
@@ -105,12 +118,20 @@ def layer_products(config: Qwen2Config) -> dict[str, tuple[int, int]]:
 
 
 def linear_weights(config: Qwen2Config) -> int:
-    """Of all layers."""
+    """Return the number of linear weights of all layers."""
     return config.num_hidden_layers * sum(wide * high for wide, high in layer_products(config).values())
 
 
 def model_flops(config: Qwen2Config, rows: int, tokens: int, last_layer: bool = False) -> float:
-    """Model FLOPs of a LoRA step; with `last_layer`, that layer's query, output and MLP at one position a row."""
+    """
+    Return the model FLOPs of a LoRA step.
+
+    Args:
+        config: configuration of the model.
+        rows: rows of the step.
+        tokens: tokens of a row.
+        last_layer: compute query, output and MLP of the last layer only at one position per row.
+    """
     sizes = {name: wide * high for name, (wide, high) in layer_products(config).items()}
     linear = 4 * linear_weights(config) * rows * tokens
     if last_layer:
@@ -119,12 +140,19 @@ def model_flops(config: Qwen2Config, rows: int, tokens: int, last_layer: bool = 
 
 
 def utilisation(flops: float, seconds: float, rate: float | None) -> float | None:
-    """The share of a rate in FLOP/s that a step reaches; None where the rate is not known."""
+    """
+    Return the utilisation of a step: its share of a rate.
+
+    Args:
+        flops: model FLOPs of the step.
+        seconds: time of the step.
+        rate: FLOP/s, or None if it is unknown, which returns None.
+    """
     return None if rate is None else flops / seconds / rate
 
 
 def published_rate(name: str) -> float | None:
-    """FLOP/s in bfloat16 as published for a GPU of this name, of those that `--plan` knows."""
+    """Return the published FLOP/s in bfloat16 of a GPU, or None if `--plan` does not know it."""
     words = set(re.split(r"[\s-]+", name))
     known = {re.sub(r" \d+ GB$", "", gpu): rate for gpu, (_, rate) in GPUS.items()}
     found = [rate for gpu, rate in known.items() if set(gpu.split()) <= words]
@@ -132,7 +160,13 @@ def published_rate(name: str) -> float | None:
 
 
 def measure_ceiling(shape: Shape, device: str) -> float:
-    """FLOP/s of the layer's matrix products alone, in bfloat16, with the tokens of a step."""
+    """
+    Measure the FLOP/s of the layer's matrix products alone, in bfloat16, with the tokens of a step.
+
+    Args:
+        shape: sizes of the model.
+        device: "cuda" or "cpu".
+    """
     tokens, flops, seconds = max(rows * length for length, rows in shape.rows.items()), 0, 0.0
     for wide, high in layer_products(shape.config).values():
         given = torch.randn(tokens, wide, device=device, dtype=torch.bfloat16)
@@ -143,7 +177,14 @@ def measure_ceiling(shape: Shape, device: str) -> float:
 
 
 def settings_of(device: str, four_bits: bool = False, **changes) -> tuple[JudgeConfig, JudgeModelConfig]:
-    """The recipes' settings for one GPU: LoRA of r 64 on all linear layers, bfloat16; in NF4 as the 14B's teacher."""
+    """
+    Return the recipes' settings for one GPU: LoRA of r 64 on all linear layers, in bfloat16.
+
+    Args:
+        device: "cuda" or "cpu".
+        four_bits: load the base in NF4, as for the teacher of 14B.
+        changes: further settings.
+    """
     bits = {"load_in_4bit": four_bits, "use_bnb_nested_quant": four_bits}
     here = {"use_cpu": device == "cpu", "bf16": True, "gradient_checkpointing": False, "optim": "adamw_torch"}
     adapters = JudgeModelConfig("random", dtype="bfloat16", use_peft=True, **bits)
@@ -151,10 +192,19 @@ def settings_of(device: str, four_bits: bool = False, **changes) -> tuple[JudgeC
 
 
 class MixedBench(Bench):
-    """Steps in mixed precision, as `sft-judge train` has them on a GPU; TRL's with PEFT's casts, as in its trainer."""
+    """Run steps in mixed precision as `sft-judge train` does on a GPU; TRL's loss has PEFT's casts."""
 
     def __init__(self, shape: Shape, device: str, four_bits: bool = False, rows: int = 1, **changes):
-        """Draw a model, in NF4 with `four_bits`, and put the recipes' adapter on it; `rows` are for the trainer."""
+        """
+        Make a model with the recipes' adapter.
+
+        Args:
+            shape: sizes of the model.
+            device: "cuda" or "cpu".
+            four_bits: load the base in NF4.
+            rows: rows of the trainer's data.
+            changes: further settings.
+        """
         self.config, self.adapters = settings_of(device, four_bits, **changes)
         self.shape, self.before = shape, held_bytes(device)
         model = draw_four_bits(shape.config, device) if four_bits else draw_model(shape.config, device)
@@ -165,13 +215,20 @@ class MixedBench(Bench):
         self.trunk_seconds = self.trainer.optimizer = None
 
     def checkpoint(self) -> None:
-        """Compute activations again from here on, as Trainer and SFTTrainer set it up."""
+        """Enable gradient checkpointing for the next steps, as Trainer and SFTTrainer do."""
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.enable_input_require_grads()
         self.config = self.config.with_changes(gradient_checkpointing=True)
 
     def measure_leg(self, leg: str, published: float | None, ceiling: float | None) -> dict:
-        """A leg's step time, tokens a second, peak memory, and utilisation of two rates in FLOP/s."""
+        """
+        Measure a leg: step time, tokens per second, peak memory, and utilisation.
+
+        Args:
+            leg: name of the leg.
+            published: published rate of the GPU in FLOP/s, or None.
+            ceiling: measured rate in FLOP/s, or None.
+        """
         rows, tokens = self.tokens["input_ids"].shape
         self.step(leg)
         start_peak(self.device.type)
@@ -189,7 +246,7 @@ class MixedBench(Bench):
         }
 
     def measure_whole(self) -> dict:
-        """A step with the optimizer's: its time, and its peak memory beside the plan's."""
+        """Measure a whole step with the optimizer: its time, and its peak memory beside the plan's."""
         optimizer = self.trainer.create_optimizer()
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         start_peak(self.device.type)
@@ -205,13 +262,13 @@ class MixedBench(Bench):
         planned = deep_step_cost(self.shape.config, self.config, self.adapters, *self.tokens["input_ids"].shape).peak
         ratio = planned / measured
         found = {"seconds": seconds, "planned_bytes": planned, "peak_bytes": measured, "ratio": ratio}
-        if self.device.type == "cuda":  # a CPU's peak is of the whole process
+        if self.device.type == "cuda":  # a CPU's peak is that of the whole process
             found |= {"goal": "within 10 %", "met": 1 / TOLERANCE <= ratio <= TOLERANCE}
         return found
 
 
 def make_tiny(folder: Path) -> tuple[Path, Path]:
-    """A random model and synthetic battles in two folds."""
+    """Write a random model and synthetic battles in two folds, and return both paths."""
     rows = [{**row, "fold": place % 2} for place, row in enumerate(long_battles(40))]
     write_battles(folder / "battles.parquet", battle_table(rows))
     texts = [turn for row in rows for name in ("prompt", "response_a", "response_b") for turn in row[name]]
@@ -220,7 +277,15 @@ def make_tiny(folder: Path) -> tuple[Path, Path]:
 
 
 def make_judge(folder: Path, shape: Shape, device: str, battles: int) -> list[list[int]]:
-    """A judge of random weights of a shape; returns token ids of so many battles, each in both orders."""
+    """
+    Write a judge with random weights, and return token ids of battles, each in both orders.
+
+    Args:
+        folder: folder to write.
+        shape: sizes of the model.
+        device: device to make it on.
+        battles: number of battles.
+    """
     rows = long_battles(battles)
     bench_predict.make_judge(folder, "qwen2", 2000, rows)
     tokenizer, config = load_tokenizer(str(folder)), shape.config
@@ -231,7 +296,18 @@ def make_judge(folder: Path, shape: Shape, device: str, battles: int) -> list[li
 
 
 def time_scores(engine: str, folder: str, prompts: list[list[int]], device: str | None = None):
-    """Log-probabilities [N, K] of the prompts on an engine, and the seconds that it took for them, warmed up."""
+    """
+    Score prompts on an engine after a warm-up.
+
+    Args:
+        engine: name of the engine.
+        folder: folder of the judge.
+        prompts: token ids.
+        device: device, or None for the engine's default.
+
+    Returns:
+        Log-probabilities `[N, K]`, and seconds.
+    """
     with open_engine(engine, folder, read_spec(folder), "bfloat16", device=device) as opened:
         opened.score([ids[::-1] for ids in prompts[:WARMING]])
         start = time.perf_counter()

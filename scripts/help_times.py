@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long `sft-judge --help` and every `sft-judge STAGE --help` take: the least of five, in seconds."""
+"""Time `sft-judge --help` and every `sft-judge STAGE --help`: the minimum of several runs, in seconds."""
 
 import argparse
 import subprocess
@@ -11,7 +11,7 @@ from sft_judge.core.registry import STAGES
 
 
 def seconds(words: list[str]) -> float:
-    """Wall time of one command, from start to end of its process."""
+    """Return the wall time of one command in seconds, from start to end of its process."""
     start = time.monotonic()
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - start
@@ -19,7 +19,7 @@ def seconds(words: list[str]) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=5, metavar="N")
+    parser.add_argument("--times", type=int, default=5, metavar="N", help="runs per command (5)")
     times = parser.parse_args().times
     command = str(Path(sys.executable).parent / "sft-judge")
     found = {stage: min(seconds([command, *stage.split(), "--help"]) for _ in range(times)) for stage in ("", *STAGES)}

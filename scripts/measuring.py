@@ -1,6 +1,5 @@
 """
-What the benchmarks share: memory at its peak, processes of their own, figures with an interval over rounds, and legs
-that must end within some minutes.
+Functions that benchmarks share: peak memory, separate processes, intervals over rounds, and legs with a time limit.
 """
 
 import argparse
@@ -22,16 +21,22 @@ from statistics import median
 from sft_judge.core.errors import InputError, one_line
 from sft_judge.core.files import write_json
 
-REPEATS = {"cuda": (2, 5), "cpu": (1, 2)}  # calls that do not count and those that do, where CPUs are for dry runs
-# What a library may raise on a GPU that nobody tried; the other legs are worth their minutes all the same.
+REPEATS = {"cuda": (2, 5), "cpu": (1, 2)}  # warm-up calls and timed calls; CPUs are for dry runs
+# Errors that a library may raise on an untested GPU; the other legs still run.
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ImportError, AssertionError, OSError)
 
 
 def chosen(what: str, known: Iterable[str]) -> list[str]:
-    """The benchmark's parts that its command line names, or all of them; ends with what is known at any other word."""
+    """
+    Parse the command line of a benchmark, and return the parts that it names, or all parts.
+
+    Args:
+        what: description for the help.
+        known: names of all parts.
+    """
     known = list(known)
     parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all unless named: {', '.join(known)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"parts to run, by default all: {', '.join(known)}")
     names = parser.parse_args().names
     if unknown := set(names) - set(known):
         parser.error(f"{', '.join(sorted(unknown))}: expected of {', '.join(known)}")
@@ -39,23 +44,23 @@ def chosen(what: str, known: Iterable[str]) -> list[str]:
 
 
 def return_freed_memory() -> None:
-    """Start again with a malloc that hands freed memory back at once, so that a peak of resident memory is a peak."""
+    """Restart this process with a malloc that returns freed memory at once, so that peaks of memory are exact."""
     if os.environ.get("MALLOC_MMAP_THRESHOLD_") != "131072":  # malloc reads its settings at the start of a process
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"})
 
 
 def resident() -> int:
-    """Bytes of this process in memory now."""
+    """Return the resident memory of this process in bytes."""
     return _status("VmRSS")
 
 
 def new_peak() -> None:
-    """Let `peak` start anew."""
+    """Reset the peak that `peak` returns."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> int:
-    """The most bytes of this process in memory since `new_peak`."""
+    """Return the peak resident memory of this process since `new_peak`, in bytes."""
     return _status("VmHWM")
 
 
@@ -64,7 +69,7 @@ def _status(field: str) -> int:
 
 
 def wait(device: str) -> None:
-    """Until what was started on the device is done."""
+    """Wait until all work on the device is done."""
     import torch
 
     if device == "cuda":
@@ -72,7 +77,13 @@ def wait(device: str) -> None:
 
 
 def median_seconds(function, device: str) -> float:
-    """The median time of several calls after some that do not count."""
+    """
+    Return the median time of several calls, after some warm-up calls.
+
+    Args:
+        function: function without arguments.
+        device: "cuda" or "cpu".
+    """
     (warm_up, timed), taken = REPEATS[device], []
     for _ in range(warm_up + timed):
         wait(device)
@@ -84,14 +95,14 @@ def median_seconds(function, device: str) -> float:
 
 
 def held_bytes(device: str) -> int:
-    """Bytes of tensors now; on a CPU none, as its peaks are of all that the process holds."""
+    """Return the bytes of tensors on a GPU; 0 on a CPU, as its peaks are those of the whole process."""
     import torch
 
     return torch.cuda.memory_allocated() if device == "cuda" else 0
 
 
 def start_peak(device: str) -> None:
-    """Let `peak_bytes` start anew."""
+    """Reset the peak that `peak_bytes` returns."""
     import torch
 
     if device == "cuda":
@@ -101,20 +112,34 @@ def start_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int:
-    """The most bytes since `start_peak`: of tensors, on a CPU of the whole process."""
+    """Return the peak bytes since `start_peak`: of tensors on a GPU, of the whole process on a CPU."""
     import torch
 
     return torch.cuda.max_memory_allocated() if device == "cuda" else peak()
 
 
 def apart(function, *arguments):
-    """Call in a process of its own, forked where nothing but the libraries is loaded."""
+    """
+    Call a function in a separate process, forked before anything but the libraries is loaded.
+
+    Args:
+        function: the function.
+        arguments: its arguments.
+    """
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def over_rounds(name: str, figure: Callable, rounds: int, goal: str) -> dict:
-    """A result for `bench.py`: `figure` of the indices of rounds, and its 95 % interval by bootstrap over them."""
+    """
+    Return a result for `bench.py`, with a 95 % interval by bootstrap over rounds.
+
+    Args:
+        name: name of the result.
+        figure: function from indices of rounds to the ratio.
+        rounds: number of rounds.
+        goal: such as ">= 0.8".
+    """
     import numpy as np
 
     draws = np.random.default_rng(0).integers(0, rounds, (2000, rounds))
@@ -125,7 +150,17 @@ def over_rounds(name: str, figure: Callable, rounds: int, goal: str) -> dict:
 
 @contextmanager
 def serving(model, *flags, log=None):
-    """`sft-judge serve` in a process of its own, on a free port: (process, url) once it serves; stopped at the end."""
+    """
+    Run `sft-judge serve` in a separate process on a free port, and stop it at the end.
+
+    Args:
+        model: folder of the judge.
+        flags: further flags.
+        log: file for standard error, or None.
+
+    Yields:
+        The process and the URL, once it serves.
+    """
     command = [sys.executable, "-m", "sft_judge", "serve", "--model", str(model), "--port", "0", *map(str, flags)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
@@ -139,7 +174,7 @@ def serving(model, *flags, log=None):
 
 @dataclass
 class Report:
-    """What was found so far, written whole after each leg; `end` is when the minutes are over."""
+    """Hold the results so far, and write all of them after each leg; `end` is the deadline."""
 
     output: Path
     device: str
@@ -150,7 +185,14 @@ class Report:
     results: list[dict] = field(default_factory=list)
 
     def add(self, leg: str, status: str = "done", **found) -> None:
-        """Print a result and write all of them."""
+        """
+        Print a result, and write all results.
+
+        Args:
+            leg: name of the leg.
+            status: "done", or the reason for no numbers.
+            found: numbers by name.
+        """
         self.results.append({"leg": leg, "status": status, **found})
         shown = ", ".join(f"{name} {_shown(value)}" for name, value in found.items() if value is not None)
         print(f"{leg}: {shown if status == 'done' else status}", flush=True)
@@ -158,10 +200,16 @@ class Report:
 
     def attempt(self, leg: str, function, *given, seconds: float = 5):
         """
-        Call a function unless fewer than `seconds` are left; what goes wrong becomes the leg's result.
+        Call a function unless too little time is left; a failure becomes the leg's result.
+
+        Args:
+            leg: name of the leg.
+            function: function to call.
+            given: its arguments.
+            seconds: expected time of the call.
 
         Returns:
-            What it returns; None where it gave nothing.
+            The result of the function, or None after a failure.
         """
         import torch
 
@@ -188,7 +236,15 @@ class Report:
         return found
 
     def run(self, leg: str, function, *given, seconds: float = 5) -> None:
-        """Attempt a leg that gives numbers, and add them."""
+        """
+        Attempt a leg and add the numbers that it returns.
+
+        Args:
+            leg: name of the leg.
+            function: function to call.
+            given: its arguments.
+            seconds: expected time of the call.
+        """
         found = self.attempt(leg, function, *given, seconds=seconds)
         if found is not None:
             self.add(leg, **found)
@@ -202,7 +258,7 @@ def _shown(value) -> str:
 
 @contextmanager
 def _alarm(seconds: float):
-    """Raise `TimeoutError` in the block when so many seconds are over."""
+    """Raise `TimeoutError` in the block after `seconds`."""
 
     def ring(number, frame):
         raise TimeoutError
@@ -218,7 +274,7 @@ def _alarm(seconds: float):
 
 
 def free_memory() -> None:
-    """Give back what nothing uses; a trainer and its parts hold one another."""
+    """Free unused memory; a trainer and its parts have reference cycles, so garbage is collected first."""
     import torch
 
     gc.collect()

@@ -1,9 +1,10 @@
 """
-Two other ways to train a judge on the same battles as scripts/mtbench.py: a plain TRL SFTTrainer, and pairjudge 0.3.
+Baselines for scripts/mtbench.py, trained on the same battles: a plain TRL SFTTrainer, and pairjudge 0.3.
 
-*Plain TRL* is an SFTTrainer with its defaults but for the recipe's settings: the same prompts in one order, the answer
-letter and what the chat template puts behind it as the completion, and TRL's loss over both. The trained model is
-read as an untrained judge. *pairjudge* has its own prompts and a classification head; on a CPU it runs in float32.
+*Plain TRL* is an SFTTrainer with its defaults, apart from the recipe's settings. Prompts are the same, in one order.
+The completion is the answer letter and the text that the chat template adds after it, and TRL's loss is over both.
+The trained model is used as an untrained judge. *pairjudge* has its own prompts and a classification head; on a CPU it
+runs in float32.
 """
 
 import random
@@ -20,7 +21,7 @@ from sft_judge.data.battles import read_battles, rows_of_fold
 
 JUDGE = [sys.executable, "-m", "sft_judge"]
 RECIPE = "smollm2-135m/teacher"
-SHARED = (  # settings of the recipe that TRL has under the same names
+SHARED = (  # settings of the recipe that have the same names in TRL
     "bf16 gradient_checkpointing num_train_epochs per_device_train_batch_size gradient_accumulation_steps "
     "learning_rate lr_scheduler_type warmup_steps max_grad_norm optim logging_steps save_strategy save_steps "
     "save_total_limit"
@@ -28,7 +29,15 @@ SHARED = (  # settings of the recipe that TRL has under the same names
 
 
 def train_trl(base: str, battles: str, work: Path, seed: int) -> Path:
-    """Train by TRL's SFTTrainer on the completions A, B and tie; returns the folder of the judge."""
+    """
+    Train with TRL's SFTTrainer on the completions A, B and tie, and return the folder of the judge.
+
+    Args:
+        base: folder of the base model.
+        battles: file of the training battles.
+        work: folder to work in.
+        seed: seed of the training.
+    """
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -66,7 +75,14 @@ def train_trl(base: str, battles: str, work: Path, seed: int) -> Path:
 
 
 def tokenized(judge: Path, battles: str, seed: int):
-    """The tokenizer, and `input_ids` and `completion_mask` of each battle in an order that the seed draws."""
+    """
+    Return the tokenizer, and `input_ids` and `completion_mask` of each battle in a random order.
+
+    Args:
+        judge: folder of the untrained judge, whose prompts are used.
+        battles: file of the battles.
+        seed: seed of the orders.
+    """
     from sft_judge.modeling.judge_spec import read_spec
     from sft_judge.modeling.loading import load_tokenizer
     from sft_judge.prompts.prompt import JudgePrompt
@@ -88,7 +104,15 @@ def tokenized(judge: Path, battles: str, seed: int):
 
 
 def train_pairjudge(base: str, battles: str, work: Path, seed: int) -> Path:
-    """Train by `python -m pairjudge.training`; returns the folder of its merged bundle."""
+    """
+    Train with `python -m pairjudge.training`, and return the folder of its merged bundle.
+
+    Args:
+        base: folder of the base model.
+        battles: file of the training battles.
+        work: folder to work in.
+        seed: seed of the training.
+    """
     recipe = yaml.safe_load(find_resource("recipes", RECIPE).read_text())
     work.mkdir(parents=True, exist_ok=True)
     rows = read_battles(Path(battles)).to_pandas()
@@ -99,7 +123,7 @@ def train_pairjudge(base: str, battles: str, work: Path, seed: int) -> Path:
     rows.to_parquet(work / "train.parquet")
     settings = {
         "train_path": str(work / "train.parquet"),
-        "eval_holdout": 0.02,  # it wants rows to select on; with one pass there is one candidate
+        "eval_holdout": 0.02,  # it needs rows to select a checkpoint on; one pass has one checkpoint
         "seed": seed,
         "model_name": str(Path(base).resolve()),
         "max_length": recipe["total_budget"],
@@ -118,7 +142,15 @@ def train_pairjudge(base: str, battles: str, work: Path, seed: int) -> Path:
 
 
 def predict_pairjudge(judge: Path, battles: str, fold: int, output: Path) -> None:
-    """Write a probs file of both orders of a fold's battles, as pairjudge's model sees them."""
+    """
+    Write a probs file of pairjudge's model, for the battles of a fold in both orders.
+
+    Args:
+        judge: folder of the model.
+        battles: file of the battles.
+        fold: fold to predict.
+        output: file to write.
+    """
     import numpy as np
     from pairjudge import PairwiseJudge, from_pairs
 
@@ -137,7 +169,7 @@ def predict_pairjudge(judge: Path, battles: str, fold: int, output: Path) -> Non
 
 
 def call(command: list) -> None:
-    """Show a command and run it; raises where it fails."""
+    """Print a command and run it; raise an error if it fails."""
     command = [str(part) for part in command]
     print("$", " ".join(command), flush=True)
     subprocess.run(command, check=True)

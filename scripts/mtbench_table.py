@@ -1,14 +1,14 @@
 """
-Write the results tables of judges on MT-Bench's votes, from the files of scripts/mtbench.py.
+Write the tables of results on MT-Bench's votes, from the files of scripts/mtbench.py.
 
-The whole table and the paired answers go into docs/results/mtbench.md, a short table into README.md.
+The whole table and the paired comparisons go into docs/results/mtbench.md, a short table into README.md.
 
     SFT_JUDGE_DATA=DIR python scripts/mtbench_table.py
 
-Figures of an arm are means over its seeds, on the battles of the 14 held-out questions; their intervals are over
-questions (bootstrap), and the standard deviation of the seeds stands beside them. Differences are paired by battle and
-seed, and their intervals allow for both (pipelines/seed_statistics.py). A difference within two standard deviations
-of the seeds, or whose interval holds zero, is called unresolved.
+Metrics of an arm are means over its seeds, on the battles of the 14 held-out questions, with bootstrap intervals over
+questions and with the standard deviation of the seeds. Differences are paired by battle and seed, and their intervals
+include the variance of both (pipelines/seed_statistics.py). A difference is unresolved if it is within two standard
+deviations of the seeds, or if its interval contains zero.
 """
 
 import argparse
@@ -50,7 +50,7 @@ ZERO_SHOT, ZERO_SHOT_THERE = "zero-shot", "zero-shot, training questions"
 CALIBRATED = "zero-shot, calibrated on the training questions"
 IN_4_BITS, IN_8_BITS = QUANTIZED
 BOTH, ONE = "hard labels, both orders", "hard labels, one order"
-IN_README = (  # arms of the short table, as they are called there
+IN_README = (  # arms of the short table and their titles there
     (FREQUENCIES, "class frequencies"),
     (LENGTH, "the longer response (fitted rule)"),
     (ZERO_SHOT, "SmolLM2 before training (zero-shot)"),
@@ -62,8 +62,8 @@ IN_README = (  # arms of the short table, as they are called there
     (IN_4_BITS, "**sft_judge, both orders, in 4 bits**"),
     (GPT4, "GPT-4's published verdicts"),
 )
-ORDER = [FREQUENCIES, LENGTH, ZERO_SHOT, CALIBRATED, *ARMS, GPT4]  # of the table
-QUESTIONS = {  # what is asked: pairs of an arm and its reference
+ORDER = [FREQUENCIES, LENGTH, ZERO_SHOT, CALIBRATED, *ARMS, GPT4]  # order of rows in the table
+QUESTIONS = {  # question: pairs of an arm and its reference
     "Does training beat what needs none?": [(BOTH, other) for other in (FREQUENCIES, LENGTH, ZERO_SHOT, CALIBRATED)],
     "Is the loss on the verdict alone better than TRL's on the completion?": [(ONE, "plain TRL")],
     "Is it better than pairjudge?": [(ONE, "pairjudge 0.3")],
@@ -81,7 +81,7 @@ QUESTIONS = {  # what is asked: pairs of an arm and its reference
 
 @dataclass
 class Arm:
-    """Probabilities [N, 3] of each seed, in each order [N, 2, 3] where they differ, and minutes if it was trained."""
+    """Store probabilities `[N, 3]` by seed, those of each order `[N, 2, 3]` if known, and minutes of training."""
 
     probs: dict[int, np.ndarray]
     orders: dict[int, np.ndarray] | None = None
@@ -89,7 +89,7 @@ class Arm:
 
 
 class Votes:
-    """The held-out battles [N] and their verdicts, questions as clusters, and the battles that were trained on."""
+    """Hold the held-out battles `[N]`, their verdicts, their questions as clusters, and the training battles."""
 
     def __init__(self, file: Path):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -106,25 +106,23 @@ class Votes:
         )
 
     def baselines(self) -> dict[str, Arm]:
-        """Class frequencies of the training questions, and a logistic regression on both responses' lengths."""
+        """Return class frequencies of the training questions, and a logistic regression on lengths."""
         frequencies = class_frequencies(self.trained_on, 3)
         model = LogisticRegression(C=1e6, max_iter=1000)
         there, here = (_length_features(rows) for rows in (self.train, self.rows))
-        exchanged = np.array([1, 0, 2])[
-            self.trained_on
-        ]  # the same battles the other way round, so that it is symmetric
+        exchanged = np.array([1, 0, 2])[self.trained_on]  # exchanged responses, for symmetry
         model.fit(np.concatenate([there, there * [-1, 1]]), np.concatenate([self.trained_on, exchanged]))
         constant = np.tile(frequencies, (len(self.rows), 1))
         return {FREQUENCIES: Arm({0: constant}), LENGTH: Arm({0: model.predict_proba(here)})}
 
     def arms(self) -> dict[str, Arm]:
-        """The arms whose results are there, means of both orders."""
+        """Return the arms that have results, with means over both orders."""
         found = {}
         for file in sorted(RESULTS.glob("*.json")):
             result = json.loads(file.read_text())
             rows = self.train if result["arm"] == ZERO_SHOT_THERE else self.rows
             orders = np.array([[result["probabilities"][row["id"]][order] for order in ORDERS] for row in rows])
-            orders = np.maximum(orders, 1e-6)  # they were rounded
+            orders = np.maximum(orders, 1e-6)  # the stored probabilities are rounded
             orders /= orders.sum(axis=2, keepdims=True)
             arm = found.setdefault(result["arm"], Arm({}, {}))
             arm.probs[result["seed"]], arm.orders[result["seed"]] = orders.mean(axis=1), orders
@@ -139,15 +137,15 @@ class Votes:
         return found
 
     def losses(self, probs: np.ndarray) -> np.ndarray:
-        """Log loss [N]."""
+        """Return the log loss `[N]` of probabilities `[N, 3]`."""
         return cross_entropy(one_hot(self.verdicts, 3), probs)
 
     def right(self, probs: np.ndarray) -> np.ndarray:
-        """Whether the most probable verdict is people's [N]."""
+        """Return for each battle `[N]` whether the most probable verdict is that of the votes."""
         return predicted_verdicts(probs)[np.arange(len(probs)), self.verdicts]
 
     def figures(self, arm: Arm) -> dict[str, dict]:
-        """Each of FIGURES over the seeds: its mean with an interval over questions, and the seeds' deviation."""
+        """Return the mean of each of FIGURES over seeds, with an interval over questions and the seeds' deviation."""
         drawn = []
         for seed, probs in arm.probs.items():
             orders = arm.orders[seed] if arm.orders else None
@@ -160,20 +158,27 @@ class Votes:
         return found
 
     def gpt4(self) -> Arm:
-        """GPT-4's verdicts as probabilities of 0 and 1, of which the accuracy alone means something."""
+        """Return GPT-4's verdicts as probabilities of 0 and 1, for which only the accuracy is meaningful."""
         return Arm({0: one_hot(np.array([VERDICTS.index(row["meta"]["judge_gpt4"]) for row in self.rows]), 3)})
 
     def difference(self, arm: Arm, reference: Arm, measure) -> Mean:
-        """The mean of `measure(probs)` of one arm less that of another, over the seeds that both have."""
+        """
+        Return the mean difference of two arms over their common seeds.
+
+        Args:
+            arm: the arm.
+            reference: the arm to subtract.
+            measure: function from probabilities `[N, 3]` to values `[N]`.
+        """
         seeds = [set(one.probs) for one in (arm, reference) if one.minutes] or [{0}]
-        every = range(1 + max(map(max, seeds)))  # what is not trained is the same for every seed
+        every = range(1 + max(map(max, seeds)))  # an arm without training is the same for every seed
         ours, theirs = (one.probs if one.minutes else dict.fromkeys(every, one.probs[0]) for one in (arm, reference))
         differences = [measure(ours[seed]) - measure(theirs[seed]) for seed in sorted(set.intersection(*seeds))]
         return crossed_mean(np.array(differences), self.clusters)
 
 
 def _length_features(rows: list[dict]) -> np.ndarray:
-    """[N, 2]: the log ratio of the responses' lengths, and how far it is from zero."""
+    """Return features `[N, 2]`: the log ratio of the responses' lengths, and its absolute value."""
     table = battle_table([as_battle(row, 0) for row in rows])
     a, b = (text_lengths(table, name) for name in ("response_a", "response_b"))
     ratio = np.log((b + 1) / (a + 1))
@@ -181,7 +186,7 @@ def _length_features(rows: list[dict]) -> np.ndarray:
 
 
 def table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
-    """A row an arm."""
+    """Return the whole table, with a row per arm."""
     columns = ["", "seeds", "minutes", "log loss", "accuracy", "without ties", "ECE", "both orders agree"]
     rows = []
     for name, arm in arms.items():
@@ -201,7 +206,7 @@ def all_arms(votes: Votes) -> dict[str, Arm]:
 
 
 def short_table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
-    """Return the table of the README: the arms of IN_README that are there, with four figures each."""
+    """Return the table of the README: the arms of IN_README that have results."""
     rows = []
     for name, title in IN_README:
         if name in arms:
@@ -213,7 +218,14 @@ def short_table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
 
 
 def cell(figure: dict, digits: int, times: int = 1) -> str:
-    """`1.076 [1.050, 1.107] ± 0.004`, or a dash."""
+    """
+    Format a metric as `1.076 [1.050, 1.107] ± 0.004`, or as a dash.
+
+    Args:
+        figure: value, interval and spread.
+        digits: decimals to show.
+        times: factor, such as 100 for percent.
+    """
     if figure["value"] is None:
         return "–"
     shown = [f"{times * figure[name]:.{digits}f}" for name in ("value", "low", "high") if figure[name] is not None]
@@ -222,7 +234,13 @@ def cell(figure: dict, digits: int, times: int = 1) -> str:
 
 
 def answers(votes: Votes, arms: dict[str, Arm]) -> list[str]:
-    """Each question with the paired differences that answer it, of the arms that are there."""
+    """
+    Return the questions with the paired differences that answer them.
+
+    Args:
+        votes: the battles.
+        arms: the arms that have results.
+    """
     lines = []
     for question, pairs in QUESTIONS.items():
         there = [(arm, reference) for arm, reference in pairs if arm in arms and reference in arms]
@@ -240,7 +258,13 @@ def answers(votes: Votes, arms: dict[str, Arm]) -> list[str]:
 
 
 def described(difference: Mean, times: int) -> str:
-    """`-0.0123 [-0.0300, 0.0054], 3 seeds ± 0.0040`."""
+    """
+    Format a difference as `-0.0123 [-0.0300, 0.0054], 3 seeds ± 0.0040`.
+
+    Args:
+        difference: the difference.
+        times: factor, such as 100 for points.
+    """
     digits = 4 if times == 1 else 1
     value, low, high = (f"{times * part:+.{digits}f}" for part in (difference.value, difference.low, difference.high))
     seeds = "" if difference.spread is None else f", {difference.seeds} seeds ± {times * difference.spread:.{digits}f}"
@@ -248,7 +272,13 @@ def described(difference: Mean, times: int) -> str:
 
 
 def verdict(difference: Mean, lower_is_better: bool) -> str:
-    """Better, worse, or unresolved."""
+    """
+    Return "better", "worse" or "unresolved".
+
+    Args:
+        difference: the difference.
+        lower_is_better: True for a loss.
+    """
     if abs(difference.value) < 2 * (difference.spread or 0):
         return "unresolved"
     seen = describe_difference(difference, not lower_is_better)
@@ -257,7 +287,9 @@ def verdict(difference: Mean, lower_is_better: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--votes", type=Path, help="mtbench_majority_q1to7.jsonl (in SFT_JUDGE_DATA)")
+    parser.add_argument(
+        "--votes", type=Path, help="file of the votes (mtbench_majority_q1to7.jsonl in SFT_JUDGE_DATA)"
+    )
     options = parser.parse_args()
     file = options.votes or Path(os.environ.get("SFT_JUDGE_DATA", "")) / "mtbench_majority_q1to7.jsonl"
     if not file.is_file():

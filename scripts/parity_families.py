@@ -1,10 +1,10 @@
 """
-transformers against vLLM for each family that there is a recipe for: `python scripts/parity_families.py [MODEL...]`.
+Compare transformers with vLLM for each model family with a recipe: `python scripts/parity_families.py [MODEL...]`.
 
-Each model's own class and chat template at tiny size, with random weights that are large enough for probabilities to
-differ from battle to battle; made a judge as it comes (`untrained`), by `merge` in the class that engines take, and
-held by `verify` in float32 and bfloat16, and where --w4a16 is given quantised by auto-round and held in that form too.
-Prints a table, refusals in their place.
+Each model is tiny, with the real class and chat template, and with random weights that are large enough for
+probabilities to differ between battles. `untrained` makes it a judge, `merge` converts it to the class that engines
+load, and `verify` compares the engines in float32 and bfloat16. With --w4a16, a judge quantised by auto-round is
+compared as well. Prints a table, with refusals in place of numbers.
 """
 
 import argparse
@@ -33,13 +33,13 @@ def stir_weights(folder: Path) -> None:
 
 
 def judge(*words) -> str:
-    """What a command prints; its last line of complaint where it fails."""
+    """Return the output of a command, or the last line of its errors if it fails."""
     done = subprocess.run([sys.executable, "-m", "sft_judge", *map(str, words)], capture_output=True, text=True)
     return done.stdout if done.returncode == 0 else "refused: " + done.stderr.strip().splitlines()[-1]
 
 
 def figures(said: str) -> str:
-    """`max |Δp|, flips` of what `verify` printed, or its refusal."""
+    """Return `max |Δp|, flips` from the output of `verify`, or its refusal."""
     found = re.findall(r"max \|Δp\| (\S+), .*? (\d+ of \d+) verdicts flip", said)
     return "; ".join(f"{most}, {flips}" for most, flips in found) or said.strip().splitlines()[-1][:160]
 
@@ -70,8 +70,8 @@ def main(models: list[str], rows: int, w4a16: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=FAMILIES)
-    parser.add_argument("--rows", type=int, default=60)
-    parser.add_argument("--w4a16", action="store_true")
+    parser.add_argument("models", nargs="*", default=FAMILIES, help="models (one of each family)")
+    parser.add_argument("--rows", type=int, default=60, help="battles to compare on (60)")
+    parser.add_argument("--w4a16", action="store_true", help="also compare a judge in 4 bits")
     args = parser.parse_args()
     main(args.models, args.rows, args.w4a16)

@@ -3,9 +3,9 @@ Write the table "GPUs and memory by model size" into docs/results/benchmarks.md 
 
     python scripts/plan_table.py
 
-Nothing is loaded: the planner runs one training step of each recipe on fake tensors. Rows are as long as the recipe's
-budget allows, which is the worst case. Hours are for BATTLES battles of TOKENS tokens, read in the orders that the
-recipe trains, and are an estimate (the planner's share of the GPU's published rate).
+No weights are loaded: the planner runs one training step of each recipe on fake tensors. Memory is for rows as long as
+the recipe's budget allows, which is the worst case. Hours are for BATTLES battles of TOKENS tokens, in the orders that
+the recipe trains on. They are an estimate, from the planner's share of the GPU's published rate.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ BATTLES, TOKENS = 10_000, 1_500
 
 
 def table_row(name: str) -> list[str]:
-    """Return the cells of a recipe: model, parameters, method, tokens a row, memory, GPU, hours."""
+    """Return the cells of a recipe: model, parameters, method, tokens per row, memory, GPU, hours."""
     config, adapters = read_recipe(name, ["--output_dir", "unused"]).configs()
     run = cost_of_run(config, adapters, None, gpus=1)
     peak = next(iter(run.parts.values())).peak

@@ -1,17 +1,18 @@
 """
-How often the 95 % intervals of `sft-judge rank` hold the strengths that votes were drawn from.
+Measure how often the 95 % intervals of `sft-judge rank` contain the true strengths, on simulated votes.
 
     python scripts/rank_coverage.py 400
     python scripts/rank_coverage.py 20 sparse
     python scripts/rank_coverage.py 1000 style
 
-Six models, Davidson's law; the intervals are those of the differences from the models' mean. Where votes on one prompt
-agree more than others do, each model is better or worse on a prompt by a normal deviate of standard deviation 0.8, and
-the truth is what the fit comes to over very many prompts.
+Votes on six models are drawn from Davidson's model; the intervals are those of differences from the models' mean. If
+votes on one prompt are correlated, the strength of each model on a prompt has a normal deviate of standard deviation
+0.8, and the true strengths are those of a fit over very many prompts.
 
-`sparse`: many models with few battles each, what is shown of them, with length held equal or not (differences from the
-mean weighted by battles, as `rank` takes it for draws). `style`: a feature that some of 500 prompts show and whose
-effect is 0.3, by standard deviation (as `rank` prints it) or between a response with all of it and one with none.
+`sparse`: many models with few battles each; the shares of ratings and intervals that are shown, with and without
+control of length (differences from the mean weighted by battles, as `rank` takes it for draws). `style`: a feature in
+some of 500 prompts with an effect of 0.3, per standard deviation (as `rank` prints it) or between a response with all
+of it and a response with none.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from sft_judge.ranking.rating_draws import parameter_draws
 from sft_judge.ranking.ratings import ELO, rate_models, split_off
 
 STRENGTHS, SLOPE = np.array([1.0, 0.6, 0.2, -0.2, -0.6, -1.0]), 0.5
-CASES = {  # battles, battles a prompt, spread of a model over prompts, tie parameter, whether a slope is fitted
+CASES = {  # battles, battles per prompt, spread of a model over prompts, tie parameter, fit a slope
     "1,200 battles": (1200, 1, 0.0, 0.7, False),
     "120 battles": (120, 1, 0.0, 0.7, False),
     "no ties": (1200, 1, 0.0, 0.0, False),
@@ -37,7 +38,17 @@ CASES = {  # battles, battles a prompt, spread of a model over prompts, tie para
 
 
 def draw(rng: np.random.Generator, rows: int, a_prompt: int, spread: float, nu: float, slope: bool) -> Contests:
-    """Contests whose verdicts follow the law."""
+    """
+    Draw contests from Davidson's model.
+
+    Args:
+        rng: random generator.
+        rows: number of battles.
+        a_prompt: battles per prompt.
+        spread: standard deviation of a model's strength over prompts.
+        nu: tie parameter.
+        slope: add a feature with a slope.
+    """
     size = len(STRENGTHS)
     first = rng.integers(size, size=rows)
     sides = np.stack([first, (first + rng.integers(1, size, size=rows)) % size], axis=1)
@@ -51,13 +62,21 @@ def draw(rng: np.random.Generator, rows: int, a_prompt: int, spread: float, nu: 
 
 
 def centred(parameters: np.ndarray) -> np.ndarray:
-    """Strengths [D, 6] of parameters, less their mean."""
+    """Return the strengths `[D, 6]` in `parameters`, minus their mean."""
     strengths = parameters[:, : len(STRENGTHS)]
     return strengths - strengths.mean(axis=1, keepdims=True)
 
 
 def vote(rng: np.random.Generator, strengths: np.ndarray, features: np.ndarray, effect: float) -> Contests:
-    """Contests between models of these strengths, one battle a prompt; a row of `features` [N, F] a battle."""
+    """
+    Draw contests with one battle per prompt.
+
+    Args:
+        rng: random generator.
+        strengths: strengths of the models.
+        features: features of the battles `[N, F]`.
+        effect: coefficient of each feature.
+    """
     rows, size = len(features), len(strengths)
     first = rng.integers(size, size=rows)
     sides = np.stack([first, (first + rng.integers(1, size, size=rows)) % size], axis=1)
@@ -70,7 +89,7 @@ def vote(rng: np.random.Generator, strengths: np.ndarray, features: np.ndarray, 
 
 
 def print_sparse(num: int) -> None:
-    """A line a case: how many ratings and intervals are shown, and which share of these holds the truth."""
+    """Print per case the numbers of ratings and intervals, and the coverage of the intervals, over `num` draws."""
     for (size, rows), slope in itertools.product(((100, 150), (20, 60), (6, 30)), (0, 1)):
         ranked, held = 0, []
         for seed in range(num):
@@ -94,7 +113,7 @@ def print_sparse(num: int) -> None:
 
 
 def print_style(num: int) -> None:
-    """A line a share of prompts: how often an effect is shown, and how often its interval holds the truth."""
+    """Print per share of prompts how often an effect is shown, and the coverage of its interval, over `num` draws."""
     for unit in ("a standard deviation", "all against none"):
         for share in (0.01, 0.02, 0.05, 0.2, 1.0):
             held = []
@@ -117,14 +136,16 @@ def print_style(num: int) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("simulations", type=int)
-    parser.add_argument("table", nargs="?", choices=("ratings", "sparse", "style"), default="ratings")
+    parser.add_argument("simulations", type=int, help="number of draws per case")
+    parser.add_argument(
+        "table", nargs="?", choices=("ratings", "sparse", "style"), default="ratings", help="table to print (ratings)"
+    )
     args = parser.parse_args()
     {"ratings": print_ratings, "sparse": print_sparse, "style": print_style}[args.table](args.simulations)
 
 
 def print_ratings(num: int) -> None:
-    """A line of CASES each."""
+    """Print the coverage of each of CASES over `num` draws."""
     for name, (rows, a_prompt, spread, nu, slope) in CASES.items():
         large = draw(np.random.default_rng(0), 1_000_000, a_prompt, spread, nu, slope)
         whole = fit(design_matrix(large.sides, len(STRENGTHS), large.features), large.counts[None], nu > 0)

@@ -1,9 +1,9 @@
 """
-Make the figures of docs/results/ again: `make results`, or `python scripts/results.py [SOURCE...]`.
+Reproduce the results of docs/results/: `make results`, or `python scripts/results.py [SOURCE...]`.
 
-Each source is a command that resumes where it stopped and skips what is up to date; `--read` runs no command and
-takes the results that are there. The figures are written into the block of the page between two marks, with the
-commit. Every new value outside the interval of the old one is named.
+Each source is a command that resumes where it stopped and skips what is up to date. `--read` runs no command and uses
+existing results. The results are written into the block of the page between two marks, with the commit. Every new
+value outside the interval of the old value is named.
 """
 
 import argparse
@@ -41,20 +41,20 @@ _FIGURE = re.compile(r"(-?[\d.]+)(?: %)? \[(-?[\d.]+), (-?[\d.]+)\]")
 
 
 def skill_block(found: dict) -> list[str]:
-    """The skill table of a metrics.json."""
+    """Return the skill table of a metrics.json."""
     table = skill_table(found)
     return [*markdown(table.columns, table.rows), "", f"{found['n']:,} unseen battles; {table.note}."]
 
 
 def long_block(found: dict) -> list[str]:
-    """The result of the long training's judge, a line."""
+    """Return the result of the long training's judge, in one line."""
     row = next(row for row in found["worth"] if row["name"] == found["main"])
     cells = [row["name"], number(row["expected_log_loss"]), percent(row["gap_share"]), number(row["log_loss"])]
     return markdown(["", "expected log loss", "skill score", "log loss"], [cells])
 
 
 def distillation_block(found: dict) -> list[str]:
-    """Each cell of the sweep and its difference from the reference, and what came of it."""
+    """Return each trial of the sweep with its difference from the reference, and the verdict."""
     rows = [
         [name, number(cell["value"]), number(cell["difference"]) if cell["difference"] else "reference"]
         for name, cell in found["cells"].items()
@@ -64,12 +64,12 @@ def distillation_block(found: dict) -> list[str]:
 
 
 def verdict_block(found: dict) -> list[str]:
-    """What came of a sweep, in a sentence."""
+    """Return the verdict of a sweep in a sentence."""
     return [f"{found['verdict']}."]
 
 
 def bench_block(found: list[dict]) -> list[str]:
-    """Each ratio and the goal that it is held to."""
+    """Return each ratio of a benchmark with its goal."""
     rows = [
         [one["name"], f"{one['ratio']:.3f} [{one['low']:.3f}, {one['high']:.3f}]", one["goal"], str(one["rounds"])]
         for one in found
@@ -87,12 +87,24 @@ BLOCKS = {
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> list[str]:
-    """A table's lines."""
+    """
+    Return the lines of a Markdown table.
+
+    Args:
+        columns: titles.
+        rows: cells.
+    """
     return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 def differing(old: str, new: str) -> list[str]:
-    """Figures of the new block outside the interval of the same cell of the old one, and rows that are gone."""
+    """
+    Return values of the new block outside the interval of the same cell of the old block, and rows that are gone.
+
+    Args:
+        old: old block.
+        new: new block.
+    """
     before, after = _cells(old), _cells(new)
     found = [f"{row}: gone" for row in dict.fromkeys(row for row, _ in before) if row not in {row for row, _ in after}]
     for (row, column), cell in after.items():
@@ -103,7 +115,7 @@ def differing(old: str, new: str) -> list[str]:
 
 
 def _cells(block: str) -> dict[tuple[str, str], str]:
-    """`{(row, column): cell}` of a block's table."""
+    """Return `{(row, column): cell}` of the table in a block."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines() if line.startswith("| ")]
     if not rows:
         return {}
@@ -112,7 +124,14 @@ def _cells(block: str) -> dict[tuple[str, str], str]:
 
 
 def replaced(text: str, name: str, block: str) -> tuple[str, str]:
-    """Return the page's text with a new block of a source, and the old block."""
+    """
+    Return the text of a page with a new block, and the old block.
+
+    Args:
+        text: text of the page.
+        name: source of the block.
+        block: new block.
+    """
     marks = [f"<!-- results: {name} -->\n", f"<!-- end: {name} -->"]
     start, end = text.index(marks[0]) + len(marks[0]), text.index(marks[1])
     return text[:start] + block + text[end:], text[start:end]
@@ -120,7 +139,7 @@ def replaced(text: str, name: str, block: str) -> tuple[str, str]:
 
 def main(names: list[str], only_read: bool) -> None:
     for name in names:
-        if not only_read:  # a bench that misses a goal ends with status 3, and its figures stand all the same
+        if not only_read:  # bench.py has status 3 if a goal is missed; its results are still valid
             subprocess.run(COMMANDS[name], cwd=ROOT, check=name != "bench")
         found = json.loads((ROOT / FILES[name]).read_text(encoding="utf-8"))
         command = " ".join(["python", *COMMANDS[name][1:]]).replace("python -m sft_judge", "sft-judge")
@@ -130,14 +149,14 @@ def main(names: list[str], only_read: bool) -> None:
         with whole_file(page) as aside:
             aside.write_text(text, encoding="utf-8")
         apart = differing(old, block)
-        print(f"{name}: {len(apart)} figures lie outside their old interval")
+        print(f"{name}: {len(apart)} values are outside their old interval")
         print("".join(f"  {one}\n" for one in apart), end="")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="SOURCE", help=f"of {', '.join(COMMANDS)} (default: all)")
-    parser.add_argument("--read", action="store_true", help="run nothing, read what is there")
+    parser.add_argument("names", nargs="*", metavar="SOURCE", help=f"sources to run, of {', '.join(COMMANDS)} (all)")
+    parser.add_argument("--read", action="store_true", help="run no command, use existing results")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in COMMANDS]
     if unknown:

@@ -1,10 +1,11 @@
 """
-How import, prepare and audit grow with the number of battles: seconds and peak memory of each, as the manifests say.
+Measure how import, prepare and audit scale with the number of battles: seconds and peak memory, from the manifests.
 
     python scripts/scale.py 100000 300000 1000000
 
-Battles of about 3 kB are made up of random words, frequent and rare ones as in a language; one prompt in fifty is
-nearly that of an earlier battle, one battle in a hundred nearly a whole earlier one. Takes 7 GB of disk for a million.
+Battles of about 3 kB are made of random words with frequencies as in a language. One prompt in fifty is a
+near-duplicate of an earlier prompt, and one battle in a hundred is a near-duplicate of an earlier battle. A million
+battles need 7 GB of disk.
 """
 
 import argparse
@@ -23,14 +24,26 @@ SOURCES, VERDICTS = ("arena", "cup", "set"), ("a", "b", "tie", None)
 
 
 def random_words(seed: int, size: int) -> np.ndarray:
-    """`size` different words of 2 to 9 letters."""
+    """
+    Return different words of 2 to 9 letters.
+
+    Args:
+        seed: seed of the draw.
+        size: number of words.
+    """
     draw = np.random.default_rng(seed)
     letters = np.array(list("etaoinshrdlucmfwypvbgkqjxz"))
     return np.array(["".join(draw.choice(letters, draw.integers(2, 10))) + str(i % 7) for i in range(size)])
 
 
 def write_rows(path: Path, num_rows: int) -> None:
-    """Battles as JSONL."""
+    """
+    Write battles as JSONL.
+
+    Args:
+        path: file to write.
+        num_rows: number of battles.
+    """
     draw = np.random.default_rng(0)
     words = random_words(0, 50_000)
     shares = 1 / (10 + np.arange(len(words)))  # Zipf's law
@@ -55,14 +68,20 @@ def write_rows(path: Path, num_rows: int) -> None:
 
 
 def with_one_changed(text: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """A text with one word of it changed."""
+    """Return a text with one random word replaced; `draw` is the random generator."""
     text = text.astype(object)
     text[draw.integers(len(text))] = "changed"
     return text
 
 
 def measure(folder: Path, num_rows: int) -> list[dict]:
-    """Run the stages on so many battles; what each one's manifest says of time and memory."""
+    """
+    Run the stages, and return time and memory of each from its manifest.
+
+    Args:
+        folder: folder to work in.
+        num_rows: number of battles.
+    """
     source = folder / "rows.jsonl"
     write_rows(source, num_rows)
     battles, ready, audit = folder / "battles.parquet", folder / "prepared.parquet", folder / "audit"
@@ -90,8 +109,8 @@ def measure(folder: Path, num_rows: int) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=int, nargs="+")
-    parser.add_argument("--folder", type=Path, help="for the files (a temporary one)")
+    parser.add_argument("rows", type=int, nargs="+", help="numbers of battles")
+    parser.add_argument("--folder", type=Path, help="folder for the files (a temporary folder)")
     args = parser.parse_args()
     for num_rows in args.rows:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:

@@ -1,8 +1,8 @@
 """
-Time and memory of a judge's intervals on many rows: `python scripts/scale_bootstrap.py [rows]`, a million by default.
+Measure time and memory of a judge's intervals on many rows: `python scripts/scale_bootstrap.py [rows]` (a million).
 
-Random probabilities, half as many prompts as rows, both orders, ten slices: every figure of `evaluate` that needs no
-text, with 1,000 resamples.
+Probabilities are random, in both orders, with half as many prompts as rows and ten slices. All metrics of `evaluate`
+that need no text are computed, with 1,000 resamples.
 """
 
 import sys

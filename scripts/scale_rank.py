@@ -1,10 +1,10 @@
 """
-What `sft-judge rank` takes for so many votes on so many models: seconds and peak memory, as its manifest says.
+Measure seconds and peak memory of `sft-judge rank` by numbers of votes and models, from its manifest.
 
     python scripts/scale_rank.py 1000000 100
 
-Four battles in five have a prompt of their own, the others share one; verdicts follow Davidson's law. With --judge the
-true probabilities count instead of the votes: no two battles then say the same.
+Four battles in five have a unique prompt, the others share prompts with them. Verdicts follow Davidson's model. With
+--judge, the true probabilities count instead of votes, so that all battles differ.
 """
 
 import argparse
@@ -29,7 +29,14 @@ PROMPT, RESPONSE = "Please answer question {0} with care. " * 4, "An answer of s
 
 
 def write_votes(folder: Path, num_rows: int, num_models: int) -> None:
-    """battles.parquet, and probs.parquet with the truth."""
+    """
+    Write battles.parquet, and probs.parquet with the true probabilities.
+
+    Args:
+        folder: folder to write to.
+        num_rows: number of votes.
+        num_models: number of models.
+    """
     rng = np.random.default_rng(0)
     strengths = rng.normal(scale=0.7, size=num_models)
     first = rng.integers(num_models, size=num_rows)
@@ -51,9 +58,9 @@ def write_votes(folder: Path, num_rows: int, num_models: int) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=int)
-    parser.add_argument("models", type=int)
-    parser.add_argument("--judge", action="store_true")
+    parser.add_argument("rows", type=int, help="number of votes")
+    parser.add_argument("models", type=int, help="number of models")
+    parser.add_argument("--judge", action="store_true", help="rank by the true probabilities instead of votes")
     args, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

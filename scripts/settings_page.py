@@ -3,7 +3,7 @@ Write docs/reference/settings.md, the table of all settings, and the list of set
 
     python scripts/settings_page.py
 
-Both are made from training/settings_table.py and config.py. Help prints a file since it imports nothing heavy.
+Both are made from training/settings_table.py and config.py. The help prints a file, so that it imports nothing heavy.
 """
 
 import textwrap
@@ -22,7 +22,7 @@ from sft_judge.training.settings_table import MODEL, OWN, REFUSED, TRAINING, USE
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference" / "settings.md"
 HELP = ROOT / "sft_judge" / "training" / "settings_help.txt"
-GROUPS = {  # of the help: names of keys, or patterns of them; the first that fits takes a key
+GROUPS = {  # of the help: keys or patterns; a key is in the group with its own name, else in the first that matches
     "data": "battles dataset_name dataset_* fold holdout_fold limit mix battle_order train_sampling_strategy "
     "data_seed token_budget",
     "judge": "prompt_template *_budget show_language num_verdicts verdict_words swap margin_scale agreement_weight "
@@ -42,20 +42,20 @@ GROUPS = {  # of the help: names of keys, or patterns of them; the first that fi
     "machine and processes": "use_cpu ddp_* deepspeed local_rank dataloader_*",
 }
 INTRODUCTION = """\
-settings, each a key of a recipe and --key VALUE here, with its default. Switches may be bare, lists take
-several. The keys of TRL that are refused, and why: docs/reference/settings.md.
+settings: keys of a recipe, or --key VALUE here, with their defaults. A switch needs no value, a list takes
+several. docs/reference/settings.md lists the keys of TRL that are refused, and why.
 """
 IN_PYTHON_ALONE = ("model_init_kwargs",)
 LONGEST_CHOICES = 60  # characters
 _KINDS = {int: "N", float: "X", str: "TEXT", dict: "JSON"}
 TITLE = """# Settings of a training
 
-Every setting, in Python a field of `JudgeConfig` or `JudgeModelConfig`, in a recipe a key, and on the command line
-`--key value`. Defaults are TRL's unless the judge needs others.
+A setting is a field of `JudgeConfig` or `JudgeModelConfig` in Python, a key in a recipe, and `--key value` on the
+command line. Defaults are TRL's unless the judge needs others.
 
-*Handling* says what becomes of a setting. **Used**: by sft_judge itself. **Passed on**: to TRL, transformers or PEFT,
-whose documentation has the details. **Refused**: an error before anything is loaded, if it is set to anything but its
-default. A setting that does nothing because another one is missing is named when a run starts.
+*Handling* tells how a setting is treated. **Used**: by sft_judge itself. **Passed on**: to TRL, transformers or PEFT,
+see their documentation. **Refused**: any value but the default is an error, before anything is loaded. A setting that
+has no effect because another setting is missing is named when a run starts.
 
 Made by `python scripts/settings_page.py`.
 """
@@ -73,7 +73,7 @@ def page() -> str:
 
 
 def help_text() -> str:
-    """The keys that are not refused, by group, each with its values, what it is, and its default."""
+    """Return the keys that are not refused, by group, each with its values, its meaning and its default."""
     entries = {}
     for kind, table in ((JudgeConfig, TRAINING), (JudgeModelConfig, MODEL)):
         for item in fields(kind):
@@ -89,14 +89,14 @@ def help_text() -> str:
 
 
 def _place(name: str) -> tuple[str, int]:
-    """The group of a key and its place in it, by GROUPS."""
+    """Return the group of a key and its position in the group, by GROUPS."""
     places = [
         (name == pattern, title, place)
         for title, patterns in GROUPS.items()
         for place, pattern in enumerate(patterns.split())
         if fnmatch(name, pattern)
     ]
-    _, title, place = max(places, key=lambda found: found[0])  # its own name before a pattern
+    _, title, place = max(places, key=lambda found: found[0])  # its own name is preferred to a pattern
     return title, place
 
 
@@ -128,7 +128,7 @@ def _default(item: Field) -> str:
 
 
 def _values(hint, choices: tuple | None) -> str:
-    """What a key takes: one of a few, a number, text, or several of them; nothing for a switch."""
+    """Return the values of a key: choices, a number, text, or a list; empty for a switch."""
     shown = "|".join(dict.fromkeys(str(choice).lower() for choice in choices or () if "eval_" not in str(choice)))
     if 0 < len(shown) <= LONGEST_CHOICES:
         return shown

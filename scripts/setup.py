@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """
-Set up the environment: `python3 scripts/setup.py`; with `--minimal`, the second one, of the import test.
+Set up the environment: `python3 scripts/setup.py`; `--minimal` sets up the environment of the import test.
 
-Makes a virtual environment, gets uv into it, installs the exact pins of requirements/ and then this project, editable.
-Takes the CUDA pins where `nvidia-smi` answers and the CPU pins elsewhere. Does nothing when nothing changed since.
+Makes a virtual environment, installs uv into it, then the exact pins of requirements/, then this project, editable.
+Installs the CUDA pins if `nvidia-smi` works, else the CPU pins. Does nothing if nothing has changed since.
 
-Needs Python alone, of the system: no package, and no syntax newer than what lets an old Python print the line below.
+Needs only the Python of the system, without packages. The syntax of this file must run on an old Python, so that it
+can print that its version is not supported.
 
-What the pins resolve for (`uv pip compile` with wheels alone, 2026-11-21): Linux x86-64 with glibc 2.31 or newer
-(2.30 fails), and Python 3.11, 3.12 and 3.13, in all three sets. torch's CPU build was at hand for 3.11 alone, so
-3.12 and 3.13 were resolved with the plain torch in its place. Installed and run were the CPU and the minimal set,
-on 3.11, with torch found by PIP_FIND_LINKS; the CUDA set and the way through PyTorch's index were not. DeepSpeed is
-left out of those resolutions, as it comes as source; it builds without a compiler.
+The pins resolve (`uv pip compile`, wheels only) for Linux x86-64 with glibc 2.31 or newer and Python 3.11, 3.12 and
+3.13, in all three sets. The CPU and the minimal set are tested on 3.11, with torch from PIP_FIND_LINKS. The CUDA set
+and PyTorch's index are not tested. DeepSpeed has no wheel; it builds without a compiler.
 """
 
 import argparse
@@ -35,17 +34,21 @@ KEPT_OUT = ("torchvision", "torchaudio", "torchcodec")
 
 
 class SetupError(Exception):
-    """One line for a person: what failed and what to try."""
+    """Signal a failure; the message is one line that tells what failed and what to try."""
 
 
 def main():
     parser = argparse.ArgumentParser(description="Set up the environment of this checkout.")
-    parser.add_argument("--venv", type=Path, metavar="DIR", help="default: .venv, or .venv-minimal")
-    parser.add_argument("--force", action="store_true", help="install even when nothing changed")
+    parser.add_argument("--venv", type=Path, metavar="DIR", help="folder of the environment (.venv, or .venv-minimal)")
+    parser.add_argument("--force", action="store_true", help="install even if nothing has changed")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--cpu", action="store_const", const="cpu", dest="pins", help="the CPU pins, whatever is found")
-    which.add_argument("--cuda", action="store_const", const="cuda", dest="pins", help="the CUDA pins")
-    which.add_argument("--minimal", action="store_const", const="minimal", dest="pins", help="the core alone, on CPU")
+    which.add_argument(
+        "--cpu", action="store_const", const="cpu", dest="pins", help="use the CPU pins even if there is a GPU"
+    )
+    which.add_argument("--cuda", action="store_const", const="cuda", dest="pins", help="use the CUDA pins")
+    which.add_argument(
+        "--minimal", action="store_const", const="minimal", dest="pins", help="use the CPU pins of the core alone"
+    )
     args = parser.parse_args()
     try:
         venv = args.venv or ROOT / (".venv-minimal" if args.pins == "minimal" else ".venv")
@@ -54,13 +57,20 @@ def main():
         print(f"setup: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("setup: interrupted; the same command goes on, what was downloaded is kept.", file=sys.stderr)
+        print("setup: interrupted; downloads are kept, and the same command resumes.", file=sys.stderr)
         return 130
     return 0
 
 
 def set_up(venv, pins, force):
-    """Bring `venv` up to date with the pins, which are chosen where None was asked for."""
+    """
+    Bring an environment up to date with the pins.
+
+    Args:
+        venv: folder of the environment.
+        pins: "cpu", "cuda" or "minimal"; None selects by the machine.
+        force: install even if nothing has changed.
+    """
     start = time.monotonic()
     check_platform()
     pins = pins or ("cuda" if has_nvidia_gpu() else "cpu")
@@ -83,43 +93,51 @@ def set_up(venv, pins, force):
 
 
 def check_platform():
-    """Refuse, in one line, what the pins have no wheels for."""
+    """Raise `SetupError` on a platform for which the pins have no wheels."""
     libc, release = platform.libc_ver()
     glibc = tuple(int(part) for part in release.split(".")[:2]) if libc == "glibc" else (0, 0)
     here = "{} {}, {} {}".format(platform.system(), platform.machine(), libc or "no glibc", release).rstrip()
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64") or glibc < GLIBC:
         wanted = "Linux x86-64 with glibc {}.{} or newer".format(*GLIBC)
-        raise SetupError(f"supported is {wanted}; this is {here}. Use such a machine or a container.")
+        raise SetupError(f"expected {wanted}; this is {here}. Use another machine or a container.")
     if sys.version_info[:2] not in PYTHONS:
         known = ", ".join("{}.{}".format(*version) for version in PYTHONS)
         raise SetupError(
-            f"Python {platform.python_version()} is not among {known}. Name one that is: make setup PYTHON=python3.11"
+            f"Python {platform.python_version()} is not supported, expected {known}: make setup PYTHON=python3.11"
         )
 
 
 def has_nvidia_gpu():
-    """Whether nvidia-smi is there and answers."""
+    """Return True if nvidia-smi exists and works."""
     if not shutil.which("nvidia-smi"):
         return False
     return subprocess.call(["nvidia-smi"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
 
 def digest(pins):
-    """One hash of all that decides what is installed."""
+    """Return a hash of everything that determines what is installed."""
     files = [*sorted(REQUIREMENTS.glob("*.txt")), ROOT / "pyproject.toml", Path(__file__)]
     parts = [pins, platform.python_version(), str(ROOT), *(file.read_bytes() for file in files)]
     return hashlib.sha256(b"\0".join(p if isinstance(p, bytes) else p.encode() for p in parts)).hexdigest()[:16]
 
 
 def make_venv(venv, fresh):
-    """A virtual environment of this Python with uv in it; a broken one, or one of another Python, is replaced."""
+    """
+    Make a virtual environment of this Python with uv, if needed.
+
+    Args:
+        venv: folder of the environment; one that is broken or of another Python is replaced.
+        fresh: replace it in any case.
+    """
     python = venv / "bin" / "python"
     version = f"import sys; print(sys.version_info[:2] == {tuple(sys.version_info[:2])})"
     works = python.exists() and not fresh and _output([str(python), "-c", version]).strip() == "True"
     if not works:
         clear = ["--clear"] if (venv / "pyvenv.cfg").is_file() else []
         if subprocess.call([sys.executable, "-m", "venv", *clear, str(venv)]):
-            raise SetupError(f"venv: no virtual environment at {venv}. On Debian: apt install python3-venv")
+            raise SetupError(
+                f"venv: could not make a virtual environment at {venv}. On Debian: apt install python3-venv"
+            )
     if UV.replace("==", " ") not in _output([str(venv / "bin" / "uv"), "--version"]):
         pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", UV]
         if subprocess.call(pip):
@@ -134,7 +152,7 @@ def _output(command):
 
 
 def index_settings():
-    """The environment for uv, which reads none of pip's settings: the same index, links and certificates as pip."""
+    """Return environment variables that give uv the index, links and certificates of pip's settings."""
     lines = _output([sys.executable, "-m", "pip", "config", "list"]).splitlines()
     pairs = [line.partition("=")[::2] for line in lines if "=" in line]
     pip = {key: value.strip("'\"") for key, value in pairs}
@@ -149,20 +167,27 @@ def index_settings():
         known = [pip[key + name] for key in (":env:.", "install.", "global.") if pip.get(key + name)]
         if known:
             env.setdefault(variable, known[0].replace(" ", ",") if name == "find-links" else known[0])
-    env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # pip's own: the best version of all indexes
+    env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # as in pip: the best version of all indexes
     return env
 
 
 def install_pins(venv, pins, env):
-    """The pinned set; torch's CPU build from where pip finds links if it is there, else from PyTorch's own index."""
+    """
+    Install the pins; torch's CPU build is from pip's links if they have it, else from PyTorch's index.
+
+    Args:
+        venv: folder of the environment.
+        pins: "cpu", "cuda" or "minimal".
+        env: environment variables for uv.
+    """
     uv(venv, env, ["pip", "uninstall", "--quiet", *KEPT_OUT])
     overrides = ["--overrides", str(REQUIREMENTS / "overrides.txt")]
-    # Where Python may not write its bytecode (as in many a container), each command would compile torch anew: 20 s.
+    # If Python cannot write bytecode (as in many containers), each command would compile torch again: 20 s.
     install = ["pip", "install", "--compile-bytecode", "-r", str(REQUIREMENTS / (pins + ".txt")), *overrides]
     status, said = uv(venv, env, install)
     if status and "+cpu" in said:
-        print(f"setup: torch's CPU build is not where pip looks; trying {TORCH_CPU_INDEX}", flush=True)
-        # That index has old copies of other packages: with any other strategy they would hide those of the main one.
+        print(f"setup: torch's CPU build is not in pip's indexes; trying {TORCH_CPU_INDEX}", flush=True)
+        # That index has old versions of other packages; other strategies would prefer them to those of the main index.
         extra = ["--extra-index-url", TORCH_CPU_INDEX, "--index-strategy", "unsafe-best-match"]
         status, again = uv(venv, env, [*install, *extra])
         said += again
@@ -171,7 +196,17 @@ def install_pins(venv, pins, env):
 
 
 def uv(venv, env, arguments):
-    """Run uv in `venv`. Returns its exit status and what it said; its progress is shown, errors are for `failure`."""
+    """
+    Run uv and print its progress.
+
+    Args:
+        venv: folder of the environment.
+        env: environment variables.
+        arguments: arguments of uv.
+
+    Returns:
+        Exit status, and standard error for `failure`.
+    """
     command = [str(venv / "bin" / "uv"), *arguments, "--python", str(venv / "bin" / "python")]
     said = []
     with subprocess.Popen(command, cwd=str(ROOT), env=env, stderr=subprocess.PIPE, text=True) as process:
@@ -191,17 +226,15 @@ PACKAGE_OF = (
 
 
 def failure(said):
-    """The error for what uv said: the package, its last lines, what to try."""
+    """Return a `SetupError` for the output of uv: the package, its last lines, and what to try."""
     found = [match.group(1) for match in (re.search(pattern, said) for pattern in PACKAGE_OF) if match]
     if re.search(r"No space left", said):
         hint = "The disk is full: the CPU set takes about 4 GB, the CUDA set several more."
     elif found and found[0].startswith("torch"):
-        where = f"Neither the folders in PIP_FIND_LINKS nor {TORCH_CPU_INDEX} gave it"
-        hint = (
-            f"{where} for Python {platform.python_version()}: put its wheel into such a folder or check the network."
-        )
+        where = f"Neither the folders in PIP_FIND_LINKS nor {TORCH_CPU_INDEX} have it"
+        hint = f"{where} for Python {platform.python_version()}: add its wheel to such a folder, or check the network."
     elif re.search(r"error sending request|dns error|connect|timed? ?out|certificate", said):
-        hint = "The index did not answer: check the network, or name a mirror in PIP_INDEX_URL; then run this again."
+        hint = "The index did not answer: check the network, or set a mirror in PIP_INDEX_URL; then run this again."
     else:
         hint = "Try again with Python 3.11 (make setup PYTHON=python3.11), or see requirements/ for the pins."
     last = "\n".join("    " + line for line in said.strip().splitlines()[-8:])

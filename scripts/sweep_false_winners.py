@@ -1,11 +1,11 @@
 """
-How often a sweep calls a winner where all trials are as good as the reference: nominally 2.5 % (one side of 95 %).
+Measure how often a sweep reports a winner if no trial is better than the reference: nominally 2.5 % (one-sided).
 
     OMP_NUM_THREADS=1 python scripts/sweep_false_winners.py 1000
 
-Log losses of trial, seed and battle are sums of normal deviates: of the battle (standard deviation 0.5), of trial and
-battle, which all seeds share (0.15), of trial and seed (the column `SD of seeds`), and of all three (0.05). One battle
-a prompt, three seeds, and for `fresh seeds` three more.
+The log loss of a trial, seed and battle is a sum of normal deviates: of the battle (standard deviation 0.5), of trial
+and battle, shared by all seeds (0.15), of trial and seed (the column `SD of seeds`), and of all three (0.05). There is
+one battle per prompt and three seeds, and three more seeds for `fresh seeds`.
 """
 
 import argparse
@@ -20,7 +20,15 @@ SEEDS, FRESH = [1, 2, 3], [4, 5, 6]
 
 
 def draw_scores(rng: np.random.Generator, trials: list[str], num_battles: int, spread: float) -> Scores:
-    """Scores of trials that are all equally good."""
+    """
+    Draw scores of equally good trials.
+
+    Args:
+        rng: random generator.
+        trials: names of the trials.
+        num_battles: number of battles.
+        spread: standard deviation of trial and seed.
+    """
     scores = Scores("log_loss")
     scores.clusters = np.arange(num_battles)
     battle = 0.7 + 0.5 * rng.normal(size=num_battles)
@@ -34,7 +42,7 @@ def draw_scores(rng: np.random.Generator, trials: list[str], num_battles: int, s
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("simulations", type=int)
+    parser.add_argument("simulations", type=int, help="number of draws per line")
     num = parser.parse_args().simulations
     print("| trials | battles | SD of seeds | fresh seeds | looked at (Bonferroni) |\n| --- | --- | --- | --- | --- |")
     for num_trials, num_battles in ((1, 400), (4, 400), (16, 400), (16, 2000)):

@@ -1,5 +1,5 @@
 """
-`sft-judge train` as a script, for launchers:
+Run `sft-judge train` as a script, for launchers:
 
 accelerate launch --config_file recipes/accelerate/ddp.yaml scripts/train.py --config recipes/demo/teacher.yaml
 """

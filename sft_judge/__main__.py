@@ -1,4 +1,4 @@
-"""`python -m sft_judge` is the command `sft-judge`."""
+"""Run the command `sft-judge` as `python -m sft_judge`."""
 
 import sys
 

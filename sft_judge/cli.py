@@ -1,9 +1,9 @@
 """
-The front door: `sft-judge STAGE ...`.
+Entry point of the command line: `sft-judge STAGE ...`.
 
-A stage is a module of `sft_judge.commands` with `add_arguments(parser)` and `run(args) -> facts`; heavy imports stand
-inside `run`, so that `--help` answers without torch. What is the same for all of them happens here: errors to one
-line and an exit status, the manifest beside the output, what to say when a person interrupts.
+A stage is a module of `sft_judge.commands` with `add_arguments(parser)` and `run(args) -> facts`. Heavy imports are
+inside `run`, so that `--help` works without importing torch. This module does what all stages share: it reports an
+error as one line and an exit status, and tells how to resume an interrupted command.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from sft_judge.core.registry import GROUPS, run_stage
 
 
 def usage() -> str:
-    """What `sft-judge --help` prints."""
+    """Return the text of `sft-judge --help`."""
     lines = []
     for group, stages in GROUPS.items():
         lines += [group, *(f"  {stage:<16} {help_}" for stage, (_, help_) in stages.items()), ""]
@@ -27,7 +27,7 @@ def usage() -> str:
         [
             "usage: sft-judge STAGE [arguments]      sft-judge STAGE --help for each      sft-judge --version",
             "",
-            "A judge reads a prompt and two answers and says with what probability people prefer A, B or neither.",
+            "A judge reads a prompt and two answers and predicts the probability that people prefer A, B or neither.",
             "",
             *lines,
             "example:",
@@ -38,9 +38,14 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None, nested: bool = False) -> int:
     """
-    Run one command and return its exit status (0, 1, 2, 3, 130, 143: see the README).
+    Run one command.
 
-    `nested`: as a step of `run`, which says itself how to go on after an interruption.
+    Args:
+        argv: arguments of the command; by default those of the process.
+        nested: True for a step of `run`, which itself tells how to resume after an interruption.
+
+    Returns:
+        Exit status: 0, 1, 2, 3, 130 or 143, see docs/reference/files.md.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["help"]:  # `help STAGE`
@@ -60,43 +65,43 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
         return run_stage(argv[0], argv[1:])
     except (InputError, GateError) as error:
         return _fail(str(error), error.exit_status)
-    except BrokenPipeError:  # the reader has gone, as in `... | head`
+    except BrokenPipeError:  # the reader closed the pipe, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}. Nothing was written there.", 2)
+        return _fail(f"{error.strerror or error}: {error.filename or 'unknown file'}. Nothing was written there.", 2)
     except _weight_errors() as error:
         if not _WRITING.search(str(error)):
             raise
-        return _fail(f"A file of weights could not be written ({error}): is the disk full? No output was touched.", 2)
+        return _fail(f"Weights could not be written ({error}): is the disk full? Existing outputs are unchanged.", 2)
     except KeyboardInterrupt:
-        return 130 if nested else _fail(_go_on("Interrupted", argv), 130)
+        return 130 if nested else _fail(_how_to_resume("Interrupted", argv), 130)
     except Terminated:
-        return 143 if nested else _fail(_go_on("Terminated", argv), 143)
+        return 143 if nested else _fail(_how_to_resume("Terminated", argv), 143)
 
 
-# what safetensors and torch.save say where a file cannot be written: neither raises an OSError
+# messages of safetensors and torch.save if a file cannot be written; neither raises an OSError
 _WRITING = re.compile(r"while serializing: I/O error|inline_container")
 
 
 def _weight_errors() -> tuple[type[Exception], ...]:
-    """Errors by which the libraries that write weights may tell of the disk; imports none of them."""
+    """Return the exceptions that libraries raise if they cannot write weights; import none of the libraries."""
     writer = sys.modules.get("safetensors")
     return (RuntimeError, writer.SafetensorError) if writer else ()
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception so that half-made outputs are cleared away on the way out."""
+    """Signal SIGTERM as an exception, so that incomplete outputs are removed on exit."""
 
 
 def _terminated(signum, frame):
     raise Terminated
 
 
-def _go_on(what: str, argv: list[str]) -> str:
-    return f"{what}. What was finished is kept; this goes on: sft-judge {shlex.join(argv)}"
+def _how_to_resume(event: str, argv: list[str]) -> str:
+    return f"{event}. Finished work is kept. To resume, run: sft-judge {shlex.join(argv)}"
 
 
 def _fail(message: str, status: int) -> int:

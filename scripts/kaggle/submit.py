@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """
-A submission on Kaggle without a network: wheels and judges are datasets, one process a GPU, done within the limit.
+Make a submission on Kaggle without a network: wheels and judges are datasets, one process per GPU, within the limit.
 
     python submit.py --wheels /kaggle/input/judge-wheels --model /kaggle/input/judge --time-budget 8h40m \\
         --test /kaggle/input/COMPETITION/test.csv --sample /kaggle/input/COMPETITION/sample_submission.csv
 
-Needs Python alone; it makes an environment of the wheels. submission.csv is the sample itself in the first second,
-then class frequencies, then more and more judgements, replaced whole: the notebook may be stopped at any moment.
-A second --model reads what the first is least sure of, for its --share of the time. --plan prints what would be run.
-How to make and upload the datasets: README.md beside this file.
+Needs only Python, and makes an environment from the wheels. submission.csv is first a copy of the sample, then has
+class frequencies, then more and more predictions. It is replaced atomically, so the notebook can be stopped at any
+time. A second --model judges the battles that the first is least sure of, for its --share of the time. --plan prints
+the commands. README.md beside this file tells how to make and upload the datasets.
 """
 
 import argparse
@@ -24,9 +24,9 @@ import time
 from pathlib import Path
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-TRIES = 3  # of a process that fails, while there is time
-LAST_STEP = 60  # seconds kept for the mean of two judges
-POLL = 2  # seconds between looks
+TRIES = 3  # starts of a process that fails, if there is time
+LAST_STEP = 60  # seconds reserved for the mean of two judges
+POLL = 2  # seconds between checks
 
 
 def main():
@@ -35,7 +35,7 @@ def main():
     python = str(args.python or args.work / "venv" / "bin" / "python")
     shares = args.share or [1 / len(args.model)] * len(args.model)
     if len(shares) != len(args.model) or (args.weights and len(args.weights) not in (1, len(args.model))):
-        sys.exit("kaggle: as many --share and --weights as there are --model")
+        sys.exit("kaggle: give one --share and one of --weights for each --model")
     judge = [python, "-m", "sft_judge"]
     imported = [*judge, "import", str(args.test), "--output", str(args.work / "battles.parquet")]
     if args.plan:
@@ -47,7 +47,7 @@ def main():
                 print(*(f"{key}={value}" for key, value in env.items()), shlex.join(command))
         return
     args.work.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(args.sample, args.output)  # valid from the first second on
+    shutil.copyfile(args.sample, args.output)  # a valid submission from the start
     for command in [*([] if args.python else install(args)), imported]:
         subprocess.run(command, check=True, env={**os.environ, **OFFLINE})
     asked_of_the_judges(args)
@@ -63,23 +63,30 @@ def main():
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--test", type=Path, required=True, help="the competition's test.csv or test.parquet")
-    result.add_argument("--sample", type=Path, required=True)
-    result.add_argument("--model", type=Path, action="append", required=True, help="a judge's folder; twice for two")
+    result.add_argument("--sample", type=Path, required=True, help="the competition's sample_submission.csv")
     result.add_argument(
-        "--time-budget", type=seconds, required=True, metavar="8h40m", help="this script's, all in all"
+        "--model", type=Path, action="append", required=True, help="folder of a judge; can be given twice"
     )
-    result.add_argument("--share", type=float, action="append", help="of the time, one a model (equal)")
-    result.add_argument("--weights", nargs="+", help="of two models: numbers, or the RULE.json of `submit --fit`")
-    result.add_argument("--wheels", type=Path, help="folder of wheels to make the environment of")
-    result.add_argument("--python", type=Path, help="one that has sft_judge already, in place of the wheels")
-    result.add_argument("--output", type=Path, default=Path("submission.csv"))
     result.add_argument(
-        "--work", type=Path, default=Path("judge-work"), help="what is unfinished; a second run goes on"
+        "--time-budget", type=seconds, required=True, metavar="8h40m", help="time for the whole script"
     )
-    result.add_argument("--gpus", type=int, help="processes, one a GPU (as many as nvidia-smi lists)")
-    result.add_argument("--engine", default="vllm", choices=("vllm", "transformers"))
-    result.add_argument("--dtype", default="float16", help="a T4 knows no bfloat16 (float16)")
-    result.add_argument("--plan", action="store_true", help="print the commands and run none")
+    result.add_argument("--share", type=float, action="append", help="share of the time, one per model (equal)")
+    result.add_argument(
+        "--weights", nargs="+", help="weights of two models: numbers, or the RULE.json of `submit --fit`"
+    )
+    result.add_argument("--wheels", type=Path, help="folder of wheels for the environment")
+    result.add_argument("--python", type=Path, help="Python of an environment with sft_judge, instead of --wheels")
+    result.add_argument("--output", type=Path, default=Path("submission.csv"), help="file to write (submission.csv)")
+    result.add_argument(
+        "--work",
+        type=Path,
+        default=Path("judge-work"),
+        help="folder for unfinished work, from which a second run resumes (judge-work)",
+    )
+    result.add_argument("--gpus", type=int, help="number of GPUs, with one process each (those of nvidia-smi)")
+    result.add_argument("--engine", default="vllm", choices=("vllm", "transformers"), help="inference engine (vllm)")
+    result.add_argument("--dtype", default="float16", help="of the weights; a T4 does not support bfloat16 (float16)")
+    result.add_argument("--plan", action="store_true", help="print the commands without running them")
     return result
 
 
@@ -99,9 +106,9 @@ def count_gpus() -> int:
 
 
 def install(args) -> list[list[str]]:
-    """An environment of its own, so that nothing of the image's packages is mixed in."""
+    """Return the commands that make a separate environment, without the packages of the image."""
     if not args.wheels:
-        sys.exit("kaggle: --wheels DIR, or --python of an environment that has sft_judge")
+        sys.exit("kaggle: give --wheels DIR, or --python of an environment with sft_judge")
     venv = args.work / "venv"
     pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install", "--no-index"]
     return [
@@ -111,12 +118,21 @@ def install(args) -> list[list[str]]:
 
 
 def predictions(args, judge: list[str], place: int, gpus: int, budget: float) -> list[tuple[list[str], dict]]:
-    """The command and environment of each GPU's process, for one judge."""
+    """
+    Return the command and environment variables of each GPU's process for one judge.
+
+    Args:
+        args: the command line.
+        judge: command of sft_judge.
+        place: index of the judge.
+        gpus: number of processes.
+        budget: time in seconds.
+    """
     probs = args.work / f"probs-{place}.parquet"
     command = [*judge, "predict", "--model", str(args.model[place]), "--battles", str(args.work / "battles.parquet")]
     command += ["--output", str(probs), "--engine", args.engine, "--dtype", args.dtype]
     command += ["--time-budget", f"{max(int(budget), 1)}s"]
-    if place:  # the first judge reads all, in a second order where it helps; the next one what that leaves unsure
+    if place:  # the first judge judges all battles; the second judges those that the first is least sure of
         command += ["--uncertain-in", str(args.work / "probs-0.parquet"), "--swap", "none"]
     else:
         command += ["--sample", str(args.work / "sample.csv"), "--submission", str(args.work / "submission.csv")]
@@ -126,7 +142,15 @@ def predictions(args, judge: list[str], place: int, gpus: int, budget: float) ->
 
 
 def run_all(commands, until: float, args, place: int) -> None:
-    """Run a judge's processes side by side; one that fails is started again while there is time."""
+    """
+    Run the processes of a judge in parallel; restart a process that fails, if there is time.
+
+    Args:
+        commands: function from seconds to the commands of `predictions`.
+        until: deadline on the monotonic clock.
+        args: the command line.
+        place: index of the judge.
+    """
     waiting = list(enumerate(commands(until - time.monotonic())))
     running, tries = {}, dict.fromkeys(range(len(waiting)), 0)
     try:
@@ -144,7 +168,10 @@ def run_all(commands, until: float, args, place: int) -> None:
                 del running[number]
                 left = until - time.monotonic()
                 if process.returncode and tries[number] < TRIES and left > 0:
-                    print(f"kaggle: process {number} ended with {process.returncode}; once more", file=sys.stderr)
+                    print(
+                        f"kaggle: process {number} failed with status {process.returncode}; restarting",
+                        file=sys.stderr,
+                    )
                     waiting.append((number, commands(left)[number]))
     finally:
         for process in running.values():
@@ -154,7 +181,7 @@ def run_all(commands, until: float, args, place: int) -> None:
 
 
 def mean(args, judge: list[str]) -> None:
-    """The weighted mean of all judges in the submission's place; where that fails, the first judge's stays."""
+    """Replace the submission with the weighted mean of all judges; keep the first judge's if that fails."""
     files = [str(args.work / f"probs-{place}.parquet") for place in range(len(args.model))]
     command = [*judge, "submit", "--probs", *files, "--sample", str(args.work / "sample.csv")]
     command += ["--output", str(args.work / "mean.csv"), "--battles", str(args.work / "battles.parquet")]
@@ -164,7 +191,7 @@ def mean(args, judge: list[str]) -> None:
 
 
 def asked_of_the_judges(args) -> None:
-    """The sample without the rows that `import` refused: they keep what the sample itself says."""
+    """Write the sample without rows that `import` rejected; those rows keep the values of the sample."""
     rejects = args.work / "battles.rejects.jsonl"
     lines = rejects.read_text(encoding="utf-8").splitlines() if rejects.is_file() else []
     refused = {str(json.loads(line).get("id")) for line in lines}
@@ -172,11 +199,17 @@ def asked_of_the_judges(args) -> None:
     kept = [row for row in rows if row[at] not in refused]
     write_rows(args.work / "sample.csv", header, kept)
     if len(kept) < len(rows):
-        print(f"kaggle: {len(rows) - len(kept)} rows are no battles ({rejects}); they keep the sample's values")
+        print(f"kaggle: {len(rows) - len(kept)} rows are not battles ({rejects}); they keep the sample's values")
 
 
 def publish(source: Path, args) -> None:
-    """Put what the judges say into the sample's rows, and the file in the submission's place, whole."""
+    """
+    Replace the submission atomically with the sample, with the values of `source` for all rows in it.
+
+    Args:
+        source: CSV file of predictions.
+        args: the command line.
+    """
     if not source.is_file():
         return
     header, rows, at = read_rows(args.sample)
@@ -186,7 +219,7 @@ def publish(source: Path, args) -> None:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]], int]:
-    """Header, rows, and the place of the ids in them."""
+    """Return the header, the rows, and the index of the column of ids."""
     with open(path, newline="", encoding="utf-8-sig") as lines:
         header, *rows = [row for row in csv.reader(lines) if row]
     return header, rows, next(at for at, name in enumerate(header) if name.lower().endswith("id"))

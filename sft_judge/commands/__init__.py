@@ -1,1 +1,1 @@
-"""One command a file: its arguments, its files, a call, and what is printed."""
+"""Commands, one module each: arguments, input and output files, a call into the library, and printed results."""

@@ -1,8 +1,9 @@
 """
-A copy of battles in which one response of each tries to win by talking to the judge.
+Copy battles and add a prompt injection to one response of each.
 
-Predict them as any battles, and `evaluate --attacked PROBS` says how much a response gains by it: orders to the judge,
-made-up verdicts and ratings, control tokens, closed tags. Which response tries, and how, is drawn from its id.
+Predict the copy like any battles; then `evaluate --attacked PROBS` measures how much a response gains by its attack.
+Attacks are orders to the judge, made-up verdicts and ratings, control tokens, and closed tags. The attacking response
+and the kind of attack depend only on the battle's id.
 """
 
 from sft_judge.commands.arguments import add_limit
@@ -12,8 +13,8 @@ EXAMPLE = "sft-judge attack test.parquet --output attacked.parquet"
 
 
 def add_arguments(parser):
-    parser.add_argument("battles", type=InputPath, metavar="BATTLES")
-    parser.add_argument("--output", type=OutputPath, required=True, metavar="F")
+    parser.add_argument("battles", type=InputPath, metavar="BATTLES", help="battles file to copy")
+    parser.add_argument("--output", type=OutputPath, required=True, metavar="F", help="battles file to write")
     add_limit(parser)
 
 

@@ -1,11 +1,12 @@
 """
-Look before you train.
+Inspect battles before training.
 
-Writes audit.json and audit.html (one file, nothing fetched): rows by source, language, verdict, turns and fold; how
-long texts are, in characters and in the tokens of each --model, with the share of battles that a total budget would
-cut; how often the first and the longer answer wins, and whether A and B differ in length; models; duplicates;
-prompts that stand, equal or nearly, in two folds, by the grouping that makes folds; text that looks
-like a control token, a tag, an order or a verdict. No text of a battle is shown unless --examples asks for some.
+Writes audit.json and audit.html, a single file that loads nothing from elsewhere. They report rows by source,
+language, verdict, number of turns and fold; text lengths in characters and in the tokens of each --model, with the
+share of battles that a total budget would cut; how often the first and the longer answer win, and whether A and B
+differ in length; models; duplicates; prompts with duplicates or near-duplicates in another fold, by the grouping that
+assigns folds; and text that looks like a control token, a tag, an order or a verdict. The page shows no text of a
+battle unless --examples is given.
 """
 
 from functools import partial
@@ -21,23 +22,25 @@ EXAMPLE = "sft-judge audit battles.parquet --model runs/demo/judge --output runs
 
 def add_arguments(parser):
     parser.add_argument("battles", type=InputPath, metavar="BATTLES", help="battles, prepared or not")
-    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--model",
         type=judge_path,
         action="append",
         default=[],
         metavar="DIR",
-        help="a judge, or a plain model, which gets --prompt-template; its tokens are counted. May be given again",
+        help="judge or plain model whose tokens are counted; a plain model gets --prompt-template. Can be repeated",
     )
-    parser.add_argument("--prompt-template", default="pair", metavar="NAME", help="for plain models (pair)")
+    parser.add_argument(
+        "--prompt-template", default="pair", metavar="NAME", help="prompt template of plain models (pair)"
+    )
     parser.add_argument(
         "--examples",
         type=positive,
         metavar="N",
         help="show the text of N battles: the longest, some with control tokens, others",
     )
-    parser.add_argument("--seed", type=int, default=0, help="which examples (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the choice of examples (0)")
     add_limit(parser)
 
 
@@ -66,9 +69,13 @@ def run(args) -> dict:
 
 def token_measure(model: str, template: str):
     """
-    A function from battles [N] to token counts [N, 4]: prompt, both responses, the whole sequence with its verdict.
+    Return a function from battles `[N]` to token counts `[N, 4]`.
 
-    A judge has its own template; a plain model gets the one named. Nothing is cut.
+    The columns are the prompt, response a, response b, and the whole sequence with its verdict. Nothing is cut.
+
+    Args:
+        model: a judge, which has its own template, or a plain model.
+        template: prompt template of a plain model.
     """
     from pathlib import Path
 

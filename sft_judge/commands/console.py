@@ -1,10 +1,10 @@
-"""Print tables and a battle's prompt on a terminal, or plainly on a pipe."""
+"""Print tables and a battle's prompt, formatted on a terminal and plain on a pipe."""
 
 import sys
 
 
 def print_tables(tables: list) -> None:
-    """Print each `Table` on standard output: fitted to a terminal, plain and never cut on a pipe."""
+    """Print each `Table` on standard output: fitted to the width of a terminal, plain and never cut on a pipe."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -29,7 +29,7 @@ def print_tables(tables: list) -> None:
 
 def print_prompt(prompt, row: dict, order: str) -> None:
     """
-    Print one battle as a judge reads it: text with its marks, the answer's place, and the tokens around it.
+    Print one battle as a judge reads it: marked text, the position of the answer, and the tokens around it.
 
     Args:
         prompt: a `JudgePrompt`.

@@ -1,4 +1,4 @@
-"""What is installed, what each missing extra would give, and which GPU is seen. Changes nothing."""
+"""Show what is installed, what each missing extra adds, and which GPU is found. Nothing is changed."""
 
 from sft_judge.core.version import __version__
 
@@ -16,14 +16,14 @@ def run(args):
 
     gpus = doctor.list_gpus()
     print(f"sft-judge {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    print("\n".join(f"GPU {number}: {gpu}" for number, gpu in enumerate(gpus)) or "no NVIDIA GPU seen")
+    print("\n".join(f"GPU {number}: {gpu}" for number, gpu in enumerate(gpus)) or "no NVIDIA GPU found")
     versions, missing = doctor.check_core()
     print("\ncore\n  " + _list_versions(versions) + "".join(f"\n  NOT MET {requirement}" for requirement in missing))
     print("\nextras")
     for extra in doctor.check_extras():
         if extra.missing:
             here = f" (here: {_list_versions(extra.installed)})" if extra.installed else ""
-            print(f"  - {extra.name:<10} would give {extra.gives}: {doctor.install_command(extra.name)}{here}")
+            print(f"  - {extra.name:<10} adds {extra.gives}: {doctor.install_command(extra.name)}{here}")
         else:
             print(f"  + {extra.name:<10} {_list_versions(extra.installed)}")
     problems = doctor.find_problems(bool(gpus))

@@ -1,13 +1,14 @@
 """
-Metrics with 95 % intervals, and a report: how good judges are on battles with known verdicts.
+Evaluate judges on battles with known verdicts: metrics with 95 % intervals, and a report.
 
-Takes one probs file or several of the same battles; several are compared pairwise on the same rows. Each file is read
-raw and calibrated by its judge's own judge.json. Judges that give verdicts and no probabilities come in by --verdicts;
-they have an accuracy, and no log loss. With the ground truth of synthetic battles, the expected log loss
-and the skill score are measured too: 0 for the class frequencies, 1 for the best possible.
+Takes one or several probs files of the same battles; several judges are compared pairwise on the same rows. Each file
+holds raw probabilities, which are calibrated with its judge's judge.json. --verdicts takes judges that give verdicts
+without probabilities; they get an accuracy, but no log loss. With the ground truth of synthetic battles, the expected
+log loss and the skill score are computed too. The skill score is 0 for class frequencies and 1 for the best possible
+judge.
 
---policies A B adds how often A's answer beats B's, by the judges and by the votes. That needs no verdicts: where no
-battle has one, it is all that is reported.
+--policies A B also reports how often the answers of model A beat those of model B, by the judges and by the votes. If
+no battle has a verdict, only this is reported.
 """
 
 from pathlib import Path
@@ -26,59 +27,75 @@ EXAMPLE = (
 
 
 def add_arguments(parser):
-    parser.add_argument("--probs", type=InputPath, nargs="+", default=[], metavar="F", help="one file a judge")
+    parser.add_argument(
+        "--probs", type=InputPath, nargs="+", default=[], metavar="F", help="probs files, one per judge"
+    )
     parser.add_argument(
         "--verdicts",
         type=InputPath,
         nargs="+",
         default=[],
         metavar="F",
-        help="judges without probabilities, a file each: id, verdict (a, b, tie, or empty where the answer could not "
-        "be read) and, where known, order (ab, ba); a is the battle's own response_a, whichever was shown first",
+        help="files of judges without probabilities, one per judge, with id, verdict (a, b, tie, or empty if the "
+        "answer could not be read) and, if known, order (ab, ba); a is the battle's response_a in both orders",
     )
     parser.add_argument(
         "--unread",
         choices=UNREAD_RULES,
         default="wrong",
-        help="an answer that could not be read is wrong, as PandaLM and LLMBar count, or left out (default: wrong)",
+        help="count an answer that could not be read as wrong, as PandaLM and LLMBar do, or skip it (wrong)",
     )
     parser.add_argument(
         "--disagree",
         choices=DISAGREE_RULES,
         default="half",
-        help="two orders with two verdicts count half each, are a tie (MT-Bench), or are wrong (Auto-J's agreement) "
-        "(default: half)",
+        help="if the two orders have different verdicts, count each half, count a tie (MT-Bench), or count both as "
+        "wrong (Auto-J's agreement) (half)",
     )
     parser.add_argument(
         "--verdict-probabilities",
         action="store_true",
-        help="give judges of --verdicts the probabilities of their confusion matrix, cross-fitted over prompts",
+        help="derive probabilities of --verdicts judges from their confusion matrix, cross-fitted over prompts",
     )
     parser.add_argument(
-        "--allow-missing", action="store_true", help="leave out battles that a judge says nothing of, and count them"
+        "--allow-missing", action="store_true", help="skip and count battles without an answer of a judge"
     )
-    parser.add_argument("--battles", type=InputPath, required=True, help="the battles they were made of")
+    parser.add_argument("--battles", type=InputPath, required=True, help="battles that were judged")
     parser.add_argument("--output", type=OutputPath, required=True, help="folder for metrics.json and report.html")
-    parser.add_argument("--names", nargs="+", help="what to call the judges (default: from the files' names)")
-    parser.add_argument("--main", metavar="NAME", help="the judge whose figures lead metrics.json (default: the last)")
-    parser.add_argument("--truth", type=InputPath, help="true probabilities that `sft-judge synth` wrote")
-    parser.add_argument("--attacked", type=InputPath, metavar="PROBS", help="of `sft-judge attack`ed copies of them")
-    parser.add_argument("--train", type=InputPath, help="battles whose verdicts give the class frequencies")
+    parser.add_argument("--names", nargs="+", help="names of the judges (from the files' names)")
+    parser.add_argument(
+        "--main", metavar="NAME", help="judge whose metrics are at the top level of metrics.json (the last)"
+    )
+    parser.add_argument("--truth", type=InputPath, help="true probabilities from `sft-judge synth`")
+    parser.add_argument(
+        "--attacked",
+        type=InputPath,
+        metavar="PROBS",
+        help="the judge's probs file of the copies from `sft-judge attack`",
+    )
+    parser.add_argument("--train", type=InputPath, help="training battles, whose verdicts give the class frequencies")
     parser.add_argument("--fold", type=int, metavar="N", help="evaluate only this fold of the battles")
-    parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
-    parser.add_argument("--stages", type=Path, metavar="DIR", help="folder whose manifests and training logs to show")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--uncalibrated", action="store_true", help="do not calibrate the probabilities")
+    parser.add_argument(
+        "--stages",
+        type=Path,
+        metavar="DIR",
+        help="folder of a run, whose manifests and training logs the report shows",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
     parser.add_argument(
         "--examples",
         type=positive,
         metavar="N",
-        help="show the text of N battles where all judges contradict the vote",
+        help="show the text of N battles on which all judges disagree with the vote",
     )
-    parser.add_argument("--benchmark", choices=BENCHMARKS, help="also this benchmark's own score, by its own rules")
     parser.add_argument(
-        "--policies", nargs=2, metavar=("A", "B"), help="two models: how often the first one's answer wins"
+        "--benchmark", choices=BENCHMARKS, help="also compute the score of this benchmark, by its own rules"
     )
-    parser.add_argument("--quiet", action="store_true", help="write the files, print no tables")
+    parser.add_argument(
+        "--policies", nargs=2, metavar=("A", "B"), help="two models; report how often the answer of the first wins"
+    )
+    parser.add_argument("--quiet", action="store_true", help="write the files without printing tables")
     add_limit(parser)
 
 
@@ -101,14 +118,14 @@ def run(args) -> dict:
     if not args.probs and not args.verdicts:
         raise InputError("Nothing to evaluate: give --probs F, --verdicts F or both.")
     if args.stages is not None and not args.stages.is_dir():
-        raise InputError(f"{args.stages}: no such folder; --stages takes the one that holds the run.")
+        raise InputError(f"{args.stages}: no such folder; --stages takes the folder of a run.")
     files = judge_names([*args.probs, *args.verdicts], args.names)
     of_verdicts = {name: path for name, path in files.items() if path in args.verdicts}
     main = args.main or list(files)[-1]
     if main not in files:
-        raise InputError(f"--main {main!r} is no judge here; they are {', '.join(files)}.")
+        raise InputError(f"--main {main!r} is not one of the judges; they are {', '.join(files)}.")
     if args.battles.resolve() in (path.resolve() for path in args.verdicts):
-        raise InputError(f"{args.battles}: its verdicts are people's; --verdicts takes a judge's of these battles.")
+        raise InputError(f"{args.battles}: its verdicts are people's; --verdicts takes the verdicts of a judge.")
     battles = read_battles(args.battles)
     with_probs = {name: path for name, path in files.items() if name not in of_verdicts}
     if with_probs and args.policies and args.truth is None and battles["verdict"].null_count == battles.num_rows:
@@ -134,7 +151,7 @@ def run(args) -> dict:
 
 
 def _measure(args, files: dict, main: str, battles, aligned, num_against: int) -> dict:
-    """The whole of metrics.json."""
+    """Compute the content of metrics.json."""
     from sft_judge.evaluation.agreement import agreement
     from sft_judge.evaluation.benchmarks import benchmark
     from sft_judge.evaluation.cut_battles import cut_tokens
@@ -200,7 +217,7 @@ def _policies(args, battles, judges: dict, without_probs=()) -> dict:
 
 
 def _policies_alone(args, files: dict, battles) -> dict:
-    """Of battles without verdicts, which policy's answers the judges take for better, and nothing else."""
+    """Report how often each policy wins, by the judges, on battles without verdicts."""
     from sft_judge.data.probs import describe_unfinished, read_probs
     from sft_judge.evaluation.policy_wins import policies_table
     from sft_judge.evaluation.reporting.html import Section, render_page
@@ -209,7 +226,7 @@ def _policies_alone(args, files: dict, battles) -> dict:
     judges = {name: calibrate_probs(read_probs(path), args.uncalibrated) for name, path in files.items()}
     policies = _policies(args, battles, judges)
     table = policies_table(policies)
-    notes = ["No battle has a verdict, so nothing says how good these judges are. In brackets: 95 % intervals."]
+    notes = ["No battle has a verdict, so the judges cannot be evaluated. In brackets: 95 % intervals."]
     for name, judge in judges.items():
         notes.append("; ".join(filter(None, [f"{name}: {judge.reason}", describe_unfinished(judge.orders)])))
     page = render_page("sft_judge: policies", "Which policy wins", notes, [Section("", tables=[table])])
@@ -222,20 +239,32 @@ def _policies_alone(args, files: dict, battles) -> dict:
 
 
 def judge_names(paths: list[Path], names: list[str] | None) -> dict[str, Path]:
-    """`{name: file}`. A file is called by its name, by its folder's where that is `probs`, by all of it in doubt."""
+    """
+    Return `{name: file}` of the judges.
+
+    Without `names`, a judge is named after its file, or after the folder if the file is called `probs`. If these names
+    are not unique, the whole paths are used.
+
+    Args:
+        paths: probs and verdict files.
+        names: names of the judges, in the order of `paths`, or None.
+
+    Raises:
+        InputError: there are too few or too many names, or a name is used twice or reserved.
+    """
     if names is None:
         names = [path.parent.name if path.stem == "probs" and path.parent.name else path.stem for path in paths]
         names = names if len(set(names)) == len(names) else [str(path) for path in paths]
     if len(names) != len(paths):
-        raise InputError(f"{len(names)} names for {len(paths)} probs files; give one each, in their order.")
+        raise InputError(f"{len(names)} names for {len(paths)} files; give one name per file, in their order.")
     taken = [name for name in names if names.count(name) > 1 or name in ("class frequencies", "best possible")]
     if taken:
-        raise InputError(f"The judge name {taken[0]!r} is taken already; give --names that differ.")
+        raise InputError(f"The judge name {taken[0]!r} is already taken; give different --names.")
     return dict(zip(names, paths, strict=True))
 
 
 def _keep_rows(args, battles):
-    """Mask [rows] of the battles that --fold and --limit leave."""
+    """Return the mask `[rows]` of battles that --fold and --limit keep."""
     import numpy as np
 
     from sft_judge.data.battles import rows_of_fold
@@ -245,7 +274,7 @@ def _keep_rows(args, battles):
 
 
 def _frequencies(args, aligned):
-    """Class frequencies [K], those of longer, shorter and neither [K], and the sentence that says of what."""
+    """Return class frequencies `[K]`, those of longer, shorter and neither `[K]`, and a note on their source."""
     import numpy as np
 
     from sft_judge.data.battles import read_battles
@@ -254,10 +283,10 @@ def _frequencies(args, aligned):
 
     num = aligned.num_verdicts
     battles, verdicts = aligned.battles, aligned.verdicts
-    note = "frequencies are those of the evaluated rows themselves; --train BATTLES takes them from training"
+    note = "frequencies are those of the evaluated rows themselves; --train BATTLES uses training rows instead"
     if args.train is not None:
         battles, note = read_battles(args.train), f"frequencies are those of {args.train}"
-        if args.train.resolve() == args.battles.resolve():  # of a fold in it, nothing may be known beforehand
+        if args.train.resolve() == args.battles.resolve():  # the evaluated rows must not be used
             held_out = set(aligned.battles["id"].to_pylist())
             battles = battles.filter([id_ not in held_out for id_ in battles["id"].to_pylist()])
         verdicts = np.array([VERDICT_INDEX.get(name, -1) for name in battles["verdict"].to_pylist()], dtype=int)

@@ -1,9 +1,9 @@
 """
-A judge as a sequence-classification checkpoint: K rows of the head become its score layer.
+Export a judge as a sequence-classification checkpoint, whose score layer has K rows of the judge's LM head.
 
-It opens in transformers' pipeline("text-classification"), in vLLM's classify and in servers like them; its labels are
-those of the order shown, and its probabilities are raw. It is held to the judge itself on --battles, or on synthetic
-ones. Families that soft-cap their logits (Gemma-2) are refused.
+The checkpoint loads in transformers' pipeline("text-classification"), in vLLM's classify and in similar servers. Its
+labels refer to the order in which the responses are shown, and its probabilities are raw. The parity gate compares it
+with the judge on --battles or on synthetic battles. Families that soft-cap their logits (Gemma-2) are refused.
 """
 
 from sft_judge.commands.arguments import FROM_HUB, judge_path, positive
@@ -13,10 +13,12 @@ EXAMPLE = "sft-judge export --model runs/judge --output runs/judge-classifier --
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=f"{FROM_HUB}; of whole weights")
-    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
-    parser.add_argument("--battles", type=InputPath, metavar="F", help="battles for the parity gate (synthetic ones)")
-    parser.add_argument("--limit", type=positive, metavar="N", default=64, help="battles for the gate (64)")
+    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=f"{FROM_HUB}; not an adapter")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--battles", type=InputPath, metavar="F", help="battles for the parity gate (synthetic battles)"
+    )
+    parser.add_argument("--limit", type=positive, metavar="N", default=64, help="number of battles for the gate (64)")
 
 
 def run(args):

@@ -1,10 +1,11 @@
 """
-Judge battles on the terminal or from a pipe, the model loaded once.
+Judge battles on the terminal or from a pipe; the model is loaded once.
 
-One battle, by --prompt, --response-a and --response-b; battles as JSON, one a line, from standard input or a file
-(--battles), which are answered with one JSON object a line, in order; or, on a terminal, one battle after the other,
-asked for until Ctrl-D. Probabilities are of what people are expected to prefer, over both orders of the responses,
-calibrated where the judge is. A line that holds no battle is answered with an error, and the status is 2 in the end.
+--prompt, --response-a and --response-b give one battle. --battles or standard input gives JSON lines, one battle each,
+and each is answered with one line of JSON, in order. Without either, on a terminal, the command asks for battles until
+Ctrl-D. Probabilities say which answer people prefer. They are averaged over both orders of the responses, and
+calibrated if the judge has a calibration. A line that is not a battle is answered with an error, and the exit status
+is then 2.
 """
 
 import sys
@@ -22,12 +23,12 @@ TEXTS = ("prompt", "response_a", "response_b")
 
 def add_arguments(parser):
     parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=FROM_HUB)
-    parser.add_argument("--prompt", metavar="P")
-    parser.add_argument("--response-a", metavar="A")
-    parser.add_argument("--response-b", metavar="B")
-    parser.add_argument("--battles", type=_lines_path, metavar="F", help="lines of JSON; - is standard input")
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of words")
+    parser.add_argument("--prompt", metavar="P", help="prompt of one battle")
+    parser.add_argument("--response-a", metavar="A", help="first response")
+    parser.add_argument("--response-b", metavar="B", help="second response")
+    parser.add_argument("--battles", type=_lines_path, metavar="F", help="JSON lines; - is standard input")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=f"inference engine ({ENGINES[0]})")
+    parser.add_argument("--json", action="store_true", help="print one battle's result as JSON")
 
 
 def _lines_path(text: str):
@@ -41,10 +42,10 @@ def run(args):
 
     texts = [text for text in (args.prompt, args.response_a, args.response_b) if text is not None]
     if texts and (len(texts) < len(TEXTS) or args.battles):
-        raise InputError("One battle is --prompt, --response-a and --response-b, all three; several are --battles.")
+        raise InputError("One battle needs --prompt, --response-a and --response-b, all three; several are --battles.")
     asks = not texts and args.battles is None and sys.stdin.isatty()
     source = None if args.battles in (None, STANDARD_INPUT) else _lines_file(args.battles)
-    with redirect_stdout(sys.stderr):  # its messages
+    with redirect_stdout(sys.stderr):  # messages of the engine
         judge = Judge.load(str(args.model), args.engine)
     with judge:
         if texts:
@@ -58,11 +59,20 @@ def run(args):
 def _lines_file(path: InputPath) -> InputPath:
     if path.suffix == ".parquet":
         raise InputError(f"{path} is Parquet, expected lines of JSON; `sft-judge predict` judges a file of battles.")
-    return exists(path, "lines of JSON, a battle each")
+    return exists(path, "lines of JSON, one battle each")
 
 
 def answer_lines(judge, source: InputPath | None) -> None:
-    """Answer the lines of a file or of standard input. Raises `InputError` at the end if some hold no battle."""
+    """
+    Answer each line of a file or of standard input with a line of JSON.
+
+    Args:
+        judge: a loaded `Judge`.
+        source: file of JSON lines, or None for standard input.
+
+    Raises:
+        InputError: after all lines are answered, if there were none or some are not battles.
+    """
     import json
     from contextlib import nullcontext, redirect_stdout
 
@@ -76,16 +86,16 @@ def answer_lines(judge, source: InputPath | None) -> None:
             num_lines += len(answers)
             num_wrong += sum("error" in answer for answer in answers)
     if not num_lines:
-        raise InputError(f"{name} has no battle, expected one JSON object a line with {', '.join(TEXTS)}.")
+        raise InputError(f"{name} has no battle, expected one JSON object per line with {', '.join(TEXTS)}.")
     if num_wrong:
-        raise InputError(f"{num_wrong} of {num_lines} lines of {name} hold no battle; an error is in their place.")
+        raise InputError(f"{num_wrong} of {num_lines} lines of {name} are not battles; their answers are errors.")
 
 
 def ask(judge, as_json: bool) -> None:
-    """Ask for battles on the terminal until Ctrl-D."""
-    import readline  # noqa: F401 - lets `input` edit its line
+    """Ask for battles on the terminal until Ctrl-D; `as_json` prints results as JSON."""
+    import readline  # noqa: F401 - enables line editing in `input`
 
-    print("A prompt and two responses, each on a line; Ctrl-D ends.")
+    print("Enter a prompt and two responses, each on one line. Ctrl-D ends.")
     try:
         while True:
             texts = [input(f"{name.replace('_', ' ')}: ") for name in TEXTS]
@@ -98,7 +108,14 @@ def ask(judge, as_json: bool) -> None:
 
 
 def show(judge, texts: list[str], as_json: bool) -> None:
-    """Judge one battle and print its probabilities."""
+    """
+    Judge one battle and print its probabilities.
+
+    Args:
+        judge: a loaded `Judge`.
+        texts: prompt, response a and response b.
+        as_json: print JSON instead of a chart.
+    """
     import json
     from dataclasses import asdict
 

@@ -1,8 +1,8 @@
 """
-Train on several processes: `sft-judge train` under `accelerate launch`, with a launch file.
+Run `sft-judge train` on several GPUs or machines with `accelerate launch`.
 
-Arguments of accelerate's (--config_file, --num_processes, --num_machines, --machine_rank, --main_process_ip, ...) may
-stand anywhere; all others are those of `sft-judge train`. On several machines, start it on each of them, or by
+Arguments of accelerate (--config_file, --num_processes, --num_machines, --machine_rank, --main_process_ip, ...) can be
+anywhere; all others go to `sft-judge train`. For several machines, run the command on each of them, or use
 scripts/slurm.sh or scripts/ssh_launch.sh.
 """
 
@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE = "sft-judge launch --config_file zero2 --num_processes 8 --config demo/student --output_dir runs/student"
 LAUNCH_FILE = "ddp"
-OF_ACCELERATE = {  # passed on as they are; what is left out is the launch file's
-    "--num_processes": (positive, "N", "on all machines together: one a GPU"),
-    "--num_machines": (positive, "N", "machines that take part"),
-    "--machine_rank": (natural, "RANK", "of this machine; the first is 0"),
-    "--main_process_ip": (str, "HOST", "of the first machine"),
-    "--main_process_port": (natural, "PORT", "of the first process; 0 takes a free one"),
+OF_ACCELERATE = {  # passed on unchanged; the launch file has the values of the others
+    "--num_processes": (positive, "N", "number of processes on all machines together, one per GPU"),
+    "--num_machines": (positive, "N", "number of machines"),
+    "--machine_rank": (natural, "RANK", "rank of this machine; the first is 0"),
+    "--main_process_ip": (str, "HOST", "address of the first machine"),
+    "--main_process_port": (natural, "PORT", "port of the first process; 0 picks a free port"),
 }
 
 
@@ -31,15 +31,21 @@ def add_arguments(parser):
         *_spellings("--config_file"),
         default=LAUNCH_FILE,
         metavar="FILE",
-        help=f"a launch file, or the name of one in recipes/accelerate/: ddp, zero2, fsdp, ... ({LAUNCH_FILE})",
+        help=f"launch file of accelerate, or a name in recipes/accelerate/: ddp, zero2, fsdp, ... ({LAUNCH_FILE})",
     )
     for flag, (kind, metavar, text) in OF_ACCELERATE.items():
-        parser.add_argument(*_spellings(flag), type=kind, metavar=metavar, help=f"{text} (the launch file's)")
-    parser.add_argument("--dry-run", "--print", action="store_true", help="only print the command")
+        parser.add_argument(*_spellings(flag), type=kind, metavar=metavar, help=f"{text} (as in the launch file)")
+    parser.add_argument("--dry-run", "--print", action="store_true", help="print the accelerate command and exit")
 
 
 def parse_args(parser, argv):
-    """Everything that is not the launcher's goes to `sft-judge train`, whose arguments are checked here too."""
+    """
+    Parse the arguments of the launcher, and check that `sft-judge train` accepts all others.
+
+    Args:
+        parser: parser of the launcher.
+        argv: the arguments.
+    """
     from sft_judge.core.registry import parse
 
     args, args.training = parser.parse_known_args(argv)
@@ -58,7 +64,7 @@ def run(args):
 
 
 def _launch(words: list[str]) -> int:
-    """Run `accelerate launch` to its end and return the exit status of the first process that failed, or 0."""
+    """Run `accelerate launch` and return the exit status of the first process that failed, or 0."""
     from subprocess import CalledProcessError
 
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -77,15 +83,15 @@ def _launch(words: list[str]) -> int:
         raise InputError(f"accelerate refuses this launch: {error}") from error
     else:
         return 0
-    return status if status >= 0 else 128 - status  # ended by a signal
+    return status if status >= 0 else 128 - status  # killed by a signal
 
 
 def _accelerate_words(args) -> list[str]:
     """
-    The words after `accelerate launch`.
+    Return the arguments of `accelerate launch`.
 
     Raises:
-        InputError: there is no such launch file, or it has more processes than this machine's GPUs can take.
+        InputError: the launch file is missing or invalid, or there are more processes than GPUs.
     """
     import torch
     import yaml
@@ -100,7 +106,7 @@ def _accelerate_words(args) -> list[str]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict) or "distributed_type" not in settings:
-        raise InputError(f"{file} has no distributed_type, so it is no launch file; see recipes/accelerate/.")
+        raise InputError(f"{file} has no distributed_type, so it is not a launch file; see recipes/accelerate/.")
     gpus = 0 if settings.get("use_cpu") else torch.cuda.device_count()
     processes = args.num_processes or settings.get("num_processes") or 1
     _check_processes(processes, gpus * (args.num_machines or settings.get("num_machines") or 1), file, settings)
@@ -110,17 +116,17 @@ def _accelerate_words(args) -> list[str]:
 
 
 def _check_processes(processes: int, gpus: int, file, settings: dict) -> None:
-    """Raise `InputError` for more processes than GPUs (0: on a CPU), or for several where the file starts one."""
+    """Raise `InputError` for more processes than GPUs (0: CPU), or for several if the launch file allows one."""
     if processes > 1 and settings["distributed_type"] in ("NO", False):
-        raise InputError(f"{file} starts one process, not {processes}; take ddp, zero2 or fsdp.")
+        raise InputError(f"{file} starts one process, not {processes}; use ddp, zero2 or fsdp.")
     if 0 < gpus < processes:
         raise InputError(
-            f"{processes} processes for {gpus} GPU{'s' * (gpus > 1)}, expected one a GPU: --num_processes {gpus}"
+            f"{processes} processes for {gpus} GPU{'s' * (gpus > 1)}, expected one per GPU: --num_processes {gpus}"
         )
     if processes < gpus:
-        logger.warning(f"{processes} of {gpus} GPUs are used; --num_processes {gpus} takes all.")
+        logger.warning(f"{processes} of {gpus} GPUs are used; --num_processes {gpus} uses all.")
 
 
 def _spellings(flag: str) -> list[str]:
-    """A flag of accelerate's with underscores and with hyphens."""
+    """Return a flag of accelerate with underscores and with hyphens."""
     return list(dict.fromkeys([flag, "--" + flag[2:].replace("_", "-")]))

@@ -1,11 +1,11 @@
 """
-Pairs for DPO out of several answers to each prompt: TRL's prompt, chosen, rejected.
+Make preference pairs for DPO from several answers to each prompt: prompt, chosen and rejected, as TRL reads them.
 
-Each pair of different candidates is judged once, in both orders. Dropped, each pair by the first rule that applies,
-all counted: a verdict of tie; orders that disagree; a margin (p_chosen - p_rejected) below --min-margin; all but the
---max-per-prompt clearest; and with --balance-length, the pairs of least margin on the side that has more of them,
-until the chosen answer is the longer one as often as the shorter one. OUTPUT.card.md says what is in the file. Rows of
-CANDIDATES are as `sft-judge best-of-n` reads them. A killed run goes on where it stopped.
+Each pair of different candidates is judged once, in both orders. A pair is dropped by the first of these rules that
+applies, and counted: the verdict is a tie; the orders disagree; the margin (p_chosen - p_rejected) is below
+--min-margin; the pair is not among the --max-per-prompt pairs with the largest margins. --balance-length also drops
+pairs with small margins until the chosen answer is as often longer as shorter. OUTPUT.card.md describes the file. Rows
+of CANDIDATES are as in `sft-judge best-of-n`. A killed run resumes where it stopped.
 """
 
 import argparse
@@ -22,7 +22,7 @@ RULES = ("min_margin", "max_per_prompt", "keep_disagreements", "balance_length",
 
 
 def probability(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
+    """Parse a number from 0 to 1, as an argparse type."""
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f"{text}, expected 0 to 1")
     return float(text)
@@ -30,11 +30,21 @@ def probability(text: str) -> float:
 
 def add_arguments(parser):
     add_candidates(parser, swap="both")
-    parser.add_argument("--conversational", action="store_true", help="messages instead of plain strings")
-    parser.add_argument("--min-margin", type=probability, default=0.1, metavar="X", help="0 to 1 (0.1)")
-    parser.add_argument("--max-per-prompt", type=positive, default=1, metavar="N", help="the clearest N (1)")
-    parser.add_argument("--keep-disagreements", action="store_true", help="also pairs on which the orders disagree")
-    parser.add_argument("--balance-length", action="store_true", help="chosen as often longer as shorter")
+    parser.add_argument(
+        "--conversational", action="store_true", help="write lists of messages instead of plain strings"
+    )
+    parser.add_argument(
+        "--min-margin", type=probability, default=0.1, metavar="X", help="smallest margin, 0 to 1 (0.1)"
+    )
+    parser.add_argument(
+        "--max-per-prompt", type=positive, default=1, metavar="N", help="keep the N pairs with the largest margins (1)"
+    )
+    parser.add_argument("--keep-disagreements", action="store_true", help="keep pairs on which the orders disagree")
+    parser.add_argument(
+        "--balance-length",
+        action="store_true",
+        help="drop pairs until the chosen answer is as often longer as shorter",
+    )
 
 
 def outputs(args) -> list:
@@ -48,7 +58,9 @@ def run(args) -> dict:
     from sft_judge.ranking.preference_pairs import Rules, figures, judged_pairs, pair_row, write_card
 
     entries = [Entry.of(group, "round-robin", args.seed) for group in read_groups(args.candidates, args.limit)]
-    judgements_of = argparse.Namespace(**{**vars(args), **dict.fromkeys(RULES)})  # they depend on no rule
+    judgements_of = argparse.Namespace(
+        **{**vars(args), **dict.fromkeys(RULES)}
+    )  # judgements do not depend on the rules
     stamp = fingerprint(sys.modules[__name__], judgements_of, args.provenance["inputs"])
     judge, work = judge_entries(args, stamp, entries)
     groups = [judged_pairs(entry) for entry in entries]
@@ -57,7 +69,9 @@ def run(args) -> dict:
     counts = ", ".join(f"{count} {what}" for what, count in dropped.items())
     print(f"{sum(map(len, groups))} pairs judged = {len(pairs)} kept + dropped: {counts}")
     if not pairs:
-        raise InputError("No pair is left. The judgements are kept: try again with other rules.")
+        raise InputError(
+            "No pair is left. The judgements are kept, so another run with other rules does not judge again."
+        )
     calibration = judge.spec.calibration
     result = {
         "rows": len(pairs),
@@ -73,7 +87,7 @@ def run(args) -> dict:
         "swap": judge.swap,
         "conversational": args.conversational,
         "rules": f"ties dropped; orders that disagree {'kept' if args.keep_disagreements else 'dropped'}; margin at "
-        f"least {args.min_margin:g}; at most {args.max_per_prompt} a prompt; lengths "
+        f"least {args.min_margin:g}; at most {args.max_per_prompt} per prompt; lengths "
         f"{'balanced' if args.balance_length else 'not balanced'}",
     }
     write_rows(args.output, [pair_row(pair, args.conversational) for pair in pairs])

@@ -1,9 +1,9 @@
 """
-Look at what a judge sees.
+Show the text and tokens that a judge reads, or check them.
 
-`show` prints the exact text of one battle: its fields, cuts, control tokens, the answer slot, the verdicts' ids.
-`check` says in words what is wrong between a model, its prompt and the battles; exit status 2 where it would break a
-run.
+`show` prints the exact text of one battle: its fields, cuts, control tokens, the position of the answer and the token
+ids of the verdicts. `check` reports problems of a model with its prompt template and battles; the exit status is 2 if
+a problem would break a run.
 """
 
 import argparse
@@ -17,25 +17,27 @@ EXAMPLE = "sft-judge prompt show --model runs/demo/judge --battles test.parquet 
 
 
 def add_arguments(parser):
-    parser.add_argument("action", choices=("show", "check"))
+    parser.add_argument("action", choices=("show", "check"), help="print one battle, or report problems")
     parser.add_argument(
-        "--model", required=True, type=judge_path, metavar="DIR", help="a judge, or a model and --template"
+        "--model", required=True, type=judge_path, metavar="DIR", help="judge, or plain model with --template"
     )
-    parser.add_argument("--template", metavar="NAME", help="a name in prompts/ or a file, if there is no judge.json")
-    parser.add_argument("--battles", type=InputPath, metavar="F", help="without it, a made-up battle")
-    parser.add_argument("--id", help="the battle to show; the first by default")
-    parser.add_argument("--order", choices=("ab", "ba"), default="ab")
+    parser.add_argument(
+        "--template", metavar="NAME", help="prompt template of a plain model: a file, or a name in prompts/"
+    )
+    parser.add_argument("--battles", type=InputPath, metavar="F", help="battles file (a made-up battle)")
+    parser.add_argument("--id", help="id of the battle to show (the first)")
+    parser.add_argument("--order", choices=("ab", "ba"), default="ab", help="order of the responses (ab)")
     parser.add_argument(
         "--budget",
         type=budget,
         metavar="TOTAL|PROMPT,RESPONSE,TOTAL",
-        help="tokens to show or to serve with, in the place of judge.json's",
+        help="token budget, in place of that in judge.json",
     )
     add_limit(parser)
 
 
 def budget(text: str) -> tuple[int, int, int]:
-    """`512` or `2048,2048,3072`: tokens for the prompt, for each response and in all."""
+    """Parse a budget such as `512` or `2048,2048,3072`: tokens of the prompt, of each response and in total."""
     numbers = [int(word) if word.strip().isdecimal() else 0 for word in text.split(",")]
     if len(numbers) not in (1, 3) or min(numbers) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a budget, expected 3072 or 2048,2048,3072")
@@ -60,4 +62,6 @@ def run(args):
         print(f"{finding.level}: {finding.text}")
     wrong = sum(finding.level == "wrong" for finding in findings)
     if wrong:
-        raise InputError(f"{args.model}: {wrong} of {len(findings)} checks found what would break a run, see above.")
+        raise InputError(
+            f"{args.model}: {wrong} of {len(findings)} checks found a problem that would break a run, see above."
+        )

@@ -1,9 +1,9 @@
 """
-Upload a judge to the Hugging Face hub: `Judge.load(ID)`, and --model ID of every stage, load it from there.
+Push a judge to the Hugging Face Hub; `Judge.load(ID)` and --model ID of every command load it from there.
 
-What goes: weights, tokenizer, judge.json with its calibration, the card, manifests without this machine's paths, and
---report. What stays: checkpoints, unfinished work, whatever is pickled. The folder itself is not changed; in the
-card, the snippet names the repository. A card that was edited on the hub since the last push is not replaced.
+Weights, tokenizer, judge.json with its calibration, the model card, --report and manifests (without paths of this
+machine) are uploaded. Checkpoints, unfinished work and pickled files are not. The folder itself is not changed. The
+code snippet in the card names the repository. A card that was edited on the Hub since the last push is not replaced.
 """
 
 from pathlib import Path
@@ -12,15 +12,17 @@ EXAMPLE = "sft-judge push runs/judge --repo me/judge --private"
 
 
 def add_arguments(parser):
-    parser.add_argument("model", type=Path, metavar="DIR", help="a judge's folder, in any of its forms")
-    parser.add_argument("--repo", required=True, metavar="ID", help="NAMESPACE/NAME, or a name in your own space")
+    parser.add_argument("model", type=Path, metavar="DIR", help="folder of a judge, in any form")
+    parser.add_argument("--repo", required=True, metavar="ID", help="NAMESPACE/NAME, or NAME in your own namespace")
     parser.add_argument(
-        "--private", action="store_true", help="a repository for you alone; one that is public is refused"
+        "--private", action="store_true", help="make the repository private; an existing public one is refused"
     )
-    parser.add_argument("--revision", metavar="BRANCH", help="made where it does not exist (main)")
-    parser.add_argument("--message", metavar="M", help="of the commit")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="what `sft-judge evaluate` wrote, as report/")
-    parser.add_argument("--overwrite-card", action="store_true", help="lose what was edited in the card on the hub")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to push to, created if needed (main)")
+    parser.add_argument("--message", metavar="M", help="commit message")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="output folder of `sft-judge evaluate`, uploaded as report/"
+    )
+    parser.add_argument("--overwrite-card", action="store_true", help="replace a card that was edited on the Hub")
 
 
 def run(args) -> None:

@@ -1,11 +1,12 @@
 """
-Quantise a judge with auto-round, calibrated on its own prompts and verdicts, and hold it to the judge that it is of.
+Quantise a judge with auto-round on its own prompts and verdicts, and compare it with the original.
 
-Give training battles. The gate's are others than those that tuned the copy: of the fold kept from tuning
-(--holdout-fold), else of folds that the judge was not trained on, else what tuning left; a line says where there are
-none. The copy is refused (status 3) where its log loss has certainly risen, the paired 95 % interval lying above 0, by
-more than --tolerance. W4A16 runs in vLLM on a GPU and a CPU with AVX-512, W8A16 and FP8_STATIC on a GPU; NF4 and INT8
-are bitsandbytes' own, to compare with. The copy has no calibration: run `calibrate` on it anew.
+Give training battles. The gate uses battles that did not tune the quantised judge: those of --holdout-fold, else of
+folds that the judge was not trained on, else those that tuning did not use; a message tells if there are none. The
+quantised judge is refused (exit status 3) if its log loss is higher by more than --tolerance and the paired 95 %
+interval of the rise is above 0. W4A16 runs in vLLM on a GPU and on a CPU with AVX-512, W8A16 and FP8_STATIC on a GPU.
+NF4 and INT8 are formats of bitsandbytes, for comparison. The quantised judge has no calibration: run `calibrate` on
+it.
 """
 
 from sft_judge.commands.arguments import FROM_HUB, add_limit, add_tolerance, judge_path, natural, positive
@@ -19,30 +20,34 @@ EXAMPLE = "sft-judge quantize --model runs/judge --battles battles.parquet --out
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=f"{FROM_HUB}; of whole weights")
-    parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
-    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR")
-    parser.add_argument("--scheme", default="W4A16", choices=tuple(BITS_OF_SCHEME))
-    parser.add_argument("--format", default="auto_round", choices=QUANTIZED_FORMATS, help="of the files (auto_round)")
-    parser.add_argument("--holdout-fold", type=int, metavar="N", help="a fold that must not be used")
-    parser.add_argument("--seqlen", type=positive, default=2048, help="tokens a calibration row")
-    parser.add_argument("--nsamples", type=positive, default=512, help="calibration rows at most")
-    parser.add_argument("--iters", type=natural, default=1000, help="rounds of tuning a block; 0: plain rounding")
-    parser.add_argument("--seed", type=int, default=42, help="of the calibration rows and of auto-round (42)")
+    parser.add_argument("--model", required=True, type=judge_path, metavar="DIR", help=f"{FROM_HUB}; not an adapter")
+    parser.add_argument("--battles", required=True, type=InputPath, metavar="F", help="training battles")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR", help="folder to write")
+    parser.add_argument("--scheme", default="W4A16", choices=tuple(BITS_OF_SCHEME), help="number formats (W4A16)")
+    parser.add_argument(
+        "--format", default="auto_round", choices=QUANTIZED_FORMATS, help="format of the files (auto_round)"
+    )
+    parser.add_argument("--holdout-fold", type=int, metavar="N", help="fold that is held out from tuning")
+    parser.add_argument("--seqlen", type=positive, default=2048, help="tokens per calibration row (2048)")
+    parser.add_argument("--nsamples", type=positive, default=512, help="at most this many calibration rows (512)")
+    parser.add_argument("--iters", type=natural, default=1000, help="tuning steps per block; 0: plain rounding (1000)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the calibration rows and of auto-round (42)")
     parser.add_argument(
         "--gate",
         type=natural,
         default=2000,
         metavar="N",
-        help="battles for the gate at most, fewer where they see a rise of --tolerance; 0: no gate (2000)",
+        help="at most this many gate battles, fewer if they can detect a rise of --tolerance; 0: no gate (2000)",
     )
     add_tolerance(parser)
     parser.add_argument(
         "--ladder",
         metavar="FILE",
-        help="a sweep over settings, such as sweeps/quantization: --output is the cheapest that is no worse",
+        help="sweep over settings, such as sweeps/quantization; --output is the cheapest judge that is not worse",
     )
-    parser.add_argument("--margin", type=float, default=0.01, help="what a ladder calls no worse (0.01)")
+    parser.add_argument(
+        "--margin", type=float, default=0.01, help="non-inferiority margin of --ladder, in the sweep's measure (0.01)"
+    )
     add_limit(parser)
 
 
@@ -76,7 +81,13 @@ def run(args):
 
 
 def run_ladder(args, model: str) -> dict:
-    """Run the ladder in a folder next to the output, and copy the chosen trial to it."""
+    """
+    Run the ladder in a folder beside the output, and copy the chosen judge to the output.
+
+    Args:
+        args: arguments of the command.
+        model: folder of the judge to quantise.
+    """
     import shutil
 
     from sft_judge.commands.sweep import print_results

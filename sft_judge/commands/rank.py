@@ -1,13 +1,13 @@
 """
-A ranking of models, from the votes on their battles or from what a judge says of them.
+Rank models by the votes on their battles or by a judge's probabilities.
 
-Bradley-Terry, where a tie is half a win of each, as in Chatbot Arena, or Davidson's model, to which ties are a verdict
-of their own. With --probs the judge's calibrated probabilities count instead of votes, so battles need none; --from
-both adds up the two. Several probs files are averaged. Ratings are Elo's: 400 points are odds of ten to one. Intervals
-of 95 % come from drawing whole prompts again, and a rank is shared by models that the data cannot tell apart.
+The model is Bradley-Terry, in which a tie is half a win for each as in Chatbot Arena, or Davidson's, in which a tie is
+its own outcome. With --probs, the judge's calibrated probabilities count instead of votes, so that battles need no
+votes; --from both adds both. Several probs files are averaged. Ratings are on the Elo scale: 400 points are odds of
+10:1. Intervals of 95 % come from a bootstrap over prompts. Models that the data cannot tell apart share a rank.
 
---control length style holds equal what is known to sway people and judges: length, headers, lists, bold text, blocks
-of code, each as (a - b) / (a + b). --reference gives Spearman's correlation with ratings from elsewhere.
+--control length style adjusts for properties that are known to sway people and judges: length, headers, lists, bold
+text and code blocks, each as (a - b) / (a + b). --reference computes Spearman's correlation with other ratings.
 """
 
 import argparse
@@ -24,22 +24,38 @@ SOURCES = ("votes", "judge", "both")
 
 def add_arguments(parser):
     parser.add_argument("battles", type=InputPath, metavar="BATTLES", help="battles with model_a and model_b")
-    parser.add_argument("--probs", type=InputPath, nargs="+", metavar="F", help="what a judge said of them")
-    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="of ranking.json, .csv, .html")
-    parser.add_argument("--from", dest="source", choices=SOURCES, help="what counts (judge with --probs, else votes)")
-    parser.add_argument("--method", choices=("bradley-terry", "davidson"), default="bradley-terry")
-    parser.add_argument("--control", nargs="+", choices=("length", "style"), default=[], help="hold these equal")
     parser.add_argument(
-        "--anchor", type=anchor, metavar="MODEL=RATING", help="where the scale is fixed (all models' mean: 1000)"
+        "--probs", type=InputPath, nargs="+", metavar="F", help="probs files of the battles, one per judge"
     )
-    parser.add_argument("--reference", type=InputPath, metavar="F", help="ratings to compare with: CSV or JSON")
-    parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (0)")
+    parser.add_argument(
+        "--output", type=OutputPath, required=True, metavar="DIR", help="folder for ranking.json, .csv and .html"
+    )
+    parser.add_argument(
+        "--from", dest="source", choices=SOURCES, help="what to rank by (judge with --probs, else votes)"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("bradley-terry", "davidson"),
+        default="bradley-terry",
+        help="model of ratings (bradley-terry)",
+    )
+    parser.add_argument(
+        "--control", nargs="+", choices=("length", "style"), default=[], help="adjust for these properties"
+    )
+    parser.add_argument(
+        "--anchor",
+        type=anchor,
+        metavar="MODEL=RATING",
+        help="model with a fixed rating (the mean of all models is 1000)",
+    )
+    parser.add_argument("--reference", type=InputPath, metavar="F", help="ratings to compare with, CSV or JSON")
+    parser.add_argument("--uncalibrated", action="store_true", help="do not calibrate the probabilities")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
     add_limit(parser)
 
 
 def anchor(text: str) -> tuple[str, float]:
-    """argparse type: `MODEL=RATING`."""
+    """Parse `MODEL=RATING`, as an argparse type."""
     model, equals, rating = text.rpartition("=")
     try:
         if not equals or not abs(float(rating)) < 1e9:
@@ -96,7 +112,16 @@ def run(args) -> dict:
 
 
 def check_anchor(model: str, contests) -> None:
-    """Raise `InputError` if the model is not ranked, or how far the others are from it is not known."""
+    """
+    Check that the scale can be fixed at a model.
+
+    Args:
+        model: name of the model.
+        contests: the ranked contests.
+
+    Raises:
+        InputError: the model is not ranked, or its distance to the others is unknown because it won or lost all.
+    """
     from sft_judge.ranking.ratings import bounded_models
     from sft_judge.ranking.report import names
 
@@ -108,13 +133,13 @@ def check_anchor(model: str, contests) -> None:
     bounded = contests.keep(bounded_models(contests)).models
     if model not in bounded:
         raise InputError(
-            f"--anchor {model!r}: it won or lost all its battles with the others, so how far they are from it is not "
-            f"known. Expected a model of which that is known: {names(bounded) or 'there is none'}."
+            f"--anchor {model!r} won or lost all its battles with the others, so its distance to them is unknown. "
+            f"Expected a model with a known distance: {names(bounded) or 'there is none'}."
         )
 
 
 def _predictions(args):
-    """The judges' mean probabilities or None, and how each was calibrated."""
+    """Return the judges' mean probabilities (None without --probs), and notes on the calibration of each."""
     from sft_judge.data.probs import describe_unfinished, read_probs
     from sft_judge.inference.calibrated import calibrate_probs
     from sft_judge.ranking.comparisons import average_predictions
@@ -128,5 +153,5 @@ def _predictions(args):
         for path, judge in zip(args.probs, judges, strict=True)
     ]
     if len({probs.num_verdicts for probs in files}) > 1:
-        notes.append("A judge knows no tie, so those of all judges are left out.")
+        notes.append("A judge has no tie, so ties of all judges are dropped.")
     return average_predictions(judges), notes

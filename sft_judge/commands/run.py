@@ -1,8 +1,9 @@
 """
-Run a pipeline: its stages in order, each a command that could be typed by hand.
+Run the steps of a pipeline in order; each is a command that can also be run by itself.
 
-What is up to date (inputs' hashes, settings, the stage's own source) is skipped; what changed is done again, with all
-that depends on it; a run that was killed goes on where it stopped. Everything is in the manifests beside the outputs.
+A step is up to date, and skipped, if its input hashes, settings and source code are unchanged. A changed step runs
+again, with all steps that depend on it. A killed run resumes where it stopped. Manifests beside the outputs record
+all of this.
 """
 
 from sft_judge.commands.arguments import positive
@@ -15,17 +16,23 @@ EXAMPLE = "sft-judge run recipes/demo/pipeline.yaml --set plant.rows=2000 --unti
 
 
 def add_arguments(parser):
-    parser.add_argument("pipeline", metavar="PIPELINE.yaml", help="a file, or a name such as demo/pipeline")
-    parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="or var=value")
+    parser.add_argument("pipeline", metavar="PIPELINE.yaml", help="pipeline file, or a name such as demo/pipeline")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="step.key=value", help="set an argument; or var=value"
+    )
     parser.add_argument("--until", metavar="STEP", help="stop after this step")
-    parser.add_argument("--force", action="append", default=[], metavar="STEP", help="do this step again")
+    parser.add_argument(
+        "--force", action="append", default=[], metavar="STEP", help="run this step even if it is up to date"
+    )
     parser.add_argument(
         "--shrink",
         action="store_true",
-        help="a dry run on these very files: tiny random models of the same classes, few rows, in RUN-shrunk",
+        help="dry run of the pipeline with tiny random models of the same classes and few rows, in RUN-shrunk",
     )
-    parser.add_argument("--plan", action="store_true", help="only say what would be done, and what it would take")
-    parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="GPUs to plan trainings for (1)")
+    parser.add_argument(
+        "--plan", action="store_true", help="print what would be done and what it would cost, and exit"
+    )
+    parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="number of GPUs to plan for (1)")
 
 
 def run(args):
@@ -37,7 +44,7 @@ def run(args):
     pipeline = read_pipeline(file)
     override(pipeline, args.set)
     if not pipeline.get("vars", {}).get("run"):
-        raise InputError(f"{file}: no variable 'run', which names the folder of the run; give vars: {{run: DIR}}.")
+        raise InputError(f"{file}: no variable 'run', the folder of the run; add vars: {{run: DIR}}.")
     if args.shrink:
         pipeline["vars"]["run"] += "-shrunk"
     steps = steps_of(pipeline, file)
@@ -61,7 +68,14 @@ def run(args):
 
 
 def print_plan(steps, forced, num_gpus):
-    """What is to do, and what its trainings will take."""
+    """
+    Print which steps are to be run, and the expected cost of their trainings.
+
+    Args:
+        steps: steps of the pipeline.
+        forced: names of the steps to run in any case.
+        num_gpus: GPUs to plan for.
+    """
     from sft_judge.pipelines.pipeline import up_to_date
 
     to_do = []
@@ -76,7 +90,13 @@ def print_plan(steps, forced, num_gpus):
 
 
 def shrunk(steps, folder):
-    """The steps of a dry run; the small models stand in the run's folder."""
+    """
+    Return the steps of a dry run.
+
+    Args:
+        steps: steps of the pipeline.
+        folder: folder of the run, in which the small models are made.
+    """
     import torch
 
     from sft_judge.pipelines.shrink import shrunk_steps
@@ -85,13 +105,19 @@ def shrunk(steps, folder):
 
 
 def print_results(folder, steps):
-    """The stages' cost and, if there is a metrics.json, each judge's skill."""
+    """
+    Print the cost of the stages and, if there is a metrics.json, the skill score of each judge.
+
+    Args:
+        folder: folder of the run.
+        steps: steps of the pipeline.
+    """
     import json
 
     from sft_judge.evaluation.reporting.tables import skill_table, stages_table
     from sft_judge.pipelines.pipeline import first_output
 
-    made = {first_output(step) for step in steps}  # the folder may hold another pipeline's outputs too
+    made = {first_output(step) for step in steps}  # the folder may also contain outputs of another pipeline
     stages = [row for row in read_stages(folder, folder / "none") if folder / row["output"] in made]
     if stages:
         print_tables([stages_table(stages)])

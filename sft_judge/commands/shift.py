@@ -1,10 +1,10 @@
 """
-Should a second source of battles be mixed in? The two-way shift table.
+Decide whether to mix in a second source of battles: train on each source, score on both.
 
-One fold of REF and one of OTHER are held out; a judge is trained by the recipe on each set's other folds, and both
-judges are scored on both held-out folds, beside the class frequencies of each set. Writes shift.json and shift.html
-with a verdict (mix, stage, leave out, or cannot tell) that states its rule; the judges are kept in DIR/judges. Every
-key of the recipe can be given as --key value. A run that was killed goes on; what is up to date is not trained again.
+One fold of REF and one fold of OTHER are held out. One judge is trained on the other folds of each, with the recipe.
+Both judges and the class frequencies of both sets are scored on both held-out folds. Writes shift.json and shift.html
+with a verdict (mix, stage, leave out, or cannot tell) and its rule; the judges are kept in DIR/judges. Every key of
+the recipe can be given as --key value. A killed run resumes, and judges that are up to date are not trained again.
 """
 
 from pathlib import Path
@@ -24,26 +24,32 @@ SET_HERE = ("battles", "output_dir", "fold", "holdout_fold", "labels", "limit")
 
 
 def add_arguments(parser):
-    parser.add_argument("ref", type=InputPath, metavar="REF", help="battles like those to be judged")
-    parser.add_argument("other", type=InputPath, metavar="OTHER", help="battles that might be added")
-    parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo/teacher")
-    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR", help="the folder to write")
+    parser.add_argument("ref", type=InputPath, metavar="REF", help="battles like those that the judge is for")
+    parser.add_argument("other", type=InputPath, metavar="OTHER", help="battles that may be mixed in")
+    parser.add_argument("--config", required=True, metavar="RECIPE", help="recipe, or a name such as demo/teacher")
+    parser.add_argument("--output", required=True, type=OutputPath, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--folds", type=positive, default=5, metavar="N", help="one of N is held out, where none are stored (5)"
+        "--folds", type=positive, default=5, metavar="N", help="number of folds to assign if the files have none (5)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the folds, the training and the resampling (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the folds, the training and the bootstrap (0)")
     parser.usage = "sft-judge shift REF OTHER --config RECIPE --output DIR [--folds N] [--seed N] [--key value ...]"
     add_limit(parser)
 
 
 def parse_args(parser, argv):
-    """Everything that is not ours goes to the recipe."""
+    """
+    Parse the command's own arguments; all others are keys of the recipe.
+
+    Args:
+        parser: parser of the command.
+        argv: the arguments.
+    """
     args, args.overrides = parser.parse_known_args(argv)
     return args
 
 
 def extra_inputs(args):
-    """The recipe, and the base it names."""
+    """Return the recipe and its base model."""
     return [find_resource("recipes", args.config), *read_recipe(args.config, args.overrides).input_paths()]
 
 
@@ -63,9 +69,9 @@ def run(args) -> dict:
     recipe.require("model_name_or_path")
     for key in SET_HERE:
         if settings.get(key) is not None:
-            raise InputError(f"{key} is {settings[key]!r}, but shift sets it itself for each judge. Leave it out.")
+            raise InputError(f"{key} is {settings[key]!r}, but shift sets it itself for each judge. Remove it.")
     if args.folds < 2:
-        raise InputError(f"--folds {args.folds}: expected 2 or more, as one of them is held out.")
+        raise InputError(f"--folds {args.folds}: expected 2 or more, as one fold is held out.")
     names = set_names(args.ref, args.other)
     tables = [read_battles(path, args.limit) for path in (args.ref, args.other)]
     dataset_shift.check_comparable([str(args.ref), str(args.other)], tables)
@@ -74,8 +80,8 @@ def run(args) -> dict:
     for name, rows in zip(names, held, strict=True):
         if rows.num_rows == 0:
             raise InputError(
-                f"{name}: no held-out battle has a verdict and a prompt that no judge was trained on. Give other "
-                "battles, or files without folds, whose folds are then dealt over both sets together."
+                f"{name}: no held-out battle has both a verdict and a prompt that is not in training. Give other "
+                "battles, or files without folds, so that folds are assigned to both sets together."
             )
     paths = write_sets(args.output, tables, held)
     status = run_steps(list_steps(args, paths, folds), set(), args.output)
@@ -93,12 +99,28 @@ def run(args) -> dict:
 
 
 def set_names(ref: Path, other: Path) -> list[str]:
-    """What to call the sets: their files' names, or all of the paths where those are the same."""
+    """
+    Return the names of the sets: those of their files, or the whole paths if these are equal.
+
+    Args:
+        ref: file of the reference set.
+        other: file of the other set.
+    """
     return [ref.stem, other.stem] if ref.stem != other.stem else [str(ref), str(other)]
 
 
 def write_sets(folder: Path, tables, held) -> dict[str, list[Path]]:
-    """Write what is trained and scored on; the paths, those of the reference set first."""
+    """
+    Write the battles of both sets.
+
+    Args:
+        folder: folder to write to.
+        tables: battles with folds, of the reference set and of the other.
+        held: their held-out battles.
+
+    Returns:
+        Paths of "battles", "held" and "judges", those of the reference set first.
+    """
     from sft_judge.data.battles import write_battles
 
     sides = ("ref", "other")
@@ -110,12 +132,25 @@ def write_sets(folder: Path, tables, held) -> dict[str, list[Path]]:
 
 
 def probs_path(judge: Path, held: Path) -> Path:
-    """The file of a judge's probabilities of held-out rows."""
+    """
+    Return the path of a judge's probs file of held-out rows.
+
+    Args:
+        judge: folder of the judge.
+        held: file of the held-out battles.
+    """
     return held.with_name(f"probs-{judge.name}-on-{held.stem.removeprefix('held-')}.parquet")
 
 
 def list_steps(args, paths: dict[str, list[Path]], folds: list[int]) -> list:
-    """Train a judge on each set, score both sets by each: the very commands a person would give."""
+    """
+    Return the steps that train a judge on each set and score both sets with each judge.
+
+    Args:
+        args: arguments of the command.
+        paths: result of `write_sets`.
+        folds: held-out fold of each set.
+    """
     from sft_judge.pipelines.pipeline import Step
 
     steps = []
@@ -130,7 +165,17 @@ def list_steps(args, paths: dict[str, list[Path]], folds: list[int]) -> list:
 
 
 def score_sets(args, names: list[str], tables, folds: list[int], held, paths) -> dict:
-    """The figures of shift.json."""
+    """
+    Compute the metrics of shift.json.
+
+    Args:
+        args: arguments of the command.
+        names: names of the two sets.
+        tables: battles of each set, with folds.
+        folds: held-out fold of each set.
+        held: held-out battles of each set.
+        paths: result of `write_sets`.
+    """
     from sft_judge.evaluation.align import align_judges
     from sft_judge.evaluation.dataset_shift import RULES, decide, num_training_rows, score_judges, training_frequencies
 

@@ -1,14 +1,14 @@
 """
-A submission in the sample's format, from one probs file or a weighted mean of several.
+Write a submission in the sample's format, from one probs file or a weighted mean of several.
 
-Each file is calibrated by its judge's own judge.json before the mean. Samples are those of LMSYS (winner_model_a,
-winner_model_b, winner_tie: probabilities) and WSDM (winner: model_a or model_b), and any like them.
+Each file is calibrated with its judge's judge.json before the mean. Samples of LMSYS (winner_model_a, winner_model_b,
+winner_tie: probabilities), of WSDM (winner: model_a or model_b) and of the same kinds are supported.
 
-Weights are numbers, one a file; or a rule in JSON, such as {"by": "tokens", "parts": [{"up_to": 600, "weights": [0.5,
-0.5]}, {"weights": [0.9, 0.1]}]}, by language or by tokens of prompt and responses (of the first judge's tokenizer, or
-of the rule's "tokenizer", a folder or hub id); or fitted (--fit) by log loss on battles that the judges did not train
-on, in the form and with the mean (of probabilities, or of their logs) that cross-validation prefers. Where a judge was
-not asked about a battle, the others stand in for it.
+--weights takes one number per probs file, or a rule in JSON, such as {"by": "tokens", "parts": [{"up_to": 600,
+"weights": [0.5, 0.5]}, {"weights": [0.9, 0.1]}]}. A rule is by language or by tokens of prompt and responses, counted
+with the first judge's tokenizer or with the rule's "tokenizer" (a folder or Hub id). --fit fits weights to the log
+loss on battles that the judges were not trained on; cross-validation selects the form of the rule and the mean (of
+probabilities or of their logs). If a judge did not score a battle, the mean is over the others.
 """
 
 from pathlib import Path
@@ -20,16 +20,26 @@ EXAMPLE = "sft-judge submit --probs probs.parquet --sample sample_submission.csv
 
 
 def add_arguments(parser):
-    parser.add_argument("--probs", type=InputPath, nargs="+", required=True, help="one file a judge")
+    parser.add_argument("--probs", type=InputPath, nargs="+", required=True, help="probs files, one per judge")
     parser.add_argument("--sample", type=InputPath, required=True, help="the competition's sample_submission.csv")
-    parser.add_argument("--output", type=OutputPath, required=True, help="the CSV to write")
-    parser.add_argument("--weights", nargs="+", metavar="W", help="one a probs file, or RULE.json (default: equal)")
-    parser.add_argument("--battles", type=InputPath, help="of --probs, for weights by tokens or language")
-    parser.add_argument("--fit", type=InputPath, nargs="+", metavar="F", help="held-out probs in the order of --probs")
-    parser.add_argument("--fit-battles", type=InputPath, metavar="F", help="their battles, with verdicts")
-    parser.add_argument("--by", nargs="+", choices=("tokens", "language"), default=[], help="try weights by these")
-    parser.add_argument("--save-weights", type=OutputPath, metavar="RULE.json", help="keep what was fitted")
-    parser.add_argument("--uncalibrated", action="store_true", help="raw probabilities")
+    parser.add_argument("--output", type=OutputPath, required=True, help="CSV file to write")
+    parser.add_argument("--weights", nargs="+", metavar="W", help="one weight per probs file, or RULE.json (equal)")
+    parser.add_argument("--battles", type=InputPath, help="battles of --probs, for weights by tokens or language")
+    parser.add_argument(
+        "--fit",
+        type=InputPath,
+        nargs="+",
+        metavar="F",
+        help="probs files of held-out battles to fit weights on, in the order of --probs",
+    )
+    parser.add_argument("--fit-battles", type=InputPath, metavar="F", help="battles of --fit, with verdicts")
+    parser.add_argument(
+        "--by", nargs="+", choices=("tokens", "language"), default=[], help="with --fit, also try weights by these"
+    )
+    parser.add_argument(
+        "--save-weights", type=OutputPath, metavar="RULE.json", help="file to write the fitted rule to"
+    )
+    parser.add_argument("--uncalibrated", action="store_true", help="do not calibrate the probabilities")
 
 
 def extra_inputs(args):
@@ -70,15 +80,13 @@ def _is_rule(weights: list[str] | None) -> bool:
 
 
 def _rule(args, num_asked: int):
-    """The rule asked for, and what it was fitted on."""
+    """Return the rule of --weights or --fit, and facts about the fit."""
     from sft_judge.inference.ensemble import Rule, equal_rule, normalise_weights, read_rule
 
     if args.fit and args.weights:
-        raise InputError("--weights says what --fit would find out; give one of them.")
+        raise InputError("--weights and --fit cannot be combined; remove one of them.")
     if bool(args.fit) != bool(args.fit_battles) or ((args.by or args.save_weights) and not args.fit):
-        raise InputError(
-            "Weights are fitted with --fit PROBS... and --fit-battles F; --by and --save-weights go with them."
-        )
+        raise InputError("--fit PROBS... and --fit-battles F go together; --by and --save-weights need both.")
     if args.fit:
         _as_many(len(args.fit), "files to fit on", args)
         return _fit_weights(args, num_asked)
@@ -91,14 +99,16 @@ def _rule(args, num_asked: int):
     try:
         numbers = [float(weight) for weight in args.weights]
     except ValueError as error:
-        raise InputError(f"--weights {' '.join(args.weights)}: neither numbers nor a rule's .json file.") from error
+        raise InputError(
+            f"--weights {' '.join(args.weights)}: expected numbers or the .json file of a rule."
+        ) from error
     _as_many(len(numbers), "weights", args)
     return Rule([{"weights": normalise_weights(numbers).tolist()}]), {}
 
 
 def _as_many(count: int, what: str, args) -> None:
     if count != len(args.probs):
-        raise InputError(f"{count} {what} for {len(args.probs)} probs files; give one each, in their order.")
+        raise InputError(f"{count} {what} for {len(args.probs)} probs files; give one per file, in their order.")
 
 
 def _fit_weights(args, num_asked: int):
@@ -111,7 +121,7 @@ def _fit_weights(args, num_asked: int):
     from sft_judge.inference.token_lengths import tokenizer_hash, tokenizer_of_judge
 
     battles = read_battles(args.fit_battles)
-    predicted_ids = set.intersection(*(set(read_probs(path).ids) for path in args.fit))  # of one fold, say
+    predicted_ids = set.intersection(*(set(read_probs(path).ids) for path in args.fit))  # files may hold a single fold
     predicted = np.array([name in predicted_ids for name in battles["id"].to_pylist()])
     if not predicted.any():
         raise InputError(f"No battle of {args.fit_battles} is in all of {', '.join(map(str, args.fit))}.")
@@ -132,7 +142,7 @@ def _fit_weights(args, num_asked: int):
         rule.tokenizer, rule.tokenizer_sha256 = named, tokenizer_hash(tokenizer)
     for name, loss in losses:
         print(f"{loss:.4f}  {name}")
-    print(f"on {keep.sum()} battles, log loss in cross-validation by prompt; taken: {losses[0][0]}")
+    print(f"on {keep.sum()} battles, log loss in cross-validation by prompt; selected: {losses[0][0]}")
     for part in rule.parts:
         where = f"up to {part['up_to']} tokens: " if "up_to" in part else f"{part.get('language') or ''}: "
         print(f"  {where.lstrip(': ')}{', '.join(f'{weight:.3f}' for weight in part['weights'])}")
@@ -140,7 +150,7 @@ def _fit_weights(args, num_asked: int):
 
 
 def _not_in_sample(probs, battles) -> None:
-    """Raise `GateError` where a judge was trained on a fold of the battles that weights are to be fitted on."""
+    """Raise `GateError` if a judge was trained on a fold of the battles that weights are fitted on."""
     from sft_judge.evaluation.align import column
     from sft_judge.inference.calibrated import folds_seen
 
@@ -148,13 +158,13 @@ def _not_in_sample(probs, battles) -> None:
     if learnt:
         raise GateError(
             f"{probs.metadata['model']} was trained on fold {', '.join(map(str, learnt))} of these battles, so "
-            "weights fitted there would trust it too much. Fit on battles kept from training, or on "
+            "weights fitted on them would trust it too much. Fit on held-out battles, or on the output of "
             "`predict --out-of-fold`."
         )
 
 
 def _keys(path, by: str | None, ids, tokenizer):
-    """Lengths in tokens, or languages, of the battles with these ids [N]; `tokenizer()` is asked for where needed."""
+    """Return lengths in tokens, or languages, of the battles with `ids` `[N]`; call `tokenizer()` only if needed."""
     import numpy as np
 
     from sft_judge.data.battles import read_battles
@@ -169,7 +179,7 @@ def _keys(path, by: str | None, ids, tokenizer):
     place_of = {id_: place for place, id_ in enumerate(battles["id"].to_pylist())}
     missing = [id_ for id_ in ids if id_ not in place_of]
     if missing:
-        raise InputError(f"{path}: no battle {missing[0]!r}, of which there are probabilities.")
+        raise InputError(f"{path}: no battle {missing[0]!r}, but there are probabilities of it.")
     battles = battles.take([place_of[id_] for id_ in ids])
     if by == "tokens":
         return token_lengths(battles, tokenizer())

@@ -1,10 +1,10 @@
 """
-Run a grid over recipes, each trial with several seeds, and say what the intervals support.
+Run a grid over recipes, each trial with several seeds, and report which differences the intervals support.
 
-A sweep is a pipeline file with `cells` or a `grid` of settings (`step.key: value`), `seeds`, a `reference` and what to
-`score`; `confirm` names fresh seeds with which the best trial and the best reference are run again, and compared
-on the half of the prompts that did not choose them. Finished steps are kept: the same command goes on, and
-started several times, on machines that share a disk, it shares the work.
+A sweep is a pipeline file with `cells` (trials) or a `grid` of settings (`step.key: value`), `seeds`, a `reference`
+and what to `score`. `confirm` lists fresh seeds: the best trial and the best reference are run again with them, and
+compared on the half of the prompts that did not select them. Finished steps are kept, so the same command resumes.
+Started several times, on machines that share a disk, the command shares the work.
 """
 
 from contextlib import nullcontext
@@ -18,11 +18,15 @@ EXAMPLE = "sft-judge sweep recipes/sweeps/tiny/distillation.yaml --jobs 2"
 
 
 def add_arguments(parser):
-    parser.add_argument("sweep", metavar="SWEEP.yaml", help="a file, or a name such as sweeps/tiny/distillation")
-    parser.add_argument("--set", action="append", default=[], metavar="step.key=value", help="or var=value, seeds=[1]")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="steps at once (one a GPU, else one a core)")
-    parser.add_argument("--ray", metavar="auto|ADDRESS", help="let a Ray cluster's nodes work on it too (extra `ray`)")
-    parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+    parser.add_argument("sweep", metavar="SWEEP.yaml", help="sweep file, or a name such as sweeps/tiny/distillation")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="step.key=value", help="set an argument; or var=value, seeds=[1]"
+    )
+    parser.add_argument("--jobs", type=positive, metavar="N", help="parallel steps (one per GPU, else one per core)")
+    parser.add_argument(
+        "--ray", metavar="auto|ADDRESS", help="run steps on the nodes of a Ray cluster too (extra `ray`)"
+    )
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and exit")
 
 
 def run(args):
@@ -41,7 +45,13 @@ def run(args):
 
 
 def print_results(sweep, result: dict | None) -> None:
-    """Print the table and the verdict of a sweep; nothing if no run finished."""
+    """
+    Print the table and the verdict of a sweep.
+
+    Args:
+        sweep: the sweep.
+        result: its results, or None if no run finished, which prints nothing.
+    """
     from sft_judge.pipelines.sweep_report import table_of
 
     if result:
@@ -50,7 +60,7 @@ def print_results(sweep, result: dict | None) -> None:
 
 
 def print_plan(runs: list) -> None:
-    """Each step once, with whether it is up to date."""
+    """Print each step once, and whether it is up to date."""
     from sft_judge.pipelines.pipeline import up_to_date
     from sft_judge.pipelines.sweep import unique_steps
 
@@ -58,4 +68,4 @@ def print_plan(runs: list) -> None:
     for step in steps:
         state = "up to date" if up_to_date(step) else "to do"
         print(f"{state:<11} {step.name}: sft-judge {step.stage} {' '.join(step.argv)}")
-    print(f"{len(runs)} runs, {len(steps)} steps; those with fresh seeds follow from the results")
+    print(f"{len(runs)} runs, {len(steps)} steps; runs with fresh seeds depend on the results")

@@ -1,10 +1,10 @@
 """
 Make synthetic battles whose best possible log loss is known.
 
-Writes train.csv, test.csv, sample_submission.csv and shifted.csv (a source with other tastes) in the LMSYS
-competition's own format, and, apart from them, the true probabilities in truth/, which no training stage reads.
-Presets: `easy` has four qualities that can be read off single words, 22 % ties and no noise; `full` adds being on
-topic and in the prompt's language, noise, biases, near-duplicate prompts and text like control tokens.
+Writes train.csv, test.csv, sample_submission.csv and shifted.csv (a source with other preferences) in the format of
+the LMSYS competition. The true probabilities are in truth/, which no training reads. Presets: `easy` has four
+qualities that depend on single words, 22 % ties and no noise. `full` adds two qualities (being on topic, and in the
+prompt's language), noise, biases, near-duplicate prompts and text like control tokens.
 """
 
 import json
@@ -13,30 +13,32 @@ from sft_judge.core.files import OutputPath, whole_folder
 
 EXAMPLE = "sft-judge synth --output runs/synthetic --rows 20000 --test-rows 2000 --seed 1 --preset easy"
 KNOBS = {
-    "rows": (int, "rows of train.csv"),
-    "test_rows": (int, "rows of test.csv"),
-    "shifted_rows": (int, "rows of shifted.csv"),
-    "seed": (int, "of everything drawn; the preferences themselves do not depend on it"),
-    "verdicts": (int, "3, or 2 for no ties"),
+    "rows": (int, "number of rows of train.csv"),
+    "test_rows": (int, "number of rows of test.csv"),
+    "shifted_rows": (int, "number of rows of shifted.csv"),
+    "seed": (int, "seed of the battles; the preferences do not depend on it"),
+    "verdicts": (int, "number of verdicts: 3, or 2 for no ties"),
     "tie_rate": (float, "mean probability of a tie, before label noise"),
     "scale": (
         float,
-        "standard deviation of the utility difference, in log-odds, were the two kinds of qualities independent; they "
-        "go together, and with --hard-share above 0 it is larger: 2.3 of preset full",
+        "standard deviation of the utility difference, in log-odds, if the two kinds of qualities were independent; "
+        "they are correlated, so with --hard-share above 0 it is larger (2.3 with preset full)",
     ),
     "label_noise": (float, "share of verdicts drawn uniformly"),
     "position_bias": (float, "added to the utility of response a, in log-odds"),
     "length_bias": (float, "utility of one more word, on top of the quality `length`"),
-    "hard_share": (float, "share of that variance made by being on topic and in the prompt's language"),
-    "near_duplicates": (float, "share of rows whose prompt is a known one with one word more"),
+    "hard_share": (float, "share of that variance (--scale) from being on topic and in the prompt's language"),
+    "near_duplicates": (float, "share of rows whose prompt is another row's prompt with one more word"),
     "hostile": (float, "share of rows with text that looks like control tokens or a verdict"),
 }
 
 
 def add_arguments(parser):
-    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument("--preset", choices=("easy", "full"), default="easy", help="where the knobs start (easy)")
-    parser.add_argument("--languages", metavar="en,es,...", help="of en, es, ru, zh (all four)")
+    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--preset", choices=("easy", "full"), default="easy", help="defaults of the settings below (easy)"
+    )
+    parser.add_argument("--languages", metavar="en,es,...", help="languages, of en, es, ru and zh (all)")
     for name, (kind, text) in KNOBS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=text)
 
@@ -68,10 +70,10 @@ def run(args) -> dict:
 
 def summarise(split) -> dict:
     """
-    What the ground truth says of one split, in nats a row.
+    Summarise the ground truth of a split, in nats per row.
 
-    `best_log_loss` is the mean entropy of the true probabilities, `realised_log_loss` the truth's own loss on the
-    drawn verdicts, `class_frequency_log_loss` the expected loss of always answering the mean true probabilities.
+    `best_log_loss` is the mean entropy of the true probabilities. `realised_log_loss` is their log loss on the drawn
+    verdicts. `class_frequency_log_loss` is the expected log loss of always predicting the mean true probabilities.
     """
     import numpy as np
     from scipy.special import xlogy
@@ -89,7 +91,7 @@ def summarise(split) -> dict:
 
 
 def print_summary(summary: dict) -> None:
-    """One line a split."""
+    """Print a line per split."""
     print(f"{'split':<8} {'rows':>8} {'best':>7} {'realised':>9} {'class freq':>11} {'ties':>6} {'words':>6}")
     for split, values in summary.items():
         print(

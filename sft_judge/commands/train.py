@@ -1,10 +1,11 @@
 """
 Train a judge from a recipe.
 
-A recipe is a YAML file of TRL's SFTConfig and ModelConfig keys and the judge's own, listed below. Every key can be
-given on the command line as --key value, which wins. A run that was killed goes on from its last checkpoint.
+A recipe is a YAML file with keys of TRL's SFTConfig and ModelConfig and with the judge's own keys, listed below. Every
+key can be given on the command line as --key value, which overrides the recipe. A killed run resumes from its last
+checkpoint.
 
-On several processes: sft-judge launch --config_file ddp --num_processes N --config RECIPE
+On several GPUs: sft-judge launch --config_file ddp --num_processes N --config RECIPE
 """
 
 import os
@@ -20,16 +21,20 @@ EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_
 def add_arguments(parser):
     settings = Path(__file__).parents[1] / "training" / "settings_help.txt"
     parser.epilog += f"\n\n{settings.read_text(encoding='utf-8')}"
-    parser.add_argument("--config", metavar="RECIPE", help="a file, or a name such as demo/teacher")
-    parser.add_argument("--limit", metavar="N", help="only the first N battles, for a quick try")
-    parser.add_argument("--allow-in-sample", action="store_true", help="train on labels not proven out of fold")
+    parser.add_argument("--config", metavar="RECIPE", help="recipe, or a name such as demo/teacher")
+    parser.add_argument("--limit", metavar="N", help="use only the first N battles, for a quick try")
+    parser.add_argument(
+        "--allow-in-sample", action="store_true", help="train on teacher labels that are not proven to be out of fold"
+    )
     parser.add_argument(
         "--shrink",
         action="store_true",
-        help="a dry run: the same architecture and features, tiny, random weights, a few steps on synthetic battles",
+        help="dry run: a tiny random model of the same architecture and features, a few steps on synthetic battles",
     )
-    parser.add_argument("--plan", action="store_true", help="only say what it would take: tokens, memory, GPUs, hours")
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs to plan for (1)")
+    parser.add_argument(
+        "--plan", action="store_true", help="print the expected cost (tokens, memory, GPUs, hours) and exit"
+    )
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="number of GPUs to plan for (1)")
     parser.usage = (
         "sft-judge train [--config RECIPE] [--plan [--gpus N]] [--shrink] [--limit N] [--key value ...]\n"
         "       sft-judge train --model_name_or_path MODEL --dataset_name DATA --output_dir DIR [--key value ...]"
@@ -37,7 +42,13 @@ def add_arguments(parser):
 
 
 def parse_args(parser, argv):
-    """Everything that is not ours goes to the recipe."""
+    """
+    Parse the command's own arguments; all others are keys of the recipe.
+
+    Args:
+        parser: parser of the command.
+        argv: the arguments.
+    """
     args, rest = parser.parse_known_args(argv)
     args.overrides = [*rest, *(["--limit", args.limit] if args.limit else [])]
     args.overrides += ["--allow_in_sample", "true"] if args.allow_in_sample else []
@@ -52,19 +63,19 @@ def parse_args(parser, argv):
 
 
 def extra_inputs(args):
-    """The recipe, and the files that it names."""
+    """Return the recipe and the files that it names."""
     recipe = [find_resource("recipes", args.config)] if args.config else []
     return [*recipe, *recipe_of(args).input_paths()]
 
 
 def outputs(args):
-    """The judge's folder; nothing is made by a plan."""
+    """Return the judge's folder, or nothing for --plan."""
     return [] if args.plan else recipe_of(args).output_paths()
 
 
 def run(args):
     recipe = recipe_of(args)
-    alone = args.plan or args.shrink  # from battles of their own
+    alone = args.plan or args.shrink  # these need no battles of the user
     data = [] if alone or recipe.settings.get("dataset_name") else ["battles"]
     for key in ("model_name_or_path", *([] if args.plan else ["output_dir"]), *data):
         recipe.require(key)
@@ -81,7 +92,7 @@ def run(args):
     small = {}
     if args.shrink:
         whole = recipe.settings
-        recipe = recipe.without("model_name_or_path", "gguf_file")  # the command line would win over the small one
+        recipe = recipe.without("model_name_or_path", "gguf_file")  # the command line would override the small model
         small = _shrunk(recipe)
         _make_small_inputs(whole, small)
     return train_judge(*recipe.configs(small), args.provenance["fingerprint"])
@@ -109,9 +120,10 @@ def _shrunk(recipe: Recipe) -> dict:
 
 def _make_small_inputs(settings: dict, small: dict) -> None:
     """
-    On the first process, before the recipe is parsed: there the others wait for it.
+    Make the inputs of --shrink on the first process and print them.
 
-    And once it is parsed, ZeRO-3 divides every model that is made, which takes all processes.
+    This happens before the recipe is parsed. Parsing it makes the other processes wait for the first, and afterwards
+    ZeRO-3 shards every model that is made, which needs all processes.
     """
     from sft_judge.modeling.hub import model_folder
     from sft_judge.pipelines.shrink import make_small_inputs

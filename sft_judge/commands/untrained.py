@@ -1,9 +1,9 @@
 """
-A plain model as a judge, without training: zero-shot, or few-shot with solved battles before each question.
+Make a judge from a plain model without training: zero-shot, or few-shot with example battles before each battle.
 
-The folder is a judge like any other, so `predict` and `evaluate` say what training has to beat. Its weights are links
-to the model's own files where the disk and their rights allow. Solved battles are short ones of --battles, drawn by
-the seed, their verdicts in turns; give training battles, not those that are evaluated.
+The folder is a judge like any other, so `predict` and `evaluate` give the baseline of training. Its weights are hard
+links to the model's files if the file system and permissions allow, else copies. Example battles are short battles of
+--battles, drawn with the seed, with each verdict in turn; give training battles, not those of the evaluation.
 """
 
 from sft_judge.commands.arguments import model_path, natural, positive
@@ -14,14 +14,18 @@ EXAMPLE = "sft-judge untrained MODEL --shots 5 --battles train.parquet --output 
 
 
 def add_arguments(parser):
-    parser.add_argument("model", type=model_path, help="a folder or hub id of an instruction-tuned model")
-    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR")
-    parser.add_argument("--shots", type=natural, default=0, metavar="N", help="solved battles to show (default: 0)")
-    parser.add_argument("--battles", type=InputPath, metavar="F", help="what they are taken of")
-    parser.add_argument("--verdicts", type=int, choices=(2, 3), default=3, help="with or without ties (default: 3)")
-    parser.add_argument("--prompt-template", default="pair", help="a name in prompts/ or a file (default: pair)")
-    parser.add_argument("--total-budget", type=positive, help="tokens of a whole prompt (default: 6160)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("model", type=model_path, help="folder or Hub id of an instruction-tuned model")
+    parser.add_argument("--output", type=OutputPath, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--shots", type=natural, default=0, metavar="N", help="number of example battles in the prompt (0)"
+    )
+    parser.add_argument("--battles", type=InputPath, metavar="F", help="battles to draw the examples from")
+    parser.add_argument("--verdicts", type=int, choices=(2, 3), default=3, help="3, or 2 without ties (3)")
+    parser.add_argument(
+        "--prompt-template", default="pair", help="prompt template: a file, or a name in prompts/ (pair)"
+    )
+    parser.add_argument("--total-budget", type=positive, help="at most this many tokens in the whole prompt (6160)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
 
 
 def run(args) -> dict:
@@ -31,7 +35,7 @@ def run(args) -> dict:
     from sft_judge.prompts.templates import read_template
 
     if bool(args.shots) != bool(args.battles):
-        raise InputError("--shots N and --battles F go together: solved battles are taken of F.")
+        raise InputError("--shots N and --battles F go together: example battles are drawn from F.")
     shots = choose_shots(read_battles(args.battles), args.shots, args.verdicts, args.seed) if args.shots else []
     total = args.total_budget or Budget().total
     budget = Budget(min(total, Budget().prompt), min(total, Budget().response), total)
@@ -39,5 +43,5 @@ def run(args) -> dict:
         template = read_template(args.prompt_template)
         spec = make_untrained(str(args.model), folder, template, args.verdicts, budget, shots)
     words = ", ".join(spec.verdict_words)
-    print(f"{args.output}: {args.model} as it comes, {len(shots)} solved battles, verdicts {words}")
+    print(f"{args.output}: {args.model} without training, {len(shots)} example battles, verdicts {words}")
     return {"shots": [shot["id"] for shot in shots], "verdict_words": spec.verdict_words}

@@ -1,9 +1,10 @@
 """
-The parity gate: engines and forms of one judge give the same numbers, or the worst battle is named (exit status 3).
+Run the parity gate: check that engines and forms of one judge give the same probabilities.
 
-With one MODEL its engines are compared; with two, the second is held to the first on labelled battles (and to itself
-on its engines, where two are named): it is refused where its log loss has certainly risen, the paired 95 % interval
-lying above 0, by more than --tolerance.
+If they do not, the battle with the largest difference is named and the exit status is 3. With one MODEL, its engines
+are compared. With MODEL_B, that form is compared with MODEL on labelled battles, and refused if its log loss is higher
+by more than --tolerance and the paired 95 % interval of the rise is above 0. If --engines names two, the engines of
+MODEL_B are compared as well.
 """
 
 from sft_judge.commands.arguments import FROM_HUB, add_tolerance, judge_path, positive
@@ -17,24 +18,32 @@ EXAMPLE = "sft-judge verify runs/judge runs/judge-w4a16 --battles battles.parque
 
 def add_arguments(parser):
     parser.add_argument("model", type=judge_path, metavar="MODEL", help=FROM_HUB)
-    parser.add_argument("model_b", nargs="?", type=judge_path, metavar="MODEL_B", help="another form of the judge")
-    parser.add_argument("--battles", required=True, type=InputPath, metavar="F")
+    parser.add_argument(
+        "model_b",
+        nargs="?",
+        type=judge_path,
+        metavar="MODEL_B",
+        help="another form of the judge, such as a quantised one",
+    )
+    parser.add_argument("--battles", required=True, type=InputPath, metavar="F", help="battles file")
     parser.add_argument(
         "--engines",
         default=",".join(ENGINES),
-        help="comma-separated, the first is the reference; auto: those that can run MODEL_B here",
+        help="engines, separated by commas, the reference first; auto: those that can run MODEL_B on this machine",
     )
-    parser.add_argument("--dtype", default="auto", choices=DTYPES)
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto: that of the checkpoint")
     add_tolerance(parser)
-    parser.add_argument("--limit", type=positive, metavar="N", default=200, help="battles to compare on (200)")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", default=200, help="number of battles to compare on (200)"
+    )
 
 
 def outputs(args):
-    """Nothing but the manifest, beside the model verified."""
+    """Return the path of the manifest, in the folder of the model that is checked; nothing for the Hub's cache."""
     from pathlib import Path
 
     checked = args.model_b or args.model
-    # the hub's cache is not written to
+    # the Hub's cache is not written to
     return [Path(checked) / "verify"] if Path(checked).is_dir() and name_of(checked) == str(checked) else []
 
 
@@ -52,5 +61,5 @@ def run(args):
     if args.model_b:
         return verify_forms(str(args.model), str(args.model_b), rows, engines, args.dtype, args.tolerance)
     if len(engines) < 2:
-        raise InputError("One model on one engine leaves nothing to compare; name two engines, or a second model.")
+        raise InputError("One model on one engine leaves nothing to compare; give two engines or a second model.")
     return verify_engines(str(args.model), rows, engines, args.dtype)[1]

@@ -188,7 +188,7 @@ def test_rows_without_errors_fit_nothing_but_a_form_that_is_asked_for_without_an
     assert "nothing is fitted on 40 rows: the judge makes no error on them" in capsys.readouterr().out
     assert read_probs(tmp_path / "o.parquet").metadata["calibration"] is None
     assert main([*words, "--form", "temperature"]) == 0
-    assert "the judge errs in 0 of the rows, and an interval of that takes 10 errors" in capsys.readouterr().out
+    assert "the judge errs in 0 of the rows, and an interval needs 10 errors" in capsys.readouterr().out
 
 
 def test_no_common_ids_is_refused(judge, capsys):

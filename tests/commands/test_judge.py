@@ -78,7 +78,7 @@ def test_a_bad_line_gets_an_error_and_the_others_go_on(judge, tmp_path, capsys):
     assert [answer["error"]["message"].split(":")[0] for answer in answers[1:6]] == [f"line {n}" for n in range(3, 8)]
     assert answers[4]["error"]["param"] == "response_a"
     (line,) = [line for line in said.err.splitlines() if line.startswith("sft-judge: ")]
-    assert f"5 of 7 lines of {file} hold no battle" in line
+    assert f"5 of 7 lines of {file} are not battles" in line
 
 
 @pytest.mark.timeout(120)

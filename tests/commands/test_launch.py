@@ -46,7 +46,7 @@ def test_a_dry_run_prints_the_command(name, command, tmp_path, capsys, monkeypat
         (["--config_file", "no/such.yaml"], 0, "no such file"),
         (["--config_file", "recipes/demo/student.yaml"], 0, "has no distributed_type"),
         (["--num_processes", "4"], 2, "4 processes for 2 GPUs"),
-        ([], 1, "2 processes for 1 GPU, expected one a GPU: --num_processes 1"),
+        ([], 1, "2 processes for 1 GPU, expected one per GPU: --num_processes 1"),
         (["--config_file", "multinode", "--num_machines", "3"], 4, "16 processes for 12 GPUs"),
         (["--config_file", "cpu", "--num_processes", "2"], 0, "starts one process, not 2"),
         (["--num_processes", "0"], 0, "0 is not a positive number"),

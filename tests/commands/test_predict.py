@@ -99,7 +99,7 @@ def test_finished_blocks_are_not_scored_again_after_a_kill(judge, synthetic_file
     monkeypatch.setattr(TransformersEngine, "score", failing)
     capsys.readouterr()
     assert predict(judge, synthetic_file, tmp_path / "killed.parquet") == 130
-    assert "this goes on: sft-judge predict" in capsys.readouterr().err
+    assert "To resume, run: sft-judge predict" in capsys.readouterr().err
     assert not (tmp_path / "killed.parquet").exists()
     scored.clear()
     monkeypatch.setattr(

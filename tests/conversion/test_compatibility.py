@@ -99,4 +99,4 @@ def test_what_cannot_be_merged_is_refused_in_a_line(damage, sharded_base, judge,
 
 @unit
 def test_battles_for_an_average_are_refused(adapters, synthetic_file, tmp_path, capsys):
-    refuses(capsys, adapters, "--battles holds one adapter", tmp_path, battles=synthetic_file)
+    refuses(capsys, adapters, "--battles compares one adapter", tmp_path, battles=synthetic_file)

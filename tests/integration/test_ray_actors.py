@@ -69,4 +69,4 @@ def test_a_check_beside_ray_is_refused(bases, synthetic_file, tmp_path, capsys):
         str(tmp_path / "p.parquet"),
     ]
     assert main([*known, "--ray", "auto", "--check", "5"]) == 2
-    assert "leave out --ray" in capsys.readouterr().err and not (tmp_path / "p.parquet").exists()
+    assert "remove --ray" in capsys.readouterr().err and not (tmp_path / "p.parquet").exists()

@@ -300,7 +300,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(train, command, tmp
 def test_an_interrupted_run_with_other_settings_starts_afresh(train, command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(JudgeTrainer, "compute_loss", interrupt_after(4, JudgeTrainer.compute_loss))
     assert main(command("judge", save_strategy="steps", save_steps=2)) == 130
-    assert "this goes on" in capsys.readouterr().err and not (tmp_path / "judge").exists()
+    assert "To resume, run" in capsys.readouterr().err and not (tmp_path / "judge").exists()
     monkeypatch.undo()
     fresh = train("judge", learning_rate=5e-4)
     assert "Resuming" not in capsys.readouterr().out and len(losses(fresh)) == 6

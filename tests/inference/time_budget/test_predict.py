@@ -148,7 +148,7 @@ def test_interrupted_at_any_block_the_files_are_valid_and_the_next_run_does_the_
     for blocks in (0, 3, last):
         scored = stop_after(blocks)
         assert in_time(judge, synthetic_file, output, *words) == 130
-        assert "this goes on: sft-judge predict" in capsys.readouterr().err
+        assert "To resume, run: sft-judge predict" in capsys.readouterr().err
         done += sum(scored)
         probs = read_probs(output)
         ids, _, judged = average_orders(probs)
