@@ -300,6 +300,25 @@ def test_a_browser_opens_the_report_without_a_console_error_or_a_script_run(worl
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown  # a language's name stayed text
 
 
+def test_a_report_of_eight_judges_with_long_names_cuts_nothing_off(world, tmp_path):
+    names = [f"a judge whose name takes a line, number {number}" for number in range(8)]
+    assert evaluate(world, tmp_path, [*["good", "fair", "poor"] * 2, "good", "fair"], "--names", *names) == 0
+    shown = opened(tmp_path / "report.html")
+    main = names[-1]  # it leads: in the table of all figures its column is the first
+    figures = shown.split('aria-label="Figures"')[1]
+    assert figures.index(main) < min(figures.index(name) for name in names[:-1])
+
+
+def test_a_reliability_bin_has_the_interval_of_its_accuracy(world, tmp_path):
+    assert evaluate(world, tmp_path, ["good"]) == 0
+    probs, verdicts = world.judges["good"], world.verdicts
+    bins = metrics_of(tmp_path)["reliability"]
+    right = probs.argmax(axis=1) == verdicts
+    assert sum(one["n"] * one["accuracy"] for one in bins) == pytest.approx(right.sum())
+    for one in bins:
+        assert one["low"] <= one["accuracy"] <= one["high"] and one["high"] - one["low"] > 0.1  # 30 rows
+
+
 def evaluated(folder, verdicts, prompts, probs=None) -> tuple[dict, str]:
     """metrics.json, read as strictly as others read it, and the page, of two judges of such battles."""
     rng, count = np.random.default_rng(0), len(verdicts)

@@ -106,7 +106,8 @@ def test_battles_without_a_verdict_are_enough(world, tmp_path, capsys):
     assert found["by"]["good"]["won"] == won
     assert found["by"]["good"]["win_rate"]["value"] == pytest.approx(rate)
     said, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
-    assert f"{100 * rate:.1f} % [" in said and f"{100 * rate:.1f} % [" in page
+    value = f"{100 * rate:.1f} %"
+    assert f"{value} [" in said and f'{value}</span> <span class="interval">[' in page
     assert_self_contained(page)
     assert "secret text" not in page and (tmp_path / "metrics.json.manifest.json").is_file()
 

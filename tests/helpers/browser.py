@@ -48,8 +48,9 @@ def faults(page) -> list[str]:
 
 SIZES = ((390, False), (768, True), (1280, False), (1920, False))
 CUT = """() => [...document.querySelectorAll("main *")].filter(one => {
-    const box = one.getBoundingClientRect();
-    return box.width > 0 && (box.right > window.innerWidth + 1 || one.scrollWidth > one.clientWidth + 1
+    const box = one.getBoundingClientRect(), head = one.closest("thead");
+    const hidden = head && getComputedStyle(head).position === "absolute";  // its words stand before each cell
+    return !hidden && box.width > 0 && (box.right > window.innerWidth + 1 || one.scrollWidth > one.clientWidth + 1
         && getComputedStyle(one).overflowX !== "visible");
 }).map(one => one.tagName + " " + one.className + " " + one.textContent.slice(0, 60))"""
 

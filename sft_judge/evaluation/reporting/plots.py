@@ -6,6 +6,7 @@ They use figure objects instead of pyplot, so no global state is changed and no 
 
 import io
 import re
+import textwrap
 import warnings
 
 import matplotlib
@@ -21,6 +22,9 @@ MARKS = "osD^vP*X"  # one for each colour, so that eight runs differ in both
 WIDTH = 6.0  # inches; text stays legible when a phone shrinks the plot
 PANEL = 2.3  # inches, the height of a row of panels
 PANELS_A_ROW = 3
+LEGEND_CHARACTERS = 84  # of a line of the legend
+TITLE_CHARACTERS = 24  # of a line of a panel's title
+LABEL_CHARACTERS = 28  # of a line of a label beside a plot
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a language called "$x$" is a name, not a formula
@@ -75,9 +79,9 @@ def plot_skill(rows: list[dict], key: str, main: str) -> str:
         for place, row in zip(places, rows, strict=True):
             colour = COLOURS[0] if row["judge"] else GREY
             axes.errorbar(*_spans([row[key]], [place]), fmt="o", markersize=5, color=colour)
-        axes.set_yticks(places, [row["name"] for row in rows])
-        for label in axes.get_yticklabels():
-            label.set_fontweight("bold" if label.get_text() == main else "normal")
+        axes.set_yticks(places, [_wrap(row["name"], LABEL_CHARACTERS) for row in rows])
+        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if row["name"] == main else "normal")
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(
@@ -148,7 +152,7 @@ def plot_reliability(judges: dict) -> str:
             y, x, _, spread = _spans(values, [one["confidence"] for one in bins])
             axes.errorbar(x, y, yerr=spread, fmt="o-", markersize=3.5, linewidth=1, elinewidth=0.8, color=COLOURS[0])
             axes.set(xlim=limits, ylim=limits)
-            axes.set_title(name, fontsize=9, color=GREY)
+            axes.set_title(_wrap(name, TITLE_CHARACTERS), fontsize=9, color=GREY)
         for axes in panels[::PANELS_A_ROW]:
             axes.set_ylabel("accuracy")
         for axes in panels[-PANELS_A_ROW:]:
@@ -207,12 +211,16 @@ def plot_slice_losses(dimension: str, judges: dict) -> str:
             shift = 0.5 * (index - (len(judges) - 1) / 2) / len(judges)
             places = [row + shift for row in range(len(parts))]
             axes.errorbar(*_spans(ratings, places), fmt=mark, markersize=4, color=colour, label=name)
-        axes.set_yticks(range(len(parts)), parts)
+        axes.set_yticks(range(len(parts)), [_wrap(part, LABEL_CHARACTERS) for part in parts])
         axes.invert_yaxis()
         axes.set_xlabel(key.replace("_", " "))
         _legend(axes)
 
-    return svg(f"{key.replace('_', ' ')} by {dimension}", draw, 1.2 + len(parts) * max(0.3, 0.14 * len(judges)))
+    return svg(
+        f"{key.replace('_', ' ')} by {dimension}",
+        draw,
+        1.2 + 0.12 * len(judges) + len(parts) * max(0.3, 0.14 * len(judges)),
+    )
 
 
 def plot_lengths(counts: dict[str, list[int]], edges: list[float]) -> str:
@@ -340,9 +348,15 @@ def _panels(figure: Figure, number: int) -> list:
 
 def _legend(axes) -> None:
     """Put the legend above the plot, where it hides no point and takes no width."""
-    entries = len(axes.get_legend_handles_labels()[1])
-    if entries:
-        axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(entries, 3))
+    names = [str(name) for name in axes.get_legend_handles_labels()[1]]
+    if names:
+        columns = max(1, min(len(names), LEGEND_CHARACTERS // (6 + max(map(len, names)))))
+        axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
+
+
+def _wrap(name: str, characters: int) -> str:
+    """Break a name into lines, also within a word that is longer than a line."""
+    return "\n".join(textwrap.wrap(str(name), characters)) or str(name)
 
 
 def _colours(names) -> list[str]:
