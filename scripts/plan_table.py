@@ -18,6 +18,7 @@ from sft_judge.pipelines.planning.training_cost import (
     RESERVE,
     SLACK,
     cost_of_run,
+    describe_time,
     find_gpus,
     flops_of,
     hours,
@@ -61,14 +62,9 @@ def table_row(name: str) -> list[str]:
         f"{run.rows} x {run.longest:,}",
         f"{need:.0f} GB",
         gpu or "none alone",
-        "–" if gpu is None else time(hours(flops, gpu)),
-        time(hours(flops, "H100")) if GPUS["H100"][0] >= need else "–",
+        "–" if gpu is None else describe_time(hours(flops, gpu)),
+        describe_time(hours(flops, "H100")) if GPUS["H100"][0] >= need else "–",
     ]
-
-
-def time(hours_taken: float) -> str:
-    """Return a duration as hours, or as minutes below one hour."""
-    return f"{hours_taken:.1f} h" if hours_taken >= 1 else f"{60 * hours_taken:.0f} min"
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from sft_judge.core import registry
 from sft_judge.core.errors import InputError
 from sft_judge.pipelines.pipeline import Step, outputs_of
-from sft_judge.pipelines.planning.training_cost import GPUS, UTILISATION, cost_of_run, hours, read_load
+from sft_judge.pipelines.planning.training_cost import GPUS, UTILISATION, cost_of_run, describe_time, hours, read_load
 from sft_judge.training.recipes import read_recipe
 
 
@@ -94,4 +94,7 @@ def origin_of(model: str, steps: list[Step]) -> str:
 
 
 def _list_hours(times: dict[str, float]) -> str:
-    return ", ".join(f"{gpu} {each:,.1f} h" for gpu, each in times.items()) or "no single GPU type holds all of them"
+    return (
+        ", ".join(f"{gpu} {describe_time(each)}" for gpu, each in times.items())
+        or "no single GPU type holds all of them"
+    )

@@ -222,6 +222,13 @@ def hours(flops: float, gpu: str) -> float:
     return flops / (GPUS[gpu][1] * 1e12 * UTILISATION) / 3600
 
 
+def describe_time(hours_taken: float) -> str:
+    """Describe a duration in hours, or in minutes if it is below one hour."""
+    if hours_taken >= 1:
+        return f"{hours_taken:,.1f} h"
+    return f"{60 * hours_taken:.0f} min" if hours_taken >= 1 / 60 else "below 1 min"
+
+
 def cost_of_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> RunPlan:
     """
     Estimate a run.
@@ -285,7 +292,7 @@ def _table(parts: dict[str, StepCost], gpus: int) -> list[str]:
 
 
 def _times(flops: float, gpus: list[str]) -> str:
-    shown = ", ".join(f"{name} {hours(flops, name):.1f} h" for name in gpus) or "no GPU holds it"
+    shown = ", ".join(f"{name} {describe_time(hours(flops, name))}" for name in gpus) or "no GPU holds it"
     return f"estimated time: {flops:.2e} FLOP per GPU at {UTILISATION:.0%} of its published rate: {shown}"
 
 

@@ -24,7 +24,7 @@ def test_the_page_asks_nothing_of_another_address_and_runs_its_own_script_alone(
     response = server[1].get("/")
     policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "connect-src 'self'" in policy and "unsafe" not in policy
-    assert re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']*)", response.text) == ["data:,"]
+    assert re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']*)", response.text) == ["data:,", "openapi.json"]
     assert "@import" not in response.text and "url(" not in response.text and "http:" not in response.text
 
 
@@ -55,6 +55,38 @@ def test_texts_that_are_pasted_are_judged(server, tmp_path, width, dark):
         assert faults(browser) == []
     address = str(server[1].base_url).rstrip("/")
     assert set(said) <= {f"{address}/", f"{address}/v1/judge", "data:,"}, said
+
+
+def test_an_example_is_filled_in_and_its_verdict_is_said_in_bold(server):
+    with tab(str(server[1].base_url), 390) as (browser, _):
+        browser.fill("#key", KEY)
+        browser.click("#example")
+        texts = {field: browser.input_value(f"#{field}") for field in TEXTS}
+        browser.click("#ask")
+        said = browser.wait_for_selector(".verdict").text_content()
+        assert browser.evaluate("getComputedStyle(document.querySelector('.verdict')).fontWeight") == "700"
+    headers = {"authorization": f"Bearer {KEY}"}
+    verdict = server[1].post("/v1/judge", json=texts, headers=headers).json()["judgements"][0]["verdict"]
+    assert said == {"a": "A is better.", "b": "B is better.", "tie": "Neither is better."}[verdict]
+
+
+def test_several_turns_are_judged_as_one_conversation(server):
+    turns = {field: [text, f"{text} again"] for field, text in TEXTS.items()}
+    headers = {"authorization": f"Bearer {KEY}"}
+    expected = server[1].post("/v1/judge", json=turns, headers=headers).json()["judgements"][0]
+    with tab(str(server[1].base_url), 768, True) as (browser, _):
+        browser.click("#add")
+        browser.click("#add")
+        browser.click("#remove")
+        for field, (first, second) in turns.items():
+            browser.fill(f"#{field}", first)
+            browser.fill(f"#{field}-2", second)
+        browser.fill("#key", KEY)
+        browser.click("#ask")
+        browser.wait_for_selector(".share")
+        shown = browser.locator(".share").all_text_contents()
+        assert faults(browser) == []
+    assert shown == [f"{100 * expected[name]:.1f} %" for name in ("a", "b", "tie")]
 
 
 def test_an_error_is_shown_and_the_button_works_again(server, tmp_path):
