@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 from sft_judge.core.registry import parse
+from sft_judge.modeling.judge_spec import Budget
+from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.pipelines.pipeline import read_pipeline, steps_of
+from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.prompts.verdict_tokens import choose_verdict_words
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[1]
@@ -44,6 +49,30 @@ def test_a_command_that_is_shown_is_one_that_its_stage_takes(document, monkeypat
         if line.startswith("sft-judge ") and "$" not in line:
             _, stage, *words = shlex.split(line, comments=True)
             assert parse(stage, words)
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_template_of_the_page_on_prompts_renders(bases):
+    (template,) = blocks_of("explanation/prompt.md", "jinja")
+    tokenizer = load_tokenizer(str(bases["gemma2"]))
+    prompt = JudgePrompt(tokenizer, template, choose_verdict_words(tokenizer, template, 3), Budget())
+    battle = {"prompt": ["one?", "two?"], "response_a": ["1", "2"], "response_b": ["3", "4"], "language": None}
+    ((ids,),) = prompt.encode([battle], ("ab",))
+    assert all(part in tokenizer.decode(ids) for part in ("<Question>", "two?", "<Answer_B>"))
+
+
+def test_the_pipeline_of_its_guide_is_read_and_its_steps_are_commands(tmp_path):
+    (text,) = blocks_of("guides/pipelines.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    file = tmp_path / "mine.yaml"
+    steps = steps_of(read_pipeline(file), file)
+    assert [step.stage for step in steps] == ["import", "prepare", *["train"] * 5, "predict"]
+    for step in steps:
+        assert parse(step.stage, step.argv)
 
 
 def test_every_page_is_in_the_menu_of_the_site():
