@@ -1,8 +1,9 @@
 """
 Probs files, which hold a judge's probabilities for later stages: K log-probabilities for each battle and order.
 
-Rows are un-swapped when written (`a` is the battle's own response_a in every order) and raw: the reader applies calibration,
-once. Parquet stores the provenance in its schema metadata under `sft_judge`. CSV is read, without provenance.
+Rows are un-swapped when written (`a` is the battle's own response_a in every order) and raw: the reader applies
+calibration, once. Parquet stores the provenance in its schema metadata under `sft_judge`. CSV is read, without
+provenance.
 
 A prediction that was stopped by its deadline leaves battles unread. These battles are in the file once, in the order
 "ab", with the class frequencies and `scored` set to false. A file without the column `scored` holds only judgements.

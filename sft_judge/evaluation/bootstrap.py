@@ -21,7 +21,7 @@ _WEIGHTS_AT_ONCE = 16_000_000  # 128 MB
 
 class Draws(dict):
     """
-    Sums `[1 + repeats, *column]` by column name: row 0 is the data, then one row per resample.
+    Sums `[1 + repeats, *column]` by column name: row 0 is the data, each further row a resample.
 
     Attributes:
         of_prompts: sums `[C, *column]` of each of the C prompts, by the same names.
@@ -132,8 +132,8 @@ def interval(
             section 4.3), and is widened to contain the value.
         difference: the figure is a difference of two shares.
         raised: the figure is never negative and noise only raises it, once in the data and once more in each resample,
-            so the resamples lie above the value. The lower end is therefore reflected at the value, and not below 0.
-            If the true figure is 0, the lower end is 0 in nine of ten cases.
+            so the resamples lie above the value. The lower end is therefore at most the upper end reflected at the
+            value, and not below 0. If the true figure is 0, the lower end is 0 in nine of ten cases.
 
     Returns:
         `{"value", "low", "high"}`: all None if undefined; no ends for fewer than LEAST_PROMPTS prompts or if no draw

@@ -163,7 +163,7 @@ def figures(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     - `macro_f1`: mean F1 over the verdicts that occur.
     - `kappa`: Cohen's kappa; `kappa_without_ties` leaves out rows on which the judge or people say tie.
 
-    A row on which nothing was chosen counts as wrong. `_order_figures` and `_preferred_figures` add theirs.
+    A row on which nothing was chosen counts as wrong. `_order_figures` and `_preferred_figures` add more metrics.
 
     Args:
         sums: sums of the columns of `row_columns`, by name; leading dimensions are resamples.

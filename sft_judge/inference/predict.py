@@ -1,9 +1,9 @@
 """
 Predict verdict probabilities of battles: choose the judge and orders of each row, and resume a killed run.
 
-A judge is one folder, or a folder of `fold-*` judges. Out of fold, a labelled row is scored by the judge that
-held out its fold; an unlabelled row is scored by all judges and averaged. Finished blocks are kept beside the output
-until all are done.
+A judge is one folder, or a folder of `fold-*` judges. Out of fold, a labelled row is scored by the judge that held out
+its fold; an unlabelled row is scored by all judges and averaged. Finished blocks are kept beside the output until all
+are done.
 """
 
 import logging
@@ -74,8 +74,8 @@ def predict(model: str, jobs: list[Job], settings: PredictSettings, fingerprint:
         model: folder of a judge, or of `fold-*` judges.
         jobs: battles files and their outputs.
         settings: how to score them.
-        fingerprint: hash of everything that the scores depend on. Unfinished work with another
-            fingerprint is deleted.
+        fingerprint: hash of everything that the scores depend on. Unfinished work with another fingerprint
+            is deleted.
 
     Returns:
         Facts for the manifest. None if other processes still have blocks to do; no output is written then.

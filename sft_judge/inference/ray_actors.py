@@ -30,8 +30,8 @@ def score_on_ray(address: str, scorer: dict, blocks: list[tuple]) -> Iterator[tu
         blocks: (key, rows) of each block.
 
     Yields:
-        (key, log-probabilities [rows, orders, K]) in the order of completion. The log-probabilities are un-swapped (a is
-        the battle's own response_a in every order).
+        (key, log-probabilities [rows, orders, K]) in the order of completion. The log-probabilities are un-swapped (a
+        is the battle's own response_a in every order).
     """
     ray = connect(address)
     from ray.data import ActorPoolStrategy, DataContext

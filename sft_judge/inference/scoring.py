@@ -43,8 +43,8 @@ def labelled_scores(engine, prompt: JudgePrompt, rows: list[dict], orders) -> tu
         orders: the orders to show.
 
     Returns:
-        Log-probabilities [rows * orders, K], un-swapped (a is the battle's own response_a in every order), and "id order"
-        of each row.
+        Log-probabilities [rows * orders, K], un-swapped (a is the battle's own response_a in every order), and "id
+        order" of each row.
     """
     logp = score_battles(engine, prompt, rows, orders)
     return logp.reshape(-1, logp.shape[-1]), [f"{row['id']} {order}" for row in rows for order in orders]

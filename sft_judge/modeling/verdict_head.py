@@ -1,7 +1,7 @@
 """
 Compute only K rows of the LM head, at the answer position.
 
-The forward of the LM head is replaced, not that of the model. The family's own forward still runs around it, so its
+The forward of the LM head is replaced, not that of the model. The model's own forward still runs around it, so its
 code applies the logit scale and the soft-cap, and the hooks with which DeepSpeed and FSDP gather the head's weights
 still run. While no answer position is set, the full head is used, so that the model can still generate.
 

@@ -292,8 +292,8 @@ class JudgePrompt:
         num_turns = num_prompt + num_a + num_b
         if room < num_turns and room < sum(lengths):
             raise InputError(
-                f"total_budget is too small: the prompt template leaves {max(room, 0)} of {self.budget.total} tokens for "
-                f"{num_turns} turns. Raise total_budget to at least {self.budget.total + 64 - room}."
+                f"total_budget is too small: the prompt template leaves {max(room, 0)} of {self.budget.total} tokens "
+                f"for {num_turns} turns. Raise total_budget to at least {self.budget.total + 64 - room}."
             )
         allowed = water_fill([min(pair) for pair in zip(lengths, limits, strict=True)], max(room, 0))
         fitted, cut = {}, {}

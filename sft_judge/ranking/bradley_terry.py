@@ -17,8 +17,8 @@ import numpy as np
 from scipy import sparse
 
 PRIOR = 0.1  # battles
-# Maximum number of Newton steps. The fit stops when a step would gain less than this many nats of log-likelihood; it is
-# then within 1e-5 standard errors of the maximum.
+# Maximum number of Newton steps. The fit stops when a step would gain less than this many nats of log-likelihood; it
+# is then within 1e-5 standard errors of the maximum.
 _MOST_STEPS, _LEAST_GAIN = 1000, 1e-11
 _LARGEST_STEP = 2.0  # log-odds beyond the largest parameter; if the likelihood is flat, a Newton step may be any size
 _LEAST_SHARE = 1e-4  # share of the gain predicted by the slope that a step must reach (Armijo), to avoid cycles

@@ -107,7 +107,8 @@ class JudgeConfig(SFTConfig):
     distill_confidence: bool = _help("weight a teacher's label by its confidence (1 - normalised entropy)", False)
     teacher_ties: str = _help("drop or split a teacher's tie if the student has two verdicts", "drop")
     correct_above: float = _help(
-        "replace a label if the teachers give another verdict more than this probability; 1 is never", 1.0
+        "replace a label if the teachers give another verdict more than this probability; 1 never replaces a label",
+        1.0,
     )
     rdrop_weight: float = _help(
         "weight of R-Drop: the symmetric KL between two passes with different dropout masks", 0.0

@@ -212,8 +212,8 @@ def verdict_rows(
     With teachers, a battle without a label of its own is trained on the mean of theirs. For V orders shown of T tokens
     each, K verdicts and N teachers, a row has `input_ids` [V][T], `targets` [V][K], with teachers also `teacher`
     [V][N][K], `weight`, `margin`, `length` in tokens, `id`, `row` (its number), `source`, `cut`, and `corrected` (True
-    if the teachers replaced the label). Weights are divided by their mean over the rows, so that they do not change the
-    effective learning rate.
+    if the teachers replaced the label). Weights are divided by their mean over the rows, so that they do not change
+    the effective learning rate.
 
     Args:
         battles: the battles.

@@ -25,9 +25,7 @@ from sft_judge.data.verdict_files import is_verdict_file, read_verdicts
 ADVICE = "Predict them with `--out-of-fold`, or set allow_in_sample to train on them nevertheless."
 EXTERNAL = "If you know that their judge was not trained on these battles, set external_teacher: true."
 TEACHER = tuple(f"teacher_{name}" for name in VERDICTS)  # columns of battles with an external teacher's probabilities
-MIN_LABEL = (
-    1e-4  # lower bound of a teacher's probabilities, because smaller ones make a very large loss, see floor_labels
-)
+MIN_LABEL = 1e-4  # lower bound of a teacher's probabilities; smaller ones give a very large loss, see floor_labels
 NU = (1e-6, 1e6)  # search interval of Davidson's parameter
 
 
@@ -140,8 +138,8 @@ def floor_labels(teacher: dict) -> tuple[dict, int]:
     """
     Raise probabilities below MIN_LABEL to MIN_LABEL, and normalise the changed labels.
 
-    A probability of 0 stays 0 at every temperature, and one near 0 is hardly softened. `temperature**2`, which corrects
-    for softening, would make the loss of such a label very large.
+    A probability of 0 stays 0 at every temperature, and a probability near 0 is hardly softened. The factor
+    `temperature**2`, which makes up for softening, would therefore make the loss of such a label very large.
 
     Args:
         teacher: labels by (id, order).

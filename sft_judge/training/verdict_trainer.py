@@ -40,8 +40,8 @@ class VerdictTrainer(SFTTrainer):
     Train on the cross-entropy (and distillation) over the verdicts at the answer position.
 
     The loss of a step is the mean over all its rows: the sum of the rows' losses is divided by their number in the
-    whole step, however the rows are spread over processes and accumulated batches. Trainer counts rows as
-    the labels that are not -100; the collator sets one per row.
+    whole step, however the rows are spread over processes and accumulated batches. Trainer counts rows as the labels
+    that are not -100; the collator sets one per row.
 
     The data sets hold token ids, as `dataset.py` makes them; SFTTrainer's own preparation is skipped.
 
@@ -151,8 +151,8 @@ class VerdictTrainer(SFTTrainer):
             inputs: the batch.
 
         Returns:
-            Losses [B, V], verdict logits [B, V, K], and the log of the probability mass on the
-            verdict tokens [B, V] (None unless `whole`).
+            Losses [B, V], verdict logits [B, V, K], and the log of the probability mass on the verdict
+            tokens [B, V] (None unless `whole`).
         """
         config, targets, log_mass = self.args, inputs["targets"], None
         if whole:

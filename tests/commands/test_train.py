@@ -52,7 +52,7 @@ def test_in_sample_labels_are_refused_with_status_3_and_taken_when_allowed(comma
         ({"num_verdicts": 2}, "is a tie, but the judge has two verdicts"),
         ({"verdict_words": ["A", "B"]}, "2 verdict_words ['A', 'B'] for 3 verdicts"),
         ({"total_budget": 4096}, "has 512 positions"),
-        ({"total_budget": 20}, "Raise the total budget"),
+        ({"total_budget": 20}, "Raise total_budget"),
         ({"prompt_template": "pairs"}, "Did you mean 'pair'?"),
         ({"dtype": "float8"}, "expected one of auto, float32"),
         ({"battles": None}, "no 'battles'"),

@@ -37,8 +37,8 @@ def pipeline(bases, synthetic_file, tmp_path):
 @pytest.mark.parametrize(
     "launch, reason",
     [
-        ("zero2", "with a launch file and the number of processes"),
-        ({"processes": 2}, "with a launch file and the number of processes"),
+        ("zero2", "needs a launch file"),
+        ({"processes": 2}, "needs a launch file"),
         ({"config": "ddp", "proceses": 2}, "Did you mean 'processes'?"),
         ({"config": "ddp", "processes": "many"}, "invalid"),
     ],

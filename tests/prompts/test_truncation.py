@@ -129,7 +129,7 @@ def test_head_and_tail_of_a_cut_never_meet_without_the_marker(size, room, marker
 @pytest.mark.parametrize("total", [1, 10, 60])
 def test_a_budget_smaller_than_the_frame_is_an_error_with_advice(total, tokenizer):
     prompt = JudgePrompt(tokenizer, PAIR, WORDS, Budget(50, 50, total))
-    with pytest.raises(InputError, match="Raise the total budget to at least") as error:
+    with pytest.raises(InputError, match="Raise total_budget to at least") as error:
         prompt.fit([ROW])
     wanted = int(str(error.value).rstrip(".").split()[-1])
     JudgePrompt(tokenizer, PAIR, WORDS, Budget(50, 50, wanted)).fit([ROW])

@@ -106,6 +106,6 @@ def test_columns_that_rows_are_not_made_of_do_not_matter_to_the_cache(cache, bas
 
 @unit
 def test_bad_input_comes_through_the_cache_as_it_is_and_leaves_nothing_there(cache, bases, synthetic_table, tmp_path):
-    with pytest.raises(InputError, match="Raise the total budget"):
+    with pytest.raises(InputError, match="Raise total_budget"):
         verdict_dataset(synthetic_table, make_prompt(bases, budget=(20, 20, 20)), "both", 0, cached=True)
     assert not list((tmp_path / "rows").rglob("*.arrow"))

@@ -307,7 +307,7 @@ def test_a_battles_file_and_proven_labels_train_a_student(trainer, synthetic_fil
     assert "teacher" in made.train_dataset.column_names
     made.train()
     assert made.state.global_step == 2
-    with pytest.raises(GateError, match="proven for a battles file"):
+    with pytest.raises(GateError, match="proven only for a battles file"):
         trainer(train_dataset=Dataset(read_battles(synthetic_file)), teacher_labels=labels)
 
 

@@ -152,7 +152,8 @@ def _refuse_shared_ids(rows: list[dict], path: Path, owners: dict[str, Path], nu
     for row in rows if num_files > 1 else ():
         if row["id"] in owners:
             raise InputError(
-                f"{path}: id {row['id']!r} is in {owners[row['id']]} too; files are joined by id, so ids must be unique."
+                f"{path}: id {row['id']!r} is in {owners[row['id']]} too; files are joined by id, so ids must be "
+                "unique."
             )
         owners[row["id"]] = path
 

@@ -2,7 +2,8 @@
 Choose which rows to score next so that a time budget is used but not exceeded: pure functions and an injected clock.
 
 Rows are scored in blocks. The rate in tokens per second is that of the last blocks, so a slowdown is noticed at the
-next block. A block is planned to take no longer than the margin, so even one that takes twice as long ends in time.
+next block. A block is planned to take no longer than the margin, so even a block that takes twice as long ends in
+time.
 """
 
 import time
@@ -106,7 +107,7 @@ class Pass:
 
     Attributes:
         orders: the orders shown.
-        choose: returns the rows to score, first one first, from the scores so far [N, 2, K].
+        choose: returns the rows to score in order, given the scores so far [N, 2, K].
     """
 
     orders: tuple[str, ...]
