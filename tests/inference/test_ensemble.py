@@ -319,11 +319,11 @@ def test_weights_fitted_on_what_a_judge_was_trained_on_are_refused_with_status_3
 
 
 BAD = {
-    "both": (["--weights", "1", "--fit", "HELD", "--fit-battles", "BATTLES"], "give one of them"),
+    "both": (["--weights", "1", "--fit", "HELD", "--fit-battles", "BATTLES"], "cannot be combined; remove one of them"),
     "no battles to fit on": (["--fit", "HELD"], "--fit PROBS... and --fit-battles"),
-    "a form without a fit": (["--by", "tokens"], "go with them"),
+    "a form without a fit": (["--by", "tokens"], "--by and --save-weights need both"),
     "too few files": (["--fit", "HELD", "HELD", "--fit-battles", "BATTLES"], "2 files to fit on for 1"),
-    "no number": (["--weights", "much"], "neither numbers nor a rule"),
+    "no number": (["--weights", "much"], "expected numbers or the .json file of a rule"),
     "no rule": (["--weights", "none.json"], "not a rule for weights"),
     "no tokenizer": (["--weights", "RULE", "--battles", "OWN"], "but this judge was not found"),
     "no battles for tokens": (["--weights", "RULE"], "Weights by tokens need the battles"),

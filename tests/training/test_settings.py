@@ -161,7 +161,7 @@ def test_the_page_of_settings_and_the_help_are_current(script):
 def test_the_help_lists_every_key_that_is_taken_once_in_a_group_with_its_default(script, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    shown = capsys.readouterr().out.split("\nsettings, ")[1]
+    shown = capsys.readouterr().out.split("\nsettings: ")[1]
     listed = re.findall(r"^  --(\w+)", shown, re.MULTILINE)
     taken = {item.name for kind in (JudgeConfig, JudgeModelConfig) for item in fields(kind)}
     refused = {name for name, setting in (TRAINING | MODEL).items() if setting.handling == REFUSED}
