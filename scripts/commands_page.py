@@ -36,8 +36,7 @@ def page() -> str:
 def section(stage: str) -> str:
     """Return the section of one command: what it does, an example, and a table of its arguments."""
     module, parser = stage_module(stage), stage_parser(stage)
-    description = parser.description.split("\n\nsettings: keys")[0]
-    lines = [f"## {stage}", "", "```text", description, "```", "", "```text", module.EXAMPLE, "```", ""]
+    lines = [f"## {stage}", "", "```text", parser.description, "```", "", "```text", module.EXAMPLE, "```", ""]
     rows = [f"| {_name(action)} | {_cell(_help(action))} |" for action in _arguments(parser)]
     lines += ["| argument | meaning |", "| --- | --- |", *rows, ""] if rows else []
     return "\n".join(lines + ([OWN_PAGE[stage], ""] if stage in OWN_PAGE else []))
