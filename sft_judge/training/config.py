@@ -61,7 +61,7 @@ class JudgeModelConfig(ModelConfig):
     )
     gguf_file: str | None = _help("GGUF file to load from the Hub id or folder, as in from_pretrained")
     use_kernels: bool = _help("replace layers by kernels from the Hub; needs the package kernels and a GPU", False)
-    dtype: str | None = _help("dtype of the weights: float32, bfloat16, float16 or auto (the checkpoint's)", "auto")
+    dtype: str | None = _help("dtype of the weights: float32, bfloat16, float16 or auto (the checkpoint's)", "float32")
 
     def __post_init__(self):
         check_settings(self, MODEL, MODEL_CHOICES)
