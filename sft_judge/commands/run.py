@@ -32,13 +32,22 @@ def add_arguments(parser):
     parser.add_argument(
         "--plan", action="store_true", help="print what would be done and what it would cost, and exit"
     )
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="trainings at once, such as those of several folds: each gets its share of the cores, or a GPU of its "
+        "own; memory is needed N times (1)",
+    )
     parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="number of GPUs to plan for (1)")
 
 
 def run(args):
     from pathlib import Path
 
-    from sft_judge.pipelines.pipeline import override, read_pipeline, run_steps, steps_of
+    from sft_judge.pipelines.execution import run_steps
+    from sft_judge.pipelines.pipeline import override, read_pipeline, steps_of
 
     file = find_resource("recipes", args.pipeline)
     pipeline = read_pipeline(file)
@@ -61,7 +70,7 @@ def run(args):
     if args.plan:
         return print_plan(steps, set(args.force), args.gpus)
     folder = Path(pipeline["vars"]["run"])
-    status = run_steps(steps, set(args.force), folder)
+    status = run_steps(steps, set(args.force), folder, args.jobs)
     if status:
         raise SystemExit(status)
     print_results(folder, steps)

@@ -60,7 +60,7 @@ def outputs(args):
 def run(args) -> dict:
     from sft_judge.data.battles import read_battles
     from sft_judge.evaluation import dataset_shift
-    from sft_judge.pipelines.pipeline import run_steps
+    from sft_judge.pipelines.execution import run_steps
     from sft_judge.training.config import check_keys
 
     recipe = read_recipe(args.config, args.overrides)

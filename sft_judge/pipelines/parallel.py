@@ -31,7 +31,9 @@ class _Job:
     slot: int
 
 
-def run_in_parallel(steps: list[Step], before: list[set[int]], jobs: int, logs: Path) -> dict[int, int]:
+def run_in_parallel(
+    steps: list[Step], before: list[set[int]], jobs: int, logs: Path, skip: bool = True
+) -> dict[int, int]:
     """
     Run the steps that are not up to date, each after the steps it depends on.
 
@@ -42,6 +44,7 @@ def run_in_parallel(steps: list[Step], before: list[set[int]], jobs: int, logs: 
         before: indices of the steps that must run before each step.
         jobs: number of steps at once.
         logs: folder of the steps' output, one file each.
+        skip: leave out steps that are up to date.
 
     Returns:
         The exit status of each step that ran or was up to date, by index; 0 is done.
@@ -61,7 +64,7 @@ def run_in_parallel(steps: list[Step], before: list[set[int]], jobs: int, logs: 
                     continue
                 del waiting[place]
                 moved = True
-                if up_to_date(steps[place]):
+                if skip and up_to_date(steps[place]):
                     statuses[place] = 0
                     lock.close()
                 else:

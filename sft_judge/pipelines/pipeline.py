@@ -1,12 +1,11 @@
 """
-Pipelines: run the steps of a pipeline file; steps that are up to date are skipped, and interrupted steps are resumed.
+Pipeline files and their steps: what a step runs, what it makes, and whether it is up to date.
 
 A pipeline defines variables and steps; a step is a `sft-judge` command with its arguments. The only state is the
 manifests next to the outputs. A step is up to date if its manifest has the fingerprint of the current inputs, settings
 and stage source, and its outputs are unchanged since.
 """
 
-import fcntl
 import itertools
 import json
 import logging
@@ -215,38 +214,6 @@ def up_to_date(step: Step) -> bool:
     return unchanged and stamp == collect_provenance(module, args)["fingerprint"]
 
 
-def run_steps(steps: list[Step], forced: set[str], folder: Path) -> int:
-    """
-    Run the steps that are not up to date, each in its own process.
-
-    Args:
-        steps: the steps in order.
-        forced: names of steps to run even if they are up to date.
-        folder: folder of the pipeline, locked while it runs.
-
-    Returns:
-        The exit status of the first step that fails, or 0.
-
-    Raises:
-        InputError: another run holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock.partial", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{folder}: another `sft-judge run` is using it. Wait for it, or stop it.") from error
-        for number, step in enumerate(steps, 1):
-            if step.name not in forced and up_to_date(step):
-                logger.info(f"[{number}/{len(steps)}] {step.name}: up to date")
-                continue
-            logger.info(f"[{number}/{len(steps)}] {step.name}: sft-judge {' '.join(step.words)}")
-            status = _run(step)
-            if status:
-                return status
-    return 0
-
-
 def start_step(step: Step, log: Path | None = None, threads: int | None = None, gpu: str | None = None):
     """
     Start a step in its own process, which ends with this process.
@@ -267,17 +234,6 @@ def start_step(step: Step, log: Path | None = None, threads: int | None = None, 
 def exit_status(process) -> int:
     """Return the exit status of a finished process as a shell reports it."""
     return process.exitcode if process.exitcode >= 0 else 128 - process.exitcode
-
-
-def _run(step: Step) -> int:
-    process = start_step(step)
-    try:
-        process.join()
-    except BaseException:  # stop the step too, and propagate
-        process.terminate()
-        process.join()
-        raise
-    return exit_status(process)
 
 
 def _step_process(argv: list[str], log: Path | None, threads: int | None, gpu: str | None) -> None:

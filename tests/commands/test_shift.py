@@ -16,7 +16,7 @@ from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.data.synthetic.generator import generate_split
 from sft_judge.data.synthetic.preference_model import preset_settings
 from sft_judge.evaluation.dataset_shift import RULES
-from sft_judge.pipelines import pipeline
+from sft_judge.pipelines import execution
 
 ROWS = 600
 
@@ -49,7 +49,7 @@ def world(tmp_path, monkeypatch):
                 write_probs(output, Probs(np.array(ids * 2, dtype=object), orders, np.concatenate([says, says]), {}))
         return 0
 
-    monkeypatch.setattr(pipeline, "run_steps", run_steps)
+    monkeypatch.setattr(execution, "run_steps", run_steps)
     return tmp_path, opinions
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,6 +82,9 @@ def use_hub(hub: FakeHub, cache, monkeypatch, token: str | None = WRITER) -> Non
     monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache / "hub"))
     monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(cache / "token"))
+    if "datasets" in sys.modules:  # which has read the variables already
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache / "datasets")
 
 
 class _Handler(BaseHTTPRequestHandler):

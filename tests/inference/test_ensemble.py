@@ -319,7 +319,7 @@ def test_weights_fitted_on_what_a_judge_was_trained_on_are_refused_with_status_3
 
 
 BAD = {
-    "both": (["--weights", "1", "--fit", "HELD", "--fit-battles", "BATTLES"], "cannot be combined; remove one of them"),
+    "both": (["--weights", "1", "--fit", "HELD", "--fit-battles", "BATTLES"], "cannot be combined"),
     "no battles to fit on": (["--fit", "HELD"], "--fit PROBS... and --fit-battles"),
     "a form without a fit": (["--by", "tokens"], "--by and --save-weights need both"),
     "too few files": (["--fit", "HELD", "HELD", "--fit-battles", "BATTLES"], "2 files to fit on for 1"),

@@ -157,7 +157,7 @@ def test_a_hub_judge_is_not_written_to(hub, synthetic_file, tmp_path, capsys):
     assert predict("me/judge", synthetic_file, tmp_path / "p.parquet", "--limit", "3") == 0
     for model in ("me/judge", judge_folder("me/judge")):
         words = ["calibrate", "--probs", tmp_path / "p.parquet", "--battles", synthetic_file, "--model", model]
-        refuses([str(word) for word in words], 2, "is a judge on the Hub, which `calibrate` does not change", tmp_path, capsys)
+        refuses([str(word) for word in words], 2, "which `calibrate` does not change", tmp_path, capsys)
     words = ["verify", "me/judge", "me/judge@soft", "--battles", synthetic_file, "--engines", "transformers"]
     assert main([str(word) for word in [*words, "--limit", "8"]]) == 0
     assert not list((tmp_path / "cache").rglob("*manifest.json"))
