@@ -44,7 +44,7 @@ LATE = [
     ({"gradient_checkpointing_kwargs": '{"reentrant": true}'}, "Did you mean 'use_reentrant'?"),
     ({"deepspeed": "nowhere.json"}, "deepspeed is 'nowhere.json', but there is no such file"),
     ({"ddp_backend": "gloom"}, "Did you mean 'gloo'?"),
-    ({"ddp_backend": "gloo"}, "ddp_backend is gloo, but this is one process"),
+    ({"ddp_backend": "gloo"}, "ddp_backend is gloo, but this is a single process"),
     ({"agreement_weight": 1, "swap": "random"}, "agreement_weight needs both orders of a battle"),
     ({"load_best_model_at_end": "true"}, "load_best_model_at_end needs an evaluation"),
     ({"eval_on_start": "true"}, "eval_on_start needs an evaluation"),
@@ -60,7 +60,7 @@ LATE = [
     ({"lora_init": "loftq"}, "lora_init is 'loftq'"),
     ({"lora_init": "orthogonal", "lora_r": 3}, "lora_r is 3, but lora_init orthogonal needs an even rank"),
     ({"lora_init": "pissa", "lora_r": 33}, "lora_r is 33, but lora_init pissa takes at most 32, the smallest"),
-    ({"lora_init": "pissa", "use_dora": "true"}, "use_dora is set, but an adapter that starts by pissa is saved less"),
+    ({"lora_init": "pissa", "use_dora": "true"}, "use_dora is set, but an adapter initialised by pissa is saved as"),
     (
         {"lora_init": "olora", "lora_modules_to_save": "norm"},
         "lora_modules_to_save is set, but an adapter",
@@ -193,7 +193,7 @@ def test_a_quantised_base_is_refused_before_its_weights_are_read(use_peft, comma
     (base / "config.json").write_text(json.dumps(config))
     (base / "model.safetensors").unlink()
     words = command("refused", model_name_or_path=base, use_peft=use_peft)
-    refuses(words, 2, "is quantised (auto-round), which cannot be trained", tmp_path, capsys)
+    refuses(words, 2, "is quantised (auto-round) and cannot be trained", tmp_path, capsys)
 
 
 @engine

@@ -159,7 +159,7 @@ def test_a_plan_says_what_fits_reads_no_weights_and_writes_nothing(command, base
     said = capsys.readouterr().out
     parameters = json.loads((tmp_path / "bare" / "config.json").read_text())
     assert parameters["model_type"] == "qwen2" and "parameters, " in said and "6 steps, 8 per epoch" in said
-    for word in ("zero3, 2 GPUs", "activations", "T4", "an estimate"):
+    for word in ("zero3, 2 GPUs", "activations", "T4", "estimated time"):
         assert word in said
     assert sorted(tmp_path.rglob("*")) == before
 
