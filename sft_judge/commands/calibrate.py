@@ -115,15 +115,15 @@ def _describe_calibration(calibration: dict | None, evidence: dict, rows: int) -
 
     before, after, gain = (evidence[name] for name in ("before", "after", "gain"))
     if "too_little" in evidence:
-        return [f"refused: nothing is fitted on {rows} rows: {evidence['too_little']}; the probabilities stay raw"]
+        return [f"nothing fitted on {rows} rows: {evidence['too_little']}; the probabilities stay raw"]
     if calibration is None:
         return [
-            f"refused: on {rows} rows no calibration lowers the log loss in cross-fitting, which is "
+            f"nothing fitted: on {rows} rows no calibration lowers the log loss in cross-fitting, which is "
             f"{number(before['log_loss'])}; the probabilities stay raw"
         ]
     few = f"; the judge errs in {evidence['errors']} of the rows, and an interval needs {MIN_ERRORS} errors"
     return [
-        f"{describe_calibration(calibration)} on {rows} rows",
+        f"{describe_calibration(calibration)}, fitted on {rows} rows",
         f"log loss {number(before['log_loss'])} before, {number(after['log_loss'])} after; ECE "
         f"{number(before['ece'])} before, {number(after['ece'])} after, on the rows that it was fitted on",
         f"in cross-fitting by prompt it gains {number(gain)}" + (few if gain["low"] is None else ""),

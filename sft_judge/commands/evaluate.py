@@ -87,7 +87,7 @@ def add_arguments(parser):
         "--examples",
         type=positive,
         metavar="N",
-        help="show the text of N battles on which all judges disagree with the vote",
+        help="show the text of the N worst battles, and of N on which all judges agree against the vote",
     )
     parser.add_argument(
         "--benchmark", choices=BENCHMARKS, help="also compute the score of this benchmark, by its own rules"

@@ -60,7 +60,9 @@ def export_judge(model: str, output: Path) -> dict:
 def _scale_of(model: str, tokenizer) -> float:
     """Return the factor of the score layer. Raise `InputError` if a judge cannot be exported."""
     if is_adapter(model):
-        raise InputError(f"{model} is an adapter; a classifier needs merged weights: sft-judge merge {model}.")
+        raise InputError(
+            f"{model} is an adapter; a classifier needs merged weights: sft-judge merge {model} --output DIR."
+        )
     config = load_config(model)
     if getattr(config, "quantization_config", None):
         raise InputError(f"{model} is quantised; export the judge it was made from.")

@@ -146,7 +146,7 @@ def _auto_round(model: str, battles: pa.Table, prompt: JudgePrompt, output: Path
         )
     if tuning.iters > ROUNDS_ON_A_CPU and not torch.cuda.is_available():
         logger.warning(
-            f"--iters {tuning.iters} rounds for each layer take hours without a GPU. Faster but slightly worse, in "
+            f"--iters {tuning.iters} iterations per block take hours without a GPU. Faster but slightly worse, in "
             "minutes: --iters 20 --seqlen 256 --nsamples 32"
         )
     groups = {"group_size": group_size_of(loaded)} if tuning.scheme in GROUPED_SCHEMES else {}

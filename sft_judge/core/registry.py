@@ -48,8 +48,8 @@ GROUPS = {
     },
     "measure": {
         "evaluate": ("evaluate", "compute metrics with intervals, and a report"),
-        "calibrate": ("calibrate", "fit the temperature on rows the judge did not see"),
-        "verify": ("verify", "check parity: engines and forms of one judge give the same numbers"),
+        "calibrate": ("calibrate", "fit a calibration on battles the judge did not see"),
+        "verify": ("verify", "check that engines give the same probabilities, and a second form no higher log loss"),
         "attack": ("attack", "make battles in which one response addresses the judge, for `evaluate --attacked`"),
     },
     "serve": {

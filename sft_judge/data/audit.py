@@ -21,7 +21,7 @@ from sft_judge.data.preparing.prompt_groups import PromptIndex, normal_prompt
 from sft_judge.data.share_interval import LEAST_PROMPTS, share_interval
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-TOTALS = (1536, 2048, 3072, 6144, 8192)  # total budgets in tokens: those of the winners' recipes, and their doubles
+TOTALS = (1536, 2048, 3072, 6144, 8192)  # total budgets, in tokens, for which the share of longer prompts is reported
 BINS = 60  # bins of the lengths, on a logarithmic scale
 GROUPINGS = ("source", "language", "verdict", "fold")
 

@@ -170,7 +170,7 @@ def _check(path: Path, ids: np.ndarray, orders: np.ndarray, logp: np.ndarray, ti
         raise InputError(
             f"{path} row {bad[0] // times + 1} (id {ids[bad[0]]}): the probabilities of {', '.join(VERDICTS)} sum to "
             f"{totals[bad[0]]:.6g}, expected 1. The columns logp_a ... hold natural-log probabilities, p_a ... plain "
-            "probabilities; both are normalised."
+            "probabilities; the probabilities of each row must sum to 1."
         )
     seen = set()
     for row, key in enumerate(zip(ids, orders, strict=True)):

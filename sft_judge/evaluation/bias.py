@@ -2,8 +2,8 @@
 Influence of style, length and model family on a judge.
 
 A judge may like longer answers because people do. So each effect is measured on people's verdicts, on the judge's
-probabilities, and on the difference of the two, row by row. The difference of a calibrated judge that is influenced
-no more than people is zero, whatever the quality of the answers, because the verdict itself controls for quality.
+probabilities, and on the difference of the two, row by row. If a calibrated judge is influenced exactly as people are,
+the difference is zero. Quality needs no further control, because it affects both.
 """
 
 import json

@@ -6,11 +6,11 @@ offset). Each form is fitted on four fifths of the prompts and scored on the rem
 The form with the lowest cross-fitted log loss is kept. A language gets its own parameters if they beat the shared
 parameters on its rows significantly. Nothing is fitted on few prompts, on a single verdict, or without errors.
 
-The prior of a fit is a set of extra prompts on which the judge is right: the same rows, with the judge's
+The prior of a fit is a set of extra prompts on which the judge's probabilities are true: the same rows, with its
 probabilities as soft verdicts, weighted as PRIOR_PROMPTS prompts for each of k parameters. Fitted on n prompts
-without a prior, an already calibrated judge loses k / 2n nats. With m prior prompts it loses k n / 2 (n + m)^2, which
-is at most k / 8m. With m = k PRIOR_PROMPTS the loss is at most 1 / (8 PRIOR_PROMPTS), whatever the prompts, the form
-and the judge; `scripts/calibration_simulation.py` tests this.
+without a prior, an already calibrated judge loses k / 2n nats. With m prior prompts it loses k n / (2 (n + m)^2),
+which is at most k / (8 m). With m = k PRIOR_PROMPTS the loss is at most 1 / (8 PRIOR_PROMPTS), whatever the prompts,
+the form and the judge; `scripts/calibration_simulation.py` tests this.
 """
 
 from dataclasses import dataclass

@@ -221,7 +221,9 @@ def tables_of(result: dict) -> list[Table]:
         for name, one in sets.items()
     ]
     return [
-        Table("Two ways", columns, two_way, "held-out rows; in brackets 95 % intervals, prompts resampled"),
+        Table(
+            "Each judge on each set", columns, two_way, "held-out rows; in brackets 95 % intervals, prompts resampled"
+        ),
         Table(
             "Gains",
             ["on", "native judge", "foreign judge", "foreign minus native log loss", "foreign share of the gain"],
@@ -255,7 +257,7 @@ def render_shift(result: dict) -> str:
         for judge in first
     }
     sections = [
-        Section("Two ways", [plot_slice_losses("set", by_judge)], [two_way]),
+        Section("Each judge on each set", [plot_slice_losses("set", by_judge)], [two_way]),
         Section("Gains that the rule reads", tables=[gains]),
         Section("Training and test rows", tables=[sets_table]),
         Section("Rules", tables=[Table("Rules", [], [list(rule) for rule in RULES.items()], BEATS, prose=True)]),

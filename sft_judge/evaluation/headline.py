@@ -58,7 +58,9 @@ def _best(metrics: dict) -> str:
         gap = _gap(metrics, first[0], others[0])
         text = f"{first[0]} is the best of {len(standings)} judges: {gap} than {others[0]}, beyond chance."
     elif others:
-        text = f"These battles cannot tell {_listed(first)} apart. They are ahead of {_listed(others)}, beyond chance."
+        are = "is" if len(others) == 1 else "are each"
+        text = f"These battles cannot tell {_listed(first)} apart. "
+        text += f"{_listed(others)} {are} worse than at least one other judge, beyond chance."
     else:
         text = f"These battles cannot tell {_listed(first)} apart."
     if main in others:

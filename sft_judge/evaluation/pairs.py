@@ -16,7 +16,9 @@ def compare(
     draws: dict[str, Draws], right: dict[str, np.ndarray], clusters: np.ndarray, measure: str = "log_loss"
 ) -> list[dict]:
     """
-    Compare each pair of judges: a minus b on the same rows and draws. A log loss below zero means that a is better.
+    Compare each pair of judges: a minus b on the same rows and draws.
+
+    A negative difference of the log loss means that a is better.
 
     Args:
         draws: resampled columns of each judge.

@@ -195,7 +195,8 @@ def _own_calibration(probs: Probs, own: dict | None) -> tuple[dict | None, str]:
     if probs.metadata.get("judge"):
         logger.warning(
             f"{probs.path}: its judge {model} was not found. A calibration fitted since then is not applied. "
-            "`sft-judge calibrate --model DIR --apply F --output COPY` writes it into a copy of the file."
+            "`sft-judge calibrate --model DIR --probs HELD_OUT --battles BATTLES --apply F --output COPY` fits one "
+            "and writes a copy of the file with it."
         )
     if model and "judge" not in probs.metadata:
         return None, f"raw: the file has no hash of {model}, so no calibration can be matched to it; predict again"

@@ -58,12 +58,12 @@ class Judge:
 
         Args:
             folder: its folder, or its Hub id, with `ID@REVISION` for a branch, tag or commit.
-            engine: of ENGINES, or auto: vLLM if it can run this judge here.
-            dtype: of DTYPES.
+            engine: `transformers`, `vllm`, or `auto`: vLLM if it can run this judge here.
+            dtype: of the weights: `float32`, `bfloat16`, `float16`, or `auto`, that of the checkpoint.
             revision: branch, tag or commit on the Hub, instead of `@REVISION`.
             device: torch device such as `cuda:1`; by default a GPU if there is one. Only for transformers.
-            batch_size: maximum number of rows (a battle in one order) in a batch; by default 8192 tokens. Only for
-                transformers.
+            batch_size: maximum number of rows (a battle in one order) in a batch; by default a batch holds up to 8,192
+                tokens. Only for transformers.
 
         Raises:
             InputError: the judge does not exist, or the settings cannot be combined.

@@ -69,8 +69,8 @@ def read_spec(folder: Path) -> JudgeSpec:
     file = Path(folder) / FILE
     if not file.is_file():
         raise InputError(
-            f"{name_of(folder)}: it has no {FILE}, so it is not a judge. `sft-judge train` and `merge` make one; "
-            "a plain model must be trained first."
+            f"{name_of(folder)}: it has no {FILE}, so it is not a judge. `sft-judge train` makes one; "
+            "`sft-judge untrained MODEL --output DIR` makes one of a plain model without training."
         )
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))

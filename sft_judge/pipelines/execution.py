@@ -1,8 +1,8 @@
 """
 Execution of a pipeline's steps in order; consecutive trainings that do not depend on each other can run at once.
 
-Only stages that write nothing but their own outputs run at once (SEPARATE): `calibrate`, for example, changes a judge
-that later steps read.
+Only `base` and `train` run at once (SEPARATE). Other stages may change files that later steps read, as `calibrate`
+does.
 """
 
 import fcntl
@@ -108,7 +108,7 @@ def _run_at_once(steps: list[Step], places: list[int], jobs: int, logs: Path) ->
     chosen = [steps[place] for place in places]
     for place in places:
         logger.info(f"[{place + 1}/{len(steps)}] {steps[place].name}: sft-judge {' '.join(steps[place].words)}")
-    logger.info(f"{len(chosen)} trainings, {min(jobs, len(chosen))} at once; their output is in {logs}")
+    logger.info(f"{len(chosen)} steps, {min(jobs, len(chosen))} at once; their output is in {logs}")
     statuses = run_in_parallel(chosen, [set() for _ in chosen], jobs, logs, skip=False)
     for place, step in enumerate(chosen):
         if statuses[place]:

@@ -111,7 +111,7 @@ def read_sweep(file: Path, assignments: list[str] = ()) -> Sweep:
     given = {key: pipeline.pop(key, None) for key in KEYS}
     for key in ("seeds", "score", "reference"):
         if not given[key]:
-            raise InputError(f"{file}: a sweep needs {key!r}; `sft-judge sweep --help` shows an example.")
+            raise InputError(f"{file}: a sweep needs {key!r}; recipes/sweeps/tiny/distillation.yaml is an example.")
     trials = {**(given["cells"] or {}), **(_grid(given["grid"]) if given["grid"] else {})}
     trials = {name: settings or {} for name, settings in trials.items()}
     references = _as_list(given["reference"])

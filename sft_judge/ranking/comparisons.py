@@ -30,7 +30,7 @@ MOST_WEIGHT = 1_000_000  # maximum weight of a battle; with more, the prior woul
 
 @dataclass
 class Predictions:
-    """Judges' probabilities `[U, 3]`, and the row of each battle's id."""
+    """Judges' probabilities `[U, 3]` of the U battles that were judged, and the row of each battle's id."""
 
     probs: np.ndarray
     row_of: dict[str, int]

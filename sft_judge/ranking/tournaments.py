@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-MAX_ROUND_ROBIN = 8  # candidates; by default a round robin (28 battles) is used up to here, and a knockout (7) above
+MAX_ROUND_ROBIN = 8  # candidates; by default a round robin for up to this many (28 battles), a knockout for more
 EQUAL = 1e-9  # outcomes and scores at most this far apart are equal
 
 
@@ -121,8 +121,8 @@ class Contest:
 
         Returns:
             `best` (the first of equals); `tied`, True if the winner was decided by its number; `condorcet_winner`, the
-            candidate that beats every other; `cyclic_triples`, the number of three candidates that beat each other in
-            a circle (Kendall and Babington Smith 1940). The last two are None unless all candidates met.
+            candidate that beats every other; `cyclic_triples`, the number of triples of candidates that beat each
+            other in a circle (Kendall and Babington Smith 1940). The last two are None unless all candidates met.
         """
         scores = self.scores()
         top = max(scores[one] for one in eligible)

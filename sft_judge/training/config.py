@@ -131,7 +131,9 @@ class JudgeConfig(SFTConfig):
     agreement_weight: float = _help("weight of the symmetric KL between a battle's two orders", 0.0)
     full_vocab_weight: float = _help("weight of -log of the probability mass on the verdict tokens", 0.0)
     on_collapse: str = _help("stop or warn if the judge is not better than the class frequencies", "stop")
-    collapse_after: int = _help("steps before the first check for a collapse", 300)
+    collapse_after: int = _help(
+        "step from which battles count for the check for a collapse, which needs a thousand of them", 300
+    )
     on_spike: str = _help("none, skip or stop if a micro-batch's loss is far above the running mean", "none")
     spike_factor: float = _help("ratio to the running mean above which a loss is a spike", 4.0)
     swap: str = _help(

@@ -25,7 +25,7 @@ class CollapseGuard:
     `moments` [5] are sums over the battles of this process since the last `look`; the processes add them up.
 
     Args:
-        frequencies: share of each verdict in the training rows [K].
+        frequencies: share of each verdict among the training battles [K].
     """
 
     def __init__(self, frequencies: Tensor):
@@ -38,11 +38,11 @@ class CollapseGuard:
         Add the losses and accuracies of B battles to the moments.
 
         Args:
-            logits: verdict logits [B, V, K], one row for each order.
-            targets: target probabilities [B, V, K].
+            logits: verdict logits [B, O, K], O orders of each battle.
+            targets: target probabilities [B, O, K].
         """
         frequencies = self.frequencies.to(logits.device)
-        gain = verdict_loss(frequencies.log().expand_as(logits), targets) - verdict_loss(logits, targets)  # [B, V]
+        gain = verdict_loss(frequencies.log().expand_as(logits), targets) - verdict_loss(logits, targets)  # [B, O]
         chosen, likeliest = logits.argmax(dim=-1, keepdim=True), frequencies.argmax().expand(*logits.shape[:-1], 1)
         hits = (targets.gather(-1, chosen) - targets.gather(-1, likeliest)).squeeze(-1)
         gain, hits = gain.mean(dim=1).double(), hits.mean(dim=1).double()

@@ -54,7 +54,7 @@ def describe_launch(config: JudgeConfig, base: str | None = None) -> dict:
 
 def check_same_launch(work: Path, fingerprint: str, config: JudgeConfig, base: str | None = None) -> None:
     """
-    Raise `InputError` if the same run was launched differently before: its steps would hold other battles.
+    Raise `InputError` if the same run was launched differently before: resumed, it would not be the same run.
 
     Args:
         work: the work folder.

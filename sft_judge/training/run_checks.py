@@ -68,8 +68,8 @@ def check_evaluation(config: JudgeConfig, has_battles: bool) -> None:
     """
     if config.eval_strategy != "no" and not has_battles:
         raise InputError(
-            f"eval_strategy is {config.eval_strategy.value}, but no battles are held out to evaluate on; set fold, or "
-            "give an eval_dataset."
+            f"eval_strategy is {config.eval_strategy.value}, but no battles are held out to evaluate on; set fold, "
+            "or dataset_name with a test split, or in Python eval_dataset."
         )
 
 

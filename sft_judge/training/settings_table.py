@@ -98,7 +98,7 @@ TRAINING = {
     "trackio_space_id": _passed_on("for trackio", "report_to"),
     "trackio_bucket_id": _passed_on("for trackio", "report_to"),
     "trackio_static_space_id": _passed_on("for trackio", "report_to"),
-    "eval_strategy": _passed_on("needs `fold`, or an eval_dataset"),
+    "eval_strategy": _passed_on("needs `fold`, `dataset_name` with a test split, or in Python an eval_dataset"),
     "eval_steps": _passed_on("", "eval_strategy"),
     "eval_delay": _passed_on("", "eval_strategy"),
     "per_device_eval_batch_size": _passed_on("", "eval_strategy"),

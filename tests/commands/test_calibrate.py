@@ -87,7 +87,7 @@ def test_a_calibration_that_does_not_help_is_refused_and_the_judge_stays_raw(jud
     )
     assert choose_calibration(held(probs, verdicts, rows_a_prompt=1))[0] is None
     assert calibrate(judge) == 0
-    assert "refused: on 400 rows" in capsys.readouterr().out and read_spec(judge).calibration is None
+    assert "nothing fitted: on 400 rows" in capsys.readouterr().out and read_spec(judge).calibration is None
     assert calibrate(judge, "--form", "vector") == 0
     assert read_spec(judge).calibration.keys() >= {"temperature", "tie_temperature", "tie_offset"}
 
@@ -170,7 +170,7 @@ def test_languages_count_only_where_the_probs_file_tells_them_to_its_readers(tmp
 def test_rows_that_support_nothing_are_said_and_the_judge_stays_raw(judge, capsys):
     assert calibrate(judge, "--fold", "1", "--limit", "9") == 0
     said = capsys.readouterr().out
-    assert "refused: nothing is fitted on 8 rows: they cover 8 prompts" in said
+    assert "nothing fitted on 8 rows: they cover 8 prompts" in said
     assert read_spec(judge).calibration is None
 
 

@@ -44,7 +44,7 @@ def test_a_main_judge_that_is_worse_is_said_to_be():
 def test_judges_that_share_the_first_place_are_not_told_apart():
     found = metrics([place("ours", 1), place("theirs", 1), place("third", 3)])
     assert headline(found, {}) == [
-        "These battles cannot tell ours and theirs apart. They are ahead of third, beyond chance."
+        "These battles cannot tell ours and theirs apart. third is worse than at least one other judge, beyond chance."
     ]
 
 

@@ -33,7 +33,7 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
         first_rows: its first rows.
 
     Raises:
-        InputError: a column that every format needs is missing; the message suggests the nearest name.
+        InputError: the columns fit no known format; the message suggests the nearest name.
     """
     if {"conversation_a", "conversation_b"} <= set(columns):
         return "arena"
@@ -48,7 +48,7 @@ def detect_format(path, columns: list[str], first_rows: list[dict]) -> str:
             raise InputError(
                 f"{path}: no column {name!r}.{nearest(name, columns)} There are {', '.join(map(str, columns))[:200]}; "
                 f"expected {', '.join(REQUIRED_COLUMNS)}, or chosen and rejected, or conversation_a and "
-                "conversation_b."
+                "conversation_b. For other columns use --map."
             )
     if any(str(name).startswith("winner_") for name in columns):
         missing = [name for name in labels.LMSYS_WINNERS if name not in columns]
