@@ -45,14 +45,14 @@ from sft_judge.pipelines.seed_statistics import Mean, crossed_mean, describe_dif
 
 PAGE, README = ROOT / "docs" / "results" / "mtbench.md", ROOT / "README.md"
 FIGURES = ("log_loss", "accuracy", "accuracy_without_ties", "ece", "swap_agreement")
-FREQUENCIES, LENGTH, GPT4 = "class frequencies", "length alone, fitted", "GPT-4's published verdicts"
+FREQUENCIES, LENGTH, GPT4 = "class frequencies", "logistic regression on the lengths", "GPT-4's published verdicts"
 ZERO_SHOT, ZERO_SHOT_THERE = "zero-shot", "zero-shot, training questions"
 CALIBRATED = "zero-shot, calibrated on the training questions"
 IN_4_BITS, IN_8_BITS = QUANTIZED
 BOTH, ONE = "hard labels, both orders", "hard labels, one order"
 IN_README = (  # arms of the short table and their titles there
     (FREQUENCIES, "class frequencies"),
-    (LENGTH, "the longer response (fitted rule)"),
+    (LENGTH, "logistic regression on the lengths"),
     (ZERO_SHOT, "SmolLM2 before training (zero-shot)"),
     ("plain TRL", "TRL `SFTTrainer` on completions A, B, tie"),
     (ONE, "**sft_judge, one order**"),
@@ -187,7 +187,7 @@ def _length_features(rows: list[dict]) -> np.ndarray:
 
 def table(votes: Votes, arms: dict[str, Arm]) -> list[str]:
     """Return the whole table, with a row per arm."""
-    columns = ["", "seeds", "minutes", "log loss", "accuracy", "without ties", "ECE", "both orders agree"]
+    columns = ["", "seeds", "minutes", "log loss", "accuracy, %", "without ties, %", "ECE, %", "both orders agree, %"]
     rows = []
     for name, arm in arms.items():
         found = votes.figures(arm)
