@@ -53,7 +53,10 @@ LABELS, GUARDS, PARITY = (
     "tests/training/test_guards.py",
     "tests/inference/test_parity.py",
 )
-HEAD, FOLDS = "tests/modeling/test_verdict_head.py", "tests/inference/test_out_of_fold.py"
+HEAD, FOLDS = (
+    "tests/modeling/test_verdict_head.py",
+    "tests/inference/test_out_of_fold.py tests/commands/test_predict.py",
+)
 CALIBRATION, FITS = "tests/inference/test_calibrated.py", "tests/evaluation/test_calibration_fit.py"
 CHANGES = {
     "training/losses.py": [
@@ -98,13 +101,13 @@ CHANGES = {
         (
             "room = self.budget.total - 1 - len(language or ())",
             "room = self.budget.total - len(language or ())",
-            PROMPT,
+            "tests/prompts",
         ),
-        ("- max(frame.length for frame in frames)", "- min(frame.length for frame in frames)", PROMPT),
+        ("- max(frame.length for frame in frames)", "- min(frame.length for frame in frames)", "tests/prompts"),
         (
             "limits = (self.budget.prompt, self.budget.response, self.budget.response)",
             "limits = (self.budget.prompt, self.budget.response, self.budget.prompt)",
-            PROMPT,
+            "tests/prompts",
         ),
         ("escape = self.guard(_shape(fields)).escape", "escape = str", f"{PROMPT} tests/prompts"),
         (

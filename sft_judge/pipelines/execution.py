@@ -7,7 +7,6 @@ does.
 
 import fcntl
 import logging
-import sys
 from pathlib import Path
 
 from sft_judge.core import registry
@@ -113,7 +112,7 @@ def _run_at_once(steps: list[Step], places: list[int], jobs: int, logs: Path) ->
     for place, step in enumerate(chosen):
         if statuses[place]:
             lines = log_file(logs, step).read_text(encoding="utf-8", errors="replace").splitlines()
-            print(*lines[-LAST_LINES:], sep="\n", file=sys.stderr)
+            logger.error("\n".join(lines[-LAST_LINES:]))
             return statuses[place]
     return 0
 

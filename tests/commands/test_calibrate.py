@@ -185,7 +185,7 @@ def test_rows_without_errors_fit_nothing_but_a_form_that_is_asked_for_without_an
     words = ["calibrate", "--probs", str(tmp_path / "p.csv"), "--battles", str(tmp_path / "b.parquet")]
     words += ["--output", str(tmp_path / "o.parquet")]
     assert main(words) == 0
-    assert "nothing is fitted on 40 rows: the judge makes no error on them" in capsys.readouterr().out
+    assert "nothing fitted on 40 rows: the judge makes no error on them" in capsys.readouterr().out
     assert read_probs(tmp_path / "o.parquet").metadata["calibration"] is None
     assert main([*words, "--form", "temperature"]) == 0
     assert "the judge errs in 0 of the rows, and an interval needs 10 errors" in capsys.readouterr().out
