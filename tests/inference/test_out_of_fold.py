@@ -1,6 +1,7 @@
 """Out of fold: each row is scored by the judge that did not see it, or nothing is scored."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sft_judge.core.files import content_hash
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import read_probs
 from sft_judge.inference import predict as prediction
+from sft_judge.inference.out_of_fold import assign_rows
 from sft_judge.modeling.judge_spec import read_spec, write_spec
 
 pytestmark = pytest.mark.unit  # random judges: nothing is trained
@@ -75,3 +77,26 @@ def test_plan_refuses_before_anything_is_scored(folds, synthetic_table):
     judges[str(folds / "fold-0")].training["folds_seen"] = [0]
     with pytest.raises(GateError, match="in-sample"):
         prediction.assign_rows(judges, synthetic_table, True, "another")
+
+
+def test_a_battle_without_a_verdict_is_scored_by_all_judges_whatever_its_fold(folds, synthetic_rows):
+    rows = [
+        {**row, "fold": 1, "verdict": row["verdict"] if place else None}
+        for place, row in enumerate(synthetic_rows[:3])
+    ]
+    judges = {str(folds / f"fold-{fold}"): read_spec(folds / f"fold-{fold}") for fold in range(3)}
+    found = assign_rows(judges, battle_table(rows), True, "another file")
+    assert {Path(folder).name: list(indices) for folder, indices in found.items()} == {
+        "fold-0": [0],
+        "fold-1": [0, 1, 2],
+        "fold-2": [0],
+    }
+
+
+def test_a_labelled_battle_without_a_fold_of_the_file_that_a_judge_was_trained_on_is_refused(folds, synthetic_rows):
+    table = battle_table([{**row, "fold": None} for row in synthetic_rows[:2]])
+    judges = {str(folds / "fold-0"): read_spec(folds / "fold-0")}
+    judges[str(folds / "fold-0")].training["battles_sha256"] = "this file"
+    with pytest.raises(GateError, match="has a verdict and no fold"):
+        assign_rows(judges, table, True, "this file")
+    assert assign_rows(judges, table, True, "another file")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
 from helpers.training_runs import log_loss_of, losses, trained_models, weights
@@ -12,6 +12,7 @@ from sft_judge.cli import main
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
+from sft_judge.training.adapters import describe_adapter
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -136,3 +137,9 @@ def test_an_adapter_starts_as_its_recipe_says_and_adds_nothing(start, train):
             assert down.std() == pytest.approx(1 / 8, rel=0.15) and down.abs().max() > 2 / 8
         else:
             assert down.any() and torch.linalg.matrix_rank(down) == 4
+
+
+@pytest.mark.parametrize("use_rslora, said", [(False, "alpha / r 0.5;"), (True, "alpha / sqrt(r) 2;")])
+def test_the_line_about_an_adapter_gives_the_factor_of_its_product(use_rslora, said):
+    lora = LoraConfig(r=16, lora_alpha=8, use_rslora=use_rslora)
+    assert said in describe_adapter(lora, torch.nn.Linear(2, 2))
