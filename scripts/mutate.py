@@ -152,7 +152,7 @@ CHANGES = {
             "losses = losses + config.full_vocab_weight",
             f"{TRAINER} tests/training/test_full_logits.py",
         ),
-        ("(losses + passes[1][0]) / 2", "(losses + passes[1][0])", TRAINER),
+        ("(losses + passes[1][0]) / 2", "(losses + passes[1][0])", "tests/training/test_distilling_recipes.py"),
     ],
     "training/guards.py": [
         ("if gain < -2 * gain_error:", "if gain < -200 * gain_error:", GUARDS),
