@@ -15,13 +15,11 @@ from results import markdown, replaced
 
 from sft_judge.pipelines.planning.training_cost import (
     GPUS,
-    RESERVE,
-    SLACK,
     cost_of_run,
     describe_time,
-    find_gpus,
     flops_of,
     hours,
+    needed_memory,
     passes_of,
     views_of,
 )
@@ -48,13 +46,11 @@ def table_row(name: str) -> list[str]:
     """Return the cells of a recipe: model, parameters, method, tokens per row, memory, GPU, hours."""
     config, adapters = read_recipe(name, ["--output_dir", "unused"]).configs()
     run = cost_of_run(config, adapters, None, gpus=1)
-    peak = next(iter(run.parts.values())).peak
-    fitting = [name for name in find_gpus(peak) if name != "T4" or adapters.dtype != "bfloat16"]  # a T4 has none
-    gpu = next(iter(fitting), None)
+    gpu = next(iter(run.gpus), None)
     method = "QLoRA, 4 bits" if adapters.load_in_4bit else "LoRA" if adapters.use_peft else "all weights"
     lengths = np.full(BATTLES * views_of(config), min(TOKENS, run.longest))
     flops = flops_of(run.cost, lengths, run.rows, run.longest) * passes_of(config) * config.num_train_epochs
-    need = peak / 1e9 * SLACK + RESERVE
+    need = needed_memory(next(iter(run.parts.values())).peak)
     return [
         f"{adapters.model_name_or_path} (`{name}`)",
         f"{run.cost.parameters / 1e9:.2f} B",

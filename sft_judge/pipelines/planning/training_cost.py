@@ -38,6 +38,7 @@ GPUS = {
     "H100": (80, 989),
     "H200": (141, 989),
 }
+WITHOUT_BFLOAT16 = ("T4",)
 RESERVE, SLACK = 1.0, 1.05  # GB of the CUDA context; factor for memory that the allocator cannot use
 UTILISATION = 0.4  # share of the published rate, assumed for the hours and stated with them
 LAUNCHERS = ("ddp", "zero1", "zero2", "zero3")
@@ -77,6 +78,7 @@ class RunPlan:
         longest: tokens of the longest row.
         parts: cost on each GPU, by launcher.
         flops: FLOPs of each GPU in the whole run, None if the data are unknown.
+        bfloat16: the weights are in bfloat16.
     """
 
     cost: StepCost
@@ -84,11 +86,12 @@ class RunPlan:
     longest: int
     parts: dict[str, StepCost]
     flops: float | None
+    bfloat16: bool
 
     @property
     def gpus(self) -> list[str]:
         """Return the GPUs that hold the run under the launcher with the lowest peak."""
-        return find_gpus(min(part.peak for part in self.parts.values()))
+        return find_gpus(min(part.peak for part in self.parts.values()), self.bfloat16)
 
 
 def load_of(battles: pa.Table, config: JudgeConfig, prompt: JudgePrompt | None) -> Load:
@@ -165,9 +168,21 @@ def divide_cost(cost: StepCost, launcher: str, gpus: int) -> StepCost:
     return replace(cost, **shares)
 
 
-def find_gpus(peak: int) -> list[str]:
-    """Return the GPUs that hold `peak` bytes, smallest first."""
-    return [name for name, (size, _) in GPUS.items() if peak / 1e9 * SLACK + RESERVE <= size]
+def needed_memory(peak: int) -> float:
+    """Return the GB that a GPU must have for a peak of so many bytes."""
+    return peak / 1e9 * SLACK + RESERVE
+
+
+def find_gpus(peak: int, bfloat16: bool = False) -> list[str]:
+    """
+    Return the GPUs that hold a run, smallest first.
+
+    Args:
+        peak: peak memory of the run in bytes.
+        bfloat16: the run computes in bfloat16, so that a GPU must have it.
+    """
+    without = WITHOUT_BFLOAT16 if bfloat16 else ()
+    return [name for name, (size, _) in GPUS.items() if needed_memory(peak) <= size and name not in without]
 
 
 def total_flops(cost: StepCost, load: Load, config: JudgeConfig, rows: int, gpus: int) -> float:
@@ -252,7 +267,7 @@ def cost_of_run(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | No
     packed = adapters.load_in_4bit or adapters.load_in_8bit  # ZeRO-3 does not support quantised weights
     parts = {name: divide_cost(cost, name, gpus) for name in LAUNCHERS[: 1 if gpus == 1 else len(LAUNCHERS) - packed]}
     flops = None if load is None else total_flops(cost, load, config, rows, gpus) / gpus
-    return RunPlan(cost, rows, longest, parts, flops)
+    return RunPlan(cost, rows, longest, parts, flops, adapters.dtype == "bfloat16")
 
 
 def describe_plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | None, gpus: int) -> str:
@@ -275,19 +290,19 @@ def describe_plan(config: JudgeConfig, adapters: JudgeModelConfig, load: Load | 
         ]
     flops = (run.cost.linear_flops + run.cost.attention_flops) / 1e12
     lines += [f"micro-batch: {run.rows} rows of up to {run.longest:,} tokens, {flops:,.1f} TFLOP", ""]
-    lines += _table(run.parts, gpus)
+    lines += _table(run, gpus)
     if run.flops is not None:
         lines += ["", _times(run.flops, run.gpus)]
     return "\n".join(lines)
 
 
-def _table(parts: dict[str, StepCost], gpus: int) -> list[str]:
+def _table(run: RunPlan, gpus: int) -> list[str]:
     """Build a line for each launcher with GB on each GPU."""
     lines = [f"GB on each GPU  {''.join(f'{name:>12}' for name in PARTS)}{'peak':>12}  fits"]
-    for launcher, part in parts.items():
+    for launcher, part in run.parts.items():
         sizes = "".join(f"{getattr(part, name) / 1e9:>12.2f}" for name in (*PARTS, "peak"))
         label = "one GPU" if gpus == 1 else f"{launcher}, {gpus} GPUs"
-        lines.append(f"{label:<16}{sizes}  {', '.join(find_gpus(part.peak)) or 'none of these'}")
+        lines.append(f"{label:<16}{sizes}  {', '.join(find_gpus(part.peak, run.bfloat16)) or 'none of these'}")
     return lines
 
 

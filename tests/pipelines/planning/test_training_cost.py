@@ -125,6 +125,7 @@ def test_launchers_divide_what_they_say():
     assert (ddp.optimizer, zero1.optimizer, zero2.gradients, zero3.weights) == (80, 20, 10, 200)
     assert ddp.peak > zero1.peak > zero2.peak > zero3.peak
     assert find_gpus(int(14.2e9))[0] == "T4" and "T4" not in find_gpus(int(14.4e9)) and find_gpus(int(500e9)) == []
+    assert find_gpus(int(1e9), bfloat16=True)[0] == "L4"  # a T4 computes in float16 alone
 
 
 @unit
