@@ -2,17 +2,22 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from sft_judge import cli
 from sft_judge.cli import main
 from sft_judge.core.errors import GateError, InputError
-from sft_judge.core.registry import GROUPS, STAGES, SYNONYMS
+from sft_judge.core.registry import GROUPS, STAGES, SYNONYMS, parse, stage_module
+from sft_judge.pipelines.pipeline import outputs_of, read_pipeline, steps_of
+from sft_judge.training.recipes import read_recipe
 
 pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "pyarrow", "pandas", "scipy", "matplotlib", "vllm")
 
 
@@ -81,6 +86,33 @@ def test_help_lists_every_stage(capsys):
     for group, stages in GROUPS.items():
         shown = text.split(f"\n{group}\n")[1].split("\n\n")[0]
         assert [line.split()[0] for line in shown.splitlines()] == [*stages]
+
+
+def examples(stage: str) -> list[list[str]]:
+    """The words of each line of a command's example, without redirections."""
+    return [shlex.split(line.split(" < ")[0]) for line in stage_module(stage).EXAMPLE.splitlines()]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_example_of_a_command_is_one_that_it_takes(stage, monkeypatch):
+    """A training's example names a model, battles and an output as well, in its recipe or itself."""
+    monkeypatch.chdir(ROOT)
+    for program, name, *words in examples(stage):
+        assert (program, name) == ("sft-judge", stage)
+        args = parse(stage, words)
+        args = parse("train", args.training) if stage == "launch" else args
+        if stage in ("train", "launch", "shift"):
+            recipe = read_recipe(args.config, args.overrides)
+            for key in ["model_name_or_path"] if stage == "shift" else ["model_name_or_path", "battles", "output_dir"]:
+                assert recipe.require(key)
+
+
+def test_the_demos_files_that_examples_name_are_made_by_the_demo():
+    file = ROOT / "recipes" / "demo" / "pipeline.yaml"
+    made = [path for step in steps_of(read_pipeline(file), file) for path in outputs_of(step)]
+    named = [Path(word) for stage in STAGES for words in examples(stage) for word in words if "runs/demo/" in word]
+    assert len(named) > 5
+    assert [path for path in named if not {path, *path.parents} & {*made}] == []
 
 
 def test_help_of_a_stage_may_come_before_or_after_its_name(capsys):

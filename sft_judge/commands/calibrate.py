@@ -17,7 +17,10 @@ from sft_judge.commands.arguments import add_limit
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import InputPath, OutputPath, content_hash
 
-EXAMPLE = "sft-judge calibrate --probs probs-kept.parquet --battles battles.parquet --model runs/demo/judge --fold 4"
+EXAMPLE = (
+    "sft-judge calibrate --probs runs/demo/kept.parquet --battles runs/demo/battles.parquet "
+    "--model runs/demo/judge-w4a16"
+)
 
 
 def add_arguments(parser):

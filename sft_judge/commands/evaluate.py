@@ -22,7 +22,7 @@ from sft_judge.core.manifest import manifest_path, read_stages
 
 EXAMPLE = (
     "sft-judge evaluate --probs runs/demo/probs.parquet --battles runs/demo/test.parquet --output runs/demo "
-    "--truth runs/demo/truth.parquet"
+    "--truth runs/demo/planted/truth/test.parquet"
 )
 
 

@@ -14,7 +14,10 @@ from sft_judge.core.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-EXAMPLE = "sft-judge launch --config_file zero2 --num_processes 8 --config demo/student --output_dir runs/student"
+EXAMPLE = (
+    "sft-judge launch --config_file zero2 --num_processes 8 --config qwen2.5-3b/student --battles battles.parquet "
+    "--fold 0 --output_dir runs/student"
+)
 LAUNCH_FILE = "ddp"
 OF_ACCELERATE = {  # passed on unchanged; the launch file has the values of the others
     "--num_processes": (positive, "N", "number of processes on all machines together, one per GPU"),

@@ -13,7 +13,7 @@ from sft_judge.commands.console import print_prompt
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath
 
-EXAMPLE = "sft-judge prompt show --model runs/demo/judge --battles test.parquet --id 42 --budget 512"
+EXAMPLE = "sft-judge prompt show --model runs/demo/judge --battles runs/demo/test.parquet --id 2000000000 --budget 512"
 
 
 def add_arguments(parser):

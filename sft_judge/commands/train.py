@@ -15,7 +15,7 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.resources import find_resource
 from sft_judge.training.recipes import Recipe, read_recipe, split_overrides
 
-EXAMPLE = "sft-judge train --config recipes/demo/teacher.yaml --fold 0 --output_dir runs/teacher/fold-0"
+EXAMPLE = "sft-judge train --config qwen2.5-3b/student --battles battles.parquet --fold 0 --output_dir judge"
 
 
 def add_arguments(parser):

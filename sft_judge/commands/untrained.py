@@ -10,7 +10,7 @@ from sft_judge.commands.arguments import model_path, natural, positive
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
 
-EXAMPLE = "sft-judge untrained MODEL --shots 5 --battles train.parquet --output runs/five-shot"
+EXAMPLE = "sft-judge untrained Qwen/Qwen2.5-0.5B-Instruct --shots 5 --battles train.parquet --output runs/five-shot"
 
 
 def add_arguments(parser):
