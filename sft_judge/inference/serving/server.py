@@ -31,8 +31,8 @@ from sft_judge.prompts.prompt import JudgePrompt
 
 logger = logging.getLogger(__name__)
 
-RED_SECONDS = 5  # time for which a server without its engine still answers with 503
-LOOK_SECONDS = 0.5  # between checks of the engine
+UNHEALTHY_SECONDS = 5  # time for which a server without its engine still answers with 503
+SECONDS_BETWEEN_LOOKS = 0.5  # between checks of the engine
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def uvicorn_server(app, limits: Limits, log_requests: bool):
 
 async def _watch(engine: AsyncVllm, stop) -> None:
     while engine.alive:
-        await asyncio.sleep(LOOK_SECONDS)
-    await asyncio.sleep(RED_SECONDS)
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    await asyncio.sleep(UNHEALTHY_SECONDS)
     stop()
 
 
