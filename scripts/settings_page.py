@@ -155,7 +155,13 @@ def _line(item: Field, setting: Setting, kind: type) -> str:
     if setting.handling == REFUSED and setting.allowed:
         meaning += f" (allowed: {', '.join(repr(value) for value in setting.allowed)})"
     cells = (f"`{item.name}`", f"`{default}`" if default else "", meaning, setting.handling)
-    return "| " + " | ".join(cell.replace("|", " or ").replace("<", "&lt;") for cell in cells) + " |"
+    return "| " + " | ".join(_escaped(cell.replace("|", " or ")) for cell in cells) + " |"
+
+
+def _escaped(text: str) -> str:
+    """Escape `<`, except in code between backticks, which Markdown shows as it is."""
+    parts = text.split("`")
+    return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ class JudgeModelConfig(ModelConfig):
         if self.lora_init not in LORA_INITS and not re.fullmatch(r"pissa_niter_\d{1,4}", self.lora_init):
             known = ", ".join(LORA_INITS)
             raise InputError(
-                f"lora_init is {self.lora_init!r}, expected {known}.{nearest(self.lora_init, LORA_INITS)}"
+                f"lora_init is {self.lora_init!r}, expected {known} or pissa_niter_N."
+                + nearest(self.lora_init, LORA_INITS)
             )
         super().__post_init__()
 
