@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time `sft-judge --help` and every `sft-judge STAGE --help`: the minimum of several runs, in seconds."""
+"""Time `sft-judge --help` and every `sft-judge COMMAND --help`: the minimum of several runs, in seconds."""
 
 import argparse
 import subprocess

@@ -1,8 +1,8 @@
 """
-Entry point of the command line: `sft-judge STAGE ...`.
+Entry point of the command line: `sft-judge COMMAND ...`.
 
-A stage is a module of `sft_judge.commands` with `add_arguments(parser)` and `run(args) -> facts`. Heavy imports are
-inside `run`, so that `--help` works without importing torch. This module does what all stages share: it reports an
+A command is a module of `sft_judge.commands` with `add_arguments(parser)` and `run(args) -> facts`. Heavy imports are
+inside `run`, so that `--help` works without importing torch. This module does what all commands share: it reports an
 error as one line and an exit status, and tells how to resume an interrupted command.
 """
 
@@ -25,7 +25,7 @@ def usage() -> str:
         lines += [group, *(f"  {stage:<16} {help_}" for stage, (_, help_) in stages.items()), ""]
     return "\n".join(
         [
-            "usage: sft-judge STAGE [arguments]      sft-judge STAGE --help for each      sft-judge --version",
+            "usage: sft-judge COMMAND [arguments]    sft-judge COMMAND --help for each    sft-judge --version",
             "",
             "A judge reads a prompt and two answers and predicts the probability that people prefer A, B or neither.",
             "",
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
         Exit status: 0, 1, 2, 3, 130 or 143, see docs/reference/files.md.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["help"]:  # `help STAGE`
+    if argv[:1] == ["help"]:  # `help COMMAND`
         argv = [*argv[1:2], "--help"]
     try:
         if not argv or argv[0] in ("-h", "--help"):

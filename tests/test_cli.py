@@ -134,7 +134,7 @@ def test_help_of_a_stage_may_come_before_or_after_its_name(capsys):
 )
 def test_a_stage_by_another_name_is_found_by_its_meaning(capsys, word, meant):
     status, line = fails(capsys, word)
-    assert status == 2 and f"Unknown stage {word!r}. Did you mean {meant}?" in line
+    assert status == 2 and f"Unknown command {word!r}. Did you mean {meant}?" in line
 
 
 def test_a_synonym_is_no_stage_and_means_one():
@@ -160,7 +160,7 @@ def test_no_word_at_all_prints_the_usage_and_fails(capsys):
 def test_an_unknown_stage_names_the_nearest(capsys, word, meant):
     status, line = fails(capsys, word)
     assert status == 2
-    assert f"Unknown stage {word!r}. Did you mean {meant!r}?" in line
+    assert f"Unknown command {word!r}. Did you mean {meant!r}?" in line
 
 
 def test_a_stage_like_none_lists_all(capsys):

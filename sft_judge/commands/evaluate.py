@@ -4,8 +4,8 @@ Evaluate judges on battles with known verdicts: metrics with 95 % intervals, and
 Takes one or several probs files of the same battles; several judges are compared pairwise on the same rows. Each file
 holds raw probabilities, which are calibrated with its judge's judge.json. --verdicts takes judges that give verdicts
 without probabilities; they get an accuracy, but no log loss. With the ground truth of synthetic battles, the expected
-log loss and the skill score are computed too. The skill score is 0 for class frequencies and 1 for the best possible
-judge.
+log loss and the skill score are computed too. The skill score is 0 % for class frequencies and 100 % for the best
+possible judge.
 
 --policies A B also reports how often the answers of model A beat those of model B, by the judges and by the votes. If
 no battle has a verdict, only this is reported.
@@ -61,7 +61,9 @@ def add_arguments(parser):
         "--allow-missing", action="store_true", help="skip and count battles without an answer of a judge"
     )
     parser.add_argument("--battles", type=InputPath, required=True, help="battles that were judged")
-    parser.add_argument("--output", type=OutputPath, required=True, help="folder for metrics.json and report.html")
+    parser.add_argument(
+        "--output", type=OutputPath, required=True, help="folder for metrics.json, report.html and against_votes.csv"
+    )
     parser.add_argument("--names", nargs="+", help="names of the judges (from the files' names)")
     parser.add_argument(
         "--main", metavar="NAME", help="judge whose metrics are at the top level of metrics.json (the last)"

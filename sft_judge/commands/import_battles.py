@@ -5,7 +5,8 @@ A SOURCE is a file, a folder, a quoted pattern or the id of a data set on the Hu
   lmsys        JSON lists of turns, one-hot winners        wsdm      plain strings, winner model_a or model_b
   preference   prompt, chosen, rejected, as TRL has them   rated     two responses, score_a and score_b
   rewardbench  the same with a subset                      arena     conversation_a, conversation_b, winner
-  battles      our own Parquet or JSONL, verdict or winner judgebench  question, response_A, response_B, label
+  battles      our own Parquet or JSONL, verdict or winner
+  judgebench   question, response_A, response_B, label
 Rows without labels get a null verdict. The seed decides whether a chosen response becomes a or b; each happens equally
 often. A row that cannot be a battle is written to the rejects file with the reason, and rows in = out + rejected +
 merged. A null turn becomes an empty string, and an unpaired surrogate U+FFFD. A source, category, language or model

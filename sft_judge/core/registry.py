@@ -20,7 +20,7 @@ from sft_judge.core.manifest import (
 # by group of the help: stage: (module under sft_judge.commands, description)
 GROUPS = {
     "general": {
-        "run": ("run", "run the stages of a pipeline in order, skipping those that are up to date"),
+        "run": ("run", "run the steps of a pipeline in order, skipping those that are up to date"),
         "doctor": ("doctor", "show what is installed, what each extra adds, and which GPU is found"),
     },
     "data": {
@@ -108,7 +108,7 @@ def stage_module(stage: str):
     """
     stage = OLD_NAMES.get(stage, stage)
     if stage not in STAGES:
-        raise InputError(f"Unknown stage {stage!r}.{_meant(stage)} Known: {', '.join(STAGES)}.")
+        raise InputError(f"Unknown command {stage!r}.{_meant(stage)} Known: {', '.join(STAGES)}.")
     return importlib.import_module(f"sft_judge.commands.{STAGES[stage][0]}")
 
 
