@@ -162,7 +162,20 @@ def read_uncertainty(path: Path, ids: np.ndarray) -> np.ndarray:
 
 
 def load_length_rule(path: Path, battles_path: Path, prompt: JudgePrompt) -> Callable[[np.ndarray], np.ndarray]:
-    """What the other order gains at a length in tokens, from probs in both orders of battles with verdicts."""
+    """
+    Fit what the other order gains at a length in tokens, on battles with verdicts that were judged in both orders.
+
+    Args:
+        path: the probs file, with both orders.
+        battles_path: the battles, with verdicts.
+        prompt: the judge's prompt, which counts the tokens.
+
+    Returns:
+        Function from lengths in tokens [N] to gains in log loss [N].
+
+    Raises:
+        InputError: no battle with a verdict was judged in both orders.
+    """
     battles = {row["id"]: row for row in read_battles(battles_path).to_pylist() if row["verdict"] is not None}
     probs = read_probs(path)
     probs_of = {(id_, order): row for id_, order, row in zip(probs.ids, probs.orders, np.exp(probs.logp), strict=True)}
