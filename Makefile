@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# tests at once; each takes a core and up to 8 GB
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
 DATA ?=
 TEST ?=
 SAMPLE ?=
@@ -20,7 +24,7 @@ setup-minimal:
 
 ifeq ($(strip $(DATA)$(TEST)$(SAMPLE)),)
 demo: setup  ## the whole pipeline on synthetic battles; with DATA=F TEST=F SAMPLE=F, on your own files
-	$(BIN)/sft-judge run recipes/demo/pipeline.yaml
+	$(BIN)/sft-judge run recipes/demo/pipeline.yaml --jobs 2
 else
 demo: demo-files setup
 	$(BIN)/sft-judge run recipes/demo/files.yaml --set data='$(DATA)' --set test='$(TEST)' --set sample='$(SAMPLE)'
@@ -36,13 +40,13 @@ demo-files:
 check: setup  ## ruff and the unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m unit
+	$(PYTEST) -m unit
 
 test: setup setup-minimal  ## everything but the full matrix; what CI runs
-	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(BIN)/python -m pytest -m "not full"
+	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(PYTEST) -m "not full"
 
 test-full: setup setup-minimal  ## every test; again after a stop, those that have not passed at this commit
-	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(BIN)/python -m pytest --resume
+	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(PYTEST) --resume
 
 bench: setup  ## ratios against what they are held to; also written to runs/bench.json
 	$(BIN)/python scripts/bench.py

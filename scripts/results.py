@@ -22,7 +22,7 @@ PAGES = ROOT / "docs" / "results"
 JUDGE = [sys.executable, "-m", "sft_judge"]
 BENCHES = ("training", "batches", "predict")
 COMMANDS = {
-    "demo": [*JUDGE, "run", "recipes/demo/pipeline.yaml"],
+    "demo": [*JUDGE, "run", "recipes/demo/pipeline.yaml", "--jobs", "2"],
     "long": [*JUDGE, "run", "recipes/demo/long.yaml"],
     "distillation": [*JUDGE, "sweep", "recipes/sweeps/tiny/distillation.yaml", "--jobs", "2"],
     "ties apart": [*JUDGE, "sweep", "recipes/sweeps/tiny/distillation_vector.yaml", "--jobs", "2"],

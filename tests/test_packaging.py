@@ -79,16 +79,16 @@ def test_help_answers(sft_judge):
 
 
 def test_a_recipe_by_name_is_read_and_its_gap_named(sft_judge, tmp_path):
-    run = sft_judge("train", "--config", "demo/postpretrain", "--output_dir", "out")
+    run = sft_judge("train", "--config", "demo/from_scratch", "--output_dir", "out")
     assert run.returncode == 2, run.stderr
     assert "model_name_or_path" in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_recipe_names_the_nearest(sft_judge):
-    run = sft_judge("train", "--config", "demo/postpretrian", "--output_dir", "out")
+    run = sft_judge("train", "--config", "demo/from_scrtach", "--output_dir", "out")
     assert run.returncode == 2
-    assert "Did you mean 'demo/postpretrain'?" in run.stderr
+    assert "Did you mean 'demo/from_scratch'?" in run.stderr
 
 
 def test_prompt_show_and_train_run_by_name(sft_judge, tmp_path):
@@ -107,7 +107,7 @@ def test_prompt_show_and_train_run_by_name(sft_judge, tmp_path):
     assert "Response_A" in run.stdout
 
     model = ["--model_name_or_path", "base", "--battles", "train.parquet", "--output_dir", "judge"]
-    run = sft_judge("train", "--config", "demo/postpretrain", "--limit", 40, *model)
+    run = sft_judge("train", "--config", "demo/from_scratch", "--limit", 40, *model)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "judge" / "judge.json").is_file()
     assert (tmp_path / "judge" / "manifest.json").is_file()

@@ -12,7 +12,7 @@ from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.manifest import read_stages
 from sft_judge.core.resources import find_resource
 
-EXAMPLE = "sft-judge run recipes/demo/pipeline.yaml --set plant.rows=2000 --until labels"
+EXAMPLE = "sft-judge run recipes/demo/pipeline.yaml --set synth.rows=2000 --until labels"
 
 
 def add_arguments(parser):

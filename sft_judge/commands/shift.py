@@ -18,7 +18,7 @@ from sft_judge.training.recipes import read_recipe
 
 EXAMPLE = (
     "sft-judge shift ours.parquet theirs.parquet --config recipes/demo/teacher.yaml --output runs/shift "
-    "--model_name_or_path runs/demo/post-qwen2"
+    "--model_name_or_path runs/demo/teacher-base"
 )
 SET_HERE = ("battles", "output_dir", "fold", "holdout_fold", "labels", "limit")
 
