@@ -57,6 +57,7 @@ HEAD, FOLDS = (
     "tests/modeling/test_verdict_head.py",
     "tests/inference/test_out_of_fold.py tests/commands/test_predict.py",
 )
+LONG_TALKS = "tests/prompts/test_many_turns.py"
 CALIBRATION, FITS = "tests/inference/test_calibrated.py", "tests/evaluation/test_calibration_fit.py"
 CHANGES = {
     "training/losses.py": [
@@ -98,26 +99,24 @@ CHANGES = {
     ],
     "prompts/prompt.py": [
         ('[:: 1 if order == "ab" else -1]', "[:: 1]", PROMPT),
+        ("return max(self.frame(num_prompt, *pair", "return min(self.frame(num_prompt, *pair", "tests/prompts"),
+        ("shown = self.shown(last_turns(row, left))", "shown = self.shown(last_turns(row, left + 1))", LONG_TALKS),
+        ("escape = self.guard(shape_of(fields)).escape", "escape = str", f"{PROMPT} tests/prompts"),
         (
-            "room = self.budget.total - 1 - len(language or ())",
-            "room = self.budget.total - len(language or ())",
-            "tests/prompts",
-        ),
-        ("- max(frame.length for frame in frames)", "- min(frame.length for frame in frames)", "tests/prompts"),
-        (
-            "limits = (self.budget.prompt, self.budget.response, self.budget.response)",
-            "limits = (self.budget.prompt, self.budget.response, self.budget.prompt)",
-            "tests/prompts",
-        ),
-        ("escape = self.guard(_shape(fields)).escape", "escape = str", f"{PROMPT} tests/prompts"),
-        (
-            'fields["language"] = [row["language"]] if self.language and row.get("language") else []',
+            'fields["language"] = [language] if language else []',
             'fields["language"] = []',
             "tests/inference/test_languages.py tests/prompts",
         ),
         ("if len(set(ids)) < len(ids):", "if len(set(ids)) < 1:", "tests/prompts"),
     ],
     "prompts/truncation.py": [
+        ("return budget.total - 1 - len(", "return budget.total - len(", "tests/prompts"),
+        (
+            "(budget.prompt, budget.response, budget.response)",
+            "(budget.prompt, budget.response, budget.prompt)",
+            "tests/prompts",
+        ),
+        ("row[name][-number:] for", "row[name][:number] for", LONG_TALKS),
         ("for length in reversed(lengths):", "for length in lengths:", TRUNCATION),
         ("(left + 1) // 2", "left // 2", TRUNCATION),
         ("while head > 0 and ids[head] in inside:", "while False:", f"{TRUNCATION} {PROMPT}"),

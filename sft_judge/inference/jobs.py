@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import BATTLES_PER_BATCH, FIELDS, BattleFile, open_battles, rows_of_fold, set_column
-from sft_judge.data.preparing.language import language_detector
+from sft_judge.data.preparing.language import language_detector, stated_language
 
 PLACE = "place in the file"
 
@@ -44,7 +44,7 @@ class Job:
     def fill_languages(self) -> None:
         """Detect the languages that the battles do not state, for a judge that shows them."""
         column = self.battles["language"] if "language" in self.battles.column_names else None
-        if column is not None and not column.null_count:
+        if column is not None and all(stated_language({"language": name}) for name in column.to_pylist()):
             return
         detector, found = language_detector(), []
         for start in range(0, len(self.places), BATTLES_PER_BATCH):

@@ -66,7 +66,8 @@ def judge_lines(judge: Judge, batches: Iterable[list[bytes]]) -> Iterator[list[d
                 read[swap or judge.spec.swap].append((len(answers) - 1, rows[0], fields))
         for swap, battles in read.items():
             for (place, row, fields), judgement in zip(battles, _judge(judge, battles, swap), strict=True):
-                answers[place] = {"id": row["id"], **asdict(judgement), "cut": fields.cut}
+                more = {"cut": fields.cut, "turns_left_out": fields.turns_left_out}
+                answers[place] = {"id": row["id"], **asdict(judgement), **more}
         yield answers
 
 

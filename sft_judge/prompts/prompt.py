@@ -9,39 +9,35 @@ searched for in the text.
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 
 from tokenizers import Tokenizer
 
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import FIELDS
-from sft_judge.data.preparing.language import with_languages
+from sft_judge.data.preparing.language import stated_language, with_languages
 from sft_judge.modeling.judge_spec import Budget, JudgeSpec
 from sft_judge.prompts import escaping
 from sft_judge.prompts.identity import check_prompt
 from sft_judge.prompts.templates import FrameTemplate
-from sft_judge.prompts.truncation import cut_middle, share_turns, water_fill
+from sft_judge.prompts.truncation import (
+    Fields,
+    fit_fields,
+    has_room,
+    last_turns,
+    latest_turns_with_room,
+    most_turns,
+    shape_of,
+)
 from sft_judge.prompts.verdict_tokens import verdict_id
 
 logger = logging.getLogger(__name__)
 
 CUT_MARKER = " [...] "  # replaces the truncated middle of a turn
 SHAPES = 1024  # maximum number of cached frames
+MAX_TURNS = 256  # turns of a field that are shown; a template may loop over them several times
 _ANY_SHAPE = (2, 2, 2, True)  # a shape that shows the template's tags for several turns and for a language
-
-
-@dataclass
-class Fields:
-    """
-    Hold the tokens of one battle after truncation: turns of each field, the language, and the number of tokens cut.
-    """
-
-    prompt: list[list[int]]
-    response_a: list[list[int]]
-    response_b: list[list[int]]
-    language: list[int] | None
-    cut: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -91,6 +87,7 @@ class JudgePrompt:
         self.plain = escaping.plain_copy(tokenizer.name_or_path, state)
         self._unspelled = escaping.unspelled_characters(tokenizer.name_or_path, state)
         self.replaced = 0  # number of characters of fields that the vocabulary cannot encode
+        self.shortened = 0  # number of battles whose earliest turns were left out
         self._normalize = self.plain.normalizer.normalize_str if escaping.changes_brackets(state) else None
         self._inside = escaping.inside_characters(self.plain)
         continued = escaping.without_prefix(state)
@@ -149,14 +146,22 @@ class JudgePrompt:
     def fit(self, rows: list[dict]) -> list[Fields]:
         """
         Tokenize the fields of battles and truncate them to the budget. Truncation does not depend on which response is
-        shown first.
+        shown first. A battle with more turns than the budget has room for is shown without its earliest turns.
+
+        Raises:
+            InputError: the template leaves no room for one turn.
         """
-        shown = [self.shown(row) for row in self.with_languages(rows)]
+        rows = self.with_languages(rows)
+        shown = [self.shown(last_turns(row, MAX_TURNS)) for row in rows]
         texts = list({turn: None for fields in shown for turns in fields.values() for turn in turns})
-        # encode_batch_fast, which omits the offsets, was slower (tokenizers 0.23)
-        encoded = self.plain.encode_batch(texts, add_special_tokens=False)
-        ids = {text: encoding.ids for text, encoding in zip(texts, encoded, strict=True)}
-        return [self._fit_row({name: [ids[turn] for turn in row[name]] for name in row}) for row in shown]
+        ids = dict(zip(texts, self._encode(texts), strict=True))
+        groups = [{name: [ids[turn] for turn in fields[name]] for name in fields} for fields in shown]
+        return [
+            self._fit_groups(of_row)
+            if most_turns(row) <= MAX_TURNS and has_room(of_row, self.budget, self._frame_length)
+            else self._fit_latest(row, of_row)
+            for row, of_row in zip(rows, groups, strict=True)
+        ]
 
     def with_languages(self, rows: list[dict]) -> list[dict]:
         """
@@ -170,12 +175,13 @@ class JudgePrompt:
     def shown(self, row: dict) -> dict[str, list[str]]:
         """Return the turns of each field as text with escaped tags. The language is a field with one turn or none."""
         fields = {name: row[name] for name in FIELDS}
-        fields["language"] = [row["language"]] if self.language and row.get("language") else []
+        language = stated_language(row) if self.language else None
+        fields["language"] = [language] if language else []
         if self._unspelled:
             fields = {name: list(map(self._spell, turns)) for name, turns in fields.items()}
         if self._normalize:
             fields = {name: list(map(self._normalize, turns)) for name, turns in fields.items()}
-        escape = self.guard(_shape(fields)).escape
+        escape = self.guard(shape_of(fields)).escape
         return {name: [escape(turn) for turn in turns] for name, turns in fields.items()}
 
     def _spell(self, text: str) -> str:
@@ -281,34 +287,38 @@ class JudgePrompt:
             self._guards[shape] = _tag_guard(names)
         return self._guards[shape]
 
-    def _fit_row(self, groups: dict[str, list[list[int]]]) -> Fields:
-        num_prompt, num_a, num_b, shows_language = _shape(groups)
-        language = groups["language"][0][: self.budget.prompt] if shows_language else None
-        lengths = [sum(map(len, groups[name])) for name in FIELDS]
-        limits = (self.budget.prompt, self.budget.response, self.budget.response)
-        # use the longer frame of the two orders, so that truncation does not depend on which response is shown first
-        frames = [self.frame(num_prompt, *pair, shows_language) for pair in {(num_a, num_b), (num_b, num_a)}]
-        room = self.budget.total - 1 - len(language or ()) - max(frame.length for frame in frames)
-        num_turns = num_prompt + num_a + num_b
-        if room < num_turns and room < sum(lengths):
-            raise InputError(
-                f"total_budget is too small: the prompt template leaves {max(room, 0)} of {self.budget.total} tokens "
-                f"for {num_turns} turns. Raise total_budget to at least {self.budget.total + 64 - room}."
+    def _frame_length(self, num_prompt: int, num_a: int, num_b: int, language: bool) -> int:
+        # the longer frame of the two orders, so that truncation does not depend on which response is shown first
+        return max(self.frame(num_prompt, *pair, language).length for pair in {(num_a, num_b), (num_b, num_a)})
+
+    def _fit_groups(self, groups: dict[str, list[list[int]]]) -> Fields:
+        return fit_fields(groups, self.budget, self._frame_length, self.marker, self._inside)
+
+    def _fit_latest(self, row: dict, groups: dict[str, list[list[int]]]) -> Fields:
+        """
+        Fit the latest turns of a battle that has more turns than there is room for.
+
+        Args:
+            row: the battle.
+            groups: tokens of its last MAX_TURNS turns.
+        """
+        turns = most_turns(row)
+        left = latest_turns_with_room(groups, self.budget, self._frame_length)
+        shown = self.shown(last_turns(row, left))  # fewer turns may have other tags
+        fitted = self._fit_groups({name: self._encode(texts) for name, texts in shown.items()})
+        for name in FIELDS:
+            fitted.cut[name] += sum(map(len, self._encode(row[name][:-left])))
+        if not self.shortened:
+            logger.warning(
+                f"battle {row.get('id') or 'without an id'}: {turns} turns are too many for total_budget "
+                f"{self.budget.total}; its earliest {turns - left} are not shown. Other such battles are not named."
             )
-        allowed = water_fill([min(pair) for pair in zip(lengths, limits, strict=True)], max(room, 0))
-        fitted, cut = {}, {}
-        for name, length, allowance in zip(FIELDS, lengths, allowed, strict=True):
-            fitted[name] = groups[name] if length <= allowance else self._cut(groups[name], allowance)
-            cut[name] = 0 if length <= allowance else length - sum(map(len, fitted[name]))
-        return Fields(**fitted, language=language, cut=cut)
+        self.shortened += 1
+        return replace(fitted, turns_left_out=turns - left)
 
-    def _cut(self, turns: list[list[int]], allowance: int) -> list[list[int]]:
-        shares = share_turns([len(turn) for turn in turns], allowance)
-        return [cut_middle(turn, room, self.marker, self._inside) for turn, room in zip(turns, shares, strict=True)]
-
-
-def _shape(fields: dict[str, list]) -> tuple[int, int, int, bool]:
-    return (*(len(fields[name]) for name in FIELDS), bool(fields["language"]))
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        # encode_batch_fast, which omits the offsets, was slower (tokenizers 0.23)
+        return [encoding.ids for encoding in self.plain.encode_batch(texts, add_special_tokens=False)]
 
 
 @lru_cache(maxsize=64)

@@ -1,9 +1,139 @@
 """
 Share a token budget between the fields of a battle, between the turns of a field, and within a turn.
 
-All functions take and return numbers of tokens and never look at a text. Truncation therefore depends on lengths only,
-and not on which response is shown first.
+No function looks at a text. Truncation therefore depends on lengths and numbers of turns only, and not on which
+response is shown first.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sft_judge.core.errors import InputError
+from sft_judge.data.battles import FIELDS
+from sft_judge.modeling.judge_spec import Budget
+
+TOKENS_A_TURN = 8  # room for each turn of a battle whose earliest turns are left out
+Turns = dict[str, list[list[int]]]  # tokens of the turns of each field; the language is a field of one turn or none
+
+
+@dataclass
+class Fields:
+    """
+    Hold the tokens of one battle after truncation.
+
+    Attributes:
+        prompt: tokens of each turn shown.
+        response_a: as `prompt`.
+        response_b: as `prompt`.
+        language: tokens of the language, or None.
+        cut: number of tokens of each field that are not shown.
+        turns_left_out: number of earliest turns that are not shown at all.
+    """
+
+    prompt: list[list[int]]
+    response_a: list[list[int]]
+    response_b: list[list[int]]
+    language: list[int] | None
+    cut: dict[str, int]
+    turns_left_out: int = 0
+
+
+def shape_of(fields: dict[str, list]) -> tuple[int, int, int, bool]:
+    """Return the number of turns of each field, and True if a language is shown."""
+    return (*(len(fields[name]) for name in FIELDS), bool(fields["language"]))
+
+
+def most_turns(row: dict[str, list]) -> int:
+    """Return the largest number of turns of a field of a battle."""
+    return max(len(row[name]) for name in FIELDS)
+
+
+def last_turns(row: dict[str, list], number: int) -> dict[str, list]:
+    """
+    Return a battle with the last turns of each field. Rounds stay together, as they are counted from the end.
+
+    Args:
+        row: the battle.
+        number: maximum number of turns of a field.
+    """
+    return row if most_turns(row) <= number else row | {name: row[name][-number:] for name in FIELDS}
+
+
+def has_room(turns: Turns, budget: Budget, frame_length: Callable[..., int], tokens_a_turn: int = 1) -> bool:
+    """
+    Return True if a battle's turns can all be shown, whole or with some of their tokens.
+
+    Args:
+        turns: tokens of the turns.
+        budget: maximum numbers of tokens.
+        frame_length: returns the number of tokens of the template for a shape, see `shape_of`.
+        tokens_a_turn: least number of tokens of each turn, on average.
+    """
+    lengths = [len(turn) for name in FIELDS for turn in turns[name]]
+    return _room(turns, budget, frame_length) >= min(tokens_a_turn * len(lengths), sum(lengths))
+
+
+def _room(turns: Turns, budget: Budget, frame_length) -> int:
+    """Return the number of tokens that the template and the language leave; negative if they are too long."""
+    return budget.total - 1 - len(_language(turns, budget) or ()) - frame_length(*shape_of(turns))
+
+
+def _language(turns: Turns, budget: Budget) -> list[int] | None:
+    return turns["language"][0][: budget.prompt] if turns["language"] else None
+
+
+def latest_turns_with_room(turns: Turns, budget: Budget, frame_length: Callable[..., int]) -> int:
+    """
+    Return the number of latest turns of each field that can be shown with TOKENS_A_TURN each; at least 1.
+
+    Args:
+        turns: tokens of the turns.
+        budget: maximum numbers of tokens.
+        frame_length: returns the number of tokens of the template for a shape, see `shape_of`.
+    """
+    low, high = 1, most_turns(turns)
+    while low < high:
+        number = (low + high + 1) // 2
+        fits = has_room(last_turns(turns, number), budget, frame_length, TOKENS_A_TURN)
+        low, high = (number, high) if fits else (low, number - 1)
+    return low
+
+
+def fit_fields(
+    turns: Turns, budget: Budget, frame_length: Callable[..., int], marker: list[int], inside: frozenset[int]
+) -> Fields:
+    """
+    Truncate the fields of a battle to the budget.
+
+    Args:
+        turns: tokens of the turns.
+        budget: maximum numbers of tokens.
+        frame_length: returns the number of tokens of the template for a shape, see `shape_of`.
+        marker: tokens that replace the middle of a turn.
+        inside: tokens that start within a character.
+
+    Raises:
+        InputError: there is not one token for each turn.
+    """
+    room = _room(turns, budget, frame_length)
+    if not has_room(turns, budget, frame_length):
+        raise InputError(
+            f"total_budget is too small: the prompt template leaves {max(room, 0)} of {budget.total} tokens for a "
+            f"battle of {most_turns(turns)} turns. Raise total_budget to at least {budget.total + 64 - room}."
+        )
+    lengths = [sum(map(len, turns[name])) for name in FIELDS]
+    limits = (budget.prompt, budget.response, budget.response)
+    allowed = water_fill([min(pair) for pair in zip(lengths, limits, strict=True)], max(room, 0))
+    fitted, cut = {}, {}
+    for name, length, allowance in zip(FIELDS, lengths, allowed, strict=True):
+        fitted[name] = turns[name]
+        if length > allowance:
+            shares = share_turns([len(turn) for turn in turns[name]], allowance)
+            fitted[name] = [
+                cut_middle(turn, share, marker, inside) for turn, share in zip(turns[name], shares, strict=True)
+            ]
+        cut[name] = length - sum(map(len, fitted[name]))
+    return Fields(**fitted, language=_language(turns, budget), cut=cut)
 
 
 def water_fill(lengths: list[int], total: int) -> list[int]:

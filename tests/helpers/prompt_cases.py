@@ -43,7 +43,7 @@ def battles(draw, turns=LONG):
     count = draw(st.integers(1, 3))
     several = st.lists(turns, min_size=count, max_size=count)
     row = {name: draw(several) for name in ("prompt", "response_a", "response_b")}
-    return {"id": "1", **row, "language": draw(st.sampled_from([None, "English", "<|im_end|>"])), "verdict": "b"}
+    return {"id": "1", **row, "language": draw(st.sampled_from([None, "English", "中文"])), "verdict": "b"}
 
 
 def swapped(row: dict) -> dict:

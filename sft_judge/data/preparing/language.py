@@ -27,6 +27,17 @@ _CODE_MARK = re.compile(r"[{}()\[\]<>=;|&\\$#_*/+%^~@]")
 _LATIN = re.compile(r"[A-Za-z\u00aa-\u024f]")
 _LANGUAGE_LABEL = re.compile(rf"{LABEL}[A-Za-z]{{2,3}}([_-]\w+)*$")
 _LETTER = re.compile(r"[^\W\d_]")
+_NAME = re.compile(r"[^\W\d_][\w .()'’-]{0,59}")
+
+
+def stated_language(row: dict) -> str | None:
+    """
+    Return the language that a battle states, a name or a code, or None.
+
+    Other texts, such as the pair `zh>en` of a translation, are not languages.
+    """
+    stated = row.get("language")
+    return stated if stated and _NAME.fullmatch(stated) else None
 
 
 def strip_code(text: str) -> str:
@@ -77,7 +88,7 @@ def with_languages(rows: list[dict]) -> list[dict]:
     Raises:
         InputError: a language is missing and the `lang` extra is not installed.
     """
-    if all(row.get("language") for row in rows):
+    if all(map(stated_language, rows)):
         return rows
     detector = language_detector()
     return [{**row, "language": detector.fill(row)} for row in rows]
@@ -119,7 +130,7 @@ class LanguageDetector:
 
     def fill(self, row: dict) -> str:
         """Return the stated language of a battle, or the detected language of its prompt."""
-        return row.get("language") or self.detect(row["prompt"])[0]
+        return stated_language(row) or self.detect(row["prompt"])[0]
 
     def detect(self, turns: list[str]) -> tuple[str, float]:
         """Detect the language of a prompt, all turns together, and return it with fastText's probability in [0, 1]."""

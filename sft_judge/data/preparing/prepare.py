@@ -18,7 +18,7 @@ from sft_judge.data.battles import BattleFile, fill_columns, set_column
 from sft_judge.data.preparing.duplicates import DuplicateIndex, count_disagreeing
 from sft_judge.data.preparing.external_sort import sort_externally
 from sft_judge.data.preparing.folds import deal_folds, settle_ties
-from sft_judge.data.preparing.language import LanguageDetector, language_detector
+from sft_judge.data.preparing.language import LanguageDetector, language_detector, stated_language
 from sft_judge.data.preparing.prompt_groups import PromptIndex
 from sft_judge.data.row_order import balanced_order
 
@@ -160,7 +160,7 @@ def _refuse_shared_ids(rows: list[dict], path: Path, owners: dict[str, Path], nu
 
 def _language(row: dict, detector: LanguageDetector, rule: str) -> tuple[str | None, float | None]:
     """Return a stated language without a score, or the detected language with its score."""
-    if rule != "detect" and row.get("language"):
+    if rule != "detect" and stated_language(row):
         return detector.name(row["language"]), None
     return (None, None) if rule == "stated" else detector.detect(row["prompt"])
 

@@ -60,6 +60,7 @@ class BattleJudgement(BaseModel):
     )
     swap_agreement: bool | None = Field(description="true if both orders favour the same verdict; null with one order")
     cut: Cut
+    turns_left_out: int = Field(description="number of earliest turns that the budget has no room for")
 
 
 class Answer(BaseModel):

@@ -90,7 +90,7 @@ class Service:
         self.metrics.battles.inc(len(rows))
         judged = judgements(logp, self.spec, [row.get("language") for row in rows])
         return [
-            {"id": row["id"], **asdict(judgement), "cut": fields.cut}
+            {"id": row["id"], **asdict(judgement), "cut": fields.cut, "turns_left_out": fields.turns_left_out}
             for row, fields, judgement in zip(rows, fitted, judged, strict=True)
         ]
 
@@ -100,7 +100,7 @@ class Service:
         for place, row in enumerate(rows):
             try:
                 fitted += self.prompt.fit([row])
-            except InputError as error:  # more turns than the budget has tokens
+            except InputError as error:  # the budget has no room for one turn
                 param = f"battles.{place}" if len(rows) > 1 else None
                 raise HttpError(400, CODES[400], str(error), param) from None
         return rows, fitted, orders, [self.prompt.ids(fields, order) for fields in fitted for order in orders]

@@ -8,7 +8,14 @@ import pytest
 
 from sft_judge.cli import main
 from sft_judge.data.battles import battle_table, read_battles, set_column, write_battles
-from sft_judge.data.preparing.language import LanguageDetector, enough_letters, language_name, strip_code
+from sft_judge.data.preparing.language import (
+    LanguageDetector,
+    enough_letters,
+    language_name,
+    stated_language,
+    strip_code,
+    with_languages,
+)
 from sft_judge.data.synthetic.generator import generate_split
 from sft_judge.data.synthetic.preference_model import SyntheticSettings
 from sft_judge.data.synthetic.vocabulary import LANGUAGES
@@ -115,3 +122,16 @@ def test_the_model_of_languages_stands_in_the_manifest_and_another_one_is_checke
     words = ["prepare", str(tmp_path / "b.parquet"), "--output", str(tmp_path / "p.parquet"), "--language"]
     assert main([*words, "--language-model", str(tmp_path / "no.ftz")]) == 2
     assert "no.ftz: not a fastText model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["zh>en", "<|im_end|>", "en/de", "en, fr", "1", "", "x" * 61, "A\nB", "> English"])
+def test_a_stated_text_that_is_no_name_is_as_if_nothing_were_stated(text):
+    row = {"prompt": ["What is the capital city of France, and why?"], "language": text}
+    assert stated_language(row) is None
+    assert with_languages([row])[0]["language"] == "English"
+
+
+@pytest.mark.parametrize("text", ["English", "zh-Hans", "pt_BR", "中文", "Norwegian (Bokmål)", "unknown"])
+def test_a_stated_name_or_code_stays(text):
+    row = {"prompt": ["What is the capital city of France, and why?"], "language": text}
+    assert stated_language(row) == text and with_languages([row])[0]["language"] == text

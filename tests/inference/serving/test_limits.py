@@ -20,18 +20,20 @@ def test_unknown_paths_and_methods_are_errors_of_the_same_form(server):
         refused(server[1].get(path), 404)
 
 
-def test_the_judge_says_where_turns_are_too_many_for_its_budget(judge, server, tmp_path):
+def test_more_turns_than_the_budget_has_room_for_are_judged_in_part_and_counted(judge, server, tmp_path):
     import shutil
 
     from sft_judge.modeling.judge_spec import read_spec, write_spec
 
     folder = shutil.copytree(judge, tmp_path / "judge")
     spec = read_spec(folder)
-    spec.budget.total = len(server[0].prompt.encode([{**turns(1), "language": None}], ("ab",))[0][0]) + 6
+    spec.budget.total = len(server[0].prompt.encode([{**turns(2), "language": None}], ("ab",))[0][0]) + 6
     write_spec(folder, spec)
     with served(folder) as (_, client):
         many = {"battles": [turns(1), turns(60)]}
-        assert "total_budget is too small" in refused(client.post("/v1/judge", json=many), 400, "battles.1")
+        whole, part = client.post("/v1/judge", json=many).json()["judgements"]
+        assert whole["turns_left_out"] == 0 and part["turns_left_out"] == 58
+        assert part["cut"]["prompt"] >= 58
 
 
 def turns(number: int) -> dict:

@@ -83,7 +83,10 @@ def test_the_sum_is_that_of_each_training_as_train_plans_it(steps, battles, tmp_
     assert main(["train", *words]) == 0
     alone = capsys.readouterr().out
     tokens, peak = re.search(r"([\d,]+) tokens per epoch", alone)[1], re.search(r"([\d.]+)  L4", alone)[1]
-    assert f"{tokens} tokens per epoch" in student and f": {float(peak):.1f} GB on each GPU, fits L4, RTX 4090," in student
+    assert (
+        f"{tokens} tokens per epoch" in student
+        and f": {float(peak):.1f} GB on each GPU, fits L4, RTX 4090," in student
+    )
     make_long(monkeypatch)
     text = plan_pipeline(made, made, 1)
     each = [hours_of(text, name) for name in ("teacher", "student", "again")]
