@@ -17,11 +17,16 @@ from sft_judge.data.battles import FIELDS
 from sft_judge.data.importing.conversation import clean_text
 from sft_judge.inference.engines import open_engine, usable_engines
 from sft_judge.inference.scoring import orders_of, score_battles
+from sft_judge.inference.unscored import is_finite
 from sft_judge.modeling.hub import judge_folder
 from sft_judge.modeling.judge_spec import JudgeSpec, read_spec
 from sft_judge.modeling.loading import load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
 
+NO_FINITE_SCORES = (
+    "The judge gives no finite numbers for a battle. Weights that overflow in half precision need dtype float32 or "
+    "bfloat16; a weight that is not finite is damaged."
+)
 Text = str | list[str]  # one turn, or the turns of a conversation
 
 
@@ -102,7 +107,8 @@ class Judge:
             A `Judgement` for one battle, or a list of them in the order of the battles.
 
         Raises:
-            InputError: a value is missing, or is neither a text nor a list of turns.
+            InputError: a value is missing, or is neither a text nor a list of turns; or the judge gives no finite
+                numbers for a battle.
         """
         whole = response_a is None and response_b is None
         one = isinstance(prompt, Mapping if whole else str)
@@ -122,6 +128,9 @@ class Judge:
             return []
         rows = self.prompt.with_languages(rows)  # a calibration may depend on the language
         logp = score_battles(self.engine, self.prompt, rows, orders)
+        missing = np.flatnonzero(~is_finite(logp).all(axis=1))
+        if len(missing):
+            raise InputError(f"{NO_FINITE_SCORES} Battle {missing[0]} of {len(rows)}, {len(missing)} in all.")
         return judgements(logp, self.spec, [row["language"] for row in rows])
 
 
@@ -139,6 +148,7 @@ def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None)
         spec: the judge's judge.json.
         languages: language of each battle [N], for a calibration by language.
     """
+    assert np.isfinite(logp).all(), "a verdict of NaN"
     probs = np.exp(logp)
     agree = probs.argmax(axis=2)
     averaged = spec.calibrate(average_over_orders(probs), languages)
@@ -150,6 +160,22 @@ def judgements(logp: np.ndarray, spec: JudgeSpec, languages: list | None = None)
         )
         for row, both in zip(widen(averaged), agree.tolist(), strict=True)
     ]
+
+
+def judgements_or_none(logp: np.ndarray, spec: JudgeSpec, languages: list) -> list[Judgement | None]:
+    """
+    Convert log-probabilities to judgements, None for a battle with NaN in an order.
+
+    Args:
+        logp: as for `judgements`.
+        spec: the judge's judge.json.
+        languages: language of each battle [N].
+    """
+    found: list[Judgement | None] = [None] * len(logp)
+    rows = np.flatnonzero(is_finite(logp).all(axis=1))
+    for row, judgement in zip(rows, judgements(logp[rows], spec, [languages[row] for row in rows]), strict=True):
+        found[row] = judgement
+    return found
 
 
 def _whole_battles(battles) -> list[dict]:

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import unswap
-from sft_judge.inference.judge import Judge, judgements
-from sft_judge.inference.scoring import orders_of
-from sft_judge.inference.serving.errors import CODES, HttpError
+from sft_judge.inference.judge import Judge, judgements_or_none
+from sft_judge.inference.scoring import orders_of, score_finite
+from sft_judge.inference.serving.errors import CODES, HttpError, no_finite_scores
 from sft_judge.inference.serving.limits import Limits
 from sft_judge.inference.serving.schema import Requests
 
@@ -66,15 +66,20 @@ def judge_lines(judge: Judge, batches: Iterable[list[bytes]]) -> Iterator[list[d
                 read[swap or judge.spec.swap].append((len(answers) - 1, rows[0], fields))
         for swap, battles in read.items():
             for (place, row, fields), judgement in zip(battles, _judge(judge, battles, swap), strict=True):
+                if judgement is None:
+                    answers[place] = {"id": row["id"], **no_finite_scores().content()}
+                    continue
                 more = {"cut": fields.cut, "turns_left_out": fields.turns_left_out}
                 answers[place] = {"id": row["id"], **asdict(judgement), **more}
         yield answers
 
 
 def _judge(judge: Judge, battles: list[tuple], swap: str) -> list:
+    """Return a judgement for each battle, None where the judge gives no finite numbers."""
     if not battles:
         return []
     orders = orders_of(swap)
     prompts = [judge.prompt.ids(fields, order) for *_, fields in battles for order in orders]
-    logp = unswap(judge.engine.score(prompts), orders)
-    return judgements(logp, judge.spec, [row["language"] for _, row, _ in battles])
+    names = [f"{row['id'] or place} ({order})" for place, row, _ in battles for order in orders]
+    logp = unswap(score_finite(judge.engine, prompts, names), orders)
+    return judgements_or_none(logp, judge.spec, [row["language"] for _, row, _ in battles])

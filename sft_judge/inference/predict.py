@@ -3,7 +3,7 @@ Predict verdict probabilities of battles: choose the judge and orders of each ro
 
 A judge is one folder, or a folder of `fold-*` judges. Out of fold, a labelled row is scored by the judge that held out
 its fold; an unlabelled row is scored by all judges and averaged. Finished blocks are kept beside the output until all
-are done.
+are done. A battle without finite scores gets class frequencies, and is marked as not scored.
 """
 
 import logging
@@ -16,7 +16,6 @@ from sft_judge.core.errors import InputError
 from sft_judge.core.files import content_hash, partial_path
 from sft_judge.core.manifest import versions
 from sft_judge.core.progress import Progress
-from sft_judge.core.swap_orders import widen
 from sft_judge.data.battles import labelled_folds
 from sft_judge.data.probs import Probs, write_probs
 from sft_judge.inference.calibrated import describe_judge
@@ -27,6 +26,7 @@ from sft_judge.inference.parity import check_parity
 from sft_judge.inference.ray_actors import score_on_ray
 from sft_judge.inference.scoring import labelled_scores, orders_of, score_battles
 from sft_judge.inference.shards import Work, add_runtime, blocks
+from sft_judge.inference.unscored import class_frequencies, fill_unscored, is_finite
 from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.modeling.loading import dtype_of, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
@@ -170,20 +170,24 @@ def check_engine(
 
 
 def _gather(work: Work, job: Job, judges: dict, wanted: dict, made_by: dict, settings: PredictSettings) -> Probs:
-    """Average over the judges that scored a row, and return one probs row for each battle and order."""
+    """
+    Return one probs row for each battle and order.
+
+    Raises:
+        InputError: no battle has finite scores.
+    """
     first = next(iter(judges.values()))
     orders = orders_of(settings.swap or first.swap)
-    total = np.zeros((job.battles.num_rows, len(orders), first.num_verdicts))
-    count = np.zeros(job.battles.num_rows)
-    for number, folder in enumerate(judges):
-        indices = wanted[folder]
-        for block in blocks(len(indices)):
-            total[indices[block]] += np.exp(np.load(work.block(number, block)))
-            count[indices[block]] += 1
-    with np.errstate(divide="ignore"):
-        logp = np.log(total / count[:, None, None])
-    logp = widen(logp, -np.inf)
-    ids = np.repeat(np.array(job.battles["id"].to_pylist(), dtype=object), len(orders))
+    scores = _mean_scores(work, judges, wanted, (job.battles.num_rows, len(orders), first.num_verdicts))
+    unscored = int((~is_finite(scores)).all(axis=1).sum())
+    if unscored == len(scores):
+        raise InputError(
+            f"{next(iter(judges))}: no battle of {job.file.path} has finite scores; nothing was written. Try --dtype "
+            "float32; if that gives none either, the weights are damaged."
+        )
+    frequencies, source = class_frequencies(first, symmetric=len(orders) > 1)
+    if unscored:
+        logger.warning(f"{job.output}: {unscored} of {len(scores)} battles have class frequencies, {source}")
     metadata = {
         **made_by,
         "calibration": first.calibration if len(judges) == 1 else None,
@@ -192,12 +196,27 @@ def _gather(work: Work, job: Job, judges: dict, wanted: dict, made_by: dict, set
         "versions": versions(),
         "rows": job.battles.num_rows,
     }
+    if unscored:
+        metadata["unscored"] = {"battles": unscored, "class_frequencies": frequencies.tolist(), "from": source}
     if settings.out_of_fold:
         metadata["folds"] = {
             str(fold): {"model": folder, "folds_seen": judges[folder].training.get("folds_seen", [])}
             for fold, folder in fold_owners(judges, labelled_folds(job.battles) - {None}).items()
         }
         metadata["without_label"] = list(judges)  # no judge was trained on unlabelled rows: they get the mean of all
-    shown = np.tile(np.array(orders, dtype=object), job.battles.num_rows)
-    languages = None if job.languages is None else np.repeat(job.languages, len(orders))
-    return Probs(ids, shown, logp.reshape(-1, 3), metadata, languages=languages)
+    ids = np.array(job.battles["id"].to_pylist(), dtype=object)
+    return fill_unscored(ids, scores, frequencies, metadata, job.languages)
+
+
+def _mean_scores(work: Work, judges: dict, wanted: dict, shape: tuple[int, int, int]) -> np.ndarray:
+    """Average the probabilities of the judges that scored a row, and return their logarithms, NaN if none did."""
+    total, count = np.zeros(shape), np.zeros(shape[:2])
+    for number, folder in enumerate(judges):
+        indices = wanted[folder]
+        for block in blocks(len(indices)):
+            scores = np.load(work.block(number, block))
+            finite = is_finite(scores)
+            total[indices[block]] += np.where(finite[..., None], np.exp(scores), 0)
+            count[indices[block]] += finite
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(total / count[..., None])

@@ -22,6 +22,7 @@ from sft_judge.inference.engines import usable_engines
 from sft_judge.inference.judge import Judge, Judgement, judgements
 from sft_judge.inference.scoring import orders_of, score_battles
 from sft_judge.inference.shards import Work, add_runtime, blocks
+from sft_judge.inference.unscored import class_frequencies, is_finite
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.ranking.tournaments import Contest, default_method, num_battles
 
@@ -137,7 +138,9 @@ class PairJudge:
         if self._judge is None:
             self._judge = Judge.load(*self._settings)
         self.calls += len(rows) * len(self.orders)
-        return score_battles(self._judge.engine, self._judge.prompt, rows, self.orders)
+        scores = score_battles(self._judge.engine, self._judge.prompt, rows, self.orders)
+        frequencies, _ = class_frequencies(self.spec, symmetric=True)
+        return np.where(is_finite(scores).all(axis=1)[:, None, None], scores, np.log(frequencies))
 
 
 def play_contests(entries: list[Entry], judge: Callable[[list[dict]], list[Judgement]]) -> None:

@@ -70,9 +70,10 @@ def read_teachers(
     for path, probs in zip(paths, files, strict=True):
         _check_not_the_teacher(path, probs, student)
         if probs.scored is not None and not probs.scored.all():
+            left = probs.ids[~probs.scored]
             raise InputError(
-                f"{path}: {int((~probs.scored).sum())} battles were not scored and hold class frequencies, which are "
-                "not labels. Predict without a time budget."
+                f"{path}: {len(left)} battles, such as {left[0]}, were not scored and hold class frequencies, which "
+                "are not labels. Predict without a time budget and with --dtype float32, or remove these battles."
             )
         if not allow_in_sample and not (external_teacher and not probs.metadata):
             check_out_of_fold(path, probs, battles, rows)

@@ -1,14 +1,17 @@
 """Verdict probabilities from transformers, the reference with which other engines are compared."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from transformers import AutoModelForSequenceClassification
 
 from sft_judge.core.errors import InputError, one_line
+from sft_judge.core.model_files import base_of
 from sft_judge.modeling.judge_spec import JudgeSpec
-from sft_judge.modeling.loading import is_classifier, load_model, load_tokenizer
+from sft_judge.modeling.loading import is_classifier, load_config, load_model, load_tokenizer
 from sft_judge.modeling.verdict_head import VerdictHead
 
 logger = logging.getLogger(__name__)
@@ -49,12 +52,20 @@ class TransformersEngine:
             _convert_to_float32(self.model)
         self.head = None if classifier else VerdictHead(self.model, spec.verdict_ids, in_float32=True)
         self.name, self.tokens_a_batch = model, TOKENS_A_BATCH
+        self._spec, self._options = spec, options
+        self._exact: TransformersEngine | None = None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        del self.model, self.head
+        del self.model, self.head, self._exact
+
+    def in_float32(self) -> "TransformersEngine | None":
+        """Return this judge in float32; None if it is in float32 or quantised, or if memory is too small."""
+        if self._exact is None and self.model.dtype != torch.float32 and "quantization_config" not in self._options:
+            self._exact = open_in_float32(self.name, self._spec, self.model.device)
+        return self._exact
 
     @torch.inference_mode()
     def score(self, prompts: list[list[int]]) -> np.ndarray:
@@ -114,6 +125,30 @@ class TransformersEngine:
             ) from error
         self.tokens_a_batch = num_rows * longest // 2
         logger.warning(f"out of memory: using batches of {self.tokens_a_batch} tokens from now on")
+
+
+def open_in_float32(model: str, spec: JudgeSpec, device: torch.device) -> TransformersEngine | None:
+    """
+    Open a judge in float32 for a few rows, on a device or, if its memory is too small, on the CPU.
+
+    Args:
+        model: the judge's folder.
+        spec: its judge.json.
+        device: device to try first.
+
+    Returns:
+        The engine; None if the judge is quantised or memory is too small.
+    """
+    if getattr(load_config(model), "quantization_config", None):
+        return None
+    # files in half precision double in float32; a quarter more for activations
+    need = 2.5 * sum(file.stat().st_size for file in Path(base_of(model)).glob("*.safetensors"))
+    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > need:
+        return TransformersEngine(model, spec, "float32", str(device))
+    if psutil.virtual_memory().available > need:
+        return TransformersEngine(model, spec, "float32", "cpu")
+    logger.warning(f"{model}: {need / 1e9:.0f} GB are not free, so no row is scored again in float32")
+    return None
 
 
 def _convert_to_float32(model) -> None:

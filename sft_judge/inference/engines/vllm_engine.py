@@ -69,7 +69,8 @@ class VllmEngine:
 
         # vLLM 0.32 reads the verdicts' rows from an LM head that is sharded over the GPUs
         split = gpus > 1 and not loading.is_classifier(model)
-        self._ids = spec.verdict_ids
+        self._ids, self._exact = spec.verdict_ids, None
+        self._model, self._spec = model, spec
         self._scale = None if path == "generate" or split else classify_scale(model, spec)
         self.path = "generate" if self._scale is None else "classify"
         if path not in (None, self.path):
@@ -96,6 +97,19 @@ class VllmEngine:
 
     def __exit__(self, *error):
         self._llm.llm_engine.engine_core.shutdown()
+        self._exact = None
+
+    def in_float32(self):
+        """
+        Return this judge in transformers and float32, or None if it is quantised or memory is too small.
+
+        Also if it is in float32 here: vLLM's cache can keep NaN of other rows, which transformers does not see.
+        """
+        if self._exact is None:
+            from sft_judge.inference.engines.transformers_engine import open_in_float32
+
+            self._exact = open_in_float32(self._model, self._spec, torch.device("cpu"))
+        return self._exact
 
     def score(self, prompts: list[list[int]]) -> np.ndarray:
         """Compute log-probabilities [N, K] over the verdicts, in float64."""

@@ -10,6 +10,7 @@ CODES = {
     408: "request_timeout",
     413: "too_large",
     415: "unsupported_media_type",
+    422: "no_finite_scores",
     429: "queue_full",
     500: "internal_error",
     503: "unavailable",
@@ -40,6 +41,12 @@ class HttpError(Exception):
 def unavailable(message: str) -> HttpError:
     """Return an error 503 with the time to wait before the next try."""
     return HttpError(503, CODES[503], message, headers={"Retry-After": "5"})
+
+
+def no_finite_scores() -> HttpError:
+    """Return an error 422 for a battle to which the judge gives no finite numbers."""
+    message = "The judge gives no finite numbers for this battle. Other battles are judged."
+    return HttpError(422, CODES[422], message)
 
 
 def response(error: HttpError):

@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+import numpy as np
+
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import unswap
-from sft_judge.inference.judge import judgements
+from sft_judge.inference.judge import judgements_or_none
 from sft_judge.inference.scoring import orders_of
-from sft_judge.inference.serving.errors import CODES, HttpError, unavailable
+from sft_judge.inference.serving.errors import CODES, HttpError, no_finite_scores, unavailable
 from sft_judge.inference.serving.limits import Limits, Queue
 from sft_judge.inference.serving.prometheus import Metrics
 from sft_judge.inference.serving.schema import Requests
@@ -83,16 +85,28 @@ class Service:
                 work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, body, in_batch)
                 rows, fitted, orders, prompts = await work
                 with self.queue.places(0 if in_batch else len(rows) - 1):
-                    logp = unswap(await self.engine.score(prompts), orders)
+                    logp = unswap(await self._score(prompts), orders)
         except TimeoutError:
             message = f"The judge took longer than {self.limits.seconds} s; the server is overloaded. Try again later."
             raise unavailable(message) from None
         self.metrics.battles.inc(len(rows))
-        judged = judgements(logp, self.spec, [row.get("language") for row in rows])
+        judged = judgements_or_none(logp, self.spec, [row.get("language") for row in rows])
+        if judged == [None]:
+            raise no_finite_scores()
         return [
-            {"id": row["id"], **asdict(judgement), "cut": fields.cut, "turns_left_out": fields.turns_left_out}
+            {"id": row["id"], **no_finite_scores().content()}
+            if judgement is None
+            else {"id": row["id"], **asdict(judgement), "cut": fields.cut, "turns_left_out": fields.turns_left_out}
             for row, fields, judgement in zip(rows, fitted, judged, strict=True)
         ]
+
+    async def _score(self, prompts: list[list[int]]) -> np.ndarray:
+        """Return log-probabilities [N, K]; rows that are not finite are scored again alone, and NaN if that fails."""
+        logp = await self.engine.score(prompts)
+        for row in np.flatnonzero(~np.isfinite(logp).all(axis=1)):
+            alone = (await self.engine.score([prompts[row]]))[0]
+            logp[row] = alone if np.isfinite(alone).all() else np.nan
+        return logp
 
     def _read(self, body: bytes, in_batch: bool) -> tuple:
         rows, swap = self.requests.read(body, in_batch)

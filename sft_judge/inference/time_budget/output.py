@@ -12,13 +12,14 @@ import numpy as np
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import content_hash
 from sft_judge.core.manifest import versions
-from sft_judge.core.swap_orders import ORDERS, widen
+from sft_judge.core.swap_orders import ORDERS
 from sft_judge.data.probs import Probs, read_probs, write_probs
 from sft_judge.inference.calibrated import calibrate_probs, describe_judge
 from sft_judge.inference.ensemble import combine
 from sft_judge.inference.jobs import Job
 from sft_judge.inference.out_of_fold import find_judges
 from sft_judge.inference.submission import Sample, arrange_probs, write_submission
+from sft_judge.inference.unscored import class_frequencies, fill_unscored, is_finite
 
 COUNTS = ("judged", "judged_in_both_orders", "complete")
 
@@ -54,14 +55,7 @@ class TimedOutput:
 
     def frequencies(self) -> tuple[np.ndarray, str]:
         """Return the class frequencies [K], and a description of their origin."""
-        shares = self.spec.training.get("verdict_shares")
-        shares_known = np.array(shares or [1 / self.spec.num_verdicts] * self.spec.num_verdicts)
-        if self.swap == "both":  # exchanging the responses must exchange the result even if a battle is not judged
-            shares_known[:2] = shares_known[:2].mean()
-        return (
-            shares_known,
-            "verdicts in training, from judge.json" if shares else "equal shares: judge.json has none",
-        )
+        return class_frequencies(self.spec, symmetric=self.swap == "both")
 
     def empty_scores(self) -> np.ndarray:
         """Return scores [N, 2, K] that are all unknown (NaN)."""
@@ -116,12 +110,8 @@ class TimedOutput:
             result: facts for the file's metadata.
         """
         frequencies, source = self.frequencies()
-        is_scored = ~np.isnan(scores[:, :, 0])
-        unknown = ~is_scored.any(axis=1)
-        filled = np.where(unknown[:, None, None], np.log(frequencies), scores)
-        filled = widen(filled, -np.inf)
-        rows, places = np.nonzero(is_scored | (unknown[:, None] & [True, False]))
-        counts = (int((~unknown).sum()), int(is_scored.all(axis=1).sum()))
+        is_scored = is_finite(scores)
+        counts = (int(is_scored.any(axis=1).sum()), int(is_scored.all(axis=1).sum()))
         whole = bool((is_scored[:, 0] if self.swap == "none" else is_scored.all(axis=1)).all())
         metadata = {
             **self._judge,
@@ -140,6 +130,4 @@ class TimedOutput:
                 **{key: value for key, value in result.items() if key not in ("engine", "judges")},
             },
         }
-        orders = np.array(ORDERS, dtype=object)[places]
-        languages = None if self.languages is None else self.languages[rows]
-        return Probs(self.ids[rows], orders, filled[rows, places], metadata, ~unknown[rows], languages)
+        return fill_unscored(self.ids, scores, frequencies, metadata, self.languages)
