@@ -78,10 +78,16 @@ def without_prefix(state):
     return {**state, **parts, **changes}
 
 
-def inside_characters(plain: Tokenizer) -> frozenset[int]:
-    """Return the tokens that start within a character, that is with a continuation byte of UTF-8 (0x80 to 0xBF)."""
+def inside_characters(plain: Tokenizer, state: dict) -> frozenset[int]:
+    """
+    Return the tokens that start within a character, that is with a continuation byte of UTF-8 (0x80 to 0xBF).
+
+    Args:
+        plain: result of `plain_copy`.
+        state: content of the tokenizer.json that it was made from.
+    """
     vocabulary = plain.get_vocab()
-    if json.loads(plain.to_str())["model"].get("byte_fallback"):
+    if state["model"].get("byte_fallback"):
         return frozenset(vocabulary[symbol] for symbol in _byte_tokens()[0x80:0xC0])
     inside = {symbol for byte, symbol in bytes_to_unicode().items() if 0x80 <= byte <= 0xBF}
     return frozenset(token for symbol, token in vocabulary.items() if symbol[:1] in inside)

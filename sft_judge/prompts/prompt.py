@@ -89,7 +89,7 @@ class JudgePrompt:
         self.replaced = 0  # number of characters of fields that the vocabulary cannot encode
         self.shortened = 0  # number of battles whose earliest turns were left out
         self._normalize = self.plain.normalizer.normalize_str if escaping.changes_brackets(state) else None
-        self._inside = escaping.inside_characters(self.plain)
+        self._inside = escaping.inside_characters(self.plain, state)
         continued = escaping.without_prefix(state)
         self._continued = None if continued == state else Tokenizer.from_str(json.dumps(continued))
         self.marker = self.plain.encode(CUT_MARKER, add_special_tokens=False).ids
