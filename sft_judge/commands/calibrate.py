@@ -3,7 +3,8 @@ Fit a calibration on held-out rows and store it in the judge's judge.json.
 
 The form with the lowest log loss in cross-fitting is kept: none, one temperature, or vector scaling with a and b tied,
 so that exchanging the responses still exchanges the result. A language gets its own parameters if it has enough rows.
-Nothing is fitted on too few prompts, on rows with a single verdict, or if the judge makes no error. Each fit is
+Nothing is fitted on too few prompts, on rows with a single verdict, or if the judge makes no error, unless its own
+probabilities make that unlikely (below 5 %) or --form is given. Each fit is
 regularised towards no calibration, with the weight of 35 prompts per parameter; an already calibrated judge loses at
 most 0.004 nats on average. The probs file stays raw. Battles without a verdict are skipped and counted. Rows of folds
 that the judge was trained on are refused: fitted on them, the judge would become overconfident.

@@ -72,7 +72,9 @@ def add_arguments(parser):
         "--rejects", type=OutputPath, metavar="F", help="file for rejected rows (OUTPUT's stem.rejects.jsonl)"
     )
     parser.add_argument("--strict", action="store_true", help="stop with an error at the first bad row")
-    parser.add_argument("--limit", type=positive, metavar="N", help="read only the first N rows of each source")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="read only the first N rows of each file or data set"
+    )
 
 
 def parse_args(parser, argv):

@@ -64,7 +64,7 @@ def add_arguments(parser):
         "--against",
         type=InputPath,
         metavar="TEST",
-        help="test battles; report, but keep, training rows with the same or similar prompts",
+        help="test battles; report how many have the same or a similar prompt as a training row; no row is dropped",
     )
     parser.add_argument(
         "--order",

@@ -2,8 +2,8 @@
 Run the steps of a pipeline in order; each is a command that can also be run by itself.
 
 A step is up to date, and skipped, if its input hashes, settings and source code are unchanged. A changed step runs
-again, with all steps that depend on it. A killed run resumes where it stopped. Manifests beside the outputs record
-all of this.
+again, and so does each later step whose inputs it changed. A killed run resumes where it stopped. Manifests beside
+the outputs record all of this.
 """
 
 from sft_judge.commands.arguments import positive

@@ -16,6 +16,7 @@ from sft_judge.core.manifest import (
     stage_outputs,
     write_manifest,
 )
+from sft_judge.core.write_errors import name_output
 
 # by group of the help: stage: (module under sft_judge.commands, description)
 GROUPS = {
@@ -33,7 +34,7 @@ GROUPS = {
     "train": {
         "train": ("train", "train a judge from a recipe"),
         "launch": ("launch", "run `train` on several GPUs or machines, with accelerate and a launch file"),
-        "base": ("base_model", "make a tiny random model of a real family, with a newly trained tokenizer"),
+        "base": ("base_model", "make a base model: a small pretrained one from a package, or a tiny random one"),
         "untrained": ("untrained", "use a plain model as a judge, zero-shot or few-shot: the baseline of training"),
         "sweep": ("sweep", "run a grid over recipes: seeds, intervals, paired tests; resumable"),
         "shift": ("shift", "decide whether to mix in a second source: train on each, score on both"),
@@ -198,15 +199,15 @@ def run_stage(stage: str, argv: list[str]) -> int:
     args = parse(stage, argv)
     fetch_models(args)
     check_paths(module, args)
-    if "before" in vars(module):
-        module.before(args)  # checks that run before the inputs are hashed, which takes minutes for large models
-    provenance = collect_provenance(
-        module, args
-    )  # before the stage runs, so that an input that changes meanwhile does not match
-    args.provenance = provenance
-    with Meter() as meter:
-        result = module.run(args)
     outputs = stage_outputs(module, args)
+    with name_output(outputs[0] if outputs else None):
+        if "before" in vars(module):
+            module.before(args)  # checks that run before the inputs are hashed, which takes minutes for large models
+        # before the stage runs, so that an input that changes meanwhile does not match
+        provenance = collect_provenance(module, args)
+        args.provenance = provenance
+        with Meter() as meter:
+            result = module.run(args)
     if outputs and result is not None and os.environ.get("RANK", "0") == "0":
         write_manifest(outputs, stage, provenance, result, meter)
     return 0

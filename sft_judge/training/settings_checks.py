@@ -69,7 +69,7 @@ def check_combinations(config) -> None:
     }
     for name, wanted in wants_evaluation.items():
         if wanted and not evaluates:
-            raise InputError(f"{name} needs an evaluation; set eval_strategy and fold, or remove it.")
+            raise InputError(f"{name} needs an evaluation; set eval_strategy, and fold or dataset_name, or remove it.")
     if config.save_only_model and config.save_strategy == "no":
         raise InputError("save_only_model applies to checkpoints, but save_strategy is no; remove one of them.")
     metric = config.metric_for_best_model

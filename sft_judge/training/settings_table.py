@@ -43,7 +43,7 @@ _OF_PACKING = "a packed row has several answers, and attention would cross them;
 _OF_LAUNCHER = "the launcher sets up FSDP: sft-judge launch --config_file fsdp"
 _OF_FIGURES = "sft_judge computes its own metrics over all held-out battles at once"
 _OF_PUSH = "only the finished judge is pushed, by push_to_hub"
-_OF_SCRIPTS = "the command trains, and evaluates if eval_strategy and fold are set"
+_OF_SCRIPTS = "the command trains, and evaluates if eval_strategy is set"
 
 TRAINING = {
     "output_dir": _used("the judge's folder; unfinished work is kept beside it"),
