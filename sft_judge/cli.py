@@ -8,12 +8,11 @@ error as one line and an exit status, and tells how to resume an interrupted com
 
 import importlib
 import os
-import re
 import shlex
 import signal
 import sys
 
-from sft_judge.core.errors import GateError, InputError
+from sft_judge.core.errors import GateError, InputError, WriteError
 from sft_judge.core.logs import show_messages
 from sft_judge.core.registry import GROUPS, run_stage
 
@@ -63,7 +62,7 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
         show_messages()
         signal.signal(signal.SIGTERM, _terminated)
         return run_stage(argv[0], argv[1:])
-    except (InputError, GateError) as error:
+    except (InputError, GateError, WriteError) as error:
         return _fail(str(error), error.exit_status)
     except BrokenPipeError:  # the reader closed the pipe, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,24 +71,10 @@ def main(argv: list[str] | None = None, nested: bool = False) -> int:
         if error.filename is None and error.errno is None:
             raise
         return _fail(f"{error.strerror or error}: {error.filename or 'unknown file'}. Nothing was written there.", 2)
-    except _weight_errors() as error:
-        if not _WRITING.search(str(error)):
-            raise
-        return _fail(f"Weights could not be written ({error}): is the disk full? Existing outputs are unchanged.", 2)
     except KeyboardInterrupt:
         return 130 if nested else _fail(_how_to_resume("Interrupted", argv), 130)
     except Terminated:
         return 143 if nested else _fail(_how_to_resume("Terminated", argv), 143)
-
-
-# messages of safetensors and torch.save if a file cannot be written; neither raises an OSError
-_WRITING = re.compile(r"while serializing: I/O error|inline_container")
-
-
-def _weight_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that libraries raise if they cannot write weights; import none of the libraries."""
-    writer = sys.modules.get("safetensors")
-    return (RuntimeError, writer.SafetensorError) if writer else ()
 
 
 class Terminated(BaseException):

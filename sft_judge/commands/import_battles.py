@@ -21,7 +21,7 @@ from pathlib import Path
 from sft_judge.commands.arguments import positive
 from sft_judge.core.choices import IMPORT_FORMATS
 from sft_judge.core.errors import InputError
-from sft_judge.core.files import OutputPath
+from sft_judge.core.files import OutputPath, partial_path
 from sft_judge.core.progress import Progress
 
 EXAMPLE = "sft-judge import train.csv --output battles.parquet"
@@ -109,9 +109,7 @@ def run(args) -> dict:
     options = {name: getattr(args, name) for name in ("split", "config", "revision", "streaming", "strict", "limit")}
     options["format_name"] = args.format
     # votes are merged from a file of their own, as a pair's votes may stand anywhere
-    first = (
-        args.output if args.votes == "rows" else args.output.with_name(f".{args.output.stem}.votes.partial.parquet")
-    )
+    first = args.output if args.votes == "rows" else partial_path(args.output).with_suffix(".votes.partial")
     try:
         with Progress("import") as progress:
             result = import_sources(args.sources, first, rejects, reading, progress=progress.add, **options)

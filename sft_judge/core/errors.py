@@ -20,6 +20,12 @@ class GateError(RuntimeError):
     exit_status = 3
 
 
+class WriteError(OSError):
+    """Error of an output that cannot be written because the disk is full; raised by `NamedOutput`. Exit status 2."""
+
+    exit_status = 2
+
+
 def one_line(error: Exception) -> str:
     """Return a library's error message on one line without its full stop, cut at 200 characters."""
     return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__

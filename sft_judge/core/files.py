@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.model_files import ADAPTER, BASE, JUDGE, TRAINING_LOG, base_hash, json_hash
+from sft_judge.core.write_errors import NamedOutput
 
 
 class InputPath(type(Path())):
@@ -97,13 +98,14 @@ def partial_path(path: Path) -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that is renamed to `path` if the block succeeds, and removed otherwise."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = partial_path(path)
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with NamedOutput(path, aside):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def check_folder(path: Path) -> None:
@@ -129,12 +131,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     check_folder(path)
     aside = partial_path(path)
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        replace_folder(aside, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with NamedOutput(path, aside):
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            replace_folder(aside, path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def replace_folder(source: Path, path: Path) -> None:

@@ -3,6 +3,8 @@
 import logging
 import sys
 
+from sft_judge.core.write_errors import name_outputs
+
 ROOT_LOGGER = logging.getLogger("sft_judge")
 
 
@@ -14,7 +16,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         is_warning = record.levelno >= logging.WARNING
         prefix = "warning: " if is_warning else ""
-        print(prefix + record.getMessage(), file=sys.stderr if is_warning else sys.stdout, flush=True)
+        print(prefix + name_outputs(record.getMessage()), file=sys.stderr if is_warning else sys.stdout, flush=True)
 
 
 def show_messages() -> None:

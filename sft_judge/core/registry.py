@@ -16,7 +16,7 @@ from sft_judge.core.manifest import (
     stage_outputs,
     write_manifest,
 )
-from sft_judge.core.write_errors import name_output
+from sft_judge.core.write_errors import NamedOutput
 
 # by group of the help: stage: (module under sft_judge.commands, description)
 GROUPS = {
@@ -200,7 +200,7 @@ def run_stage(stage: str, argv: list[str]) -> int:
     fetch_models(args)
     check_paths(module, args)
     outputs = stage_outputs(module, args)
-    with name_output(outputs[0] if outputs else None):
+    with NamedOutput(outputs[0] if outputs else None):
         if "before" in vars(module):
             module.before(args)  # checks that run before the inputs are hashed, which takes minutes for large models
         # before the stage runs, so that an input that changes meanwhile does not match

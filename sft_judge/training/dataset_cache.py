@@ -16,6 +16,7 @@ import transformers
 from datasets.exceptions import DatasetGenerationError
 
 from sft_judge.core.errors import InputError
+from sft_judge.core.write_errors import NamedOutput
 
 ROWS_PER_BATCH = 1000  # rows hashed or written at a time
 
@@ -31,20 +32,28 @@ def cached_rows(rows: Callable[[], Iterable[dict]], features: datasets.Features,
 
     Raises:
         InputError: as raised by the generator.
+        WriteError: the disk of the cache is full.
     """
     shown = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # the generator prints its own progress
+    try:
+        with NamedOutput(datasets.config.HF_DATASETS_CACHE):
+            return _from_generator(rows, features, fingerprint)
+    finally:
+        if not shown:
+            datasets.enable_progress_bars()
+
+
+def _from_generator(rows, features: datasets.Features, fingerprint: str) -> datasets.Dataset:
+    """Return `Dataset.from_generator`, and raise the generator's and the disk's errors as they are."""
     try:
         return datasets.Dataset.from_generator(
             rows, features=features, fingerprint=fingerprint, writer_batch_size=ROWS_PER_BATCH
         )
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, InputError):
+        if isinstance(error.__cause__, InputError | OSError):
             raise error.__cause__ from None
         raise
-    finally:
-        if not shown:
-            datasets.enable_progress_bars()
 
 
 def fingerprint(source: str, settings: dict, battles: pa.Table, teacher: dict | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import check_folder, partial_path, replace_folder, write_json
+from sft_judge.core.write_errors import NamedOutput
 from sft_judge.modeling.loading import load_config, load_tokenizer
 from sft_judge.training.adapters import adapter_config, describe_adapter
 from sft_judge.training.base_model import load_base
@@ -105,7 +106,8 @@ def _finish(trainer: JudgeTrainer, config: JudgeConfig, output: Path) -> None:
     Move the finished judge into place atomically, and push it if asked for. A failed push does not lose the training.
     """
     work = Path(trainer.args.output_dir)
-    save_judge(trainer, work / "judge", output)
+    with NamedOutput(output, work / "judge"):
+        save_judge(trainer, work / "judge", output)
     if trainer.is_world_process_zero():
         if (work / TENSORBOARD_LOGS).is_dir():
             (work / TENSORBOARD_LOGS).rename(work / "judge" / TENSORBOARD_LOGS)
