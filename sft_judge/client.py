@@ -1,15 +1,18 @@
 """
 Client of `sft-judge serve`, sync and async: a list of battles in, a list of judgements out, in the same order.
 
-Long lists are sent in several requests. If the queue is full, the server restarts or the connection is lost, the
-request is repeated after the time that the server asks for; judging twice does no harm. Needs httpx, which is
-installed with vLLM.
+Long lists are sent in several requests within the server's limits, which the client asks for once. If the queue is
+full, the server restarts or the connection is lost, the request is repeated after the time that the server asks for;
+judging twice does no harm. Needs httpx, which is installed with vLLM.
 """
 
 import asyncio
+import json
 import time
+from collections.abc import Iterator
 
-BATTLES = 32  # maximum number in one request
+LIMITS = {"battles": 32, "body_mb": 8}  # of a request to a server that does not say its own
+BATTLES = 32  # maximum number in one request, so that no request takes long
 
 
 class ServerError(RuntimeError):
@@ -40,6 +43,7 @@ class JudgeClient:
         import httpx
 
         self._http, self._tries = httpx.Client(**_settings(url, api_key, timeout)), tries
+        self._limits: dict | None = None
 
     def __enter__(self):
         return self
@@ -56,26 +60,30 @@ class JudgeClient:
             swap: `both` or `none`; by default the judge's own policy.
 
         Returns:
-            The judgements, in the order of the battles.
+            The judgements, in the order of the battles. A battle to which the judge gives no finite numbers has `id`
+            and `error` alone.
 
         Raises:
             ServerError: the server refuses a request.
         """
-        return [judged for body in _bodies(battles, swap) for judged in self._post(body)]
+        if self._limits is None:
+            self._limits = _limits(self._send("GET", "/health"))
+        bodies = _bodies(battles, swap, self._limits)
+        return [judged for body in bodies for judged in _judgements(self._send("POST", "/v1/judge", content=body))]
 
-    def _post(self, body: dict) -> list[dict]:
+    def _send(self, method: str, path: str, **options):
         import httpx
 
         for left in reversed(range(self._tries)):
             try:
-                answer = self._http.post("/v1/judge", json=body)
+                answer = self._http.request(method, path, **options)
             except httpx.TransportError:
                 if not left:
                     raise
                 time.sleep(1)
                 continue
             if not left or answer.status_code not in (429, 503):
-                return _judgements(answer)
+                return answer
             time.sleep(_wait(answer))
 
 
@@ -95,6 +103,7 @@ class AsyncJudgeClient:
         import httpx
 
         self._http, self._tries, self._at_once = httpx.AsyncClient(**_settings(url, api_key, timeout)), tries, at_once
+        self._limits: dict | None = None
 
     async def __aenter__(self):
         return self
@@ -111,40 +120,70 @@ class AsyncJudgeClient:
             swap: `both` or `none`; by default the judge's own policy.
 
         Returns:
-            The judgements, in the order of the battles.
+            The judgements, as those of `JudgeClient.judge`.
 
         Raises:
             ServerError: the server refuses a request.
         """
         room = asyncio.Semaphore(self._at_once)
-        answers = await asyncio.gather(*(self._post(body, room) for body in _bodies(battles, swap)))
-        return [judged for answer in answers for judged in answer]
+        if self._limits is None:
+            self._limits = _limits(await self._send(room, "GET", "/health"))
+        bodies = _bodies(battles, swap, self._limits)
+        answers = await asyncio.gather(*(self._send(room, "POST", "/v1/judge", content=body) for body in bodies))
+        return [judged for answer in answers for judged in _judgements(answer)]
 
-    async def _post(self, body: dict, room: asyncio.Semaphore) -> list[dict]:
+    async def _send(self, room: asyncio.Semaphore, method: str, path: str, **options):
         import httpx
 
         for left in reversed(range(self._tries)):
             async with room:
                 try:
-                    answer = await self._http.post("/v1/judge", json=body)
+                    answer = await self._http.request(method, path, **options)
                 except httpx.TransportError:
                     if not left:
                         raise
                     await asyncio.sleep(1)
                     continue
             if not left or answer.status_code not in (429, 503):
-                return _judgements(answer)
+                return answer
             await asyncio.sleep(_wait(answer))
 
 
 def _settings(url: str, api_key: str | None, timeout: float) -> dict:
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     return {"base_url": url, "headers": headers, "timeout": timeout}
 
 
-def _bodies(battles: list[dict], swap: str | None) -> list[dict]:
-    order = {"swap": swap} if swap else {}
-    return [{"battles": battles[start : start + BATTLES], **order} for start in range(0, len(battles), BATTLES)]
+def _limits(health) -> dict:
+    """Return the limits that the server states in its answer to `GET /health`; LIMITS if it states none."""
+    try:
+        known = health.json()["limits"]
+        return {name: int(known[name]) for name in LIMITS}
+    except (ValueError, KeyError, TypeError):  # an older server, or a proxy that answers itself
+        return LIMITS
+
+
+def _bodies(battles: list[dict], swap: str | None, limits: dict) -> Iterator[bytes]:
+    """
+    Yield the bodies of requests that are within the limits. A battle above them is sent alone, to be refused.
+
+    Args:
+        battles: the battles.
+        swap: `both`, `none` or None.
+        limits: the server's limits.
+    """
+    most, room = min(BATTLES, limits["battles"]), limits["body_mb"] * 2**20
+    head, tail = b'{"battles":[', b"]}" if swap is None else b'],"swap":' + json.dumps(swap).encode() + b"}"
+    parts, size = [], 0
+    for battle in battles:
+        part = json.dumps(battle, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        if parts and (len(parts) == most or len(head) + size + len(part) + 1 + len(tail) > room):
+            yield head + b",".join(parts) + tail
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part) + 1
+    if parts:
+        yield head + b",".join(parts) + tail
 
 
 def _judgements(answer) -> list[dict]:

@@ -37,7 +37,11 @@ def judge_battles(judge: Judge | JudgeClient, battles: list[dict], swap: str | N
     if isinstance(judge, JudgeClient):
         fields = ("a", "b", "tie", "verdict", "swap_agreement")
         asked = [{name: row[name] for name in ("prompt", "response_a", "response_b")} for row in battles]
-        return [Judgement(*(answer[name] for name in fields)) for answer in judge.judge(asked, swap)]
+        answers = judge.judge(asked, swap)
+        wrong = [answer["error"]["message"] for answer in answers if "error" in answer]
+        if wrong:
+            raise InputError(f"{len(wrong)} of {len(answers)} battles have no judgement: {wrong[0]}")
+        return [Judgement(*(answer[name] for name in fields)) for answer in answers]
     texts = [[row[name] for row in battles] for name in ("prompt", "response_a", "response_b")]
     return judge.judge(*texts, swap=swap)
 

@@ -26,6 +26,18 @@ def add_arguments(parser):
     )
     parser.add_argument("--insecure", action="store_true", help="allow a public address without API keys")
     parser.add_argument(
+        "--allowed-hosts",
+        nargs="+",
+        metavar="NAME",
+        help="host names that requests may address besides this machine's (any; without keys and on a local address, "
+        "none)",
+    )
+    parser.add_argument(
+        "--root-path", default="", metavar="PATH", help="path under which a proxy publishes the server"
+    )
+    parser.add_argument("--ssl-certfile", type=Path, metavar="F", help="certificate, to serve HTTPS")
+    parser.add_argument("--ssl-keyfile", type=Path, metavar="F", help="private key of the certificate")
+    parser.add_argument(
         "--with-openai", action="store_true", help="also serve vLLM's OpenAI routes, such as /v1/completions"
     )
     parser.add_argument(
@@ -49,21 +61,24 @@ def port(text: str) -> int:
 def run(args):
     import sys
 
-    from sft_judge.inference.serving.auth import check_exposure, read_keys
+    from sft_judge.inference.serving.auth import check_certificate, check_exposure, read_keys
     from sft_judge.inference.serving.limits import HELP, Limits
 
     limits = Limits(**{name: getattr(args, f"max_{name}") for name in HELP})
     keys = read_keys(args.api_key_file) if args.api_key_file else []
     check_exposure(args.host, keys, args.insecure)
+    check_certificate(args.ssl_certfile, args.ssl_keyfile)
     from sft_judge.core.model_files import name_of
     from sft_judge.inference.serving.server import Settings, serve
     from sft_judge.modeling.hub import judge_folder
 
     args.model = judge_folder(args.model)  # no `judge_path`: hashing the folder would take minutes at every start
     on_hub = name_of(args.model) != args.model
+    args.root_path = f"/{path}" if (path := args.root_path.strip("/")) else ""
     args.name = args.name or (name_of(args.model).split("@")[0] if on_hub else None)
 
     names = ("model", "name", "host", "port", "dtype", "with_openai", "log_requests", "vllm")
+    names += ("allowed_hosts", "root_path", "ssl_certfile", "ssl_keyfile")
     if not serve(Settings(**{name: getattr(args, name) for name in names}, keys=keys, limits=limits)):
         print("sft-judge: the judge's engine died; start the server again.", file=sys.stderr)
         raise SystemExit(1)

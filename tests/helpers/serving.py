@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -50,17 +51,22 @@ class Reference:
 
 
 @contextmanager
-def served(folder: Path, engine=None, keys=(), **limits):
+def served(folder: Path, engine=None, keys=(), app_options=None, uvicorn_options=None, **limits):
     """A service, and an httpx client of it, on a free port; `engine` is taken over from another service."""
+    uvicorn_options = uvicorn_options or {}
     spec = read_spec(folder)
     engine = engine or Reference(open_engine("transformers", str(folder), spec))
     prompt = JudgePrompt.of(load_tokenizer(str(folder)), spec)
     service = Service("tiny", engine, prompt, spec, Limits(**limits))
     with bound("127.0.0.1", 0) as listener:
-        server = uvicorn_server(build_app(service, Keys(list(keys))), service.limits, False)
+        app = build_app(service, Keys(list(keys)), **(app_options or {}))
+        server = uvicorn_server(app, service.limits, False, **uvicorn_options)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        with httpx.Client(base_url=address(listener), timeout=60) as client:
+        scheme = "https" if "ssl_certfile" in uvicorn_options else "http"
+        verify = uvicorn_options.get("ssl_certfile", True)
+        context = ssl.create_default_context(cafile=verify) if scheme == "https" else True
+        with httpx.Client(base_url=address(listener, scheme), timeout=60, verify=context) as client:
             while not server.started:
                 threading.Event().wait(0.01)
             try:

@@ -4,6 +4,8 @@ Routes of the server: `/v1/judge` and its batch form, `/health`, `/metrics`, the
 
 import asyncio
 import json
+from dataclasses import asdict
+from typing import Any
 
 from sft_judge.inference.serving.auth import Keys
 from sft_judge.inference.serving.demo_page import content_policy, page
@@ -20,7 +22,13 @@ PAGE_HEADERS = {
 }
 
 
-def build_app(service: Service, keys: Keys, registries: tuple = (), others=None):
+def build_app(
+    service: Service,
+    keys: Keys,
+    registries: tuple = (),
+    others: tuple[tuple[str, ...], Any] | None = None,
+    hosts: frozenset[str] | None = None,
+) -> Guard:
     """
     Build the ASGI app.
 
@@ -28,7 +36,8 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
         service: answers the requests.
         keys: the API keys.
         registries: Prometheus registries whose metrics are shown with ours.
-        others: an ASGI app for all other paths, or None.
+        others: paths and the ASGI app that answers them, or None.
+        hosts: host names that a request may address, or None for any.
     """
     from fastapi import FastAPI, Request
     from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
@@ -57,12 +66,15 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
         body = await _body_of(request, LINES, "application/jsonl")
         return _stream(service.answer_lines(body), service.limits.seconds)
 
-    @app.get("/health", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}, **broken})
+    @app.get(
+        "/health",
+        responses={200: {"content": {"application/json": {"example": {"status": "ok", "model": "judge"}}}}, **broken},
+    )
     async def health():
         """Return 200 while the engine is alive."""
         if not service.engine.alive:
             raise unavailable("The judge's engine has stopped.")
-        return {"status": "ok", "model": service.name}
+        return {"status": "ok", "model": service.name, "limits": asdict(service.limits)}
 
     plain = {200: {"content": {"text/plain": {}}}, 401: {"model": Error}}
 
@@ -75,11 +87,19 @@ def build_app(service: Service, keys: Keys, registries: tuple = (), others=None)
     async def root():
         return HTMLResponse(page(service.name, bool(keys)), headers=PAGE_HEADERS)
 
-    if others is not None:
-        app.mount("/", others)
     if keys:
         _document_keys(app)
-    return Guard(app, keys, service)
+    return Guard(app if others is None else _by_path(app, *others), keys, service, hosts)
+
+
+def _by_path(app, paths: tuple[str, ...], other):
+    """Return an ASGI app that passes requests for some paths to another app."""
+
+    async def passed_on(scope, receive, send):
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        await (other if path in paths else app)(scope, receive, send)
+
+    return passed_on
 
 
 async def _body_of(request, *types: str) -> bytes:

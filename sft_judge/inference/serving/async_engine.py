@@ -1,17 +1,19 @@
 """vLLM's asynchronous engine for one judge: token ids in, log-probabilities over the verdicts out."""
 
+import argparse
 import asyncio
 import itertools
 import subprocess
 import sys
 from argparse import Namespace
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import numpy as np
 
-from sft_judge.core.errors import InputError
+from sft_judge.core.errors import InputError, one_line
 from sft_judge.inference.engines.vllm_engine import check_usable, engine_settings, sampling_params, verdict_logp
 from sft_judge.inference.serving.errors import unavailable
+from sft_judge.inference.serving.vllm_flags import check_flags
 from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.modeling.loading import is_classifier
 
@@ -67,7 +69,9 @@ for pid in map(int, sys.argv[1:]):
 """
 
 
-def vllm_arguments(model: str, spec: JudgeSpec, dtype: str, name: str, words: list[str]) -> Namespace:
+def vllm_arguments(
+    model: str, spec: JudgeSpec, dtype: str, name: str, words: list[str], with_openai: bool = False
+) -> Namespace:
     """
     Build vLLM's server arguments for a judge.
 
@@ -77,9 +81,10 @@ def vllm_arguments(model: str, spec: JudgeSpec, dtype: str, name: str, words: li
         dtype: the dtype, not `auto`.
         name: name of the judge in answers.
         words: further flags of vLLM.
+        with_openai: True if vLLM's OpenAI routes are served, whose clients expect log-probabilities.
 
     Raises:
-        InputError: vLLM cannot run the judge, or a flag is invalid.
+        InputError: vLLM cannot run the judge, or a flag is invalid, has no effect or contradicts judge.json.
     """
     check_usable(model, "Serve the judge it was made from, or use another machine.")
     if is_classifier(model):
@@ -89,9 +94,19 @@ def vllm_arguments(model: str, spec: JudgeSpec, dtype: str, name: str, words: li
 
     parser = make_arg_parser(FlexibleArgumentParser(prog="vLLM", add_help=False, exit_on_error=False))
     parser.error = _refuse
-    parser.set_defaults(**engine_settings(model, spec, dtype), served_model_name=[name])
-    args = parser.parse_args(words)
-    validate_parsed_serve_args(args)
+    settings = engine_settings(model, spec, dtype) | {"served_model_name": [name]}
+    if not with_openai:
+        settings["logprobs_mode"] = "raw_logits"  # as `predict` reads them
+    parser.set_defaults(**settings)
+    try:
+        args = parser.parse_args(words)
+    except (argparse.ArgumentError, ValueError) as error:  # ValueError: a file of --config
+        _refuse(one_line(error))
+    check_flags(args, parser.get_default, spec, with_openai)
+    try:
+        validate_parsed_serve_args(args)
+    except (TypeError, ValueError) as error:
+        _refuse(one_line(error))
     return args
 
 
@@ -101,10 +116,20 @@ def _refuse(message: str):
 
 @asynccontextmanager
 async def open_client(args: Namespace):
-    """Open vLLM's engine client, and shut it down at the end."""
+    """
+    Open vLLM's engine client, and shut it down at the end.
+
+    Raises:
+        InputError: vLLM does not start.
+    """
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 
-    async with build_async_engine_client(args) as client:
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(build_async_engine_client(args))
+        except (RuntimeError, ValueError, AssertionError) as error:  # also the errors of pydantic
+            why = one_line(error) or type(error).__name__
+            raise InputError(f"{args.model}: vLLM does not start ({why[:300]}). See its messages above.") from error
         with _kill_with_parent():
             yield client
 

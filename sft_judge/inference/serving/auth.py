@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import ipaddress
+import ssl
 from pathlib import Path
 
 from sft_judge.core.errors import InputError
@@ -38,6 +39,32 @@ def check_exposure(host: str, keys: list[str], insecure: bool) -> None:
             f"--host {host} can be reached from other machines and there is no key. Give --api-key-file, or "
             "--insecure if a proxy in front of the server checks who may use it."
         )
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """
+    Check the files for HTTPS, before the engine is started.
+
+    Args:
+        certificate: file of the certificate, or None.
+        key: file of its private key, or None.
+
+    Raises:
+        InputError: one of the two is missing, or they are not a certificate and its key.
+    """
+    if (certificate is None) != (key is None):
+        raise InputError("--ssl-certfile and --ssl-keyfile go together.")
+    if certificate is None:
+        return
+    for file in (certificate, key):
+        if not file.is_file():
+            raise InputError(f"{file}: no such file.")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise InputError(
+            f"{certificate} and {key} are not a certificate and its unencrypted key, in PEM ({error})."
+        ) from error
 
 
 def is_loopback(host: str) -> bool:

@@ -20,6 +20,7 @@ class Limits:
     body_mb: int = 8
     batch_mb: int = 64
     queue: int = 1024
+    queue_mb: int = 256
     seconds: int = 60
 
     def __post_init__(self):
@@ -30,6 +31,11 @@ class Limits:
             raise InputError(
                 f"--max-queue {self.queue} must be above --max-battles {self.battles}: a full request would never fit."
             )
+        if self.queue_mb < max(self.body_mb, self.batch_mb):
+            raise InputError(
+                f"--max-queue-mb {self.queue_mb} must be at least --max-body-mb {self.body_mb} and --max-batch-mb "
+                f"{self.batch_mb}: a full request would never fit."
+            )
 
 
 HELP = {
@@ -39,6 +45,7 @@ HELP = {
     "body_mb": "MiB of one request",
     "batch_mb": "MiB of one request to /v1/judge/batch",
     "queue": "requests and battles in progress; further requests get status 429",
+    "queue_mb": "MiB of the requests in progress; further requests get status 429",
     "seconds": "seconds for one request, and for the requests in progress when the server stops",
 }
 
@@ -49,20 +56,44 @@ class Queue:
 
     Args:
         limit: maximum number of places.
+        megabytes: maximum size of all bodies in progress, in MiB.
     """
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, megabytes: int):
         self.limit, self.taken, self.last_seconds = limit, 0, 0.0
+        self.megabytes, self.bytes = megabytes, 0
 
     @contextmanager
     def places(self, count: int):
         """Hold `count` places. Raise `HttpError` 429 if not enough places are free."""
         if self.taken + count > self.limit:
-            wait = min(60, max(1, math.ceil(self.last_seconds)))  # duration of the last request with its waiting time
-            message = f"{self.taken} requests and battles are in progress, the limit is {self.limit}. Try again later."
-            raise HttpError(429, "queue_full", message, headers={"Retry-After": str(wait)})
+            raise self._full(f"{self.taken} requests and battles are in progress, the limit is {self.limit}.")
         self.taken += count
         try:
             yield
         finally:
             self.taken -= count
+
+    @contextmanager
+    def bytes_of_body(self):
+        """Yield a function that counts further bytes of one body. It raises `HttpError` 429 above the limit."""
+        own = 0
+
+        def add(count: int) -> None:
+            nonlocal own
+            if self.bytes + count > self.megabytes * 2**20:
+                raise self._full(
+                    f"The requests in progress have {self.bytes} bytes, the limit is {self.megabytes} MiB."
+                )
+            self.bytes += count
+            own += count
+
+        try:
+            yield add
+        finally:
+            self.bytes -= own
+
+    def _full(self, message: str) -> HttpError:
+        wait = min(60, max(1, math.ceil(self.last_seconds)))  # duration of the last request with its waiting time
+        headers = {"Retry-After": str(wait), "Connection": "close"}
+        return HttpError(429, "queue_full", f"{message} Try again later.", headers=headers)

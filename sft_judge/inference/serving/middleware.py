@@ -1,5 +1,5 @@
 """
-Middleware in front of every route: the API key, the queue, the size of a body, and the time until it has arrived.
+Middleware in front of every route: the host, the API key, the queue, the size of a body, and the time until it came.
 
 The whole body is read here, before any route sees the request, so that no route, including vLLM's own, can miss a
 limit. All paths need a key except those in OPEN_PATHS.
@@ -8,7 +8,7 @@ limit. All paths need a key except those in OPEN_PATHS.
 import asyncio
 
 from sft_judge.inference.serving.auth import Keys
-from sft_judge.inference.serving.errors import CODES, HttpError, response
+from sft_judge.inference.serving.errors import CODES, HttpError, response, unavailable
 
 OPEN_PATHS = ("/", "/health", "/openapi.json")
 BATCH_PATH = "/v1/judge/batch"
@@ -22,15 +22,17 @@ class Guard:
         app: the ASGI app.
         keys: the API keys.
         service: the service, for its queue, limits and metrics.
+        hosts: host names that a request may address, or None for any.
     """
 
-    def __init__(self, app, keys: Keys, service):
-        self.app, self.keys = app, keys
+    def __init__(self, app, keys: Keys, service, hosts: frozenset[str] | None = None):
+        self.app, self.keys, self.hosts = app, keys, hosts
         self.queue, self.limits, self.requests = service.queue, service.limits, service.metrics.requests
+        self.stopping = asyncio.Event()  # set when the server stops: unfinished uploads end
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
-            return  # websockets are not supported; lifespan is not needed, because the engine outlives the app
+            return  # lifespan is not needed, because the engine outlives the app
 
         async def counted(message):
             if message["type"] == "http.response.start":
@@ -45,17 +47,35 @@ class Guard:
             return
 
     async def _admit(self, scope, receive, send):
-        headers = dict(scope["headers"])
-        if scope["path"] not in OPEN_PATHS and not self.keys.admit(headers):
+        headers, path = dict(scope["headers"]), scope["path"].removeprefix(scope.get("root_path", ""))
+        self._check_host(headers)
+        if path not in OPEN_PATHS and not self.keys.admit(headers):
             header = {"WWW-Authenticate": "Bearer"}
             raise HttpError(401, CODES[401], "Send a key of this server: `Authorization: Bearer KEY`.", headers=header)
+        if scope["method"] == "HEAD":  # as GET; the server sends no body
+            scope = {**scope, "method": "GET"}
         if scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        with self.queue.places(1):
-            body = await self._body(scope["path"], headers, receive)
+        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if encoding not in (b"", b"identity"):
+            raise HttpError(415, CODES[415], f"The body is encoded as {encoding[:40]!r}; send it as it is.")
+        with self.queue.places(1), self.queue.bytes_of_body() as count:
+            body = await self._body(path, headers, receive, count)
             await self.app(scope, _replay(body, receive), send)
 
-    async def _body(self, path: str, headers: dict, receive) -> bytes:
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """
+        Check the Host header of a server without keys, which a web page could otherwise reach under a name of its own
+        (DNS rebinding, https://owasp.org/www-community/attacks/DNS_Rebinding).
+        """
+        if self.hosts is None:
+            return
+        name = host_name(headers.get(b"host", b"").decode("latin-1"))
+        if name not in self.hosts:
+            message = f"This server is not known as {name[:100]!r}; `--allowed-hosts` names other hosts."
+            raise HttpError(400, CODES[400], message)
+
+    async def _body(self, path: str, headers: dict, receive, count) -> bytes:
         megabytes = self.limits.batch_mb if path == BATCH_PATH else self.limits.body_mb
         too_large = HttpError(
             413, CODES[413], f"The body is larger than {megabytes} MiB.", headers={"Connection": "close"}
@@ -67,10 +87,10 @@ class Guard:
         try:
             async with asyncio.timeout(self.limits.seconds):
                 while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise Gone
-                    body += message.get("body", b"")
+                    message = await self._next(receive)
+                    part = message.get("body", b"")
+                    count(len(part))
+                    body += part
                     if len(body) > megabytes * 2**20:
                         raise too_large
                     if not message.get("more_body"):
@@ -79,9 +99,32 @@ class Guard:
             late = f"The body was not complete after {self.limits.seconds} s."
             raise HttpError(408, CODES[408], late, headers={"Connection": "close"}) from None
 
+    async def _next(self, receive) -> dict:
+        """Return the next message of a request. Raise `HttpError` 503 if the server stops before it comes."""
+        message = asyncio.ensure_future(receive())
+        stopped = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((message, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not message.done():
+                raise unavailable("The server stops.")
+            if message.result()["type"] == "http.disconnect":
+                raise Gone
+            return message.result()
+        finally:
+            message.cancel()
+            stopped.cancel()
+
 
 class Gone(Exception):
     """Signal that the client has disconnected."""
+
+
+def host_name(header: str) -> str:
+    """Return the host of a Host header in lower case, without port and brackets."""
+    name = header.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0]
 
 
 def _replay(body: bytes, receive):

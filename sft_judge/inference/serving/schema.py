@@ -9,11 +9,20 @@ import json
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sft_judge.core.files import load_json
-from sft_judge.data.battles import OPTIONAL, REQUIRED
+from sft_judge.data.battles import FIELDS, OPTIONAL, REQUIRED
 from sft_judge.data.importing.conversation import clean_text
 from sft_judge.inference.serving.errors import CODES, HttpError
 from sft_judge.inference.serving.limits import Limits
@@ -103,8 +112,9 @@ class Requests:
         )
         self.battle = create_model(
             "Battle",
-            __config__=ConfigDict(extra="forbid"),
-            __doc__="A prompt and two responses.",
+            __config__=ConfigDict(extra="forbid", json_schema_extra={"anyOf": _equal_turns(limits.turns)}),
+            __doc__="A prompt and two responses, with the same number of turns.",
+            __validators__={"turns": model_validator(mode="after")(_check_turns)},
             id=(short | None, None),
             prompt=(text_or_turns, ...),
             response_a=(text_or_turns, ...),
@@ -152,7 +162,7 @@ class Requests:
 def read_json(body: bytes) -> dict:
     """Parse a body as a JSON object. Raise `HttpError` 400 for anything else."""
     try:
-        value = load_json(body.decode("utf-8"), parse_constant=_no_constant)
+        value = load_json(body.decode("utf-8-sig"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise HttpError(400, CODES[400], f"The body is not UTF-8: byte {error.start} is invalid.") from None
     except json.JSONDecodeError as error:
@@ -176,6 +186,25 @@ def _as_turns(value):
     if not isinstance(value, list):
         raise PydanticCustomError("turns", "expected a string or a list of strings")
     return [clean_text(turn, Counter()) if isinstance(turn, str) else turn for turn in value]
+
+
+def _equal_turns(most: int) -> list[dict]:
+    """Return JSON schemas of battles with 1 to `most` turns in each text: other schemas cannot compare lengths."""
+    shapes = [{"type": "array", "minItems": number, "maxItems": number} for number in range(1, most + 1)]
+    shapes[0] = {"anyOf": [{"type": "string"}, shapes[0]]}
+    return [{"properties": dict.fromkeys(FIELDS, shape)} for shape in shapes]
+
+
+def _check_turns(battle):
+    """Check that both responses have as many turns as the prompt, as `sft-judge import` does."""
+    counts = [len(getattr(battle, name)) for name in FIELDS]
+    if len(set(counts)) > 1:
+        raise PydanticCustomError(
+            "turns",
+            "prompt, response_a and response_b have {counts} turns, expected the same number",
+            {"counts": str(counts)},
+        )
+    return battle
 
 
 def _without_unseen(value):

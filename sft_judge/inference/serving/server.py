@@ -19,7 +19,7 @@ from pathlib import Path
 from sft_judge.core.errors import InputError
 from sft_judge.inference.serving.app import build_app
 from sft_judge.inference.serving.async_engine import AsyncVllm, open_client, vllm_arguments
-from sft_judge.inference.serving.auth import Keys
+from sft_judge.inference.serving.auth import Keys, is_loopback
 from sft_judge.inference.serving.errors import HttpError
 from sft_judge.inference.serving.limits import Limits
 from sft_judge.inference.serving.openai_routes import openai_app
@@ -31,6 +31,7 @@ from sft_judge.prompts.prompt import JudgePrompt
 
 logger = logging.getLogger(__name__)
 
+BACKLOG = 2048  # connections that wait to be accepted, as in uvicorn
 UNHEALTHY_SECONDS = 5  # time for which a server without its engine still answers with 503
 SECONDS_BETWEEN_LOOKS = 0.5  # between checks of the engine
 
@@ -49,6 +50,10 @@ class Settings:
     log_requests: bool
     limits: Limits
     vllm: list[str]
+    allowed_hosts: list[str] | None = None
+    root_path: str = ""
+    ssl_keyfile: Path | None = None
+    ssl_certfile: Path | None = None
 
 
 def serve(settings: Settings) -> bool:
@@ -59,7 +64,8 @@ def serve(settings: Settings) -> bool:
     prompt = JudgePrompt.of(load_tokenizer(settings.model), spec)
     name = settings.name or Path(settings.model).resolve().name
     with bound(settings.host, settings.port) as listener:
-        args = vllm_arguments(settings.model, spec, dtype_of(settings.model, settings.dtype), name, settings.vllm)
+        dtype = dtype_of(settings.model, settings.dtype)
+        args = vllm_arguments(settings.model, spec, dtype, name, settings.vllm, settings.with_openai)
         return uvloop.run(_serve(settings, name, spec, prompt, args, listener))
 
 
@@ -70,8 +76,11 @@ async def _serve(settings: Settings, name: str, spec, prompt: JudgePrompt, args,
         service = Service(name, AsyncVllm(client, spec), prompt, spec, settings.limits)
         await _judge_example(service, settings.model)
         others = await openai_app(client, args) if settings.with_openai else None
-        app = build_app(service, Keys(settings.keys), (get_prometheus_registry(),), others)
-        server = uvicorn_server(app, settings.limits, settings.log_requests)
+        app = build_app(service, Keys(settings.keys), (get_prometheus_registry(),), others, allowed_hosts(settings))
+        options = {"root_path": settings.root_path}
+        if settings.ssl_certfile:
+            options |= {"ssl_certfile": str(settings.ssl_certfile), "ssl_keyfile": str(settings.ssl_keyfile)}
+        server = uvicorn_server(app, settings.limits, settings.log_requests, **options)
 
         def stop():
             server.should_exit = True
@@ -92,14 +101,26 @@ async def _judge_example(service: Service, model: str) -> None:
         raise InputError(f"{model}: {error} It failed on a test battle; see vLLM's messages above.") from error
 
 
-def uvicorn_server(app, limits: Limits, log_requests: bool):
+def allowed_hosts(settings: Settings) -> frozenset[str] | None:
+    """
+    Return the host names that requests may address, or None for any.
+
+    A server that only this machine can reach and that has no key accepts its own names and those of --allowed-hosts.
+    """
+    if settings.allowed_hosts is None and (settings.keys or not is_loopback(settings.host)):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "::1", settings.host, *(settings.allowed_hosts or ())})
+
+
+def uvicorn_server(app, limits: Limits, log_requests: bool, **options):
     """
     Create uvicorn's server, without its signal handling, which raises the signals again at the end.
 
     Args:
-        app: the ASGI app.
+        app: the ASGI app, a `Guard`.
         limits: the server's limits.
         log_requests: write an access log.
+        **options: further options of `uvicorn.Config`, such as `root_path`.
     """
     import uvicorn
 
@@ -109,7 +130,11 @@ def uvicorn_server(app, limits: Limits, log_requests: bool):
 
         async def startup(self, sockets=None):
             await super().startup(sockets)
-            logger.info(f"serving at {address(sockets[0])}")
+            logger.info(f"serving at {address(sockets[0], 'https' if self.config.is_ssl else 'http')}")
+
+        async def shutdown(self, sockets=None):
+            app.stopping.set()
+            await super().shutdown(sockets)
 
     log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     log_config["handlers"]["access"]["stream"] = "ext://sys.stderr"  # standard output has only the address
@@ -120,8 +145,10 @@ def uvicorn_server(app, limits: Limits, log_requests: bool):
         access_log=log_requests,
         log_config=log_config,
         lifespan="off",
+        ws="none",  # a request to switch to WebSocket is answered as any other
         server_header=False,
         timeout_graceful_shutdown=limits.seconds,
+        **options,
     )
     return Server(config)
 
@@ -135,7 +162,9 @@ async def _watch(engine: AsyncVllm, stop) -> None:
 
 def bound(host: str, port: int) -> socket.socket:
     """
-    Return a socket that is bound to the port but does not listen yet. Raise `InputError` if binding fails.
+    Return a socket that listens on the port. Raise `InputError` if this fails.
+
+    It listens before the engine starts, so that a second server on this port fails at once. Early clients wait.
 
     Args:
         host: address.
@@ -146,12 +175,19 @@ def bound(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
+        listener.listen(BACKLOG)
     except OSError as error:
         raise InputError(f"{host}:{port}: {error.strerror or error}. Give another --host or --port.") from error
     return listener
 
 
-def address(listener: socket.socket) -> str:
-    """Return the URL of the server."""
+def address(listener: socket.socket, scheme: str = "http") -> str:
+    """
+    Return the URL of the server.
+
+    Args:
+        listener: its socket.
+        scheme: `http` or `https`.
+    """
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -7,9 +7,10 @@ answers. It is a single thread, because a tokenizer of transformers cannot be us
 
 import asyncio
 import json
+import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -26,6 +27,8 @@ from sft_judge.inference.serving.schema import Requests
 from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.prompts.prompt import JudgePrompt
 
+logger = logging.getLogger(__name__)
+
 
 class Service:
     """
@@ -41,7 +44,7 @@ class Service:
 
     def __init__(self, name: str, engine, prompt: JudgePrompt, spec: JudgeSpec, limits: Limits):
         self.name, self.engine, self.prompt, self.spec, self.limits = name, engine, prompt, spec, limits
-        self.requests, self.queue = Requests(limits), Queue(limits.queue)
+        self.requests, self.queue = Requests(limits), Queue(limits.queue, limits.queue_mb)
         self.metrics = Metrics(self.queue)
         self._reader = ThreadPoolExecutor(1, "reader")
         self._batch_room = asyncio.Semaphore(limits.battles)  # limits the lines of all batches in the engine at once
@@ -56,7 +59,7 @@ class Service:
 
     async def answer_lines(self, body: bytes) -> AsyncIterator[str]:
         """Yield one line for each line of a batch, in order: its judgement or an error."""
-        lines = enumerate((line for line in body.split(b"\n") if line.strip()), 1)
+        lines = enumerate((line for line in _lines_of(body) if line.strip()), 1)
         window = deque()
         try:
             for number, line in lines:
@@ -76,6 +79,9 @@ class Service:
         except HttpError as error:
             answer = error.content()
             answer["error"]["message"] = f"line {number}: {error}"
+        except (RuntimeError, ValueError) as error:  # such as vLLM's refusal of one prompt; it must not end the batch
+            logger.exception("a line of a batch failed")
+            answer = HttpError(500, CODES[500], f"line {number}: {type(error).__name__} in the engine.").content()
         return json.dumps(answer) + "\n"
 
     async def _judge(self, body: bytes, in_batch: bool = False) -> list[dict]:
@@ -118,3 +124,13 @@ class Service:
                 param = f"battles.{place}" if len(rows) > 1 else None
                 raise HttpError(400, CODES[400], str(error), param) from None
         return rows, fitted, orders, [self.prompt.ids(fields, order) for fields in fitted for order in orders]
+
+
+def _lines_of(body: bytes) -> Iterator[bytes]:
+    """Yield the lines of a body one by one. A list of 64 MiB of empty lines would take gigabytes."""
+    start = 0
+    while start < len(body):
+        end = body.find(b"\n", start)
+        end = len(body) if end < 0 else end
+        yield body[start:end]
+        start = end + 1

@@ -138,4 +138,6 @@ def test_metrics_and_health_say_what_was_done(server, battles):
     client.post("/v1/judge", json={"battles": battles})
     text = client.get("/metrics").text
     assert f"sft_judge_battles_total {before + len(battles)}" in text and "sft_judge_queue 0.0" in text
-    assert client.get("/health").json() == {"status": "ok", "model": "tiny"}
+    health = client.get("/health").json()
+    assert (health["status"], health["model"]) == ("ok", "tiny")
+    assert health["limits"]["battles"] == service.limits.battles and health["limits"]["body_mb"] == 8
