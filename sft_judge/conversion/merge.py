@@ -12,7 +12,7 @@ import torch
 
 from sft_judge.conversion.compatibility import check_compatible
 from sft_judge.conversion.four_bit import LoadedIn4Bit, StoredIn4Bit, weights_of
-from sft_judge.conversion.merge_adapter import AdapterByShards, NotByShards
+from sft_judge.conversion.merge_adapter import AdapterByShards, NotByShards, merge_in_memory
 from sft_judge.conversion.text_only import TextPart, find_text_only
 from sft_judge.conversion.weight_files import WeightFiles, write_shards
 from sft_judge.core.errors import InputError
@@ -80,7 +80,7 @@ def merge_judges(models: list[str], weights: list[float] | None, output: Path, o
             for place, (model, share, spec) in enumerate(zip(models, shares, specs, strict=True))
         ]
         _check_same_weights(parts)
-        text = find_text_only(load_config(models[0]), parts[0].files)
+        text = find_text_only(load_config(str(parts[0].files.folder)), parts[0].files)
         if text:
             logger.info(f"{models[0]}: merged as {text.config.architectures[0]}, without the image modules.")
         _write(parts, output, text)
@@ -154,7 +154,9 @@ def _open_part(model: str, share: float, spec: JudgeSpec, onto: str, scratch: Pa
     except NotByShards as why:
         logger.warning(f"{model}: {why}, so the whole base is loaded into memory.")
         _merge_whole(model, Part(share, files, four_bit=four_bit), scratch)
-        return Part(share, WeightFiles(str(scratch)))
+        merged = WeightFiles(str(scratch))
+        merged.model = model  # for messages
+        return Part(share, merged)
 
 
 def _merge_whole(model: str, base: Part, folder: Path) -> None:
@@ -168,7 +170,7 @@ def _merge_whole(model: str, base: Part, folder: Path) -> None:
     if not hasattr(adapted.base_model, "merge_and_unload"):
         kind = adapted.active_peft_config.peft_type.value
         raise InputError(f"{model} is a {kind} adapter of PEFT, which does not change weights and cannot be merged.")
-    adapted.merge_and_unload().save_pretrained(folder)
+    merge_in_memory(adapted, model).save_pretrained(folder)
 
 
 def _check_same_weights(parts: list[Part]) -> None:

@@ -7,8 +7,10 @@ for all of PEFT's ranks, scales, DoRA and layouts. PEFT has no merge from file t
 of adapters, without DoRA, but would be one more dependency.
 """
 
+import logging
+
 import torch
-from peft import PeftConfig, PeftType
+from peft import PeftConfig, PeftModel, PeftType
 from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -18,6 +20,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from sft_judge.conversion.weight_files import WeightFiles
 from sft_judge.core.errors import InputError
 from sft_judge.modeling.loading import base_of, load_config, with_adapter
+
+logger = logging.getLogger(__name__)
 
 # settings with which LoRA does more than add to the weights of layers
 UNSUPPORTED_SETTINGS = (
@@ -99,6 +103,52 @@ class AdapterByShards:
         merged, base.weight = base.weight.data, meta_weight
         layer.merged_adapters.clear()
         return merged
+
+
+def merge_in_memory(adapted: PeftModel, adapter: str) -> torch.nn.Module:
+    """
+    Merge as PEFT does, but with separate weights of the head and the embeddings if the adapter makes them differ.
+
+    PEFT merges an update of one of two tied weights into both (https://github.com/huggingface/peft/issues/2018).
+
+    Args:
+        adapted: the base with the adapter on it, in memory.
+        adapter: folder of the adapter, for messages.
+
+    Raises:
+        InputError: the adapter has biases for layers without one.
+    """
+    for name, layer in adapted.named_modules():
+        if isinstance(layer, LoraLayer) and any(layer.lora_bias.values()) and layer.get_base_layer().bias is None:
+            raise InputError(
+                f"{adapter}: it has lora_bias, but {name.removeprefix('base_model.model.')} of its base has no bias "
+                "to merge into. Use the adapter as it is, or train again without lora_bias."
+            )
+    ends = [_inner(end) for end in (adapted.get_input_embeddings(), adapted.get_output_embeddings())]
+    config = adapted.active_peft_config
+    kept_tied = getattr(config, "ensure_weight_tying", False) or getattr(config, "trainable_token_indices", None)
+    tied = ends[0].weight is ends[1].weight
+    if tied and not kept_tied:  # with these two settings PEFT itself keeps both the same
+        ends[1].weight = torch.nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
+    merged = adapted.merge_and_unload()
+    embeddings, head = merged.get_input_embeddings(), merged.get_output_embeddings()
+    if torch.equal(embeddings.weight, head.weight):
+        head.weight = embeddings.weight
+    elif tied:
+        for each in (merged.config, merged.config.get_text_config()):
+            each.tie_word_embeddings = False
+        logger.warning(
+            f"{adapter}: it changes the head or the embeddings, which its base ties, so both are written "
+            "(tie_word_embeddings is false), and the merged judge is larger. vLLM does not load such a Gemma."
+        )
+    return merged
+
+
+def _inner(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the base's own module, without PEFT's wrappers."""
+    while inner := getattr(module, "base_layer", None) or getattr(module, "original_module", None):
+        module = inner
+    return module
 
 
 def make_meta_model(config: PretrainedConfig) -> torch.nn.Module:

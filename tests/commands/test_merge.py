@@ -27,16 +27,31 @@ def test_a_merged_adapter_gives_the_adapters_probabilities(base, synthetic_rows,
     np.testing.assert_allclose(naive(merged, synthetic_rows[:8]), naive(adapter, synthetic_rows[:8]), atol=1e-4)
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["on given battles", "on synthetic battles"])
 def test_a_merge_that_changes_probabilities_is_refused_with_status_3(
-    bases, synthetic_file, tmp_path, monkeypatch, capsys
+    given, bases, synthetic_file, tmp_path, monkeypatch, capsys
 ):
     from sft_judge.conversion.merge_adapter import AdapterByShards
 
     adapter = make_judge(tmp_path / "adapter", bases["qwen2"], adapter=True)
     monkeypatch.setattr(AdapterByShards, "merge", lambda self, name, weight: weight)  # forgets the adapter
     before = {path.name for path in tmp_path.iterdir()}
-    assert main(["merge", str(adapter), "--output", str(tmp_path / "merged"), "--battles", str(synthetic_file)]) == 3
+    words = ["merge", str(adapter), "--output", str(tmp_path / "merged"), "--limit", "4"]
+    assert main([*words, *(["--battles", str(synthetic_file)] if given else [])]) == 3
     assert "Parity gate" in capsys.readouterr().err and {path.name for path in tmp_path.iterdir()} == before
+    assert main([*words[:-1], "0"]) == 0  # no gate
+
+
+def test_a_model_that_does_not_fit_into_memory_is_merged_without_a_gate_and_with_a_warning(
+    bases, tmp_path, monkeypatch, capsys
+):
+    from sft_judge.conversion import merge_gate
+
+    adapter = make_judge(tmp_path / "adapter", bases["qwen2"], adapter=True)
+    monkeypatch.setattr(merge_gate, "_free_memory", lambda: 0)
+    assert main(["merge", str(adapter), "--output", str(tmp_path / "merged")]) == 0
+    said = capsys.readouterr()
+    assert "is not compared with its merged form: that needs" in said.err and "adapter against merged" not in said.out
 
 
 def test_a_judge_merged_with_itself_is_itself(judge, tmp_path):

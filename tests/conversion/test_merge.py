@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from helpers.merging import add_adapter, differences, judge_of, merge, stored, tiny_model
+from helpers.judges import naive
+from helpers.merging import add_adapter, differences, forget, judge_of, merge, refuses, stored, tiny_model
 from sft_judge.conversion import weight_files
 from sft_judge.conversion.merge_adapter import AdapterByShards, NotByShards
 from sft_judge.conversion.weight_files import WeightFiles, write_shards
@@ -77,8 +78,7 @@ def test_a_merged_judges_files_are_its_bases_with_a_right_index(adapters, sharde
     "family, tied, settings, why",
     [
         ("qwen3_moe", False, {}, "target_parameters"),
-        ("qwen2", True, {"modules_to_save": ["lm_head"]}, "tied to the head"),
-        ("qwen2", True, {"target_modules": ["embed_tokens", "q_proj"]}, "tied to the head"),
+        ("qwen2", True, {"modules_to_save": ["lm_head"], "ensure_weight_tying": True}, "tied to the head"),
         ("qwen2", False, {"bias": "all"}, "trained biases"),
         ("qwen2", False, {"init_lora_weights": "pissa"}, "its initialisation pissa"),
     ],
@@ -100,6 +100,53 @@ def test_what_cannot_be_merged_by_shards_is_merged_whole_as_peft_does(
     assert not differences(tmp_path / "merged", tmp_path / "whole")
     tie = [AutoConfig.from_pretrained(tmp_path / name).tie_word_embeddings for name in ("merged", "whole")]
     assert tie[0] == tie[1]
+
+
+TIED = {
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "both": {"target_modules": ["embed_tokens", "lm_head"]},
+    "saved head": {"modules_to_save": ["lm_head"]},
+    "saved embeddings": {"modules_to_save": ["embed_tokens"]},
+}
+
+
+@unit
+@pytest.mark.parametrize("settings", TIED.values(), ids=TIED)
+def test_an_adapter_on_one_of_two_tied_weights_leaves_the_other_as_it_is(
+    settings, base, each_judge, synthetic_rows, tmp_path, capfd
+):
+    assert AutoConfig.from_pretrained(base).tie_word_embeddings
+    adapter = judge_of(add_adapter(base, tmp_path / "adapter", **settings), each_judge)
+    forget(adapter / "judge.json", "parts", "base")
+    assert merge(adapter, output=tmp_path / "merged") == 0
+    assert "tie_word_embeddings is false" in capfd.readouterr().err
+    np.testing.assert_allclose(
+        naive(tmp_path / "merged", synthetic_rows[:4]), naive(adapter, synthetic_rows[:4]), atol=1e-4
+    )
+    assert not AutoConfig.from_pretrained(tmp_path / "merged").tie_word_embeddings
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= stored(tmp_path / "merged").keys()
+
+
+@unit
+@pytest.mark.parametrize(
+    "settings", [{"trainable_token_indices": [5, 6]}, {"ensure_weight_tying": True, **TIED["head"]}]
+)
+def test_weights_that_peft_keeps_tied_stay_tied(settings, bases, judge, tmp_path):
+    adapter = judge_of(add_adapter(bases["qwen2"], tmp_path / "adapter", **settings), judge)
+    forget(adapter / "judge.json", "parts", "base")
+    assert merge(adapter, output=tmp_path / "merged") == 0
+    assert AutoConfig.from_pretrained(tmp_path / "merged").tie_word_embeddings
+    assert "lm_head.weight" not in stored(tmp_path / "merged")
+
+
+@unit
+def test_biases_of_an_adapter_for_layers_without_one_are_refused(bases, judge, tmp_path, capfd):
+    adapter = judge_of(add_adapter(bases["qwen2"], tmp_path / "adapter", lora_bias=True), judge)
+    forget(adapter / "judge.json", "parts", "base")
+    refuses(
+        capfd, [adapter], "it has lora_bias, but model.layers.0.self_attn.o_proj of its base has no bias", tmp_path
+    )
 
 
 @unit

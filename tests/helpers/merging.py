@@ -70,3 +70,9 @@ def refuses(capsys, models, reason, tmp_path, **options):
 
 def edit(file, **fields):
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def forget(file, *keys):
+    """Remove keys of a JSON file."""
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in fields.items() if key not in keys}))

@@ -1,0 +1,60 @@
+"""
+Compare an adapter with its merged form, on given battles or on synthetic ones.
+
+A merge should not change a judge, so any battles can show a change; they need no labels.
+"""
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import torch
+
+from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.synthetic.generator import generate_split
+from sft_judge.data.synthetic.preference_model import preset_settings
+from sft_judge.inference.verify import verify_merged
+
+logger = logging.getLogger(__name__)
+
+HEADROOM = 1.25  # of the weights, for activations
+
+
+def check_merged(model: str, merged: Path, battles: Path | None, num_rows: int, onto: str) -> dict | None:
+    """
+    Compare a judge with its merged form.
+
+    Args:
+        model: folder of the judge, usually an adapter.
+        merged: folder of the merged judge.
+        battles: battles file; None for synthetic battles. A model that does not fit into memory is compared on given
+            battles only.
+        num_rows: number of battles.
+        onto: see `merge_judges`.
+
+    Returns:
+        Facts for the manifest; None if the model does not fit into memory.
+
+    Raises:
+        GateError: the probabilities differ by more than the tolerance.
+    """
+    if battles:
+        return verify_merged(model, merged, battles, num_rows, onto)
+    need, free = HEADROOM * sum(file.stat().st_size for file in merged.glob("*.safetensors")), _free_memory()
+    if need > free:
+        logger.warning(
+            f"{model} is not compared with its merged form: that needs {need / 1e9:.0f} GB of memory, and "
+            f"{free / 1e9:.0f} GB are free. On a larger machine: sft-judge merge with --battles."
+        )
+        return None
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "synthetic.parquet"
+        settings = preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1)
+        write_battles(file, battle_table(generate_split(settings, "train").rows))
+        return verify_merged(model, merged, file, num_rows, onto)
+
+
+def _free_memory() -> int:
+    """Return the free bytes of the device on which the transformers engine runs a judge."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
