@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from trl import get_peft_config
 
 from sft_judge.core.errors import InputError, nearest
@@ -108,6 +109,22 @@ def describe_adapter(lora: LoraConfig, model) -> str:
     kind = "DoRA" if lora.use_dora else "LoRA"
     over = "sqrt(r)" if lora.use_rslora else "r"
     return f"{kind} r {lora.r}, alpha {lora.lora_alpha}, alpha / {over} {scale:g}; {trained:,} parameters trained"
+
+
+def question_tied_weights(model) -> str | None:
+    """Return a warning if an adapter changes the head or the embeddings of a base that ties the two; None if not."""
+    config = model.config
+    if not any(getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())):
+        return None
+    ends = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    changed = [name for name, end in ends.items() if isinstance(end, LoraLayer | ModulesToSaveWrapper)]
+    if not changed:
+        return None
+    return (
+        f"The adapter changes the {' and the '.join(changed)} of a base that ties embeddings and head "
+        "(tie_word_embeddings). Merged, the judge has both, so it is larger than its base, and vLLM does not load "
+        "such a Gemma. To avoid this, remove both from lora_target_modules and lora_modules_to_save."
+    )
 
 
 def keep_start(model: PeftModel, folder: Path) -> None:

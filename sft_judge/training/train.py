@@ -14,7 +14,7 @@ from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import check_folder, partial_path, replace_folder, write_json
 from sft_judge.core.write_errors import NamedOutput
 from sft_judge.modeling.loading import load_config, load_tokenizer
-from sft_judge.training.adapters import adapter_config, describe_adapter
+from sft_judge.training.adapters import adapter_config, describe_adapter, question_tied_weights
 from sft_judge.training.base_model import load_base
 from sft_judge.training.config import JudgeConfig, JudgeModelConfig
 from sft_judge.training.from_python import check_push, locate
@@ -125,9 +125,10 @@ def _finish(trainer: JudgeTrainer, config: JudgeConfig, output: Path) -> None:
 def _log_trained_parameters(trainer: JudgeTrainer, lora) -> None:
     if lora:
         logger.info(describe_adapter(lora, trainer.model))
-    doubt = question_learning_rate(trainer.args.learning_rate, trainer.model.num_parameters(), lora is not None)
-    if doubt:
-        logger.warning(doubt)
+    rate, size = trainer.args.learning_rate, trainer.model.num_parameters()
+    for doubt in (question_learning_rate(rate, size, lora is not None), lora and question_tied_weights(trainer.model)):
+        if doubt:
+            logger.warning(doubt)
 
 
 def _fit(trainer: JudgeTrainer, checkpoint: str | None):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from helpers.training_runs import log_loss_of, losses, trained_models, weights
@@ -12,7 +12,7 @@ from sft_judge.cli import main
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import load_model, load_tokenizer
 from sft_judge.prompts.prompt import JudgePrompt
-from sft_judge.training.adapters import describe_adapter
+from sft_judge.training.adapters import describe_adapter, question_tied_weights
 
 unit, engine = pytest.mark.unit, pytest.mark.engine
 
@@ -143,3 +143,25 @@ def test_an_adapter_starts_as_its_recipe_says_and_adds_nothing(start, train):
 def test_the_line_about_an_adapter_gives_the_factor_of_its_product(use_rslora, said):
     lora = LoraConfig(r=16, lora_alpha=8, use_rslora=use_rslora)
     assert said in describe_adapter(lora, torch.nn.Linear(2, 2))
+
+
+@unit
+@pytest.mark.parametrize(
+    "settings, changed",
+    [
+        ({"target_modules": ["lm_head", "q_proj"]}, "the head of"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, "embeddings and the head of"),
+        ({"target_modules": "all-linear"}, None),
+    ],
+)
+def test_an_adapter_on_tied_weights_is_questioned(settings, changed, bases):
+    base = load_model(str(bases["qwen2"]))
+    assert base.config.tie_word_embeddings
+    doubt = question_tied_weights(get_peft_model(base, LoraConfig(r=2, **settings)))
+    assert (doubt is None) if changed is None else f"{changed} a base that ties" in doubt
+
+
+@engine
+def test_a_training_warns_of_tied_weights(train, capsys):
+    train(max_steps=1, lora_modules_to_save="lm_head")
+    assert "warning: The adapter changes the head of a base that ties" in capsys.readouterr().err
