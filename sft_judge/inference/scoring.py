@@ -17,6 +17,7 @@ from sft_judge.prompts.prompt import JudgePrompt
 logger = logging.getLogger(__name__)
 
 NAMED = 5  # battles that a message names
+TRIES_ALONE = 3  # for a row that is not finite: vLLM may give it memory in which another row left NaN
 MOST_IN_FLOAT32 = 256  # rows of a call that are scored again in float32, which may run on the CPU
 
 
@@ -60,9 +61,10 @@ def score_finite(engine, prompts: list[list[int]], names: list[str]) -> np.ndarr
     """
     logp = engine.score(prompts)
     wrong = missing = _not_finite(logp)
-    for row in missing:
-        logp[row] = engine.score([prompts[row]])[0]
-    missing = missing[_not_finite(logp[missing])]
+    for _ in range(TRIES_ALONE):
+        for row in missing:
+            logp[row] = engine.score([prompts[row]], fresh=True)[0]
+        missing = missing[_not_finite(logp[missing])]
     exact = engine.in_float32() if len(missing) else None
     if exact is not None:
         again = missing[:MOST_IN_FLOAT32]

@@ -39,7 +39,7 @@ class Reference:
         self.cancelled = 0
         self._thread = ThreadPoolExecutor(1)  # the head is taken off the model while it runs
 
-    async def score(self, prompts: list[list[int]]) -> np.ndarray:
+    async def score(self, prompts: list[list[int]], fresh: bool = False) -> np.ndarray:
         self.asked += prompts
         try:
             while self.busy:

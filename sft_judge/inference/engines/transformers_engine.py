@@ -68,7 +68,7 @@ class TransformersEngine:
         return self._exact
 
     @torch.inference_mode()
-    def score(self, prompts: list[list[int]]) -> np.ndarray:
+    def score(self, prompts: list[list[int]], fresh: bool = False) -> np.ndarray:
         """
         Compute log-probabilities over the verdicts.
 
@@ -76,6 +76,7 @@ class TransformersEngine:
 
         Args:
             prompts: token ids of each row.
+            fresh: as for vLLM; nothing is kept between calls here.
 
         Returns:
             Log-probabilities [N, K] in float64.

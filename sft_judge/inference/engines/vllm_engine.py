@@ -69,7 +69,7 @@ class VllmEngine:
 
         # vLLM 0.32 reads the verdicts' rows from an LM head that is sharded over the GPUs
         split = gpus > 1 and not loading.is_classifier(model)
-        self._ids, self._exact = spec.verdict_ids, None
+        self._ids, self._exact, self._calls = spec.verdict_ids, None, 0
         self._model, self._spec = model, spec
         self._scale = None if path == "generate" or split else classify_scale(model, spec)
         self.path = "generate" if self._scale is None else "classify"
@@ -111,9 +111,17 @@ class VllmEngine:
             self._exact = open_in_float32(self._model, self._spec, torch.device("cpu"))
         return self._exact
 
-    def score(self, prompts: list[list[int]]) -> np.ndarray:
-        """Compute log-probabilities [N, K] over the verdicts, in float64."""
-        requests = [{"prompt_token_ids": ids} for ids in prompts]
+    def score(self, prompts: list[list[int]], fresh: bool = False) -> np.ndarray:
+        """
+        Compute log-probabilities [N, K] over the verdicts, in float64.
+
+        Args:
+            prompts: token ids of each row.
+            fresh: compute every token, without the prefix cache, which may hold NaN of an earlier row.
+        """
+        self._calls += 1
+        salt = {"cache_salt": f"{self._calls}"} if fresh else {}
+        requests = [{"prompt_token_ids": ids, **salt} for ids in prompts]
         if self.path == "generate":
             return verdict_logp(self._llm.generate(requests, sampling_params(self._ids), use_tqdm=False), self._ids)
         from vllm import PoolingParams

@@ -37,23 +37,35 @@ class AsyncVllm:
         """Return True if the engine's process is running."""
         return not self.client.errored
 
-    async def score(self, prompts: list[list[int]]) -> np.ndarray:
-        """Compute log-probabilities [N, K] over the verdicts. Raise `HttpError` 503 if the engine is dead."""
+    async def score(self, prompts: list[list[int]], fresh: bool = False) -> np.ndarray:
+        """
+        Compute log-probabilities over the verdicts.
+
+        Args:
+            prompts: token ids of each row.
+            fresh: compute every token, without vLLM's prefix cache, which may hold NaN of an earlier row.
+
+        Returns:
+            Log-probabilities [N, K] in float64.
+
+        Raises:
+            HttpError: 503, the engine is dead.
+        """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._last(ids)) for ids in prompts]
+                tasks = [group.create_task(self._last(ids, fresh)) for ids in prompts]
         except ExceptionGroup as errors:  # an error raised under `except*` would be wrapped in a group again
             if errors.subgroup(EngineDeadError) is None:
                 raise
             raise unavailable("The judge's engine has stopped.") from None
         return verdict_logp([task.result() for task in tasks], self._ids)
 
-    async def _last(self, ids: list[int]):
-        async for output in self.client.generate(
-            {"prompt_token_ids": ids}, self._params, f"judge-{next(self._numbers)}"
-        ):
+    async def _last(self, ids: list[int], fresh: bool):
+        name = f"judge-{next(self._numbers)}"
+        prompt = {"prompt_token_ids": ids} | ({"cache_salt": name} if fresh else {})
+        async for output in self.client.generate(prompt, self._params, name):
             last = output
         return last
 

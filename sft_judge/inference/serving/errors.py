@@ -45,8 +45,7 @@ def unavailable(message: str) -> HttpError:
 
 def no_finite_scores() -> HttpError:
     """Return an error 422 for a battle to which the judge gives no finite numbers."""
-    message = "The judge gives no finite numbers for this battle. Other battles are judged."
-    return HttpError(422, CODES[422], message)
+    return HttpError(422, CODES[422], "The judge gives no finite numbers for this battle.")
 
 
 def response(error: HttpError):

@@ -19,7 +19,7 @@ import numpy as np
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import unswap
 from sft_judge.inference.judge import judgements_or_none
-from sft_judge.inference.scoring import orders_of
+from sft_judge.inference.scoring import TRIES_ALONE, orders_of
 from sft_judge.inference.serving.errors import CODES, HttpError, no_finite_scores, unavailable
 from sft_judge.inference.serving.limits import Limits, Queue
 from sft_judge.inference.serving.prometheus import Metrics
@@ -109,9 +109,10 @@ class Service:
     async def _score(self, prompts: list[list[int]]) -> np.ndarray:
         """Return log-probabilities [N, K]; rows that are not finite are scored again alone, and NaN if that fails."""
         logp = await self.engine.score(prompts)
-        for row in np.flatnonzero(~np.isfinite(logp).all(axis=1)):
-            alone = (await self.engine.score([prompts[row]]))[0]
-            logp[row] = alone if np.isfinite(alone).all() else np.nan
+        for _ in range(TRIES_ALONE):
+            for row in np.flatnonzero(~np.isfinite(logp).all(axis=1)):
+                logp[row] = (await self.engine.score([prompts[row]], fresh=True))[0]
+        logp[~np.isfinite(logp).all(axis=1)] = np.nan
         return logp
 
     def _read(self, body: bytes, in_batch: bool) -> tuple:
