@@ -10,6 +10,8 @@ from sft_judge.core.choices import DTYPES, ENGINES, LOG_LOSS_TOLERANCE, SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
 
+MAX_COUNT, MAX_SEED = 2**31 - 1, 2**32 - 1
+MAX_BUDGET = 365 * 24 * 3600  # seconds
 FROM_HUB = "a judge: a folder or a Hub id; ID@REVISION is a branch, tag or commit"
 
 
@@ -18,15 +20,22 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    return natural(text)
 
 
-def natural(text: str) -> int:
-    """Parse an integer of at least zero, as an argparse type."""
+def natural(text: str, most: int = MAX_COUNT) -> int:
+    """Parse an integer from zero to `most`, as an argparse type."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below zero")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{text} is above {most}")
     return value
+
+
+def seed(text: str) -> int:
+    """Parse a seed, as an argparse type; numpy and transformers take 32 bits."""
+    return natural(text, MAX_SEED)
 
 
 def above_zero(text: str) -> float:
@@ -49,8 +58,8 @@ class TimeBudget(float):
         budget = super().__new__(
             cls, sum(int(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
         )
-        if not budget > 0:
-            raise argparse.ArgumentTypeError(f"{text!r} is zero; expected a time above zero")
+        if not 0 < budget <= MAX_BUDGET:  # a timer holds no more than some hundred years
+            raise argparse.ArgumentTypeError(f"{text!r} is not between 1s and {MAX_BUDGET // 3600}h, which is a year")
         budget.started = time.monotonic()
         return budget
 
@@ -107,7 +116,7 @@ def add_candidates(parser: argparse.ArgumentParser, swap: str | None) -> None:
     parser.add_argument(
         "--swap", choices=SWAPS, default=swap, help=f"orders to judge ({swap or 'the policy of the judge'})"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed for choices between equal candidates (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed for choices between equal candidates (0)")
     add_limit(parser)
 
 

@@ -11,7 +11,7 @@ battle unless --examples is given.
 
 from functools import partial
 
-from sft_judge.commands.arguments import add_limit, judge_path, positive
+from sft_judge.commands.arguments import add_limit, judge_path, positive, seed
 from sft_judge.commands.console import print_tables
 from sft_judge.core.files import InputPath, OutputPath, whole_folder, write_json
 from sft_judge.core.model_files import name_of
@@ -40,7 +40,7 @@ def add_arguments(parser):
         metavar="N",
         help="show the text of N battles: the longest, some with control tokens, others",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed for the choice of examples (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed for the choice of examples (0)")
     add_limit(parser)
 
 

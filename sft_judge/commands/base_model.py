@@ -9,7 +9,7 @@ replace real ones in demos and tests, and have learned nothing. Other pretrained
 a folder or Hub id in the recipes.
 """
 
-from sft_judge.commands.arguments import add_limit, model_path, positive
+from sft_judge.commands.arguments import add_limit, model_path, positive, seed
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
 from sft_judge.core.resources import find_resource
@@ -40,7 +40,7 @@ def add_arguments(parser):
     parser.add_argument("--layers", type=positive, default=2, help="number of layers (2)")
     parser.add_argument("--vocab", type=positive, default=2048, help="vocabulary size, control tokens included (2048)")
     parser.add_argument("--positions", type=positive, default=1024, help="longest sequence, in tokens (1024)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the weights (0)")
     add_limit(parser)
 
 

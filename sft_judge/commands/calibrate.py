@@ -14,7 +14,7 @@ It replaces --model, or is given beside it: for probs of somebody else's judge, 
 folder.
 """
 
-from sft_judge.commands.arguments import add_limit
+from sft_judge.commands.arguments import add_limit, natural
 from sft_judge.core.errors import GateError, InputError
 from sft_judge.core.files import InputPath, OutputPath, content_hash
 
@@ -35,7 +35,7 @@ def add_arguments(parser):
         choices=("temperature", "vector"),
         help="keep this form, even without a gain or an error of the judge (chosen by cross-fitting)",
     )
-    parser.add_argument("--fold", type=int, metavar="N", help="use only the battles of this held-out fold")
+    parser.add_argument("--fold", type=natural, metavar="N", help="use only the battles of this held-out fold")
     add_limit(parser)
 
 

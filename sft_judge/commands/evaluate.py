@@ -13,7 +13,7 @@ no battle has a verdict, only this is reported.
 
 from pathlib import Path
 
-from sft_judge.commands.arguments import add_limit, positive
+from sft_judge.commands.arguments import add_limit, natural, positive, seed
 from sft_judge.commands.console import print_tables
 from sft_judge.core.choices import BENCHMARKS, DISAGREE_RULES, UNREAD_RULES
 from sft_judge.core.errors import InputError
@@ -76,7 +76,7 @@ def add_arguments(parser):
         help="the judge's probs file of the copies from `sft-judge attack`",
     )
     parser.add_argument("--train", type=InputPath, help="training battles, whose verdicts give the class frequencies")
-    parser.add_argument("--fold", type=int, metavar="N", help="evaluate only this fold of the battles")
+    parser.add_argument("--fold", type=natural, metavar="N", help="evaluate only this fold of the battles")
     parser.add_argument("--uncalibrated", action="store_true", help="do not calibrate the probabilities")
     parser.add_argument(
         "--stages",
@@ -84,7 +84,7 @@ def add_arguments(parser):
         metavar="DIR",
         help="folder of a run, whose manifests and training logs the report shows",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap (0)")
     parser.add_argument(
         "--examples",
         type=positive,

@@ -18,7 +18,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from sft_judge.commands.arguments import positive
+from sft_judge.commands.arguments import positive, seed
 from sft_judge.core.choices import IMPORT_FORMATS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import OutputPath, partial_path
@@ -61,7 +61,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--prefix-ids", action="store_true", help="put the file's name before each id, if ids of several files clash"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed for the side of the chosen response (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed for the side of the chosen response (0)")
     parser.add_argument("--split", help="split of a data set, several joined by + (train, or the only one)")
     parser.add_argument("--config", metavar="NAME", help="configuration of a data set whose card has several")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a data set on the Hub (main)")

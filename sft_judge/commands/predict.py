@@ -16,7 +16,7 @@ that were not judged, and evaluate and submit report them.
 import argparse
 import sys
 
-from sft_judge.commands.arguments import FROM_HUB, TimeBudget, add_engine, add_limit, judge_path, positive
+from sft_judge.commands.arguments import FROM_HUB, TimeBudget, add_engine, add_limit, judge_path, natural, positive
 from sft_judge.core.choices import SWAPS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
@@ -53,7 +53,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--out-of-fold", action="store_true", help="score each row by the judge that was not trained on it"
     )
-    parser.add_argument("--fold", type=int, metavar="N", help="score only the rows of this fold, in files with folds")
+    parser.add_argument(
+        "--fold", type=natural, metavar="N", help="score only the rows of this fold, in files with folds"
+    )
     parser.add_argument(
         "--tensor-parallel", type=positive, default=1, metavar="N", help="GPUs for one model in vLLM (1)"
     )
@@ -114,9 +116,10 @@ def run(args):
     if args.time_budget:
         return _run_in_time(args)
     jobs = open_jobs(args.battles, args.output, args.fold, args.limit)
-    engine = args.engine
+    engine, judges = args.engine, find_judges(str(args.model))
+    _check_same_number_of_verdicts(judges)
     if engine == "auto":
-        engine = usable_engines(next(iter(find_judges(str(args.model)))))[-1]
+        engine = usable_engines(next(iter(judges)))[-1]
     names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray", "tensor_parallel")
     settings = PredictSettings(engine, **{name: getattr(args, name) for name in names})
     result = predict(str(args.model), jobs, settings, _stamp(args))
@@ -126,6 +129,18 @@ def run(args):
     for job in jobs:
         print(f"{job.battles.num_rows} battles -> {job.output}")
     return result
+
+
+def _check_same_number_of_verdicts(judges: dict) -> None:
+    """Raise `InputError` if some judges of a folder know ties and others do not: their mean is not defined."""
+    first, *others = judges
+    for other in others:
+        words = [judges[folder].verdict_words for folder in (first, other)]
+        if len(words[0]) != len(words[1]):
+            raise InputError(
+                f"{first} has the verdicts {', '.join(words[0])}, {other} {', '.join(words[1])}; the judges of a "
+                "folder need equally many. Train them with the same settings, or predict with each by itself."
+            )
 
 
 def before(args) -> None:

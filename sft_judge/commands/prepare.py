@@ -10,7 +10,7 @@ rows and the reasons are in the rejects file. Filters are off by default; the ro
 
 import argparse
 
-from sft_judge.commands.arguments import add_limit, positive
+from sft_judge.commands.arguments import add_limit, positive, seed
 from sft_judge.core.choices import LANGUAGE_RULES
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath
@@ -41,7 +41,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--folds", type=folds, default=5, metavar="N", help="number of folds; 0 for no folds, for test rows (5)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed for folds and the order of rows (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed for folds and the order of rows (0)")
     parser.add_argument(
         "--ties",
         choices=("keep", "drop", "split"),

@@ -9,7 +9,7 @@ NF4 and INT8 are formats of bitsandbytes, for comparison. The quantised judge ha
 it.
 """
 
-from sft_judge.commands.arguments import FROM_HUB, add_limit, add_tolerance, judge_path, natural, positive
+from sft_judge.commands.arguments import FROM_HUB, add_limit, add_tolerance, judge_path, natural, positive, seed
 from sft_judge.core.choices import BITS_OF_SCHEME, QUANTIZED_FORMATS
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
@@ -27,11 +27,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--format", default="auto_round", choices=QUANTIZED_FORMATS, help="format of the files (auto_round)"
     )
-    parser.add_argument("--holdout-fold", type=int, metavar="N", help="fold that is held out from tuning")
+    parser.add_argument("--holdout-fold", type=natural, metavar="N", help="fold that is held out from tuning")
     parser.add_argument("--seqlen", type=positive, default=2048, help="tokens per calibration row (2048)")
     parser.add_argument("--nsamples", type=positive, default=512, help="at most this many calibration rows (512)")
     parser.add_argument("--iters", type=natural, default=1000, help="tuning steps per block; 0: plain rounding (1000)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the calibration rows and of auto-round (42)")
+    parser.add_argument("--seed", type=seed, default=42, help="seed of the calibration rows and of auto-round (42)")
     parser.add_argument(
         "--gate",
         type=natural,

@@ -12,7 +12,7 @@ text and code blocks, each as (a - b) / (a + b). --reference computes Spearman's
 
 import argparse
 
-from sft_judge.commands.arguments import add_limit
+from sft_judge.commands.arguments import add_limit, seed
 from sft_judge.commands.console import print_tables
 from sft_judge.core.errors import InputError, nearest
 from sft_judge.core.files import InputPath, OutputPath, check_folder, write_json, write_text
@@ -50,7 +50,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--reference", type=InputPath, metavar="F", help="ratings to compare with, CSV or JSON")
     parser.add_argument("--uncalibrated", action="store_true", help="do not calibrate the probabilities")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap (0)")
     add_limit(parser)
 
 

@@ -9,7 +9,7 @@ the recipe can be given as --key value. A killed run resumes, and judges that ar
 
 from pathlib import Path
 
-from sft_judge.commands.arguments import add_limit, positive
+from sft_judge.commands.arguments import add_limit, positive, seed
 from sft_judge.commands.console import print_tables
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, write_json, write_text
@@ -31,7 +31,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--folds", type=positive, default=5, metavar="N", help="number of folds to assign if the files have none (5)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the folds, the training and the bootstrap (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the folds, the training and the bootstrap (0)")
     parser.usage = "sft-judge shift REF OTHER --config RECIPE --output DIR [--folds N] [--seed N] [--key value ...]"
     add_limit(parser)
 

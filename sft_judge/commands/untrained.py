@@ -6,7 +6,7 @@ links to the model's files if the file system and permissions allow, else copies
 --battles, drawn with the seed, with each verdict in turn; give training battles, not those of the evaluation.
 """
 
-from sft_judge.commands.arguments import model_path, natural, positive
+from sft_judge.commands.arguments import model_path, natural, positive, seed
 from sft_judge.core.errors import InputError
 from sft_judge.core.files import InputPath, OutputPath, whole_folder
 
@@ -25,7 +25,7 @@ def add_arguments(parser):
         "--prompt-template", default="pair", help="prompt template: a file, or a name in prompts/ (pair)"
     )
     parser.add_argument("--total-budget", type=positive, help="at most this many tokens in the whole prompt (6160)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draw (0)")
 
 
 def run(args) -> dict:

@@ -123,15 +123,26 @@ def base_hash(adapter: str | Path) -> str:
         return "missing"
 
 
+def check_is_file(file: Path) -> None:
+    """Raise `InputError` if a file of a model is a link to nothing or a folder."""
+    if not file.is_file():
+        what = f"a link to {os.readlink(file)}, which is missing" if file.is_symlink() else "not a file"
+        raise InputError(f"{file}: {what}. Copy the model again.")
+
+
 def weights_hash(folder: str | Path) -> str:
     """
     Compute a SHA-256 of a model's weights and config.json that is cheap enough for every load.
 
     Of a file above 64 MiB only the header and 64 pieces of 64 KiB are read, because training changes every piece of a
     weight.
+
+    Raises:
+        InputError: a weight file is not a file.
     """
     digest = hashlib.sha256()
     for file in sorted(Path(folder).glob("*.safetensors")):
+        check_is_file(file)
         digest.update(f"{file.name}\0".encode() + _sampled(file))
     config = Path(folder) / "config.json"
     if config.is_file():

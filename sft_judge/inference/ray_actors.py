@@ -8,6 +8,7 @@ disk. If an actor dies it is restarted and another actor takes its block. Finish
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,8 @@ from sft_judge.core.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
+MAX_PORT = 65_535
+PORT_SECONDS = 10  # for the answer of a cluster
 CPU_SHARE = 0.4  # of a core for each actor without a GPU; Ray Data needs the rest for reading, or waits for ever
 
 
@@ -80,16 +83,34 @@ class BlockScorer:
 
 
 def connect(address: str):
-    """Connect to a Ray cluster and return the module `ray`. Raise `InputError` if Ray or the cluster is missing."""
+    """
+    Connect to a Ray cluster and return the module `ray`.
+
+    Args:
+        address: `auto`, HOST:PORT or ray://HOST:PORT. Ray itself waits for minutes if nothing answers there.
+
+    Raises:
+        InputError: Ray or the cluster is missing.
+    """
     try:
         import ray
     except ModuleNotFoundError as error:
         raise InputError(f"Ray is not installed: {install_command('ray')}") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing asks the network
     try:
+        _check_port(address)
         ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"--ray {address}: no cluster answers ({one_line(error)}). Start one: `ray start --head`."
         ) from error
     return ray
+
+
+def _check_port(address: str) -> None:
+    """Raise an `OSError` or `ValueError` if no program listens at HOST:PORT; other addresses are left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        if int(port) > MAX_PORT:
+            raise ValueError(f"the port is {port}, expected at most {MAX_PORT}")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PORT_SECONDS).close()

@@ -273,8 +273,9 @@ def check_model_folder(model: str) -> None:
 
 
 def check_weights(files: Iterable[Path]) -> None:
-    """Raise `InputError` if the header of a safetensors file shows that the file is truncated."""
+    """Raise `InputError` if a safetensors file is not there, or if its header shows that it is truncated."""
     for file in sorted(files):
+        model_files.check_is_file(file)
         try:
             with safe_open(file, "pt"):
                 pass

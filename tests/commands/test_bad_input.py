@@ -147,3 +147,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half(line, places, tmp_path,
     monkeypatch.setattr(os, "replace", full)
     monkeypatch.setattr(os, "rename", full)
     assert "No space left on device" in refused(line, places, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (f"{PREDICT} --limit {10**20}", "argument --limit: 100000000000000000000 is above 2147483647"),
+        (f"{BASE} --seed -1", "argument --seed: -1 is below zero"),
+        (f"{BASE} --seed {2**32}", "argument --seed: 4294967296 is above 4294967295"),
+        (f"{CALIBRATE} --fold {10**20}", "argument --fold: 100000000000000000000 is above 2147483647"),
+        (f"{QUANTIZE} --seed -1", "argument --seed: -1 is below zero"),
+        (f"import {{battles}} --output {{out}}.parquet --limit {10**20}", "is above 2147483647"),
+        (f"{PREDICT} --time-budget {10**17}h", "is not between 1s and 8760h, which is a year"),
+        (f"{PREDICT} --time-budget 0h", "is not between 1s and 8760h, which is a year"),
+    ],
+)
+def test_a_number_that_is_too_large_or_too_small_is_one_line(line, said, places, tmp_path, capsys):
+    assert said in refused(line, places, tmp_path, capsys)

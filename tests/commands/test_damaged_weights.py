@@ -81,3 +81,19 @@ def test_an_adapter_of_other_layers_is_refused_by_the_first_of_them(damaged, bas
     reason = f"was not made for {bases['qwen2']}: base_model.model.model.layers.1."
     for words in every_use(damaged, synthetic_file, tmp_path)[:2]:
         refuses(words, 2, reason, tmp_path, capsys)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("what", ["link", "folder"])
+def test_weights_that_are_a_link_to_nothing_or_a_folder_are_refused_by_name(
+    what, judge, synthetic_file, tmp_path, capsys
+):
+    copied = shutil.copytree(judge, tmp_path / "copied")
+    weights = copied / "model.safetensors"
+    weights.unlink()
+    weights.mkdir() if what == "folder" else weights.symlink_to("/nowhere/model.safetensors")
+    said = f"{weights}: " + ("not a file" if what == "folder" else "a link to /nowhere/model.safetensors, which is")
+    for words in every_use(copied, synthetic_file, tmp_path):
+        refuses(words, 2, said, tmp_path, capsys)
+    train = ["train", "--config", "tiny/train", "--model_name_or_path", str(copied), "--battles", str(synthetic_file)]
+    refuses([*train, "--output_dir", str(tmp_path / "trained")], 2, said, tmp_path, capsys)

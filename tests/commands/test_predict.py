@@ -154,3 +154,12 @@ def test_a_file_too_many_or_an_empty_fold_is_an_error(judge, synthetic_file, tmp
     assert "no battle in fold 8" in capsys.readouterr().err
     with pytest.raises(InputError, match="1 battles files for 2 outputs"):
         open_jobs([synthetic_file], [tmp_path / "a", tmp_path / "b"], None, None)
+
+
+def test_folds_of_two_and_of_three_verdicts_are_refused_in_one_line(bases, synthetic_file, tmp_path, capsys):
+    for fold, words in enumerate((("A", "B", "tie"), ("A", "B"))):
+        make_judge(tmp_path / "folds" / f"fold-{fold}", bases["qwen2"], words=words)
+    assert predict(tmp_path / "folds", synthetic_file, tmp_path / "probs.parquet", "--out-of-fold") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "fold-0 has the verdicts A, B, tie, " in said and "fold-1 A, B; the judges of a folder need" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["folds"]

@@ -1,5 +1,6 @@
 """`predict --ray`: two actors on this machine, one of them killed, and the file that one process writes."""
 
+import socket
 import threading
 import time
 
@@ -70,3 +71,24 @@ def test_a_check_beside_ray_is_refused(bases, synthetic_file, tmp_path, capsys):
     ]
     assert main([*known, "--ray", "auto", "--check", "5"]) == 2
     assert "remove --ray" in capsys.readouterr().err and not (tmp_path / "p.parquet").exists()
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:{port}", "127.0.0.1:{port}", "127.0.0.1:999999"])
+def test_an_address_without_an_answer_is_refused_at_once(address, bases, synthetic_file, tmp_path, capsys):
+    pytest.importorskip("ray")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = address.format(port=unused.getsockname()[1])
+    judge = make_judge(tmp_path / "judge", bases["qwen2"])
+    known = [
+        "predict",
+        "--model",
+        str(judge),
+        "--battles",
+        str(synthetic_file),
+        "--output",
+        str(tmp_path / "p.parquet"),
+    ]
+    start = time.monotonic()
+    assert main([*known, "--ray", address]) == 2
+    assert time.monotonic() - start < 15 and f"--ray {address}: no cluster answers" in capsys.readouterr().err
