@@ -98,7 +98,7 @@ def symmetry_note(symmetry: dict) -> str:
 
 def quantiles_table(title: str, lengths: dict[str, dict], note: str = "", folded: bool = False) -> Table:
     """
-    Build a table of length quantiles, one row per field and one column per quantile.
+    Build a table of length quantiles, one row per quantile and one column per field.
 
     Args:
         title: title of the table.
@@ -108,10 +108,12 @@ def quantiles_table(title: str, lengths: dict[str, dict], note: str = "", folded
     """
     names = [f"{float(q):.0%}" for q in next(iter(lengths.values()))]
     rows = [
-        [FIELD_NAMES.get(field, field), *(f"{value:,.0f}" for value in values.values())]
-        for field, values in lengths.items()
+        [name, *(f"{value:,.0f}" for value in values)]
+        for name, *values in zip(
+            ["shortest", *names[1:-1], "longest"], *map(dict.values, lengths.values()), strict=True
+        )
     ]
-    return Table(title, ["", "shortest", *names[1:-1], "longest"], rows, note, folded)
+    return Table(title, ["", *(FIELD_NAMES.get(field, field) for field in lengths)], rows, note, folded)
 
 
 def tokens_table(tokens: dict) -> Table:

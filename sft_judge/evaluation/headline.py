@@ -45,7 +45,7 @@ def headline(metrics: dict, judges: dict[str, dict]) -> list[str]:
     sentences = [_against_baselines(metrics)]
     if "standings" in metrics:
         sentences.insert(0, _best(metrics))
-    sentences += [_ties(name, figures_) for name, figures_ in judges.items()]
+    sentences.append(_ties(judges))
     return [sentence for sentence in sentences if sentence]
 
 
@@ -102,13 +102,17 @@ def _difference(figure: dict, measure: str, turned: bool = False) -> str:
     return f"{kind} {abs(value):.{digits}f}{spread}{unit} {'higher' if value > 0 else 'lower'}"
 
 
-def _ties(name: str, judge: dict) -> str:
-    """Say that a judge finds hardly any of people's ties, if there are enough of them."""
-    ties = judge["verdicts"].get("tie", 0) / judge["n"]
-    found = judge["tie_recall"]["value"]
-    if ties < TIES_THAT_MATTER or found is None or found >= FEW_TIES_FOUND:
+def _ties(judges: dict[str, dict]) -> str:
+    """Name the judges that find hardly any of people's ties, if there are enough of them."""
+    shares = {name: judge["verdicts"].get("tie", 0) / judge["n"] for name, judge in judges.items()}
+    found = {name: judge["tie_recall"]["value"] for name, judge in judges.items() if shares[name] >= TIES_THAT_MATTER}
+    few = {name: share for name, share in found.items() if share is not None and share < FEW_TIES_FOUND}
+    if not few:
         return ""
-    return f"People call {100 * ties:.0f} % of the battles a tie; {name} finds {100 * found:.1f} % of these."
+    find = "finds" if len(few) == 1 else "find at most"
+    ties = max(shares[name] for name in few)
+    share = f"{100 * max(few.values()):.1f} %"
+    return f"People call {100 * ties:.0f} % of the battles a tie; {_listed(list(few))} {find} {share} of these."
 
 
 def _named(baseline: str) -> str:

@@ -60,6 +60,9 @@ def test_a_judge_that_finds_no_tie_is_said_to_find_none():
     few = blind | {"verdicts": {"a": 50, "b": 48, "tie": 2}}
     found = headline(metrics(None), {"ours": JUDGE, "blind": blind, "few": few})
     assert found == ["People call 20 % of the battles a tie; blind finds 0.0 % of these."]
+    dim = JUDGE | {"tie_recall": {"value": 0.02}}
+    (together,) = headline(metrics(None), {"blind": blind, "ours": JUDGE, "dim": dim})
+    assert together == "People call 20 % of the battles a tie; blind and dim find at most 2.0 % of these."
 
 
 def test_the_difference_from_a_baseline_is_that_of_the_mean_losses():
