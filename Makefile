@@ -40,7 +40,7 @@ demo-files:
 check: setup  ## ruff and the unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(PYTEST) -m unit
+	$(PYTEST) -m "unit and not full"
 
 test: setup setup-minimal  ## everything but the full matrix; what CI runs
 	SFT_JUDGE_MINIMAL_PYTHON=.venv-minimal/bin/python $(PYTEST) -m "not full"

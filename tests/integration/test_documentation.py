@@ -29,6 +29,7 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
+OFTEN = ("README", "laptop", "competition", "predict")  # pages that `make test` runs
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if commands(page)]
 
 
@@ -84,7 +85,11 @@ def test_there_are_pages_with_commands():
     assert {"README.md", "docs/tutorials/laptop.md", "docs/tutorials/gpu.md", "docs/guides/distil.md"} <= names
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [page if page.stem in OFTEN else pytest.param(page, marks=pytest.mark.full) for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_the_commands_of_a_page_run_from_an_empty_folder(page, hub, tmp_path, monkeypatch):
     use_hub(hub, tmp_path.parent / f"{page.stem}-cache", monkeypatch)
     monkeypatch.chdir(tmp_path)

@@ -43,6 +43,7 @@ def test_every_notebook_is_tested_here_and_holds_no_output():
         assert all(not cell.get("outputs") for cell in json.loads(file.read_text())["cells"])
 
 
+@pytest.mark.full
 def test_the_quick_start_trains_measures_and_asks_a_judge(synthetic_rows, tmp_path, monkeypatch):
     from sft_judge.modeling.tiny_models import make_base
 

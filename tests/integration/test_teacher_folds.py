@@ -31,6 +31,7 @@ def train_fold(fold: int, launcher: str, changes: list[str], battles: Path, outp
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.full
 def test_folds_of_a_72b_label_what_they_did_not_see_and_one_of_them_is_merged(train, synthetic_rows, tmp_path, capsys):
     battles, labels, teacher = tmp_path / "battles.parquet", tmp_path / "labels.parquet", tmp_path / "teacher"
     rows = [{**row, "fold": place % 2} for place, row in enumerate(synthetic_rows[:24])]

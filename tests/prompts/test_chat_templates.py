@@ -65,7 +65,9 @@ def test_an_open_thought_before_the_answer_is_found():
     assert opened_thought(prompt_with(family.replace("<think>\\n\\n</think>", "<think>\\n")).tail) == "<think>"
 
 
-@pytest.mark.parametrize("name", ["pair", "compact", "rounds"])
+@pytest.mark.parametrize(
+    "name", ["pair", *(pytest.param(name, marks=pytest.mark.full) for name in ("compact", "rounds"))]
+)
 def test_without_a_chat_template_the_answer_follows_a_line_break_in_a_real_vocabulary(name):
     """Tekken has `:A` as one token: where the break is lost, every word merges with the text before it."""
     mistral = pytest.importorskip("transformers.integrations.mistral.tokenizer")

@@ -32,7 +32,11 @@ VERDICTS = {  # as the tokenizers' own files have them
     "smollm2": {"A": 49, "B": 50, "tie": 36521},
     "mistral": {"A": 1065, "B": 1066, "tie": 120950},
 }
-EVERY = [(name, template) for name in VERDICTS for template in TEMPLATES]
+EVERY = [  # a prompt of a large vocabulary takes seconds to build
+    pytest.param(name, template, marks=() if template == "pair" else pytest.mark.full, id=f"{name}-{template}")
+    for name in VERDICTS
+    for template in TEMPLATES
+]
 
 
 @functools.cache

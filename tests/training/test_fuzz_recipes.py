@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz_recipes.py"
-RECIPES = 100
 
 
 @pytest.fixture
@@ -21,7 +20,8 @@ def script(monkeypatch):
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_drawn_recipes_are_used_or_refused_in_one_line(script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [30, pytest.param(100, marks=pytest.mark.full)])
+def test_drawn_recipes_are_used_or_refused_in_one_line(number, script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     script.make_inputs(Path("."))
@@ -31,9 +31,9 @@ def test_drawn_recipes_are_used_or_refused_in_one_line(script, tmp_path, monkeyp
         if outcome not in (script.USED, script.REFUSED, script.STOPPED):
             finds.append((outcome, recipe, text))
 
-    outcomes = script.fuzz(RECIPES, None, Path("."), report)
+    outcomes = script.fuzz(number, None, Path("."), report)
     assert not finds
-    assert outcomes[script.USED] > RECIPES / 10 and outcomes[script.REFUSED] > RECIPES / 10
+    assert outcomes[script.USED] > number / 10 and outcomes[script.REFUSED] > number / 10
 
 
 @pytest.mark.unit
