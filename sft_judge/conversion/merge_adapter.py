@@ -132,11 +132,14 @@ def merge_in_memory(adapted: PeftModel, adapter: str) -> torch.nn.Module:
         ends[1].weight = torch.nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
     merged = adapted.merge_and_unload()
     embeddings, head = merged.get_input_embeddings(), merged.get_output_embeddings()
-    if torch.equal(embeddings.weight, head.weight):
+    if not tied:
+        return merged
+    still_tied = torch.equal(embeddings.weight, head.weight)
+    for each in (merged.config, merged.config.get_text_config()):
+        each.tie_word_embeddings = still_tied  # PEFT sets it to false for the clone
+    if still_tied:
         head.weight = embeddings.weight
-    elif tied:
-        for each in (merged.config, merged.config.get_text_config()):
-            each.tie_word_embeddings = False
+    else:
         logger.warning(
             f"{adapter}: it changes the head or the embeddings, which its base ties, so both are written "
             "(tie_word_embeddings is false), and the merged judge is larger. vLLM does not load such a Gemma."

@@ -130,9 +130,9 @@ def test_an_adapter_on_one_of_two_tied_weights_leaves_the_other_as_it_is(
 
 @unit
 @pytest.mark.parametrize(
-    "settings", [{"trainable_token_indices": [5, 6]}, {"ensure_weight_tying": True, **TIED["head"]}]
+    "settings", [{"trainable_token_indices": [5, 6]}, {"ensure_weight_tying": True, **TIED["head"]}, {"bias": "all"}]
 )
-def test_weights_that_peft_keeps_tied_stay_tied(settings, bases, judge, tmp_path):
+def test_tied_weights_that_an_adapter_leaves_equal_stay_tied(settings, bases, judge, tmp_path):
     adapter = judge_of(add_adapter(bases["qwen2"], tmp_path / "adapter", **settings), judge)
     forget(adapter / "judge.json", "parts", "base")
     assert merge(adapter, output=tmp_path / "merged") == 0
