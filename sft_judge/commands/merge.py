@@ -3,7 +3,8 @@ Merge an adapter into its base model, or average judges with the same base (seed
 
 Weights are read and written one file at a time, so that memory for about one file is enough for any model. Then the
 parity gate compares one adapter with its merged form, on synthetic battles or those of --battles: probabilities may
-differ by at most 1e-4 in float32, and by 0.02 in half precision. The gate loads the whole model; without --battles it
+differ by at most 1e-4 in float32, and by 0.02 in half precision, where merged weights are rounded (0.1 on synthetic
+battles, which show rounding more). The gate loads the whole model; without --battles it
 is left out, with a warning, if memory is too small. Adapters are averaged as the weight updates that they add to the
 base, not factor by factor. An adapter that changes one of two tied weights (head and embeddings) becomes a model with
 both. A multimodal model (Gemma-3) becomes a model of its text-only class: a judge reads text, and engines require more

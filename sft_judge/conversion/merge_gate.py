@@ -18,6 +18,9 @@ from sft_judge.inference.verify import verify_merged
 
 logger = logging.getLogger(__name__)
 
+# Synthetic battles are unlike those of training, and show rounding more: SmolLM2 merged in bfloat16 differs by 0.06,
+# an adapter merged into the wrong half of tied weights by 0.28.
+ROUNDING = 0.1
 HEADROOM = 1.25  # of the weights, for activations
 
 
@@ -52,7 +55,7 @@ def check_merged(model: str, merged: Path, battles: Path | None, num_rows: int, 
         file = Path(scratch) / "synthetic.parquet"
         settings = preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1)
         write_battles(file, battle_table(generate_split(settings, "train").rows))
-        return verify_merged(model, merged, file, num_rows, onto)
+        return verify_merged(model, merged, file, num_rows, onto, ROUNDING)
 
 
 def _free_memory() -> int:

@@ -79,7 +79,13 @@ def check_tolerance(parity: Parity, tolerance: float) -> None:
 
 
 def check_parity(
-    kind: str, name: str, precision: str, logp: np.ndarray, other: np.ndarray, labels: list[str]
+    kind: str,
+    name: str,
+    precision: str,
+    logp: np.ndarray,
+    other: np.ndarray,
+    labels: list[str],
+    tolerance: float | None = None,
 ) -> Parity:
     """
     Compare two scorings, log the result, and check it against the tolerance.
@@ -91,13 +97,14 @@ def check_parity(
         logp: log-probabilities of the first scoring [N, K].
         other: log-probabilities of the second scoring [N, K].
         labels: name of each row [N].
+        tolerance: maximum difference of a probability; by default that of TOLERANCES.
 
     Raises:
         GateError: the difference is above the tolerance.
     """
     parity = compare_scores(f"{name} ({precision})", logp, other, labels)
     logger.info(str(parity))
-    check_tolerance(parity, TOLERANCES[kind, precision])
+    check_tolerance(parity, tolerance or TOLERANCES[kind, precision])
     return parity
 
 

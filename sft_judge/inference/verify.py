@@ -12,7 +12,14 @@ from sft_judge.core.swap_orders import average_over_orders
 from sft_judge.data.battles import read_battles
 from sft_judge.data.ties import label_shares
 from sft_judge.inference.engines import open_engine
-from sft_judge.inference.parity import Rise, check_log_loss_rise, check_parity, compare_scores, log_loss_rise
+from sft_judge.inference.parity import (
+    TOLERANCES,
+    Rise,
+    check_log_loss_rise,
+    check_parity,
+    compare_scores,
+    log_loss_rise,
+)
 from sft_judge.inference.scoring import labelled_scores, orders_of
 from sft_judge.modeling.judge_spec import read_spec
 from sft_judge.modeling.loading import dtype_of, load_tokenizer
@@ -156,7 +163,9 @@ def _check_forms(model: str, other: str, first, second, labels: list[str], rise:
     return {"log_loss_rise": rise[:3], "rows": rise.rows, "tolerance": tolerance}
 
 
-def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: str = "trained") -> dict:
+def verify_merged(
+    model: str, merged: Path, battles: Path, num_rows: int, onto: str = "trained", rounding: float | None = None
+) -> dict:
     """
     Compare an adapter with its merged form in transformers.
 
@@ -166,6 +175,8 @@ def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: 
         battles: a battles file.
         num_rows: number of battles to compare.
         onto: as in merge.py: an adapter trained on a base in 4 bits is loaded on a base in 4 bits.
+        rounding: tolerance in half precision, in which weights are rounded once more when they are merged; by default
+            that of `parity.TOLERANCES`. A difference above the latter is logged.
 
     Raises:
         GateError: the difference is above the tolerance.
@@ -175,7 +186,14 @@ def verify_merged(model: str, merged: Path, battles: Path, num_rows: int, onto: 
     dtype = four_bit["dtype"] if four_bit else dtype_of(str(merged))
     before, labels = score(model, rows, "transformers", dtype, onto)
     after, _ = score(str(merged), rows, "transformers", dtype)
-    parity = check_parity("merged", "adapter against merged", dtype, before, after, labels)
+    usual = TOLERANCES["merged", dtype]
+    tolerance = rounding if rounding and dtype != "float32" else usual
+    parity = check_parity("merged", "adapter against merged", dtype, before, after, labels, tolerance)
+    if parity.max_difference > usual:
+        logger.warning(
+            f"Rounding the merged weights to {dtype} changes probabilities by up to {parity.max_difference:.2g}, "
+            f"{parity.mean_difference:.2g} on average. Evaluate the merged judge, or predict with the adapter."
+        )
     return {"max_difference": parity.max_difference, "rows": parity.rows}
 
 

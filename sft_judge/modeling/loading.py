@@ -74,8 +74,9 @@ def load_config(model: str, revision: str | None = None):
         InputError: the configuration cannot be read.
     """
     check_model_folder(model)
+    base = base_of(model)
     try:
-        return AutoConfig.from_pretrained(base_of(model), revision=revision or "main", trust_remote_code=False)
+        return AutoConfig.from_pretrained(base, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{model}: its config.json cannot be read ({_reason(error, model, revision)}).") from error
 

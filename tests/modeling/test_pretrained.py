@@ -253,7 +253,7 @@ def test_a_pretrained_model_is_converted_trained_merged_and_read_alike_by_both_e
     assert main(["train", "--config", "tiny/train", *words, "--prompt_template", "pair"]) == 0
     log = json.loads((tmp_path / "adapter" / "trainer_log.json").read_text())
     assert log[0]["loss"] < 8
-    assert main(["merge", "adapter", "--output", "judge"]) == 0
+    assert main(["merge", "adapter", "--output", "judge", "--limit", "4"]) == 0
     read = {}
     for engine_name in ("transformers", "vllm"):
         output = f"{engine_name}.parquet"
