@@ -118,7 +118,11 @@ def test_battles_of_a_client_that_went_away_leave_the_engine(client, judge):
         return {name.partition("{")[0]: float(value) for name, value in pairs}
 
     before = figures()["sft_judge_battles_total"]
-    rows = [{**row, "prompt": [f"again {number}", *row["prompt"]]} for number in range(5) for row in judge[1]]
+    rows = [
+        {**row, "prompt": [f"again {number} {row['prompt'][0]}", *row["prompt"][1:]]}
+        for number in range(5)
+        for row in judge[1]
+    ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     types = {"content-type": "application/x-ndjson"}
     with client.stream("POST", "/v1/judge/batch", content=lines, headers=types) as answer:

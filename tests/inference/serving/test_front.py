@@ -176,6 +176,7 @@ def test_https_is_served_with_a_certificate(narrow, certificate):
     options = {"ssl_certfile": str(certificate / "cert.pem"), "ssl_keyfile": str(certificate / "key.pem")}
     with narrow(uvicorn_options=options) as (_, client):
         assert client.base_url.scheme == "https" and client.post("/v1/judge", json=BATTLE).status_code == 200
+        client.close()  # an open connection would be waited for
 
 
 def test_files_that_are_no_certificate_and_key_are_refused_at_once(certificate, tmp_path):

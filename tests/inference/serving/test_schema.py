@@ -112,7 +112,7 @@ def test_what_the_document_promises_is_kept(narrow, tmp_path):
     (tmp_path / "hooks.py").write_text(HOOKS)
     options = "--checks all --max-examples 50 --generation-deterministic --no-color --suppress-health-check all"
     words = [*options.split(), "--header", f"Authorization: Bearer {KEY}"]
-    with narrow(keys=[KEY], characters=2000) as (_, client):
+    with narrow(keys=[KEY], characters=2000, turns=8) as (_, client):
         command = [sys.executable, "-m", "schemathesis.cli", "run", str(client.base_url.join("/openapi.json"))]
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
         done = subprocess.run([*command, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
