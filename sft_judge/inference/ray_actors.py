@@ -9,6 +9,8 @@ import logging
 import os
 import pickle
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +21,8 @@ from sft_judge.core.errors import InputError, one_line
 logger = logging.getLogger(__name__)
 
 MAX_PORT = 65_535
-PORT_SECONDS = 10  # for the answer of a cluster
+PORT_SECONDS = 10  # for a connection to a cluster
+HEALTH_SECONDS = 30  # for `ray health-check`, most of which is the import of Ray
 CPU_SHARE = 0.4  # of a core for each actor without a GPU; Ray Data needs the rest for reading, or waits for ever
 
 
@@ -114,3 +117,16 @@ def _check_port(address: str) -> None:
         if int(port) > MAX_PORT:
             raise ValueError(f"the port is {port}, expected at most {MAX_PORT}")
         socket.create_connection((host.strip("[]"), int(port)), timeout=PORT_SECONDS).close()
+        if not address.startswith("ray://"):
+            _check_health(address)
+
+
+def _check_health(address: str) -> None:
+    """Raise a `RuntimeError` unless a Ray cluster answers `ray health-check` at HOST:PORT in time."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=HEALTH_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"no answer of a cluster within {HEALTH_SECONDS} s") from error
+    if done.returncode:
+        raise RuntimeError("`ray health-check` finds no healthy cluster there")

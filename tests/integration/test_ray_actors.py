@@ -10,7 +10,9 @@ import pytest
 
 from helpers.judges import make_judge
 from sft_judge.cli import main
+from sft_judge.core.errors import InputError
 from sft_judge.data.probs import read_probs
+from sft_judge.inference import ray_actors
 from sft_judge.inference import shards as prediction_work
 
 pytestmark = pytest.mark.engine
@@ -92,3 +94,14 @@ def test_an_address_without_an_answer_is_refused_at_once(address, bases, synthet
     start = time.monotonic()
     assert main([*known, "--ray", address]) == 2
     assert time.monotonic() - start < 15 and f"--ray {address}: no cluster answers" in capsys.readouterr().err
+
+
+def test_a_port_on_which_something_else_listens_is_one_line_in_bounded_time(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_actors, "HEALTH_SECONDS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(InputError, match=f"--ray {address}: no cluster answers"):
+            ray_actors.connect(address)
+    assert time.monotonic() - start < 15
