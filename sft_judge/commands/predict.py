@@ -117,7 +117,6 @@ def run(args):
         return _run_in_time(args)
     jobs = open_jobs(args.battles, args.output, args.fold, args.limit)
     engine, judges = args.engine, find_judges(str(args.model))
-    _check_same_number_of_verdicts(judges)
     if engine == "auto":
         engine = usable_engines(next(iter(judges)))[-1]
     names = ("swap", "out_of_fold", "dtype", "check", "shard", "ray", "tensor_parallel")
@@ -129,18 +128,6 @@ def run(args):
     for job in jobs:
         print(f"{job.battles.num_rows} battles -> {job.output}")
     return result
-
-
-def _check_same_number_of_verdicts(judges: dict) -> None:
-    """Raise `InputError` if some judges of a folder know ties and others do not: their mean is not defined."""
-    first, *others = judges
-    for other in others:
-        words = [judges[folder].verdict_words for folder in (first, other)]
-        if len(words[0]) != len(words[1]):
-            raise InputError(
-                f"{first} has the verdicts {', '.join(words[0])}, {other} {', '.join(words[1])}; the judges of a "
-                "folder need equally many. Train them with the same settings, or predict with each by itself."
-            )
 
 
 def before(args) -> None:

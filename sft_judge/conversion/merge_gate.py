@@ -6,14 +6,11 @@ A merge should not change a judge, so any battles can show a change; they need n
 
 import logging
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import psutil
-import torch
-
-from sft_judge.data.battles import battle_table, write_battles
+from sft_judge.data.battles import read_battles
 from sft_judge.data.synthetic.generator import generate_split
 from sft_judge.data.synthetic.preference_model import preset_settings
+from sft_judge.inference.engines.transformers_engine import default_device, free_memory
 from sft_judge.inference.verify import verify_merged
 
 logger = logging.getLogger(__name__)
@@ -43,21 +40,14 @@ def check_merged(model: str, merged: Path, battles: Path | None, num_rows: int, 
         GateError: the probabilities differ by more than the tolerance.
     """
     if battles:
-        return verify_merged(model, merged, battles, num_rows, onto)
-    need, free = HEADROOM * sum(file.stat().st_size for file in merged.glob("*.safetensors")), _free_memory()
+        return verify_merged(model, merged, read_battles(battles, num_rows).to_pylist(), onto)
+    device = default_device()
+    need, free = HEADROOM * sum(file.stat().st_size for file in merged.glob("*.safetensors")), free_memory(device)
     if need > free:
         logger.warning(
             f"{model} is not compared with its merged form: that needs {need / 1e9:.0f} GB of memory, and "
             f"{free / 1e9:.0f} GB are free. On a larger machine: sft-judge merge with --battles."
         )
         return None
-    with TemporaryDirectory() as scratch:
-        file = Path(scratch) / "synthetic.parquet"
-        settings = preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1)
-        write_battles(file, battle_table(generate_split(settings, "train").rows))
-        return verify_merged(model, merged, file, num_rows, onto, ROUNDING)
-
-
-def _free_memory() -> int:
-    """Return the free bytes of the device on which the transformers engine runs a judge."""
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    settings = preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1)
+    return verify_merged(model, merged, generate_split(settings, "train").rows, onto, ROUNDING)

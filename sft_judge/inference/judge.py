@@ -128,10 +128,11 @@ class Judge:
             return []
         rows = self.prompt.with_languages(rows)  # a calibration may depend on the language
         logp = score_battles(self.engine, self.prompt, rows, orders)
-        missing = np.flatnonzero(~is_finite(logp).all(axis=1))
-        if len(missing):
+        judged = judgements_or_none(logp, self.spec, [row["language"] for row in rows])
+        missing = [place for place, judgement in enumerate(judged) if judgement is None]
+        if missing:
             raise InputError(f"{NO_FINITE_SCORES} Battle {missing[0]} of {len(rows)}, {len(missing)} in all.")
-        return judgements(logp, self.spec, [row["language"] for row in rows])
+        return judged
 
 
 def _disabled_bar(make, args: tuple, options: dict):

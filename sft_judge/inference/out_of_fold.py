@@ -16,13 +16,30 @@ def find_judges(model: str) -> dict[str, JudgeSpec]:
 
     Returns:
         The judge.json of each judge, by path.
+
+    Raises:
+        InputError: there is no judge, or some know ties and others do not.
     """
     if (Path(model) / FILE).is_file():
         return {str(model): read_spec(model)}
     folds = sorted(Path(model).glob("fold-*"))
     if not folds:
         read_spec(model)  # raises an error that says what is missing
-    return {str(folder): read_spec(folder) for folder in folds}
+    judges = {str(folder): read_spec(folder) for folder in folds}
+    _check_same_number_of_verdicts(judges)
+    return judges
+
+
+def _check_same_number_of_verdicts(judges: dict) -> None:
+    """Raise `InputError` if some judges of a folder know ties and others do not: their mean is not defined."""
+    first, *others = judges
+    for other in others:
+        words = [judges[folder].verdict_words for folder in (first, other)]
+        if len(words[0]) != len(words[1]):
+            raise InputError(
+                f"{first} has the verdicts {', '.join(words[0])}, {other} {', '.join(words[1])}; the judges of a "
+                "folder need equally many. Train them with the same settings, or predict with each by itself."
+            )
 
 
 def assign_rows(judges: dict[str, JudgeSpec], battles: pa.Table, out_of_fold: bool, battles_sha256: str) -> dict:

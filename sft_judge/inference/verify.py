@@ -9,7 +9,6 @@ import numpy as np
 from sft_judge.core.choices import LOG_LOSS_TOLERANCE
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import average_over_orders
-from sft_judge.data.battles import read_battles
 from sft_judge.data.ties import label_shares
 from sft_judge.inference.engines import open_engine
 from sft_judge.inference.parity import (
@@ -164,7 +163,7 @@ def _check_forms(model: str, other: str, first, second, labels: list[str], rise:
 
 
 def verify_merged(
-    model: str, merged: Path, battles: Path, num_rows: int, onto: str = "trained", rounding: float | None = None
+    model: str, merged: Path, rows: list[dict], onto: str = "trained", rounding: float | None = None
 ) -> dict:
     """
     Compare an adapter with its merged form in transformers.
@@ -172,8 +171,7 @@ def verify_merged(
     Args:
         model: folder of the adapter.
         merged: folder of the merged judge.
-        battles: a battles file.
-        num_rows: number of battles to compare.
+        rows: the battles.
         onto: as in merge.py: an adapter trained on a base in 4 bits is loaded on a base in 4 bits.
         rounding: tolerance in half precision, in which weights are rounded once more when they are merged; by default
             that of `parity.TOLERANCES`. A difference above the latter is logged.
@@ -181,7 +179,6 @@ def verify_merged(
     Raises:
         GateError: the difference is above the tolerance.
     """
-    rows = read_battles(battles, num_rows).to_pylist()
     four_bit = read_spec(model).training.get("loaded_in_4bit") if onto == "trained" else None
     dtype = four_bit["dtype"] if four_bit else dtype_of(str(merged))
     before, labels = score(model, rows, "transformers", dtype, onto)

@@ -84,18 +84,28 @@ def _language(turns: Turns, budget: Budget) -> list[int] | None:
 
 def latest_turns_with_room(turns: Turns, budget: Budget, frame_length: Callable[..., int]) -> int:
     """
-    Return the number of latest turns of each field that can be shown with TOKENS_A_TURN each; at least 1.
+    Return the number of latest turns of each field that can be shown with TOKENS_A_TURN each, or 1 with a token each.
 
     Args:
         turns: tokens of the turns.
         budget: maximum numbers of tokens.
         frame_length: returns the number of tokens of the template for a shape, see `shape_of`.
+
+    Raises:
+        InputError: there is no room for one turn.
     """
     low, high = 1, most_turns(turns)
     while low < high:
         number = (low + high + 1) // 2
         fits = has_room(last_turns(turns, number), budget, frame_length, TOKENS_A_TURN)
         low, high = (number, high) if fits else (low, number - 1)
+    shown = last_turns(turns, low)
+    if not has_room(shown, budget, frame_length):
+        room = _room(shown, budget, frame_length)
+        raise InputError(
+            f"total_budget is too small: the prompt template leaves {max(room, 0)} of {budget.total} tokens for a "
+            f"battle of one turn. Raise total_budget to at least {budget.total + 64 - room}."
+        )
     return low
 
 
@@ -103,7 +113,7 @@ def fit_fields(
     turns: Turns, budget: Budget, frame_length: Callable[..., int], marker: list[int], inside: frozenset[int]
 ) -> Fields:
     """
-    Truncate the fields of a battle to the budget.
+    Truncate the fields of a battle that has room, see `has_room`, to the budget.
 
     Args:
         turns: tokens of the turns.
@@ -111,16 +121,8 @@ def fit_fields(
         frame_length: returns the number of tokens of the template for a shape, see `shape_of`.
         marker: tokens that replace the middle of a turn.
         inside: tokens that start within a character.
-
-    Raises:
-        InputError: there is not one token for each turn.
     """
     room = _room(turns, budget, frame_length)
-    if not has_room(turns, budget, frame_length):
-        raise InputError(
-            f"total_budget is too small: the prompt template leaves {max(room, 0)} of {budget.total} tokens for a "
-            f"battle of {most_turns(turns)} turns. Raise total_budget to at least {budget.total + 64 - room}."
-        )
     lengths = [sum(map(len, turns[name])) for name in FIELDS]
     limits = (budget.prompt, budget.response, budget.response)
     allowed = water_fill([min(pair) for pair in zip(lengths, limits, strict=True)], max(room, 0))

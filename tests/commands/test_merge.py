@@ -48,7 +48,7 @@ def test_a_model_that_does_not_fit_into_memory_is_merged_without_a_gate_and_with
     from sft_judge.conversion import merge_gate
 
     adapter = make_judge(tmp_path / "adapter", bases["qwen2"], adapter=True)
-    monkeypatch.setattr(merge_gate, "_free_memory", lambda: 0)
+    monkeypatch.setattr(merge_gate, "free_memory", lambda device: 0)
     assert main(["merge", str(adapter), "--output", str(tmp_path / "merged")]) == 0
     said = capsys.readouterr()
     assert "is not compared with its merged form: that needs" in said.err and "adapter against merged" not in said.out

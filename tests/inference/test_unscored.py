@@ -9,15 +9,19 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from helpers.judges import exchange, predict
-from helpers.serving import refused, served
+from helpers.serving import Reference, refused, served, shares
 from sft_judge import Judge
 from sft_judge.cli import main
+from sft_judge.client import JudgeClient
 from sft_judge.core.errors import InputError
 from sft_judge.data.battles import battle_table, write_battles
 from sft_judge.data.probs import read_probs
+from sft_judge.inference.engines import open_engine
 from sft_judge.inference.judge_lines import judge_lines
 from sft_judge.inference.scoring import MOST_IN_FLOAT32, score_finite
+from sft_judge.modeling.judge_spec import read_spec, write_spec
 from sft_judge.modeling.loading import load_tokenizer
+from sft_judge.rewards import judge_battles
 from sft_judge.training.soft_labels import read_teachers
 
 pytestmark = pytest.mark.unit
@@ -28,6 +32,9 @@ TEXTS = ("prompt", "response_a", "response_b")
 def planted(folder, judge, value: float):
     """The judge with the embedding of RARE's token set to a value."""
     shutil.copytree(judge, folder)
+    spec = read_spec(folder)
+    spec.training["verdict_shares"] = [0.5, 0.3, 0.2]
+    write_spec(folder, spec)
     token = load_tokenizer(str(judge))(RARE, add_special_tokens=False)["input_ids"][-1]
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][token] = value
@@ -69,7 +76,8 @@ def test_other_battles_keep_their_scores_and_the_one_has_class_frequencies(
     of_it = found.ids == rows[2]["id"]
     assert found.scored.tolist() == (~of_it).tolist() and of_it.sum() == 1 and len(found.ids) == 11
     assert found.logp[~of_it] == pytest.approx(whole.logp[whole.ids != rows[2]["id"]], abs=1e-5)
-    assert np.exp(found.logp[of_it][0]) == pytest.approx(np.full(3, 1 / 3))
+    assert np.exp(found.logp[of_it][0]) == pytest.approx([0.4, 0.4, 0.2]), "the same after an exchange"
+    assert found.metadata["unscored"]["from"] == "verdicts in training, from judge.json"
     assert any("no finite scores" in message and rows[2]["id"] in message for message in caplog.messages)
     assert any("1 of 6 battles have class frequencies" in message for message in caplog.messages)
 
@@ -124,6 +132,23 @@ def test_verify_names_the_battle_that_cannot_be_compared(damaged, judge, rows, t
     assert f"No finite scores for {rows[2]['id']} ab" in capsys.readouterr().err
 
 
+def test_the_mean_of_several_judges_is_over_those_with_numbers(damaged, judge, rows, file, tmp_path):
+    for fold, of_fold in enumerate((damaged, judge)):
+        shutil.copytree(of_fold, tmp_path / f"folds/fold-{fold}")
+    assert predict(tmp_path / "folds", file, tmp_path / "mean.parquet") == 0
+    assert predict(judge, file, tmp_path / "one.parquet") == 0
+    mean, one = read_probs(tmp_path / "mean.parquet"), read_probs(tmp_path / "one.parquet")
+    assert mean.scored is None and np.exp(mean.logp) == pytest.approx(np.exp(one.logp), abs=1e-6)
+
+
+def test_candidates_are_ranked_although_a_battle_has_no_scores(damaged, tmp_path):
+    rows = [{"prompt": "p", "candidates": ["2", RARE, "3 and 5"]}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["best-of-n", tmp_path / "c.jsonl", "--model", damaged, "--output", tmp_path / "o.jsonl"]
+    assert main(list(map(str, words))) == 0
+    assert "NaN" not in (tmp_path / "o.jsonl").read_text()
+
+
 # Python, lines and HTTP
 
 
@@ -162,6 +187,29 @@ def test_over_http_the_battle_has_an_error_and_the_others_their_judgements(damag
         assert ["error" in one for one in found] == [False, False, True, False, False, False]
 
 
+class Stale(Reference):
+    """An engine that answers NaN until a row is computed without what is kept of earlier ones."""
+
+    async def score(self, prompts, fresh=False):
+        scores = await super().score(prompts)
+        return scores if fresh else np.full_like(scores, np.nan)
+
+
+def test_the_server_asks_again_without_what_the_engine_keeps(judge, rows):
+    with open_engine("transformers", str(judge), read_spec(judge)) as engine:
+        with served(judge, Reference(engine)) as (_, client):
+            expected = client.post("/v1/judge", json=as_json(rows[0])).json()
+        with served(judge, Stale(engine)) as (_, client):
+            answer = client.post("/v1/judge", json=as_json(rows[0])).json()
+    np.testing.assert_allclose(shares(answer["judgements"]), shares(expected["judgements"]), atol=1e-6)
+
+
+def test_a_reward_says_that_a_battle_has_no_judgement(damaged, rows):
+    with served(damaged) as (_, client), JudgeClient(str(client.base_url)) as asked:
+        with pytest.raises(InputError, match="1 of 6 battles have no judgement: The judge gives no finite numbers"):
+            judge_battles(asked, [as_json(row) for row in rows], None)
+
+
 # The retries, with engines that are not models
 
 
@@ -172,7 +220,7 @@ class Spreading:
         self.exact, self.asked = exact, []
 
     def score(self, prompts, fresh=False):
-        self.asked.append(len(prompts))
+        self.asked.append((len(prompts), fresh))
         wrong = any(9 in prompt for prompt in prompts)
         return np.full((len(prompts), 3), np.nan if wrong else np.log(1 / 3))
 
@@ -191,7 +239,10 @@ PROMPTS, NAMES = [[1], [2, 9], [3]], ["x", "y", "z"]
 def test_rows_that_another_made_nan_are_scored_alone():
     engine = Spreading()
     scores = score_finite(engine, PROMPTS, NAMES)
-    assert np.isnan(scores).all(axis=1).tolist() == [False, True, False] and engine.asked == [3, *[1] * 3, *[1] * 2]
+    assert np.isnan(scores).all(axis=1).tolist() == [False, True, False] and engine.asked == [
+        (3, False),
+        *[(1, True)] * 5,
+    ]
 
 
 def test_the_row_itself_is_scored_in_float32():

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from helpers.judges import make_judge
+from helpers.judges import make_judge, predict
 from sft_judge.cli import main
 from sft_judge.core.errors import InputError
 from sft_judge.data.probs import read_probs
@@ -62,16 +62,7 @@ def test_an_actor_that_is_killed_loses_nothing(engine, bases, synthetic_file, tm
 
 def test_a_check_beside_ray_is_refused(bases, synthetic_file, tmp_path, capsys):
     judge = make_judge(tmp_path / "judge", bases["qwen2"])
-    known = [
-        "predict",
-        "--model",
-        str(judge),
-        "--battles",
-        str(synthetic_file),
-        "--output",
-        str(tmp_path / "p.parquet"),
-    ]
-    assert main([*known, "--ray", "auto", "--check", "5"]) == 2
+    assert predict(judge, synthetic_file, tmp_path / "p.parquet", "--ray", "auto", "--check", "5") == 2
     assert "remove --ray" in capsys.readouterr().err and not (tmp_path / "p.parquet").exists()
 
 
@@ -82,17 +73,8 @@ def test_an_address_without_an_answer_is_refused_at_once(address, bases, synthet
         unused.bind(("127.0.0.1", 0))
         address = address.format(port=unused.getsockname()[1])
     judge = make_judge(tmp_path / "judge", bases["qwen2"])
-    known = [
-        "predict",
-        "--model",
-        str(judge),
-        "--battles",
-        str(synthetic_file),
-        "--output",
-        str(tmp_path / "p.parquet"),
-    ]
     start = time.monotonic()
-    assert main([*known, "--ray", address]) == 2
+    assert predict(judge, synthetic_file, tmp_path / "p.parquet", "--ray", address) == 2
     assert time.monotonic() - start < 15 and f"--ray {address}: no cluster answers" in capsys.readouterr().err
 
 

@@ -144,12 +144,21 @@ def open_in_float32(model: str, spec: JudgeSpec, device: torch.device) -> Transf
         return None
     # files in half precision double in float32; a quarter more for activations
     need = 2.5 * sum(file.stat().st_size for file in Path(base_of(model)).glob("*.safetensors"))
-    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > need:
-        return TransformersEngine(model, spec, "float32", str(device))
-    if psutil.virtual_memory().available > need:
-        return TransformersEngine(model, spec, "float32", "cpu")
+    for place in dict.fromkeys((device, torch.device("cpu"))):
+        if free_memory(place) > need:
+            return TransformersEngine(model, spec, "float32", str(place))
     logger.warning(f"{model}: {need / 1e9:.0f} GB are not free, so no row is scored again in float32")
     return None
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the free bytes of a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def default_device() -> torch.device:
+    """Return the device on which an engine runs by default: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _convert_to_float32(model) -> None:
@@ -167,7 +176,7 @@ def _convert_to_float32(model) -> None:
 def _device(name: str | None) -> torch.device:
     """Return the device of that name, by default a GPU if there is one. Raise `InputError` if it does not exist."""
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name) if name else default_device()
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises these for unknown names and missing devices
         raise InputError(f"device is {name!r}, which is not available here ({one_line(error)}).") from error

@@ -10,7 +10,7 @@ from typing import Any
 from sft_judge.inference.serving.auth import Keys
 from sft_judge.inference.serving.demo_page import content_policy, page
 from sft_judge.inference.serving.errors import CODES, HttpError, add_handlers, unavailable
-from sft_judge.inference.serving.middleware import BATCH_PATH, Guard
+from sft_judge.inference.serving.middleware import BATCH_PATH, Guard, path_of
 from sft_judge.inference.serving.schema import EXAMPLES, Answer, Error
 from sft_judge.inference.serving.service import Service
 
@@ -96,8 +96,7 @@ def _by_path(app, paths: tuple[str, ...], other):
     """Return an ASGI app that passes requests for some paths to another app."""
 
     async def passed_on(scope, receive, send):
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        await (other if path in paths else app)(scope, receive, send)
+        await (other if path_of(scope) in paths else app)(scope, receive, send)
 
     return passed_on
 

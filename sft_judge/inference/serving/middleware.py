@@ -47,7 +47,7 @@ class Guard:
             return
 
     async def _admit(self, scope, receive, send):
-        headers, path = dict(scope["headers"]), scope["path"].removeprefix(scope.get("root_path", ""))
+        headers, path = dict(scope["headers"]), path_of(scope)
         self._check_host(headers)
         if path not in OPEN_PATHS and not self.keys.admit(headers):
             header = {"WWW-Authenticate": "Bearer"}
@@ -117,6 +117,11 @@ class Guard:
 
 class Gone(Exception):
     """Signal that the client has disconnected."""
+
+
+def path_of(scope: dict) -> str:
+    """Return the path of a request without the path under which a proxy publishes the server."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
 def host_name(header: str) -> str:

@@ -109,7 +109,8 @@ def allowed_hosts(settings: Settings) -> frozenset[str] | None:
     """
     if settings.allowed_hosts is None and (settings.keys or not is_loopback(settings.host)):
         return None
-    return frozenset({"localhost", "127.0.0.1", "::1", settings.host, *(settings.allowed_hosts or ())})
+    names = ("localhost", "127.0.0.1", "::1", settings.host, *(settings.allowed_hosts or ()))
+    return frozenset(map(str.lower, names))
 
 
 def uvicorn_server(app, limits: Limits, log_requests: bool, **options):

@@ -27,7 +27,7 @@ def settings(**changes) -> Settings:
 
 
 def test_a_server_without_keys_answers_only_to_its_own_names(narrow):
-    hosts = allowed_hosts(settings(allowed_hosts=["judge.example"]))
+    hosts = allowed_hosts(settings(allowed_hosts=["Judge.Example"]))
     with narrow(app_options={"hosts": hosts}) as (_, client):
         for name in ("localhost", "127.0.0.1:8000", "[::1]:80", "LOCALHOST", "judge.example:8000"):
             assert client.get("/health", headers={"Host": name}).status_code == 200, name
