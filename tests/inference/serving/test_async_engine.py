@@ -1,4 +1,4 @@
-"""vLLM's asynchronous engine as the server uses it: an engine that dies with requests in it, and the flags it takes."""
+"""vLLM's asynchronous engine as the server uses it: an engine that dies with requests in it, and its flags."""
 
 import asyncio
 
