@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from sft_judge.ranking.tournaments import Contest, num_battles
+from sft_judge.inference.tournaments import Contest, num_battles
 
 NOISE = 0.5
 

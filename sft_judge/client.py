@@ -132,6 +132,24 @@ class AsyncJudgeClient:
         answers = await asyncio.gather(*(self._send(room, "POST", "/v1/judge", content=body) for body in bodies))
         return [judged for answer in answers for judged in _judgements(answer)]
 
+    async def reward(self, prompt, response: str, label=None) -> float:
+        """
+        Return the reward of a rollout, for reinforcement learning.
+
+        The server holds the rollout until its group is whole, see `sft-judge serve --group-size`.
+
+        Args:
+            prompt: a text or messages.
+            response: the policy's response.
+            label: `{"reference": TEXT}` to compare with an answer instead of the group; None for the group.
+
+        Raises:
+            ServerError: the server refuses the rollout, or no other of the prompt came in time.
+        """
+        body = json.dumps({"prompt": prompt, "response": response, "label": label}).encode()
+        answer = await self._send(asyncio.Semaphore(1), "POST", "/reward", content=body)
+        return answer.json() if answer.status_code == 200 else _raise(answer)
+
     async def _send(self, room: asyncio.Semaphore, method: str, path: str, **options):
         import httpx
 
@@ -187,8 +205,11 @@ def _bodies(battles: list[dict], swap: str | None, limits: dict) -> Iterator[byt
 
 
 def _judgements(answer) -> list[dict]:
-    if answer.status_code == 200:
-        return answer.json()["judgements"]
+    return answer.json()["judgements"] if answer.status_code == 200 else _raise(answer)
+
+
+def _raise(answer):
+    """Raise `ServerError` for an error response."""
     try:
         error = answer.json()["error"]
         raise ServerError(answer.status_code, error["code"], error["message"], error["param"])

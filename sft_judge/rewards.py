@@ -7,19 +7,18 @@ A judge as a reward function and as a pairwise judge for TRL, in this process (`
     GRPOTrainer(model, reward_funcs=JudgeReward(Judge.load("runs/judge")), args=..., train_dataset=...)
 
 A completion is compared with the other completions of the same prompt, or with the dataset's `reference`.
+`compute_score` is for verl.
 """
 
 import json
 
 import numpy as np
 
-from sft_judge.client import JudgeClient
+from sft_judge.client import AsyncJudgeClient, JudgeClient
 from sft_judge.core.errors import InputError
 from sft_judge.data.candidates import make_group
+from sft_judge.inference.contests import Entry, play_contests, rewards
 from sft_judge.inference.judge import Judge, Judgement
-from sft_judge.ranking.candidate_judging import Entry, play_contests
-
-CLIP = 1e-4  # outcomes are clipped to [CLIP, 1 - CLIP], so that log-odds are within 9.2
 
 
 def judge_battles(judge: Judge | JudgeClient, battles: list[dict], swap: str | None) -> list[Judgement]:
@@ -94,21 +93,10 @@ class JudgeReward:
             group.has_reference = bool(reference)
             entries.append(Entry.of(group, "anchor" if reference else "round-robin"))
         play_contests(entries, lambda battles: judge_battles(self.judge, battles, self.swap))
-        rewards = np.empty(len(prompts))
+        found = np.empty(len(prompts))
         for members, entry in zip(rows.values(), entries, strict=True):
-            rewards[members] = self._rewards(entry)
-        return rewards.tolist()
-
-    def _rewards(self, entry: Entry) -> np.ndarray:
-        """Compute the rewards of a group's completions [n]."""
-        places = np.array(entry.places)
-        table = entry.contest.outcomes()[np.ix_(places, places)]
-        table[places[:, None] == places] = 0.5
-        if self.log_odds:
-            table = np.log(table.clip(CLIP, 1 - CLIP) / (1 - table).clip(CLIP, 1 - CLIP))
-        if entry.group.has_reference:
-            return table[:-1, -1]
-        return (table.sum(axis=1) - np.diagonal(table)) / (len(table) - 1)
+            found[members] = rewards(entry, self.log_odds)
+        return found.tolist()
 
 
 class PairwiseJudge:
@@ -142,3 +130,47 @@ class PairwiseJudge:
         ]
         answers = judge_battles(self._judge, battles, "both" if shuffle_order else "none")
         return [-1 if answer.a == answer.b else int(answer.b > answer.a) for answer in answers]
+
+
+async def compute_score(
+    data_source,
+    solution_str: str,
+    ground_truth=None,
+    extra_info: dict | None = None,
+    *,
+    url: str,
+    api_key: str | None = None,
+    timeout: float = 600,
+    **others,
+) -> float:
+    """
+    Return the reward of a rollout from a served judge: a reward function for verl.
+
+    In verl's configuration, `reward.custom_reward_function` has the path `pkg://sft_judge.rewards`, the name
+    `compute_score` and `reward_kwargs.url`, the server's URL. The server judges `--group-size` rollouts of a prompt
+    together (verl's `rollout.n`).
+
+    Args:
+        data_source: the data set's name; not used.
+        solution_str: the policy's response.
+        ground_truth: not used.
+        extra_info: the data set's `extra_info`, with `prompt` (a text or messages) or `question`, and optionally
+            `reference`, an answer to compare with instead of the group.
+        url: URL of the server.
+        api_key: API key, or None.
+        timeout: time limit in seconds, above the server's `--group-seconds`.
+        others: further arguments of verl; not used.
+
+    Returns:
+        The reward, from 0 to 1.
+
+    Raises:
+        InputError: `extra_info` has no prompt.
+    """
+    facts = extra_info or {}
+    prompt = facts.get("prompt") or facts.get("question")
+    if not prompt:
+        raise InputError(f"extra_info has {', '.join(facts) or 'nothing'}, expected `prompt` or `question`.")
+    label = None if facts.get("reference") is None else {"reference": facts["reference"]}
+    async with AsyncJudgeClient(url, api_key, timeout) as client:
+        return await client.reward(prompt, solution_str, label)

@@ -35,7 +35,8 @@ def before(args) -> None:
 
 def run(args) -> dict:
     from sft_judge.data.candidates import read_groups, write_rows
-    from sft_judge.ranking.candidate_judging import Entry, judge_entries
+    from sft_judge.inference.contests import Entry
+    from sft_judge.ranking.candidate_judging import judge_entries
 
     method = "anchor" if args.anchor else args.method
     entries = [Entry.of(group, method, args.seed) for group in read_groups(args.candidates, args.limit, args.anchor)]

@@ -53,8 +53,9 @@ def outputs(args) -> list:
 
 def run(args) -> dict:
     from sft_judge.data.candidates import read_groups, write_rows
+    from sft_judge.inference.contests import Entry
     from sft_judge.modeling.temperature_scaling import describe_calibration
-    from sft_judge.ranking.candidate_judging import Entry, judge_entries
+    from sft_judge.ranking.candidate_judging import judge_entries
     from sft_judge.ranking.preference_pairs import Rules, figures, judged_pairs, pair_row, write_card
 
     entries = [Entry.of(group, "round-robin", args.seed) for group in read_groups(args.candidates, args.limit)]

@@ -1,6 +1,9 @@
 """
 Serve a judge over HTTP with vLLM: `POST /v1/judge`, and a page at `/` to try it.
 
+Also answers in the wire formats of decision models (/v1/decisions, /v1/systemone) and of reinforcement learning
+(/reward, /compare).
+
 Binds 127.0.0.1 by default, and refuses a public address without API keys. See also /health, /metrics (Prometheus) and
 /openapi.json. On SIGTERM, the server finishes running requests before it stops. Flags of vLLM can follow `--`.
 """
@@ -15,7 +18,7 @@ EXAMPLE = "sft-judge serve --model runs/demo/judge --port 8000"
 
 
 def add_arguments(parser):
-    from sft_judge.inference.serving.limits import HELP, Limits
+    from sft_judge.inference.serving.limits import HELP, METHODS, Limits, RewardSettings
 
     parser.add_argument("--model", required=True, metavar="DIR", help=f"{FROM_HUB}; not an adapter")
     parser.add_argument("--name", help="name of the judge in answers (its folder's name)")
@@ -48,6 +51,24 @@ def add_arguments(parser):
         default = getattr(Limits, name)
         flag = f"--max-{name.replace('_', '-')}"
         parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{help_} ({default})")
+    size, seconds, method = RewardSettings.group_size, RewardSettings.group_seconds, RewardSettings.method
+    parser.add_argument(
+        "--group-size",
+        type=positive,
+        default=size,
+        metavar="N",
+        help=f"/reward: rollouts of a prompt that are judged together ({size})",
+    )
+    parser.add_argument(
+        "--group-seconds",
+        type=positive,
+        default=seconds,
+        metavar="N",
+        help=f"/reward: seconds after which a group is judged without the missing rollouts ({seconds})",
+    )
+    parser.add_argument(
+        "--reward-method", choices=METHODS, default=method, help=f"battles among the responses of a prompt ({method})"
+    )
     parser.add_argument("vllm", nargs="*", metavar="-- FLAGS", help="flags of vLLM, such as --tensor-parallel-size 2")
 
 
@@ -62,9 +83,11 @@ def run(args):
     import sys
 
     from sft_judge.inference.serving.auth import check_certificate, check_exposure, read_keys
-    from sft_judge.inference.serving.limits import HELP, Limits
+    from sft_judge.inference.serving.limits import HELP, Limits, RewardSettings
 
     limits = Limits(**{name: getattr(args, f"max_{name}") for name in HELP})
+    rewards = RewardSettings(args.group_size, args.group_seconds, args.reward_method)
+    rewards.check(limits.queue)
     keys = read_keys(args.api_key_file) if args.api_key_file else []
     check_exposure(args.host, keys, args.insecure)
     check_certificate(args.ssl_certfile, args.ssl_keyfile)
@@ -79,6 +102,6 @@ def run(args):
 
     names = ("model", "name", "host", "port", "dtype", "with_openai", "log_requests", "vllm")
     names += ("allowed_hosts", "root_path", "ssl_certfile", "ssl_keyfile")
-    if not serve(Settings(**{name: getattr(args, name) for name in names}, keys=keys, limits=limits)):
+    if not serve(Settings(**{name: getattr(args, name) for name in names}, keys=keys, limits=limits, rewards=rewards)):
         print("sft-judge: the judge's engine died; start the server again.", file=sys.stderr)
         raise SystemExit(1)

@@ -14,7 +14,7 @@ import numpy as np
 from sft_judge.core.errors import InputError
 from sft_judge.data.candidates import Message
 from sft_judge.data.preparing.prompt_groups import text_hash
-from sft_judge.ranking.candidate_judging import Entry, exchange_judgement
+from sft_judge.inference.contests import Entry, exchange_judgement
 
 TIE, DISAGREE, MARGIN = "verdict of tie", "orders that disagree", "margin too small"
 PER_PROMPT, LENGTH = "not among the clearest of the prompt", "balance of length"

@@ -10,10 +10,10 @@ import pytest
 from helpers.candidates import ANSWERS, best_of_n, rows_of, written
 from sft_judge import Judge
 from sft_judge.data.candidates import make_group
+from sft_judge.inference.contests import Entry, shown_pair
 from sft_judge.inference.engines.transformers_engine import TransformersEngine
+from sft_judge.inference.tournaments import MAX_ROUND_ROBIN, default_method
 from sft_judge.modeling.judge_spec import read_spec, write_spec
-from sft_judge.ranking.candidate_judging import Entry, shown_pair
-from sft_judge.ranking.tournaments import MAX_ROUND_ROBIN, default_method
 
 pytestmark = pytest.mark.unit
 

@@ -39,7 +39,7 @@ class Reference:
         self.cancelled = 0
         self._thread = ThreadPoolExecutor(1)  # the head is taken off the model while it runs
 
-    async def score(self, prompts: list[list[int]], fresh: bool = False) -> np.ndarray:
+    async def score(self, prompts: list[list[int]], fresh: bool = False) -> tuple:
         self.asked += prompts
         try:
             while self.busy:
@@ -47,7 +47,8 @@ class Reference:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.score, prompts)
+        logp = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.score, prompts)
+        return logp, np.zeros(len(prompts), int)
 
 
 @contextmanager

@@ -191,8 +191,8 @@ class Stale(Reference):
     """An engine that answers NaN until a row is computed without what is kept of earlier ones."""
 
     async def score(self, prompts, fresh=False):
-        scores = await super().score(prompts)
-        return scores if fresh else np.full_like(scores, np.nan)
+        scores, cached = await super().score(prompts)
+        return (scores if fresh else np.full_like(scores, np.nan)), cached
 
 
 def test_the_server_asks_again_without_what_the_engine_keeps(judge, rows):

@@ -13,8 +13,8 @@ from helpers.candidates import ANSWERS, rows_of, written
 from helpers.judges import make_judge
 from sft_judge import Judge
 from sft_judge.cli import main
+from sft_judge.inference.contests import Entry
 from sft_judge.inference.judge import Judgement
-from sft_judge.ranking.candidate_judging import Entry
 from sft_judge.ranking.preference_pairs import DISAGREE, LENGTH, MARGIN, PER_PROMPT, TIE, Rules, figures, judged_pairs
 
 LOOSE = ("--min-margin", "0", "--max-per-prompt", "99", "--keep-disagreements")

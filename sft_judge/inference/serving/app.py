@@ -1,20 +1,24 @@
 """
-Routes of the server: `/v1/judge` and its batch form, `/health`, `/metrics`, the page at `/`, and the OpenAPI document.
+The server's app: `/v1/judge` and its batch form, `/health`, `/metrics`, the page at `/`, and the OpenAPI document.
+
+Routes in the wire formats of others are added from `decision_routes`.
 """
 
-import asyncio
 import json
 from dataclasses import asdict
 from typing import Any
 
 from sft_judge.inference.serving.auth import Keys
+from sft_judge.inference.serving.connections import LINES, body_of, stream, while_connected
+from sft_judge.inference.serving.decision_routes import add_decision_routes, add_models_route
 from sft_judge.inference.serving.demo_page import content_policy, page
-from sft_judge.inference.serving.errors import CODES, HttpError, add_handlers, unavailable
-from sft_judge.inference.serving.middleware import BATCH_PATH, Guard, path_of
+from sft_judge.inference.serving.errors import add_handlers, path_of, unavailable
+from sft_judge.inference.serving.limits import RewardSettings
+from sft_judge.inference.serving.middleware import BATCH_PATH, Guard
+from sft_judge.inference.serving.reward_routes import add_reward_routes
 from sft_judge.inference.serving.schema import EXAMPLES, Answer, Error
 from sft_judge.inference.serving.service import Service
 
-LINES = "application/x-ndjson"
 PAGE_HEADERS = {
     "Content-Security-Policy": content_policy(),
     "Referrer-Policy": "no-referrer",
@@ -28,6 +32,7 @@ def build_app(
     registries: tuple = (),
     others: tuple[tuple[str, ...], Any] | None = None,
     hosts: frozenset[str] | None = None,
+    rewards: RewardSettings | None = None,
 ) -> Guard:
     """
     Build the ASGI app.
@@ -38,6 +43,7 @@ def build_app(
         registries: Prometheus registries whose metrics are shown with ours.
         others: paths and the ASGI app that answers them, or None.
         hosts: host names that a request may address, or None for any.
+        rewards: settings of the reward routes; None for the defaults.
     """
     from fastapi import FastAPI, Request
     from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
@@ -52,8 +58,8 @@ def build_app(
     @app.post("/v1/judge", openapi_extra=_body(service), response_model=Answer, responses=errors)
     async def judge(request: Request):
         """Return the probabilities that people prefer each answer, for one or several battles."""
-        body = await _body_of(request, "application/json")
-        return JSONResponse(await _while_connected(request, service.answer(body)))
+        body = await body_of(request, "application/json")
+        return JSONResponse(await while_connected(request, service.answer(body)))
 
     lines = {200: {"content": {LINES: {"schema": {"type": "string"}}}}}
     batch_route = {"openapi_extra": _lines(), "response_class": Response, "responses": {**errors, **lines}}
@@ -63,8 +69,13 @@ def build_app(
         """
         Judge one battle per line (JSONL), and return one line for each, in order: its judgement, or `{"error": ...}`.
         """
-        body = await _body_of(request, LINES, "application/jsonl")
-        return _stream(service.answer_lines(body), service.limits.seconds)
+        body = await body_of(request, LINES, "application/jsonl")
+        return stream(service.answer_lines(body), service.limits.seconds)
+
+    add_decision_routes(app, service)
+    add_reward_routes(app, service, rewards or RewardSettings())
+    if others is None:  # otherwise vLLM lists the model
+        add_models_route(app, service)
 
     @app.get(
         "/health",
@@ -99,55 +110,6 @@ def _by_path(app, paths: tuple[str, ...], other):
         await (other if path_of(scope) in paths else app)(scope, receive, send)
 
     return passed_on
-
-
-async def _body_of(request, *types: str) -> bytes:
-    """Return the request's body if its content type is one of `types`. Raise `HttpError` 415 otherwise."""
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given not in types:
-        raise HttpError(415, CODES[415], f"The content type is {given[:100]!r}, expected {types[0]}.")
-    return await request.body()
-
-
-async def _while_connected(request, work):
-    """Return the result of `work`; cancel it if the client disconnects."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise HttpError(408, CODES[408], "The client has disconnected.")  # not read by anybody, but counted
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _hung_up(request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _stream(lines, seconds: int):
-    """Stream lines as the response. It ends if the client disconnects, or accepts no data for so many seconds."""
-    from fastapi.responses import StreamingResponse
-
-    class Lines(StreamingResponse):
-        async def stream_response(self, send):
-            async def patient(message):
-                async with asyncio.timeout(seconds):
-                    await send(message)
-
-            await super().stream_response(patient)
-
-        async def __call__(self, scope, receive, send):
-            try:
-                await super().__call__(scope, receive, send)
-            except* TimeoutError:
-                pass
-            finally:
-                await lines.aclose()
-
-    return Lines(lines, media_type=LINES)
 
 
 def _body(service: Service) -> dict:

@@ -37,7 +37,7 @@ class AsyncVllm:
         """Return True if the engine's process is running."""
         return not self.client.errored
 
-    async def score(self, prompts: list[list[int]], fresh: bool = False) -> np.ndarray:
+    async def score(self, prompts: list[list[int]], fresh: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """
         Compute log-probabilities over the verdicts.
 
@@ -46,7 +46,7 @@ class AsyncVllm:
             fresh: compute every token, without vLLM's prefix cache, which may hold NaN of an earlier row.
 
         Returns:
-            Log-probabilities [N, K] in float64.
+            Log-probabilities [N, K] in float64, and the number of tokens of each row taken from the prefix cache [N].
 
         Raises:
             HttpError: 503, the engine is dead.
@@ -60,7 +60,8 @@ class AsyncVllm:
             if errors.subgroup(EngineDeadError) is None:
                 raise
             raise unavailable("The judge's engine has stopped.") from None
-        return verdict_logp([task.result() for task in tasks], self._ids)
+        outputs = [task.result() for task in tasks]
+        return verdict_logp(outputs, self._ids), np.array([output.num_cached_tokens or 0 for output in outputs])
 
     async def _last(self, ids: list[int], fresh: bool):
         name = f"judge-{next(self._numbers)}"

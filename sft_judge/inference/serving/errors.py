@@ -1,6 +1,11 @@
 """
 Errors in the form that clients get: `{"error": {"code", "message", "param"}}`. No message repeats a battle's text.
+
+The routes with a wire format of somebody else answer in its form: `/v1/decisions` in OpenAI's, `/v1/systemone` in
+TypeSafe's, with status 422 for an invalid body.
 """
+
+DECISIONS, SYSTEMONE = "/v1/decisions", "/v1/systemone"
 
 CODES = {
     400: "bad_request",
@@ -8,6 +13,7 @@ CODES = {
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",
+    409: "incomplete_group",
     413: "too_large",
     415: "unsupported_media_type",
     422: "no_finite_scores",
@@ -38,6 +44,11 @@ class HttpError(Exception):
         return {"error": {"code": self.code, "message": str(self), "param": self.param}}
 
 
+def path_of(scope: dict) -> str:
+    """Return the path of a request without the path under which a proxy publishes the server."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
 def unavailable(message: str) -> HttpError:
     """Return an error 503 with the time to wait before the next try."""
     return HttpError(503, CODES[503], message, headers={"Retry-After": "5"})
@@ -48,11 +59,36 @@ def no_finite_scores() -> HttpError:
     return HttpError(422, CODES[422], "The judge gives no finite numbers for this battle.")
 
 
-def response(error: HttpError):
-    """Return the response to a request that ended with an error."""
+def response(error: HttpError, path: str):
+    """
+    Return the response to a request that ended with an error.
+
+    Args:
+        error: the error.
+        path: path of the request, which decides the form.
+    """
     from fastapi.responses import JSONResponse
 
-    return JSONResponse(error.content(), error.status, error.headers)
+    status, content = {DECISIONS: _openai, SYSTEMONE: _systemone}.get(path, _ours)(error)
+    return JSONResponse(content, status, error.headers)
+
+
+def _ours(error: HttpError) -> tuple[int, dict]:
+    return error.status, error.content()
+
+
+def _openai(error: HttpError) -> tuple[int, dict]:
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return error.status, {"error": {**error.content()["error"], "type": kind}}
+
+
+def _systemone(error: HttpError) -> tuple[int, dict]:
+    if error.status in (400, 422):
+        where = ["body", *(error.param.split(".") if error.param else ())]
+        return 422, {"detail": [{"loc": where, "msg": str(error), "type": error.code}]}
+    kind = "authentication_error" if error.status == 401 else error.code
+    return error.status, {"detail": {"error_type": kind, "message": str(error)}}
 
 
 def add_handlers(app) -> None:
@@ -60,14 +96,16 @@ def add_handlers(app) -> None:
     from starlette.exceptions import HTTPException
 
     async def ours(request, error: HttpError):
-        return response(error)
+        return response(error, path_of(request.scope))
 
     async def routing(request, error: HTTPException):
         code = CODES.get(error.status_code, "error")
-        return response(HttpError(error.status_code, code, str(error.detail), headers=error.headers))
+        wrong = HttpError(error.status_code, code, str(error.detail), headers=error.headers)
+        return response(wrong, path_of(request.scope))
 
     async def bug(request, error: Exception):  # the server logs its traceback
-        return response(HttpError(500, CODES[500], "Internal server error. See the server's log for details."))
+        wrong = HttpError(500, CODES[500], "Internal server error. See the server's log for details.")
+        return response(wrong, path_of(request.scope))
 
     app.add_exception_handler(HttpError, ours)
     app.add_exception_handler(HTTPException, routing)

@@ -1,4 +1,4 @@
-"""Limits of the server's requests, and a count of the requests in progress."""
+"""Limits of the server's requests, settings of the reward routes, and a count of the requests in progress."""
 
 import math
 from contextlib import contextmanager
@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 from sft_judge.core.errors import InputError
 from sft_judge.inference.serving.errors import HttpError
+
+METHODS = ("round-robin", "anchor", "knockout")  # battles among the responses to a prompt
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,27 @@ HELP = {
     "queue_mb": "MiB of the requests in progress; further requests get status 429",
     "seconds": "seconds for one request, and for the requests in progress when the server stops",
 }
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """
+    Settings of the reward routes.
+
+    Attributes:
+        group_size: number of rollouts of a prompt that are judged together.
+        group_seconds: time after which a group is judged without the missing rollouts.
+        method: round-robin, anchor or knockout.
+    """
+
+    group_size: int = 8
+    group_seconds: int = 120
+    method: str = "round-robin"
+
+    def check(self, queue: int) -> None:
+        """Raise `InputError` if a group is never whole, because the queue has no room for its rollouts."""
+        if not 2 <= self.group_size <= queue:
+            raise InputError(f"--group-size is {self.group_size}, expected 2 to {queue} (--max-queue).")
 
 
 class Queue:

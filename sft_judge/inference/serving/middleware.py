@@ -8,7 +8,7 @@ limit. All paths need a key except those in OPEN_PATHS.
 import asyncio
 
 from sft_judge.inference.serving.auth import Keys
-from sft_judge.inference.serving.errors import CODES, HttpError, response, unavailable
+from sft_judge.inference.serving.errors import CODES, HttpError, path_of, response, unavailable
 
 OPEN_PATHS = ("/", "/health", "/openapi.json")
 BATCH_PATH = "/v1/judge/batch"
@@ -28,7 +28,7 @@ class Guard:
     def __init__(self, app, keys: Keys, service, hosts: frozenset[str] | None = None):
         self.app, self.keys, self.hosts = app, keys, hosts
         self.queue, self.limits, self.requests = service.queue, service.limits, service.metrics.requests
-        self.stopping = asyncio.Event()  # set when the server stops: unfinished uploads end
+        self.stopping = service.stopping
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -42,7 +42,7 @@ class Guard:
         try:
             await self._admit(scope, receive, counted)
         except HttpError as error:
-            await response(error)(scope, receive, counted)
+            await response(error, path_of(scope))(scope, receive, counted)
         except Gone:
             return
 
@@ -117,11 +117,6 @@ class Guard:
 
 class Gone(Exception):
     """Signal that the client has disconnected."""
-
-
-def path_of(scope: dict) -> str:
-    """Return the path of a request without the path under which a proxy publishes the server."""
-    return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
 def host_name(header: str) -> str:

@@ -7,7 +7,7 @@ battles file that a judge does not use; any other unknown key is an error.
 
 import json
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -93,6 +93,13 @@ class Error(BaseModel):
     error: Detail
 
 
+class Battles(NamedTuple):
+    """The battles of a request as rows for `JudgePrompt`, and the orders to show, None for the judge's own policy."""
+
+    rows: list[dict]
+    swap: str | None = None
+
+
 class Requests:
     """Create the models of a request for the given limits."""
 
@@ -131,7 +138,7 @@ class Requests:
             swap=swap,
         )
 
-    def read(self, body: bytes, one: bool = False) -> tuple[list[dict], str | None]:
+    def read(self, body: bytes, one: bool = False) -> Battles:
         """
         Read a request.
 
@@ -139,30 +146,69 @@ class Requests:
             body: the body.
             one: accept a single battle only, not `{"battles": [...]}`.
 
-        Returns:
-            The battles as rows for `JudgePrompt`, and `swap` or None.
-
         Raises:
             HttpError: the body is invalid.
         """
         value = read_json(body)
-        try:
-            if "battles" in value and not one:
-                many = self.many.model_validate(value)
-                return [battle.model_dump() for battle in many.battles], many.swap
-            row = self.one.model_validate(_without_unseen(value)).model_dump()
-            swap = row.pop("swap")
-            return [row], swap
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            param = ".".join(map(str, first["loc"])) or None
-            raise HttpError(400, CODES[400], f"{param or 'the body'}: {first['msg']}.", param) from None
+        if "battles" in value and not one:
+            many = validated(self.many, value)
+            return Battles([battle.model_dump() for battle in many.battles], many.swap)
+        row = validated(self.one, _without_unseen(value)).model_dump()
+        swap = row.pop("swap")
+        return Battles([row], swap)
+
+    def row(self, value: dict, where: str) -> dict:
+        """
+        Check a battle that stands within another body, and return it as a row.
+
+        Args:
+            value: the battle.
+            where: its place in the body, for messages.
+        """
+        return validated(self.battle, _without_unseen(value), where).model_dump()
+
+
+def validated(model: type[BaseModel], value, where: str = "") -> BaseModel:
+    """
+    Check a value with a pydantic model.
+
+    Args:
+        model: the model.
+        value: the value.
+        where: its place in the body, for messages.
+
+    Raises:
+        HttpError: 400, naming the first field that is invalid.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        param = ".".join(filter(None, (where, *map(str, first["loc"])))) or None
+        raise HttpError(400, CODES[400], f"{param or 'the body'}: {first['msg']}.", param) from None
+
+
+def inlined(model: type[BaseModel]) -> dict:
+    """Return a model's JSON schema without references, which OpenAPI would look for elsewhere."""
+    schema = model.model_json_schema()
+    nested = schema.pop("$defs", {})
+
+    def resolve(value):
+        if isinstance(value, list):
+            return [resolve(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return resolve(nested[value["$ref"].rpartition("/")[2]])
+        return {key: resolve(one) for key, one in value.items() if key != "discriminator"}
+
+    return resolve(schema)
 
 
 def read_json(body: bytes) -> dict:
     """Parse a body as a JSON object. Raise `HttpError` 400 for anything else."""
     try:
-        value = load_json(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        value = load_json(body.decode("utf-8-sig"), parse_constant=no_constant)
     except UnicodeDecodeError as error:
         raise HttpError(400, CODES[400], f"The body is not UTF-8: byte {error.start} is invalid.") from None
     except json.JSONDecodeError as error:
@@ -176,7 +222,8 @@ def read_json(body: bytes) -> dict:
     return value
 
 
-def _no_constant(name: str):
+def no_constant(name: str):
+    """Refuse NaN and Infinity, as `parse_constant` of `json.loads`."""
     raise ValueError(f"{name} is not a JSON value")
 
 

@@ -21,7 +21,7 @@ from sft_judge.inference.serving.app import build_app
 from sft_judge.inference.serving.async_engine import AsyncVllm, open_client, vllm_arguments
 from sft_judge.inference.serving.auth import Keys, is_loopback
 from sft_judge.inference.serving.errors import HttpError
-from sft_judge.inference.serving.limits import Limits
+from sft_judge.inference.serving.limits import Limits, RewardSettings
 from sft_judge.inference.serving.openai_routes import openai_app
 from sft_judge.inference.serving.schema import EXAMPLE
 from sft_judge.inference.serving.service import Service
@@ -54,6 +54,7 @@ class Settings:
     root_path: str = ""
     ssl_keyfile: Path | None = None
     ssl_certfile: Path | None = None
+    rewards: RewardSettings = RewardSettings()
 
 
 def serve(settings: Settings) -> bool:
@@ -76,7 +77,8 @@ async def _serve(settings: Settings, name: str, spec, prompt: JudgePrompt, args,
         service = Service(name, AsyncVllm(client, spec), prompt, spec, settings.limits)
         await _judge_example(service, settings.model)
         others = await openai_app(client, args) if settings.with_openai else None
-        app = build_app(service, Keys(settings.keys), (get_prometheus_registry(),), others, allowed_hosts(settings))
+        registries, hosts = (get_prometheus_registry(),), allowed_hosts(settings)
+        app = build_app(service, Keys(settings.keys), registries, others, hosts, settings.rewards)
         options = {"root_path": settings.root_path}
         if settings.ssl_certfile:
             options |= {"ssl_certfile": str(settings.ssl_certfile), "ssl_keyfile": str(settings.ssl_keyfile)}

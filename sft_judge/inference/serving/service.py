@@ -10,15 +10,16 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from sft_judge.core.errors import InputError
 from sft_judge.core.swap_orders import unswap
-from sft_judge.inference.judge import judgements_or_none
+from sft_judge.inference.judge import Judgement, judgements_or_none
 from sft_judge.inference.scoring import TRIES_ALONE, orders_of
 from sft_judge.inference.serving.errors import CODES, HttpError, no_finite_scores, unavailable
 from sft_judge.inference.serving.limits import Limits, Queue
@@ -28,6 +29,27 @@ from sft_judge.modeling.judge_spec import JudgeSpec
 from sft_judge.prompts.prompt import JudgePrompt
 
 logger = logging.getLogger(__name__)
+Asked = TypeVar("Asked")  # a request that was read
+
+
+@dataclass
+class Judged:
+    """
+    Store what the judge says of a battle.
+
+    Attributes:
+        judgement: the judgement, None if the judge gives no finite numbers.
+        cut: number of tokens removed from each text.
+        turns_left_out: number of earliest turns left out.
+        tokens: number of tokens of its prompts, in all orders.
+        cached: number of these taken from the prefix cache.
+    """
+
+    judgement: Judgement | None
+    cut: dict[str, int]
+    turns_left_out: int
+    tokens: int
+    cached: int
 
 
 class Service:
@@ -36,7 +58,7 @@ class Service:
 
     Args:
         name: name of the judge in answers.
-        engine: an engine with `alive` and `async score(prompts) -> [N, K]`.
+        engine: an engine as `AsyncVllm`, with `alive` and `score`.
         prompt: the judge's prompt.
         spec: the judge's judge.json.
         limits: the server's limits.
@@ -46,16 +68,17 @@ class Service:
         self.name, self.engine, self.prompt, self.spec, self.limits = name, engine, prompt, spec, limits
         self.requests, self.queue = Requests(limits), Queue(limits.queue, limits.queue_mb)
         self.metrics = Metrics(self.queue)
+        self.stopping = asyncio.Event()  # set when the server stops: unfinished uploads end
         self._reader = ThreadPoolExecutor(1, "reader")
         self._batch_room = asyncio.Semaphore(limits.battles)  # limits the lines of all batches in the engine at once
 
     async def answer(self, body: bytes) -> dict:
-        """Answer one request. Raises `HttpError`."""
-        start = time.monotonic()
-        judged = await self._judge(body)
-        self.queue.last_seconds = time.monotonic() - start
-        self.metrics.seconds.observe(self.queue.last_seconds)
-        return {"model": self.name, "calibration": self.spec.calibration, "judgements": judged}
+        """Answer one request to /v1/judge. Raises `HttpError`."""
+        asked, judged = await self.judge(lambda: self.requests.read(body))
+        if [one.judgement for one in judged] == [None]:
+            raise no_finite_scores()
+        judgements = [_told(row["id"], one) for row, one in zip(asked.rows, judged, strict=True)]
+        return {"model": self.name, "calibration": self.spec.calibration, "judgements": judgements}
 
     async def answer_lines(self, body: bytes) -> AsyncIterator[str]:
         """Yield one line for each line of a batch, in order: its judgement or an error."""
@@ -75,7 +98,8 @@ class Service:
     async def _line(self, number: int, line: bytes) -> str:
         try:
             async with self._batch_room:
-                (answer,) = await self._judge(line, in_batch=True)
+                asked, (judged,) = await self._judge(lambda: self.requests.read(line, one=True), held=True)
+                answer = _told(asked.rows[0]["id"], judged)
         except HttpError as error:
             answer = error.content()
             answer["error"]["message"] = f"line {number}: {error}"
@@ -84,47 +108,83 @@ class Service:
             answer = HttpError(500, CODES[500], f"line {number}: {type(error).__name__} in the engine.").content()
         return json.dumps(answer) + "\n"
 
-    async def _judge(self, body: bytes, in_batch: bool = False) -> list[dict]:
-        """Judge the battles of a body. With `in_batch` the body is one battle and takes no place in the queue."""
+    async def judge(self, read: Callable[[], Asked], held: bool = False) -> tuple[Asked, list[Judged]]:
+        """
+        Judge the battles of a request, and count it.
+
+        Args:
+            read: function that reads the request, called in the reader's thread. Its result has the attributes `rows`
+                (battles) and `swap` (None for the judge's own policy).
+            held: take no places in the queue, because the requests that the battles belong to have theirs.
+
+        Returns:
+            The result of `read`, and what the judge says of each battle.
+
+        Raises:
+            HttpError: the request is invalid, or the server is overloaded.
+        """
+        start = time.monotonic()
+        answer = await self._judge(read, held)
+        self.queue.last_seconds = time.monotonic() - start
+        self.metrics.seconds.observe(self.queue.last_seconds)
+        return answer
+
+    async def _judge(self, read: Callable[[], Asked], held: bool = False) -> tuple[Asked, list[Judged]]:
+        """Judge the battles of a request, as `judge`."""
         try:
             async with asyncio.timeout(self.limits.seconds):
-                work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, body, in_batch)
-                rows, fitted, orders, prompts = await work
-                with self.queue.places(0 if in_batch else len(rows) - 1):
-                    logp = unswap(await self._score(prompts), orders)
+                work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, read)
+                asked, rows, fitted, orders, prompts = await work
+                with self.queue.places(0 if held else max(0, len(rows) - 1)):
+                    logp, cached = await self._score(prompts) if rows else (None, np.zeros(0, int))
         except TimeoutError:
             message = f"The judge took longer than {self.limits.seconds} s; the server is overloaded. Try again later."
             raise unavailable(message) from None
         self.metrics.battles.inc(len(rows))
-        judged = judgements_or_none(logp, self.spec, [row.get("language") for row in rows])
-        if judged == [None]:
-            raise no_finite_scores()
-        return [
-            {"id": row["id"], **no_finite_scores().content()}
-            if judgement is None
-            else {"id": row["id"], **asdict(judgement), "cut": fields.cut, "turns_left_out": fields.turns_left_out}
-            for row, fields, judgement in zip(rows, fitted, judged, strict=True)
+        languages = [row.get("language") for row in rows]
+        judged = judgements_or_none(unswap(logp, orders), self.spec, languages) if rows else []
+        tokens = np.array([len(ids) for ids in prompts]).reshape(len(rows), len(orders)).sum(axis=1).tolist()
+        cached = cached.reshape(len(rows), len(orders)).sum(axis=1).tolist()
+        return asked, [
+            Judged(judgement, fields.cut, fields.turns_left_out, *counts)
+            for judgement, fields, *counts in zip(judged, fitted, tokens, cached, strict=True)
         ]
 
-    async def _score(self, prompts: list[list[int]]) -> np.ndarray:
-        """Return log-probabilities [N, K]; rows that are not finite are scored again alone, and NaN if that fails."""
-        logp = await self.engine.score(prompts)
+    async def _score(self, prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Score prompts. Rows that are not finite are scored again alone, and are NaN if that fails.
+
+        Args:
+            prompts: token ids of each row.
+
+        Returns:
+            Log-probabilities [N, K], and the number of tokens of each row taken from the prefix cache [N].
+        """
+        logp, cached = await self.engine.score(prompts)
         for _ in range(TRIES_ALONE):
             for row in np.flatnonzero(~np.isfinite(logp).all(axis=1)):
-                logp[row] = (await self.engine.score([prompts[row]], fresh=True))[0]
+                again, cached[row] = await self.engine.score([prompts[row]], fresh=True)
+                logp[row] = again[0]
         logp[~np.isfinite(logp).all(axis=1)] = np.nan
-        return logp
+        return logp, cached
 
-    def _read(self, body: bytes, in_batch: bool) -> tuple:
-        rows, swap = self.requests.read(body, in_batch)
-        rows, orders, fitted = self.prompt.with_languages(rows), orders_of(swap or self.spec.swap), []
+    def _read(self, read) -> tuple:
+        asked = read()
+        rows, orders, fitted = self.prompt.with_languages(asked.rows), orders_of(asked.swap or self.spec.swap), []
         for place, row in enumerate(rows):
             try:
                 fitted += self.prompt.fit([row])
             except InputError as error:  # the budget has no room for one turn
                 param = f"battles.{place}" if len(rows) > 1 else None
                 raise HttpError(400, CODES[400], str(error), param) from None
-        return rows, fitted, orders, [self.prompt.ids(fields, order) for fields in fitted for order in orders]
+        return asked, rows, fitted, orders, [self.prompt.ids(fields, order) for fields in fitted for order in orders]
+
+
+def _told(id_: str | None, judged: Judged) -> dict:
+    """Return a judgement, or the error in its place, as clients get it."""
+    if judged.judgement is None:
+        return {"id": id_, **no_finite_scores().content()}
+    return {"id": id_, **asdict(judged.judgement), "cut": judged.cut, "turns_left_out": judged.turns_left_out}
 
 
 def _lines_of(body: bytes) -> Iterator[bytes]:

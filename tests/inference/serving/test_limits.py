@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 def test_unknown_paths_and_methods_are_errors_of_the_same_form(server):
     refused(server[1].get("/v1/judge"), 405)
-    for path in ("/v1/models", "/docs", "/load", "/v1/load_lora_adapter", "//v1/judge", "/../etc/passwd"):
+    for path in ("/v1/completions", "/docs", "/load", "/v1/load_lora_adapter", "//v1/judge", "/../etc/passwd"):
         refused(server[1].get(path), 404)
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from helpers.serving import BATTLE, JSON, KEY, LINES, SECRET, refused
+from sft_judge.inference.serving.limits import RewardSettings
 
 pytestmark = pytest.mark.unit
 
@@ -107,12 +108,22 @@ def lines(context, value):
 """
 
 
+# That a query begins with its prompt, and that both lists are equally long, is more than a JSON schema can say.
+NOT_IN_THE_SCHEMA = """
+[[operations]]
+include-path = "/reward"
+checks.positive_data_acceptance.expected-statuses = [200, 400, 401, 409]
+"""
+
+
 def test_what_the_document_promises_is_kept(narrow, tmp_path):
     """schemathesis by its command line: every check it knows, good and bad data, the same each time."""
     (tmp_path / "hooks.py").write_text(HOOKS)
+    (tmp_path / "schemathesis.toml").write_text(NOT_IN_THE_SCHEMA)
     options = "--checks all --max-examples 50 --generation-deterministic --no-color --suppress-health-check all"
     words = [*options.split(), "--header", f"Authorization: Bearer {KEY}"]
-    with narrow(keys=[KEY], characters=2000, turns=8) as (_, client):
+    rewards = {"rewards": RewardSettings(group_size=2, group_seconds=0.05)}
+    with narrow(keys=[KEY], characters=2000, turns=8, app_options=rewards) as (_, client):
         command = [sys.executable, "-m", "schemathesis.cli", "run", str(client.base_url.join("/openapi.json"))]
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
         done = subprocess.run([*command, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)

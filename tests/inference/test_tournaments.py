@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import chisquare
 
 from sft_judge.data.candidates import make_group
+from sft_judge.inference.contests import Entry, play_contests, shown_pair
 from sft_judge.inference.judge import Judgement
-from sft_judge.ranking.candidate_judging import Entry, play_contests, shown_pair
-from sft_judge.ranking.tournaments import Contest, num_battles
+from sft_judge.inference.tournaments import Contest, num_battles
 
 pytestmark = pytest.mark.unit
 
