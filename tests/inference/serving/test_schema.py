@@ -113,11 +113,11 @@ def lines(context, value):
 NOT_IN_THE_SCHEMA = """
 [[operations]]
 include-path = "/reward"
-checks.positive_data_acceptance.expected-statuses = [200, 400, 401, 409]
+checks.positive_data_acceptance.expected-statuses = [200, 400, 401, 404, 409]
 
 [[operations]]
 include-path = "/v1/decisions"
-checks.positive_data_acceptance.expected-statuses = [200, 400, 401]
+checks.positive_data_acceptance.expected-statuses = [200, 400, 401, 404]
 """
 
 
