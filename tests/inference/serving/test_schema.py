@@ -108,8 +108,8 @@ def lines(context, value):
 """
 
 
-# What the schemas cannot say: that a query contains its prompt, that lists are equally long, and, where other questions
-# may be asked about other JSON, that the JSON is a battle.
+# What the schemas cannot say: that a query contains its prompt, that lists are equally long, and, as any JSON may be
+# the input of a question that is refused, that a battle is one.
 NOT_IN_THE_SCHEMA = """
 [[operations]]
 include-path = "/reward"
