@@ -41,13 +41,15 @@ def main() -> None:
     print(json.dumps([{**result, "goal": ">= 1", "rounds": len(rows)}]))
 
 
-def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
+def make_judge(folder: Path, num_rows: int, budget=(200, 200, 400), **size: int) -> tuple[Path, list[dict]]:
     """
     Write a calibrated judge with random weights, and synthetic battles.
 
     Args:
         folder: folder to write to.
         num_rows: number of battles.
+        budget: tokens of a prompt, of a response, and in all.
+        **size: `hidden` and `layers` of the model.
 
     Returns:
         Folder of the judge, and the battles, which are also in `battles.parquet`.
@@ -67,9 +69,9 @@ def make_judge(folder: Path, num_rows: int) -> tuple[Path, list[dict]]:
         preset_settings("easy", rows=num_rows, test_rows=1, shifted_rows=1, hostile=0.1), "train"
     ).rows
     write_battles(folder / "battles.parquet", battle_table(rows))
-    template, words, budget = read_template("compact"), ["A", "B", "tie"], Budget(200, 200, 400)
+    template, words, budget = read_template("compact"), ["A", "B", "tie"], Budget(*budget)
     texts = [turn for row in rows[:500] for name in FIELDS for turn in row[name]]
-    make_base(folder / "judge", "qwen2", [*texts, *[template] * 100], vocab=1200, positions=512)
+    make_base(folder / "judge", "qwen2", [*texts, *[template] * 100], vocab=1200, positions=1024, **size)
     torch.manual_seed(0)
     model = load_model(str(folder / "judge"), "float32")
     perturb_weights(model)
