@@ -1,6 +1,7 @@
 """A judge behind HTTP without vLLM: the real app and uvicorn, with transformers where the engine would be."""
 
 import asyncio
+import json
 import socket
 import ssl
 import threading
@@ -26,6 +27,21 @@ from sft_judge.prompts.prompt import JudgePrompt
 BATTLE = {"prompt": "p", "response_a": "a", "response_b": "b"}
 SECRET = "text-of-a-battle"
 KEY = "a-key-of-sixteen-letters"
+QUESTION = {"type": "choice", "choices": [{"value": value} for value in ("A", "B", "tie")]}
+SPOKEN = {"output": [{"type": "message", "content": "text"}]}
+BODIES = {  # of the routes that judge one battle
+    "/v1/judge": BATTLE,
+    "/v1/decisions": {"model": "tiny", "input": json.dumps(BATTLE), "questions": [QUESTION]},
+    "/v1/systemone": {
+        "state": BATTLE,
+        "questions": {"q": {"type": "choice", "criteria": dict.fromkeys(("A", "B", "tie"))}},
+    },
+    "/reward": {"prompt": "p", "response": "a", "label": {"reference": "b"}},
+    "/compare": {
+        "conversation_history": [{"role": "user", "content": "p"}],
+        "response_objs": [SPOKEN, {"output": [{"type": "message", "content": "other"}]}],
+    },
+}
 LINES_TYPE = "application/x-ndjson"
 JSON, LINES = {"content-type": "application/json"}, {"content-type": LINES_TYPE}
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from helpers.injection import CORPUS, attack, fuzzed
-from helpers.serving import BATTLE, JSON, LINES, LINES_TYPE, SECRET, connected, eventually, refused, served
+from helpers.serving import BATTLE, BODIES, JSON, LINES, LINES_TYPE, SECRET, connected, eventually, refused, served
 from sft_judge.core.swap_orders import ORDERS
 from sft_judge.prompts.prompt import JudgePrompt
 
@@ -43,13 +43,14 @@ def turns(number: int) -> dict:
 # Size and time
 
 
-@pytest.mark.parametrize("path, megabytes", [("/v1/judge", 1), ("/v1/judge/batch", 2)])
+@pytest.mark.parametrize("path, megabytes", [("/v1/judge/batch", 2), *((path, 1) for path in BODIES)])
 def test_a_large_body_is_413_with_and_without_its_length_said(server, path, megabytes):
     headers = LINES if path.endswith("batch") else JSON
     large = json.dumps({**BATTLE, "prompt": [SECRET] * 10}).encode() + b" " * megabytes * 2**20
     for body in (large, b" " * 10_000_000, iter([large[: 2**18]] * 100)):
         with httpx.Client(base_url=server[1].base_url) as client:
-            assert f"{megabytes} MiB" in refused(client.post(path, content=body, headers=headers), 413)
+            response = client.post(path, content=body, headers=headers)
+            assert response.status_code == 413 and f"{megabytes} MiB" in response.text
     assert server[0].queue.taken == 0
 
 
@@ -83,11 +84,12 @@ def test_a_body_that_does_not_come_is_408_and_gives_its_place_back(narrow):
         eventually(lambda: service.queue.taken == 0)
 
 
-@pytest.mark.parametrize("path, content_type", [("/v1/judge", "application/json"), ("/v1/judge/batch", LINES_TYPE)])
-def test_a_client_that_goes_away_takes_its_battles_with_it(server, path, content_type):
+@pytest.mark.parametrize("path", ["/v1/judge/batch", *BODIES])
+def test_a_client_that_goes_away_takes_its_battles_with_it(server, path):
     service, client = server
     service.engine.busy = True
-    asked, cancelled, body = len(service.engine.asked), service.engine.cancelled, json.dumps(BATTLE)
+    content_type = LINES_TYPE if path.endswith("batch") else "application/json"
+    asked, cancelled, body = len(service.engine.asked), service.engine.cancelled, json.dumps(BODIES.get(path, BATTLE))
     with connected(client, f"POST {path}", f"Content-Length: {len(body)}", content_type=content_type) as peer:
         peer.sendall(body.encode())
         eventually(lambda: len(service.engine.asked) > asked)
@@ -97,7 +99,7 @@ def test_a_client_that_goes_away_takes_its_battles_with_it(server, path, content
 
 
 def test_half_a_request_and_then_nobody_costs_nothing(server):
-    for head in ("POST /v1/judge", "GET /health"):
+    for head in ("GET /health", *(f"POST {path}" for path in BODIES)):
         with connected(server[1], head, "Content-Length: 50") as peer:
             peer.sendall(b"{")
     eventually(lambda: server[0].queue.taken == 0)
@@ -106,11 +108,14 @@ def test_half_a_request_and_then_nobody_costs_nothing(server):
 
 def test_an_engine_that_takes_too_long_is_503(narrow):
     with narrow(seconds=1) as (service, client):
-        service.engine.busy = True
-        response = client.post("/v1/judge", json=BATTLE)
-        service.engine.busy = False
-        assert "longer than 1 s" in refused(response, 503) and int(response.headers["retry-after"]) > 0
-        assert service.queue.taken == 0 and client.post("/v1/judge", json=BATTLE).status_code == 200
+        for path, body in BODIES.items():
+            service.engine.busy = True
+            response = client.post(path, json=body)
+            service.engine.busy = False
+            assert response.status_code == 503 and "longer than 1 s" in response.text
+            assert int(response.headers["retry-after"]) > 0
+            assert service.queue.taken == 0
+        eventually(lambda: client.post("/v1/judge", json=BATTLE).status_code == 200)
 
 
 def test_a_full_queue_is_429_and_when_to_come_back(server):
