@@ -64,6 +64,16 @@ class Entry:
         group = self.group
         return {"prompt": group.prompts, "response_a": one, "response_b": two, "language": group.language}
 
+    def record(self, pair: tuple[int, int], judgement: Judgement) -> None:
+        """
+        Store the judgement of a pair's battle.
+
+        Args:
+            pair: the pair.
+            judgement: what the judge says of `battle(pair)`.
+        """
+        self.contest.judged[pair] = judgement if shown_pair(pair) == pair else exchange_judgement(judgement)
+
 
 def shown_pair(pair: tuple[int, int]) -> tuple[int, int]:
     """
@@ -90,7 +100,7 @@ def rounds(entries: list[Entry]) -> Generator[list[dict], list[Judgement], None]
     while due := [(entry, pair) for entry in entries for pair in entry.contest.due()]:
         answers = yield [entry.battle(pair) for entry, pair in due]
         for (entry, pair), answer in zip(due, answers, strict=True):
-            entry.contest.judged[pair] = answer if shown_pair(pair) == pair else exchange_judgement(answer)
+            entry.record(pair, answer)
 
 
 def play_contests(entries: list[Entry], judge: Callable[[list[dict]], list[Judgement]]) -> None:
@@ -174,6 +184,6 @@ def choice_probabilities(table: np.ndarray) -> np.ndarray:
         return np.diag(weights.sum(axis=1)) - weights
 
     if len(table) == 2:
-        return np.array([table[0, 1], table[1, 0]])
+        return table[~np.eye(2, dtype=bool)]
     found = minimize(loss_and_slope, np.zeros(len(won)), jac=True, hess=curvature, method="trust-exact", tol=1e-10)
     return softmax(found.x)

@@ -12,7 +12,7 @@ from sft_judge.inference.serving.auth import Keys
 from sft_judge.inference.serving.connections import LINES, body_of, stream, while_connected
 from sft_judge.inference.serving.decision_routes import add_decision_routes, add_models_route
 from sft_judge.inference.serving.demo_page import content_policy, page
-from sft_judge.inference.serving.errors import add_handlers, path_of, unavailable
+from sft_judge.inference.serving.errors import add_handlers, json_response, path_of, unavailable
 from sft_judge.inference.serving.limits import RewardSettings
 from sft_judge.inference.serving.middleware import BATCH_PATH, Guard
 from sft_judge.inference.serving.reward_routes import add_reward_routes
@@ -46,7 +46,7 @@ def build_app(
         rewards: settings of the reward routes; None for the defaults.
     """
     from fastapi import FastAPI, Request
-    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+    from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
     from sft_judge.core.version import __version__
 
@@ -59,7 +59,7 @@ def build_app(
     async def judge(request: Request):
         """Return the probabilities that people prefer each answer, for one or several battles."""
         body = await body_of(request, "application/json")
-        return JSONResponse(await while_connected(request, service.answer(body)))
+        return json_response(await while_connected(request, service.answer(body)))
 
     lines = {200: {"content": {LINES: {"schema": {"type": "string"}}}}}
     batch_route = {"openapi_extra": _lines(), "response_class": Response, "responses": {**errors, **lines}}

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from sft_judge.inference.serving import openai_decisions, systemone
 from sft_judge.inference.serving.connections import body_of, while_connected
 from sft_judge.inference.serving.decisions import RESPONSES
-from sft_judge.inference.serving.errors import DECISIONS, SYSTEMONE
+from sft_judge.inference.serving.errors import DECISIONS, SYSTEMONE, json_response
 from sft_judge.inference.serving.schema import Error, inlined
 from sft_judge.inference.serving.service import Service
 
@@ -64,7 +64,6 @@ def add_decision_routes(app, service: Service) -> None:
         service: answers the requests.
     """
     from fastapi import Request
-    from fastapi.responses import JSONResponse
 
     def add(path: str, form, schema: dict, answer: type, failures: dict, about: str):
         examples = {"application/json": {"schema": schema, "examples": form.examples(service)}}
@@ -76,7 +75,7 @@ def add_decision_routes(app, service: Service) -> None:
         async def decide(request: Request):
             body = await body_of(request, "application/json")
             work = service.judge(lambda: form.read(service, body))
-            return JSONResponse(form.answer(service, *await while_connected(request, work)))
+            return json_response(form.answer(service, *await while_connected(request, work)))
 
     errors = {status: {"model": OpenAIError} for status in (400, 401, 404, 408, 413, 415, 429, 503)}
     about = "Answer choices over A, B and tie, or among responses, in OpenAI's form."

@@ -15,17 +15,16 @@ import numpy as np
 from sft_judge.core.files import load_json
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS
-from sft_judge.data.candidates import make_group
-from sft_judge.data.importing.conversation import RowError
-from sft_judge.inference.contests import Entry, choice_probabilities, exchange_judgement, outcomes, shown_pair
+from sft_judge.inference.contests import Entry, choice_probabilities, outcomes, shown_pair
 from sft_judge.inference.scoring import orders_of
 from sft_judge.inference.serving.errors import CODES, HttpError, no_finite_scores
-from sft_judge.inference.serving.schema import no_constant
+from sft_judge.inference.serving.schema import as_group, no_constant
 from sft_judge.inference.serving.service import Judged, Service
+from sft_judge.inference.tournaments import num_battles
 
 MAX_CANDIDATES = 16  # of one question
 MAX_JUDGEMENTS = 240  # of one request: a battle in one order each; a round robin of 16 in both orders
-MAX_QUESTIONS = 400
+MAX_QUESTIONS, MAX_CHOICES = 400, 255
 RESPONSES = "/responses"  # appended to the judge's name, asks for a choice among responses
 _VERDICT = {
     "a": VERDICTS[0],
@@ -68,13 +67,11 @@ class Asked:
     The questions of a request, and the battles that answer them.
 
     Attributes:
-        model: the judge's name in the answer.
         questions: the questions.
         rows: the battles, each once. A battle over verdicts comes first, then those of the contests.
         swap: the orders to show, None for the judge's own policy.
     """
 
-    model: str
     questions: list[Question]
     rows: list[dict] = field(default_factory=list)
     swap: str | None = None
@@ -107,35 +104,35 @@ class Answer:
         return max(0.0, (max(self.probabilities) - chance) / (1 - chance))
 
 
-def named_model(service: Service, model: str | None, aliases: tuple[str, ...] = ()) -> tuple[str, bool]:
+def among_responses(service: Service, model: str | None, x_judge: str | None, aliases: tuple[str, ...] = ()) -> bool:
     """
-    Return the judge's name, and whether the request asks for a choice among responses.
+    Return True if a request asks for a choice among responses.
 
     Args:
         service: the service.
         model: model of the request; None for the one that is served.
-        aliases: further names.
+        x_judge: `battle`, `responses` or None.
+        aliases: further names of the judge.
 
     Raises:
-        HttpError: 404, the server has no such model.
+        HttpError: 404, the server has no such model; 400, the model and `x_judge` contradict each other.
     """
-    responses = model is not None and model.endswith(RESPONSES)
-    name = model.removesuffix(RESPONSES) if responses else model
+    alias = model is not None and model.endswith(RESPONSES)
+    name = model.removesuffix(RESPONSES) if alias else model
     if name not in (None, service.name, *aliases):
-        known = f"{service.name} and {service.name}{RESPONSES}"
-        raise HttpError(
-            404, "model_not_found", f"There is no model {model[:100]!r}; this server has {known}.", "model"
-        )
-    return service.name, responses
+        message = f"There is no model {model[:100]!r}; expected {service.name} or {service.name}{RESPONSES}."
+        raise HttpError(404, "model_not_found", message, "model")
+    if alias and x_judge == "battle":
+        raise HttpError(400, CODES[400], f"x_judge is 'battle', but the model ends with {RESPONSES}.", "x_judge")
+    return alias or x_judge == "responses"
 
 
-def plan(service: Service, model: str, questions: list[Question], source, place: str, responses: bool) -> Asked:
+def plan(service: Service, questions: list[Question], source, place: str, responses: bool) -> Asked:
     """
     Find the battles that answer the questions.
 
     Args:
         service: the service, for its limits.
-        model: the judge's name.
         questions: the questions; their verdicts, contests and refusals are filled in.
         source: the battle as a dict, or the reason why the input is none; with `responses` the conversation, as
             `make_group` takes it.
@@ -145,30 +142,39 @@ def plan(service: Service, model: str, questions: list[Question], source, place:
     Raises:
         HttpError: 400, a text is invalid, or the request needs more judgements than MAX_JUDGEMENTS.
     """
-    asked = Asked(model, questions)
+    asked = Asked(questions)
     for question in questions:
-        if question.refusal:
-            continue
         if question.kind != "choice":
             question.refusal = f"This judge answers choices between responses, and gives no {question.kind[:40]}."
         elif responses and not all(isinstance(text, str) for text in question.descriptions):
             question.refusal = "The description of every choice must be a candidate response, as text."
-        elif responses:
-            question.entry = _contest(service, question, source)
-            asked.rows += map(question.entry.battle, question.entry.contest.due())
-        else:
+    open_questions = [question for question in questions if not question.refusal]
+    if not responses:
+        for question in open_questions:
             _ask_verdict(service, asked, question, source, place)
+        return asked
+    _check_count(service, open_questions)
+    for question in open_questions:
+        group = as_group(source, question.descriptions, where=place)
+        service.requests.check_group(group, question.where)
+        question.entry = Entry.of(group, "round-robin")
+        asked.rows += map(question.entry.battle, question.entry.contest.due())
+    return asked
+
+
+def _check_count(service: Service, questions: list[Question]) -> None:
+    """Raise `HttpError` if a question has too many candidates, or all questions need too many judgements."""
+    for question in questions:
+        if not 2 <= len(question.values) <= MAX_CANDIDATES:
+            message = f"{question.where}: {len(question.values)} candidate responses, expected 2 to {MAX_CANDIDATES}."
+            raise HttpError(400, CODES[400], message, question.where)
+    needed = sum(num_battles("round-robin", len(question.values)) for question in questions)
     orders = len(orders_of(service.spec.swap))
     most = min(MAX_JUDGEMENTS // orders, service.limits.queue)
-    if len(asked.rows) > most:
-        raise HttpError(
-            400,
-            CODES[400],
-            f"The request needs {len(asked.rows)} battles in {orders} orders; the limit is {most} battles, "
-            f"{most * orders} judgements.",
-            "questions",
-        )
-    return asked
+    if needed > most:
+        limit = f"the limit is {most} battles, {most * orders} judgements."
+        message = f"The request needs {needed} battles in {orders} orders; {limit}"
+        raise HttpError(400, CODES[400], message, "questions")
 
 
 def _ask_verdict(service: Service, asked: Asked, question: Question, source: dict | str, place: str) -> None:
@@ -188,21 +194,6 @@ def _ask_verdict(service: Service, asked: Asked, question: Question, source: dic
         question.verdicts = verdicts
         if not asked.rows:
             asked.rows = [service.requests.row(source, place)]
-
-
-def _contest(service: Service, question: Question, conversation) -> Entry:
-    """Return the round robin of a question's candidates, whose texts are within the limits."""
-    count = len(question.values)
-    if not 2 <= count <= MAX_CANDIDATES:
-        message = f"{question.where}: {count} candidate responses, expected 2 to {MAX_CANDIDATES}."
-        raise HttpError(400, CODES[400], message, question.where)
-    try:
-        group = make_group(conversation, question.descriptions)
-    except RowError as error:
-        raise HttpError(400, CODES[400], f"{error.field}: {error.reason}.", question.where) from None
-    for response in group.responses:
-        service.requests.row(dict(zip(FIELDS, (group.prompts, response, response), strict=True)), question.where)
-    return Entry.of(group, "round-robin")
 
 
 def answers(service: Service, asked: Asked, judged: list[Judged]) -> list[Answer | str]:
@@ -242,11 +233,9 @@ def _over_verdicts(question: Question, battle: Judged) -> Answer | str:
 def _among_responses(entry: Entry, judged: list[Judged]) -> Answer | str:
     if any(one.judgement is None for one in judged):
         return str(no_finite_scores())
-    pairs = entry.contest.due()
     cut = {"prompt": 0, "responses": [0] * len(entry.texts)}
-    for pair, one in zip(pairs, judged, strict=True):
-        in_order = shown_pair(pair) == pair
-        entry.contest.judged[pair] = one.judgement if in_order else exchange_judgement(one.judgement)
+    for pair, one in zip(entry.contest.due(), judged, strict=True):
+        entry.record(pair, one.judgement)
         cut["prompt"] = max(cut["prompt"], one.cut["prompt"])
         for place, name in zip(shown_pair(pair), FIELDS[1:], strict=True):
             cut["responses"][place] = max(cut["responses"][place], one.cut[name])
@@ -269,5 +258,5 @@ def battle_in(text: str) -> dict | str:
         return f"The input is plain text and no battle; {wanted}."
     try:
         return load_json(text, parse_constant=no_constant)
-    except (ValueError, RecursionError) as error:
-        return f"The input is no battle: it is not JSON ({error}); {wanted}."
+    except (ValueError, RecursionError):
+        return f"The input is no battle: it begins as JSON, but is not valid; {wanted}."

@@ -5,6 +5,8 @@ The routes with a wire format of somebody else answer in its form: `/v1/decision
 TypeSafe's, with status 422 for an invalid body.
 """
 
+import json
+
 DECISIONS, SYSTEMONE = "/v1/decisions", "/v1/systemone"
 
 CODES = {
@@ -67,10 +69,22 @@ def response(error: HttpError, path: str):
         error: the error.
         path: path of the request, which decides the form.
     """
-    from fastapi.responses import JSONResponse
-
     status, content = {DECISIONS: _openai, SYSTEMONE: _systemone}.get(path, _ours)(error)
-    return JSONResponse(content, status, error.headers)
+    return json_response(content, status, error.headers)
+
+
+def json_response(content, status: int = 200, headers: dict | None = None):
+    """
+    Return a response of JSON in ASCII. A name that a client sent may have surrogates, which UTF-8 cannot hold.
+
+    Args:
+        content: the content.
+        status: HTTP status.
+        headers: further headers.
+    """
+    from starlette.responses import Response
+
+    return Response(json.dumps(content, allow_nan=False), status, headers, "application/json")
 
 
 def _ours(error: HttpError) -> tuple[int, dict]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from sft_judge.core.errors import InputError
 from sft_judge.inference.serving.errors import HttpError
 
+MAX_ROUND_ROBIN = 32  # rollouts of a group: 496 pairs
 METHODS = ("round-robin", "anchor", "knockout")  # battles among the responses to a prompt
 
 
@@ -71,6 +72,11 @@ class RewardSettings:
         """Raise `InputError` if a group is never whole, because the queue has no room for its rollouts."""
         if not 2 <= self.group_size <= queue:
             raise InputError(f"--group-size is {self.group_size}, expected 2 to {queue} (--max-queue).")
+        if self.method == "round-robin" and self.group_size > MAX_ROUND_ROBIN:
+            raise InputError(
+                f"--group-size {self.group_size} would judge {self.group_size * (self.group_size - 1) // 2} pairs at "
+                f"once; a round robin takes at most {MAX_ROUND_ROBIN}. Give --reward-method anchor or knockout."
+            )
 
 
 class Queue:

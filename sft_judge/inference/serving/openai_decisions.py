@@ -10,11 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StrictBool, StrictStr
 
 from sft_judge.inference.serving import decisions
-from sft_judge.inference.serving.decisions import MAX_QUESTIONS, Answer, Asked, Question
-from sft_judge.inference.serving.schema import EXAMPLE, read_json, validated
+from sft_judge.inference.serving.decisions import MAX_CHOICES, MAX_QUESTIONS, Answer, Asked, Question
+from sft_judge.inference.serving.schema import EXAMPLE, MAX_MESSAGES, read_json, validated
 from sft_judge.inference.serving.service import Judged, Service
-
-MAX_CHOICES, MAX_MESSAGES = 255, 400
 
 
 class TextPart(BaseModel):
@@ -38,7 +36,7 @@ class Message(BaseModel):
     """A message of the input."""
 
     role: Literal["user", "assistant", "system", "developer"]
-    content: StrictStr | Annotated[list[Part], Field(min_length=1, max_length=MAX_MESSAGES)]
+    content: StrictStr | Annotated[list[Part], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
 
 class Choice(BaseModel):
@@ -54,7 +52,9 @@ class Choices(BaseModel):
     type: Literal["choice"]
     name: StrictStr | None = None
     instructions: Any = Field(None, description="not read by the judge")
-    choices: Annotated[list[Choice], Field(min_length=2, max_length=MAX_CHOICES, description="no value twice")]
+    choices: Annotated[
+        list[Choice], Field(fail_fast=True, min_length=2, max_length=MAX_CHOICES, description="no value twice")
+    ]
 
 
 class Unanswered(BaseModel):
@@ -68,12 +68,12 @@ class Request(BaseModel):
     """Body of a request. Further fields are ignored."""
 
     model: StrictStr
-    input: StrictStr | Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
+    input: StrictStr | Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] = Field(
         description="a battle as JSON, or with `x_judge` a conversation"
     )
     questions: Annotated[
         list[Annotated[Choices | Unanswered, Field(discriminator="type")]],
-        Field(min_length=1, max_length=MAX_QUESTIONS),
+        Field(fail_fast=True, min_length=1, max_length=MAX_QUESTIONS),
     ]
     x_judge: Literal["battle", "responses"] | None = Field(
         None, description="`responses`: the descriptions of the choices are candidate responses to the conversation"
@@ -147,11 +147,10 @@ def read(service: Service, body: bytes) -> Asked:
         HttpError: the body is invalid.
     """
     request = validated(Request, read_json(body))
-    name, alias = decisions.named_model(service, request.model)
-    responses = alias or request.x_judge == "responses"
+    responses = decisions.among_responses(service, request.model, request.x_judge)
     questions = [_question(question, f"questions.{place}") for place, question in enumerate(request.questions)]
     source = _conversation(request.input) if responses else _battle(request.input)
-    return decisions.plan(service, name, questions, source, "input", responses)
+    return decisions.plan(service, questions, source, "input", responses)
 
 
 def _question(question: Choices | Unanswered, where: str) -> Question:
@@ -209,7 +208,7 @@ def answer(service: Service, asked: Asked, judged: list[Judged]) -> dict:
         "total_tokens": tokens,
     }
     told = [_told(question, answer) for question, answer in zip(asked.questions, found, strict=True)]
-    return {"model": asked.model, "answers": told, "usage": usage, "x_calibration": service.spec.calibration}
+    return {"model": service.name, "answers": told, "usage": usage, "x_calibration": service.spec.calibration}
 
 
 def _told(question: Question, answer: Answer | str) -> dict:

@@ -23,7 +23,8 @@ from pydantic_core import PydanticCustomError
 
 from sft_judge.core.files import load_json
 from sft_judge.data.battles import FIELDS, OPTIONAL, REQUIRED
-from sft_judge.data.importing.conversation import clean_text
+from sft_judge.data.candidates import Group, make_group
+from sft_judge.data.importing.conversation import RowError, clean_text
 from sft_judge.inference.serving.errors import CODES, HttpError
 from sft_judge.inference.serving.limits import Limits
 
@@ -93,6 +94,9 @@ class Error(BaseModel):
     error: Detail
 
 
+MAX_MESSAGES = 400  # of a conversation, in the wire formats of others
+
+
 class Battles(NamedTuple):
     """The battles of a request as rows for `JudgePrompt`, and the orders to show, None for the judge's own policy."""
 
@@ -157,6 +161,22 @@ class Requests:
         swap = row.pop("swap")
         return Battles([row], swap)
 
+    def check_group(self, group: Group, where: str) -> None:
+        """
+        Check the texts of a prompt and its responses against the limits.
+
+        Args:
+            group: the group.
+            where: its place in the body, for messages.
+
+        Raises:
+            HttpError: 400, a text is too long, or there are too many turns.
+        """
+        blank = [""] * len(group.prompts)
+        validated(self.battle, {"prompt": group.prompts, "response_a": blank, "response_b": blank}, where)
+        for response in group.responses:
+            validated(self.battle, {"prompt": blank, "response_a": response, "response_b": blank}, where)
+
     def row(self, value: dict, where: str) -> dict:
         """
         Check a battle that stands within another body, and return it as a row.
@@ -183,9 +203,46 @@ def validated(model: type[BaseModel], value, where: str = "") -> BaseModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        param = ".".join(filter(None, (where, *map(str, first["loc"])))) or None
-        raise HttpError(400, CODES[400], f"{param or 'the body'}: {first['msg']}.", param) from None
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        deepest = max(errors, key=lambda one: len(one["loc"]))  # of a union: that of the form which fits best
+        param = ".".join(filter(None, (where, *_path(deepest, value)))) or None
+        raise HttpError(400, CODES[400], f"{param or 'the body'}: {deepest['msg']}.", param) from None
+
+
+def _path(error: dict, value) -> list[str]:
+    """Return the place of an error as keys and indices of the value, without pydantic's names of a union's forms."""
+    path = []
+    for number, part in enumerate(error["loc"], 1):
+        missing = error["type"] == "missing" and number == len(error["loc"])
+        if isinstance(part, int) or missing or (isinstance(value, dict) and part in value):
+            path.append(str(part))
+            inside = isinstance(value, dict) or (isinstance(value, list) and isinstance(part, int))
+            value = value[part] if inside and not missing else None
+    return path
+
+
+def as_group(prompt, responses: list, reference=None, where: str = "") -> Group:
+    """
+    Return a prompt's responses as a group, with the reference at its end if there is one.
+
+    Args:
+        prompt: a text or a chat.
+        responses: a text or messages each.
+        reference: an answer to compare with, or None.
+        where: place in the body, for messages.
+
+    Raises:
+        HttpError: 400, the prompt or a response has another form.
+    """
+    try:
+        group = make_group(prompt, [*responses, *([] if reference is None else [reference])])
+    except RowError:  # its reason may repeat the text
+        message = (
+            f"{where or 'the body'}: expected a text, or messages with role and text content that end with the user."
+        )
+        raise HttpError(400, CODES[400], message, where or None) from None
+    group.has_reference = reference is not None
+    return group
 
 
 def inlined(model: type[BaseModel]) -> dict:

@@ -110,7 +110,7 @@ class Service:
 
     async def judge(self, read: Callable[[], Asked], held: bool = False) -> tuple[Asked, list[Judged]]:
         """
-        Judge the battles of a request, and count it.
+        Judge battles, and observe the time.
 
         Args:
             read: function that reads the request, called in the reader's thread. Its result has the attributes `rows`
@@ -129,12 +129,15 @@ class Service:
         self.metrics.seconds.observe(self.queue.last_seconds)
         return answer
 
+    async def in_reader(self, work: Callable[[], Asked]) -> Asked:
+        """Return the result of a function that reads a body, called in the reader's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+
     async def _judge(self, read: Callable[[], Asked], held: bool = False) -> tuple[Asked, list[Judged]]:
         """Judge the battles of a request, as `judge`."""
         try:
             async with asyncio.timeout(self.limits.seconds):
-                work = asyncio.get_running_loop().run_in_executor(self._reader, self._read, read)
-                asked, rows, fitted, orders, prompts = await work
+                asked, rows, fitted, orders, prompts = await self.in_reader(lambda: self._read(read))
                 with self.queue.places(0 if held else max(0, len(rows) - 1)):
                     logp, cached = await self._score(prompts) if rows else (None, np.zeros(0, int))
         except TimeoutError:
@@ -170,14 +173,21 @@ class Service:
 
     def _read(self, read) -> tuple:
         asked = read()
-        rows, orders, fitted = self.prompt.with_languages(asked.rows), orders_of(asked.swap or self.spec.swap), []
-        for place, row in enumerate(rows):
-            try:
-                fitted += self.prompt.fit([row])
-            except InputError as error:  # the budget has no room for one turn
-                param = f"battles.{place}" if len(rows) > 1 else None
-                raise HttpError(400, CODES[400], str(error), param) from None
+        rows, orders = self.prompt.with_languages(asked.rows), orders_of(asked.swap or self.spec.swap)
+        try:
+            fitted = self.prompt.fit(rows)  # together, because a text that occurs in several battles is encoded once
+        except InputError:
+            place, error = next(filter(None, map(self._misfit, range(len(rows)), rows)))
+            raise HttpError(400, CODES[400], error, f"battles.{place}" if len(rows) > 1 else None) from None
         return asked, rows, fitted, orders, [self.prompt.ids(fields, order) for fields in fitted for order in orders]
+
+    def _misfit(self, place: int, row: dict) -> tuple[int, str] | None:
+        """Return a battle's place and the error if the budget has no room for one turn of it."""
+        try:
+            self.prompt.fit([row])
+        except InputError as error:
+            return place, str(error)
+        return None
 
 
 def _told(id_: str | None, judged: Judged) -> dict:

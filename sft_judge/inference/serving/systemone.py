@@ -10,13 +10,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StrictStr
 
 from sft_judge.inference.serving import decisions
-from sft_judge.inference.serving.decisions import MAX_QUESTIONS, Asked, Question
+from sft_judge.inference.serving.decisions import (
+    MAX_CANDIDATES,
+    MAX_CHOICES,
+    MAX_JUDGEMENTS,
+    MAX_QUESTIONS,
+    RESPONSES,
+    Asked,
+    Question,
+)
 from sft_judge.inference.serving.errors import CODES, HttpError
 from sft_judge.inference.serving.schema import EXAMPLE, read_json, validated
 from sft_judge.inference.serving.service import Judged, Service
 
 ALIASES = ("jev-latest",)  # what the clients send by default
-MAX_CHOICES = 255
 
 
 class SystemOneQuestion(BaseModel):
@@ -97,14 +104,19 @@ def request_schema(service: Service) -> dict:
         "type": "object",
         "additionalProperties": {"type": "string", "maxLength": service.limits.characters},
         "minProperties": 2,
-        "maxProperties": 4,
+        "maxProperties": MAX_CANDIDATES,
     }
     text = {"type": "string", "maxLength": service.limits.characters}
-    names = [service.name, *ALIASES]
-    return {"anyOf": [_body(battle, over, names, "battle"), _body(text, among, names, "responses", ("x_judge",))]}
+    names, alias = [service.name, *ALIASES, None], [service.name + RESPONSES]
+    forms = [
+        _body(battle, over, names, ["battle", None]),
+        _body(text, among, names, ["responses"], "x_judge"),
+        _body(text, among, alias, ["responses", None], "model"),
+    ]
+    return {"anyOf": forms, "description": f"at most {MAX_JUDGEMENTS} judgements"}
 
 
-def _body(state: dict, criteria: dict, names: list[str], kind: str, more: tuple[str, ...] = ()) -> dict:
+def _body(state: dict, criteria: dict, models: list, kinds: list, *required: str) -> dict:
     question = {
         "type": "object",
         "required": ["type", "criteria"],
@@ -115,15 +127,10 @@ def _body(state: dict, criteria: dict, names: list[str], kind: str, more: tuple[
         "additionalProperties": question,
         "propertyNames": {"minLength": 1},
         "minProperties": 1,
-        "maxProperties": 5,
+        "maxProperties": MAX_QUESTIONS,
     }
-    properties = {
-        "state": state,
-        "questions": questions,
-        "model": {"enum": [*names, None]},
-        "x_judge": {"enum": [kind] if more else [kind, None]},
-    }
-    return {"type": "object", "required": ["state", "questions", *more], "properties": properties}
+    properties = {"state": state, "questions": questions, "model": {"enum": models}, "x_judge": {"enum": kinds}}
+    return {"type": "object", "required": ["state", "questions", *required], "properties": properties}
 
 
 def read(service: Service, body: bytes) -> Asked:
@@ -137,12 +144,15 @@ def read(service: Service, body: bytes) -> Asked:
     Raises:
         HttpError: the body is invalid, or the judge cannot answer a question.
     """
-    request = validated(SystemOneRequest, read_json(body))
-    name, alias = decisions.named_model(service, request.model, ALIASES)
-    responses = alias or request.x_judge == "responses"
+    value = read_json(body)
+    if isinstance(value.get("questions"), dict) and len(value["questions"]) > MAX_QUESTIONS:
+        message = f"questions: {len(value['questions'])}, expected at most {MAX_QUESTIONS}."
+        raise HttpError(400, CODES[400], message, "questions")
+    request = validated(SystemOneRequest, value)
+    responses = decisions.among_responses(service, request.model, request.x_judge, ALIASES)
     questions = [_question(name, question) for name, question in request.questions.items()]
     source = _conversation(request.state) if responses else _battle(request.state)
-    asked = decisions.plan(service, name, questions, source, "state", responses)
+    asked = decisions.plan(service, questions, source, "state", responses)
     refused = next((question for question in questions if question.refusal), None)
     if refused:
         raise HttpError(400, "cannot_answer", refused.refusal, refused.where)
@@ -197,4 +207,4 @@ def answer(service: Service, asked: Asked, judged: list[Judged]) -> dict:
             **found.extensions,
         }
     usage = {"input_tokens": sum(one.tokens for one in judged), "output_tokens": 0}
-    return {"model": asked.model, "answers": told, "usage": usage, "x_calibration": service.spec.calibration}
+    return {"model": service.name, "answers": told, "usage": usage, "x_calibration": service.spec.calibration}

@@ -282,6 +282,74 @@ def test_a_battle_without_finite_numbers_is_a_refusal_and_a_422(server, monkeypa
     assert ask(server[1], "p", questions, x_judge="responses").status_code == 422
 
 
+@pytest.mark.parametrize("path", ["/v1/decisions", "/v1/systemone"])
+def test_too_many_judgements_are_refused_before_a_text_is_looked_at(server, path, monkeypatch):
+    monkeypatch.setattr("sft_judge.inference.serving.decisions.as_group", None)
+    texts = {str(place): str(place) for place in range(16)}
+    if path.endswith("systemone"):
+        questions = {str(place): {"type": "choice", "criteria": texts} for place in range(3)}
+        response = ask(server[1], "p", questions, x_judge="responses")
+    else:
+        choices = [{"value": value, "description": text} for value, text in texts.items()]
+        response = decide(server[1], "p", [choice(choices)] * 3, x_judge="responses")
+    assert 400 <= response.status_code < 500 and "360 battles in 2 orders; the limit is 120" in response.text
+
+
+SURROGATE = b'"\\ud800"'
+
+
+@pytest.mark.parametrize(
+    "path, body, status",
+    [
+        (
+            "/v1/systemone",
+            b'{"x_judge":"responses","state":"p","questions":{"q":{"type":"choice","criteria":{%s:"x","b":"y"}}}}',
+            200,
+        ),
+        ("/v1/systemone", b'{"state":"p","questions":{"q":{"type":%s}}}', 422),
+        ("/v1/systemone", b'{"state":"p","questions":{%s:{"type":"noul"}}}', 422),
+        ("/v1/decisions", b'{"model":"tiny","input":"p","questions":[{"type":"predicate","name":%s}]}', 200),
+        ("/v1/decisions", b'{"model":%s,"input":"p","questions":[{"type":"predicate"}]}', 404),
+    ],
+)
+def test_an_unpaired_surrogate_in_a_name_comes_back_as_it_was_or_is_a_4xx(server, path, body, status):
+    response = server[1].post(path, content=body % SURROGATE, headers=JSON)
+    assert response.status_code == status, response.text
+    assert response.content.isascii()
+
+
+def test_a_message_repeats_no_text_of_a_conversation(server):
+    questions = {"q": {"type": "choice", "criteria": CANDIDATES}}
+    for message in (
+        {"role": "user", "content": [{"type": "input_text", "text": SECRET}]},
+        {"role": SECRET, "content": "x"},
+        {"role": "user", "content": {SECRET: 1}},
+    ):
+        response = ask(server[1], [message], questions, x_judge="responses")
+        assert response.status_code == 422 and SECRET not in response.text
+        assert response.json()["detail"][0]["loc"] == ["body", "state"]
+    refused = decide(server[1], f'{{"{SECRET}": 1, "{SECRET}": 2}}')
+    assert refused.json()["answers"][0]["type"] == "refusal" and SECRET not in refused.text
+
+
+@pytest.mark.parametrize(
+    "change, param",
+    [
+        ({"input": [{"type": "function_call", "call_id": "c", "name": "n", "arguments": "{}"}]}, "input.0.role"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input.0.role"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.content.0"),
+        ({"questions": [choice([{"value": 1}, {"value": "B"}])]}, "questions.0.choices.0.value"),
+        ({"questions": [{"type": "rank"}]}, "questions.0"),
+        ({"model": "tiny/responses", "x_judge": "battle"}, "x_judge"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named_by_its_place_in_the_body(server, change, param):
+    error = decide(
+        server[1], **{"given": change.pop("input", None), "questions": change.pop("questions", None)}, **change
+    )
+    assert (error.status_code, error.json()["error"]["param"]) == (400, param)
+
+
 # Limits, keys and hostile texts
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from helpers.candidates import ANSWERS
 from helpers.judges import make_judge
-from helpers.serving import KEY, eventually, refused, served
+from helpers.serving import KEY, SECRET, eventually, refused, served
 from sft_judge import Judge
 from sft_judge.client import ServerError
 from sft_judge.core.errors import InputError
 from sft_judge.inference.serving.limits import RewardSettings
+from sft_judge.inference.serving.reward_routes import after_prompt, without_end
 from sft_judge.rewards import JudgeReward, compute_score
 
 pytestmark = pytest.mark.unit
@@ -144,11 +145,11 @@ def test_a_rollout_whose_client_is_gone_leaves_its_group(server, expected):
     assert sorted(one.json() for one in found) == pytest.approx(sorted(expected("gone", ANSWERS[:SIZE])), abs=1e-6)
 
 
-def _give_up(client) -> None:
+def _give_up(client, response="never read", seconds=0.5) -> None:
     import httpx
 
     with pytest.raises(httpx.ReadTimeout):
-        client.post("/reward", json={"prompt": "gone", "response": "never read"}, timeout=0.5)
+        client.post("/reward", json={"prompt": "gone", "response": response}, timeout=seconds)
 
 
 def test_a_server_that_stops_judges_what_it_holds(folder, server, expected):
@@ -161,6 +162,92 @@ def test_a_server_that_stops_judges_what_it_holds(folder, server, expected):
         found = [future.result().json() for future in futures]
     assert time.monotonic() - start < 20
     assert found == pytest.approx(expected("stopping", ANSWERS[:2]), abs=1e-6)
+
+
+def test_a_rollout_that_is_alone_when_the_server_stops_is_told_to_come_again(folder, server):
+    with serving(folder, server[0].engine) as (service, client), ThreadPoolExecutor(1) as pool:
+        future = pool.submit(client.post, "/reward", json={"prompt": "alone", "response": "x"})
+        eventually(lambda: service.queue.taken == 1)
+        service.stopping.set()
+        assert future.result().status_code == 503
+
+
+def test_a_group_whose_clients_are_all_gone_is_not_judged_further(server):
+    service, client = server
+    service.engine.busy, cancelled = True, service.engine.cancelled
+    asked = len(service.engine.asked)
+    gone = [threading.Thread(target=_give_up, args=(client, f"{number}", 3)) for number in range(SIZE)]
+    for thread in gone:
+        thread.start()
+    eventually(lambda: len(service.engine.asked) > asked)
+    for thread in gone:
+        thread.join()
+    eventually(lambda: service.engine.cancelled == cancelled + 1 and service.queue.taken == 0)
+    service.engine.busy = False
+
+
+def test_a_group_that_all_have_left_begins_anew(folder, server):
+    """The next rollout waits its whole time, not the rest of the time of those that left."""
+    with serving(folder, server[0].engine, seconds=3) as (service, client):
+        _give_up(client, "never read", 1)
+        eventually(lambda: service.queue.taken == 0)
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(client.post, "/reward", json={"prompt": "gone", "response": "one"})
+            time.sleep(2.3)  # with the second below after the end of the first one's time
+            two = pool.submit(client.post, "/reward", json={"prompt": "gone", "response": "two"})
+            assert one.result().status_code == two.result().status_code == 200
+
+
+def test_a_rollout_that_stays_alone_in_a_batch_is_half_and_said_and_the_others_keep_theirs(folder, server, expected):
+    with serving(folder, server[0].engine, seconds=1) as (_, client):
+        whole, lone = in_openrlhf("whole", ANSWERS[:SIZE]), in_openrlhf("lone", ANSWERS[:1])
+        told = client.post("/reward", json={name: whole[name] + lone[name] for name in whole}).json()
+    assert told["rewards"] == pytest.approx([*expected("whole", ANSWERS[:SIZE]), 0.5], abs=1e-6)
+    assert told["extra_logs"] == {"group_size": [SIZE] * SIZE + [1], "group_whole": [1.0] * SIZE + [0.0]}
+
+
+def test_each_rollout_and_each_battle_of_a_comparison_takes_a_place_in_the_queue(folder, server):
+    with serving(folder, server[0].engine, size=2, battles=2, queue=10) as (service, client):
+        many = in_openrlhf("many", list(map(str, range(11))))
+        refused(client.post("/reward", json=many), 429)
+        assert client.post("/compare", json=compared(map(str, range(5)))).status_code == 200  # 10 battles
+        service.queue.taken = 1
+        refused(client.post("/compare", json=compared(map(str, range(5)))), 429)
+        service.queue.taken = 0
+        assert "expected 2 to 5" in refused(
+            client.post("/compare", json=compared(map(str, range(6)))), 400, "response_objs"
+        )
+
+
+def test_a_message_repeats_no_text_of_a_rollout(server):
+    label = {"reference": [{"role": "assistant", "content": [{"type": "x", "t": SECRET}]}]}
+    for body in ({"prompt": "p", "response": "x", "label": label}, {"prompt": [{"role": SECRET}], "response": "x"}):
+        response = server[1].post("/reward", json=body)
+        assert response.status_code == 400 and SECRET not in response.text
+
+
+def test_a_long_run_of_control_tokens_or_white_space_is_removed_in_one_pass():
+    assert without_end("x" + "<pad>" * 100_000) == "x"
+    assert without_end("x " + "<|im_end|>\n" * 1000) == "x "
+    assert without_end(" " * 1_000_000 + "x") == " " * 1_000_000 + "x"
+    for kept in ("x <b", "x\n", "a <pad> b", "<|a b", "", " "):
+        assert without_end(kept) == kept
+
+
+@pytest.mark.parametrize(
+    "query, prompt, response",
+    [
+        ("px", "p", "x"),
+        ("<s>px", "p", "x"),
+        ("<|begin_of_text|><s> px", " p", "x"),
+        ("<s>px", "<s>p", "x"),
+        ("<s>s one", "s", " one"),
+        ("q p x", "p", None),
+        ("<s>", "p", None),
+    ],
+)
+def test_the_response_is_what_follows_the_prompt(query, prompt, response):
+    assert after_prompt(query, prompt) == response
 
 
 @pytest.mark.parametrize("as_text", [False, True])
@@ -216,6 +303,7 @@ def test_compare_judges_all_responses_at_once(server, expected):
         ("/reward", {"prompt": "x"}, "response"),
         ("/reward", {"prompt": [{"role": "tool", "content": "x"}], "response": "x"}, None),
         ("/reward", {"prompt": "x", "response": "y" * 300_000}, "response_a.0"),
+        ("/reward", {"prompt": [{"role": "tool", "content": "x"}], "response": "x"}, "prompt.0.role"),
         ("/compare", compared(["x"]), "response_objs"),
         ("/compare", compared(["x", "y"], principle="be brief"), "principle"),
         ("/compare", {**compared([]), "response_objs": [{"text": "x"}] * 2}, "response_objs.0.output"),
@@ -277,3 +365,10 @@ def test_keys_are_needed_and_the_client_sends_them(folder, server):
 def test_a_group_that_can_never_be_whole_is_refused_at_the_start(size):
     with pytest.raises(InputError, match=f"--group-size is {size}, expected 2 to 1024"):
         RewardSettings(size).check(1024)
+
+
+def test_a_group_of_too_many_pairs_is_refused_at_the_start_with_the_way_out():
+    with pytest.raises(InputError, match="would judge 2016 pairs at once; .* --reward-method anchor or knockout"):
+        RewardSettings(64).check(1024)
+    for settings in (RewardSettings(32), RewardSettings(64, method="knockout"), RewardSettings(64, method="anchor")):
+        settings.check(1024)
