@@ -344,9 +344,8 @@ def test_a_message_repeats_no_text_of_a_conversation(server):
     ],
 )
 def test_the_field_that_is_wrong_is_named_by_its_place_in_the_body(server, change, param):
-    error = decide(
-        server[1], **{"given": change.pop("input", None), "questions": change.pop("questions", None)}, **change
-    )
+    body = {"input": data(TEXTS), "questions": [choice()], "model": "tiny"} | change
+    error = server[1].post("/v1/decisions", json=body)
     assert (error.status_code, error.json()["error"]["param"]) == (400, param)
 
 
