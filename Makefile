@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# tests at once; each takes a core and up to 8 GB
-WORKERS ?= 2
+# tests at once, one more than cores, because many wait for processes of their own; each takes up to 6 GB
+WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 DATA ?=

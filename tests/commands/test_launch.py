@@ -76,7 +76,7 @@ def test_two_processes_train_one_judge(command, train, tmp_path):
 
 
 @engine
-@pytest.mark.parametrize("launch_file", ["ddp", "cpu"])
+@pytest.mark.parametrize("launch_file", ["ddp", pytest.param("cpu", marks=pytest.mark.full)])
 def test_the_exit_status_is_that_of_the_training(launch_file, command):
     words = command("bad", learning_rate=-1)[1:]
     process = start(["--config_file", launch_file, *words])

@@ -172,6 +172,7 @@ def command(file: Path) -> list[str]:
 
 
 @engine
+@pytest.mark.full  # tests/integration/test_killed_pipeline.py kills a pipeline in the same way
 def test_a_killed_sweep_goes_on_beside_another_and_ends_with_what_each_judge_is_worth(sweep_file, bases, tmp_path):
     file = sweep_file(("grid: {train.learning_rate: [1.0e-3, 2.0e-3]}", ""), model=bases["qwen2"])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
