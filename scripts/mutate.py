@@ -59,6 +59,11 @@ HEAD, FOLDS = (
 )
 LONG_TALKS = "tests/prompts/test_many_turns.py"
 CALIBRATION, FITS = "tests/inference/test_calibrated.py", "tests/evaluation/test_calibration_fit.py"
+DECISIONS, REWARDS = (
+    "tests/inference/serving/test_decisions.py",
+    "tests/inference/serving/test_reward_routes.py tests/test_rewards.py",
+)
+BY_PLACE = "getattr(battle.judgement, verdict) for verdict in VERDICTS[: len(question.verdicts)]"
 CHANGES = {
     "training/losses.py": [
         ("return -(targets * F.log_softmax", "return (targets * F.log_softmax", LOSSES),
@@ -161,6 +166,25 @@ CHANGES = {
     "training/adapters.py": [
         ('{"default": True}.get(config.lora_init, config.lora_init)', "True", "tests/training/test_adapters.py"),
         ("(lora.r**0.5 if lora.use_rslora else lora.r)", "lora.r", "tests/training/test_adapters.py"),
+    ],
+    "inference/contests.py": [
+        ("judgement if shown_pair(pair) == pair else exchange_judgement(judgement)", "judgement", REWARDS),
+        ("a=judgement.b, b=judgement.a", "a=judgement.a, b=judgement.b", f"{REWARDS} {DECISIONS}"),
+        ("table[places[:, None] == places] = 0.5", "table[places[:, None] == places] = 1.0", f"{REWARDS} {DECISIONS}"),
+        ("(expit(differences) - won).sum(axis=1)", "(won - expit(differences)).sum(axis=1)", DECISIONS),
+        ("- np.diagonal(table)) / (len(table) - 1)", "- np.diagonal(table)) / len(table)", REWARDS),
+    ],
+    "inference/serving/decisions.py": [
+        ("(max(self.probabilities) - chance) / (1 - chance)", "max(self.probabilities)", DECISIONS),
+        ('"response_a": "a", "response_b": "b"', '"response_a": "b", "response_b": "a"', DECISIONS),
+        ("getattr(battle.judgement, verdict) for verdict in question.verdicts", BY_PLACE, DECISIONS),
+        ("if needed > most:", "if needed < 0:", DECISIONS),
+    ],
+    "inference/serving/groups.py": [
+        ("if len(group.responses) == self._settings.group_size:", "if len(group.responses) == 2:", REWARDS),
+        ("            del group.responses[number]\n", "            pass\n", REWARDS),
+        ("            group.task.cancel()\n", "            pass\n", REWARDS),
+        ("numbers = list(group.responses)", "numbers = sorted(group.responses, reverse=True)", REWARDS),
     ],
 }
 

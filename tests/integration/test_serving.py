@@ -88,6 +88,21 @@ def test_64_clients_at_once_get_each_the_numbers_of_predict(server, judge, predi
     assert np.abs(shares(judged) - np.roll(predicted, 1, axis=0)).max(axis=1).mean() > 1e-2  # another's would be seen
 
 
+def test_decisions_and_rewards_have_the_numbers_of_predict(server, client, judge, predicted):
+    from openai import OpenAI
+
+    rows = judge[1][:20]
+    questions = [{"type": "choice", "choices": [{"value": value} for value in ("A", "B", "tie")]}]
+    with OpenAI(base_url=f"{server[1]}/v1", api_key=KEY, max_retries=0) as openai:
+        asked = [openai.decisions.create(model="judge", input=json.dumps(row), questions=questions) for row in rows]
+    seen = np.array([[one.probability for one in decision.answers[0].probabilities] for decision in asked])
+    np.testing.assert_allclose(seen, predicted[:20], atol=1e-6)
+    row, (a, _, tie) = rows[0], predicted[0]
+    assert len(row["prompt"]) == 1
+    body = {"prompt": row["prompt"][0], "response": row["response_a"][0], "label": {"reference": row["response_b"][0]}}
+    assert client.post("/reward", json=body).json() == pytest.approx(a + tie / 2, abs=1e-6)
+
+
 def test_a_batch_gives_the_same_numbers_in_order(client, judge, predicted):
     lines = "".join(json.dumps(row) + "\n" for row in judge[1])
     answer = client.post("/v1/judge/batch", content=lines, headers={"content-type": "application/x-ndjson"})

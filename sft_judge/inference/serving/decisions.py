@@ -26,13 +26,7 @@ MAX_CANDIDATES = 16  # of one question
 MAX_JUDGEMENTS = 240  # of one request: a battle in one order each; a round robin of 16 in both orders
 MAX_QUESTIONS, MAX_CHOICES = 400, 255
 RESPONSES = "/responses"  # appended to the judge's name, asks for a choice among responses
-_VERDICT = {
-    "a": VERDICTS[0],
-    "b": VERDICTS[1],
-    "tie": VERDICTS[2],
-    "response_a": VERDICTS[0],
-    "response_b": VERDICTS[1],
-}
+_VERDICT = {name: name for name in VERDICTS} | {"response_a": "a", "response_b": "b"}
 
 
 @dataclass
@@ -179,9 +173,7 @@ def _check_count(service: Service, questions: list[Question]) -> None:
 
 def _ask_verdict(service: Service, asked: Asked, question: Question, source: dict | str, place: str) -> None:
     expected = list(VERDICTS[: service.spec.num_verdicts])
-    verdicts = [
-        _VERDICT.get(value.strip().casefold()) if isinstance(value, str) else None for value in question.values
-    ]
+    verdicts = [_VERDICT.get(value.casefold()) if isinstance(value, str) else None for value in question.values]
     if sorted(map(str, verdicts)) != sorted(expected):
         wanted = ", ".join(word if len(word) > 1 else word.upper() for word in expected)
         question.refusal = (

@@ -84,6 +84,14 @@ def test_openais_client_gets_the_numbers_of_v1_judge(server):
         assert decision.usage.input_tokens == sum(map(len, prompts))
 
 
+def test_the_verdicts_may_be_named_in_any_case_and_by_the_fields_of_a_battle(server):
+    expected = judged(server[1], TEXTS)[0]
+    for names in (("a", "b", "TIE"), ("response_a", "Response_B", "tie")):
+        answer = decide(server[1], questions=[choice([{"value": name} for name in names])]).json()["answers"][0]
+        seen = {one["value"]: one["probability"] for one in answer["probabilities"]}
+        np.testing.assert_allclose([seen[name] for name in names], expected, atol=1e-6)
+
+
 def test_a_battle_of_turns_and_its_cuts_are_those_of_v1_judge(server):
     battle = {name: [text * 200, text] for name, text in TEXTS.items()}
     whole = server[1].post("/v1/judge", json=battle).json()["judgements"][0]
