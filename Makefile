@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 # tests at once, one more than cores, because many wait for processes of their own; each takes up to 6 GB
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 DATA ?=
 TEST ?=
