@@ -33,6 +33,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    # Files with trainings and engines first: with several workers, the last files to be run should be quick ones.
+    slow = {item.path for item in items if not item.get_closest_marker("unit")}
+    items.sort(key=lambda item: item.path not in slow)
     if config.passed_file is not None and config.passed_file.is_file():
         passed = set(config.passed_file.read_text().splitlines())
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
