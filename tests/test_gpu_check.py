@@ -105,6 +105,7 @@ def test_a_dry_run_takes_steps_on_weights_of_4_bits(tmp_path):
 
 
 @engine
+@pytest.mark.full  # the engines themselves are in tests/integration/test_engines.py
 def test_a_dry_run_predicts_with_both_engines(tmp_path):
     pytest.importorskip("vllm")
     [result] = run(tmp_path, "vllm").values()

@@ -21,7 +21,7 @@ from sft_judge.data.probs import read_probs
 
 pytestmark = pytest.mark.engine
 COMMAND = [sys.executable, "-m", "sft_judge", "run", "tiny/pipeline"]
-KILLS = 4
+KILLS = 3
 OF_A_RUN = ("seconds", "peak_memory_mb", "train_seconds", "tokens_per_second")
 
 

@@ -125,7 +125,7 @@ def test_what_the_document_promises_is_kept(narrow, tmp_path):
     """schemathesis by its command line: every check it knows, good and bad data, the same each time."""
     (tmp_path / "hooks.py").write_text(HOOKS)
     (tmp_path / "schemathesis.toml").write_text(NOT_IN_THE_SCHEMA)
-    options = "--checks all --max-examples 50 --generation-deterministic --no-color --suppress-health-check all"
+    options = "--checks all --max-examples 30 --generation-deterministic --no-color --suppress-health-check all"
     words = [*options.split(), "--header", f"Authorization: Bearer {KEY}"]
     rewards = {"rewards": RewardSettings(group_size=2, group_seconds=0.05)}
     with narrow(keys=[KEY], characters=2000, turns=8, app_options=rewards) as (_, client):
