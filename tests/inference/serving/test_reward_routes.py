@@ -152,6 +152,18 @@ def _give_up(client, response="never read", seconds=0.5) -> None:
         client.post("/reward", json={"prompt": "gone", "response": response}, timeout=seconds)
 
 
+def test_a_rollout_whose_client_is_gone_is_not_counted_while_others_wait(server, expected):
+    service, client = server
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/reward", json={"prompt": "gone", "response": ANSWERS[0]})
+        eventually(lambda: service.queue.taken == 1)
+        _give_up(client)
+        eventually(lambda: service.queue.taken == 1)
+        found = at_once(client, [{"prompt": "gone", "response": text} for text in ANSWERS[1:SIZE]])
+        rewards = [first.result().json(), *(one.json() for one in found)]
+    assert rewards == pytest.approx(expected("gone", ANSWERS[:SIZE]), abs=1e-6)
+
+
 def test_a_server_that_stops_judges_what_it_holds(folder, server, expected):
     with serving(folder, server[0].engine) as (service, client), ThreadPoolExecutor(2) as pool:
         bodies = [{"prompt": "stopping", "response": text} for text in ANSWERS[:2]]
