@@ -16,7 +16,7 @@ from sft_judge.inference.serving.errors import add_handlers, json_response, path
 from sft_judge.inference.serving.limits import RewardSettings
 from sft_judge.inference.serving.middleware import BATCH_PATH, Guard
 from sft_judge.inference.serving.reward_routes import add_reward_routes
-from sft_judge.inference.serving.schema import EXAMPLES, Answer, Error
+from sft_judge.inference.serving.schema import EXAMPLES, Answer, Error, inlined
 from sft_judge.inference.serving.service import Service
 
 PAGE_HEADERS = {
@@ -113,9 +113,7 @@ def _by_path(app, paths: tuple[str, ...], other):
 
 
 def _body(service: Service) -> dict:
-    one, many = service.requests.one.model_json_schema(), service.requests.many.model_json_schema()
-    nested = many.pop("$defs")["Battle"]
-    many["properties"]["battles"]["items"] = nested
+    one, many = inlined(service.requests.one), inlined(service.requests.many)
     content = {"application/json": {"schema": {"anyOf": [one, many]}, "examples": EXAMPLES}}
     return {"requestBody": {"required": True, "content": content}}
 

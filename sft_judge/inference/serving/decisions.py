@@ -15,7 +15,7 @@ import numpy as np
 from sft_judge.core.files import load_json
 from sft_judge.core.verdicts import VERDICTS
 from sft_judge.data.battles import FIELDS
-from sft_judge.inference.contests import Entry, choice_probabilities, outcomes, shown_pair
+from sft_judge.inference.contests import Entry, choice_probabilities, outcomes, rewards, shown_pair
 from sft_judge.inference.scoring import orders_of
 from sft_judge.inference.serving.errors import CODES, HttpError, no_finite_scores
 from sft_judge.inference.serving.schema import as_group, no_constant
@@ -156,6 +156,16 @@ def plan(service: Service, questions: list[Question], source, place: str, respon
     return asked
 
 
+def verdict_choices(service: Service) -> list[str]:
+    """Return the names of the choices over verdicts, such as A, B and tie."""
+    return ["A", "B", "tie"][: service.spec.num_verdicts]
+
+
+def most_battles(service: Service) -> int:
+    """Return the largest number of battles that one request may need."""
+    return min(MAX_JUDGEMENTS // len(orders_of(service.spec.swap)), service.limits.queue)
+
+
 def _check_count(service: Service, questions: list[Question]) -> None:
     """Raise `HttpError` if a question has too many candidates, or all questions need too many judgements."""
     for question in questions:
@@ -163,8 +173,7 @@ def _check_count(service: Service, questions: list[Question]) -> None:
             message = f"{question.where}: {len(question.values)} candidate responses, expected 2 to {MAX_CANDIDATES}."
             raise HttpError(400, CODES[400], message, question.where)
     needed = sum(num_battles("round-robin", len(question.values)) for question in questions)
-    orders = len(orders_of(service.spec.swap))
-    most = min(MAX_JUDGEMENTS // orders, service.limits.queue)
+    orders, most = len(orders_of(service.spec.swap)), most_battles(service)
     if needed > most:
         limit = f"the limit is {most} battles, {most * orders} judgements."
         message = f"The request needs {needed} battles in {orders} orders; {limit}"
@@ -175,7 +184,7 @@ def _ask_verdict(service: Service, asked: Asked, question: Question, source: dic
     expected = list(VERDICTS[: service.spec.num_verdicts])
     verdicts = [_VERDICT.get(value.casefold()) if isinstance(value, str) else None for value in question.values]
     if sorted(map(str, verdicts)) != sorted(expected):
-        wanted = ", ".join(word if len(word) > 1 else word.upper() for word in expected)
+        wanted = ", ".join(verdict_choices(service))
         question.refusal = (
             f"This judge answers a choice over {wanted}. To choose among candidate responses, send them as "
             'descriptions of the choices and `x_judge: "responses"`.'
@@ -233,14 +242,13 @@ def _among_responses(entry: Entry, judged: list[Judged]) -> Answer | str:
             cut["responses"][place] = max(cut["responses"][place], one.cut[name])
     cut["responses"] = [cut["responses"][place] for place in entry.places]
     agree = [one.judgement.swap_agreement for one in judged if one.judgement.swap_agreement is not None]
-    table = outcomes(entry)
     extensions = {
         "x_swap_agreement": float(np.mean(agree)) if agree else None,
         "x_cut": cut,
         "x_turns_left_out": max((one.turns_left_out for one in judged), default=0),
-        "x_mean_outcomes": ((table.sum(axis=1) - 0.5) / (len(table) - 1)).tolist(),
+        "x_mean_outcomes": rewards(entry).tolist(),
     }
-    return Answer(choice_probabilities(table).tolist(), extensions)
+    return Answer(choice_probabilities(outcomes(entry)).tolist(), extensions)
 
 
 def battle_in(text: str) -> dict | str:

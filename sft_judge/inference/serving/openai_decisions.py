@@ -122,7 +122,7 @@ class Decision(BaseModel):
 
 def examples(service: Service) -> dict:
     """Return examples of requests for the OpenAPI document."""
-    over = [{"value": word} for word in ("A", "B", "tie")[: service.spec.num_verdicts]]
+    over = [{"value": word} for word in decisions.verdict_choices(service)]
     texts = {"first": "Seven.", "second": "Nine, of course.", "third": "I would not know."}
     among = [{"value": name, "description": text} for name, text in texts.items()]
     question = {"type": "choice", "instructions": "Which response do people prefer?"}

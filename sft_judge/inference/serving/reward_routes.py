@@ -17,9 +17,8 @@ from pydantic_core import PydanticCustomError
 
 from sft_judge.core.files import load_json
 from sft_judge.data.candidates import Group
-from sft_judge.inference.scoring import orders_of
 from sft_judge.inference.serving.connections import body_of, while_connected
-from sft_judge.inference.serving.decisions import MAX_JUDGEMENTS
+from sft_judge.inference.serving.decisions import most_battles
 from sft_judge.inference.serving.errors import CODES, HttpError, json_response
 from sft_judge.inference.serving.groups import Groups, judge_group
 from sft_judge.inference.serving.limits import RewardSettings
@@ -218,7 +217,7 @@ def most_responses(service: Service, method: str) -> int:
         service: the service, for its limits.
         method: round-robin, anchor or knockout.
     """
-    most = min(MAX_JUDGEMENTS // len(orders_of(service.spec.swap)), service.limits.queue)
+    most = most_battles(service)
     return max(count for count in range(2, most + 2) if num_battles(method, count) <= most)
 
 

@@ -76,7 +76,7 @@ class SystemOneAnswers(BaseModel):
 def examples(service: Service) -> dict:
     """Return examples of requests for the OpenAPI document."""
     question = {"type": "choice", "instructions": "Which response do people prefer?"}
-    over = dict.fromkeys(("A", "B", "tie")[: service.spec.num_verdicts])
+    over = dict.fromkeys(decisions.verdict_choices(service))
     among = {"first": "Seven.", "second": "Nine, of course.", "third": "I would not know."}
     responses = {"best": {"type": "choice", "criteria": among}}
     return {
@@ -93,7 +93,7 @@ def request_schema(service: Service) -> dict:
         service: the service.
     """
     battle = service.requests.battle.model_json_schema()
-    words = ("A", "B", "tie")[: service.spec.num_verdicts]
+    words = decisions.verdict_choices(service)
     over = {
         "type": "object",
         "properties": dict.fromkeys(words, {}),
